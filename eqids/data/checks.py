@@ -1,0 +1,140 @@
+"""What must hold inside a dataset folder, beyond its hashes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eqids.config import UserError, require
+from eqids.data.files import CLUSTERS_FILE, HISTORIES_FILE, ITEMS_FILE, USERS_FILE
+
+if TYPE_CHECKING:
+    from eqids.data.dataset import Dataset
+
+
+def check_catalog(
+    path: Path, slots: np.ndarray, counts: np.ndarray, dataset: "Dataset"
+) -> None:
+    """Requires that items stand in the places that `item_valid` marks, once each.
+
+    Args:
+        path: the dataset folder, for messages.
+        slots: int [item], of `items.parquet`.
+        counts: int [item], of `items.parquet`.
+        dataset: the clusters that they must agree with.
+    """
+    file, num_slots = path / ITEMS_FILE, dataset.item_valid.size
+    valid = dataset.item_valid.reshape(-1)
+    _all_rows(
+        (slots >= 0) & (slots < num_slots),
+        file,
+        lambda row: f"slot is {slots[row]}, wanted 0 to {num_slots - 1}",
+    )
+    _all_rows(
+        np.diff(slots, prepend=-1) > 0,
+        file,
+        lambda row: f"slot {slots[row]} is out of order or was given before",
+    )
+    _all_rows(valid[slots], file, lambda row: f"slot {slots[row]} is an empty place")
+    require(
+        valid.sum() == len(slots),
+        f"{path / CLUSTERS_FILE}: item_valid marks {valid.sum()} places, wanted "
+        f"{len(slots)}, the items of {ITEMS_FILE}",
+    )
+    _all_rows(
+        dataset.item_counts.reshape(-1)[slots] == counts,
+        file,
+        lambda row: f"count is {counts[row]}, which {CLUSTERS_FILE} contradicts",
+    )
+    require(
+        bool(np.isfinite(dataset.item_vectors).all()),
+        f"{path / CLUSTERS_FILE}: item_vectors has values that are not finite",
+    )
+
+
+def check_histories(path: Path, dataset: "Dataset") -> None:
+    """Requires slots that hold items, and times that never fall within a history."""
+    file, slots, offsets = path / HISTORIES_FILE, dataset.slots, dataset.offsets
+    require(
+        offsets[0] == 0
+        and offsets[-1] == len(slots)
+        and bool((np.diff(offsets) > 0).all()),
+        f"{file}: offsets do not rise from 0 to {len(slots)}",
+    )
+    num_slots = dataset.item_valid.size
+    _all_rows(
+        (slots >= 0) & (slots < num_slots),
+        file,
+        lambda row: f"slot is {slots[row]}, wanted 0 to {num_slots - 1}",
+    )
+    _all_rows(
+        dataset.item_valid.reshape(-1)[slots],
+        file,
+        lambda row: f"slot {slots[row]} is a place that holds no item",
+    )
+    if dataset.times is not None:
+        times = dataset.times
+        in_order = np.diff(times, prepend=times[:1]) >= 0
+        in_order[offsets[:-1]] = True
+        _all_rows(
+            in_order,
+            file,
+            lambda row: (
+                f"time {times[row]} is before that of the row above, in one "
+                "user's history"
+            ),
+        )
+
+
+def check_targets(
+    path: Path, offset: np.ndarray, length: np.ndarray, dataset: "Dataset"
+) -> None:
+    """Requires targets inside their history, after the training events, in order.
+
+    Args:
+        path: the dataset folder, for messages.
+        offset: int [user], of `users.parquet`.
+        length: int [user], of `users.parquet`.
+        dataset: the histories that they must agree with.
+    """
+    file = path / USERS_FILE
+    train, valid, test = dataset.train_length, dataset.valid_at, dataset.test_at
+    _all_rows(
+        (offset == dataset.offsets[:-1]) & (length == np.diff(dataset.offsets)),
+        file,
+        lambda row: (
+            f"offset {offset[row]} and length {length[row]} contradict {HISTORIES_FILE}"
+        ),
+    )
+    _all_rows(
+        (train >= 0) & (train <= length),
+        file,
+        lambda row: f"train_length is {train[row]}, wanted 0 to {length[row]}",
+    )
+    _check_positions(file, "valid_at", valid, train, length)
+    _check_positions(file, "test_at", test, train, length)
+    _all_rows(
+        (valid == -1) | (test == -1) | (valid < test),
+        file,
+        lambda row: f"valid_at {valid[row]} is not before test_at {test[row]}",
+    )
+
+
+def _check_positions(
+    file: Path, name: str, at: np.ndarray, train: np.ndarray, length: np.ndarray
+) -> None:
+    least = np.maximum(train, 1)
+    _all_rows(
+        (at == -1) | ((at >= least) & (at < length)),
+        file,
+        lambda row: (
+            f"{name} is {at[row]}, wanted -1 or {least[row]} to {length[row] - 1}"
+        ),
+    )
+
+
+def _all_rows(holds: np.ndarray, file: Path, say: Callable[[int], str]) -> None:
+    if not holds.all():
+        row = int(np.argmin(holds))
+        raise UserError(f"{file}, row {row}: {say(row)}; prepare the dataset again")

@@ -1,0 +1,202 @@
+"""The dataset folder: histories, targets and the catalog, checked when opened."""
+
+import functools
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from eqids.config import UserError, require
+from eqids.data.checks import check_catalog, check_histories, check_targets
+from eqids.data.files import (
+    CLUSTERS_FILE,
+    DATA_FILES,
+    HISTORIES_FILE,
+    ITEM_COLUMNS,
+    ITEM_NUMBERS,
+    ITEMS_FILE,
+    USER_COLUMNS,
+    USER_NUMBERS,
+    USERS_FILE,
+    file_sha256,
+    read_array,
+    read_numbers,
+    read_tensors,
+)
+from eqids.data.info import INFO_FILE, DatasetInfo, read_info
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Histories, targets and the catalog of one dataset folder.
+
+    The history of user u is `slots[offsets[u]:offsets[u + 1]]`, sorted by time.
+    What a model may see of it when it predicts the event at p is events [0, p).
+    """
+
+    path: Path
+    """The folder."""
+    info: DatasetInfo
+    """The content of `dataset.json`."""
+    slots: np.ndarray
+    """int32 [event]: the items of all histories, users one after the other."""
+    times: np.ndarray | None
+    """int64 [event]: unix seconds, or none where the source has no times."""
+    offsets: np.ndarray
+    """int64 [user + 1]: where each history starts and ends."""
+    train_length: np.ndarray
+    """int32 [user]: how many of the first events are for training."""
+    valid_at: np.ndarray
+    """int32 [user]: position of the validation target in the history, -1: none."""
+    test_at: np.ndarray
+    """int32 [user]: position of the test target in the history, -1: none."""
+    item_valid: np.ndarray
+    """bool [cluster, room]: places that hold an item."""
+    item_counts: np.ndarray
+    """int64 [cluster, room]: training events of each item."""
+    item_vectors: np.ndarray
+    """float32 [cluster, room, vector_width]: truncated SVD, zeros in empty places."""
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        return self.info.num_users
+
+    @property
+    def num_slots(self) -> int:
+        """Number of places, empty ones included."""
+        return self.info.num_clusters * self.info.room
+
+    def history(self, user: int) -> np.ndarray:
+        """int32 [event]: the slots of one user, oldest first (a view)."""
+        return self.slots[self.offsets[user] : self.offsets[user + 1]]
+
+    def items(self) -> pd.DataFrame:
+        """The catalog in order of slots: slot, item, title, text, count."""
+        return pq.read_table(self.path / ITEMS_FILE).to_pandas()
+
+    def users(self) -> pd.DataFrame:
+        """The users in order: user, offset, length, train_length, valid_at, test_at."""
+        return pq.read_table(self.path / USERS_FILE).to_pandas()
+
+    @functools.cached_property
+    def _slots_by_item(self) -> Mapping[Hashable, int]:
+        table = pq.read_table(self.path / ITEMS_FILE, columns=["item", "slot"])
+        ids, slots = table["item"].to_pylist(), table["slot"].to_pylist()
+        return dict(zip(ids, slots, strict=True))
+
+    @functools.cached_property
+    def _rows_by_user(self) -> Mapping[Hashable, int]:
+        ids = pq.read_table(self.path / USERS_FILE, columns=["user"])["user"]
+        return {user: row for row, user in enumerate(ids.to_pylist())}
+
+    @functools.cached_property
+    def _spelled_items(self) -> Mapping[str, int]:
+        return {str(item): slot for item, slot in self._slots_by_item.items()}
+
+    @functools.cached_property
+    def _spelled_users(self) -> Mapping[str, int]:
+        return {str(user): row for user, row in self._rows_by_user.items()}
+
+    def slot_of(self, items: Iterable[Hashable]) -> np.ndarray:
+        """The slots of item ids.
+
+        Args:
+            items: ids as the user gave them, or strings that spell them.
+
+        Returns:
+            int32 [item].
+
+        Raises:
+            UserError: naming the first id that the catalog does not hold.
+        """
+        found = []
+        for item in items:
+            slot = self._slots_by_item.get(item)
+            if slot is None and isinstance(item, str):
+                slot = self._spelled_items.get(item)
+            if slot is None:
+                raise UserError(f"item {item!r} is not in the catalog of {self.path}")
+            found.append(slot)
+        return np.array(found, np.int32)
+
+    def user_index(self, user: Hashable) -> int:
+        """The row of a user id, given as the user gave it or spelled by a string.
+
+        Raises:
+            UserError: if the dataset holds no such user.
+        """
+        row = self._rows_by_user.get(user)
+        if row is None and isinstance(user, str):
+            row = self._spelled_users.get(user)
+        if row is None:
+            raise UserError(f"user {user!r} is not among the users of {self.path}")
+        return row
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Opens a dataset folder and checks all of it: hashes, ranges and order.
+
+    Raises:
+        UserError: naming the file, and where it applies the row, that is wrong.
+    """
+    path = Path(path)
+    command = f"python -m eqids.prepare --data_dir {path} --source ml-100k"
+    require(path.is_dir(), f"{path} is not a folder; make a dataset there: {command}")
+    for name in (INFO_FILE, *DATA_FILES):
+        require(
+            (path / name).is_file(),
+            f"{path / name} is missing, so {path} is not a whole dataset; make one "
+            f"with: {command}",
+        )
+    info = read_info(path / INFO_FILE)
+    for name in DATA_FILES:
+        found = file_sha256(path / name)
+        require(
+            found == info.files.get(name),
+            f"{path / name} was changed after it was written (its sha256 is {found}, "
+            f"wanted {info.files.get(name)}): prepare the dataset again",
+        )
+    return _load(path, info)
+
+
+def _load(path: Path, info: DatasetInfo) -> Dataset:
+    users, places = (info.num_users,), (info.num_clusters, info.room)
+    vectors = (*places, info.clusters.vector_width)
+    events = read_tensors(path / HISTORIES_FILE)
+    clusters = read_tensors(path / CLUSTERS_FILE)
+    targets = read_numbers(
+        path / USERS_FILE, USER_COLUMNS, USER_NUMBERS, info.num_users
+    )
+    items = read_numbers(path / ITEMS_FILE, ITEM_COLUMNS, ITEM_NUMBERS, info.num_items)
+
+    def of_events(name: str, dtype: type, size: int) -> np.ndarray:
+        return read_array(path / HISTORIES_FILE, events, name, dtype, (size,))
+
+    def of_users(name: str) -> np.ndarray:
+        return read_array(path / USERS_FILE, targets, name, np.int32, users)
+
+    def of_places(name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        return read_array(path / CLUSTERS_FILE, clusters, name, dtype, shape)
+
+    has_times = "times" in events
+    dataset = Dataset(
+        path=path,
+        info=info,
+        slots=of_events("slots", np.int32, info.num_events),
+        times=of_events("times", np.int64, info.num_events) if has_times else None,
+        offsets=of_events("offsets", np.int64, info.num_users + 1),
+        train_length=of_users("train_length"),
+        valid_at=of_users("valid_at"),
+        test_at=of_users("test_at"),
+        item_valid=of_places("item_valid", np.bool_, places),
+        item_counts=of_places("item_counts", np.int64, places),
+        item_vectors=of_places("item_vectors", np.float32, vectors),
+    )
+    check_catalog(path, items["slot"], items["count"], dataset)
+    check_histories(path, dataset)
+    check_targets(path, targets["offset"], targets["length"], dataset)
+    return dataset

@@ -1,0 +1,100 @@
+"""The files of a dataset folder: their names, columns, arrays and hashes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from eqids.config import UserError, require
+
+ITEMS_FILE = "items.parquet"
+USERS_FILE = "users.parquet"
+HISTORIES_FILE = "histories.safetensors"
+CLUSTERS_FILE = "clusters.safetensors"
+DATA_FILES = (ITEMS_FILE, USERS_FILE, HISTORIES_FILE, CLUSTERS_FILE)
+
+USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
+USER_COLUMNS = ("user", *USER_NUMBERS)
+ITEM_NUMBERS = ("slot", "count")
+ITEM_COLUMNS = ("slot", "item", "title", "text", "count")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, by name.
+
+    Raises:
+        UserError: if it is not one.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}") from None
+
+
+def read_numbers(
+    path: Path, columns: Sequence[str], numbers: Sequence[str], num_rows: int
+) -> dict[str, np.ndarray]:
+    """The integer columns `numbers` of a Parquet file.
+
+    Args:
+        path: the file.
+        columns: all columns that it must have.
+        numbers: those to read.
+        num_rows: the rows that it must have.
+
+    Raises:
+        UserError: if the file, its columns or its number of rows is wrong.
+    """
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise UserError(f"{path} is not a Parquet file: {error}") from None
+    require(
+        table.column_names == list(columns),
+        f"{path} has columns {table.column_names}, wanted {list(columns)}",
+    )
+    require(
+        table.num_rows == num_rows,
+        f"{path} has {table.num_rows} rows, wanted {num_rows}",
+    )
+    for name in numbers:
+        column = table[name]
+        require(
+            pa.types.is_integer(column.type) and column.null_count == 0,
+            f"{path}: column {name} is {column.type} with {column.null_count} empty "
+            "cells, wanted integers",
+        )
+    return {name: table[name].to_numpy() for name in numbers}
+
+
+def read_array(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    dtype: type,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """One of the `arrays` of file `path`, of the dtype and shape that are wanted.
+
+    Raises:
+        UserError: if it is missing or of another kind.
+    """
+    require(name in arrays, f"{path} has no array {name!r}")
+    array = arrays[name]
+    require(
+        array.dtype == dtype and array.shape == shape,
+        f"{path}: {name} is {array.dtype}{list(array.shape)}, wanted "
+        f"{np.dtype(dtype)}{list(shape)}",
+    )
+    return array

@@ -1,0 +1,176 @@
+"""`dataset.json`: what a dataset folder says about itself, guarded by a hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from eqids.config import UserError, from_json, require, to_json
+
+FORMAT_VERSION = 1
+INFO_FILE = "dataset.json"
+_NO_HASH = "0" * 64
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How events became histories and targets; results are compared only if equal."""
+
+    split: Literal["leave_one_out", "temporal"]
+    """leave_one_out: a user's last event is test, the one before validation."""
+    ties: Literal["file_order", "seeded_hash"]
+    """Order of a user's events with equal times."""
+    duplicates: Literal["dropped", "kept"]
+    """Second copies of (user, item, time); kept where the source has no times."""
+    history_at_test: str = "includes validation"
+    """What a model may see of a user when it predicts the test target."""
+    min_rating: float | None = None
+    """Events rated lower were dropped."""
+    min_user_interactions: int = 1
+    """Users with fewer events were dropped, with the next until stable."""
+    min_item_interactions: int = 1
+    """Items with fewer events were dropped."""
+    valid_from: int | None = None
+    """temporal: unix time from which events validate (80% quantile)."""
+    test_from: int | None = None
+    """temporal: unix time from which events test (90% quantile)."""
+    seed: int = 0
+    """Seeds the hash that breaks ties, where it is used."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What preparation read, dropped and found."""
+
+    rows_read: int
+    """Rows of the source."""
+    rated_lower: int = 0
+    """Rows dropped by min_rating."""
+    duplicates_dropped: int = 0
+    """Second copies of (user, item, time)."""
+    rare_dropped: int = 0
+    """Rows dropped by min_user_interactions and min_item_interactions."""
+    users_dropped: int = 0
+    """Users that those filters dropped."""
+    items_dropped: int = 0
+    """Items that those filters dropped."""
+    tied_neighbours: int = 0
+    """Neighbouring events of one user with equal times."""
+    ascending_ties: int = 0
+    """Those of them whose items ascend in the file's order."""
+    short_users: int = 0
+    """Users trained on only: too few events for targets, or, in a temporal split,
+    no event to predict from history."""
+    users_valid: int = 0
+    """Users with a validation target."""
+    users_test: int = 0
+    """Users with a test target."""
+    items_untrained: int = 0
+    """Items that occur in no training event."""
+
+
+@dataclass(frozen=True)
+class ClustersInfo:
+    """How items were put into clusters."""
+
+    method: Literal["interactions", "popularity", "random"]
+    """What items of one cluster have in common."""
+    vector_width: int
+    """Size of the item vectors."""
+    seed: int
+    """Seeds the vectors and the order of clusters."""
+    smallest: int
+    """Items of the smallest cluster."""
+    largest: int
+    """Items of the largest cluster."""
+    consecutive_share: float
+    """Share of consecutive training events whose items share a cluster."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The content of `dataset.json`."""
+
+    source: str
+    """What --source said."""
+    num_users: int
+    """Users."""
+    num_items: int
+    """Items."""
+    num_events: int
+    """Events over all histories."""
+    num_clusters: int
+    """Clusters of the catalog."""
+    room: int
+    """Places in a cluster; an item's slot is cluster * room + place."""
+    protocol: Protocol
+    """How events became histories and targets."""
+    counts: Counts
+    """What preparation read, dropped and found."""
+    clusters: ClustersInfo
+    """How items were put into clusters."""
+    catalog_id: str = ""
+    """Hash of the mapping from slots to item ids, to which checkpoints are bound."""
+    catalog_version: int = 1
+    """Counts the growths of the catalog."""
+    dataset_hash: str = ""
+    """Hash of the histories, targets, protocol and catalog."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every other file."""
+    format_version: int = FORMAT_VERSION
+    """Version of this layout of files."""
+
+
+def render_info(info: DatasetInfo) -> str:
+    """The text of `dataset.json`, which holds a hash of the rest of itself."""
+    values = {**to_json(info), "files": dict(info.files), "sha256": _NO_HASH}
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    return text.replace(_NO_HASH, hashlib.sha256(text.encode()).hexdigest())
+
+
+def read_info(path: Path) -> DatasetInfo:
+    """Reads and checks a `dataset.json`.
+
+    Raises:
+        UserError: if it is not JSON, of another version, or was changed.
+    """
+    try:
+        text = path.read_bytes().decode()
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): prepare it again") from None
+    require(isinstance(values, dict), f"{path} is not a JSON object: prepare it again")
+    version = values.get("format_version")
+    require(
+        version == FORMAT_VERSION,
+        f"{path}: format_version is {version!r}, wanted {FORMAT_VERSION}: prepare the "
+        "dataset again with this version of EqIDs",
+    )
+    _check_hash(path, text, values)
+    del values["sha256"]
+    return from_json(DatasetInfo, values, str(path))
+
+
+def _check_hash(path: Path, text: str, values: Mapping[str, Any]) -> None:
+    said = values.get("sha256")
+    require(
+        isinstance(said, str) and len(said) == 64,
+        f"{path}: sha256 is {said!r}, wanted 64 hexadecimal digits: prepare it again",
+    )
+    found = hashlib.sha256(text.replace(str(said), _NO_HASH).encode()).hexdigest()
+    require(
+        found == said,
+        f"{path} was changed after it was written (its sha256 is {found}, wanted "
+        f"{said}): prepare it again",
+    )
+
+
+def with_hashes(
+    info: DatasetInfo, catalog_id: str, dataset_hash: str, files: Mapping[str, str]
+) -> DatasetInfo:
+    """`info` with the hashes that are known once the files are written."""
+    return replace(
+        info, catalog_id=catalog_id, dataset_hash=dataset_hash, files=dict(files)
+    )

@@ -1,0 +1,117 @@
+"""Cut training histories to windows and pack the windows into rows.
+
+The geometry (which lengths share which row) depends on the lengths of the histories
+only, so it is worked out once, and every epoch has the same number of rows: row r of
+epoch e is found without visiting those before it. What an epoch draws is where each
+history is cut, which windows of one length trade places, and the order of the rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The windows of one epoch, sorted by the row they lie in.
+
+    Attributes:
+        row_start: int64 [row + 1], where each row's windows start in the others.
+        user: int64 [window], whose history.
+        start: int64 [window], the first event of the window in that history.
+        length: int64 [window], number of inputs, each with the next event as target.
+        offset: int64 [window], the first position of the window in its row.
+    """
+
+    row_start: np.ndarray
+    user: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    offset: np.ndarray
+
+
+class PackingPlan:
+    """Every epoch's plan, a pure function of (lengths, seq_len, seed, epoch)."""
+
+    def __init__(self, train_length: np.ndarray, seq_len: int, seed: int):
+        """Cuts and packs once.
+
+        Args:
+            train_length: int [user], number of training events.
+            seq_len: positions in a row.
+            seed: of the epochs' draws.
+        """
+        pairs = np.maximum(train_length.astype(np.int64) - 1, 0)
+        full, rest = np.divmod(pairs, seq_len)
+        self._full, self._rest, self._seed = full, rest, seed
+        self._seq_len = seq_len
+        users = np.arange(len(pairs))
+        # A user's windows stand together: the full ones, then the rest.
+        num_windows = full + (rest > 0)
+        self._user = np.repeat(users, num_windows)
+        first = np.cumsum(num_windows) - num_windows
+        self._index = np.arange(len(self._user)) - first[self._user]
+        is_rest = self._index == full[self._user]
+        self._length = np.where(is_rest, rest[self._user], seq_len)
+        self._by_length = np.argsort(-self._length, kind="stable")
+        self._row, self._offset = pack(self._length[self._by_length], seq_len)
+        self.num_rows = int(self._row.max(initial=-1)) + 1
+        self.num_targets = int(pairs.sum())
+
+    def epoch(self, epoch: int) -> EpochPlan:
+        """Returns the plan of one epoch."""
+        rng = np.random.default_rng((self._seed, epoch))
+        window = rng.permutation(len(self._user))
+        window = window[np.argsort(-self._length[window], kind="stable")]
+        row = rng.permutation(self.num_rows)[self._row]
+        order = np.argsort(row, kind="stable")
+        window, row = window[order], row[order]
+        counts = np.bincount(row, minlength=self.num_rows)
+        return EpochPlan(
+            row_start=np.concatenate([[0], np.cumsum(counts)]),
+            user=self._user[window],
+            start=self._starts(rng)[window],
+            length=self._length[window],
+            offset=self._offset[order],
+        )
+
+    def _starts(self, rng: np.random.Generator) -> np.ndarray:
+        """Where each window starts, the rest put before one of the full windows."""
+        before = rng.integers(0, self._full + 1)[self._user]
+        rest = self._rest[self._user]
+        shifted = self._index * self._seq_len + np.where(self._index >= before, rest, 0)
+        is_rest = self._index == self._full[self._user]
+        return np.where(is_rest, before * self._seq_len, shifted)
+
+
+def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Packs by best fit, treating equal lengths together.
+
+    Args:
+        lengths: int [window], in descending order, each from 1 to `capacity`.
+        capacity: positions in a row.
+
+    Returns:
+        The row of each window and its first position there.
+    """
+    row, offset = np.empty_like(lengths), np.empty_like(lengths)
+    rows_by_space = [np.empty(0, np.int64) for _ in range(capacity + 1)]
+    num_rows, done = 0, 0
+    while done < len(lengths):
+        length = int(lengths[done])
+        left = int(np.searchsorted(-lengths, -length, side="right")) - done
+        spaces = range(length, capacity + 1)
+        space = next((s for s in spaces if len(rows_by_space[s])), None)
+        if space is None:
+            space = capacity
+            wanted = -(-left // (capacity // length))
+            rows_by_space[space] = np.arange(num_rows, num_rows + wanted)
+            num_rows += wanted
+        taken, kept = np.split(rows_by_space[space], [min(left, len(rows_by_space[space]))])
+        row[done : done + len(taken)] = taken
+        offset[done : done + len(taken)] = capacity - space
+        rows_by_space[space] = kept
+        rest = rows_by_space[space - length]
+        rows_by_space[space - length] = np.concatenate([rest, taken])
+        done += len(taken)
+    return row, offset

@@ -1,0 +1,173 @@
+"""Writing a dataset folder: all of it, or nothing."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from eqids.config import require, to_json
+from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.files import (
+    CLUSTERS_FILE,
+    DATA_FILES,
+    HISTORIES_FILE,
+    ITEM_COLUMNS,
+    ITEMS_FILE,
+    USER_COLUMNS,
+    USERS_FILE,
+    file_sha256,
+)
+from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
+
+
+def write_dataset(
+    path: Path,
+    info: DatasetInfo,
+    histories: Mapping[str, np.ndarray],
+    users: pa.Table,
+    items: pa.Table,
+    item_vectors: np.ndarray,
+    overwrite: bool = False,
+) -> Dataset:
+    """Writes a dataset folder under a temporary name, renames and opens it.
+
+    Args:
+        path: the folder.
+        info: everything but the hashes, which are filled in.
+        histories: slots int32 [event], times int64 [event] (or left out), offsets
+            int64 [user + 1].
+        users: columns user, train_length, valid_at, test_at.
+        items: columns item, slot, title, text, count; in any order of slots.
+        item_vectors: float32 [item, vector_width], in the order of `items`.
+        overwrite: whether an existing dataset folder is replaced.
+
+    Raises:
+        UserError: if the folder exists and may not be replaced, or if what was
+            given is no valid dataset.
+    """
+    path = Path(path)
+    check_target(path, overwrite)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        order = np.argsort(items["slot"].to_numpy())
+        items, item_vectors = items.take(order), item_vectors[order]
+        users = _user_table(users, histories["offsets"])
+        pq.write_table(items.select(ITEM_COLUMNS), partial / ITEMS_FILE)
+        pq.write_table(users, partial / USERS_FILE)
+        save_file(dict(histories), partial / HISTORIES_FILE)
+        save_file(_places(info, items, item_vectors), partial / CLUSTERS_FILE)
+        catalog = catalog_id(items["item"], items["slot"], info.room)
+        files = {name: file_sha256(partial / name) for name in DATA_FILES}
+        content = _dataset_hash(info, catalog, histories, users)
+        info = with_hashes(info, catalog, content, files)
+        (partial / INFO_FILE).write_text(render_info(info), encoding="utf-8")
+        open_dataset(partial)
+        _put(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_dataset(path)
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Requires that a dataset may be written at `path`.
+
+    Raises:
+        UserError: if something is there and `overwrite` is false, or if it holds
+            more than a dataset's files.
+    """
+    require(not path.exists() or path.is_dir(), f"{path} is a file, wanted a folder")
+    there = {file.name for file in path.iterdir()} if path.exists() else set()
+    require(
+        not there or overwrite,
+        f"{path} exists already: add --overwrite to replace it, or choose another "
+        "--data_dir",
+    )
+    strange = sorted(there - {INFO_FILE, *DATA_FILES})
+    require(
+        not strange,
+        f"{path} holds {strange[0] if strange else ''!r}, which is no dataset's file, "
+        "so it is not replaced: choose another --data_dir",
+    )
+
+
+def catalog_id(items: pa.ChunkedArray, slots: pa.ChunkedArray, room: int) -> str:
+    """The hash of the mapping from slots to item ids."""
+    digest = hashlib.sha256(f"room {room}\n".encode())
+    for slot, item in zip(slots.to_pylist(), items.to_pylist(), strict=True):
+        digest.update(f"{slot}\t{json.dumps(item, default=str)}\n".encode())
+    return digest.hexdigest()
+
+
+def _dataset_hash(
+    info: DatasetInfo,
+    catalog: str,
+    histories: Mapping[str, np.ndarray],
+    users: pa.Table,
+) -> str:
+    digest = hashlib.sha256(catalog.encode())
+    digest.update(json.dumps(to_json(info.protocol), sort_keys=True).encode())
+    for name in sorted(histories):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(histories[name]).tobytes())
+    for name in USER_COLUMNS[1:]:
+        digest.update(np.ascontiguousarray(users[name].to_numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _user_table(users: pa.Table, offsets: np.ndarray) -> pa.Table:
+    columns = {
+        "user": users["user"],
+        "offset": offsets[:-1],
+        "length": np.diff(offsets).astype(np.int32),
+        "train_length": users["train_length"],
+        "valid_at": users["valid_at"],
+        "test_at": users["test_at"],
+    }
+    return pa.table(columns).select(USER_COLUMNS)
+
+
+def _places(
+    info: DatasetInfo, items: pa.Table, item_vectors: np.ndarray
+) -> dict[str, np.ndarray]:
+    slots = items["slot"].to_numpy()
+    shape = (info.num_clusters, info.room)
+    num_slots = info.num_clusters * info.room
+    valid = np.zeros(num_slots, np.bool_)
+    counts = np.zeros(num_slots, np.int64)
+    vectors = np.zeros((num_slots, item_vectors.shape[1]), np.float32)
+    valid[slots], counts[slots] = True, items["count"].to_numpy()
+    vectors[slots] = item_vectors
+    return {
+        "item_valid": valid.reshape(shape),
+        "item_counts": counts.reshape(shape),
+        "item_vectors": vectors.reshape(*shape, -1),
+    }
+
+
+def _put(partial: Path, path: Path) -> None:
+    for file in partial.iterdir():
+        _sync(file)
+    _sync(partial)
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,26 @@
+"""The model: pure PyTrees and functions, no files and no optimizer.
+
+One meaning a word, in every annotation of the project:
+
+| word | axis |
+|---|---|
+| `batch`, `seq` | rows of a batch, positions in a row |
+| `width` | Llama's residual stream |
+| `heads`, `kv_heads`, `head` | query heads, key and value heads, size of one |
+| `ffn`, `vocab`, `layer` | Llama's feed-forward size, word tokens, stacked blocks |
+| `item_width` | an item's vector |
+| `cluster`, `room` | clusters of the catalog, places in one |
+| `target` | flattened positions that predict an item |
+| `hidden` | inside an adapter |
+| `gaps` | buckets of the time between items |
+"""
+
+from eqids.model.adapter import (
+    InputAdapter as InputAdapter,
+    LinearInput as LinearInput,
+    LinearOutput as LinearOutput,
+    OutputAdapter as OutputAdapter,
+)
+from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
+from eqids.model.llama import Llama as Llama
+from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

@@ -1,0 +1,134 @@
+"""The whole model: items and words in one sequence, read by Llama."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from eqids.config import ModelConfig
+from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
+from eqids.model.llama import Llama, dropout
+from eqids.model.softmax import HierarchicalSoftmax
+from sharding import gathered, lookup
+
+
+class Batch(eqx.Module):
+    """What the model sees.
+
+    Attributes:
+        words: text tokens; 0 where an item stands.
+        items: slots; -1 where a word stands.
+        gap: bucket of the time between an item and the one before it; 0 is unknown.
+        segment: 0 is padding; packed histories bear different numbers.
+        position: within the segment.
+        target: slot to predict here; -1 is none.
+    """
+
+    words: Int[Array, "batch seq"]
+    items: Int[Array, "batch seq"]
+    gap: Int[Array, "batch seq"]
+    segment: Int[Array, "batch seq"]
+    position: Int[Array, "batch seq"]
+    target: Int[Array, "batch seq"]
+
+
+class EqIDs(eqx.Module):
+    """A Llama between item vectors and a hierarchical softmax over the catalog."""
+
+    llama: Llama
+    input_table: Float[Array, "cluster room item_width"] | None
+    input_adapter: InputAdapter | LinearInput
+    gap_table: Float[Array, "gaps width"]
+    output_adapter: OutputAdapter | LinearOutput
+    softmax: HierarchicalSoftmax
+    config: ModelConfig = eqx.field(static=True)
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        valid: Bool[np.ndarray, "cluster room"] | None = None,
+        counts: Int[np.ndarray, "cluster room"] | None = None,
+        key: PRNGKeyArray,
+    ):
+        """Starts from random weights, and biases from log popularity.
+
+        Args:
+            config: the sizes.
+            valid: which places hold an item; by default all.
+            counts: how often each item is used; by default equally often.
+            key: randomness of the weights.
+        """
+        c, keys = config, jax.random.split(key, 5)
+        sizes = (c.num_clusters, c.room, c.item_width)
+        self.llama = Llama(c.llama, key=keys[0])
+        self.softmax = HierarchicalSoftmax(
+            *sizes, valid=valid, counts=counts, key=keys[1]
+        )
+        self.input_table = (
+            None
+            if c.tied_items
+            else jax.random.normal(keys[2], sizes) / c.item_width**0.5
+        )
+        if c.adapter == "mlp":
+            widths = (c.item_width, 4 * c.item_width, c.llama.width)
+            self.input_adapter = InputAdapter(*widths, key=keys[3])
+            self.output_adapter = OutputAdapter(*widths, key=keys[4])
+        else:
+            self.input_adapter = LinearInput(c.item_width, c.llama.width, key=keys[3])
+            self.output_adapter = LinearOutput(c.item_width, c.llama.width, key=keys[4])
+        self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
+        self.config = c
+
+    def embed(self, batch: Batch, dtype: jnp.dtype) -> Float[Array, "batch seq width"]:
+        """Returns what enters Llama: adapted items with their gaps, and words."""
+        room = self.config.room
+        table = self.softmax.table if self.input_table is None else self.input_table
+        slot = jnp.maximum(batch.items, 0)
+        items = lookup(gathered(table), slot // room, slot % room).astype(dtype)
+        gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
+        words = self.llama.embed(batch.words).astype(dtype)
+        is_item = (batch.items >= 0)[..., None]
+        return jnp.where(is_item, self.input_adapter(items) + gaps, words)
+
+    def queries(
+        self,
+        batch: Batch,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        remat: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch seq item_width"]:
+        """Returns the query at every position, what the softmax is asked with.
+
+        Args:
+            batch: histories.
+            dtype: of the computation.
+            remat: recompute Llama's blocks in the backward pass.
+            key: randomness of the dropout; without it nothing is dropped.
+        """
+        rate = self.config.dropout
+        k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
+        x = dropout(self.embed(batch, dtype), rate, k1)
+        x = self.llama.hidden(
+            x, batch.segment, batch.position, rate=rate, remat=remat, key=k2
+        )
+        return self.output_adapter(dropout(x, rate, k3))
+
+    def loss(
+        self,
+        batch: Batch,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        remat: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        """Returns the summed negative log-likelihood of the targets, and their number.
+
+        The mean over targets is the quotient of the two, also where either is a sum
+        over devices or steps.
+        """
+        query = self.queries(batch, dtype=dtype, remat=remat, key=key)
+        log_prob = self.softmax.log_prob(query, batch.target)
+        return -jnp.sum(log_prob), jnp.sum(batch.target >= 0)

@@ -1,0 +1,195 @@
+"""Llama: blocks stacked over `layer` and scanned, weights in Hugging Face's order."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from eqids.config import LlamaConfig
+from eqids.model.rope import rope_tables, rotate
+from sharding import gathered, like, lookup
+
+
+def rms_norm(
+    x: Float[Array, "*axes width"], scale: Float[Array, " width"], eps: float
+) -> Float[Array, "*axes width"]:
+    """RMSNorm (Zhang & Sennrich 2019), computed in float32."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return y.astype(x.dtype) * gathered(scale.astype(x.dtype))
+
+
+def dropout(
+    x: Float[Array, "*axes"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "*axes"]:
+    """Zeroes a share `rate` of `x` and scales the rest up; without a key, nothing."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape, out_sharding=like(x))
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+class Block(eqx.Module):
+    """The weights of all blocks; `jax.lax.scan` hands `__call__` one layer's slice."""
+
+    attention_norm: Float[Array, "layer width"]
+    wq: Float[Array, "layer heads head width"]
+    wk: Float[Array, "layer kv_heads head width"]
+    wv: Float[Array, "layer kv_heads head width"]
+    wo: Float[Array, "layer width heads head"]
+    ffn_norm: Float[Array, "layer width"]
+    w_gate: Float[Array, "layer ffn width"]
+    w_up: Float[Array, "layer ffn width"]
+    w_down: Float[Array, "layer width ffn"]
+    config: LlamaConfig = eqx.field(static=True)
+
+    def __init__(self, config: LlamaConfig, *, key: PRNGKeyArray):
+        c, keys = config, iter(jax.random.split(key, 7))
+        layer, std = c.num_layers, 1.0 / math.sqrt(c.width)
+        # GPT-2's scaling: the residual sum of 2 * layer branches keeps its size.
+        std_out = std / math.sqrt(2 * layer)
+
+        def normal(*shape: int, std: float = std) -> Array:
+            return std * jax.random.normal(next(keys), (layer, *shape))
+
+        self.attention_norm = jnp.ones((layer, c.width))
+        self.wq = normal(c.num_heads, c.head, c.width)
+        self.wk = normal(c.num_kv_heads, c.head, c.width)
+        self.wv = normal(c.num_kv_heads, c.head, c.width)
+        self.wo = normal(c.width, c.num_heads, c.head, std=std_out)
+        self.ffn_norm = jnp.ones((layer, c.width))
+        self.w_gate = normal(c.ffn, c.width)
+        self.w_up = normal(c.ffn, c.width)
+        self.w_down = normal(c.width, c.ffn, std=std_out)
+        self.config = c
+
+    def __call__(
+        self,
+        x: Float[Array, "batch seq width"],
+        mask: Bool[Array, "batch seq seq"],
+        rope: tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]],
+        rate: float,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "batch seq width"]:
+        k1, k2 = (None, None) if key is None else jax.random.split(key)
+        y = rms_norm(x, self.attention_norm, self.config.norm_eps)
+        x = x + dropout(self.attend(y, mask, rope), rate, k1)
+        y = rms_norm(x, self.ffn_norm, self.config.norm_eps)
+        return x + dropout(self.feed_forward(y), rate, k2)
+
+    def attend(
+        self,
+        x: Float[Array, "batch seq width"],
+        mask: Bool[Array, "batch seq seq"],
+        rope: tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]],
+    ) -> Float[Array, "batch seq width"]:
+        weights = (self.wq, self.wk, self.wv, self.wo)
+        wq, wk, wv, wo = (gathered(w.astype(x.dtype)) for w in weights)
+        q = rotate(jnp.einsum("bsw,hdw->bshd", x, wq), *rope)
+        k = rotate(jnp.einsum("bsw,hdw->bshd", x, wk), *rope)
+        v = jnp.einsum("bsw,hdw->bshd", x, wv)
+        y = attention(q, k, v, mask)
+        return jnp.einsum("bshd,whd->bsw", y, wo, out_sharding=like(x))
+
+    def feed_forward(
+        self, x: Float[Array, "batch seq width"]
+    ) -> Float[Array, "batch seq width"]:
+        weights = (self.w_gate, self.w_up, self.w_down)
+        gate, up, down = (gathered(w.astype(x.dtype)) for w in weights)
+        y = jax.nn.silu(jnp.einsum("bsw,fw->bsf", x, gate))
+        y = y * jnp.einsum("bsw,fw->bsf", x, up)
+        return jnp.einsum("bsf,wf->bsw", y, down, out_sharding=like(x))
+
+
+def attention(
+    q: Float[Array, "batch seq heads head"],
+    k: Float[Array, "batch seq kv_heads head"],
+    v: Float[Array, "batch seq kv_heads head"],
+    mask: Bool[Array, "batch seq seq"],
+) -> Float[Array, "batch seq heads head"]:
+    """Softmax attention with grouped queries, on each shard's own rows and heads."""
+
+    def local(q: Array, k: Array, v: Array, mask: Array) -> Array:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+
+    sharding = like(q)
+    if sharding is None:
+        return local(q, k, v, mask)
+    # Outside shard_map, some implementations silently drop the output's sharding.
+    specs = tuple(jax.typeof(x).sharding.spec for x in (q, k, v, mask))
+    return jax.shard_map(
+        local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec
+    )(q, k, v, mask)
+
+
+class Llama(eqx.Module):
+    """A Llama of any `LlamaConfig` (Touvron et al. 2023; Grattafiori et al. 2024)."""
+
+    embedding: Float[Array, "vocab width"]
+    blocks: Block
+    norm: Float[Array, " width"]
+    lm_head: Float[Array, "vocab width"] | None
+    config: LlamaConfig = eqx.field(static=True)
+
+    def __init__(self, config: LlamaConfig, *, key: PRNGKeyArray):
+        k1, k2, k3 = jax.random.split(key, 3)
+        shape = (config.vocab, config.width)
+        self.embedding = 0.02 * jax.random.normal(k1, shape)
+        self.blocks = Block(config, key=k2)
+        self.norm = jnp.ones((config.width,))
+        self.lm_head = None if config.tied else 0.02 * jax.random.normal(k3, shape)
+        self.config = config
+
+    def embed(self, words: Int[Array, "batch seq"]) -> Float[Array, "batch seq width"]:
+        """Returns the embeddings of word tokens."""
+        return lookup(gathered(self.embedding), words)
+
+    def hidden(
+        self,
+        embeddings: Float[Array, "batch seq width"],
+        segment: Int[Array, "batch seq"],
+        position: Int[Array, "batch seq"],
+        *,
+        rate: float = 0.0,
+        remat: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch seq width"]:
+        """Returns the final, normalised hidden states.
+
+        Args:
+            embeddings: what enters; its dtype is the dtype of the computation.
+            segment: packed sequences of one row bear different numbers and never
+                see each other.
+            position: rotary positions, within each segment.
+            rate: share of each branch dropped where `key` is given.
+            remat: recompute blocks in the backward pass instead of keeping them.
+            key: randomness of the dropout.
+        """
+        seq = embeddings.shape[1]
+        mask = segment[:, :, None] == segment[:, None, :]
+        mask = mask & jnp.tril(jnp.ones((seq, seq), bool))
+        rope = rope_tables(position, self.config)
+
+        def body(
+            x: Array, layer: tuple[Block, PRNGKeyArray | None]
+        ) -> tuple[Array, None]:
+            block, key = layer
+            return block(x, mask, rope, rate, key), None
+
+        body = jax.checkpoint(body) if remat else body  # type: ignore[assignment]
+        keys = None if key is None else jax.random.split(key, self.config.num_layers)
+        x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys))
+        return rms_norm(x, self.norm, self.config.norm_eps)
+
+    def logits(
+        self, words: Int[Array, "batch seq"]
+    ) -> Float[Array, "batch seq vocab"]:
+        """Returns the float32 logits of the next word at every position."""
+        position = jnp.broadcast_to(jnp.arange(words.shape[1]), words.shape)
+        x = self.hidden(self.embed(words), jnp.ones_like(words), position)
+        head = gathered(self.embedding if self.lm_head is None else self.lm_head)
+        return jnp.einsum(
+            "bsw,vw->bsv", x, head.astype(x.dtype), preferred_element_type=jnp.float32
+        )

@@ -1,0 +1,24 @@
+"""From the words of array annotations to places on a device mesh.
+
+An array field is declared once, `wq: Float[Array, "layer heads head width"]`. Its
+words are its logical axes; a `Layout` maps words to mesh axes; `place` puts a tree
+on a mesh accordingly, and `gathered`, `lookup`, `like` and `per_shard` are all a
+model needs to compute under explicit axis types. Each of them also works without
+any mesh. Nothing here knows what is being computed.
+"""
+
+from sharding.layout import (
+    LAYOUT_NAMES as LAYOUT_NAMES,
+    Layout as Layout,
+    LayoutError as LayoutError,
+    make_mesh as make_mesh,
+    named_layout as named_layout,
+)
+from sharding.ops import (
+    gathered as gathered,
+    like as like,
+    lookup as lookup,
+    per_shard as per_shard,
+)
+from sharding.place import place as place
+from sharding.words import Words as Words, words as words

@@ -1,0 +1,81 @@
+"""The few operations that explicit sharding asks a model to spell out.
+
+Shardings are part of an array's type here, so none of these is told about a mesh:
+they read the types of what they are given, and without a mesh do nothing special.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from sharding.layout import FSDP
+
+
+def like(x: Array) -> NamedSharding | None:
+    """Returns the sharding of `x`, to pass as `out_sharding`; None without a mesh."""
+    sharding = jax.typeof(x).sharding
+    return None if sharding.mesh.empty else sharding
+
+
+def gathered(weight: Array) -> Array:
+    """Returns a stored weight as computation wants it: split over `tensor` at most."""
+    sharding = like(weight)
+    if sharding is None or FSDP not in jax.tree.leaves(tuple(sharding.spec)):
+        return weight
+    kept = [None if FSDP in _axes(entry) else entry for entry in sharding.spec]
+    return jax.sharding.reshard(weight, PartitionSpec(*kept))
+
+
+def _axes(entry: Any) -> tuple[str, ...]:
+    return entry if isinstance(entry, tuple) else (entry,)
+
+
+def lookup(table: Array, *index: Array) -> Array:
+    """Returns `table[index]`, laid out as the index is.
+
+    Args:
+        table: what to look up in; its first `len(index)` axes are indexed.
+        index: integer arrays of one shape.
+
+    Returns:
+        An array of the index's axes followed by the table's other axes.
+    """
+    sharding = like(index[0])
+    if sharding is None:
+        return table[index]
+    rest = [None] * (table.ndim - len(index))
+    spec = PartitionSpec(*sharding.spec, *rest)
+    out = NamedSharding(sharding.mesh, spec)
+    return table.at[index].get(out_sharding=out)
+
+
+def per_shard(
+    function: Callable[..., Array], replicated: PyTree, *split: Array
+) -> Array:
+    """Returns `function(replicated, *split)`, run by each shard on its own rows.
+
+    Args:
+        function: treats rows independently; sorts, scatters and loops inside it see
+            one shard's rows only.
+        replicated: arrays that every shard sees whole (their gradients are summed).
+        split: arrays that share their leading axis, and how it is split.
+
+    Returns:
+        An array with that leading axis, split in the same way.
+    """
+    sharding = like(split[0])
+    if sharding is None:
+        return function(replicated, *split)
+    whole = jax.tree.map(
+        lambda x: jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim)), replicated
+    )
+    rows = PartitionSpec(sharding.spec[0])
+    return jax.shard_map(
+        function,
+        mesh=sharding.mesh,
+        in_specs=(PartitionSpec(), *(rows for _ in split)),
+        out_specs=rows,
+    )(whole, *split)

@@ -1,0 +1,75 @@
+"""Read the logical axes of arrays from their jaxtyping annotations."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+
+@dataclass(frozen=True)
+class Words:
+    """The logical axes of one array, and the field that declares them."""
+
+    names: tuple[str, ...]
+    field: str
+
+
+def words(tree: PyTree) -> PyTree[Words]:
+    """Returns the logical axes of every array in a tree of dataclasses.
+
+    jaxtyping checks fields only where a generated `__init__` sets them; arrays that
+    come from loading, restoring or `filter_vmap` pass unchecked. Calling this
+    afterwards closes that gap: each word is bound to one size over the whole tree.
+
+    Args:
+        tree: Equinox modules or dataclasses whose array fields are annotated. Leaves
+            may be arrays or anything else that has a `shape`.
+
+    Returns:
+        The same tree with a `Words` in place of each array.
+
+    Raises:
+        ValueError: an array has no annotation or another number of axes than it, or
+            a word stands for two sizes; the message names the fields.
+    """
+    sizes: dict[str, tuple[int, str]] = {}
+
+    def read(path: Any, leaf: Any) -> Words:
+        name = jax.tree_util.keystr(path).lstrip(".")
+        names = _annotated(tree, path, name)
+        if len(names) != len(leaf.shape):
+            raise ValueError(
+                f"{name} has shape {tuple(leaf.shape)}, wanted axes {' '.join(names)!r}"
+            )
+        for word, size in zip(names, leaf.shape, strict=True):
+            bound, first = sizes.setdefault(word, (size, name))
+            if bound != size:
+                raise ValueError(
+                    f"{word!r} is {size} in {name} and {bound} in {first}, "
+                    "wanted one size"
+                )
+        return Words(names, name)
+
+    return jax.tree_util.tree_map_with_path(read, tree)
+
+
+def _annotated(tree: PyTree, path: Any, name: str) -> tuple[str, ...]:
+    """The words of the innermost annotated field on the way to a leaf."""
+    node, hint = tree, None
+    for key in path:
+        if isinstance(key, jax.tree_util.GetAttrKey):
+            fields = {f.name: f for f in dataclasses.fields(node)}
+            hint = fields[key.name].type
+            node = getattr(node, key.name)
+        elif isinstance(key, jax.tree_util.SequenceKey):
+            node = node[key.idx]
+        else:
+            node = node[key.key]
+    for option in (hint, *typing.get_args(hint)):
+        if option is not types.NoneType and hasattr(option, "dim_str"):
+            return tuple(option.dim_str.split())
+    raise ValueError(f"{name} has no jaxtyping annotation to read its axes from")
