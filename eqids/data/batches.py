@@ -142,7 +142,8 @@ def query_batch(
         out, kept = _empty_row(seq_len), slots[-seq_len:]
         at = slice(0, len(kept))
         out["items"][at] = kept
-        out["gap"][at] = gap_buckets(seconds, len(slots))[-seq_len:]
+        kept_times = None if seconds is None else seconds[-seq_len:]
+        out["gap"][at] = gap_buckets(kept_times, len(kept))
         out["segment"][at] = 1
         out["position"][at] = np.arange(len(kept))
         rows.append(out)

@@ -107,7 +107,9 @@ def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
             wanted = -(-left // (capacity // length))
             rows_by_space[space] = np.arange(num_rows, num_rows + wanted)
             num_rows += wanted
-        taken, kept = np.split(rows_by_space[space], [min(left, len(rows_by_space[space]))])
+        taken, kept = np.split(
+            rows_by_space[space], [min(left, len(rows_by_space[space]))]
+        )
         row[done : done + len(taken)] = taken
         offset[done : done + len(taken)] = capacity - space
         rows_by_space[space] = kept

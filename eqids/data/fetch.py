@@ -1,0 +1,187 @@
+"""MovieLens on the user's machine: fetched once, checked, kept in a cache.
+
+GroupLens forbids redistribution, so its rows are never part of EqIDs.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from eqids.config import UserError, require
+from eqids.data.files import file_sha256
+
+GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens"
+WHEEL = "recbole-1.2.1-py3-none-any.whl"
+WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+TERMS = (
+    "MovieLens is data of GroupLens Research: use it for research, do not "
+    "redistribute it, and cite F. Maxwell Harper and Joseph A. Konstan. 2015. The "
+    "MovieLens Datasets: History and Context. ACM Transactions on Interactive "
+    "Intelligent Systems 5(4), 19:1-19:19. https://doi.org/10.1145/2827872"
+)
+_SECONDS = 30
+_BLOCK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: $EQIDS_CACHE, or ~/.cache/eqids."""
+    given = os.environ.get("EQIDS_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "eqids"
+
+
+def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
+    """The archive of a MovieLens data set, from the cache or from its publisher.
+
+    Args:
+        name: ml-100k, ml-1m or ml-20m.
+        progress: is told the terms of use, and what is fetched.
+
+    Returns:
+        A zip file; of ml-100k it may be the RecBole wheel, which holds the same rows.
+
+    Raises:
+        UserError: if nothing could be reached, saying what to do instead.
+    """
+    progress(TERMS)
+    folder = cache_folder()
+    if name == "ml-100k":
+        wheel = _wheel(folder, progress)
+        if wheel is not None:
+            return wheel
+    archive = folder / f"{name}.zip"
+    if not archive.exists():
+        url = os.environ.get("EQIDS_GROUPLENS_URL", GROUPLENS_URL).rstrip("/")
+        progress(f"fetching {url}/{name}.zip")
+        with _arriving(archive) as partial:
+            _download(f"{url}/{name}.zip", partial, name)
+            _check_zip(partial, f"{url}/{name}.zip")
+    return archive
+
+
+@contextlib.contextmanager
+def _arriving(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _wheel(folder: Path, progress: Callable[[str], None]) -> Path | None:
+    """The RecBole wheel, or none if pip cannot fetch it."""
+    wheel = folder / WHEEL
+    if wheel.exists() and file_sha256(wheel) == WHEEL_SHA256:
+        return wheel
+    progress("fetching MovieLens-100K inside recbole 1.2.1 with pip")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as downloads:
+        command = [sys.executable, "-m", "pip", "download", "recbole==1.2.1"]
+        command += ["--no-deps", "--only-binary", ":all:", "--dest", downloads]
+        done = subprocess.run(command, capture_output=True, text=True)
+        arrived = Path(downloads) / WHEEL
+        if done.returncode or not arrived.exists():
+            progress("pip could not fetch it; trying GroupLens")
+            return None
+        found = file_sha256(arrived)
+        require(
+            found == WHEEL_SHA256,
+            f"{WHEEL} came with sha256 {found}, wanted {WHEEL_SHA256}: check the "
+            "package index that pip uses, or give --source ml-100k:PATH",
+        )
+        arrived.replace(wheel)
+    return wheel
+
+
+def _download(url: str, path: Path, name: str) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
+            size = int(answer.headers.get("Content-Length") or 0)
+            bar = tqdm(
+                total=size or None, unit="B", unit_scale=True, desc=name, disable=None
+            )
+            with path.open("wb") as file, bar:
+                while block := answer.read(_BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+                got = file.tell()
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"{url} could not be reached ({reason}): fetch {name}.zip elsewhere and "
+            f"give --source {name}:PATH of the zip or its folder"
+        ) from None
+    require(
+        not size or got == size,
+        f"{url} stopped after {got} of {size} bytes: try again, or give --source "
+        f"{name}:PATH of a local zip or folder",
+    )
+
+
+def _check_zip(path: Path, origin: str) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except zipfile.BadZipFile:
+        raise UserError(f"{origin} is not a whole zip file") from None
+    require(broken is None, f"{origin}: {broken} is damaged inside the zip file")
+
+
+def unpack(path: Path, choices: Sequence[Sequence[str]], into: Path) -> list[Path]:
+    """The files of the first choice that a folder or zip holds all of.
+
+    Args:
+        path: a folder, which may hold them one level down, or a zip file.
+        choices: groups of file names; the first of a group is the interactions.
+        into: a folder that receives what has to be unpacked.
+
+    Raises:
+        UserError: if the path does not exist or holds no group whole.
+    """
+    require(path.exists(), f"{path} does not exist, wanted a zip file or a folder")
+    for names in choices:
+        if path.is_dir():
+            found = _in_folder(path, names)
+        else:
+            found = _in_zip(path, names, into)
+        if found:
+            return found
+    wanted = " or ".join(" with ".join(names) for names in choices)
+    raise UserError(f"{path} does not hold {wanted}")
+
+
+def _in_folder(path: Path, names: Sequence[str]) -> list[Path]:
+    for folder in [path, *sorted(p for p in path.iterdir() if p.is_dir())]:
+        files = [folder / name for name in names]
+        if all(file.is_file() for file in files):
+            return files
+    return []
+
+
+def _in_zip(path: Path, names: Sequence[str], into: Path) -> list[Path]:
+    _check_zip(path, str(path))
+    with zipfile.ZipFile(path) as archive:
+        # macOS adds a __MACOSX folder of files with the same names.
+        members = {
+            PurePosixPath(member).name: member
+            for member in archive.namelist()
+            if not member.startswith("__MACOSX")
+        }
+        if not all(name in members for name in names):
+            return []
+        for name in names:
+            with archive.open(members[name]) as source, (into / name).open("wb") as out:
+                while block := source.read(_BLOCK):
+                    out.write(block)
+    return [into / name for name in names]

@@ -1,0 +1,222 @@
+"""Interactions in the order in which they happened, as flat arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+
+from eqids.config import PrepareConfig, require
+from eqids.data.columns import typed_events
+from eqids.data.info import Counts
+from eqids.data.sources import Source
+from eqids.data.tables import ROW, reading
+
+_PRIME = 2**31 - 1
+_ID_ORDER = 0.9
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Every user's events, oldest first; users and items in the order of their ids."""
+
+    user_ids: pa.Array
+    """Ids [user], of the type that the user gave."""
+    items: pa.Table
+    """Columns item (the id), title and text; one row an item."""
+    item: np.ndarray
+    """int32 [event]: row of the item in `items`; users one after the other."""
+    time: np.ndarray | None
+    """int64 [event]: unix seconds, or none."""
+    offsets: np.ndarray
+    """int64 [user + 1]: where each user's events start and end."""
+    ties: Literal["file_order", "seeded_hash"]
+    """What orders a user's events of one time."""
+    counts: Counts
+    """What was read and dropped."""
+
+
+def read_interactions(
+    con: Any, source: Source, config: PrepareConfig, progress: Callable[[str], None]
+) -> Interactions:
+    """Reads, filters and orders interactions, in the database.
+
+    Up to the flat, sorted table all is Ibis without ordered collections, so that
+    other engines could serve.
+
+    Args:
+        con: an Ibis connection to DuckDB, which keeps the order of files.
+        source: the file.
+        config: filters and seed.
+        progress: is told what is unusual.
+
+    Raises:
+        UserError: at a bad cell, or if the filters leave nothing.
+    """
+    events, users, items, counts = _numbered_events(con, source, config)
+    core = _frequent(con, events, config)
+    counts = replace(counts, rare_dropped=_count(events) - _count(core))
+    require(
+        _count(core) > 0,
+        f"{source.file}: no user and item have --min_user_interactions "
+        f"{config.min_user_interactions} and --min_item_interactions "
+        f"{config.min_item_interactions}",
+    )
+    if "when" in core.columns:
+        tied, ascending = _ties(core)
+        counts = replace(counts, tied_neighbours=tied, ascending_ties=ascending)
+    hashed = counts.ascending_ties > _ID_ORDER * counts.tied_neighbours
+    if hashed:
+        progress(
+            f"warning: of {counts.tied_neighbours:,} neighbouring events of one user "
+            f"and time {counts.ascending_ties / counts.tied_neighbours:.0%} ascend by "
+            "item, so the file's order is one of ids: ties are broken by a seeded hash"
+        )
+    table = _ordered(core, config.seed if hashed else None).to_pyarrow()
+    user_table = users.order_by("number").to_pyarrow()
+    with reading(config.items or source.file):
+        item_table = _titled(items, source.items).order_by("number").to_pyarrow()
+    return _compact(table, user_table, item_table, hashed, counts)
+
+
+def _numbered_events(
+    con: Any, source: Source, config: PrepareConfig
+) -> tuple[ir.Table, ir.Table, ir.Table, Counts]:
+    """Events with numbers for ids and no duplicates, and what the numbers mean."""
+    typed, num_rows = typed_events(source, config.min_rating)
+    with reading(source.file):
+        raw = con.create_table("raw", typed, temp=True)
+    rated = _count(raw)
+    require(
+        rated > 0, f"{source.file}: no rating reaches --min_rating {config.min_rating}"
+    )
+    users, items = _numbered(con, raw, "user"), _numbered(con, raw, "item")
+    joined = raw.join(users, raw["user"] == users["id"]).rename(user_number="number")
+    joined = joined.drop("id").join(items, joined["item"] == items["id"])
+    columns = {"user": joined["user_number"], "item": joined["number"]}
+    if "when" in raw.columns:
+        columns["when"] = joined["when"]
+    events = joined.select(**columns, **{ROW: joined[ROW]})
+    if "when" in raw.columns:
+        events = events.group_by(list(columns)).aggregate(**{ROW: events[ROW].min()})
+    events = con.create_table("events", events, temp=True)
+    con.drop_table("raw")
+    dropped = rated - _count(events)
+    counts = Counts(num_rows, rated_lower=num_rows - rated, duplicates_dropped=dropped)
+    return events, users, items, counts
+
+
+def _count(table: ir.Table) -> int:
+    return int(table.count().to_pyarrow().as_py())
+
+
+def _numbered(con: Any, raw: ir.Table, name: str) -> ir.Table:
+    """The distinct ids of a column, numbered in their order."""
+    ids = raw.select(id=raw[name]).distinct()
+    number = ibis.row_number().over(order_by=ids["id"]).cast("int32")
+    return con.create_table(f"{name}s", ids.mutate(number=number), temp=True)
+
+
+def _frequent(con: Any, events: ir.Table, config: PrepareConfig) -> ir.Table:
+    """The largest set in which every user and item has enough events (the k-core)."""
+    least = {"user": config.min_user_interactions, "item": config.min_item_interactions}
+    least = {name: number for name, number in least.items() if number > 1}
+    before = None
+    while least and _count(events) != before:
+        before = _count(events)
+        for name, number in least.items():
+            size = events.count().over(group_by=name)
+            kept = events.mutate(size=size).filter(ibis._["size"] >= number)
+            table = f"frequent_{name}"
+            smaller = con.create_table("smaller", kept.drop("size"), temp=True)
+            if table in con.list_tables():
+                con.drop_table(table)
+            events = con.rename_table("smaller", table) or con.table(table)
+    return events
+
+
+def _ties(events: ir.Table) -> tuple[int, int]:
+    """Neighbours in the file's order with one user and time; those ascending by id."""
+    order = ibis.window(group_by=["user", "when"], order_by=ROW)
+    before = events.select(item="item", before=events["item"].lag(1).over(order))
+    tied = before.aggregate(
+        tied=before["before"].count(),
+        ascending=(before["item"] > before["before"]).sum(),
+    ).to_pyarrow()
+    return tied["tied"][0].as_py(), tied["ascending"][0].as_py() or 0
+
+
+def _ordered(events: ir.Table, seed: int | None) -> ir.Table:
+    """user, item and time, sorted by user, time and, in ties, file order or a hash."""
+    order = [events["user"]]
+    columns = {"user": events["user"], "item": events["item"]}
+    if "when" in events.columns:
+        order.append(events["when"])
+        columns["time"] = events["when"].floor().cast("int64")
+        if seed is not None:
+            order.append(_hash(events["user"], events["item"], seed))
+    return events.order_by([*order, events[ROW]]).select(**columns)
+
+
+def _hash(user: Any, item: Any, seed: int) -> Any:
+    """A pseudo-random number per (user, item); each user has another order of items.
+
+    Products of affine hashes modulo a prime: every engine has the arithmetic.
+    """
+    a, b, c, d = (int(x) for x in np.random.default_rng(seed).integers(1, _PRIME, 4))
+    of_user = (user.cast("int64") * a + b) % (_PRIME - 1) + 1
+    of_item = (item.cast("int64") * c + d) % _PRIME
+    return (of_user * of_item) % _PRIME
+
+
+def _titled(items: ir.Table, titles: ir.Table | None) -> ir.Table:
+    """The ids with title (the id itself where none is known) and text."""
+    key = items["id"].cast("string")
+    if titles is None:
+        return items.mutate(title=key, text=ibis.literal(""))
+    first = titles.group_by("key").aggregate(
+        title=titles["title"].argmin(titles[ROW]),
+        text=titles["text"].argmin(titles[ROW]),
+    )
+    joined = items.left_join(first, key == first["key"])
+    return joined.select(
+        "id",
+        "number",
+        title=joined["title"].fill_null(joined["id"].cast("string")),
+        text=joined["text"].fill_null(""),
+    )
+
+
+def _compact(
+    table: pa.Table,
+    users: pa.Table,
+    items: pa.Table,
+    hashed: bool,
+    counts: Counts,
+) -> Interactions:
+    """Leaves out the users and items that the filters emptied."""
+    user, item = table["user"].to_numpy(), table["item"].to_numpy()
+    per_user = np.bincount(user, minlength=len(users))
+    has_events = np.bincount(item, minlength=len(items)) > 0
+    renumbered = (np.cumsum(has_events) - 1).astype(np.int32)
+    named = items.filter(pa.array(has_events))
+    return Interactions(
+        user_ids=users["id"].filter(pa.array(per_user > 0)),
+        items=named.select(["id", "title", "text"]).rename_columns(
+            ["item", "title", "text"]
+        ),
+        item=renumbered[item],
+        time=table["time"].to_numpy() if "time" in table.column_names else None,
+        offsets=np.concatenate([[0], np.cumsum(per_user[per_user > 0])]).astype(
+            np.int64
+        ),
+        ties="seeded_hash" if hashed else "file_order",
+        counts=replace(
+            counts,
+            users_dropped=int((per_user == 0).sum()),
+            items_dropped=int((~has_events).sum()),
+        ),
+    )

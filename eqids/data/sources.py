@@ -1,0 +1,217 @@
+"""Where interactions come from: files that DuckDB reads, as Ibis tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+from eqids.config import PrepareConfig, require
+from eqids.data.fetch import fetch_movielens, unpack
+from eqids.data.tables import ROW, atomic, delimited, parquet, with_header
+
+_GENRES = (
+    "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
+    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
+).split()
+_RATED = ("user_id", "item_id", "rating", "timestamp")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Interactions and titles, unread."""
+
+    file: Path
+    """The file of interactions, for messages."""
+    columns: Mapping[str, str]
+    """The file's names of user, item, and where they exist time and rating."""
+    events: ir.Table
+    """Those columns as user, item, time, rating, and `row` in the file's order."""
+    spelled: bool
+    """Whether every value is text, which may spell a number."""
+    items: ir.Table | None = None
+    """key (the item id as text), title, text and `row`, or none."""
+
+
+def open_source(
+    con: Any, config: PrepareConfig, folder: Path, progress: Callable[[str], None]
+) -> Source:
+    """The tables that `config.source` names.
+
+    Args:
+        con: an Ibis connection to DuckDB.
+        config: source, columns and the file of titles.
+        folder: an empty folder for what has to be unpacked.
+        progress: is told what is fetched.
+
+    Raises:
+        UserError: if a file or column does not exist or cannot be read.
+    """
+    kind, _, path = config.source.partition(":")
+    if kind in _MOVIELENS:
+        archive = Path(path) if path else fetch_movielens(kind, progress)
+        source = _MOVIELENS[kind](con, config, archive, folder)
+    else:
+        require(
+            kind in ("csv", "parquet", "recbole") and bool(path),
+            f"--source is {config.source!r}, wanted ml-100k, ml-1m, ml-20m, csv:PATH, "
+            "parquet:PATH or recbole:PATH.inter",
+        )
+        source = _FILES[kind](con, config, Path(path))
+    if config.items is None:
+        return source
+    return replace(source, items=_titles(con, config))
+
+
+def _from_csv(con: Any, config: PrepareConfig, path: Path) -> Source:
+    table = with_header(con, path, list(_named_columns(config).values()))
+    return _events(path, table, _named_columns(config), spelled=True)
+
+
+def _from_parquet(con: Any, config: PrepareConfig, path: Path) -> Source:
+    table = parquet(con, path)
+    return _events(path, table, _named_columns(config), spelled=False)
+
+
+def _from_recbole(con: Any, config: PrepareConfig, path: Path) -> Source:
+    table = atomic(con, path)
+    columns = _named_columns(config)
+    if config.rating_column is None and "rating" in table.columns:
+        columns["rating"] = "rating"
+    source = _events(path, table, columns, spelled=True)
+    beside = path.with_suffix(".item")
+    if not beside.is_file():
+        return source
+    items = _atomic_items(con, config, beside)
+    return replace(source, items=items)
+
+
+_FILES: Mapping[str, Callable[[Any, PrepareConfig, Path], Source]] = {
+    "csv": _from_csv,
+    "parquet": _from_parquet,
+    "recbole": _from_recbole,
+}
+
+
+def _ml_100k(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Source:
+    choices = [("ml-100k.inter", "ml-100k.item"), ("u.data", "u.item")]
+    events, items = unpack(archive, choices, folder)
+    if events.suffix == ".inter":
+        return _from_recbole(con, PrepareConfig(), events)
+    flags = ["unknown", *_GENRES]
+    names = ["item_id", "title", "released", "video", "link", *flags]
+    films = delimited(con, items, "|", names, quote="", encoding="latin-1")
+    genres = [ibis.ifelse(films[g] == "1", ", " + g, "") for g in _GENRES]
+    texts = films.mutate(text=_joined([films["title"], *genres]))
+    return _rated(delimited(con, events, "\t", _RATED, quote=""), events, texts)
+
+
+def _ml_1m(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Source:
+    events, items = unpack(archive, [("ratings.dat", "movies.dat")], folder)
+    names = ["item_id", "title", "genres"]
+    films = delimited(con, items, "::", names, quote="", encoding="latin-1")
+    table = delimited(con, events, "::", _RATED, quote="")
+    return _rated(table, events, _with_genres(films))
+
+
+def _ml_20m(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Source:
+    events, items = unpack(archive, [("ratings.csv", "movies.csv")], folder)
+    names = ["item_id", "title", "genres"]
+    films = delimited(con, items, ",", names, header=True)
+    table = delimited(con, events, ",", _RATED, header=True)
+    return _rated(table, events, _with_genres(films))
+
+
+_MOVIELENS: Mapping[str, Callable[[Any, PrepareConfig, Path, Path], Source]] = {
+    "ml-100k": _ml_100k,
+    "ml-1m": _ml_1m,
+    "ml-20m": _ml_20m,
+}
+
+
+def _with_genres(films: ir.Table) -> ir.Table:
+    genres = films["genres"].nullif("(no genres listed)").replace("|", ", ")
+    text = films["title"] + (", " + genres).fill_null("")
+    return films.mutate(text=text)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _rated(table: ir.Table, file: Path, films: ir.Table) -> Source:
+    columns = {
+        "user": "user_id",
+        "item": "item_id",
+        "time": "timestamp",
+        "rating": "rating",
+    }
+    events = _events(file, table, columns, spelled=True)
+    items = films.select(key=films["item_id"], title="title", text="text", row=ROW)
+    return replace(events, items=items)
+
+
+def _named_columns(config: PrepareConfig) -> dict[str, str]:
+    columns = {
+        "user": config.user_column,
+        "item": config.item_column,
+        "time": config.time_column,
+        "rating": config.rating_column,
+    }
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def _events(
+    file: Path, table: ir.Table, columns: Mapping[str, str], spelled: bool
+) -> Source:
+    for name, column in columns.items():
+        _require_column(file, table, column, f"--{name}_column")
+    chosen = {name: table[column] for name, column in columns.items()}
+    return Source(file, columns, table.select(**chosen, row=table[ROW]), spelled)
+
+
+def _require_column(file: Path, table: ir.Table, column: str, flag: str) -> None:
+    there = [name for name in table.columns if name != ROW]
+    hint = ", or 'None' if rows stand in order of time" if "time" in flag else ""
+    require(
+        column in there,
+        f"{file} has no column {column!r}: it has {', '.join(there)}; name the right "
+        f"one with {flag}{hint}",
+    )
+
+
+def _titles(con: Any, config: PrepareConfig) -> ir.Table:
+    path = config.items
+    assert path is not None
+    columns = {"item": config.item_column, "title": config.title_column}
+    if path.suffix in (".parquet", ".pq"):
+        table = parquet(con, path)
+    else:
+        table = with_header(con, path, list(columns.values()))
+    for name, column in columns.items():
+        _require_column(path, table, column, f"--{name}_column")
+    title = table[config.title_column].cast("string")
+    return table.select(
+        key=table[config.item_column].cast("string"), title=title, text=title, row=ROW
+    )
+
+
+def _atomic_items(con: Any, config: PrepareConfig, path: Path) -> ir.Table | None:
+    """Titles of a RecBole `.item` file: title (year), and what else it says in words."""
+    table = atomic(con, path)
+    names = [name for name in table.columns if name.endswith(("title", "name"))]
+    if config.item_column not in table.columns or not names:
+        return None
+    title = table[names[0]]
+    if "release_year" in table.columns:
+        year = table["release_year"]
+        title = title + (" (" + year + ")").fill_null("")
+    text = title
+    if "class" in table.columns:
+        text = text + (", " + table["class"].replace(" ", ", ")).fill_null("")
+    return table.select(key=table[config.item_column], title=title, text=text, row=ROW)

@@ -1,0 +1,75 @@
+"""Baselines that count: what a learned model has to beat."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float
+
+from eqids.data import Dataset
+from eqids.fit.evaluation import Chunk, Split, both, chunks
+from eqids.fit.ranking import ranks
+
+MARKOV_ORDER = 5
+"""Last items of a history that a Markov prediction looks at."""
+
+Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
+
+
+def popularity(dataset: Dataset) -> Scorer:
+    """Scores items by their number of training events, the same for every user."""
+    counts = np.where(dataset.item_valid, dataset.item_counts, -np.inf)
+    scores = counts.reshape(1, -1).astype(np.float32)
+    return lambda chunk: np.repeat(scores, len(chunk.target), axis=0)
+
+
+def markov(dataset: Dataset) -> Scorer:
+    """Scores an item by how often it came soon after the last items of a history.
+
+    A first-order chain (Rendle et al. 2010, section 4) whose counts are taken over
+    the next `MARKOV_ORDER` events, with weight 1 / distance, and whose predictions
+    add up the rows of the last `MARKOV_ORDER` items, weighted likewise. Items that
+    never followed are ordered by popularity.
+    """
+    follows = _follows(dataset)
+    counts = np.where(dataset.item_valid, dataset.item_counts, -np.inf).reshape(-1)
+    prior = 1e-6 * counts / max(1.0, counts.max())
+
+    def score(chunk: Chunk) -> np.ndarray:
+        recent = sp.lil_matrix((len(chunk.histories), dataset.num_slots))
+        for row, history in enumerate(chunk.histories):
+            for distance, slot in enumerate(history[::-1][:MARKOV_ORDER], start=1):
+                recent[row, slot] += 1.0 / distance
+        return ((recent.tocsr() @ follows).toarray() + prior).astype(np.float32)
+
+    return score
+
+
+def _follows(dataset: Dataset) -> sp.csr_matrix:
+    """Transition weights between slots in the training events, rows normalised."""
+    num_slots = dataset.num_slots
+    lengths = np.diff(dataset.offsets)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    event = np.arange(len(user)) - dataset.offsets[user]
+    training = event < dataset.train_length[user]
+    slots, user = dataset.slots[training], user[training]
+    total = sp.csr_matrix((num_slots, num_slots))
+    for distance in range(1, MARKOV_ORDER + 1):
+        same = user[distance:] == user[:-distance]
+        pair = (slots[:-distance][same], slots[distance:][same])
+        weight = np.full(len(pair[0]), 1.0 / distance)
+        total = total + sp.csr_matrix((weight, pair), shape=(num_slots, num_slots))
+    sums = np.asarray(total.sum(axis=1)).reshape(-1)
+    return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
+
+
+def evaluate_baseline(dataset: Dataset, split: Split, scorer: Scorer) -> dict[str, Any]:
+    """Returns a baseline's metrics, with seen items filtered and not."""
+    rank = jax.jit(ranks)
+    parts = [
+        np.asarray(rank(scorer(chunk), chunk.target, chunk.seen))[: chunk.num_users]
+        for chunk in chunks(dataset, split)
+    ]
+    return both(np.concatenate(parts).astype(np.float64))

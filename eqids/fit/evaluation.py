@@ -1,0 +1,170 @@
+"""Evaluation on the full catalog, in chunks of users."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from eqids.config import require
+from eqids.data import Dataset
+from eqids.data.batches import query_batch
+from eqids.fit.ranking import metrics, ranks
+from eqids.model import Batch, EqIDs, HierarchicalSoftmax
+from sharding import per_shard
+
+Split = Literal["valid", "test"]
+
+_SCORES = 2**25
+"""Scores held at a time (128 MiB): a chunk has fewer users where items are many."""
+_USERS = 256
+"""Users in a chunk at most."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Users who are ranked together; rows past the last user repeat the first.
+
+    Attributes:
+        num_users: rows that count.
+        histories: the slots of each row's history, oldest first.
+        times: their times, or none.
+        target: int32 [user], the slot to rank.
+        seen: int32 [user, seen], distinct slots of the history, padded with
+            `num_slots`.
+    """
+
+    num_users: int
+    histories: list[np.ndarray]
+    times: list[np.ndarray | None]
+    target: np.ndarray
+    seen: np.ndarray
+
+
+def targets_of(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the users that a split evaluates, and their targets' positions."""
+    position = dataset.valid_at if split == "valid" else dataset.test_at
+    users = np.flatnonzero(position > 0)
+    require(len(users) > 0, f"{dataset.path} has no user with a {split} target")
+    return users, position[users]
+
+
+def chunks(dataset: Dataset, split: Split) -> Iterator[Chunk]:
+    """Yields the users of a split in chunks of one shape."""
+    users, positions = targets_of(dataset, split)
+    most = max(1, min(_USERS, _SCORES // dataset.num_slots))
+    # A multiple of 8, so that meshes of up to 8 devices divide it.
+    size = -(-min(most, len(users)) // 8) * 8
+    width = _most_seen(dataset, users, positions)
+    for first in range(0, len(users), size):
+        rows = np.arange(first, first + size)
+        rows = np.where(rows < len(users), rows, first)
+        starts = dataset.offsets[users[rows]]
+        spans = [slice(s, s + p) for s, p in zip(starts, positions[rows], strict=True)]
+        histories = [dataset.slots[span] for span in spans]
+        seen = np.full((size, width), dataset.num_slots, np.int32)
+        for row, history in zip(seen, histories, strict=True):
+            distinct = np.unique(history)
+            row[: len(distinct)] = distinct
+        yield Chunk(
+            num_users=min(size, len(users) - first),
+            histories=histories,
+            times=[None if dataset.times is None else dataset.times[s] for s in spans],
+            target=dataset.slots[starts + positions[rows]],
+            seen=seen,
+        )
+
+
+def _most_seen(dataset: Dataset, users: np.ndarray, positions: np.ndarray) -> int:
+    """The longest history of a split, rounded up so that few shapes are compiled."""
+    return 1 << int(np.max(positions)).bit_length()
+
+
+class Queries(eqx.Module):
+    """A chunk as arrays: histories, where to ask, and what to rank."""
+
+    batch: Batch
+    last: Int[Array, " batch"]
+    target: Int[Array, " batch"]
+    seen: Int[Array, "batch seen"]
+
+
+Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
+"""Ranks a chunk's targets: filtered, unfiltered; and their log-probabilities."""
+
+
+def make_ranker(
+    seq_len: int, dtype: jnp.dtype, put: Callable[[Queries], Queries]
+) -> Ranker:
+    """Returns a function that ranks the targets of a chunk; it compiles once.
+
+    Args:
+        seq_len: the model sees the last so many events of a history.
+        dtype: of Llama's computation.
+        put: moves host arrays to where the model is.
+    """
+
+    @jax.jit
+    def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
+        hidden = model.queries(asked.batch, dtype=dtype)
+        rest = (asked.last, asked.target, asked.seen)
+        return per_shard(_rank_rows, model.softmax, hidden, *rest)
+
+    def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
+        lengths = [min(len(history), seq_len) for history in chunk.histories]
+        asked = Queries(
+            batch=Batch(**query_batch(chunk.histories, chunk.times, seq_len)),
+            last=np.array(lengths, np.int32) - 1,
+            target=chunk.target,
+            seen=chunk.seen,
+        )
+        return np.asarray(run(model, put(asked)))[: chunk.num_users]
+
+    return rank
+
+
+def _rank_rows(
+    softmax: HierarchicalSoftmax,
+    hidden: Float[Array, "batch seq item_width"],
+    last: Int[Array, " batch"],
+    target: Int[Array, " batch"],
+    seen: Int[Array, "batch seen"],
+) -> Float[Array, "batch 3"]:
+    query = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+    scores = softmax.log_probs(query)
+    own = jnp.take_along_axis(scores, target[:, None], axis=1)
+    return jnp.concatenate([ranks(scores, target, seen), own], axis=1)
+
+
+def evaluate(
+    model: EqIDs, dataset: Dataset, split: Split, ranker: Ranker
+) -> dict[str, Any]:
+    """Returns the metrics of a model on a split, by design.md's names.
+
+    Args:
+        model: where `ranker` expects it.
+        dataset: whose histories and targets.
+        split: `valid` or `test`; at test the history includes the validation item.
+        ranker: from `make_ranker`.
+    """
+    parts = [ranker(model, chunk) for chunk in chunks(dataset, split)]
+    ranked = np.concatenate(parts).astype(np.float64)
+    return {
+        "split": split,
+        "num_users": len(ranked),
+        **both(ranked),
+        "nll": float(-ranked[:, 2].mean()),
+        "seen_target_share": float(np.isinf(ranked[:, 0]).mean()),
+    }
+
+
+def both(ranked: Float[np.ndarray, "user columns"]) -> dict[str, Mapping[str, float]]:
+    """Returns the metrics with seen items filtered (column 0) and not (column 1)."""
+    return {
+        "filtered": metrics(ranked[:, 0]),
+        "unfiltered": metrics(ranked[:, 1]),
+    }

@@ -1,0 +1,91 @@
+"""Metrics as JSON lines, on a progress bar, and as TensorBoard event files."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from eqids.config import require
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Log:
+    """Where a run says how it is doing; a context manager.
+
+    On a terminal there is a progress bar, elsewhere plain lines.
+    """
+
+    def __init__(self, folder: Path, start: int, stop: int, tensorboard: bool = False):
+        """Opens the log of steps start + 1 to stop.
+
+        Args:
+            folder: of the run; lines are added to its `metrics.jsonl`.
+            start: steps that are done.
+            stop: the last step.
+            tensorboard: write event files as well.
+
+        Raises:
+            UserError: TensorBoard is wanted and tensorboardX is not installed.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = _event_writer(folder) if tensorboard else None
+        self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=stop, initial=start, unit="step", disable=not self._terminal
+        )
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def advance(self) -> None:
+        """Counts a step on the bar."""
+        self._bar.update()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one line of metrics."""
+        line: dict[str, Any] = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._terminal:
+            self._bar.set_postfix_str(shown)
+        else:
+            self.say(f"step {step:>6}  {shown}")
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        require(
+            False,
+            "--tensorboard needs tensorboardX, which pip install 'eqids[tensorboard]' "
+            "brings",
+        )
+    return SummaryWriter(str(folder / "events"))

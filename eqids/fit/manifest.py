@@ -1,0 +1,218 @@
+"""The manifest of a checkpoint: what is in the folder, and how to know that it is.
+
+`manifest.json` lists every array (shape, dtype, a SHA-256 for each chunk of values)
+and every file (size, SHA-256) and carries the run's own facts in `meta`. Its guard
+is `manifest.json.sha256`, a line that `sha256sum -c` understands. A folder is a
+checkpoint when both agree; everything else is checked against the manifest.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eqids.config import UserError, require
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+GUARD = "manifest.json.sha256"
+
+_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """One array as it is stored."""
+
+    shape: tuple[int, ...]
+    """Its whole shape, over all devices and processes."""
+    dtype: str
+    """NumPy's name of the stored values ('bfloat16', 'uint32', …)."""
+    chunk: tuple[int, ...]
+    """Shape of one chunk; chunks at the far edges may be cut off."""
+    chunks: tuple[tuple[str, str], ...]
+    """For every chunk in C order of the grid: the part that holds it, and the
+    SHA-256 of its values (C order, little endian)."""
+    key: str | None = None
+    """The generator's name, where the array is the data of typed random keys."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the values in bytes."""
+        from jax.numpy import dtype  # knows bfloat16, unlike NumPy's own
+
+        return math.prod(self.shape) * dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the checkpoint folder."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """SHA-256 of its content, in hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`."""
+
+    format_version: int
+    """Version of this layout."""
+    step: int
+    """Training step; also the folder's name."""
+    saved: str
+    """When it was written: ISO 8601, UTC."""
+    arrays: Mapping[str, ArrayRecord]
+    """Arrays by name, the path in the tree (`params/llama/blocks/wq`)."""
+    files: Mapping[str, FileRecord]
+    """Every other file of the folder, by relative path."""
+    meta: Mapping[str, Any]
+    """The run's own facts, as JSON: config, catalog id, dataset hash, base model's
+    fingerprint, data cursor, seed, versions, `score` (NDCG@10 on validation)."""
+
+
+def step_label(path: Path) -> str:
+    """How messages name the checkpoint at `path`: 'step 200 of runs/first'."""
+    path = path.resolve() if path.name in ("", "..") else path
+    return f"step {path.name} of {path.parent}"
+
+
+def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file's content; `advance` hears of every block's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            if advance is not None:
+                advance(len(block))
+    return digest.hexdigest()
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Every file below `folder` by relative path, without manifest and guard."""
+    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*"))}
+    return {
+        name: path
+        for name, path in found.items()
+        if not path.is_dir() and name not in (MANIFEST, GUARD)
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes manifest and guard into a folder that nobody sees yet.
+
+    Numbers that are not finite become null: JSON has no NaN, and a checkpoint must
+    not be lost to a loss that diverged.
+    """
+    values = _finite(dataclasses.asdict(manifest))
+    text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False)
+    data = (text + "\n").encode()
+    (folder / MANIFEST).write_bytes(data)
+    (folder / GUARD).write_text(_guard(data))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the checkpoint at `path` (DIR/STEP), checked by its guard.
+
+    Raises:
+        UserError: manifest or guard is missing or damaged, belongs to another step,
+            or has a version that this code does not read.
+    """
+    label = step_label(path)
+    for name in (MANIFEST, GUARD):
+        require((path / name).is_file(), f"{label}: no file {name}, wanted one")
+    data = (path / MANIFEST).read_bytes()
+    require(
+        (path / GUARD).read_bytes() == _guard(data).encode(),
+        f"{label}: {MANIFEST} or {GUARD} is damaged, their SHA-256 differ",
+    )
+    values = json.loads(data)
+    version = values.get("format_version")
+    require(
+        version == FORMAT_VERSION,
+        f"{label}: format version {version}, this EqIDs reads {FORMAT_VERSION}",
+    )
+    manifest = _from_json(values)
+    name = path.resolve().name
+    require(
+        not name.isdecimal() or name == str(manifest.step),
+        f"{label}: {MANIFEST} is that of step {manifest.step}",
+    )
+    return manifest
+
+
+def size_problems(path: Path, manifest: Manifest) -> list[str]:
+    """Files that are missing or have another size: found without reading them."""
+    problems = []
+    for name, record in manifest.files.items():
+        try:
+            size = os.stat(path / name).st_size
+        except OSError:
+            problems.append(f"{step_label(path)}: no file {name}")
+            continue
+        if size != record.size:
+            problems.append(
+                f"{step_label(path)}: file {name} has {size:,} bytes, "
+                f"wanted {record.size:,}"
+            )
+    return problems
+
+
+def content_problems(
+    path: Path,
+    manifest: Manifest,
+    below: str = "",
+    advance: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Files whose name starts with `below` and whose content is not the recorded."""
+    problems = []
+    for name, record in manifest.files.items():
+        file = path / name
+        if not name.startswith(below) or not file.is_file():
+            continue
+        if file_sha256(file, advance) != record.sha256:
+            problems.append(
+                f"{step_label(path)}: file {name} is damaged, "
+                "its SHA-256 is not the manifest's"
+            )
+    return problems
+
+
+def _guard(data: bytes) -> str:
+    return f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _from_json(values: Mapping[str, Any]) -> Manifest:
+    arrays = {
+        name: ArrayRecord(
+            shape=tuple(row["shape"]),
+            dtype=row["dtype"],
+            chunk=tuple(row["chunk"]),
+            chunks=tuple((part, sha256) for part, sha256 in row["chunks"]),
+            key=row["key"],
+        )
+        for name, row in values["arrays"].items()
+    }
+    files = {name: FileRecord(**row) for name, row in values["files"].items()}
+    return Manifest(**{**values, "arrays": arrays, "files": files})
+
+
+def raise_first(problems: list[str]) -> None:
+    """Raises `UserError` with the first problem, if there is one."""
+    if problems:
+        raise UserError(problems[0])

@@ -1,0 +1,57 @@
+"""Ranks of targets in the full catalog, and the metrics that are made of them."""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+CUTOFFS = (1, 5, 10, 20, 50)
+
+
+def ranks(
+    scores: Float[Array, "user slot"],
+    target: Int[Array, " user"],
+    seen: Int[Array, "user seen"],
+) -> Float[Array, "user 2"]:
+    """Returns each target's rank with seen items filtered, and unfiltered.
+
+    The rank is 1 + the items strictly above + half of those that tie with it, so
+    that no order of equal scores can help or harm.
+
+    Args:
+        scores: of every slot, -inf where there is no item.
+        target: slots.
+        seen: slots of each user's history, with out-of-range ones as padding. A
+            target among them is missed (rank inf) where they are filtered.
+    """
+    row = jnp.arange(len(scores))[:, None]
+    own = jnp.take_along_axis(scores, target[:, None], axis=1)
+
+    def rank(scores: Array) -> Array:
+        above = jnp.sum(scores > own, axis=1)
+        ties = jnp.sum(scores == own, axis=1) - 1
+        return 1.0 + above + 0.5 * ties
+
+    left = scores.at[row, seen].set(-jnp.inf, mode="drop")
+    filtered = jnp.where((seen == target[:, None]).any(axis=1), jnp.inf, rank(left))
+    return jnp.stack([filtered, rank(scores)], axis=1)
+
+
+def metrics(rank: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> Mapping[str, float]:
+    """Returns the means of Recall@K, NDCG@K and MRR@K over users.
+
+    With one target a user, Recall@K is whether rank <= K, NDCG@K is
+    1 / log2(1 + rank) and MRR@K 1 / rank where it is.
+
+    Args:
+        rank: float [user], at least 1.
+        cutoffs: the Ks.
+    """
+    out = {}
+    for k in cutoffs:
+        hit = rank <= k
+        out[f"recall@{k}"] = float(np.mean(hit))
+        out[f"ndcg@{k}"] = float(np.mean(hit / np.log2(1.0 + rank)))
+        out[f"mrr@{k}"] = float(np.mean(hit / rank))
+    return out
