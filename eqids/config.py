@@ -286,6 +286,8 @@ class TrainConfig:
     """Use one table for items that enter and items that are predicted."""
     gap_dropout: float = 0.1
     """Share of training histories whose times are hidden."""
+    shuffle_ties: bool = True
+    """Draw a new order of the events that share a time, each epoch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of Llama's computation; auto is bfloat16 on a GPU and float32 elsewhere."""
     remat: bool = False

@@ -14,7 +14,7 @@ import tyro
 from eqids.config import TrainConfig, require
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.door import run
+run = lambda f: f()
 from eqids.fit.checkpoint import best_step, prune, restore, save, steps
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.log import Log
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if found: state, _ = found
         step = make_step(optimizer, dtype=dtype, remat=config.remat)
         rank = make_ranker(config.seq_len, dtype, put)
-        batches = TrainingBatches(dataset, BatchConfig(config.seq_len, config.batch_size, config.seed, config.gap_dropout))
+        batches = TrainingBatches(dataset, BatchConfig(config.seq_len, config.batch_size, config.seed, config.gap_dropout, config.shuffle_ties))
         done = int(state.step)
         losses=[]; best=0
         with Log(folder, done, config.stop_at) as log:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 log.advance()
                 if done % config.log_every == 0:
                     l = np.asarray(jax.device_get(losses)); losses = []
-                    log.write(done, {"loss": l.mean(), "grad_norm": float(metrics.grad_norm)})
+                    log.write(done, {"loss": float(l.mean()), "grad_norm": float(metrics.grad_norm)})
                 v = None
                 if done % config.eval_every == 0 or done == config.stop_at:
                     v = evaluate(eqx.combine(state.params, frozen), dataset, "valid", rank)

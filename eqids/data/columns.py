@@ -8,7 +8,7 @@ import ibis.expr.types as ir
 
 from eqids.config import UserError, require
 from eqids.data.sources import Source
-from eqids.data.tables import ROW, reading
+from eqids.data.tables import reading
 
 _TIME_WANTED = (
     "wanted numbers (unix seconds), dates, timestamps, or text like "
@@ -47,12 +47,12 @@ def typed_events(source: Source, min_rating: float | None) -> tuple[ir.Table, in
     if min_rating is not None:
         keep = _rating(source) >= min_rating
     typed = table.filter(keep) if keep is not None else table
-    return typed.select(**columns, **{ROW: table[ROW]}), found["rows"]
+    return typed.select(**columns, row=table["row"]), found["rows"]
 
 
 def _survey(source: Source) -> Mapping[str, Any]:
     """One pass over the file: rows, empty cells, and what texts spell."""
-    table, row = source.events, source.events[ROW]
+    table, row = source.events, source.events["row"]
     wanted: dict[str, Any] = {"rows": table.count()}
     for name in ("user", "item", "time"):
         if name in table.columns:
@@ -153,11 +153,11 @@ def _rating(source: Source) -> Any:
 def _require_values(source: Source, name: str, value: Any, wanted: str) -> None:
     table = source.events
     with reading(source.file):
-        row = table.aggregate(bad=table[ROW].min(where=value.isnull())).to_pyarrow()
+        row = table.aggregate(bad=table["row"].min(where=value.isnull())).to_pyarrow()
         bad = row["bad"][0].as_py()
         if bad is None:
             return
-        cell = table.filter(table[ROW] == bad).select(cell=table[name].cast("string"))
+        cell = table.filter(table["row"] == bad).select(cell=table[name].cast("string"))
         text = cell.to_pyarrow()["cell"][0].as_py()
     raise UserError(
         f"{source.file}: column {source.columns[name]!r} is {text!r} in row {bad + 1}, "

@@ -13,7 +13,7 @@ from eqids.config import PrepareConfig, require
 from eqids.data.columns import typed_events
 from eqids.data.info import Counts
 from eqids.data.sources import Source
-from eqids.data.tables import ROW, reading
+from eqids.data.tables import reading
 
 _PRIME = 2**31 - 1
 _ID_ORDER = 0.9
@@ -94,16 +94,17 @@ def _numbered_events(
         rated > 0, f"{source.file}: no rating reaches --min_rating {config.min_rating}"
     )
     users, items = _numbered(con, raw, "user"), _numbered(con, raw, "item")
-    joined = raw.join(users, raw["user"] == users["id"]).rename(user_number="number")
-    joined = joined.drop("id").join(items, joined["item"] == items["id"])
-    columns = {"user": joined["user_number"], "item": joined["number"]}
+    named = users.select(user="id", user_number="number")
+    joined = raw.join(named, "user")
+    joined = joined.join(items.select(item="id", item_number="number"), "item")
+    columns = {"user": joined["user_number"], "item": joined["item_number"]}
     if "when" in raw.columns:
         columns["when"] = joined["when"]
-    events = joined.select(**columns, **{ROW: joined[ROW]})
+    events = joined.select(**columns, row=joined["row"])
     if "when" in raw.columns:
-        events = events.group_by(list(columns)).aggregate(**{ROW: events[ROW].min()})
+        events = events.group_by(list(columns)).aggregate(row=events["row"].min())
     events = con.create_table("events", events, temp=True)
-    con.drop_table("raw")
+    con.raw_sql("DROP TABLE raw")
     dropped = rated - _count(events)
     counts = Counts(num_rows, rated_lower=num_rows - rated, duplicates_dropped=dropped)
     return events, users, items, counts
@@ -128,19 +129,15 @@ def _frequent(con: Any, events: ir.Table, config: PrepareConfig) -> ir.Table:
     while least and _count(events) != before:
         before = _count(events)
         for name, number in least.items():
-            size = events.count().over(group_by=name)
-            kept = events.mutate(size=size).filter(ibis._["size"] >= number)
-            table = f"frequent_{name}"
-            smaller = con.create_table("smaller", kept.drop("size"), temp=True)
-            if table in con.list_tables():
-                con.drop_table(table)
-            events = con.rename_table("smaller", table) or con.table(table)
+            sized = events.mutate(size=events.count().over(group_by=name))
+            kept = sized.filter(sized["size"] >= number).drop("size")
+            events = con.create_table(ibis.util.gen_name("kept"), kept, temp=True)
     return events
 
 
 def _ties(events: ir.Table) -> tuple[int, int]:
     """Neighbours in the file's order with one user and time; those ascending by id."""
-    order = ibis.window(group_by=["user", "when"], order_by=ROW)
+    order = ibis.window(group_by=["user", "when"], order_by="row")
     before = events.select(item="item", before=events["item"].lag(1).over(order))
     tied = before.aggregate(
         tied=before["before"].count(),
@@ -158,7 +155,7 @@ def _ordered(events: ir.Table, seed: int | None) -> ir.Table:
         columns["time"] = events["when"].floor().cast("int64")
         if seed is not None:
             order.append(_hash(events["user"], events["item"], seed))
-    return events.order_by([*order, events[ROW]]).select(**columns)
+    return events.order_by([*order, events["row"]]).select(**columns)
 
 
 def _hash(user: Any, item: Any, seed: int) -> Any:
@@ -178,8 +175,8 @@ def _titled(items: ir.Table, titles: ir.Table | None) -> ir.Table:
     if titles is None:
         return items.mutate(title=key, text=ibis.literal(""))
     first = titles.group_by("key").aggregate(
-        title=titles["title"].argmin(titles[ROW]),
-        text=titles["text"].argmin(titles[ROW]),
+        title=titles["title"].argmin(titles["row"]),
+        text=titles["text"].argmin(titles["row"]),
     )
     joined = items.left_join(first, key == first["key"])
     return joined.select(

@@ -202,7 +202,7 @@ def _titles(con: Any, config: PrepareConfig) -> ir.Table:
 
 
 def _atomic_items(con: Any, config: PrepareConfig, path: Path) -> ir.Table | None:
-    """Titles of a RecBole `.item` file: title (year), and what else it says in words."""
+    """The title (year) and class of each line of a RecBole `.item` file."""
     table = atomic(con, path)
     names = [name for name in table.columns if name.endswith(("title", "name"))]
     if config.item_column not in table.columns or not names:

@@ -1,0 +1,68 @@
+"""Makes a dataset folder from raw interactions.
+
+    python -m eqids.prepare
+    python -m eqids.prepare --source ml-1m --data_dir data/ml-1m
+    python -m eqids.prepare --source csv:plays.csv --data_dir data/plays \\
+        --user_column listener --item_column track --time_column played_at \\
+        --items tracks.csv --title_column name --min_user_interactions 3
+
+The first fetches MovieLens-100K into data/ml-100k. Users and items keep your ids;
+histories are split into training, validation and test events, and items are
+clustered by who used them. Then train with `python -m eqids.train --data_dir DIR`.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import tyro
+from tqdm import tqdm
+
+from eqids.config import PrepareConfig
+from eqids.data import Dataset
+from eqids.data.prepare import prepare
+from eqids.door import run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads flags, prepares the dataset and says what it holds."""
+    start = time.perf_counter()
+    config = tyro.cli(
+        PrepareConfig,
+        prog="python -m eqids.prepare",
+        description=__doc__,
+        args=argv,
+        use_underscores=True,
+    )
+    dataset = prepare(config, lambda sentence: tqdm.write(sentence, sys.stdout))
+    print(summary(dataset))
+    print(f"done in {time.perf_counter() - start:.1f} s; next:")
+    print(f"  python -m eqids.train --data_dir {config.data_dir}")
+
+
+def summary(dataset: Dataset) -> str:
+    """The numbers of a dataset, a line for each thing worth knowing."""
+    info, counts, clusters = dataset.info, dataset.info.counts, dataset.info.clusters
+    density = info.num_events / (info.num_users * info.num_items)
+    ties = {"file_order": "file's order", "seeded_hash": "a seeded hash"}
+    rows = {
+        "users": f"{info.num_users:,} ({counts.users_dropped:,} dropped as rare)",
+        "items": f"{info.num_items:,} ({counts.items_dropped:,} dropped as rare, "
+        f"{counts.items_untrained:,} in no training event)",
+        "events": f"{info.num_events:,} of {counts.rows_read:,} rows, density "
+        f"{density:.2%} ({counts.rated_lower:,} rated lower, "
+        f"{counts.duplicates_dropped:,} duplicates, {counts.rare_dropped:,} rare)",
+        "ties": f"{counts.tied_neighbours:,} neighbours in one moment, ordered by "
+        f"{ties[info.protocol.ties]}",
+        "split": f"{info.protocol.split}: {counts.users_valid:,} users validate, "
+        f"{counts.users_test:,} test, {counts.short_users:,} train only",
+        "clusters": f"{info.num_clusters:,} of {clusters.smallest:,} to "
+        f"{clusters.largest:,} items, by {clusters.method}; "
+        f"{clusters.consecutive_share:.1%} of consecutive events share one",
+        "dataset": info.dataset_hash[:16],
+    }
+    return "\n".join(f"{name:<9} {text}" for name, text in rows.items())
+
+
+if __name__ == "__main__":
+    run(main)
