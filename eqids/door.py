@@ -14,9 +14,19 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except UserError as error:
+    except ValueError as error:
+        if not _is_users(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_users(error: ValueError) -> bool:
+    # Doors that shard nothing should not pay for importing jax.
+    sharding = sys.modules.get("sharding")
+    return isinstance(error, UserError) or (
+        sharding is not None and isinstance(error, sharding.LayoutError)
+    )

@@ -1,75 +1,177 @@
 """Train: `python -m eqids.train`."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from eqids.config import TrainConfig, require
+import convert
+from eqids.config import (
+    LLAMA_PRESETS,
+    LlamaConfig,
+    PrepareConfig,
+    RunConfig,
+    TrainConfig,
+    require,
+)
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
-run = lambda f: f()
-from eqids.fit.checkpoint import best_step, prune, restore, save, steps
+from eqids.data.prepare import prepare
+from eqids.door import run
+from eqids.fit.checkpoint import best_step, restore
 from eqids.fit.evaluation import evaluate, make_ranker
-from eqids.fit.log import Log
+from eqids.fit.loop import train
+from eqids.fit.memory import estimate
 from eqids.fit.optimizer import make_optimizer
-from eqids.fit.recipe import resolved
-from eqids.fit.runs import initial_model, model_config, resume, run_meta
-from eqids.fit.step import make_step, start
-from eqids.model import Batch, Llama
-from sharding import make_mesh, named_layout, place
+from eqids.fit.recipe import DEFAULT_DATA, resolved
+from eqids.fit.runs import (
+    RESULT_FILE,
+    initial_model,
+    load_weights,
+    model_config,
+    resume,
+    run_keys,
+    run_meta,
+    write_json,
+)
+from eqids.fit.step import State, make_step, split, start
+from eqids.model import Llama
+from eqids.report import full_result, table
+from sharding import placement
+
+DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
+
+Without flags: fetch MovieLens-100K, train the nano model from scratch (about two
+minutes on two CPU cores), evaluate it beside the baselines and leave a checkpoint.
+Typing the same command again goes on where a stopped run left off.
+
+    python -m eqids.train
+    python -m eqids.train --data_dir data/mine --seed 1 --checkpoint_dir runs/mine
+
+Two stages with a pretrained Llama, frozen first, then trained as a whole:
+
+    python -m eqids.train --llama_path Llama-3.2-1B --freeze_llama \\
+        --data_dir data/mine --checkpoint_dir runs/stage1 --num_steps 1000
+    python -m eqids.train --llama_path Llama-3.2-1B --train all \\
+        --data_dir data/mine --load_checkpoint runs/stage1/1000 \\
+        --checkpoint_dir runs/stage2 --num_steps 500 --learning_rate 1e-5
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains, evaluates and leaves checkpoints."""
-    asked = tyro.cli(TrainConfig, args=argv, use_underscores=True)
-    config = resolved(asked)
-    dataset = open_dataset(config.data_dir or Path("data/ml-100k"))
-    llama = None
-    layout = named_layout(config.layout, jax.device_count())
-    mesh = make_mesh(layout)
-    put = lambda t: place(t, layout, mesh)
-    folder = config.checkpoint_dir
-    dtype = jnp.dtype(config.dtype)
-    sizes = model_config(config, dataset, llama)
-    meta = lambda v: run_meta(config, sizes, dataset, None, v)
-    with jax.set_mesh(mesh):
-        k1, k2 = jax.random.split(jax.random.key(config.seed))
-        model = put(initial_model(sizes, dataset, llama, k1))
-        optimizer = make_optimizer(num_steps=config.num_steps, learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, weight_decay=config.weight_decay, grad_clip=config.grad_clip)
-        state, frozen = start(model, config.train, optimizer)
-        del model
-        found = resume(folder, state, meta(None))
-        if found: state, _ = found
-        step = make_step(optimizer, dtype=dtype, remat=config.remat)
-        rank = make_ranker(config.seq_len, dtype, put)
-        batches = TrainingBatches(dataset, BatchConfig(config.seq_len, config.batch_size, config.seed, config.gap_dropout, config.shuffle_ties))
-        done = int(state.step)
-        losses=[]; best=0
-        with Log(folder, done, config.stop_at) as log:
-            for arrays in batches.iterate(done, config.stop_at):
-                done += 1
-                state, metrics = step(state, frozen, put(Batch(**arrays)), k2)
-                losses.append(metrics.loss)
-                log.advance()
-                if done % config.log_every == 0:
-                    l = np.asarray(jax.device_get(losses)); losses = []
-                    log.write(done, {"loss": float(l.mean()), "grad_norm": float(metrics.grad_norm)})
-                v = None
-                if done % config.eval_every == 0 or done == config.stop_at:
-                    v = evaluate(eqx.combine(state.params, frozen), dataset, "valid", rank)
-                    log.write(done, {"valid_ndcg": v["filtered"]["ndcg@10"], "valid_recall": v["filtered"]["recall@10"], "nll": v["nll"]})
-                    if v["filtered"]["ndcg@10"] > best:
-                        best=v["filtered"]["ndcg@10"]
-                        bestp = jax.tree.map(np.asarray, state.params)
-        t = evaluate(eqx.combine(put(bestp), frozen), dataset, "test", rank)
-        print("RESULT valid", best, "test ndcg", t["filtered"]["ndcg@10"], "recall", t["filtered"]["recall@10"], "nll", t["nll"], "unf", t["unfiltered"]["ndcg@10"], "n50", t["filtered"]["ndcg@50"])
+    """Trains, evaluates and says what to type next."""
+    flags = tyro.cli(
+        TrainConfig, args=argv, description=DESCRIPTION, use_underscores=True
+    )
+    config = resolved(flags)
+    recipe, folder = config.recipe, config.checkpoint_dir
+    dtype, put = jnp.dtype(config.dtype), placement(flags.layout)
+    dataset = _dataset(flags.data_dir)
+    sizes = model_config(config, dataset, _llama_config(flags))
+    optimizer = make_optimizer(recipe, flags.grad_clip)
+    with put.active():
+        if flags.estimate_memory_only:
+            return print(_memory(estimate(config, sizes, put)))
+        llama, base = _pretrained(config)
+        first_key, step_key = run_keys(flags.seed)
+        model = put(initial_model(sizes, dataset, llama, first_key))
+        params, frozen = split(model, config.strategy, dtype)
+        state = start(params, optimizer)
+        del llama, model, params
+        if flags.load_checkpoint is not None:
+            state = load_weights(state, flags.load_checkpoint, dataset)
+        meta = partial(run_meta, config, sizes, dataset, base)
+        state = resume(folder, state, meta(None)) or state
+        print(_opening(config, dataset, state))
+        step = make_step(optimizer, dtype, remat=flags.remat)
+        batches = TrainingBatches(dataset, _batch_config(config))
+        ranker = make_ranker(recipe.seq_len, dtype, put)
+        state = train(
+            config, state, frozen, step, step_key, dataset=dataset, batches=batches,
+            ranker=ranker, folder=folder, meta=meta, put=put,
+        )  # fmt: skip
+        best = best_step(folder) or int(state.step)
+        params = restore(folder / str(best), state.params, prefix="params")
+        metrics = evaluate(eqx.combine(params, frozen), dataset, "test", ranker)
+    result = full_result(dataset, "test", metrics, best)
+    write_json(folder / RESULT_FILE, result)
+    print(table(result))
+    print(_closing(folder))
+
+
+def _dataset(data_dir: Path | None) -> Dataset:
+    """Opens the dataset; the default one is prepared first where it is not there."""
+    if data_dir is None and not DEFAULT_DATA.exists():
+        prepare(PrepareConfig(data_dir=DEFAULT_DATA), print)
+    return open_dataset(data_dir or DEFAULT_DATA)
+
+
+def _llama_config(flags: TrainConfig) -> LlamaConfig:
+    if flags.llama_path is None:
+        return LLAMA_PRESETS[flags.llama_size]
+    found = convert.read_config(flags.llama_path)
+    require(
+        flags.llama_size in ("nano", _size_name(found)),
+        f"{flags.llama_path} is not a Llama of --llama_size {flags.llama_size}, its "
+        f"sizes are {found}",
+    )
+    return found
+
+
+def _size_name(config: LlamaConfig) -> str | None:
+    return next((name for name, c in LLAMA_PRESETS.items() if c == config), None)
+
+
+def _pretrained(config: RunConfig) -> tuple[Llama | None, str | None]:
+    """Returns the pretrained Llama and its fingerprint, or nothing from scratch."""
+    path = config.flags.llama_path
+    if path is None:
+        return None, None
+    print(f"loading {path}")
+    dtype = config.dtype if config.strategy == "heads" else "float32"
+    return convert.load_llama(path, dtype), convert.fingerprint(path)
+
+
+def _batch_config(config: RunConfig) -> BatchConfig:
+    flags, recipe = config.flags, config.recipe
+    return BatchConfig(
+        seq_len=recipe.seq_len,
+        batch_size=recipe.batch_size,
+        seed=flags.seed,
+        gap_dropout=flags.gap_dropout,
+        shuffle_ties=flags.shuffle_ties,
+    )
+
+
+def _opening(config: RunConfig, dataset: Dataset, state: State) -> str:
+    learns = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    info, recipe, step = dataset.info, config.recipe, int(state.step)
+    lines = [
+        f"{info.num_users:,} users, {info.num_items:,} items in {info.num_clusters:,} "
+        f"clusters, {info.num_events:,} events ({dataset.path})",
+        f"{config.strategy}: {learns:,} parameters train; {recipe.num_steps:,} steps "
+        f"of {recipe.batch_size} x {recipe.seq_len} into {config.checkpoint_dir}",
+    ]
+    if step:
+        lines.append(f"going on from step {step}, found in {config.checkpoint_dir}")
+    return "\n".join(lines)
+
+
+def _closing(folder: Path) -> str:
+    return (
+        f"result in {folder / RESULT_FILE}; now ask for recommendations:\n"
+        f"  python -m eqids.recommend --checkpoint {folder} --user 1"
+    )
+
+
+def _memory(needs: Mapping[str, int]) -> str:
+    lines = [f"{name:<12}{size / 2**30:10.3f} GiB" for name, size in needs.items()]
+    return "\n".join(["a device's memory, compiled for this machine:", *lines])
+
 
 if __name__ == "__main__":
     run(main)

@@ -20,5 +20,9 @@ from sharding.ops import (
     lookup as lookup,
     per_shard as per_shard,
 )
-from sharding.place import place as place
+from sharding.place import (
+    Placement as Placement,
+    place as place,
+    placement as placement,
+)
 from sharding.words import Words as Words, words as words

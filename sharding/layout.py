@@ -44,9 +44,7 @@ class Layout:
 
     name: str
     mesh_shape: tuple[int, int, int]
-    storage: Mapping[str, str] = field(
-        default_factory=lambda: _STORAGE, hash=False
-    )
+    storage: Mapping[str, str] = field(default_factory=lambda: _STORAGE, hash=False)
     activations: Mapping[str, tuple[str, ...]] = field(
         default_factory=lambda: _ACTIVATIONS, hash=False
     )
@@ -92,7 +90,8 @@ def named_layout(name: str, num_devices: int) -> Layout:
         LayoutError: no such layout, or it cannot use this number of devices.
     """
     if name not in LAYOUT_NAMES:
-        raise LayoutError(f"layout is {name!r}, wanted one of {', '.join(LAYOUT_NAMES)}")
+        names = ", ".join(LAYOUT_NAMES)
+        raise LayoutError(f"layout is {name!r}, wanted one of {names}")
     if name == "tensor" and num_devices % 2:
         raise LayoutError(
             f"layout 'tensor' needs an even number of devices, there are {num_devices}"

@@ -1,10 +1,14 @@
 """Put a tree of arrays where a layout wants it."""
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from sharding.layout import Layout
+from sharding.layout import Layout, make_mesh, named_layout
 from sharding.words import Words, words
 
 
@@ -22,7 +26,7 @@ def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
     """
     axes = words(tree)
     if layout is None or mesh is None:
-        return jax.tree.map(jax.numpy.asarray, tree)
+        return jax.tree.map(_on_default_device, tree)
 
     def where(leaf: jax.Array, axis: Words) -> NamedSharding:
         return NamedSharding(mesh, layout.spec(axis.names, leaf.shape, axis.field))
@@ -35,3 +39,35 @@ def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
         return jax.device_put(leaf, sharding)
 
     return jax.tree.map(put, tree, shardings)
+
+
+def _on_default_device(leaf: PyTree) -> PyTree:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A layout on its mesh, or neither: where everything of a run lies."""
+
+    layout: Layout | None
+    mesh: Mesh | None
+
+    def __call__(self, tree: PyTree) -> PyTree:
+        """Returns the tree on the mesh; see `place`."""
+        return place(tree, self.layout, self.mesh)
+
+    def active(self) -> AbstractContextManager[object]:
+        """Returns the context to compute in."""
+        return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+
+def placement(name: str) -> Placement:
+    """Returns a named layout over all devices there are; `none` is no mesh at all.
+
+    Raises:
+        LayoutError: no such layout, or it cannot use this number of devices.
+    """
+    if name == "none":
+        return Placement(None, None)
+    layout = named_layout(name, jax.device_count())
+    return Placement(layout, make_mesh(layout))

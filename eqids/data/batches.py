@@ -12,7 +12,7 @@ from eqids.data.dataset import Dataset
 from eqids.data.packing import EpochPlan, PackingPlan
 
 Arrays = Mapping[str, np.ndarray]
-"""The fields of the model's `Batch`, int32 `[batch, seq]` each."""
+"""The fields of the model's `Batch`: int32 NumPy arrays `[batch, seq]`."""
 
 NUM_GAPS = 36
 """Buckets of the time between two events: unknown, none, and 34 powers of two."""
@@ -62,6 +62,11 @@ class TrainingBatches:
     """The endless, seekable stream of training batches."""
 
     def __init__(self, dataset: Dataset, config: BatchConfig):
+        """Plans the epochs.
+
+        Raises:
+            UserError: no user has two training events.
+        """
         self._dataset = dataset
         self.config = config
         self.plan = PackingPlan(dataset.train_length, config.seq_len, config.seed)

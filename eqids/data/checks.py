@@ -38,7 +38,7 @@ def check_catalog(
     )
     _all_rows(valid[slots], file, lambda row: f"slot {slots[row]} is an empty place")
     require(
-        valid.sum() == len(slots),
+        int(valid.sum()) == len(slots),
         f"{path / CLUSTERS_FILE}: item_valid marks {valid.sum()} places, wanted "
         f"{len(slots)}, the items of {ITEMS_FILE}",
     )
@@ -57,8 +57,7 @@ def check_histories(path: Path, dataset: "Dataset") -> None:
     """Requires slots that hold items, and times that never fall within a history."""
     file, slots, offsets = path / HISTORIES_FILE, dataset.slots, dataset.offsets
     require(
-        offsets[0] == 0
-        and offsets[-1] == len(slots)
+        offsets[[0, -1]].tolist() == [0, len(slots)]
         and bool((np.diff(offsets) > 0).all()),
         f"{file}: offsets do not rise from 0 to {len(slots)}",
     )

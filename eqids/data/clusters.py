@@ -1,19 +1,21 @@
 """Items into clusters of equal size, from training interactions alone.
 
-On MovieLens-100K, bisection put 22% of consecutive training events into one
-cluster, k-means with capacities 15% (by chance 2%), and it scales: O(items log
-clusters), every cluster full.
+By bisection: on MovieLens-100K 22% of consecutive training events share a cluster,
+by k-means with capacities 15%, in random clusters 2%; and it scales, O(items log
+clusters), with every cluster full.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
-from sklearn.utils.extmath import randomized_svd
 
 from eqids.config import require
 
 Method = Literal["interactions", "popularity", "random"]
+
+_OVERSAMPLES = 10
+_ITERATIONS = 6
 
 
 def item_vectors(
@@ -46,13 +48,29 @@ def item_vectors(
     length = np.sqrt(np.asarray(matrix.power(2).sum(axis=1))).reshape(-1)
     scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
     matrix = (scipy.sparse.diags(scale) @ matrix).tocsr().astype(np.float32)
-    rank = min(width, *shape)
-    _, values, right = randomized_svd(matrix, rank, random_state=seed)
     vectors = np.zeros((num_items, width), np.float32)
-    vectors[:, : len(values)] = right.T * values
+    right = _right_vectors(matrix, min(width, num_items), seed)
+    vectors[:, : right.shape[1]] = right
     vectors[np.bincount(items, minlength=num_items) == 0] = 0
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.sqrt(np.where(norm > 0, norm, 1))
+
+
+def _right_vectors(matrix: Any, rank: int, seed: int) -> np.ndarray:
+    """float32 [column, rank]: right singular vectors times their singular values.
+
+    Randomized subspace iteration, orthogonalised on the columns' side only: half the
+    time and memory of scikit-learn's `randomized_svd` where there are many rows.
+    """
+    size = min(rank + _OVERSAMPLES, matrix.shape[1])
+    start = np.random.default_rng(seed).standard_normal((matrix.shape[1], size))
+    basis, transposed = start.astype(np.float32), matrix.T.tocsr()
+    for _ in range(_ITERATIONS):
+        basis, _ = np.linalg.qr(transposed @ (matrix @ basis))
+    image = matrix @ basis
+    squares, rotation = np.linalg.eigh((image.T @ image).astype(np.float64))
+    values = np.sqrt(np.maximum(squares[::-1][:rank], 0))
+    return basis @ (rotation[:, ::-1][:, :rank] * values).astype(np.float32)
 
 
 def assign(

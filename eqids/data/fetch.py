@@ -4,11 +4,11 @@ GroupLens forbids redistribution, so its rows are never part of EqIDs.
 """
 
 import contextlib
+import http.client
 import os
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +33,21 @@ _BLOCK = 1 << 20
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: $EQIDS_CACHE, or ~/.cache/eqids."""
+    """Where fetched files are kept: $EQIDS_CACHE, or ~/.cache/eqids.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
     given = os.environ.get("EQIDS_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "eqids"
+    folder = Path(given) if given else Path.home() / ".cache" / "eqids"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}, the cache, cannot be made ({error}): set EQIDS_CACHE to a "
+            "folder that can be written to"
+        ) from None
+    return folder
 
 
 def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
@@ -70,7 +82,6 @@ def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
 @contextlib.contextmanager
 def _arriving(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial
@@ -85,7 +96,6 @@ def _wheel(folder: Path, progress: Callable[[str], None]) -> Path | None:
     if wheel.exists() and file_sha256(wheel) == WHEEL_SHA256:
         return wheel
     progress("fetching MovieLens-100K inside recbole 1.2.1 with pip")
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as downloads:
         command = [sys.executable, "-m", "pip", "download", "recbole==1.2.1"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", downloads]
@@ -116,7 +126,7 @@ def _download(url: str, path: Path, name: str) -> None:
                     file.write(block)
                     bar.update(len(block))
                 got = file.tell()
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"{url} could not be reached ({reason}): fetch {name}.zip elsewhere and "

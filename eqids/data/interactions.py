@@ -23,7 +23,7 @@ _ID_ORDER = 0.9
 class Interactions:
     """Every user's events, oldest first; users and items in the order of their ids."""
 
-    user_ids: pa.Array
+    user_ids: pa.ChunkedArray
     """Ids [user], of the type that the user gave."""
     items: pa.Table
     """Columns item (the id), title and text; one row an item."""
@@ -125,13 +125,17 @@ def _frequent(con: Any, events: ir.Table, config: PrepareConfig) -> ir.Table:
     """The largest set in which every user and item has enough events (the k-core)."""
     least = {"user": config.min_user_interactions, "item": config.min_item_interactions}
     least = {name: number for name, number in least.items() if number > 1}
-    before = None
+    before: int | None = None
+    stored: str | None = None
     while least and _count(events) != before:
         before = _count(events)
-        for name, number in least.items():
-            sized = events.mutate(size=events.count().over(group_by=name))
+        for column, number in least.items():
+            sized = events.mutate(size=events.count().over(group_by=column))
             kept = sized.filter(sized["size"] >= number).drop("size")
-            events = con.create_table(ibis.util.gen_name("kept"), kept, temp=True)
+            last, stored = stored, ibis.util.gen_name("kept")
+            events = con.create_table(stored, kept, temp=True)
+            if last is not None:
+                con.raw_sql(f"DROP TABLE {last}")
     return events
 
 

@@ -74,7 +74,7 @@ def temporal(offsets: np.ndarray, times: np.ndarray | None) -> Split:
     if times is None:
         raise UserError("--split temporal needs times: name their --time_column")
     ranks = [int(len(times) * q) for q in (_VALID_QUANTILE, _TEST_QUANTILE)]
-    valid_from, test_from = np.partition(times, ranks)[ranks]
+    valid_from, test_from = np.partition(times, ranks)[ranks].tolist()
     train_length = _first_at(times, offsets, valid_from)
     tests_at = _first_at(times, offsets, test_from)
     valid = (train_length > 0) & (train_length < tests_at)
@@ -90,8 +90,8 @@ def temporal(offsets: np.ndarray, times: np.ndarray | None) -> Split:
         train_length=train_length,
         valid_at=np.where(valid, train_length, -1).astype(np.int32),
         test_at=np.where(test, tests_at, -1).astype(np.int32),
-        valid_from=int(valid_from),
-        test_from=int(test_from),
+        valid_from=valid_from,
+        test_from=test_from,
     )
 
 

@@ -77,7 +77,8 @@ def with_header(con: Any, path: Path, wanted: Sequence[str]) -> ir.Table:
     splits = {delimiter: _split(line, delimiter) for delimiter in _DELIMITERS}
     telling = [d for d, names in splits.items() if set(wanted) <= set(names)]
     delimiter = telling[0] if telling else max(splits, key=lambda d: len(splits[d]))
-    names = splits[delimiter]
+    # Data frames write their index under an empty name.
+    names = [name or f"column{n}" for n, name in enumerate(splits[delimiter])]
     _require_unique(path, names)
     return delimited(con, path, delimiter, names, header=True)
 
@@ -127,7 +128,9 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _require_unique(path: Path, names: Sequence[str]) -> None:
-    twice = [name for name in names if names.count(name) > 1]
+    # DuckDB does not tell upper from lower case in names.
+    folded = [name.casefold() for name in names]
+    twice = [name for name in names if folded.count(name.casefold()) > 1]
     require(
         not twice,
         f"{path} names column {twice[0] if twice else ''!r} twice, wanted each once",

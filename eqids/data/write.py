@@ -52,29 +52,40 @@ def write_dataset(
         UserError: if the folder exists and may not be replaced, or if what was
             given is no valid dataset.
     """
-    path = Path(path)
     check_target(path, overwrite)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    target = path.resolve()
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        order = np.argsort(items["slot"].to_numpy())
-        items, item_vectors = items.take(order), item_vectors[order]
-        users = _user_table(users, histories["offsets"])
-        pq.write_table(items.select(ITEM_COLUMNS), partial / ITEMS_FILE)
-        pq.write_table(users, partial / USERS_FILE)
-        save_file(dict(histories), partial / HISTORIES_FILE)
-        save_file(_places(info, items, item_vectors), partial / CLUSTERS_FILE)
-        catalog = catalog_id(items["item"], items["slot"], info.room)
-        files = {name: file_sha256(partial / name) for name in DATA_FILES}
-        content = _dataset_hash(info, catalog, histories, users)
-        info = with_hashes(info, catalog, content, files)
-        (partial / INFO_FILE).write_text(render_info(info), encoding="utf-8")
+        _write_files(partial, info, histories, users, items, item_vectors)
         open_dataset(partial)
-        _put(partial, path)
+        _put(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_dataset(path)
+
+
+def _write_files(
+    folder: Path,
+    info: DatasetInfo,
+    histories: Mapping[str, np.ndarray],
+    users: pa.Table,
+    items: pa.Table,
+    item_vectors: np.ndarray,
+) -> None:
+    order = np.argsort(items["slot"].to_numpy())
+    items, item_vectors = items.take(order), item_vectors[order]
+    users = _user_table(users, histories["offsets"])
+    pq.write_table(items.select(ITEM_COLUMNS), folder / ITEMS_FILE)
+    pq.write_table(users, folder / USERS_FILE)
+    save_file(dict(histories), folder / HISTORIES_FILE)
+    save_file(_places(info, items, item_vectors), folder / CLUSTERS_FILE)
+    catalog = catalog_id(items["item"], items["slot"], info.room)
+    content = _dataset_hash(info, catalog, histories, users)
+    files = {name: file_sha256(folder / name) for name in DATA_FILES}
+    info = with_hashes(info, catalog, content, files)
+    (folder / INFO_FILE).write_text(render_info(info), encoding="utf-8")
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -84,6 +95,11 @@ def check_target(path: Path, overwrite: bool) -> None:
         UserError: if something is there and `overwrite` is false, or if it holds
             more than a dataset's files.
     """
+    parent = next(above for above in path.resolve().parents if above.exists())
+    require(
+        parent.is_dir() and os.access(parent, os.W_OK),
+        f"{parent} is not a folder that can be written to, so {path} cannot be made",
+    )
     require(not path.exists() or path.is_dir(), f"{path} is a file, wanted a folder")
     there = {file.name for file in path.iterdir()} if path.exists() else set()
     require(
@@ -154,7 +170,10 @@ def _places(
 
 
 def _put(partial: Path, path: Path) -> None:
+    # safetensors makes files that only their owner may read.
+    mode = (partial / INFO_FILE).stat().st_mode
     for file in partial.iterdir():
+        file.chmod(mode)
         _sync(file)
     _sync(partial)
     old = path.with_name(f".{path.name}.old-{os.getpid()}")

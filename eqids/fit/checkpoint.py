@@ -16,7 +16,7 @@ before anything is read, and a SHA-256, compared by `verify`.
 """
 
 import dataclasses
-import functools
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -29,15 +29,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from eqids.config import UserError, require
-from eqids.fit import store
 from eqids.fit.chunks import num_chunks, whole
+from eqids.fit.leaves import Stored, leaf_name, match, stored_arrays
 from eqids.fit.manifest import (
     FORMAT_VERSION,
     ArrayRecord,
-    FileRecord,
     Manifest,
     content_problems,
-    file_sha256,
     files_below,
     raise_first,
     read_manifest,
@@ -45,8 +43,9 @@ from eqids.fit.manifest import (
     step_label,
     write_manifest,
 )
+from eqids.fit.processes import of_all_processes, wait_for_all
 from eqids.fit.reader import Reader, read_sharded
-from eqids.fit.steps import (
+from eqids.fit.retention import (
     best_step,
     latest_step,
     partial_folder,
@@ -55,6 +54,7 @@ from eqids.fit.steps import (
     resolve,
     steps,
 )
+from eqids.fit.store import Written, blocks_of, describe, write_parts
 
 __all__ = [
     "Manifest", "best_step", "latest_step", "partials", "prune", "read_manifest",
@@ -62,13 +62,9 @@ __all__ = [
 ]  # fmt: skip
 
 Tree = TypeVar("Tree", bound=PyTree)
-Stored = tuple[jax.Array | np.ndarray, str | None]
-"""An array to store, and its generator's name if it is the data of random keys."""
 
 
-def save(
-    directory: Path, step: int, tree: PyTree[jax.Array], meta: Mapping[str, Any]
-) -> Path:
+def save(directory: Path, step: int, tree: PyTree, meta: Mapping[str, Any]) -> Path:
     """Writes a checkpoint: all of it, or nothing that anyone would take for one.
 
     Sharded arrays are written shard by shard and never gathered. Partial folders
@@ -77,7 +73,7 @@ def save(
     Args:
         directory: the run's folder, made if it does not exist.
         step: the training step, which names the checkpoint.
-        tree: arrays (any shape, typed random keys too); None leaves are nothing.
+        tree: jax or NumPy arrays (typed random keys too); None is no leaf.
         meta: facts to keep with them, as JSON values; see `Manifest.meta`.
 
     Returns:
@@ -85,6 +81,7 @@ def save(
 
     Raises:
         UserError: the step is there already, or the disk refused.
+        TypeError: a leaf is no array.
     """
     target, partial = directory / str(step), partial_folder(directory, step)
     require(
@@ -92,19 +89,21 @@ def save(
         f"{step_label(target)} exists already, wanted a step that was not saved yet "
         "or another folder",
     )
-    arrays = _data(tree)
+    arrays = stored_arrays(tree)
+    first = jax.process_index() == 0
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for leftover in partials(directory):
-            shutil.rmtree(leftover)
-        partial.mkdir()
-        _write(partial, step, arrays, meta)
-        partial.rename(target)
-        _sync(directory)
+        if first:
+            _begin(directory, partial)
+        wait_for_all(f"step {step} begins")
+        written = _write(partial, arrays)
+        if first:
+            _commit(partial, target, _manifest(step, arrays, written, meta))
+        wait_for_all(f"step {step} is there")
     except (OSError, ValueError) as error:
         raise UserError(f"{step_label(target)} could not be saved: {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
@@ -129,8 +128,8 @@ def restore(path: Path, like: Tree, prefix: str = "") -> Tree:
     manifest = read_manifest(path)
     raise_first(size_problems(path, manifest))
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
-    wanted = {_name(route, prefix): leaf for route, leaf in paths}
-    _match(step_label(path), manifest, wanted, prefix)
+    wanted = {leaf_name(route, prefix): leaf for route, leaf in paths}
+    match(step_label(path), manifest, wanted, prefix)
     with Reader(path, manifest) as reader:
         leaves = [
             _place(reader, name, manifest.arrays[name], leaf)
@@ -169,66 +168,41 @@ def verify(path: Path, advance: Callable[[int], None] | None = None) -> list[str
     return problems
 
 
-def _name(route: Any, prefix: str) -> str:
-    name = jax.tree_util.keystr(route, simple=True, separator="/")
-    return "/".join(part for part in (prefix, name) if part)
+def _begin(directory: Path, partial: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for leftover in partials(directory):
+        shutil.rmtree(leftover)
+    partial.mkdir()
 
 
-def _data(tree: PyTree) -> dict[str, Stored]:
-    arrays: dict[str, Stored] = {}
-    for route, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = _name(route, "")
-        if not isinstance(leaf, jax.Array | np.ndarray):
-            raise TypeError(
-                f"leaf {name!r} is a {type(leaf).__name__}, wanted an array"
-            )
-        if name in arrays:
-            raise ValueError(f"two leaves are named {name!r}")
-        if _is_key(leaf):
-            impl = str(jax.random.key_impl(leaf))
-            arrays[name] = (jax.random.key_data(leaf), impl)
-        else:
-            arrays[name] = (leaf, None)
-    return arrays
+def _write(partial: Path, arrays: Mapping[str, Stored]) -> Written:
+    blocks = itertools.chain.from_iterable(
+        blocks_of(name, describe(*stored), stored[0]) for name, stored in arrays.items()
+    )
+    return of_all_processes(partial, write_parts(partial, blocks))
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _write(
-    partial: Path,
+def _manifest(
     step: int,
     arrays: Mapping[str, Stored],
+    written: Written,
     meta: Mapping[str, Any],
-) -> None:
-    records = {name: store.describe(*stored) for name, stored in arrays.items()}
-    blocks = (
-        block
-        for name, (array, _) in arrays.items()
-        for block in store.blocks(name, records[name], array)
-    )
-    chunks = store.write_parts(partial, blocks)
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        step=step,
-        saved=datetime.now(UTC).isoformat(timespec="seconds"),
-        arrays={
-            name: dataclasses.replace(
-                record,
-                chunks=tuple(chunks[name, n] for n in range(num_chunks(record))),
-            )
-            for name, record in records.items()
-        },
-        files={
-            name: FileRecord(path.stat().st_size, file_sha256(path))
-            for name, path in files_below(partial).items()
-        },
-        meta=meta,
-    )
+) -> Manifest:
+    records = {}
+    for name, stored in arrays.items():
+        record = describe(*stored)
+        chunks = (written.chunks[name, n] for n in range(num_chunks(record)))
+        records[name] = dataclasses.replace(record, chunks=tuple(chunks))
+    saved = datetime.now(UTC).isoformat(timespec="seconds")
+    return Manifest(FORMAT_VERSION, step, saved, records, written.files, meta)
+
+
+def _commit(partial: Path, target: Path, manifest: Manifest) -> None:
     write_manifest(partial, manifest)
     for path in [*partial.rglob("*"), partial]:
         _sync(path)
+    partial.rename(target)
+    _sync(target.parent)
 
 
 def _sync(path: Path) -> None:
@@ -240,52 +214,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _match(
-    label: str, manifest: Manifest, wanted: Mapping[str, Any], prefix: str
-) -> None:
-    for name, leaf in wanted.items():
-        record = manifest.arrays.get(name)
-        require(
-            record is not None,
-            f"{label}: no array {name!r}, wanted {_form(leaf)}",
-        )
-        stored = _form(_logical(record))
-        require(
-            stored == _form(leaf),
-            f"{label}: array {name!r} is {stored}, wanted {_form(leaf)}",
-        )
-    for name in manifest.arrays:
-        below = not prefix or name == prefix or name.startswith(f"{prefix}/")
-        require(
-            not below or name in wanted,
-            f"{label}: array {name!r} is stored but not wanted here",
-        )
-
-
-def _form(leaf: Any) -> str:
-    """Dtype and shape as text: float32[3, 4], key<fry>[8]."""
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _logical(record: ArrayRecord) -> jax.ShapeDtypeStruct:
-    stored = jax.ShapeDtypeStruct(record.shape, jax.numpy.dtype(record.dtype))
-    if record.key is None:
-        return stored
-    return jax.eval_shape(
-        functools.partial(jax.random.wrap_key_data, impl=record.key), stored
-    )
-
-
 def _place(reader: Reader, name: str, record: ArrayRecord, like: Any) -> Any:
     if isinstance(like, np.ndarray):
         return reader.read(name, whole(record))
-    sharding = like.sharding
-    if sharding is None:
+    if like.sharding is None:
         array = jax.device_put(reader.read(name, whole(record)))
     else:
-        array = read_sharded(reader, name, record, sharding)
-    return (
-        array
-        if record.key is None
-        else jax.random.wrap_key_data(array, impl=record.key)
+        array = read_sharded(reader, name, record, like.sharding)
+    require(
+        array.dtype == record.dtype,
+        f"array {name!r} is {record.dtype}, which needs jax_enable_x64",
     )
+    if record.key is None:
+        return array
+    return jax.random.wrap_key_data(array, impl=record.key)

@@ -9,13 +9,13 @@ from eqids.fit.manifest import ArrayRecord
 Box = tuple[slice, ...]
 """A region of an array: start and stop on every axis."""
 
-_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES = 8 << 20
 
 
 def chunk_shape(
     shape: tuple[int, ...], shard: tuple[int, ...], itemsize: int
 ) -> tuple[int, ...]:
-    """Shape of the chunks of an array: at most about 32 MiB, inside one shard.
+    """Shape of the chunks of an array: at most about 8 MiB, inside one shard.
 
     Leading axes are cut first, so that a chunk is contiguous in its shard. An axis
     that is sharded is cut into equal pieces only: a ragged one would cross shards.

@@ -15,7 +15,7 @@ from eqids.data import Dataset
 from eqids.data.batches import query_batch
 from eqids.fit.ranking import metrics, ranks
 from eqids.model import Batch, EqIDs, HierarchicalSoftmax
-from sharding import per_shard
+from sharding import Placement, per_shard
 
 Split = Literal["valid", "test"]
 
@@ -97,15 +97,13 @@ Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
 """Ranks a chunk's targets: filtered, unfiltered; and their log-probabilities."""
 
 
-def make_ranker(
-    seq_len: int, dtype: jnp.dtype, put: Callable[[Queries], Queries]
-) -> Ranker:
+def make_ranker(seq_len: int, dtype: jnp.dtype, put: Placement) -> Ranker:
     """Returns a function that ranks the targets of a chunk; it compiles once.
 
     Args:
         seq_len: the model sees the last so many events of a history.
         dtype: of Llama's computation.
-        put: moves host arrays to where the model is.
+        put: where the model is.
     """
 
     @jax.jit
@@ -117,10 +115,10 @@ def make_ranker(
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
         lengths = [min(len(history), seq_len) for history in chunk.histories]
         asked = Queries(
-            batch=Batch(**query_batch(chunk.histories, chunk.times, seq_len)),
-            last=np.array(lengths, np.int32) - 1,
-            target=chunk.target,
-            seen=chunk.seen,
+            batch=Batch.of(query_batch(chunk.histories, chunk.times, seq_len)),
+            last=jnp.array(lengths, jnp.int32) - 1,
+            target=jnp.asarray(chunk.target),
+            seen=jnp.asarray(chunk.seen),
         )
         return np.asarray(run(model, put(asked)))[: chunk.num_users]
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+import numpy as np
 from tqdm import tqdm
 
 from eqids.config import require
+from eqids.fit.step import Metrics
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -36,6 +39,8 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         self._events = _event_writer(folder) if tensorboard else None
         self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+        self._folder, self._pending = folder, list[Metrics]()
+        self._since = time.perf_counter()
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=stop, initial=start, unit="step", disable=not self._terminal
@@ -55,9 +60,46 @@ class Log:
         if self._events is not None:
             self._events.close()
 
-    def advance(self) -> None:
-        """Counts a step on the bar."""
+    def add(self, metrics: Metrics) -> None:
+        """Counts a step, and keeps its metrics on the device until `flush`."""
+        self._pending.append(metrics)
         self._bar.update()
+
+    def flush(self, step: int) -> None:
+        """Writes the means of the steps since the last flush, which end at `step`.
+
+        Raises:
+            UserError: the loss of one of them is not finite; it names the step.
+        """
+        if not self._pending:
+            return
+        metrics = jax.device_get(self._pending)
+        self._pending.clear()
+        for number, one in enumerate(metrics, start=step - len(metrics) + 1):
+            require(
+                bool(np.isfinite(one.loss)),
+                f"the loss is {one.loss} at step {number}, wanted a finite one: try a "
+                "lower --learning_rate or --grad_clip; checkpoints up to the last "
+                f"save are good ({self._folder})",
+            )
+        targets = sum(int(one.num_targets) for one in metrics)
+        now = time.perf_counter()
+        self.write(
+            step,
+            {
+                "loss": float(np.mean([one.loss for one in metrics])),
+                "grad_norm": float(np.mean([one.grad_norm for one in metrics])),
+                "targets_per_s": targets / (now - self._since),
+            },
+        )
+        self._since = now
+
+    def validation(self, step: int, result: Mapping[str, Any]) -> None:
+        """Writes the headline of an evaluation on the validation split."""
+        shown = {n: result["filtered"][n] for n in ("ndcg@10", "recall@10")}
+        shown["nll"] = result["nll"]
+        self.write(step, {f"valid_{name}": value for name, value in shown.items()})
+        self._since = time.perf_counter()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of metrics."""

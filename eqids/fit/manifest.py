@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from eqids.config import UserError, require
 
 FORMAT_VERSION = 1
@@ -44,9 +46,7 @@ class ArrayRecord:
     @property
     def num_bytes(self) -> int:
         """Size of the values in bytes."""
-        from jax.numpy import dtype  # knows bfloat16, unlike NumPy's own
-
-        return math.prod(self.shape) * dtype(self.dtype).itemsize
+        return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def read_manifest(path: Path) -> Manifest:
             or has a version that this code does not read.
     """
     label = step_label(path)
+    require(path.is_dir(), f"{label}: no such folder, wanted a checkpoint")
     for name in (MANIFEST, GUARD):
         require((path / name).is_file(), f"{label}: no file {name}, wanted one")
     data = (path / MANIFEST).read_bytes()

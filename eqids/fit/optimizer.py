@@ -4,6 +4,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from eqids.config import Recipe
 from sharding import Words, words
 
 
@@ -20,33 +21,26 @@ def decays(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(matrix, words(params))
 
 
-def make_optimizer(
-    *,
-    num_steps: int,
-    learning_rate: float,
-    warmup_steps: int,
-    weight_decay: float,
-    grad_clip: float,
-) -> optax.GradientTransformation:
+def make_optimizer(recipe: Recipe, grad_clip: float) -> optax.GradientTransformation:
     """Returns AdamW (Loshchilov & Hutter 2019) behind a clip of the global norm.
 
+    The learning rate rises linearly from 0, for the warmup or the run if that is
+    shorter, and falls as a cosine to 1% of its peak.
+
     Args:
-        num_steps: length of the schedule, warmup included.
-        learning_rate: its peak; it ends at 1% of that.
-        warmup_steps: steps of the linear rise from 0, cut to the run's length.
-        weight_decay: see `decays`.
+        recipe: steps, warmup, peak and decay.
         grad_clip: largest norm of the whole gradient.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=learning_rate,
-        warmup_steps=min(warmup_steps, max(num_steps - 1, 0)),
-        decay_steps=num_steps,
-        end_value=0.01 * learning_rate,
+        peak_value=recipe.learning_rate,
+        warmup_steps=min(recipe.warmup_steps, recipe.num_steps - 1),
+        decay_steps=recipe.num_steps,
+        end_value=0.01 * recipe.learning_rate,
     )
     return optax.chain(
         optax.clip_by_global_norm(grad_clip),
         optax.adamw(
-            schedule, b1=0.9, b2=0.98, weight_decay=weight_decay, mask=decays
+            schedule, b1=0.9, b2=0.98, weight_decay=recipe.weight_decay, mask=decays
         ),
     )

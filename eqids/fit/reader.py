@@ -1,5 +1,7 @@
 """Reading arrays back: every chunk against its digest, every shard to its device."""
 
+import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,9 @@ from jaxtyping import Shaped
 from eqids.config import UserError
 from eqids.fit.chunks import Box, chunks_in, shift
 from eqids.fit.manifest import ArrayRecord, Manifest, content_problems, step_label
-from eqids.fit.store import NUM_WORKERS, PARTS, array_spec, sha256
+from eqids.fit.store import PARTS, array_spec, sha256
+
+_NUM_WORKERS = min(8, os.cpu_count() or 1)
 
 
 class Reader:
@@ -24,7 +28,7 @@ class Reader:
         self._manifest = manifest
         # Nodes are read once per part instead of once per chunk.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 64 << 20}})
-        self._pool = ThreadPoolExecutor(NUM_WORKERS)
+        self._pool = ThreadPoolExecutor(_NUM_WORKERS)
 
     def __enter__(self) -> "Reader":
         return self
@@ -44,7 +48,7 @@ class Reader:
         """
         record = self._manifest.arrays[name]
         shape = tuple(cut.stop - cut.start for cut in box)
-        values = np.empty(shape, jax.numpy.dtype(record.dtype))
+        values = _empty(shape, jax.numpy.dtype(record.dtype))
         stores: dict[str, Any] = {}
 
         def fill(chunk: tuple[int, Box]) -> int:
@@ -84,15 +88,31 @@ class Reader:
         )
 
 
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> Shaped[np.ndarray, "..."]:
+    # Aligned as XLA wants it, so that on a CPU the array is taken over, not copied.
+    num_bytes = math.prod(shape) * dtype.itemsize
+    raw = np.empty(num_bytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + num_bytes].view(dtype).reshape(shape)
+
+
 def read_sharded(
     reader: Reader,
     name: str,
     record: ArrayRecord,
     sharding: jax.sharding.Sharding,
 ) -> jax.Array:
-    """Reads one shard at a time, once for all devices that hold it."""
+    """Reads one shard at a time, once for all devices that hold it.
+
+    A sharding over an abstract mesh (of `jax.eval_shape`) means the mesh in use.
+    """
+    if isinstance(sharding, jax.NamedSharding) and isinstance(
+        sharding.mesh, jax.sharding.AbstractMesh
+    ):
+        sharding = jax.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
     holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(record.shape).items():
+        assert index is not None  # it is for devices of other processes only
         pairs = zip(index, record.shape, strict=True)
         extent = tuple(cut.indices(size)[:2] for cut, size in pairs)
         holders.setdefault(extent, []).append(device)

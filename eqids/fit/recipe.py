@@ -1,50 +1,75 @@
 """From what a user asked for to what a run does: every unset flag gets a value."""
 
 import dataclasses
+from pathlib import Path
+from typing import Literal
 
 import jax
 
-from eqids.config import NANO_RECIPE, PRETRAINED_RECIPES, TrainConfig, require
+from eqids.config import (
+    NANO_RECIPE,
+    PRETRAINED_RECIPES,
+    Recipe,
+    RunConfig,
+    TrainConfig,
+    require,
+)
+
+DEFAULT_DATA = Path("data/ml-100k")
 
 
-def resolved(config: TrainConfig) -> TrainConfig:
-    """Returns the config with the recipe of its size and strategy filled in.
+def resolved(flags: TrainConfig) -> RunConfig:
+    """Returns the run that the flags ask for, by the recipe of its size and strategy.
 
     Raises:
-        UserError: a size other than nano without its weights, or more steps to stop
-            at than there are.
+        UserError: a size other than nano without its weights, or a step to stop at
+            that is past the last.
     """
-    scratch = config.llama_path is None
+    scratch = flags.llama_path is None
     require(
-        not scratch or config.llama_size == "nano" or config.from_scratch,
-        f"--llama_size {config.llama_size} needs --llama_path DIR, the folder of its "
+        not scratch
+        or flags.llama_size == "nano"
+        or flags.from_scratch
+        or flags.estimate_memory_only,
+        f"--llama_size {flags.llama_size} needs --llama_path DIR, the folder of its "
         "weights, or --from_scratch to start from random ones",
     )
     require(
-        scratch or not config.from_scratch,
+        scratch or not flags.from_scratch,
         "--llama_path and --from_scratch contradict each other, wanted one of them",
     )
-    train = "heads" if config.freeze_llama else config.train
-    train = train or ("all" if scratch else "heads")
-    nano = scratch and config.llama_size == "nano"
-    recipe = dataclasses.asdict(NANO_RECIPE if nano else PRETRAINED_RECIPES[train])
-    unset = {n: v for n, v in recipe.items() if getattr(config, n) is None}
-    config = dataclasses.replace(config, train=train, **unset)
-    steps = config.num_steps
-    assert steps is not None
+    strategy = "heads" if flags.freeze_llama else flags.train
+    strategy = strategy or ("all" if scratch else "heads")
+    nano = scratch and flags.llama_size == "nano"
+    recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    given = {name: getattr(flags, name) for name in names}
+    recipe = dataclasses.replace(
+        recipe, **{name: value for name, value in given.items() if value is not None}
+    )
     require(
-        config.stop_at is None or config.stop_at <= steps,
-        f"--stop_at is {config.stop_at}, wanted at most --num_steps ({steps})",
+        flags.stop_at is None or flags.stop_at <= recipe.num_steps,
+        f"--stop_at is {flags.stop_at}, wanted at most --num_steps, which is "
+        f"{recipe.num_steps}",
     )
-    return dataclasses.replace(
-        config,
-        stop_at=config.stop_at or steps,
-        save_every=config.save_every or config.eval_every,
-        dtype=_dtype(config.dtype),
+    data = flags.data_dir or DEFAULT_DATA
+    llama = flags.llama_size if flags.llama_path is None else flags.llama_path.name
+    name = f"{data.name}-{llama}-{strategy}-seed{flags.seed}"
+    return RunConfig(
+        flags=flags,
+        recipe=recipe,
+        strategy=strategy,
+        dtype=_dtype(flags.dtype),
+        stop_at=flags.stop_at or recipe.num_steps,
+        save_every=flags.save_every or recipe.eval_every,
+        data_dir=data,
+        checkpoint_dir=flags.checkpoint_dir or Path("runs") / name,
     )
 
 
-def _dtype(name: str) -> str:
+def _dtype(
+    name: Literal["auto", "float32", "bfloat16"],
+) -> Literal["float32", "bfloat16"]:
     if name == "auto":
         return "bfloat16" if jax.default_backend() == "gpu" else "float32"
     return name

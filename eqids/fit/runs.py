@@ -1,5 +1,6 @@
 """A run's identity: what its checkpoints record, and what a resume must agree with."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -8,48 +9,50 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import PRNGKeyArray
 
 from eqids.config import (
-    LLAMA_PRESETS,
     LlamaConfig,
     ModelConfig,
-    TrainConfig,
+    RunConfig,
     UserError,
     require,
     to_json,
 )
 from eqids.data import Dataset
 from eqids.data.batches import NUM_GAPS
-from eqids.fit.checkpoint import Manifest, read_manifest, restore, steps
+from eqids.fit.checkpoint import latest_step, read_manifest, resolve, restore
 from eqids.fit.step import State
 from eqids.model import EqIDs, Llama
 
 RESULT_FILE = "result.json"
 
-_FREE = frozenset(
-    "checkpoint_dir load_checkpoint stop_at log_every eval_every save_every keep "
-    "early_stop tensorboard layout estimate_memory_only remat data_dir freeze_llama "
-    "llama_path from_scratch".split()
-)
-"""Fields that a resumed run may change: they do not touch what is learned, or (data
-and Llama) are held to by hash and not by path."""
+_IDENTITY = ("llama_size", "seed", "grad_clip", "adapter", "tied_items", "gap_dropout",
+             "shuffle_ties")  # fmt: skip
+"""Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
+
+
+def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Returns the key of a run's first weights and the key of its steps."""
+    first, steps = jax.random.split(jax.random.key(seed))
+    return first, steps
 
 
 def model_config(
-    config: TrainConfig, dataset: Dataset, llama: Llama | None
+    config: RunConfig, dataset: Dataset, llama: LlamaConfig
 ) -> ModelConfig:
     """Returns the model's sizes: from the flags, the catalog and the Llama."""
-    assert config.item_width is not None and config.dropout is not None
+    flags, recipe = config.flags, config.recipe
     return ModelConfig(
-        llama=LLAMA_PRESETS[config.llama_size] if llama is None else llama.config,
+        llama=llama,
         num_clusters=dataset.info.num_clusters,
         room=dataset.info.room,
-        item_width=config.item_width,
-        adapter=config.adapter,
-        tied_items=config.tied_items,
+        item_width=recipe.item_width,
+        adapter=flags.adapter,
+        tied_items=flags.tied_items,
         num_gaps=NUM_GAPS,
-        dropout=config.dropout,
+        dropout=recipe.dropout,
     )
 
 
@@ -57,14 +60,12 @@ def initial_model(
     config: ModelConfig, dataset: Dataset, llama: Llama | None, key: PRNGKeyArray
 ) -> EqIDs:
     """Returns the model that a run starts from: random, but for a pretrained Llama."""
-    model = EqIDs(
-        config, valid=dataset.item_valid, counts=dataset.item_counts, key=key
-    )
+    model = EqIDs(config, valid=dataset.item_valid, counts=dataset.item_counts, key=key)
     return model if llama is None else eqx.tree_at(lambda m: m.llama, model, llama)
 
 
 def run_meta(
-    config: TrainConfig,
+    config: RunConfig,
     model: ModelConfig,
     dataset: Dataset,
     base: str | None,
@@ -73,7 +74,7 @@ def run_meta(
     """Returns what a checkpoint records beside its arrays.
 
     Args:
-        config: the run's, resolved.
+        config: the run's.
         model: the model's.
         dataset: what it trains on.
         base: fingerprint of the pretrained Llama's files, if there is one.
@@ -86,16 +87,13 @@ def run_meta(
         "dataset_hash": dataset.info.dataset_hash,
         "protocol": to_json(dataset.info.protocol),
         "base": base,
-        "seed": config.seed,
         "score": validation and validation["filtered"]["ndcg@10"],
         "validation": validation,
         "versions": {p: version(p) for p in ("eqids", "jax", "equinox", "optax")},
     }
 
 
-def resume(
-    folder: Path, like: State, meta: Mapping[str, Any]
-) -> tuple[State, Manifest] | None:
+def resume(folder: Path, like: State, meta: Mapping[str, Any]) -> State | None:
     """Returns the newest state in a run's folder, or None where it holds none.
 
     Args:
@@ -104,32 +102,76 @@ def resume(
         meta: what this run would record; a folder that differs is refused.
 
     Raises:
-        UserError: the folder holds another run; it names the first difference.
+        UserError: the folder holds another run (it names the first difference), or
+            its newest checkpoint is damaged.
     """
-    found = steps(folder)
-    if not found:
+    newest = latest_step(folder)
+    if newest is None:
         return None
-    path = folder / str(found[-1])
-    manifest = read_manifest(path)
-    check_same(path, manifest.meta, meta)
-    return restore(path, like), manifest
+    path = folder / str(newest)
+    check_same(path, read_manifest(path).meta, meta)
+    return restore(path, like)
 
 
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises UserError at the first setting in which two runs differ."""
-    for name in ("catalog_id", "dataset_hash", "base"):
-        require(
-            old[name] == new[name],
-            f"{path} was made with {name} {old[name]}, this run has {new[name]}; "
-            "wanted the same, or another --checkpoint_dir",
-        )
-    for name in sorted(new["config"].keys() - _FREE):
-        was, now = old["config"].get(name), new["config"][name]
+    for name, was in identity(old).items():
+        now = identity(new)[name]
         require(
             was == now,
-            f"{path} was made with --{name} {was}, this run has {now}; wanted the "
-            "same, or another --checkpoint_dir",
+            f"{path} was made with {name} {was}, this run has {now}; wanted the same, "
+            "or another --checkpoint_dir",
         )
+
+
+def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what two runs must share to be one."""
+    config = meta["config"]
+    return {
+        **{name: meta[name] for name in ("catalog_id", "dataset_hash", "base")},
+        **{f"--{name}": config["flags"][name] for name in _IDENTITY},
+        **{f"--{name}": value for name, value in config["recipe"].items()},
+        "--train": config["strategy"],
+        "--dtype": config["dtype"],
+    }
+
+
+def load_weights(state: State, checkpoint: Path, dataset: Dataset) -> State:
+    """Returns a new run's state with the weights of another run's checkpoint.
+
+    What trains here and did not there (Llama, after a frozen stage) keeps the values
+    it has.
+
+    Args:
+        state: at step 0.
+        checkpoint: DIR/STEP, or a run's DIR, which means its best step.
+        dataset: of the new run; it must have the same catalog.
+
+    Raises:
+        UserError: no such checkpoint, another catalog, or arrays of other shapes.
+    """
+    path = resolve(checkpoint)
+    manifest = read_manifest(path)
+    check_catalog(path, manifest.meta, dataset)
+    stored = {name for name in manifest.arrays if name.startswith("params/")}
+
+    def known(route: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(route, simple=True, separator="/")
+        return leaf if f"params/{name}" in stored else None
+
+    wanted = jax.tree_util.tree_map_with_path(known, state.params)
+    loaded = restore(path, wanted, prefix="params")
+    params = eqx.combine(loaded, state.params)
+    return dataclasses.replace(state, params=params)
+
+
+def check_catalog(path: Path, meta: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raises UserError where a checkpoint knows other items than a dataset."""
+    require(
+        meta["catalog_id"] == dataset.info.catalog_id,
+        f"{path} was trained on the catalog {meta['catalog_id']}, and {dataset.path} "
+        f"has {dataset.info.catalog_id}; wanted the same, see --data_dir",
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,6 @@
 """The train step: one jitted, donated function of state and batch."""
 
-from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from eqids.fit.strategy import Strategy, trainable
+from eqids.config import Strategy
+from eqids.fit.strategy import trainable
 from eqids.model import Batch, EqIDs
 
 
@@ -28,24 +29,29 @@ class Metrics(eqx.Module):
     num_targets: Int[Array, ""]
 
 
-Step = Callable[[State, EqIDs, Batch, PRNGKeyArray], tuple[State, Metrics]]
+Step = Any
+"""A jitted `(state, frozen, batch, key) -> (state, metrics)`."""
 
 
-def start(
-    model: EqIDs, strategy: Strategy, optimizer: optax.GradientTransformation
-) -> tuple[State, EqIDs]:
-    """Returns the state at step 0, and the frozen rest of the model."""
+def split(model: EqIDs, strategy: Strategy, dtype: jnp.dtype) -> tuple[EqIDs, EqIDs]:
+    """Returns what trains, in float32, and the frozen rest, in the dtype it is used."""
     params, frozen = eqx.partition(model, trainable(model, strategy))
-    state = State(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        optimizer=jax.jit(optimizer.init)(params),
-    )
-    return state, frozen
+    weights, others = eqx.partition(frozen, eqx.is_inexact_array)
+    weights = jax.tree.map(lambda x: x.astype(dtype), weights)
+    return params, eqx.combine(weights, others)
+
+
+def start(params: EqIDs, optimizer: optax.GradientTransformation) -> State:
+    """Returns the state at step 0."""
+
+    def first(params: EqIDs) -> State:
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return jax.jit(first)(params)
 
 
 def make_step(
-    optimizer: optax.GradientTransformation, *, dtype: jnp.dtype, remat: bool
+    optimizer: optax.GradientTransformation, dtype: jnp.dtype, *, remat: bool
 ) -> Step:
     """Returns the step, `(state, frozen, batch, key) -> (state, metrics)`.
 

@@ -2,7 +2,7 @@
 
 An array is a zarr3 array cut into chunks that never cross a shard, so that whoever
 holds a shard writes and reads whole chunks. Chunks are gathered into *parts*: OCDBT
-databases of about a quarter GiB, each written by one atomic transaction. That bounds
+databases of about 128 MiB, each written by one atomic transaction. That bounds
 the host memory of a save (a transaction holds what it writes until it commits) and
 leaves no dead bytes: in a part every byte belongs to a chunk, whose SHA-256 is in
 the manifest, or to an OCDBT node, whose CRC-32C is in the node. Reading the arrays
@@ -10,9 +10,9 @@ therefore reveals any flipped bit, with no second pass over the files.
 """
 
 import hashlib
-import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,16 @@ import tensorstore as ts
 from jaxtyping import Shaped
 
 from eqids.fit.chunks import Box, chunk_shape, chunks_in, shift
-from eqids.fit.manifest import ArrayRecord
+from eqids.fit.manifest import ArrayRecord, FileRecord, file_sha256, files_below
 
 PARTS = "arrays"
 """Folder of the parts inside a checkpoint; a part is `PROCESS-NUMBER`."""
 
-_PART_BYTES = 256 << 20
+_PART_BYTES = 128 << 20
+_NUM_PARTS_AT_ONCE = 2
 # OCDBT keeps values up to this size inside its own nodes, where a CRC-32C guards
 # them: zarr's metadata must be among them, for nothing else checks it.
 _INLINE_BYTES = 4096
-NUM_WORKERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def describe(array: jax.Array | np.ndarray, key: str | None) -> ArrayRecord:
     return ArrayRecord(array.shape, array.dtype.name, chunk, (), key)
 
 
-def blocks(
+def blocks_of(
     name: str, record: ArrayRecord, array: jax.Array | np.ndarray
 ) -> Iterator[Block]:
     """The chunks of an array that this process is to write.
@@ -77,23 +77,35 @@ def blocks(
             )
 
 
-def write_parts(
-    folder: Path, blocks: Iterable[Block]
-) -> dict[tuple[str, int], tuple[str, str]]:
-    """Writes blocks into parts below `folder`.
+@dataclass(frozen=True)
+class Written:
+    """What came to be on disk, for the manifest."""
 
-    Returns:
-        (array, chunk number) -> (part, SHA-256), for `ArrayRecord.chunks`.
-    """
+    chunks: dict[tuple[str, int], tuple[str, str]]
+    """(array, chunk number) -> (part, SHA-256 of the values)."""
+    files: dict[str, FileRecord]
+    """Files by path in the checkpoint folder."""
+
+    def add(self, more: "Written") -> None:
+        """Takes in what another part or process has written."""
+        self.chunks.update(more.chunks)
+        self.files.update(more.files)
+
+
+def write_parts(folder: Path, blocks: Iterable[Block]) -> Written:
+    """Writes blocks into parts below `folder`, a few parts at a time."""
     context = ts.Context()
-    written = {}
-    with ThreadPoolExecutor(NUM_WORKERS) as pool:
+    written = Written({}, {})
+    running: deque[Future[Written]] = deque()
+    with ThreadPoolExecutor(_NUM_PARTS_AT_ONCE) as pool:
         for number, batch in enumerate(_batches(blocks)):
             part = f"{jax.process_index()}-{number}"
-            digests = pool.map(lambda block: sha256(block.values), batch)
-            _write_part(folder / PARTS / part, batch, context)
-            for block, digest in zip(batch, digests, strict=True):
-                written[block.name, block.number] = (part, digest)
+            running.append(pool.submit(_write_part, folder, part, batch, context))
+            # While these are written the next comes to the host, but no more.
+            if len(running) == _NUM_PARTS_AT_ONCE:
+                written.add(running.popleft().result())
+        for job in running:
+            written.add(job.result())
     return written
 
 
@@ -131,20 +143,30 @@ def sha256(values: np.ndarray) -> str:
     return hashlib.sha256(flat.view(np.uint8).data).hexdigest()
 
 
-def _write_part(folder: Path, batch: list[Block], context: ts.Context) -> None:
-    folder.mkdir(parents=True)
+def _write_part(
+    folder: Path, part: str, batch: list[Block], context: ts.Context
+) -> Written:
+    place = folder / PARTS / part
+    place.mkdir(parents=True)
     transaction = ts.Transaction(atomic=True)
     stores: dict[str, Any] = {}
     for block in batch:
         if block.name not in stores:
-            spec = array_spec(folder, block.name, block.record)
+            spec = array_spec(place, block.name, block.record)
             stores[block.name] = ts.open(
                 spec, create=True, context=context, transaction=transaction
             ).result()
         stores[block.name][block.box].write(
             block.values, can_reference_source_data_indefinitely=True
         ).result()
-    transaction.commit_async().result()
+    commit = transaction.commit_async()
+    chunks = {(b.name, b.number): (part, sha256(b.values)) for b in batch}
+    commit.result()
+    files = {
+        f"{PARTS}/{part}/{name}": FileRecord(path.stat().st_size, file_sha256(path))
+        for name, path in files_below(place).items()
+    }
+    return Written(chunks, files)
 
 
 def array_spec(folder: Path, name: str, record: ArrayRecord) -> dict[str, Any]:

@@ -22,9 +22,7 @@ class InputAdapter(eqx.Module):
     w_out: Float[Array, "width hidden"]
     b_out: Float[Array, " width"]
 
-    def __init__(
-        self, item_width: int, hidden: int, width: int, *, key: PRNGKeyArray
-    ):
+    def __init__(self, item_width: int, hidden: int, width: int, *, key: PRNGKeyArray):
         k1, k2 = jax.random.split(key)
         self.w_in = _normal(k1, hidden, item_width)
         self.b_in = jnp.zeros(hidden)
@@ -46,9 +44,7 @@ class OutputAdapter(eqx.Module):
     w_out: Float[Array, "item_width hidden"]
     b_out: Float[Array, " item_width"]
 
-    def __init__(
-        self, item_width: int, hidden: int, width: int, *, key: PRNGKeyArray
-    ):
+    def __init__(self, item_width: int, hidden: int, width: int, *, key: PRNGKeyArray):
         k1, k2 = jax.random.split(key)
         self.w_in = _normal(k1, hidden, width)
         self.b_in = jnp.zeros(hidden)

@@ -1,5 +1,7 @@
 """The whole model: items and words in one sequence, read by Llama."""
 
+from collections.abc import Mapping
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,11 @@ class Batch(eqx.Module):
     segment: Int[Array, "batch seq"]
     position: Int[Array, "batch seq"]
     target: Int[Array, "batch seq"]
+
+    @staticmethod
+    def of(arrays: Mapping[str, np.ndarray]) -> "Batch":
+        """Returns a batch of host arrays, by field."""
+        return Batch(**{name: jnp.asarray(array) for name, array in arrays.items()})
 
 
 class EqIDs(eqx.Module):

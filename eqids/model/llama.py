@@ -178,14 +178,12 @@ class Llama(eqx.Module):
             block, key = layer
             return block(x, mask, rope, rate, key), None
 
-        body = jax.checkpoint(body) if remat else body  # type: ignore[assignment]
+        body = jax.checkpoint(body) if remat else body
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
         x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys))
         return rms_norm(x, self.norm, self.config.norm_eps)
 
-    def logits(
-        self, words: Int[Array, "batch seq"]
-    ) -> Float[Array, "batch seq vocab"]:
+    def logits(self, words: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
         """Returns the float32 logits of the next word at every position."""
         position = jnp.broadcast_to(jnp.arange(words.shape[1]), words.shape)
         x = self.hidden(self.embed(words), jnp.ones_like(words), position)

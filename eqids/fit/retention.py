@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+import jax
+
 from eqids.config import UserError, require
 from eqids.fit.manifest import MANIFEST, read_manifest
 
@@ -49,8 +51,13 @@ def best_step(directory: Path) -> int | None:
 
 
 def prune(directory: Path, keep: int, protect: Collection[int] = ()) -> None:
-    """Deletes all steps but the `keep` newest and those in `protect`."""
+    """Deletes all steps but the `keep` newest and those in `protect`.
+
+    Of many processes the first does it.
+    """
     require(keep >= 1, f"keep is {keep}, wanted 1 or more")
+    if jax.process_index() != 0:
+        return
     for step in steps(directory)[:-keep]:
         if step not in protect:
             # Renamed first: a deletion that is cut short leaves no numbered folder.

@@ -1,0 +1,28 @@
+"""Every setting of EqIDs: frozen dataclasses that refuse impossible values.
+
+Flags are built from these classes, checkpoints store them as JSON, and presets
+are rows of data. A sentence under each field is its help text.
+"""
+
+from eqids.config.doors import (
+    EvaluateConfig as EvaluateConfig,
+    PrepareConfig as PrepareConfig,
+    RecommendConfig as RecommendConfig,
+)
+from eqids.config.errors import UserError as UserError, require as require
+from eqids.config.model import (
+    LLAMA_PRESETS as LLAMA_PRESETS,
+    LlamaConfig as LlamaConfig,
+    LlamaSize as LlamaSize,
+    ModelConfig as ModelConfig,
+    RopeScaling as RopeScaling,
+)
+from eqids.config.serial import from_json as from_json, to_json as to_json
+from eqids.config.train import (
+    NANO_RECIPE as NANO_RECIPE,
+    PRETRAINED_RECIPES as PRETRAINED_RECIPES,
+    Recipe as Recipe,
+    RunConfig as RunConfig,
+    Strategy as Strategy,
+    TrainConfig as TrainConfig,
+)

@@ -1,0 +1,55 @@
+"""Configs as JSON, and back."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eqids.config.errors import require
+
+Config = TypeVar("Config")
+
+
+def to_json(config: Any) -> Any:
+    """A config as JSON values: dataclasses as objects, paths as strings."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = dataclasses.fields(config)
+        return {f.name: to_json(getattr(config, f.name)) for f in fields}
+    return str(config) if isinstance(config, Path) else config
+
+
+def from_json(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """The inverse of `to_json`.
+
+    Args:
+        kind: the dataclass to build.
+        values: its fields.
+        where: the file and object that `values` came from, for messages.
+
+    Raises:
+        UserError: at an unknown or a missing field.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        require(name in fields, f"{where}: unknown field {name!r}")
+    hints = typing.get_type_hints(kind)
+    given = {n: _from_json(hints[n], v, f"{where}.{n}") for n, v in values.items()}
+    for name, field in fields.items():
+        optional = (
+            field.default is not dataclasses.MISSING
+            or field.default_factory is not dataclasses.MISSING
+        )
+        require(name in given or optional, f"{where}: no field {name!r}")
+    return kind(**given)
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+            return from_json(option, value, where)  # type: ignore[arg-type]
+        if option is Path and isinstance(value, str):
+            return Path(value)
+    return value

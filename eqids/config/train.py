@@ -1,0 +1,185 @@
+"""What a run is told, and what it does where it is told nothing."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from eqids.config.errors import require
+from eqids.config.model import LlamaSize
+
+Strategy = Literal["heads", "all"]
+"""What trains: all but Llama, or everything."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run uses where its flags say nothing; one for each size and strategy."""
+
+    num_steps: int
+    """Steps of the run, which the schedule spans."""
+    batch_size: int
+    """Rows in a batch."""
+    seq_len: int
+    """Positions in a row."""
+    learning_rate: float
+    """Peak of the schedule."""
+    warmup_steps: int
+    """Steps of the linear warmup."""
+    weight_decay: float
+    """AdamW's decay of matrices."""
+    item_width: int
+    """Size of an item's vector."""
+    dropout: float
+    """Share of activations dropped."""
+    eval_every: int
+    """Steps between evaluations."""
+
+
+NANO_RECIPE = Recipe(
+    num_steps=600,
+    batch_size=16,
+    seq_len=200,
+    learning_rate=2e-3,
+    warmup_steps=50,
+    weight_decay=0.01,
+    item_width=64,
+    dropout=0.3,
+    eval_every=50,
+)
+"""Chosen on ML-100K's validation split (docs/quality.md)."""
+
+PRETRAINED_RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
+    {
+        "heads": Recipe(5_000, 16, 64, 1e-4, 100, 0.01, 384, 0.0, 250),
+        "all": Recipe(10_000, 8, 64, 5e-5, 500, 0.01, 384, 0.0, 500),
+    }
+)
+"""Frozen Llama (`heads`) and fully trained (`all`)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `python -m eqids.train` is told."""
+
+    llama_size: LlamaSize = "nano"
+    """Size of the Llama; nano starts from scratch, the others from --llama_path."""
+    llama_path: Path | None = None
+    """Folder of a pretrained Llama: config.json and safetensors, as on the hub."""
+    from_scratch: bool = False
+    """Start any size from random weights."""
+    freeze_llama: bool = False
+    """The same as --train heads."""
+    train: Strategy | None = None
+    """heads: items, adapters and softmax learn, Llama is frozen (the default with
+    --llama_path). all: everything learns (the default from scratch)."""
+    data_dir: Path | None = None
+    """Dataset folder; without it, ML-100K is prepared into data/ml-100k."""
+    checkpoint_dir: Path | None = None
+    """Where the run's checkpoints, metrics and result go; a run that is there already
+    is resumed. By default runs/DATA-SIZE-STRATEGY-seedN."""
+    load_checkpoint: Path | None = None
+    """DIR/STEP of another run: start from its weights, with a new optimizer."""
+    num_steps: int | None = None
+    """Steps of the run, which the learning rate's schedule spans."""
+    stop_at: int | None = None
+    """Save and leave after this step; the same command goes on from there."""
+    batch_size: int | None = None
+    """Rows in a batch."""
+    seq_len: int | None = None
+    """Positions in a row; shorter histories share one, longer ones are cut."""
+    learning_rate: float | None = None
+    """Peak of the schedule: linear warmup, then a cosine down to 1% of the peak."""
+    warmup_steps: int | None = None
+    """Steps of the warmup."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    weight_decay: float | None = None
+    """AdamW's decay of matrices; norms, biases and item tables never decay."""
+    dropout: float | None = None
+    """Share of activations dropped in training."""
+    item_width: int | None = None
+    """Size of an item's vector."""
+    adapter: Literal["mlp", "linear"] = "mlp"
+    """Two layers with GELU between items and Llama, or one matrix."""
+    tied_items: bool = True
+    """Use one table for items that enter and items that are predicted."""
+    gap_dropout: float = 0.1
+    """Share of training histories whose times are hidden."""
+    shuffle_ties: bool = True
+    """Draw a new order of the events that share a time, each epoch."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of Llama's computation; auto is bfloat16 on a GPU and float32 elsewhere."""
+    remat: bool = False
+    """Recompute Llama's blocks in the backward pass: less memory, more time."""
+    layout: Literal["none", "data", "fsdp", "tensor"] = "data"
+    """How the devices there are share the work: the batch only (data), the weights
+    too (fsdp), heads and feed-forward as well (tensor), or one device, no mesh
+    (none)."""
+    log_every: int = 10
+    """Steps between lines of metrics."""
+    eval_every: int | None = None
+    """Steps between evaluations on the validation split."""
+    save_every: int | None = None
+    """Steps between checkpoints; by default after each evaluation."""
+    keep: int = 3
+    """Newest checkpoints kept; the best on validation is kept as well."""
+    early_stop: int | None = None
+    """Stop after this many evaluations without a better NDCG@10."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard too."""
+    seed: int = 0
+    """Seeds weights, batches and dropout."""
+    estimate_memory_only: bool = False
+    """Compile the step, print what it needs of memory, and leave."""
+
+    def __post_init__(self) -> None:
+        counts = "num_steps stop_at batch_size seq_len item_width log_every eval_every "
+        for name in (counts + "save_every keep early_stop").split():
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1, f"--{name} is {value}, wanted 1 or more"
+            )
+        for name in ("learning_rate", "grad_clip"):
+            value = getattr(self, name)
+            require(
+                value is None or value > 0, f"--{name} is {value}, wanted more than 0"
+            )
+        for name in ("warmup_steps", "weight_decay"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 0, f"--{name} is {value}, wanted 0 or more"
+            )
+        for name in ("dropout", "gap_dropout"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 <= value < 1,
+                f"--{name} is {value}, wanted at least 0 and less than 1",
+            )
+        require(
+            not (self.freeze_llama and self.train == "all"),
+            "--freeze_llama and --train all contradict each other, wanted one of them",
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run does: its flags, with every gap filled."""
+
+    flags: TrainConfig
+    """What the user asked for."""
+    recipe: Recipe
+    """The recipe of its size and strategy, with the user's changes."""
+    strategy: Strategy
+    """What trains."""
+    dtype: Literal["float32", "bfloat16"]
+    """Of Llama's computation."""
+    stop_at: int
+    """Last step of this process."""
+    save_every: int
+    """Steps between checkpoints."""
+    data_dir: Path
+    """The dataset folder."""
+    checkpoint_dir: Path
+    """The run's folder."""

@@ -1,0 +1,88 @@
+"""The leaves of a tree as named arrays, and how they compare with a checkpoint's."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from eqids.config import require
+from eqids.fit.manifest import ArrayRecord, Manifest
+
+Stored = tuple[jax.Array | np.ndarray, str | None]
+"""An array to store, and its generator's name if it is the data of random keys."""
+
+
+def stored_arrays(tree: PyTree) -> dict[str, Stored]:
+    """What a checkpoint stores of a tree, by name.
+
+    Raises:
+        TypeError: a leaf is no array; names it.
+        ValueError: two leaves have one name ({"a/b": …, "a": {"b": …}}).
+    """
+    arrays: dict[str, Stored] = {}
+    for route, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = leaf_name(route)
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            raise TypeError(f"leaf {name!r} is {leaf!r}, wanted an array")
+        if name in arrays:
+            raise ValueError(f"two leaves are named {name!r}, wanted one")
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            generator = str(jax.random.key_impl(leaf))
+            arrays[name] = (jax.random.key_data(leaf), generator)
+        else:
+            require(leaf.dtype.isnative, f"leaf {name!r} is {leaf.dtype}, not native")
+            arrays[name] = (leaf, None)
+    return arrays
+
+
+def leaf_name(route: Any, prefix: str = "") -> str:
+    """A leaf's path in the tree as text, below `prefix`: params/llama/blocks/wq."""
+    name = jax.tree_util.keystr(route, simple=True, separator="/")
+    return "/".join(part for part in (prefix, name) if part)
+
+
+def match(
+    label: str, manifest: Manifest, wanted: Mapping[str, Any], prefix: str
+) -> None:
+    """Compares the arrays of a checkpoint with the leaves that are wanted.
+
+    Args:
+        label: names the checkpoint in messages.
+        manifest: what is stored.
+        wanted: leaves with `shape` and `dtype`, by name.
+        prefix: stored arrays outside of it are of no interest.
+
+    Raises:
+        UserError: an array is missing, surplus, misshapen or of another dtype.
+    """
+    for name, leaf in wanted.items():
+        stored = "absent"
+        if name in manifest.arrays:
+            stored = _form(_logical(manifest.arrays[name]))
+        require(
+            stored == _form(leaf),
+            f"{label}: array {name!r} is {stored}, wanted {_form(leaf)}",
+        )
+    for name in manifest.arrays:
+        inside = not prefix or name == prefix or name.startswith(f"{prefix}/")
+        require(
+            not inside or name in wanted,
+            f"{label}: array {name!r} is stored, wanted no such array",
+        )
+
+
+def _form(leaf: Any) -> str:
+    """Dtype and shape as text: float32[3, 4], key<fry>[8]."""
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _logical(record: ArrayRecord) -> jax.ShapeDtypeStruct:
+    """The array as the tree has it: typed keys where their data is stored."""
+    stored = jax.ShapeDtypeStruct(record.shape, jax.numpy.dtype(record.dtype))
+    if record.key is None:
+        return stored
+    wrap = functools.partial(jax.random.wrap_key_data, impl=record.key)
+    return jax.eval_shape(wrap, stored)

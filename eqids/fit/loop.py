@@ -1,0 +1,127 @@
+"""The loop of a run: step, log, evaluate, save, and know when to stop."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import PRNGKeyArray
+
+from eqids.config import RunConfig
+from eqids.data import Dataset
+from eqids.data.batches import TrainingBatches
+from eqids.fit.checkpoint import (
+    best_step,
+    latest_step,
+    prune,
+    read_manifest,
+    save,
+)
+from eqids.fit.evaluation import Ranker, evaluate
+from eqids.fit.log import Log
+from eqids.fit.step import State, Step
+from eqids.model import Batch, EqIDs
+from sharding import Placement
+
+Meta = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
+"""What a checkpoint records, given the evaluation of its weights, if there was one."""
+
+
+def train(
+    config: RunConfig,
+    state: State,
+    frozen: EqIDs,
+    step: Step,
+    key: PRNGKeyArray,
+    *,
+    dataset: Dataset,
+    batches: TrainingBatches,
+    ranker: Ranker,
+    folder: Path,
+    meta: Meta,
+    put: Placement,
+) -> State:
+    """Trains from the state's step to the run's last, and leaves checkpoints.
+
+    Args:
+        config: the run's.
+        state: where to start; its buffers are used up.
+        frozen: the rest of the model.
+        step: from `make_step`.
+        key: the run's, for `step`.
+        dataset: whose validation split is evaluated.
+        batches: what to train on.
+        ranker: for the evaluations.
+        folder: of checkpoints and metrics.
+        meta: what checkpoints record.
+        put: where batches go.
+
+    Returns:
+        The last state, which is saved.
+
+    Raises:
+        UserError: the loss is not finite, or a checkpoint could not be written.
+    """
+    flags, stop, eval_every = config.flags, config.stop_at, config.recipe.eval_every
+    done = int(state.step)
+    patience = Patience(flags.early_stop, folder, eval_every)
+    if patience.spent:
+        return state
+    with Log(folder, done, stop, flags.tensorboard) as log:
+        for arrays in batches.iterate(done, stop):
+            state, metrics = step(state, frozen, put(Batch.of(arrays)), key)
+            log.add(metrics)
+            done += 1
+            last, validation = done == stop, None
+            if last or done % flags.log_every == 0:
+                log.flush(done)
+            if last or done % eval_every == 0:
+                log.flush(done)
+                model = eqx.combine(state.params, frozen)
+                validation = evaluate(model, dataset, "valid", ranker)
+                log.validation(done, validation)
+                patience.see(validation)
+                last = last or patience.spent
+            if last or done % config.save_every == 0:
+                # The loss is looked at first, so that no bad state is ever saved.
+                log.flush(done)
+                save(folder, done, state, meta(validation))
+                prune(folder, flags.keep, _best(folder))
+            if last:
+                break
+    return state
+
+
+class Patience:
+    """Counts evaluations without a better NDCG@10."""
+
+    def __init__(self, limit: int | None, folder: Path, eval_every: int):
+        """Starts from the best that a resumed run's folder holds.
+
+        Args:
+            limit: how many to bear, or None for any number.
+            folder: the run's.
+            eval_every: steps between evaluations.
+        """
+        self._limit, self._waited, self._best = limit, 0, -1.0
+        best, newest = best_step(folder), latest_step(folder)
+        if best is not None and newest is not None:
+            score = read_manifest(folder / str(best)).meta["score"]
+            self._best = -1.0 if score is None else score
+            self._waited = (newest - best) // eval_every
+
+    @property
+    def spent(self) -> bool:
+        """Whether to stop."""
+        return self._limit is not None and self._waited >= self._limit
+
+    def see(self, validation: Mapping[str, Any]) -> None:
+        """Counts one evaluation."""
+        score = validation["filtered"]["ndcg@10"]
+        self._waited = 0 if score > self._best else self._waited + 1
+        self._best = max(self._best, score)
+
+
+def _best(folder: Path) -> list[int]:
+    step = best_step(folder)
+    return [] if step is None else [step]

@@ -1,0 +1,51 @@
+"""One checkpoint written by many processes: waiting, and telling the first of them."""
+
+import json
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from eqids.fit.manifest import FileRecord
+from eqids.fit.store import Written
+
+
+def wait_for_all(point: str) -> None:
+    """Returns once every process of the run has come to `point`."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(point)
+
+
+def of_all_processes(folder: Path, written: Written) -> Written:
+    """What all processes have written below `folder`, a folder that all of them see.
+
+    Each tells the others by a file, which is gone when this returns.
+
+    Returns:
+        The whole for process 0, which writes the manifest; else only its own part.
+    """
+    if jax.process_count() == 1:
+        return written
+    note = folder / f"process-{jax.process_index()}.json"
+    note.write_text(_to_json(written), encoding="utf-8")
+    wait_for_all(f"{folder} is written")
+    if jax.process_index() != 0:
+        return written
+    whole = Written({}, {})
+    for path in sorted(folder.glob("process-*.json")):
+        whole.add(_from_json(path.read_text(encoding="utf-8")))
+        path.unlink()
+    return whole
+
+
+def _to_json(written: Written) -> str:
+    chunks = [[*chunk, *place] for chunk, place in written.chunks.items()]
+    files = {name: [row.size, row.sha256] for name, row in written.files.items()}
+    return json.dumps({"chunks": chunks, "files": files})
+
+
+def _from_json(text: str) -> Written:
+    values = json.loads(text)
+    chunks = {(name, n): (part, sha) for name, n, part, sha in values["chunks"]}
+    files = {name: FileRecord(*row) for name, row in values["files"].items()}
+    return Written(chunks, files)

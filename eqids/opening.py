@@ -1,0 +1,99 @@
+"""From a checkpoint's path to a model in memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import convert
+from eqids.config import ModelConfig, RunConfig, from_json, require
+from eqids.data import Dataset, open_dataset
+from eqids.fit.checkpoint import Manifest, read_manifest, resolve, restore
+from eqids.fit.runs import check_catalog, initial_model, run_keys
+from eqids.fit.step import split
+from eqids.fit.strategy import trainable
+from eqids.model import EqIDs, Llama
+from sharding import Placement
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint, read.
+
+    Attributes:
+        path: the checkpoint's folder, DIR/STEP.
+        manifest: what it says of itself.
+        config: of the run that made it.
+        dataset: the catalog and histories it is used with.
+        model: the whole model, placed.
+    """
+
+    path: Path
+    manifest: Manifest
+    config: RunConfig
+    dataset: Dataset
+    model: EqIDs
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype that Llama computes in."""
+        return jnp.dtype(self.config.dtype)
+
+
+def open_checkpoint(
+    checkpoint: Path, data_dir: Path | None, llama_path: Path | None, put: Placement
+) -> Opened:
+    """Opens a checkpoint with its dataset and, if Llama was frozen, its Llama.
+
+    Args:
+        checkpoint: DIR/STEP, or a run's DIR, which means its best step.
+        data_dir: the dataset folder, by default the one of the run.
+        llama_path: the Llama's folder, by default the one of the run.
+        put: where the model goes.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, another catalog or another
+            Llama than it was trained with.
+    """
+    path = resolve(checkpoint)
+    manifest = read_manifest(path)
+    config = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
+    sizes = from_json(ModelConfig, manifest.meta["model"], f"{path}: model")
+    dataset = open_dataset(data_dir or config.data_dir)
+    check_catalog(path, manifest.meta, dataset)
+    abstract = eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0))
+    like = eqx.filter(put(abstract), trainable(abstract, config.strategy))
+    params = restore(path, like, prefix="params")
+    if config.strategy == "all":
+        valid = jnp.asarray(dataset.item_valid)
+        rest = eqx.filter(abstract, trainable(abstract, "all"), inverse=True)
+        rest = eqx.tree_at(lambda m: m.softmax.valid, rest, valid)
+    else:
+        folder = llama_path or config.flags.llama_path
+        llama = frozen_llama(manifest.meta["base"], folder, config.dtype)
+        key, _ = run_keys(config.flags.seed)
+        whole = initial_model(sizes, dataset, llama, key)
+        _, rest = split(whole, config.strategy, jnp.dtype(config.dtype))
+    model = eqx.combine(params, put(rest))
+    return Opened(path, manifest, config, dataset, model)
+
+
+def frozen_llama(base: str | None, path: Path | None, dtype: str) -> Llama | None:
+    """Returns the Llama that a checkpoint was trained over; None if it was random.
+
+    Raises:
+        UserError: the folder holds other weights than `base`, their fingerprint.
+    """
+    if base is None:
+        return None
+    require(path is not None, "the checkpoint needs its Llama: add --llama_path DIR")
+    assert path is not None
+    found = convert.fingerprint(path)
+    require(
+        found == base,
+        f"{path} holds other weights (fingerprint {found}) than the checkpoint was "
+        f"trained over ({base}), see --llama_path",
+    )
+    return convert.load_llama(path, dtype)

@@ -1,0 +1,127 @@
+"""What all tests share: keys, tolerances, a tiny dataset, 8 fake devices."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("EQIDS_CACHE", str(ROOT / ".cache" / "data"))
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, settings
+
+from eqids.data import ClustersInfo, Counts, Dataset, DatasetInfo, Protocol
+from eqids.data.write import write_dataset
+
+settings.register_profile(
+    "eqids", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("eqids")
+
+TOLERANCE: Mapping[str, float] = {
+    "float32": 1e-5,  # one sum or product of order 1
+    "logits": 1e-4,  # relative to the largest logit, against another implementation
+    "mesh": 1e-5,  # the same losses on other devices
+    "gradient": 2e-5,  # sums over targets in another order
+}
+
+
+def assert_close(ours: Any, theirs: Any, tolerance: str) -> None:
+    """Holds two trees to a row of the table, relative to 1 or the largest value."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        scale = max(1.0, float(np.max(np.abs(b), initial=0.0)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[tolerance] * scale)
+
+
+@pytest.fixture
+def getkey() -> Callable[[], jax.Array]:
+    """A function that returns a new key at every call, the same in every run."""
+    keys = iter(jax.random.split(jax.random.key(5678), 1000))
+    return lambda: next(keys)
+
+
+def run_python(code: str, *, devices: int = 8, **env: str) -> str:
+    """Runs code in a process with so many fake CPU devices; returns what it prints."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XLA_FLAGS": flags, **env},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def make_dataset(
+    path: Path,
+    *,
+    num_users: int = 40,
+    num_clusters: int = 5,
+    room: int = 6,
+    num_items: int = 27,
+    max_length: int = 30,
+    seed: int = 0,
+) -> Dataset:
+    """Writes a dataset of random histories with ties in time, split leave-one-out."""
+    rng = np.random.default_rng(seed)
+    slot = np.sort(rng.permutation(num_clusters * room)[:num_items]).astype(np.int32)
+    length = rng.integers(1, max_length, num_users)
+    length[0] = max_length
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    item = rng.integers(0, num_items, offsets[-1])
+    steps = [rng.integers(0, 3, n) * 50 for n in length]
+    times = np.concatenate([1_000_000 + np.cumsum(s) for s in steps])
+    split = length >= 3
+    train = np.where(split, length - 2, length)
+    event = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
+    training = event < np.repeat(train, length)
+    users = {
+        "user": [f"user {i}" for i in range(num_users)],
+        "train_length": train.astype(np.int32),
+        "valid_at": np.where(split, length - 2, -1).astype(np.int32),
+        "test_at": np.where(split, length - 1, -1).astype(np.int32),
+    }
+    items = {
+        "item": [f"item {i}" for i in range(num_items)],
+        "slot": slot,
+        "title": [f"Film {i}" for i in range(num_items)],
+        "text": [f"Film {i}" for i in range(num_items)],
+        "count": np.bincount(item[training], minlength=num_items),
+    }
+    evaluated = int(split.sum())
+    info = DatasetInfo(
+        source="test",
+        num_users=num_users,
+        num_items=num_items,
+        num_events=len(item),
+        num_clusters=num_clusters,
+        room=room,
+        protocol=Protocol("leave_one_out", "file_order", "kept"),
+        counts=Counts(len(item), users_valid=evaluated, users_test=evaluated),
+        clusters=ClustersInfo("random", 4, 0, 0, room, 0.0),
+    )
+    histories = {
+        "slots": slot[item],
+        "times": times.astype(np.int64),
+        "offsets": offsets.astype(np.int64),
+    }
+    vectors = rng.standard_normal((num_items, 4)).astype(np.float32)
+    return write_dataset(path, info, histories, pa.table(users), pa.table(items), vectors)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """One small dataset for all tests that only read it."""
+    return make_dataset(tmp_path_factory.mktemp("data") / "small")
