@@ -1,0 +1,89 @@
+"""The door `python -m eqids.checkpoint`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.torch
+from conftest import ROOT
+from saved import run_of, small_tree, tiny
+
+from eqids.checkpoint import main
+from eqids.config import UserError
+from eqids.fit.checkpoint import save
+
+
+def test_list_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = run_of(tmp_path, {5: 0.25, 60: 0.125})
+    (run / ".70.partial").mkdir()
+    main(["list", str(run)])
+    _, first, second, partial = capsys.readouterr().out.splitlines()
+    assert first.split()[0] == "5" and first.endswith("0.2500  best")
+    assert second.split()[0] == "60" and second.endswith("0.1250")
+    assert ".70.partial: not a checkpoint" in partial
+    main(["verify", str(run)])
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == [f"{run / '5'}: sound", f"{run / '60'}: sound"]
+    assert ".70.partial" in out[2]
+
+
+def test_verify_names_a_damaged_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = run_of(tmp_path, {5: 0.25, 60: 0.125})
+    (victim,) = (run / "60" / "arrays" / "0-0" / "d").iterdir()
+    victim.write_bytes(bytes(victim.stat().st_size))
+    with pytest.raises(UserError, match=f"^damaged: step 60 of {run}$"):
+        main(["verify", str(run)])
+    assert f"file arrays/0-0/d/{victim.name} is damaged" in capsys.readouterr().out
+    main(["verify", str(run / "5")])
+    done = subprocess.run(
+        [sys.executable, "-m", "eqids.checkpoint", "verify", str(run / "60")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: damaged: step 60 of {run}\n"
+
+
+def test_show(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = save(tmp_path, 5, small_tree(), {"catalog_id": "c-1", "score": 0.5})
+    main(["show", str(path)])
+    out = capsys.readouterr().out
+    assert "params/half  bfloat16    [7, 9]                126 B\n" in out
+    assert "step 5 in" in out and "score 0.5000" in out
+    assert '"catalog_id": "c-1"' in out
+
+
+def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(monkeypatch)
+    tree = small_tree()
+    path, out = (
+        save(tmp_path, 5, tree, {"catalog_id": "c-1"}),
+        tmp_path / "x.safetensors",
+    )
+    main(["export", str(path), str(out)])
+    got = safetensors.torch.load_file(out)
+    named = {
+        "params/wide": tree["params"]["wide"],
+        "params/zero": tree["params"]["zero"],
+        "params/half": tree["params"]["half"].astype(jnp.float32),
+        "state/0": tree["state"][0],
+        "state/1": tree["state"][1],
+        "valid": tree["valid"],
+        "key": jax.random.key_data(tree["key"]),
+    }
+    assert got.keys() == named.keys()
+    assert str(got["params/half"].dtype) == "torch.bfloat16"
+    for name, values in named.items():
+        ours = got[name].float() if name == "params/half" else got[name]
+        np.testing.assert_array_equal(ours.numpy(), values, err_msg=name, strict=True)
+    with safetensors.safe_open(out, "pt") as file:
+        assert json.loads(file.metadata()["meta"]) == {"catalog_id": "c-1"}
+    assert [p.name for p in tmp_path.glob(".*")] == []
