@@ -19,8 +19,8 @@ from eqids.fit.checkpoint import (
     steps,
     verify,
 )
-from eqids.fit.export import export_safetensors
-from eqids.fit.manifest import MANIFEST, step_label
+from eqids.fit.checkpoint.export import export_safetensors
+from eqids.fit.checkpoint.manifest import MANIFEST, step_label
 
 DESCRIPTION = """Look after a run's checkpoints, whose folders are DIR/STEP.
 

@@ -67,9 +67,10 @@ def _histories(recommender: Recommender, config: RecommendConfig) -> list[Histor
 
 def _listing(found: pd.DataFrame) -> str:
     """Returns recommendations as lines: rank, probability, item and title."""
+    columns = (found[name] for name in ("rank", "probability", "item", "title"))
     return "\n".join(
-        f"{row.rank:>4}  {row.probability:8.4%}  {row.item!s}  {row.title or ''}"
-        for row in found.itertuples()
+        f"{rank:>4}  {probability:8.4%}  {item}  {title}"
+        for rank, probability, item, title in zip(*columns, strict=True)
     )
 
 

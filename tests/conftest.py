@@ -118,7 +118,9 @@ def make_dataset(
         "offsets": offsets.astype(np.int64),
     }
     vectors = rng.standard_normal((num_items, 4)).astype(np.float32)
-    return write_dataset(path, info, histories, pa.table(users), pa.table(items), vectors)
+    return write_dataset(
+        path, info, histories, pa.table(users), pa.table(items), vectors
+    )
 
 
 @pytest.fixture(scope="session")

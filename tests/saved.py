@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqids.fit import chunks, store
-from eqids.fit.checkpoint import save
+from eqids.fit.checkpoint import chunks, save, store
 
 
 def bits(leaf: Any) -> tuple[str, tuple[int, ...], bytes]:

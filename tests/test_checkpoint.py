@@ -17,9 +17,9 @@ from hypothesis.extra import numpy as hnp
 from saved import assert_same, run_of, small_tree, tiny
 
 from eqids.config import UserError
-from eqids.fit import chunks
 from eqids.fit.checkpoint import (
     best_step,
+    chunks,
     latest_step,
     partials,
     prune,
@@ -30,7 +30,7 @@ from eqids.fit.checkpoint import (
     steps,
     verify,
 )
-from eqids.fit.manifest import ArrayRecord
+from eqids.fit.checkpoint.manifest import ArrayRecord
 
 DTYPES = ["float32", "float16", "bfloat16", "int32", "uint32", "int8", "bool"]
 
@@ -129,7 +129,7 @@ def test_chunks_tile_every_shard(data: st.DataObject) -> None:
 MESHES = """
 import jax, jax.numpy as jnp, numpy as np
 from pathlib import Path
-from eqids.fit import chunks, reader, store
+from eqids.fit.checkpoint import chunks, reader, store
 from eqids.fit.checkpoint import read_manifest, restore, save
 from jax.sharding import AxisType, PartitionSpec as P
 

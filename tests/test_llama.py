@@ -85,7 +85,8 @@ def test_logits_equal_transformers_packed_and_offset(
         ]
     packed = np.concatenate(parts)[None]
     segment = np.repeat([1, 2, 3], lengths)[None]
-    position = np.concatenate([s + np.arange(n) for s, n in zip(starts, lengths)])[None]
+    counted = [s + np.arange(n) for s, n in zip(starts, lengths, strict=True)]
+    position = np.concatenate(counted)[None]
     hidden = llama.hidden(
         llama.embed(jnp.asarray(packed)), jnp.asarray(segment), jnp.asarray(position)
     )

@@ -13,9 +13,14 @@ import tensorstore as ts
 from jaxtyping import Shaped
 
 from eqids.config import UserError
-from eqids.fit.chunks import Box, chunks_in, shift
-from eqids.fit.manifest import ArrayRecord, Manifest, content_problems, step_label
-from eqids.fit.store import PARTS, array_spec, sha256
+from eqids.fit.checkpoint.chunks import Box, chunks_in, shift
+from eqids.fit.checkpoint.manifest import (
+    ArrayRecord,
+    Manifest,
+    content_problems,
+    step_label,
+)
+from eqids.fit.checkpoint.store import PARTS, array_spec, sha256
 
 _NUM_WORKERS = min(8, os.cpu_count() or 1)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from eqids.config import require
-from eqids.fit.manifest import ArrayRecord, Manifest
+from eqids.fit.checkpoint.manifest import ArrayRecord, Manifest
 
 Stored = tuple[jax.Array | np.ndarray, str | None]
 """An array to store, and its generator's name if it is the data of random keys."""

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from eqids.fit.manifest import ArrayRecord
+from eqids.fit.checkpoint.manifest import ArrayRecord
 
 Box = tuple[slice, ...]
 """A region of an array: start and stop on every axis."""

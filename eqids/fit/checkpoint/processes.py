@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from eqids.fit.manifest import FileRecord
-from eqids.fit.store import Written
+from eqids.fit.checkpoint.manifest import FileRecord
+from eqids.fit.checkpoint.store import Written
 
 
 def wait_for_all(point: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from eqids.config import UserError, require
-from eqids.fit.manifest import MANIFEST, read_manifest
+from eqids.fit.checkpoint.manifest import MANIFEST, read_manifest
 
 
 def steps(directory: Path) -> list[int]:

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there: save, restore, verify, keep the best.
 
-    DIRECTORY/200/manifest.json           what is in it (eqids.fit.manifest)
+    DIRECTORY/200/manifest.json           what is in it (eqids.fit.checkpoint.manifest)
                   manifest.json.sha256    the manifest's guard
-                  arrays/0-0/…            values (eqids.fit.store)
+                  arrays/0-0/…            values (eqids.fit.checkpoint.store)
     DIRECTORY/.300.partial                a save that is not done, or was killed
 
 A step is written as `.STEP.partial`, synced file by file and renamed last: a folder
@@ -29,9 +29,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from eqids.config import UserError, require
-from eqids.fit.chunks import num_chunks, whole
-from eqids.fit.leaves import Stored, leaf_name, match, stored_arrays
-from eqids.fit.manifest import (
+from eqids.fit.checkpoint.chunks import num_chunks, whole
+from eqids.fit.checkpoint.leaves import Stored, leaf_name, match, stored_arrays
+from eqids.fit.checkpoint.manifest import (
     FORMAT_VERSION,
     ArrayRecord,
     Manifest,
@@ -43,23 +43,13 @@ from eqids.fit.manifest import (
     step_label,
     write_manifest,
 )
-from eqids.fit.processes import of_all_processes, wait_for_all
-from eqids.fit.reader import Reader, read_sharded
-from eqids.fit.retention import (
-    best_step,
-    latest_step,
+from eqids.fit.checkpoint.processes import of_all_processes, wait_for_all
+from eqids.fit.checkpoint.reader import Reader, read_sharded
+from eqids.fit.checkpoint.retention import (
     partial_folder,
     partials,
-    prune,
-    resolve,
-    steps,
 )
-from eqids.fit.store import Written, blocks_of, describe, write_parts
-
-__all__ = [
-    "Manifest", "best_step", "latest_step", "partials", "prune", "read_manifest",
-    "resolve", "restore", "save", "steps", "verify",
-]  # fmt: skip
+from eqids.fit.checkpoint.store import Written, blocks_of, describe, write_parts
 
 Tree = TypeVar("Tree", bound=PyTree)
 

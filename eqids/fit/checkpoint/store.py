@@ -22,8 +22,13 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Shaped
 
-from eqids.fit.chunks import Box, chunk_shape, chunks_in, shift
-from eqids.fit.manifest import ArrayRecord, FileRecord, file_sha256, files_below
+from eqids.fit.checkpoint.chunks import Box, chunk_shape, chunks_in, shift
+from eqids.fit.checkpoint.manifest import (
+    ArrayRecord,
+    FileRecord,
+    file_sha256,
+    files_below,
+)
 
 PARTS = "arrays"
 """Folder of the parts inside a checkpoint; a part is `PROCESS-NUMBER`."""

@@ -10,9 +10,14 @@ import jax
 import numpy as np
 
 from eqids.config import UserError, require
-from eqids.fit.chunks import whole
-from eqids.fit.manifest import ArrayRecord, Manifest, read_manifest, step_label
-from eqids.fit.reader import Reader
+from eqids.fit.checkpoint.chunks import whole
+from eqids.fit.checkpoint.manifest import (
+    ArrayRecord,
+    Manifest,
+    read_manifest,
+    step_label,
+)
+from eqids.fit.checkpoint.reader import Reader
 
 _DTYPES = {
     "bool": "BOOL", "bfloat16": "BF16", "float16": "F16", "float32": "F32",
