@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config import UserError, require
@@ -192,7 +193,7 @@ Search = Callable[
 ]
 
 
-def _make_search(dtype: jnp.dtype) -> Search:
+def _make_search(dtype: DTypeLike) -> Search:
     def run(
         model: EqIDs,
         batch: Batch,

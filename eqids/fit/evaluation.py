@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from eqids.config import require
@@ -97,7 +98,7 @@ Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
 """Ranks a chunk's targets: filtered, unfiltered; and their log-probabilities."""
 
 
-def make_ranker(seq_len: int, dtype: jnp.dtype, put: Placement) -> Ranker:
+def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
     """Returns a function that ranks the targets of a chunk; it compiles once.
 
     Args:

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eqids.config import Strategy
@@ -33,7 +34,7 @@ Step = Any
 """A jitted `(state, frozen, batch, key) -> (state, metrics)`."""
 
 
-def split(model: EqIDs, strategy: Strategy, dtype: jnp.dtype) -> tuple[EqIDs, EqIDs]:
+def split(model: EqIDs, strategy: Strategy, dtype: DTypeLike) -> tuple[EqIDs, EqIDs]:
     """Returns what trains, in float32, and the frozen rest, in the dtype it is used."""
     params, frozen = eqx.partition(model, trainable(model, strategy))
     weights, others = eqx.partition(frozen, eqx.is_inexact_array)
@@ -51,7 +52,7 @@ def start(params: EqIDs, optimizer: optax.GradientTransformation) -> State:
 
 
 def make_step(
-    optimizer: optax.GradientTransformation, dtype: jnp.dtype, *, remat: bool
+    optimizer: optax.GradientTransformation, dtype: DTypeLike, *, remat: bool
 ) -> Step:
     """Returns the step, `(state, frozen, batch, key) -> (state, metrics)`.
 
@@ -79,7 +80,7 @@ def make_step(
             grads, state.optimizer, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, optax.global_norm(grads), count)
+        metrics = Metrics(loss, optax.tree.norm(grads), count)
         return State(state.step + 1, params, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0)

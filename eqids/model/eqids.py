@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import ModelConfig
@@ -88,7 +89,7 @@ class EqIDs(eqx.Module):
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
         self.config = c
 
-    def embed(self, batch: Batch, dtype: jnp.dtype) -> Float[Array, "batch seq width"]:
+    def embed(self, batch: Batch, dtype: DTypeLike) -> Float[Array, "batch seq width"]:
         """Returns what enters Llama: adapted items with their gaps, and words."""
         room = self.config.room
         table = self.softmax.table if self.input_table is None else self.input_table
@@ -103,7 +104,7 @@ class EqIDs(eqx.Module):
         self,
         batch: Batch,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch seq item_width"]:
@@ -127,7 +128,7 @@ class EqIDs(eqx.Module):
         self,
         batch: Batch,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
