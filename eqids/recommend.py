@@ -1,7 +1,7 @@
 """Recommend: `python -m eqids.recommend`."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for part in found:
             print(_listing(part))
         return
-    rows = _write(config.output, tqdm(found, unit="chunk", disable=None))
+    rows = _write(config.output, found)
     print(f"{rows:,} recommendations for {len(histories):,} users in {config.output}")
 
 
@@ -74,9 +74,9 @@ def _listing(found: pd.DataFrame) -> str:
     )
 
 
-def _write(path: Path, parts: Iterator[pd.DataFrame]) -> int:
+def _write(path: Path, parts: Iterable[pd.DataFrame]) -> int:
     """Writes a Parquet file whole, and returns the number of its rows."""
-    frame = pd.concat(parts, ignore_index=True)
+    frame = pd.concat(tqdm(parts, unit="chunk", disable=None), ignore_index=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         frame.to_parquet(partial, index=False)

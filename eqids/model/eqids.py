@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from eqids.config import ModelConfig
 from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
 from eqids.model.llama import Llama, dropout
-from eqids.model.softmax import HierarchicalSoftmax
+from eqids.model.softmax import INIT_STD, HierarchicalSoftmax
 from sharding import gathered, lookup
 
 
@@ -75,9 +75,7 @@ class EqIDs(eqx.Module):
             *sizes, valid=valid, counts=counts, key=keys[1]
         )
         self.input_table = (
-            None
-            if c.tied_items
-            else jax.random.normal(keys[2], sizes) / c.item_width**0.5
+            None if c.tied_items else INIT_STD * jax.random.normal(keys[2], sizes)
         )
         if c.adapter == "mlp":
             widths = (c.item_width, 4 * c.item_width, c.llama.width)

@@ -11,6 +11,9 @@ from eqids.config import LlamaConfig
 from eqids.model.rope import rope_tables, rotate
 from sharding import gathered, like, lookup
 
+INIT_STD = 0.02
+"""Of every random weight, as Llama's own `initializer_range`."""
+
 
 def rms_norm(
     x: Float[Array, "*axes width"], scale: Float[Array, " width"], eps: float
@@ -47,11 +50,11 @@ class Block(eqx.Module):
 
     def __init__(self, config: LlamaConfig, *, key: PRNGKeyArray):
         c, keys = config, iter(jax.random.split(key, 7))
-        layer, std = c.num_layers, 1.0 / math.sqrt(c.width)
+        layer = c.num_layers
         # GPT-2's scaling: the residual sum of 2 * layer branches keeps its size.
-        std_out = std / math.sqrt(2 * layer)
+        std_out = INIT_STD / math.sqrt(2 * layer)
 
-        def normal(*shape: int, std: float = std) -> Array:
+        def normal(*shape: int, std: float = INIT_STD) -> Array:
             return std * jax.random.normal(next(keys), (layer, *shape))
 
         self.attention_norm = jnp.ones((layer, c.width))
@@ -136,10 +139,10 @@ class Llama(eqx.Module):
     def __init__(self, config: LlamaConfig, *, key: PRNGKeyArray):
         k1, k2, k3 = jax.random.split(key, 3)
         shape = (config.vocab, config.width)
-        self.embedding = 0.02 * jax.random.normal(k1, shape)
+        self.embedding = INIT_STD * jax.random.normal(k1, shape)
         self.blocks = Block(config, key=k2)
         self.norm = jnp.ones((config.width,))
-        self.lm_head = None if config.tied else 0.02 * jax.random.normal(k3, shape)
+        self.lm_head = None if config.tied else INIT_STD * jax.random.normal(k3, shape)
         self.config = config
 
     def embed(self, words: Int[Array, "batch seq"]) -> Float[Array, "batch seq width"]:

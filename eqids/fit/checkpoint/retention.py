@@ -35,7 +35,7 @@ def latest_step(directory: Path) -> int | None:
 
 
 def best_step(directory: Path) -> int | None:
-    """The step with the highest `meta['score']`, the newer of equals, or None.
+    """The step with the highest `meta['score']`, the older of equals, or None.
 
     Steps without a score are ignored, unless none has one: then it is the newest.
 
@@ -46,8 +46,8 @@ def best_step(directory: Path) -> int | None:
     for step in steps(directory):
         score = read_manifest(directory / str(step)).meta.get("score")
         if score is not None:
-            scored.append((score, step))
-    return max(scored)[1] if scored else latest_step(directory)
+            scored.append((score, -step))
+    return -max(scored)[1] if scored else latest_step(directory)
 
 
 def prune(directory: Path, keep: int, protect: Collection[int] = ()) -> None:

@@ -1,0 +1,432 @@
+"""The doors as a user opens them: results, resuming, recommending, mistakes."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, make_dataset
+from pytest import CaptureFixture
+
+import eqids
+from eqids import checkpoint, evaluate, prepare, recommend, train
+from eqids.data import Dataset, open_dataset
+from eqids.door import run
+from eqids.fit.checkpoint import read_manifest, steps
+
+Door = Callable[[list[str]], None]
+
+
+def small(data: Path, folder: Path, *more: str) -> list[str]:
+    """Flags of a run that takes a second."""
+    sizes = "--batch_size 4 --seq_len 16 --item_width 8 --num_steps 40 --eval_every 20"
+    flags = ["--data_dir", str(data), "--checkpoint_dir", str(folder), *sizes.split()]
+    return [*flags, "--learning_rate", "1e-2", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 40 steps."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train.main(small(dataset.path, folder))
+    return folder
+
+
+def refused(door: Door, flags: list[str], capsys: CaptureFixture[str]) -> str:
+    """Opens a door that must refuse; returns its one sentence."""
+    with pytest.raises(SystemExit) as exit_:
+        run(lambda: door(flags))
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2, said
+    assert "Traceback" not in said
+    return said
+
+
+# Train
+
+
+def test_a_run_leaves_checkpoints_metrics_and_a_result(finished: Path) -> None:
+    assert steps(finished) == [20, 40]
+    lines = (finished / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert [x["step"] for x in lines if "valid_ndcg@10" in x] == [20, 40]
+    result = json.loads((finished / "result.json").read_text())
+    scores = {s: read_manifest(finished / str(s)).meta["score"] for s in (20, 40)}
+    assert scores[result["step"]] == max(scores.values())
+    assert result["split"] == "test"
+    names = {f"{m}@{k}" for m in ("recall", "ndcg", "mrr") for k in (1, 5, 10, 20, 50)}
+    for part in (result, result["popularity"], result["markov"]):
+        assert set(part["filtered"]) == set(part["unfiltered"]) == names
+    assert result["protocol"]["candidates"] == "full catalog"
+    assert {"num_users", "nll", "seen_target_share", "step"} <= set(result)
+
+
+def test_stopped_and_resumed_is_bitwise_the_uninterrupted_run(
+    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    flags = small(dataset.path, tmp_path / "run")
+    train.main([*flags, "--stop_at", "20"])
+    assert steps(tmp_path / "run") == [20]
+    train.main(flags)
+    assert "going on from step 20" in capsys.readouterr().out
+    for step in ("20", "40"):
+        one, two = (read_manifest(f / step) for f in (finished, tmp_path / "run"))
+        assert one.arrays.keys() == two.arrays.keys()
+        assert any(name.startswith("optimizer/") for name in one.arrays)
+        for name, record in one.arrays.items():
+            assert record == two.arrays[name], name
+    results = [json.loads((f / "result.json").read_text())
+               for f in (finished, tmp_path / "run")]  # fmt: skip
+    assert results[0] == results[1]
+
+
+def test_typing_a_finished_run_again_trains_nothing(
+    dataset: Dataset, finished: Path, capsys: CaptureFixture[str]
+) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    train.main(small(dataset.path, finished))
+    assert (finished / "metrics.jsonl").read_text() == before
+    assert "going on from step 40" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seed", "1"], "--seed 0, this run has 1"),
+        (["--seq_len", "8"], "--seq_len 16, this run has 8"),
+        (["--freeze_llama"], "--train all, this run has heads"),
+    ],
+)
+def test_another_run_does_not_resume_this_one(
+    more: list[str],
+    said: str,
+    dataset: Dataset,
+    finished: Path,
+    capsys: CaptureFixture[str],
+) -> None:
+    assert said in refused(train.main, small(dataset.path, finished, *more), capsys)
+
+
+def test_two_stages_frozen_first_then_all_of_it(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    heads = small(dataset.path, tmp_path / "1", "--freeze_llama", "--stop_at", "20")
+    train.main(heads)
+    stored = read_manifest(tmp_path / "1" / "20").arrays
+    assert not any("llama" in name for name in stored)
+    # A checkpoint without its Llama opens all the same.
+    evaluate.main(["--checkpoint", str(tmp_path / "1"), "--split", "valid",
+                   "--json", str(tmp_path / "valid.json")])  # fmt: skip
+    found = json.loads((tmp_path / "valid.json").read_text())
+    score = read_manifest(tmp_path / "1" / "20").meta["score"]
+    assert found["filtered"]["ndcg@10"] == pytest.approx(score)
+    both = small(dataset.path, tmp_path / "2", "--load_checkpoint", str(tmp_path / "1"))
+    train.main([*both, "--num_steps", "1", "--learning_rate", "1e-9"])
+    result = json.loads((tmp_path / "2" / "result.json").read_text())
+    first = json.loads((tmp_path / "1" / "result.json").read_text())
+    assert result["nll"] == pytest.approx(first["nll"], rel=1e-4)
+    assert any("llama" in n for n in read_manifest(tmp_path / "2" / "1").arrays)
+
+
+def test_early_stopping_stops_and_stays_stopped(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--early_stop", "1")
+    flags += ["--eval_every", "2", "--learning_rate", "1e-9"]
+    train.main(flags)
+    stopped = steps(tmp_path / "run")[-1]
+    assert stopped < 40
+    train.main(flags)
+    assert steps(tmp_path / "run")[-1] == stopped
+
+
+def test_only_the_newest_and_the_best_checkpoints_stay(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--keep", "1", "--save_every", "5")
+    train.main([*flags, "--eval_every", "10", "--num_steps", "30"])
+    kept = steps(tmp_path / "run")
+    assert kept[-1] == 30 and len(kept) <= 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    """The first update of a schedule is 0, the second of this one breaks everything."""
+    flags = small(dataset.path, tmp_path / "run", "--save_every", "1")
+    flags += ["--learning_rate", "1e38", "--grad_clip", "1e38"]
+    said = refused(train.main, flags, capsys)
+    found = re.search(r"the loss is (nan|inf) at step (\d+)", said)
+    assert found is not None
+    saved = steps(tmp_path / "run")
+    assert saved[-1] == int(found[2]) - 1 >= 1
+    checkpoint.main(["verify", str(tmp_path / "run")])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(np.isfinite(list(json.loads(line).values())).all() for line in lines)
+
+
+def test_tensorboard_event_files(dataset: Dataset, tmp_path: Path) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--tensorboard", "--num_steps", "4")
+    train.main(flags)
+    (events,) = (tmp_path / "run" / "events").iterdir()
+    assert events.stat().st_size > 100
+
+
+def test_memory_is_told_before_anything_is_trained(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    train.main(small(dataset.path, tmp_path / "run", "--estimate_memory_only"))
+    assert re.search(r"total +\d+\.\d+ GiB", capsys.readouterr().out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    import transformers
+
+    llama = tmp_path / "llama"
+    sizes = transformers.LlamaConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=11,
+        num_key_value_heads=1, head_dim=8, intermediate_size=12,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(sizes).save_pretrained(llama)
+    flags = small(dataset.path, tmp_path / "run", "--llama_path", str(llama))
+    train.main([*flags, "--num_steps", "2"])
+    evaluate.main(["--checkpoint", str(tmp_path / "run")])
+    capsys.readouterr()
+    transformers.LlamaForCausalLM(sizes).save_pretrained(llama)
+    said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
+    assert "holds other weights" in said
+    wrong = [*flags, "--llama_size", "1b", "--checkpoint_dir", str(tmp_path / "b")]
+    assert "not a Llama of --llama_size 1b" in refused(train.main, wrong, capsys)
+
+
+# Evaluate and recommend
+
+
+def test_evaluate_repeats_the_runs_own_result(finished: Path, tmp_path: Path) -> None:
+    evaluate.main(["--checkpoint", str(finished), "--json", str(tmp_path / "r.json")])
+    again = json.loads((tmp_path / "r.json").read_text())
+    assert again == json.loads((finished / "result.json").read_text())
+
+
+def test_recommendations_are_the_models_most_probable_items(
+    dataset: Dataset, finished: Path
+) -> None:
+    import jax.numpy as jnp
+
+    from eqids.data.batches import query_batch
+    from eqids.model import Batch
+
+    recommender = eqids.load(finished)
+    user = int(np.argmax(np.diff(dataset.offsets)))
+    past = slice(dataset.offsets[user], dataset.offsets[user + 1])
+    history, times = dataset.slots[past], dataset.times[past]
+    items = dataset.items().set_index("slot")
+    frame = pd.DataFrame(
+        {"user": "one", "item": items["item"].loc[history].to_numpy(), "time": times}
+    )
+    model = recommender.opened.model
+    query = model.queries(Batch.of(query_batch([history], [times], 16)))[0]
+    last = query[min(len(history), 16) - 1]
+    scores = np.exp(np.asarray(model.softmax.log_probs(jnp.asarray(last)), np.float64))
+    for seen in (True, False):
+        found = recommender.recommend(frame, k=40, filter_seen=seen)
+        allowed = [s for s in items.index if not (seen and s in history)]
+        order = sorted(allowed, key=lambda s: (-scores[s], s))
+        assert found["item"].tolist() == items["item"].loc[order].tolist()
+        assert found["title"].tolist() == items["title"].loc[order].tolist()
+        assert found["rank"].tolist() == list(range(1, len(order) + 1))
+        np.testing.assert_allclose(found["probability"], scores[order], rtol=1e-4)
+        assert set(found["user"]) == {"one"}
+    assert found["probability"].sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_allow_and_deny(finished: Path) -> None:
+    recommender = eqids.load(str(finished))
+    histories = [["item 1", "item 2"], ["item 3"]]
+    found = recommender.recommend(
+        histories, k=3, allow=["item 2", "item 5", "item 6"], deny=["item 5"]
+    )
+    assert found["user"].tolist() == [0, 1, 1]
+    assert set(found["item"]) == {"item 2", "item 6"}
+    everything = recommender.recommend(histories, k=100, deny=["item 9"])
+    assert "item 9" not in set(everything["item"])
+
+
+def test_recommend_by_user_by_history_and_by_file(
+    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    where = ["--checkpoint", str(finished)]
+    recommend.main([*where, "--user", "user 0", "--k", "3"])
+    assert len(re.findall(r"item \d+  Film \d+", capsys.readouterr().out)) == 3
+    recommend.main([*where, "--history", "item 1, item 2", "--k", "4", "--keep_seen"])
+    shown = re.findall(r"item \d+", capsys.readouterr().out)
+    expected = eqids.load(finished).recommend(
+        [["item 1", "item 2"]], k=4, filter_seen=False
+    )
+    assert shown == expected["item"].tolist()
+    frame = pd.DataFrame(
+        {
+            "user": ["b", "a", "b", "a"],
+            "item": ["item 1", "item 4", "item 2", "item 5"],
+            "time": pd.to_datetime([30, 10, 20, 40], unit="s"),
+        }
+    )
+    frame.to_parquet(tmp_path / "in.parquet")
+    recommend.main(
+        [*where, "--input", str(tmp_path / "in.parquet"), "--k", "2",
+         "--output", str(tmp_path / "out.parquet")]
+    )  # fmt: skip
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    expected = eqids.load(finished).recommend(frame.assign(time=[30, 10, 20, 40]), k=2)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["user"].tolist() == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--history", "item 1,Heat"], "'Heat' is not in the catalog"),
+        (["--history", ","], "is empty"),
+        (["--user", "nobody"], "'nobody' is not among the users"),
+        (["--user", "user 1", "--k", "0"], "--k is 0"),
+        (["--user", "user 1", "--history", "item 1"], "2 are given"),
+        (
+            ["--input", "no.parquet", "--output", "o.parquet"],
+            "no.parquet: no such file",
+        ),
+        (["--input", "no.parquet"], "--input and --output go together"),
+    ],
+)
+def test_recommend_refuses(
+    flags: list[str], said: str, finished: Path, capsys: CaptureFixture[str]
+) -> None:
+    asked = ["--checkpoint", str(finished), *flags]
+    assert said in " ".join(refused(recommend.main, asked, capsys).split())
+
+
+def test_a_file_of_histories_that_is_wrong_is_named(
+    finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    path = tmp_path / "in.parquet"
+    flags = ["--checkpoint", str(finished), "--input", str(path)]
+    flags += ["--output", str(tmp_path / "out.parquet")]
+    cases = {
+        "no column 'user'": pd.DataFrame({"who": ["a"], "item": ["item 1"]}),
+        "'item 99' is not in the catalog": pd.DataFrame(
+            {"user": ["a"], "item": ["item 99"]}
+        ),
+        "'time'": pd.DataFrame({"user": ["a"], "item": ["item 1"], "time": ["soon"]}),
+        "no rows": pd.DataFrame({"user": [], "item": []}),
+    }
+    for said, frame in cases.items():
+        frame.to_parquet(path)
+        found = refused(recommend.main, flags, capsys)
+        assert said in found and str(path) in found
+    path.write_text("no parquet")
+    assert "not a Parquet file" in refused(recommend.main, flags, capsys)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.parquet"]
+
+
+# Mistakes
+
+
+def test_wrong_places_are_named_with_what_to_do(
+    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    said = refused(train.main, ["--data_dir", str(nowhere)], capsys)
+    assert str(nowhere) in said and "python -m eqids.prepare" in said
+    for path in (nowhere, finished / "999", tmp_path):
+        said = refused(evaluate.main, ["--checkpoint", str(path)], capsys)
+        assert str(path) in said
+    other = make_dataset(tmp_path / "other", num_items=20, seed=1)
+    flags = ["--checkpoint", str(finished), "--data_dir", str(other.path)]
+    assert "catalog" in refused(evaluate.main, flags, capsys)
+    said = refused(train.main, small(other.path, finished), capsys)
+    assert "catalog_id" in said
+    said = refused(
+        train.main, ["--data_dir", str(dataset.path), "--seq_len", "0"], capsys
+    )
+    assert "--seq_len is 0" in " ".join(said.split())
+
+
+def test_a_damaged_checkpoint_is_refused_by_every_door(
+    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for file in (folder / "40" / "arrays").rglob("*"):
+        if file.is_file():
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 1
+            file.write_bytes(bytes(data))
+    for door, flags in (
+        (evaluate.main, ["--checkpoint", str(folder / "40")]),
+        (recommend.main, ["--checkpoint", str(folder / "40"), "--user", "user 0"]),
+        (train.main, small(dataset.path, folder)),
+        (checkpoint.main, ["verify", str(folder / "40")]),
+    ):
+        assert "40" in refused(door, flags, capsys)
+
+
+def test_help_teaches(capsys: CaptureFixture[str]) -> None:
+    for door in (train, evaluate, recommend, prepare):
+        with pytest.raises(SystemExit) as exit_:
+            door.main(["--help"])
+        assert exit_.value.code == 0
+        shown = capsys.readouterr().out
+        assert "python -m eqids." in shown and "--data_dir" in shown
+
+
+def test_interrupting_a_run_keeps_its_last_checkpoint(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--save_every", "2")
+    flags += ["--num_steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eqids.train", *flags], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("step      6"))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert steps(tmp_path / "run")[-1] >= 4
+    checkpoint.main(["verify", str(tmp_path / "run")])
+
+
+# The main job
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """ML-100K, fetched as a user's machine fetches it."""
+    folder = tmp_path_factory.mktemp("data") / "ml-100k"
+    prepare.main(["--data_dir", str(folder)])
+    return open_dataset(folder)
+
+
+def test_the_default_recipe_starts_well_on_movielens(
+    prepared: Dataset, tmp_path: Path
+) -> None:
+    """A tenth of the run, on all of the data, is past popularity already."""
+    train.main(
+        ["--data_dir", str(prepared.path), "--checkpoint_dir", str(tmp_path / "run"),
+         "--stop_at", "60", "--eval_every", "60"]
+    )  # fmt: skip
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["num_users"] == 943
+    for side in ("filtered", "unfiltered"):
+        assert result[side]["ndcg@10"] > result["popularity"][side]["ndcg@10"]
