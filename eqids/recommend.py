@@ -76,7 +76,8 @@ def _listing(found: pd.DataFrame) -> str:
 
 def _write(path: Path, parts: Iterable[pd.DataFrame]) -> int:
     """Writes a Parquet file whole, and returns the number of its rows."""
-    frame = pd.concat(tqdm(parts, unit="chunk", disable=None), ignore_index=True)
+    done = list(tqdm(parts, unit="chunk", disable=None))
+    frame = pd.concat(done, ignore_index=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         frame.to_parquet(partial, index=False)
