@@ -1,9 +1,35 @@
-"""What every door shares: how a mistake of the user ends the program."""
+"""What every door shares: reading flags, and ending at a mistake of the user."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
 
 from eqids.config import UserError
+
+Config = TypeVar("Config")
+
+
+def parse(
+    kind: type[Config], argv: Sequence[str] | None, module: str, description: str
+) -> Config:
+    """Reads flags into a config; help and mistakes are told in the terminal.
+
+    Args:
+        kind: the config's class, whose fields are the flags.
+        argv: the words of the command line, by default the process's own.
+        module: what the user typed after `python -m`.
+        description: the first text of `--help`.
+    """
+    return tyro.cli(
+        kind,
+        args=argv,
+        prog=f"python -m {module}",
+        description=description,
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def run(main: Callable[[], None]) -> None:

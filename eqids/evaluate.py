@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import tyro
-
 from eqids.config import EvaluateConfig
-from eqids.door import run
+from eqids.door import parse, run
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.runs import write_json
 from eqids.opening import open_checkpoint
@@ -24,9 +22,7 @@ the history filtered and not. For example:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the metrics of a checkpoint, and writes them with --json."""
-    config = tyro.cli(
-        EvaluateConfig, args=argv, description=DESCRIPTION, use_underscores=True
-    )
+    config = parse(EvaluateConfig, argv, "eqids.evaluate", DESCRIPTION)
     put = placement("data")
     with put.active():
         opened = open_checkpoint(

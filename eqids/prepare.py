@@ -15,29 +15,22 @@ import sys
 import time
 from collections.abc import Sequence
 
-import tyro
 from tqdm import tqdm
 
 from eqids.config import PrepareConfig
 from eqids.data import Dataset
 from eqids.data.prepare import prepare
-from eqids.door import run
+from eqids.door import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads flags, prepares the dataset and says what it holds."""
     start = time.perf_counter()
-    config = tyro.cli(
-        PrepareConfig,
-        prog="python -m eqids.prepare",
-        description=__doc__,
-        args=argv,
-        use_underscores=True,
-    )
+    config = parse(PrepareConfig, argv, "eqids.prepare", __doc__)
     dataset = prepare(config, lambda sentence: tqdm.write(sentence, sys.stdout))
     print(summary(dataset))
     print(f"done in {time.perf_counter() - start:.1f} s; next:")
-    print(f"  python -m eqids.train --data_dir {config.data_dir}")
+    print(f"  python -m eqids.train --data_dir {config.folder}")
 
 
 def summary(dataset: Dataset) -> str:

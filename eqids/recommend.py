@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import tyro
 from tqdm import tqdm
 
 from eqids.config import RecommendConfig, UserError, require
-from eqids.door import run
+from eqids.door import parse, run
 from eqids.recommender import History, Recommender, load
 
 DESCRIPTION = """Name the most probable next items, exactly, with their probabilities.
@@ -27,9 +26,7 @@ histories (columns user, item and, if known, time):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints recommendations, or writes those of a file to another."""
-    config = tyro.cli(
-        RecommendConfig, args=argv, description=DESCRIPTION, use_underscores=True
-    )
+    config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
     recommender = load(config.checkpoint, config.data_dir, config.llama_path)
     histories = _histories(recommender, config)
     found = recommender.search(

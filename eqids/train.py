@@ -1,5 +1,6 @@
 """Train: `python -m eqids.train`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import tyro
 
 import convert
 from eqids.config import (
     LLAMA_PRESETS,
+    NANO_RECIPE,
+    PRETRAINED_RECIPES,
     LlamaConfig,
     PrepareConfig,
     RunConfig,
@@ -21,7 +23,7 @@ from eqids.config import (
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.prepare import prepare
-from eqids.door import run
+from eqids.door import parse, run
 from eqids.fit.checkpoint import best_step, restore
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.loop import train
@@ -64,9 +66,7 @@ Two stages with a pretrained Llama, frozen first, then trained as a whole:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, evaluates and says what to type next."""
-    flags = tyro.cli(
-        TrainConfig, args=argv, description=DESCRIPTION, use_underscores=True
-    )
+    flags = parse(TrainConfig, argv, "eqids.train", DESCRIPTION + _recipes())
     config = resolved(flags)
     recipe, folder = config.recipe, config.checkpoint_dir
     dtype, put = jnp.dtype(config.dtype), placement(flags.layout)
@@ -101,6 +101,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(folder / RESULT_FILE, result)
     print(table(result))
     print(_closing(folder))
+
+
+def _recipes() -> str:
+    """Returns what unset flags become, for --help."""
+    rows = {"nano": NANO_RECIPE}
+    rows |= {f"--train {name}": recipe for name, recipe in PRETRAINED_RECIPES.items()}
+    lines = ["", "What flags are where they are not given:", ""]
+    for name, recipe in rows.items():
+        values = dataclasses.asdict(recipe).items()
+        lines += [f"    {name}: " + ", ".join(f"{n} {v}" for n, v in values)]
+    return "\n".join(lines)
 
 
 def _dataset(data_dir: Path | None) -> Dataset:

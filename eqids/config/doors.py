@@ -15,9 +15,9 @@ class PrepareConfig:
     """Where interactions come from: ml-100k, ml-1m, ml-20m (fetched; or
     ml-1m:PATH for a local zip or folder), csv:PATH, parquet:PATH, or
     recbole:PATH.inter."""
-    data_dir: Path = Path("data/ml-100k")
-    """The dataset folder to write; it must not exist yet, or be replaced with
-    --overwrite."""
+    data_dir: Path | None = None
+    """The dataset folder to write, by default data/ and the source's name; it must
+    not exist yet, or be replaced with --overwrite."""
     user_column: str = "user_id"
     """Column of user ids (csv and parquet sources)."""
     item_column: str = "item_id"
@@ -65,6 +65,13 @@ class PrepareConfig:
             or not self.source.startswith(("csv:", "parquet:")),
             "--min_rating needs --rating_column, the column that holds the ratings",
         )  # fmt: skip
+
+    @property
+    def folder(self) -> Path:
+        """The dataset folder to write."""
+        kind, _, path = self.source.partition(":")
+        name = Path(path).stem if kind in ("csv", "parquet", "recbole") else kind
+        return self.data_dir or Path("data") / name
 
 
 @dataclass(frozen=True)

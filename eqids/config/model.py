@@ -101,6 +101,10 @@ LLAMA_PRESETS: Mapping[str, LlamaConfig] = types.MappingProxyType(
 LlamaSize = Literal["nano", "smollm2-135m", "1b", "3b", "8b"]
 
 
+Adapter = Literal["mlp", "linear"]
+"""Two layers with GELU between them, or one matrix."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of everything around the Llama, and how it is trained from scratch."""
@@ -113,7 +117,7 @@ class ModelConfig:
     """Places in a cluster."""
     item_width: int = 384
     """Size of an item's vector."""
-    adapter: Literal["mlp", "linear"] = "mlp"
+    adapter: Adapter = "mlp"
     """Two layers with GELU, or one matrix."""
     tied_items: bool = True
     """Whether the vectors that enter are those that are predicted."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from eqids.config.errors import require
-from eqids.config.model import LlamaSize
+from eqids.config.model import Adapter, LlamaSize
 
 Strategy = Literal["heads", "all"]
 """What trains: all but Llama, or everything."""
@@ -31,6 +31,8 @@ class Recipe:
     """AdamW's decay of matrices."""
     item_width: int
     """Size of an item's vector."""
+    adapter: Adapter
+    """Between items and Llama."""
     dropout: float
     """Share of activations dropped."""
     eval_every: int
@@ -45,15 +47,16 @@ NANO_RECIPE = Recipe(
     warmup_steps=50,
     weight_decay=0.01,
     item_width=64,
-    dropout=0.3,
+    adapter="linear",
+    dropout=0.2,
     eval_every=50,
 )
 """Chosen on ML-100K's validation split (docs/quality.md)."""
 
 PRETRAINED_RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
     {
-        "heads": Recipe(5_000, 16, 64, 1e-4, 100, 0.01, 384, 0.0, 250),
-        "all": Recipe(10_000, 8, 64, 5e-5, 500, 0.01, 384, 0.0, 500),
+        "heads": Recipe(5_000, 16, 64, 1e-4, 100, 0.01, 384, "mlp", 0.0, 250),
+        "all": Recipe(10_000, 8, 64, 5e-5, 500, 0.01, 384, "mlp", 0.0, 500),
     }
 )
 """Frozen Llama (`heads`) and fully trained (`all`)."""
@@ -101,8 +104,8 @@ class TrainConfig:
     """Share of activations dropped in training."""
     item_width: int | None = None
     """Size of an item's vector."""
-    adapter: Literal["mlp", "linear"] = "mlp"
-    """Two layers with GELU between items and Llama, or one matrix."""
+    adapter: Adapter | None = None
+    """Between items and Llama: two layers with GELU (mlp), or one matrix."""
     tied_items: bool = True
     """Use one table for items that enter and items that are predicted."""
     gap_dropout: float = 0.1

@@ -50,7 +50,7 @@ def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
     Raises:
         UserError: at the first thing that the user has to mend.
     """
-    check_target(config.data_dir, config.overwrite)
+    check_target(config.folder, config.overwrite)
     progress(f"reading {config.source}")
     found = _read(config, progress)
     progress(f"splitting {len(found.item):,} events ({config.split})")
@@ -60,7 +60,7 @@ def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
         split = leave_one_out(found.offsets)
     progress(f"clustering {len(found.items):,} items ({config.clusters})")
     catalog = make_catalog(found, split, config)
-    progress(f"writing {config.data_dir}")
+    progress(f"writing {config.folder}")
     histories = {"slots": catalog.slot[found.item], "offsets": found.offsets}
     if found.time is not None:
         histories["times"] = found.time
@@ -73,7 +73,7 @@ def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
     items = found.items.append_column("slot", pa.array(catalog.slot))
     items = items.append_column("count", pa.array(catalog.count))
     return write_dataset(
-        config.data_dir,
+        config.folder,
         _info(config, found, split, catalog),
         histories,
         pa.table(users),

@@ -28,7 +28,7 @@ from eqids.model import EqIDs, Llama
 
 RESULT_FILE = "result.json"
 
-_IDENTITY = ("llama_size", "seed", "grad_clip", "adapter", "tied_items", "gap_dropout",
+_IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "gap_dropout",
              "shuffle_ties")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
 
@@ -49,7 +49,7 @@ def model_config(
         num_clusters=dataset.info.num_clusters,
         room=dataset.info.room,
         item_width=recipe.item_width,
-        adapter=flags.adapter,
+        adapter=recipe.adapter,
         tied_items=flags.tied_items,
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
