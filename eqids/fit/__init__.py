@@ -1,0 +1,11 @@
+"""Training and evaluation: what learns, how, and how well."""
+
+from eqids.fit.evaluation import evaluate as evaluate, make_ranker as make_ranker
+from eqids.fit.optimizer import make_optimizer as make_optimizer
+from eqids.fit.step import (
+    State as State,
+    make_step as make_step,
+    split as split,
+    start as start,
+)
+from eqids.fit.strategy import trainable as trainable
