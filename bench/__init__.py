@@ -1,0 +1,1 @@
+"""Stopwatches, peers and tables; imported by no other room."""

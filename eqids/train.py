@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     optimizer = make_optimizer(recipe, flags.grad_clip)
     with put.active():
         if flags.estimate_memory_only:
-            return print(_memory(estimate(config, sizes, put)))
+            print(_memory(estimate(config, sizes, put)))
+            return
         llama, base = _pretrained(config)
         first_key, step_key = run_keys(flags.seed)
         model = put(initial_model(sizes, dataset, llama, first_key))
@@ -94,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             config, state, frozen, step, step_key, dataset=dataset, batches=batches,
             ranker=ranker, folder=folder, meta=meta, put=put,
         )  # fmt: skip
+        if int(state.step) == config.stop_at < recipe.num_steps:
+            print(f"stopped at step {config.stop_at}; the same command goes on")
+            return
         best = best_step(folder) or int(state.step)
         params = restore(folder / str(best), state.params, prefix="params")
         metrics = evaluate(eqx.combine(params, frozen), dataset, "test", ranker)

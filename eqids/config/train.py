@@ -120,12 +120,13 @@ class TrainConfig:
     """How the devices there are share the work: the batch only (data), the weights
     too (fsdp), heads and feed-forward as well (tensor), or one device, no mesh
     (none)."""
-    log_every: int = 10
+    log_every: int = 50
     """Steps between lines of metrics."""
     eval_every: int | None = None
     """Steps between evaluations on the validation split."""
     save_every: int | None = None
-    """Steps between checkpoints; by default after each evaluation."""
+    """Steps between checkpoints, by default --eval_every; a better evaluation and the
+    last step are saved in any case."""
     keep: int = 3
     """Newest checkpoints kept; the best on validation is kept as well."""
     early_stop: int | None = None

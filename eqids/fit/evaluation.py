@@ -54,12 +54,17 @@ def targets_of(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return users, position[users]
 
 
-def chunks(dataset: Dataset, split: Split) -> Iterator[Chunk]:
-    """Yields the users of a split in chunks of one shape."""
+def chunks(dataset: Dataset, split: Split, ways: int = 1) -> Iterator[Chunk]:
+    """Yields the users of a split in chunks of one shape.
+
+    Args:
+        dataset: whose users.
+        split: whose targets.
+        ways: how many devices share a chunk; it divides the number of its rows.
+    """
     users, positions = targets_of(dataset, split)
     most = max(1, min(_USERS, _SCORES // dataset.num_slots))
-    # A multiple of 8, so that meshes of up to 8 devices divide it.
-    size = -(-min(most, len(users)) // 8) * 8
+    size = -(-min(most, len(users)) // ways) * ways
     width = _most_seen(dataset, users, positions)
     for first in range(0, len(users), size):
         rows = np.arange(first, first + size)
@@ -150,7 +155,8 @@ def evaluate(
         split: `valid` or `test`; at test the history includes the validation item.
         ranker: from `make_ranker`.
     """
-    parts = [ranker(model, chunk) for chunk in chunks(dataset, split)]
+    ways = jax.device_count()
+    parts = [ranker(model, chunk) for chunk in chunks(dataset, split, ways)]
     ranked = np.concatenate(parts).astype(np.float64)
     return {
         "split": split,

@@ -62,9 +62,9 @@ def train(
     Raises:
         UserError: the loss is not finite, or a checkpoint could not be written.
     """
-    flags, stop, eval_every = config.flags, config.stop_at, config.recipe.eval_every
+    flags, recipe, stop = config.flags, config.recipe, config.stop_at
     done = int(state.step)
-    patience = Patience(flags.early_stop, folder, eval_every)
+    patience = Patience(flags.early_stop, folder, recipe.eval_every)
     if patience.spent:
         return state
     with Log(folder, done, stop, flags.tensorboard) as log:
@@ -72,17 +72,17 @@ def train(
             state, metrics = step(state, frozen, put(Batch.of(arrays)), key)
             log.add(metrics)
             done += 1
-            last, validation = done == stop, None
-            if last or done % flags.log_every == 0:
+            if done % flags.log_every == 0:
                 log.flush(done)
-            if last or done % eval_every == 0:
+            validation = None
+            if done % recipe.eval_every == 0 or done == recipe.num_steps:
                 log.flush(done)
                 model = eqx.combine(state.params, frozen)
                 validation = evaluate(model, dataset, "valid", ranker)
                 log.validation(done, validation)
-                patience.see(validation)
-                last = last or patience.spent
-            if last or done % config.save_every == 0:
+            better = validation is not None and patience.better(validation)
+            last = done == stop or patience.spent
+            if last or better or done % config.save_every == 0:
                 # The loss is looked at first, so that no bad state is ever saved.
                 log.flush(done)
                 save(folder, done, state, meta(validation))
@@ -115,11 +115,13 @@ class Patience:
         """Whether to stop."""
         return self._limit is not None and self._waited >= self._limit
 
-    def see(self, validation: Mapping[str, Any]) -> None:
-        """Counts one evaluation."""
+    def better(self, validation: Mapping[str, Any]) -> bool:
+        """Counts an evaluation, and returns whether it is the best so far."""
         score = validation["filtered"]["ndcg@10"]
-        self._waited = 0 if score > self._best else self._waited + 1
+        better = score > self._best
+        self._waited = 0 if better else self._waited + 1
         self._best = max(self._best, score)
+        return better
 
 
 def _best(folder: Path) -> list[int]:
