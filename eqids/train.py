@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         llama, base = _pretrained(config)
         first_key, step_key = run_keys(flags.seed)
-        model = put(initial_model(sizes, dataset, llama, first_key))
+        model = put(initial_model(sizes, dataset, llama, first_key, flags.init_items))
         params, frozen = split(model, config.strategy, dtype)
         state = start(params, optimizer)
         del llama, model, params

@@ -176,3 +176,24 @@ def test_biases_start_from_log_popularity() -> None:
     head = HierarchicalSoftmax(2, 2, 3, counts=counts, key=jax.random.key(0))
     scores = head.log_probs(jnp.zeros(3))
     assert_close(jnp.exp(scores), (counts + 1.0).reshape(-1) / 20.0, "float32")
+
+
+def test_vectors_start_from_what_is_known_of_the_items() -> None:
+    rng = np.random.default_rng(0)
+    known = rng.standard_normal((4, 5, 8)) * 7.0
+    valid = rng.random((4, 5)) < 0.7
+    valid[2] = False
+    known[~valid] = 0.0
+    known = known.astype(np.float32)
+    for width in (4, 8, 12):
+        head = HierarchicalSoftmax(
+            4, 5, width, valid=valid, vectors=known, key=jax.random.key(0)
+        )
+        shared = min(width, 8)
+        table = np.asarray(head.table)
+        seen, told = table[valid][:, :shared].ravel(), known[valid][:, :shared].ravel()
+        assert np.corrcoef(seen, told)[0, 1] > 0.98
+        assert 0.015 < seen.std() < 0.025
+        means = np.stack([table[c][valid[c]].mean(axis=0) for c in (0, 1, 3)])
+        assert_close(head.cluster_table[np.array([0, 1, 3])], means, "float32")
+        assert_close(head.cluster_table[2], np.zeros(width), "float32")

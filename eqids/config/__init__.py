@@ -21,6 +21,7 @@ from eqids.config.serial import from_json as from_json, to_json as to_json
 from eqids.config.train import (
     NANO_RECIPE as NANO_RECIPE,
     PRETRAINED_RECIPES as PRETRAINED_RECIPES,
+    InitItems as InitItems,
     Recipe as Recipe,
     RunConfig as RunConfig,
     Strategy as Strategy,

@@ -13,6 +13,10 @@ Strategy = Literal["heads", "all"]
 """What trains: all but Llama, or everything."""
 
 
+InitItems = Literal["interactions", "random"]
+"""Where item vectors start."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a run uses where its flags say nothing; one for each size and strategy."""
@@ -108,6 +112,9 @@ class TrainConfig:
     """Between items and Llama: two layers with GELU (mlp), or one matrix."""
     tied_items: bool = True
     """Use one table for items that enter and items that are predicted."""
+    init_items: InitItems = "interactions"
+    """Item vectors start from a truncated SVD of who used what in training, or at
+    random."""
     gap_dropout: float = 0.1
     """Share of training histories whose times are hidden."""
     shuffle_ties: bool = True

@@ -13,6 +13,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from eqids.config import (
+    InitItems,
     LlamaConfig,
     ModelConfig,
     RunConfig,
@@ -28,8 +29,8 @@ from eqids.model import EqIDs, Llama
 
 RESULT_FILE = "result.json"
 
-_IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "gap_dropout",
-             "shuffle_ties")  # fmt: skip
+_IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
+             "gap_dropout", "shuffle_ties")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
 
 
@@ -57,10 +58,29 @@ def model_config(
 
 
 def initial_model(
-    config: ModelConfig, dataset: Dataset, llama: Llama | None, key: PRNGKeyArray
+    config: ModelConfig,
+    dataset: Dataset,
+    llama: Llama | None,
+    key: PRNGKeyArray,
+    init_items: InitItems = "interactions",
 ) -> EqIDs:
-    """Returns the model that a run starts from: random, but for a pretrained Llama."""
-    model = EqIDs(config, valid=dataset.item_valid, counts=dataset.item_counts, key=key)
+    """Returns the model that a run starts from.
+
+    Args:
+        config: its sizes.
+        dataset: the catalog, how often its items are used, and their vectors.
+        llama: a pretrained one, or None for random weights.
+        key: randomness.
+        init_items: whether item vectors start from the dataset's or at random.
+    """
+    vectors = dataset.item_vectors if init_items == "interactions" else None
+    model = EqIDs(
+        config,
+        valid=dataset.item_valid,
+        counts=dataset.item_counts,
+        vectors=vectors,
+        key=key,
+    )
     return model if llama is None else eqx.tree_at(lambda m: m.llama, model, llama)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from eqids.config import ModelConfig
 from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
 from eqids.model.llama import Llama, dropout
-from eqids.model.softmax import INIT_STD, HierarchicalSoftmax
+from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup
 
 
@@ -58,6 +58,7 @@ class EqIDs(eqx.Module):
         *,
         valid: Bool[np.ndarray, "cluster room"] | None = None,
         counts: Int[np.ndarray, "cluster room"] | None = None,
+        vectors: Float[np.ndarray, "cluster room vector_width"] | None = None,
         key: PRNGKeyArray,
     ):
         """Starts from random weights, and biases from log popularity.
@@ -66,16 +67,17 @@ class EqIDs(eqx.Module):
             config: the sizes.
             valid: which places hold an item; by default all.
             counts: how often each item is used; by default equally often.
+            vectors: where item vectors start, see `initial_table`.
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
         sizes = (c.num_clusters, c.room, c.item_width)
         self.llama = Llama(c.llama, key=keys[0])
         self.softmax = HierarchicalSoftmax(
-            *sizes, valid=valid, counts=counts, key=keys[1]
+            *sizes, valid=valid, counts=counts, vectors=vectors, key=keys[1]
         )
         self.input_table = (
-            None if c.tied_items else INIT_STD * jax.random.normal(keys[2], sizes)
+            None if c.tied_items else initial_table(sizes, vectors, keys[2])
         )
         if c.adapter == "mlp":
             widths = (c.item_width, 4 * c.item_width, c.llama.width)

@@ -43,9 +43,10 @@ class HierarchicalSoftmax(eqx.Module):
         *,
         valid: Bool[np.ndarray, "cluster room"] | None = None,
         counts: Int[np.ndarray, "cluster room"] | None = None,
+        vectors: Float[np.ndarray, "cluster room vector_width"] | None = None,
         key: PRNGKeyArray,
     ):
-        """Starts from small random vectors, and biases from log popularity.
+        """Starts from given or small random vectors, and biases from log popularity.
 
         Args:
             num_clusters: clusters, empty ones included.
@@ -53,6 +54,8 @@ class HierarchicalSoftmax(eqx.Module):
             item_width: size of a vector.
             valid: which places hold an item; by default all.
             counts: how often each item is used; by default equally often.
+            vectors: what is known of the items, see `initial_table`; a cluster
+                starts from the mean of its items.
             key: randomness of the vectors.
         """
         k1, k2 = jax.random.split(key)
@@ -62,11 +65,14 @@ class HierarchicalSoftmax(eqx.Module):
         totals = np.maximum(counts.sum(axis=1), 1.0)
         bias = np.log(np.maximum(counts, 1.0) / totals[:, None])
         shape = (num_clusters, room, item_width)
-        self.table = INIT_STD * jax.random.normal(k1, shape)
+        self.table = initial_table(shape, vectors, k1)
         self.bias = jnp.asarray(np.where(valid, bias, 0.0), jnp.float32)
-        self.cluster_table = INIT_STD * jax.random.normal(
-            k2, (num_clusters, item_width)
-        )
+        if vectors is None:
+            shape = (num_clusters, 1, item_width)
+            self.cluster_table = initial_table(shape, None, k2)[:, 0]
+        else:
+            items = np.maximum(valid.sum(axis=1, keepdims=True), 1)
+            self.cluster_table = self.table.sum(axis=1, where=valid[..., None]) / items
         self.cluster_bias = jnp.asarray(np.log(totals / totals.sum()), jnp.float32)
         self.valid = jnp.asarray(valid)
 
@@ -199,6 +205,30 @@ class HierarchicalSoftmax(eqx.Module):
         chunk = min(len(cluster), max(1, _CHUNK_FLOATS // floats))
         out = jax.lax.map(group, (grouped, places, cluster), batch_size=chunk)
         return jnp.zeros(len(slot)).at[members].set(out, mode="drop")
+
+
+def initial_table(
+    shape: tuple[int, int, int],
+    vectors: Float[np.ndarray, "cluster room vector_width"] | None,
+    key: PRNGKeyArray,
+) -> Float[Array, "cluster room item_width"]:
+    """Returns item vectors to start from.
+
+    Args:
+        shape: clusters, room and item_width.
+        vectors: what is known of the items, most important axis first (a truncated
+            SVD of who used them), zero where nothing is. Brought to the size of
+            random vectors, and laid over fainter ones. Axes past item_width are
+            left out.
+        key: randomness of the rest.
+    """
+    noise = INIT_STD * jax.random.normal(key, shape)
+    if vectors is None:
+        return noise
+    known = vectors[..., : shape[-1]]
+    size = np.std(known[np.any(known != 0, axis=-1)]) if known.any() else 1.0
+    known = jnp.asarray(INIT_STD * known / size, jnp.float32)
+    return (0.1 * noise).at[..., : known.shape[-1]].add(known)
 
 
 def _log_softmax(logits: Float[Array, "*axes n"]) -> Float[Array, "*axes n"]:
