@@ -193,7 +193,7 @@ def test_vectors_start_from_what_is_known_of_the_items() -> None:
         table = np.asarray(head.table)
         seen, told = table[valid][:, :shared].ravel(), known[valid][:, :shared].ravel()
         assert np.corrcoef(seen, told)[0, 1] > 0.98
-        assert 0.015 < seen.std() < 0.025
+        assert 0.045 < seen.std() < 0.055
         means = np.stack([table[c][valid[c]].mean(axis=0) for c in (0, 1, 3)])
         assert_close(head.cluster_table[np.array([0, 1, 3])], means, "float32")
         assert_close(head.cluster_table[2], np.zeros(width), "float32")

@@ -44,16 +44,16 @@ class Recipe:
 
 
 NANO_RECIPE = Recipe(
-    num_steps=600,
-    batch_size=16,
-    seq_len=200,
+    num_steps=900,
+    batch_size=64,
+    seq_len=50,
     learning_rate=2e-3,
     warmup_steps=50,
     weight_decay=0.01,
     item_width=64,
     adapter="linear",
     dropout=0.2,
-    eval_every=50,
+    eval_every=100,
 )
 """Chosen on ML-100K's validation split (docs/quality.md)."""
 
