@@ -127,3 +127,15 @@ def make_dataset(
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """One small dataset for all tests that only read it."""
     return make_dataset(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture(scope="session")
+def finished(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 40 steps."""
+    from runs import small
+
+    from eqids import train
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train.main(small(dataset.path, folder))
+    return folder

@@ -227,8 +227,8 @@ def test_a_broken_folder_names_what_is_wrong(
 
 
 def test_rope_scaling_and_sizes_refuse_nonsense() -> None:
-    with pytest.raises(UserError, match="rope_type"):
-        RopeScaling("yarn", 2.0)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="rope factor is 0.5"):
+        RopeScaling("llama3", 0.5)
     with pytest.raises(UserError, match="width"):
         LlamaConfig(0, 1, 1, 1, 2, 1, 1)
     with pytest.raises(UserError, match="head"):

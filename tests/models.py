@@ -1,0 +1,25 @@
+"""A model small enough to compile in a second."""
+
+import jax
+import jax.numpy as jnp
+
+from eqids.config import (
+    LlamaConfig,
+    ModelConfig,
+)
+from eqids.data import Dataset
+from eqids.fit.runs import initial_model
+from eqids.model import EqIDs
+from sharding import Placement
+
+FLOAT32 = jnp.float32
+NOWHERE = Placement(None, None)
+TINY = LlamaConfig(16, 2, 2, 1, 8, 24, 7, tied=True)
+
+
+def tiny_model(dataset: Dataset, seed: int = 0, **sizes: object) -> EqIDs:
+    config = ModelConfig(
+        TINY, dataset.info.num_clusters, dataset.info.room, item_width=8,
+        **sizes,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return initial_model(config, dataset, None, jax.random.key(seed))

@@ -1,0 +1,70 @@
+"""Flags, recipes and what is known of memory before a run."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from models import NOWHERE
+
+from eqids.config import (
+    LLAMA_PRESETS,
+    NANO_RECIPE,
+    PRETRAINED_RECIPES,
+    ModelConfig,
+    Strategy,
+    TrainConfig,
+    UserError,
+)
+from eqids.fit.memory import estimate
+from eqids.fit.recipe import resolved
+from eqids.model import EqIDs
+
+
+@pytest.mark.parametrize(
+    ("flags", "strategy"),
+    [
+        (TrainConfig(), "all"),
+        (TrainConfig(freeze_llama=True), "heads"),
+        (TrainConfig(llama_path=Path("llama")), "heads"),
+        (TrainConfig(llama_path=Path("llama"), train="all"), "all"),
+    ],
+)
+def test_unset_flags_come_from_the_recipe(
+    flags: TrainConfig, strategy: Strategy
+) -> None:
+    config = resolved(flags)
+    recipe = NANO_RECIPE if flags.llama_path is None else PRETRAINED_RECIPES[strategy]
+    assert (config.strategy, config.recipe) == (strategy, recipe)
+    changed = resolved(dataclasses.replace(flags, seq_len=9, learning_rate=0.5))
+    assert changed.recipe == dataclasses.replace(recipe, seq_len=9, learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: resolved(TrainConfig(llama_size="1b")), "--llama_path"),
+        (lambda: resolved(TrainConfig(stop_at=10**9)), "--stop_at is 1000000000"),
+        (lambda: TrainConfig(seq_len=0), "--seq_len is 0"),
+        (lambda: TrainConfig(dropout=1.0), "--dropout is 1.0"),
+        (lambda: TrainConfig(learning_rate=-1.0), "--learning_rate is -1.0"),
+        (lambda: TrainConfig(freeze_llama=True, train="all"), "--freeze_llama"),
+    ],
+)
+def test_impossible_flags_are_refused(build: Callable[[], object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build()
+
+
+def test_memory_is_estimated_without_any_array() -> None:
+    config = resolved(TrainConfig(batch_size=2, seq_len=8))
+    sizes = ModelConfig(LLAMA_PRESETS["nano"], 3, 4, item_width=8)
+    needs = estimate(config, sizes, NOWHERE)
+    model = EqIDs(sizes, key=jax.random.key(0))
+    floats = [x for x in jax.tree.leaves(model) if x.dtype == jnp.float32]
+    weights = 4 * sum(x.size for x in floats)
+    assert needs["weights"] == weights + 12  # and the mask of 12 places
+    assert needs["state"] == 3 * weights + 12  # and three counters
+    assert needs["total"] > needs["state"] + needs["temporaries"] > weights

@@ -1,0 +1,225 @@
+"""The train door: results, exact resuming, stages, stopping, the main job."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from pytest import CaptureFixture
+from runs import refused, small
+
+from eqids import checkpoint, evaluate, prepare, train
+from eqids.data import Dataset, open_dataset
+from eqids.fit.checkpoint import read_manifest, steps
+
+
+def test_a_run_leaves_checkpoints_metrics_and_a_result(finished: Path) -> None:
+    assert steps(finished) == [20, 40]
+    lines = (finished / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert [x["step"] for x in lines if "valid_ndcg@10" in x] == [20, 40]
+    result = json.loads((finished / "result.json").read_text())
+    scores = {s: read_manifest(finished / str(s)).meta["score"] for s in (20, 40)}
+    assert scores[result["step"]] == max(scores.values())
+    assert result["split"] == "test"
+    names = {f"{m}@{k}" for m in ("recall", "ndcg", "mrr") for k in (1, 5, 10, 20, 50)}
+    for part in (result, result["popularity"], result["markov"]):
+        assert set(part["filtered"]) == set(part["unfiltered"]) == names
+    assert result["protocol"]["candidates"] == "full catalog"
+    assert {"num_users", "nll", "seen_target_share", "step"} <= set(result)
+
+
+def test_stopped_and_resumed_is_bitwise_the_uninterrupted_run(
+    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    flags = small(dataset.path, tmp_path / "run")
+    train.main([*flags, "--stop_at", "20"])
+    assert steps(tmp_path / "run") == [20]
+    train.main(flags)
+    assert "going on from step 20" in capsys.readouterr().out
+    for step in ("20", "40"):
+        one, two = (read_manifest(f / step) for f in (finished, tmp_path / "run"))
+        assert one.arrays.keys() == two.arrays.keys()
+        assert any(name.startswith("optimizer/") for name in one.arrays)
+        for name, record in one.arrays.items():
+            assert record == two.arrays[name], name
+    results = [json.loads((f / "result.json").read_text())
+               for f in (finished, tmp_path / "run")]  # fmt: skip
+    assert results[0] == results[1]
+
+
+def test_typing_a_finished_run_again_trains_nothing(
+    dataset: Dataset, finished: Path, capsys: CaptureFixture[str]
+) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    train.main(small(dataset.path, finished))
+    assert (finished / "metrics.jsonl").read_text() == before
+    assert "going on from step 40" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seed", "1"], "--seed 0, this run has 1"),
+        (["--seq_len", "8"], "--seq_len 16, this run has 8"),
+        (["--freeze_llama"], "--train all, this run has heads"),
+    ],
+)
+def test_another_run_does_not_resume_this_one(
+    more: list[str],
+    said: str,
+    dataset: Dataset,
+    finished: Path,
+    capsys: CaptureFixture[str],
+) -> None:
+    assert said in refused(train.main, small(dataset.path, finished, *more), capsys)
+
+
+def test_two_stages_frozen_first_then_all_of_it(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    train.main(small(dataset.path, tmp_path / "1", "--freeze_llama"))
+    first = json.loads((tmp_path / "1" / "result.json").read_text())
+    stored = read_manifest(tmp_path / "1" / str(first["step"])).arrays
+    assert not any("llama" in name for name in stored)
+    # A checkpoint without its Llama opens all the same.
+    evaluate.main(["--checkpoint", str(tmp_path / "1"), "--split", "valid",
+                   "--json", str(tmp_path / "valid.json")])  # fmt: skip
+    found = json.loads((tmp_path / "valid.json").read_text())
+    score = read_manifest(tmp_path / "1" / str(first["step"])).meta["score"]
+    assert found["filtered"]["ndcg@10"] == pytest.approx(score)
+    both = small(dataset.path, tmp_path / "2", "--load_checkpoint", str(tmp_path / "1"))
+    train.main([*both, "--num_steps", "1", "--learning_rate", "1e-9"])
+    result = json.loads((tmp_path / "2" / "result.json").read_text())
+    assert result["nll"] == pytest.approx(first["nll"], rel=1e-4)
+    assert any("llama" in n for n in read_manifest(tmp_path / "2" / "1").arrays)
+
+
+def test_early_stopping_stops_and_stays_stopped(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--early_stop", "1")
+    flags += ["--eval_every", "2", "--learning_rate", "1e-9"]
+    train.main(flags)
+    stopped = steps(tmp_path / "run")[-1]
+    assert stopped < 40
+    train.main(flags)
+    assert steps(tmp_path / "run")[-1] == stopped
+
+
+def test_only_the_newest_and_the_best_checkpoints_stay(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--keep", "1", "--save_every", "5")
+    train.main([*flags, "--eval_every", "10", "--num_steps", "30"])
+    kept = steps(tmp_path / "run")
+    assert kept[-1] == 30 and len(kept) <= 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    """The first update of a schedule is 0, the second of this one breaks everything."""
+    flags = small(dataset.path, tmp_path / "run", "--save_every", "1")
+    flags += ["--learning_rate", "1e38", "--grad_clip", "1e38"]
+    said = refused(train.main, flags, capsys)
+    found = re.search(r"the loss is (nan|inf) at step (\d+)", said)
+    assert found is not None
+    saved = steps(tmp_path / "run")
+    assert saved[-1] == int(found[2]) - 1 >= 1
+    checkpoint.main(["verify", str(tmp_path / "run")])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(np.isfinite(list(json.loads(line).values())).all() for line in lines)
+
+
+def test_tensorboard_event_files(dataset: Dataset, tmp_path: Path) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--tensorboard", "--num_steps", "4")
+    train.main(flags)
+    (events,) = (tmp_path / "run" / "events").iterdir()
+    assert events.stat().st_size > 100
+
+
+def test_memory_is_told_before_anything_is_trained(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    train.main(small(dataset.path, tmp_path / "run", "--estimate_memory_only"))
+    assert re.search(r"total +\d+\.\d+ GiB", capsys.readouterr().out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    import transformers
+
+    llama = tmp_path / "llama"
+    sizes = transformers.LlamaConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=11,
+        num_key_value_heads=1, head_dim=8, intermediate_size=12,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(sizes).save_pretrained(llama)
+    flags = small(dataset.path, tmp_path / "run", "--llama_path", str(llama))
+    train.main([*flags, "--num_steps", "2"])
+    evaluate.main(["--checkpoint", str(tmp_path / "run")])
+    capsys.readouterr()
+    transformers.LlamaForCausalLM(sizes).save_pretrained(llama)
+    said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
+    assert "holds other weights" in said
+    wrong = [*flags, "--llama_size", "1b", "--checkpoint_dir", str(tmp_path / "b")]
+    assert "not a Llama of --llama_size 1b" in refused(train.main, wrong, capsys)
+
+
+def test_interrupting_a_run_keeps_its_last_checkpoint(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--save_every", "2")
+    flags += ["--num_steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eqids.train", *flags], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs, and all they start, ignore the signal otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("step      6"))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert steps(tmp_path / "run")[-1] >= 4
+    checkpoint.main(["verify", str(tmp_path / "run")])
+
+
+# The main job
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """ML-100K, fetched as a user's machine fetches it."""
+    folder = tmp_path_factory.mktemp("data") / "ml-100k"
+    prepare.main(["--data_dir", str(folder)])
+    return open_dataset(folder)
+
+
+def test_the_default_recipe_starts_well_on_movielens(
+    prepared: Dataset, tmp_path: Path
+) -> None:
+    """A ninth of the run, on all of the data, is past popularity already."""
+    train.main(
+        ["--data_dir", str(prepared.path), "--checkpoint_dir", str(tmp_path / "run"),
+         "--stop_at", "100", "--eval_every", "100"]
+    )  # fmt: skip
+    assert not (tmp_path / "run" / "result.json").exists()
+    evaluate.main(
+        ["--checkpoint", str(tmp_path / "run"), "--split", "valid",
+         "--json", str(tmp_path / "valid.json")]
+    )  # fmt: skip
+    result = json.loads((tmp_path / "valid.json").read_text())
+    assert result["num_users"] == 943
+    for side in ("filtered", "unfiltered"):
+        assert result[side]["ndcg@10"] > result["popularity"][side]["ndcg@10"]
