@@ -83,10 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         params, frozen = split(model, config.strategy, dtype)
         state = start(params, optimizer)
         del llama, model, params
-        if flags.load_checkpoint is not None:
-            state = load_weights(state, flags.load_checkpoint, dataset)
         meta = partial(run_meta, config, sizes, dataset, base)
-        state = resume(folder, state, meta(None)) or state
+        resumed = resume(folder, state, meta(None))
+        if resumed is not None:
+            state = resumed
+        elif flags.load_checkpoint is not None:
+            state = load_weights(state, flags.load_checkpoint, dataset)
         print(_opening(config, dataset, state))
         step = make_step(optimizer, dtype, remat=flags.remat)
         batches = TrainingBatches(dataset, _batch_config(config))

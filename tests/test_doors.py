@@ -159,6 +159,10 @@ def test_wrong_places_are_named_with_what_to_do(
     assert "catalog" in refused(evaluate.main, flags, capsys)
     said = refused(train.main, small(other.path, finished), capsys)
     assert "catalog_id" in said
+    a_file = tmp_path / "file"
+    a_file.write_text("")
+    said = refused(train.main, small(dataset.path, a_file), capsys)
+    assert str(a_file) in said and "--checkpoint_dir" in said
     said = refused(
         train.main, ["--data_dir", str(dataset.path), "--seq_len", "0"], capsys
     )

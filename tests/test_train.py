@@ -174,16 +174,22 @@ def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
     assert "not a Llama of --llama_size 1b" in refused(train.main, wrong, capsys)
 
 
+# A shell's background jobs, and all they start, ignore the signal otherwise.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("eqids.train", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_interrupting_a_run_keeps_its_last_checkpoint(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     flags = small(dataset.path, tmp_path / "run", "--save_every", "2")
     flags += ["--num_steps", "100000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "eqids.train", *flags], cwd=ROOT,
+        [sys.executable, "-c", INTERRUPTIBLE, *flags], cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell's background jobs, and all they start, ignore the signal otherwise.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("step      6"))

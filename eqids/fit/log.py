@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from eqids.config import require
+from eqids.config import UserError, require
 from eqids.fit.step import Metrics
 
 METRICS_FILE = "metrics.jsonl"
@@ -34,11 +34,17 @@ class Log:
             tensorboard: write event files as well.
 
         Raises:
-            UserError: TensorBoard is wanted and tensorboardX is not installed.
+            UserError: the folder cannot be written to, or TensorBoard is wanted and
+                tensorboardX is not installed.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written to ({error}), see --checkpoint_dir"
+            ) from error
         self._events = _event_writer(folder) if tensorboard else None
-        self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
         self._folder, self._pending = folder, list[Metrics]()
         self._since = time.perf_counter()
         self._terminal = sys.stderr.isatty()
