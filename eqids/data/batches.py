@@ -96,7 +96,7 @@ class TrainingBatches:
     def _row(self, index: int) -> Arrays:
         epoch, row = divmod(index, self.plan.num_rows)
         plan = self._epoch(epoch)
-        rng = np.random.default_rng((self.config.seed, epoch, row))
+        rng = np.random.default_rng((self.config.seed, epoch, row, 1))
         out = _empty_row(self.config.seq_len)
         windows = range(plan.row_start[row], plan.row_start[row + 1])
         for number, window in enumerate(windows, start=1):

@@ -60,7 +60,8 @@ class PackingPlan:
 
     def epoch(self, epoch: int) -> EpochPlan:
         """Returns the plan of one epoch."""
-        rng = np.random.default_rng((self._seed, epoch))
+        # The last word keeps these draws apart from those of any row.
+        rng = np.random.default_rng((self._seed, epoch, 0, 2))
         window = rng.permutation(len(self._user))
         window = window[np.argsort(-self._length[window], kind="stable")]
         row = rng.permutation(self.num_rows)[self._row]
