@@ -50,7 +50,7 @@ def read_config(folder: Path) -> LlamaConfig:
             vocab=size("vocab_size"),
             rope_theta=theta,
             rope_scaling=scaling,
-            norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+            norm_eps=_number(path, "rms_norm_eps", values, 1e-6),
             tied=bool(values.get("tie_word_embeddings", False)),
         )
     except UserError as error:
@@ -77,7 +77,7 @@ def _rope(path: Path, values: Mapping[str, Any]) -> tuple[float, RopeScaling | N
     require(
         isinstance(rope, dict), f"{path}: rope settings are {rope!r}, wanted an object"
     )
-    theta = float(rope.get("rope_theta", values.get("rope_theta", 10_000.0)))
+    theta = _number(path, "rope_theta", rope, values.get("rope_theta", 10_000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -88,4 +88,11 @@ def _rope(path: Path, values: Mapping[str, Any]) -> tuple[float, RopeScaling | N
     names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     given = {name: rope[name] for name in names if name in rope}
     require("factor" in rope, f"{path}: rope settings have no factor")
-    return theta, RopeScaling(kind, float(rope["factor"]), **given)
+    return theta, RopeScaling(kind, _number(path, "factor", rope, None), **given)
+
+
+def _number(path: Path, name: str, values: Mapping[str, Any], default: Any) -> float:
+    value = values.get(name, default)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise UserError(f"{path}: {name} is {value!r}, wanted a number")

@@ -73,6 +73,11 @@ def open_checkpoint(
     else:
         folder = llama_path or config.flags.llama_path
         llama = frozen_llama(manifest.meta["base"], folder, config.dtype)
+        require(
+            llama is None or llama.config == sizes.llama,
+            f"{folder}/config.json is not the one that {path} was trained with, which "
+            f"said {sizes.llama}",
+        )
         key, _ = run_keys(config.flags.seed)
         whole = initial_model(sizes, dataset, llama, key)
         _, rest = split(whole, config.strategy, jnp.dtype(config.dtype))

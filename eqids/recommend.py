@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if config.output is None:
         for part in found:
-            print(_listing(part))
+            print(_listing(part) or "no item is left to recommend, see --keep_seen")
         return
     rows = _write(config.output, found)
     print(f"{rows:,} recommendations for {len(histories):,} users in {config.output}")

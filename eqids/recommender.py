@@ -106,6 +106,7 @@ class Recommender:
                 "item",
             )
         num_slots = self.dataset.num_slots
+        k = min(k, num_slots)
         size = max(1, min(_ROWS, _SCORES // num_slots, len(histories)))
         seq_len = self.opened.config.recipe.seq_len
         for first in range(0, len(histories), size):
@@ -155,13 +156,19 @@ class Recommender:
         return allowed
 
     def of_frame(self, frame: pd.DataFrame) -> list[History]:
-        """Returns the histories in a table, users in order of their first row."""
+        """Returns the histories in a table, users in order of their first event."""
         for name in ("user", "item"):
             require(
                 name in frame.columns,
                 f"histories have no column {name!r}, the columns are "
                 f"{', '.join(map(str, frame.columns))}; wanted user, item and, if "
                 "known, time",
+            )
+            row = int(frame[name].isna().to_numpy().argmax())
+            require(
+                bool(frame[name].notna().all()),
+                f"column {name!r} of the histories is empty in row {row + 1}, wanted "
+                "a value in every row",
             )
         if "time" in frame.columns:
             frame = frame.assign(time=_seconds(frame["time"]))
@@ -175,16 +182,26 @@ class Recommender:
 
 
 def _seconds(times: pd.Series) -> pd.Series:
-    """Unix seconds of numbers or timestamps."""
-    if pd.api.types.is_datetime64_any_dtype(times):
-        return times.astype("datetime64[s]").astype("int64")
+    """Unix seconds of numbers or timestamps; UTC where no zone is said."""
     try:
-        return pd.to_numeric(times).astype("int64")
+        if pd.api.types.is_datetime64_any_dtype(times):
+            utc = pd.to_datetime(times, utc=True).dt.tz_localize(None)
+            seconds = utc.astype("datetime64[s]").astype("int64")
+        else:
+            seconds = pd.to_numeric(times)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"the column 'time' of the histories is not a time: {error}; wanted unix "
+            f"column 'time' of the histories is not a time: {error}; wanted unix "
             "seconds or timestamps"
         ) from error
+    good = times.notna() & (seconds.abs() < 2**62)
+    row = int((~good).to_numpy().argmax())
+    require(
+        bool(good.all()),
+        f"column 'time' of the histories is {times.iloc[row]} in row {row + 1}, wanted "
+        "unix seconds or timestamps",
+    )
+    return seconds.astype("int64")
 
 
 Search = Callable[

@@ -88,7 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if resumed is not None:
             state = resumed
         elif flags.load_checkpoint is not None:
-            state = load_weights(state, flags.load_checkpoint, dataset)
+            state = load_weights(state, flags.load_checkpoint, meta(None))
+        require(
+            int(state.step) <= config.stop_at,
+            f"--stop_at is {config.stop_at}, and {folder} is at step "
+            f"{int(state.step)} already",
+        )
         print(_opening(config, dataset, state))
         step = make_step(optimizer, dtype, remat=flags.remat)
         batches = TrainingBatches(dataset, _batch_config(config))

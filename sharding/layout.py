@@ -15,7 +15,6 @@ weights, which are gathered for use; `tensor` splits heads and feed-forward."""
 _STORAGE: Mapping[str, str] = MappingProxyType(
     {
         "width": FSDP,
-        "cluster": FSDP,
         "heads": TENSOR,
         "kv_heads": TENSOR,
         "ffn": TENSOR,

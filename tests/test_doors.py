@@ -91,7 +91,10 @@ def test_recommend_by_user_by_history_and_by_file(
         [*where, "--input", str(tmp_path / "in.parquet"), "--k", "2",
          "--output", str(tmp_path / "out.parquet")]
     )  # fmt: skip
+    zoned = frame.assign(time=frame["time"].dt.tz_localize("UTC"))
+    again = eqids.load(finished).recommend(zoned, k=2)
     found = pd.read_parquet(tmp_path / "out.parquet")
+    pd.testing.assert_frame_equal(found, again)
     expected = eqids.load(finished).recommend(frame.assign(time=[30, 10, 20, 40]), k=2)
     pd.testing.assert_frame_equal(found, expected)
     assert found["user"].tolist() == ["a", "a", "b", "b"]
@@ -132,6 +135,15 @@ def test_a_file_of_histories_that_is_wrong_is_named(
         ),
         "'time'": pd.DataFrame({"user": ["a"], "item": ["item 1"], "time": ["soon"]}),
         "no rows": pd.DataFrame({"user": [], "item": []}),
+        "'user' of the histories is empty in row 2": pd.DataFrame(
+            {"user": ["a", None], "item": ["item 1", "item 2"]}
+        ),
+        "NaT in row 1": pd.DataFrame(
+            {"user": ["a"], "item": ["item 1"], "time": [pd.NaT]}
+        ).astype({"time": "datetime64[s]"}),
+        "1e+300 in row 1": pd.DataFrame(
+            {"user": ["a"], "item": ["item 1"], "time": [1e300]}
+        ),
     }
     for said, frame in cases.items():
         frame.to_parquet(path)

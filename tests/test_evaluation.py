@@ -39,6 +39,12 @@ def test_ranks_are_those_of_a_sorted_list(
     np.testing.assert_array_equal(found[0], expected)
 
 
+def test_a_score_that_is_no_number_ranks_last() -> None:
+    scores = jnp.array([[jnp.nan, 1.0, 2.0], [jnp.nan] * 3])
+    found = ranks(scores, jnp.array([0, 1]), jnp.full((2, 1), 3))
+    assert np.all(np.asarray(found) >= 3)
+
+
 def test_metrics_by_hand() -> None:
     found = metrics(np.array([1.0, 2.5, 12.0, np.inf]))
     assert found["recall@1"] == 0.25 and found["recall@10"] == 0.5

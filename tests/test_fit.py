@@ -131,9 +131,9 @@ def test_a_target_is_never_among_its_own_inputs(dataset: Dataset) -> None:
 def test_what_decays_is_matrices_but_no_table_of_items(dataset: Dataset) -> None:
     params, _ = split(tiny_model(dataset), "all", FLOAT32)
     mask = decays(params)
-    assert mask.llama.blocks.wq and mask.llama.embedding and mask.input_adapter.w_in
+    assert mask.llama.blocks.wq and mask.input_adapter.w_in and mask.gap_table
     assert not mask.llama.norm and not mask.llama.blocks.ffn_norm
-    assert not mask.softmax.table and not mask.softmax.cluster_table
+    assert not mask.softmax.table and not mask.llama.embedding
     assert not mask.softmax.bias and not mask.input_adapter.b_in
 
 

@@ -102,21 +102,25 @@ import json, sys
 import equinox as eqx, jax, jax.numpy as jnp
 from pathlib import Path
 from conftest import make_dataset
-from eqids.config import LLAMA_PRESETS, ModelConfig, NANO_RECIPE
+from eqids.config import LLAMA_PRESETS, TrainConfig
+from eqids.fit.recipe import resolved
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
-from eqids.fit.runs import initial_model, run_keys
+from eqids.fit.runs import initial_model, model_config, run_keys
 from eqids.fit.step import make_step, split, start
 from eqids.model import Batch
 import sharding
 from sharding import Placement
 
 sys.path.insert(0, "tests")
-dataset = make_dataset(Path(FOLDER) / NAME, num_clusters=8, num_items=40)
-sizes = ModelConfig(LLAMA_PRESETS["nano"], 8, 6, item_width=16, dropout=0.3)
-optimizer = make_optimizer(NANO_RECIPE, 1.0)
-batches = TrainingBatches(dataset, BatchConfig(seq_len=24, batch_size=16))
+# The default recipe; a prime number of clusters, as MovieLens-100K has.
+dataset = make_dataset(Path(FOLDER) / NAME, num_clusters=7, num_items=40)
+config = resolved(TrainConfig(data_dir=dataset.path))
+recipe = config.recipe
+sizes = model_config(config, dataset, LLAMA_PRESETS["nano"])
+optimizer = make_optimizer(recipe, config.flags.grad_clip)
+batches = TrainingBatches(dataset, BatchConfig(recipe.seq_len, recipe.batch_size))
 
 def losses(put):
     with put.active():
@@ -130,7 +134,7 @@ def losses(put):
             state, metrics = step(state, frozen, put(Batch.of(batches.batch(k))), key)
             out.append(float(metrics.loss))
         assert step._cache_size() == 1, "compiled more than once"
-        ranker = make_ranker(24, jnp.dtype("float32"), put)
+        ranker = make_ranker(recipe.seq_len, jnp.dtype("float32"), put)
         model = eqx.combine(state.params, frozen)
         result = evaluate(model, dataset, "valid", ranker)
         leaves = jax.tree.leaves(state.params)

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
 from pytest import CaptureFixture
 from runs import refused, small
 
+import eqids
 from eqids import checkpoint, evaluate, prepare, train
 from eqids.data import Dataset, open_dataset
 from eqids.fit.checkpoint import read_manifest, steps
@@ -98,6 +101,8 @@ def test_two_stages_frozen_first_then_all_of_it(
     result = json.loads((tmp_path / "2" / "result.json").read_text())
     assert result["nll"] == pytest.approx(first["nll"], rel=1e-4)
     assert any("llama" in n for n in read_manifest(tmp_path / "2" / "1").arrays)
+    other = [*both, "--seed", "1", "--checkpoint_dir", str(tmp_path / "3")]
+    assert "frozen random Llama of --seed 0" in refused(train.main, other, capsys)
 
 
 def test_early_stopping_stops_and_stays_stopped(
@@ -112,6 +117,16 @@ def test_early_stopping_stops_and_stays_stopped(
     assert steps(tmp_path / "run")[-1] == stopped
 
 
+def test_a_stop_before_the_step_that_is_reached_is_refused(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    flags = small(dataset.path, tmp_path / "run")
+    train.main([*flags, "--stop_at", "20"])
+    said = refused(train.main, [*flags, "--stop_at", "10"], capsys)
+    assert "--stop_at is 10" in said
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def test_only_the_newest_and_the_best_checkpoints_stay(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -121,18 +136,23 @@ def test_only_the_newest_and_the_best_checkpoints_stay(
     assert kept[-1] == 30 and len(kept) <= 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
-    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+@pytest.mark.parametrize("more", ["--save_every 1", "--eval_every 1"])
+def test_weights_that_are_not_finite_stop_the_run_and_are_never_saved(
+    more: str, dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     """The first update of a schedule is 0, the second of this one breaks everything."""
-    flags = small(dataset.path, tmp_path / "run", "--save_every", "1")
+    flags = small(dataset.path, tmp_path / "run", *more.split())
     flags += ["--learning_rate", "1e38", "--grad_clip", "1e38"]
     said = refused(train.main, flags, capsys)
-    found = re.search(r"the loss is (nan|inf) at step (\d+)", said)
+    found = re.search(
+        r"the (loss|grad_norm|param_norm) is (nan|inf) at step (\d+)", said
+    )
     assert found is not None
     saved = steps(tmp_path / "run")
-    assert saved[-1] == int(found[2]) - 1 >= 1
-    checkpoint.main(["verify", str(tmp_path / "run")])
+    assert saved and saved[-1] < int(found[3])
+    recommender = eqids.load(tmp_path / "run")
+    for leaf in jax.tree.leaves(recommender.opened.model):
+        assert bool(jnp.all(jnp.isfinite(leaf)))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert all(np.isfinite(list(json.loads(line).values())).all() for line in lines)
 
@@ -167,6 +187,12 @@ def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
     train.main([*flags, "--num_steps", "2"])
     evaluate.main(["--checkpoint", str(tmp_path / "run")])
     capsys.readouterr()
+    config = llama / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.5'))
+    said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
+    assert "config.json is not the one" in said
+    config.write_text(text)
     transformers.LlamaForCausalLM(sizes).save_pretrained(llama)
     said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
     assert "holds other weights" in said

@@ -56,6 +56,7 @@ class PrepareConfig:
         for name in ("min_user_interactions", "min_item_interactions", "vector_width"):
             value = getattr(self, name)
             require(value >= 1, f"--{name} is {value}, wanted 1 or more")
+        require(0 <= self.seed < 2**32, f"--seed is {self.seed}, wanted 0 to 2**32 - 1")
         require(
             self.num_clusters is None or self.num_clusters >= 1,
             f"--num_clusters is {self.num_clusters}, wanted 1 or more",

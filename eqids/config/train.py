@@ -162,6 +162,7 @@ class TrainConfig:
             require(
                 value is None or value >= 0, f"--{name} is {value}, wanted 0 or more"
             )
+        require(0 <= self.seed < 2**32, f"--seed is {self.seed}, wanted 0 to 2**32 - 1")
         for name in ("dropout", "gap_dropout"):
             value = getattr(self, name)
             require(

@@ -102,7 +102,8 @@ def _id(column: Any, integers: bool | None) -> Any:
 
 def _number(text: Any) -> Any:
     number = text.try_cast("float64")
-    return ibis.ifelse(number.isnan() | number.isinf(), ibis.null("float64"), number)
+    bad = number.isnan() | number.isinf() | (number.abs() >= 2.0**62)
+    return ibis.ifelse(bad, ibis.null("float64"), number)
 
 
 def _stamp(column: Any) -> Any:
@@ -125,7 +126,7 @@ def _time(source: Source, found: Mapping[str, Any]) -> Any:
         numeric = found["time_numbers"] >= found["time_stamps"]
         time = _number(column) if numeric else _stamp(column)
     elif kind.is_integer():
-        time = column.cast("int64")
+        time = column.try_cast("int64")
     elif kind.is_floating() or kind.is_decimal():
         time = _number(column)
     elif kind.is_date() or kind.is_timestamp() or kind.is_unknown():

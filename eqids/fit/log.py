@@ -75,19 +75,22 @@ class Log:
         """Writes the means of the steps since the last flush, which end at `step`.
 
         Raises:
-            UserError: the loss of one of them is not finite; it names the step.
+            UserError: loss, gradient or weights of one of them are not finite; it
+                names the step.
         """
         if not self._pending:
             return
         metrics = jax.device_get(self._pending)
         self._pending.clear()
         for number, one in enumerate(metrics, start=step - len(metrics) + 1):
-            require(
-                bool(np.isfinite(one.loss)),
-                f"the loss is {one.loss} at step {number}, wanted a finite one: try a "
-                "lower --learning_rate or --grad_clip; checkpoints up to the last "
-                f"save are good ({self._folder})",
-            )
+            for name in ("loss", "grad_norm", "param_norm"):
+                value = getattr(one, name)
+                require(
+                    bool(np.isfinite(value)),
+                    f"the {name} is {value} at step {number}, wanted a finite one: "
+                    "try a lower --learning_rate or --grad_clip; the checkpoints in "
+                    f"{self._folder} are from before that step",
+                )
         targets = sum(int(one.num_targets) for one in metrics)
         now = time.perf_counter()
         self.write(

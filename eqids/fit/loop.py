@@ -83,7 +83,7 @@ def train(
             better = validation is not None and patience.better(validation)
             last = done == stop or patience.spent
             if last or better or done % config.save_every == 0:
-                # The loss is looked at first, so that no bad state is ever saved.
+                # Weights are looked at first, so that none that is not finite is saved.
                 log.flush(done)
                 save(folder, done, state, meta(validation))
                 prune(folder, flags.keep, _best(folder))

@@ -1,5 +1,6 @@
 """What a step needs of memory, known before anything is allocated."""
 
+import math
 from functools import partial
 
 import equinox as eqx
@@ -40,7 +41,7 @@ def estimate(config: RunConfig, sizes: ModelConfig, put: Placement) -> dict[str,
     compiled = step.lower(state, frozen, batch, key).compile()
     memory = compiled.memory_analysis()
     return {
-        "weights": _bytes(model),
+        "weights": _bytes((params, frozen)),
         "state": _bytes(state),
         "temporaries": memory.temp_size_in_bytes,
         "total": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
@@ -48,4 +49,10 @@ def estimate(config: RunConfig, sizes: ModelConfig, put: Placement) -> dict[str,
 
 
 def _bytes(tree: object) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Bytes of one device's shards."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        sharding = leaf.sharding
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total

@@ -9,14 +9,16 @@ from sharding import Words, words
 
 
 def decays(params: PyTree) -> PyTree[bool]:
-    """Returns which arrays decay: matrices that are not tables of items.
+    """Returns which arrays decay: matrices that are not tables of items or words.
 
-    Norms and biases have one axis besides `layer`. Rows of an item table that no
-    batch touches would shrink with nothing to hold them, so they are left alone.
+    Norms and biases have one axis besides `layer`. Rows of a table that no batch
+    touches would shrink with nothing to hold them, so they are left alone.
     """
+    tables = {"cluster", "vocab"}
 
     def matrix(axes: Words) -> bool:
-        return "cluster" not in axes.names and len(set(axes.names) - {"layer"}) > 1
+        names = set(axes.names)
+        return not names & tables and len(names - {"layer"}) > 1
 
     return jax.tree.map(matrix, words(params))
 

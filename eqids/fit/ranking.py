@@ -29,8 +29,9 @@ def ranks(
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
 
     def rank(scores: Array) -> Array:
-        above = jnp.sum(scores > own, axis=1)
-        ties = jnp.sum(scores == own, axis=1) - 1
+        # Whatever is not at most the target's is above: a NaN never ranks well.
+        above = jnp.sum(~(scores <= own), axis=1)
+        ties = jnp.maximum(jnp.sum(scores == own, axis=1) - 1, 0)
         return 1.0 + above + 0.5 * ties
 
     left = scores.at[row, seen].set(-jnp.inf, mode="drop")

@@ -25,17 +25,15 @@ def resolved(flags: TrainConfig) -> RunConfig:
         UserError: a size other than nano without its weights, or a step to stop at
             that is past the last.
     """
-    scratch = flags.llama_path is None
+    scratch = flags.llama_size == "nano" or flags.from_scratch
+    scratch = scratch and flags.llama_path is None
     require(
-        not scratch
-        or flags.llama_size == "nano"
-        or flags.from_scratch
-        or flags.estimate_memory_only,
+        scratch or flags.llama_path is not None or flags.estimate_memory_only,
         f"--llama_size {flags.llama_size} needs --llama_path DIR, the folder of its "
         "weights, or --from_scratch to start from random ones",
     )
     require(
-        scratch or not flags.from_scratch,
+        flags.llama_path is None or not flags.from_scratch,
         "--llama_path and --from_scratch contradict each other, wanted one of them",
     )
     strategy = "heads" if flags.freeze_llama else flags.train
@@ -62,7 +60,7 @@ def resolved(flags: TrainConfig) -> RunConfig:
         dtype=_dtype(flags.dtype),
         stop_at=flags.stop_at or recipe.num_steps,
         save_every=flags.save_every or recipe.eval_every,
-        data_dir=data,
+        data_dir=data.resolve(),
         checkpoint_dir=flags.checkpoint_dir or Path("runs") / name,
     )
 

@@ -149,6 +149,7 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     config = meta["config"]
     return {
         **{name: meta[name] for name in ("catalog_id", "dataset_hash", "base")},
+        "sizes": meta["model"],
         **{f"--{name}": config["flags"][name] for name in _IDENTITY},
         **{f"--{name}": value for name, value in config["recipe"].items()},
         "--train": config["strategy"],
@@ -156,7 +157,7 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load_weights(state: State, checkpoint: Path, dataset: Dataset) -> State:
+def load_weights(state: State, checkpoint: Path, meta: Mapping[str, Any]) -> State:
     """Returns a new run's state with the weights of another run's checkpoint.
 
     What trains here and did not there (Llama, after a frozen stage) keeps the values
@@ -165,14 +166,29 @@ def load_weights(state: State, checkpoint: Path, dataset: Dataset) -> State:
     Args:
         state: at step 0.
         checkpoint: DIR/STEP, or a run's DIR, which means its best step.
-        dataset: of the new run; it must have the same catalog.
+        meta: what the new run would record.
 
     Raises:
-        UserError: no such checkpoint, another catalog, or arrays of other shapes.
+        UserError: no such checkpoint, another catalog, arrays of other shapes, or
+            heads that were trained over another frozen Llama than this run's.
     """
     path = resolve(checkpoint)
     manifest = read_manifest(path)
-    check_catalog(path, manifest.meta, dataset)
+    names = ["catalog_id"]
+    if manifest.meta["config"]["strategy"] == "heads":
+        names.append("base")
+    for name in names:
+        require(
+            manifest.meta[name] == meta[name],
+            f"{path} was made with {name} {manifest.meta[name]}, this run has "
+            f"{meta[name]}; wanted the same",
+        )
+    seeds = [m["config"]["flags"]["seed"] for m in (manifest.meta, meta)]
+    require(
+        "base" not in names or meta["base"] is not None or seeds[0] == seeds[1],
+        f"{path} was trained over the frozen random Llama of --seed {seeds[0]}, this "
+        f"run has {seeds[1]}; wanted the same",
+    )
     stored = {name for name in manifest.arrays if name.startswith("params/")}
 
     def known(route: Any, leaf: Any) -> Any:

@@ -27,6 +27,7 @@ class Metrics(eqx.Module):
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
+    param_norm: Float[Array, ""]
     num_targets: Int[Array, ""]
 
 
@@ -80,7 +81,8 @@ def make_step(
             grads, state.optimizer, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, optax.tree.norm(grads), count)
+        norms = optax.tree.norm(grads), optax.tree.norm(params)
+        metrics = Metrics(loss, *norms, count)
         return State(state.step + 1, params, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0)
