@@ -121,7 +121,9 @@ def test_a_history_without_times(tmp_path: Path) -> None:
 def test_a_deleted_file_is_named(tmp_path: Path, name: str) -> None:
     _write(tmp_path / "d")
     (tmp_path / "d" / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing.*eqids.prepare --data_dir"):
+    with pytest.raises(
+        UserError, match=f"{name} is missing.*prepare it again from its own source"
+    ):
         open_dataset(tmp_path / "d")
 
 

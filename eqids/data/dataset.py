@@ -145,12 +145,15 @@ def open_dataset(path: Path) -> Dataset:
     """
     path = Path(path)
     command = f"python -m eqids.prepare --data_dir {path} --source ml-100k"
-    require(path.is_dir(), f"{path} is not a folder; make a dataset there: {command}")
+    require(not path.is_file(), f"{path} is a file, wanted a dataset folder")
+    require(
+        path.is_dir(), f"{path} is not there; make a dataset, for example: {command}"
+    )
     for name in (INFO_FILE, *DATA_FILES):
         require(
             (path / name).is_file(),
-            f"{path / name} is missing, so {path} is not a whole dataset; make one "
-            f"with: {command}",
+            f"{path / name} is missing, so {path} is not a whole dataset; prepare it "
+            "again from its own source",
         )
     info = read_info(path / INFO_FILE)
     for name in DATA_FILES:
