@@ -15,6 +15,7 @@ from sharding.layout import (
     named_layout as named_layout,
 )
 from sharding.ops import (
+    axes_of as axes_of,
     gathered as gathered,
     like as like,
     lookup as lookup,
@@ -25,4 +26,5 @@ from sharding.place import (
     place as place,
     placement as placement,
 )
+from sharding.split import Split as Split, shards as shards
 from sharding.words import Words as Words, words as words

@@ -11,17 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sharding import gathered, per_shard
+from eqids.model.likelihood import (
+    Asked,
+    Catalog,
+    Touched,
+    Weights,
+    log_likelihood,
+    log_probs_of,
+    touched_clusters,
+)
+from sharding import gathered, lookup
 
 INIT_STD = 0.02
 """Of the vectors at the start: small, so that an item is what it is used with, and
 not its noise. On ML-100K, 0.125 costs a tenth of a nat."""
 KNOWN_STD = 0.05
 """Of vectors that start from what is known of the items; 0.02 to 0.05 serve as well."""
-_GROUP = 16
-"""Targets of one cluster that share a read of its block."""
-_CHUNK_FLOATS = 2**24
-"""Floats of gathered blocks held at a time (64 MiB), whatever the catalog."""
 
 
 class HierarchicalSoftmax(eqx.Module):
@@ -92,16 +97,63 @@ class HierarchicalSoftmax(eqx.Module):
             hidden: queries.
             slot: the item asked for; a negative one gives 0.
         """
-
-        def local(head: HierarchicalSoftmax, hidden: Array, slot: Array) -> Array:
-            query = hidden.reshape(-1, hidden.shape[-1])
-            flat = slot.reshape(-1)
-            total = head._log_cluster(query, flat) + head._log_item(query, flat)
-            return jnp.where(flat < 0, 0.0, total).reshape(slot.shape)
-
         if slot.ndim == 0:
-            return local(self, hidden[None], slot[None])[0]
-        return per_shard(local, self, hidden, slot)
+            return self.log_prob(hidden[None], slot[None])[0]
+        return log_probs_of(hidden, *self._arguments(None), slot)
+
+    def loss(
+        self,
+        hidden: Float[Array, "*batch item_width"],
+        slot: Int[Array, "*batch"],
+        touched: Touched | None = None,
+        weight: Float[Array, "*batch"] | None = None,
+    ) -> Float[Array, ""]:
+        """Returns the summed negative log-likelihood of slots, in float32.
+
+        The same as summing `log_prob`, in one pass instead of two where it is
+        differentiated.
+
+        Args:
+            hidden: queries.
+            slot: the item that each query predicts; negative for none.
+            touched: handles that take the gradients of item vectors and biases, block
+                by block, in place of the tables; they have to name every cluster that
+                a slot lies in, or the loss is NaN.
+            weight: of each query in the sum, by default 1; not differentiated.
+        """
+        weight = jnp.ones(slot.shape) if weight is None else weight
+        weight = jnp.where(slot < 0, 0.0, weight)
+        return -log_likelihood(hidden, *self._arguments(touched), Asked(slot, weight))
+
+    def touched(self, *slots: Int[Array, "..."]) -> Touched:
+        """Returns handles for the clusters that slots lie in (without a mesh).
+
+        There is room for as many clusters as there are slots, or clusters; see
+        `handles` where it is known that a batch touches fewer.
+        """
+        num_clusters, room = self.valid.shape
+        flat = jnp.concatenate([slot.reshape(-1) for slot in slots])
+        most = min(len(flat), num_clusters)
+        return self.handles(touched_clusters(flat, num_clusters, room, most))
+
+    def handles(self, cluster: Int[Array, " touched"]) -> Touched:
+        """Returns handles for given clusters: zeros, split as the clusters are."""
+        _, room, width = self.table.shape
+        table = jnp.zeros((1, room, width), self.table.dtype)
+        bias = jnp.zeros((1, room), self.bias.dtype)
+        zero = jnp.zeros_like(cluster)
+        return Touched(cluster, lookup(table, zero), lookup(bias, zero))
+
+    def _arguments(self, touched: Touched | None) -> tuple[Weights, Catalog]:
+        table, bias = self.table, self.bias
+        if touched is not None:
+            table, bias = touched.table, touched.bias
+        read = jax.lax.stop_gradient((self.table, self.bias))
+        cluster = None if touched is None else touched.cluster
+        return (
+            Weights(table, bias, self.cluster_table, self.cluster_bias),
+            Catalog(*read, self.valid, cluster),
+        )
 
     def cluster_log_probs(
         self, hidden: Float[Array, "*batch item_width"]
@@ -170,44 +222,6 @@ class HierarchicalSoftmax(eqx.Module):
             jnp.pad(values, missing, constant_values=-jnp.inf),
         )
 
-    def _log_cluster(
-        self, query: Float[Array, "target item_width"], slot: Int[Array, " target"]
-    ) -> Float[Array, " target"]:
-        cluster = jnp.maximum(slot, 0) // self.valid.shape[1]
-        log_probs = self.cluster_log_probs(query)
-        return jnp.take_along_axis(log_probs, cluster[:, None], axis=1)[:, 0]
-
-    def _log_item(
-        self, query: Float[Array, "target item_width"], slot: Int[Array, " target"]
-    ) -> Float[Array, " target"]:
-        """log P(item | cluster), with the targets of one cluster treated together.
-
-        Targets are sorted by cluster into groups of `_GROUP`, so that a cluster's
-        block is read once a group, and groups are taken in chunks of bounded size.
-        """
-        num_clusters, room, width = self.table.shape
-        members, cluster = _grouped(jnp.where(slot < 0, num_clusters, slot // room),
-                                    num_clusters)  # fmt: skip
-        grouped = query.at[members].get(mode="fill", fill_value=0)
-        places = (slot % room).at[members].get(mode="fill", fill_value=0)
-
-        @jax.checkpoint
-        def group(args: tuple[Array, Array, Array]) -> Array:
-            grouped, places, cluster = args
-            block = self.table[cluster].astype(query.dtype)
-            logits = jnp.einsum(
-                "gw,rw->gr", grouped, block, preferred_element_type=jnp.float32
-            )
-            logits = logits + self.bias[cluster]
-            logits = jnp.where(self.valid[cluster], logits, -jnp.inf)
-            chosen = jnp.take_along_axis(logits, places[:, None], axis=1)[:, 0]
-            return chosen - jax.nn.logsumexp(logits, axis=1)
-
-        floats = room * (width + _GROUP)
-        chunk = min(len(cluster), max(1, _CHUNK_FLOATS // floats))
-        out = jax.lax.map(group, (grouped, places, cluster), batch_size=chunk)
-        return jnp.zeros(len(slot)).at[members].set(out, mode="drop")
-
 
 def initial_table(
     shape: tuple[int, int, int],
@@ -236,31 +250,3 @@ def _log_softmax(logits: Float[Array, "*axes n"]) -> Float[Array, "*axes n"]:
     """Log-softmax that is -inf, not NaN, where a whole row is -inf."""
     total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     return logits - jnp.where(jnp.isfinite(total), total, 0.0)
-
-
-def _grouped(
-    cluster: Int[Array, " target"], num_clusters: int
-) -> tuple[Int[Array, "groups members"], Int[Array, " groups"]]:
-    """Puts targets into groups of `_GROUP` that share a cluster.
-
-    Args:
-        cluster: each target's; `num_clusters` for a target to leave out.
-        num_clusters: how many there are.
-
-    Returns:
-        The targets of each group (out of range where a group is not full) and its
-        cluster. The number of groups depends on shapes only.
-    """
-    num_targets = len(cluster)
-    num_groups = min(num_targets, num_targets // _GROUP + num_clusters)
-    order = jnp.argsort(cluster)
-    cluster = cluster[order]
-    counts = jnp.bincount(cluster, length=num_clusters)
-    groups = -(-counts // _GROUP)
-    rank = jnp.arange(num_targets) - (jnp.cumsum(counts) - counts)[cluster]
-    group = (jnp.cumsum(groups) - groups)[cluster] + rank // _GROUP
-    group = jnp.where(cluster < num_clusters, group, num_groups)
-    members = jnp.full((num_groups, _GROUP), num_targets)
-    members = members.at[group, rank % _GROUP].set(order, mode="drop")
-    owner = jnp.zeros(num_groups, int).at[group].set(cluster, mode="drop")
-    return members, owner

@@ -1,0 +1,246 @@
+"""The two levels of the softmax for many targets: log-probabilities and gradients.
+
+Each is a loop over pieces that fit a cache, so that memory depends on the piece and
+not on the catalog or the number of targets. A piece's logits are formed once: its
+log-probabilities and all of its gradients are taken while it is there.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sharding import Split
+
+PIECE = 2**18
+"""Floats of a piece, a mebibyte. On a CPU core 2**16 to 2**20 serve as well; larger
+pieces leave its cache."""
+
+
+class Targets(NamedTuple):
+    """Queries with the items that they predict, as one shard of the table sees them.
+
+    Attributes:
+        hidden: the queries.
+        cluster: the target's cluster among this shard's; their number if it is
+            elsewhere, or none.
+        place: the target's place in its cluster.
+        weight: factor of its log-probability in the sum that is differentiated.
+    """
+
+    hidden: Float[Array, "target item_width"]
+    cluster: Int[Array, " target"]
+    place: Int[Array, " target"]
+    weight: Float[Array, " target"]
+
+
+class Level(NamedTuple):
+    """What one level adds to log P and to the gradients of its weighted sum.
+
+    Attributes:
+        log_prob: of each target's cluster, or of its item in it; 0 elsewhere.
+        hidden: gradient of the queries.
+        table: gradient of the cluster vectors, or of the touched blocks.
+        bias: gradient of their biases.
+    """
+
+    log_prob: Float[Array, " target"]
+    hidden: Float[Array, "target item_width"]
+    table: Float[Array, "..."]
+    bias: Float[Array, "..."]
+
+
+def cluster_level(
+    split: Split,
+    targets: Targets,
+    table: Float[Array, "cluster item_width"],
+    bias: Float[Array, " cluster"],
+    occupied: Bool[Array, " cluster"],
+) -> Level:
+    """log P(cluster), a softmax over the clusters of all shards.
+
+    Args:
+        split: how clusters lie on the mesh.
+        targets: all that this shard's clusters have to meet.
+        table: this shard's cluster vectors.
+        bias: theirs.
+        occupied: clusters with an item; the others have probability zero.
+    """
+    num_targets, num_clusters = len(targets.hidden), len(table)
+    size = max(1, min(num_targets, PIECE // num_clusters))
+    padding = -num_targets % size
+    cast = table.astype(targets.hidden.dtype)
+
+    def pieces(x: Array) -> Array:
+        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(-1, size, *x.shape[1:])
+
+    def piece(grads: tuple[Array, Array], targets: Targets) -> tuple:
+        query = targets.hidden
+        logits = _dot("tw,cw->tc", query, cast) + bias
+        logits = jnp.where(occupied, logits, -jnp.inf)
+        top = split.max_over_blocks(logits.max(axis=1))
+        powers = jnp.exp(logits - top[:, None])
+        total = split.sum_over_blocks(powers.sum(axis=1))
+        here = targets.cluster[:, None] == jnp.arange(num_clusters)
+        own = jnp.sum(jnp.where(here, logits, 0.0), axis=1)
+        known = targets.cluster < num_clusters
+        log_prob = jnp.where(known, own - top - jnp.log(total), 0.0)
+        # Rows of other shards' targets count here too: this shard has their rivals.
+        errors = (here - powers / total[:, None]) * targets.weight[:, None]
+        cast_errors = errors.astype(query.dtype)
+        grads = (
+            grads[0] + _dot("tc,tw->cw", cast_errors, query),
+            grads[1] + errors.sum(axis=0),
+        )
+        return grads, (log_prob, _dot("tc,cw->tw", cast_errors, cast))
+
+    zeros = jnp.zeros(table.shape), jnp.zeros(bias.shape)
+    split_targets = jax.tree.map(pieces, targets)
+    grads, out = jax.lax.scan(piece, jax.tree.map(split.varying, zeros), split_targets)
+    log_prob, hidden = (x.reshape(-1, *x.shape[2:])[:num_targets] for x in out)
+    return Level(log_prob, hidden, *grads)
+
+
+class Rows(NamedTuple):
+    """Targets sorted by cluster, in rows that share one.
+
+    Attributes:
+        order: where each sorted target came from.
+        targets: the sorted targets, followed by a row of padding.
+        start: where each row starts; a row ends where its cluster does, at the latest
+            after `length` targets.
+        count: how many rows there are.
+    """
+
+    order: Int[Array, " target"]
+    targets: Targets
+    start: Int[Array, " row"]
+    count: Int[Array, ""]
+
+
+def item_level(
+    split: Split,
+    targets: Targets,
+    table: Float[Array, "cluster room item_width"],
+    bias: Float[Array, "cluster room"],
+    valid: Bool[Array, "cluster room"],
+    position: Int[Array, " cluster"],
+    num_blocks: int,
+) -> Level:
+    """log P(item | cluster), reading the blocks of touched clusters only.
+
+    Args:
+        split: how clusters lie on the mesh.
+        targets: all that this shard's clusters have to meet.
+        table: this shard's item vectors.
+        bias: theirs.
+        valid: places that hold an item.
+        position: where a cluster's gradient goes among the blocks.
+        num_blocks: blocks of gradient that there is room for.
+    """
+    num_targets, width = targets.hidden.shape
+    num_clusters, room = valid.shape
+    length = row_length(num_targets, num_clusters)
+    at_once = max(1, PIECE // (room * (width + length)))
+    rows = sorted_rows(targets, num_clusters, length, at_once)
+    dtype = targets.hidden.dtype
+
+    def chunk(state: tuple) -> tuple:
+        step, log_prob, d_hidden, d_table, d_bias = state
+        start = jax.lax.dynamic_slice(rows.start, (step * at_once,), (at_once,))
+        member = start[:, None] + jnp.arange(length)
+        cluster, whole = rows.targets.cluster[start], rows.targets.cluster[member]
+        mine = (whole == cluster[:, None]) & (cluster < num_clusters)[:, None]
+        at = jnp.minimum(cluster, num_clusters - 1)
+        query, block = rows.targets.hidden[member], table[at].astype(dtype)
+        logits = _dot("gtw,grw->gtr", query, block) + bias[at][:, None]
+        logits = jnp.where(valid[at][:, None], logits, -jnp.inf)
+        top = logits.max(axis=2, keepdims=True)
+        top = jnp.where(top > -jnp.inf, top, 0.0)
+        powers = jnp.exp(logits - top)
+        total = powers.sum(axis=2, keepdims=True)
+        here = rows.targets.place[member][..., None] == jnp.arange(room)
+        own = jnp.sum(jnp.where(here, logits, 0.0), axis=2)
+        own = own - (top + jnp.log(total))[..., 0]
+        weight = jnp.where(mine, rows.targets.weight[member], 0.0)
+        errors = (here - powers / total) * weight[..., None]
+        cast = errors.astype(dtype)
+        out = jnp.where(mine, member, num_targets)
+        block_at = jnp.where(cluster < num_clusters, position[at], num_blocks)
+        log_prob = log_prob.at[out].set(own, mode="drop")
+        d_hidden = d_hidden.at[out].set(_dot("gtr,grw->gtw", cast, block), mode="drop")
+        d_table = d_table.at[block_at].add(
+            _dot("gtr,gtw->grw", cast, query), mode="drop"
+        )
+        d_bias = d_bias.at[block_at].add(errors.sum(axis=1), mode="drop")
+        return step + 1, log_prob, d_hidden, d_table, d_bias
+
+    zeros = (
+        jnp.zeros(num_targets),
+        jnp.zeros((num_targets, width)),
+        jnp.zeros((num_blocks, room, width)),
+        jnp.zeros((num_blocks, room)),
+    )
+    state = (jnp.zeros((), jnp.int32), *zeros)
+    chunks = -(-rows.count // at_once)
+    state = jax.tree.map(split.varying, state)
+    _, log_prob, hidden, *grads = jax.lax.while_loop(
+        lambda state: state[0] < chunks, chunk, state
+    )
+    back = jnp.zeros_like(rows.order).at[rows.order].set(jnp.arange(num_targets))
+    return Level(log_prob[back], hidden[back], *grads)
+
+
+def row_length(num_targets: int, num_clusters: int) -> int:
+    """Targets that share a read of a block: as many as a cluster has on average.
+
+    Between 4, for less makes matrix products into vector products, and 32.
+    """
+    average = max(1, num_targets // num_clusters)
+    return min(32, max(4, 2 ** math.ceil(math.log2(average))))
+
+
+def sorted_rows(
+    targets: Targets, num_clusters: int, length: int, multiple: int
+) -> Rows:
+    """Sorts targets by cluster and cuts each cluster's into rows.
+
+    Args:
+        targets: in any order; those of cluster `num_clusters` are left out.
+        num_clusters: how many there are.
+        length: targets in a row at most.
+        multiple: the number of rows that fit is a multiple of this.
+    """
+    num_targets = len(targets.cluster)
+    order = jnp.argsort(targets.cluster)
+    cluster = targets.cluster[order]
+    number = jnp.arange(num_targets)
+    new = jnp.concatenate([jnp.ones(1, bool), cluster[1:] != cluster[:-1]])
+    first = jax.lax.cummax(jnp.where(new, number, 0))
+    starts = ((number - first) % length == 0) & (cluster < num_clusters)
+    most = num_targets // length + min(num_clusters, num_targets)
+    most = -(-most // multiple) * multiple
+    (start,) = jnp.nonzero(starts, size=most, fill_value=num_targets)
+
+    def padded(x: Array, value: float) -> Array:
+        widths = [(0, length + 1)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x[order], widths, constant_values=value)
+
+    return Rows(
+        order=order,
+        targets=Targets(
+            hidden=padded(targets.hidden, 0),
+            cluster=padded(targets.cluster, num_clusters),
+            place=padded(targets.place, 0),
+            weight=padded(targets.weight, 0),
+        ),
+        start=start,
+        count=starts.sum(),
+    )
+
+
+def _dot(axes: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)

@@ -1,0 +1,121 @@
+"""Rows that meet a table which is split over the mesh, block by block.
+
+Queries are split over some mesh axes and a table's leading axis over others. Where
+the two overlap, each shard gathers the (few, small) rows of the others, treats all of
+them against its own blocks, and gives back sums: no block ever moves, and collectives
+grow with the rows, not with the table. Without a mesh every operation here is the
+identity, so that one function serves both.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Int, PyTree
+
+from sharding.ops import axes_of, like
+
+
+@dataclass(frozen=True)
+class Split:
+    """The mesh axes over which rows and blocks are split; hashable.
+
+    Attributes:
+        rows: of the rows' leading axis.
+        blocks: of the table's leading axis.
+    """
+
+    rows: tuple[str, ...]
+    blocks: tuple[str, ...]
+
+    @staticmethod
+    def of(rows: Array, table: Array) -> "Split":
+        """Reads the split from the types of two arrays."""
+        return Split(axes_of(rows, 0), axes_of(table, 0))
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Axes along which a shard has rows that other shards' blocks need."""
+        return tuple(axis for axis in self.rows if axis in self.blocks)
+
+    def run(
+        self,
+        function: Callable[..., PyTree],
+        example: Array,
+        blocks: PyTree,
+        rows: PyTree,
+        out: PyTree,
+    ) -> PyTree:
+        """Returns `function(blocks, rows)`, run by every shard on what it holds.
+
+        Args:
+            function: takes and returns trees of local arrays.
+            example: any of the arrays, which knows the mesh.
+            blocks: arrays whose leading axis is the table's.
+            rows: arrays whose leading axis is the rows'.
+            out: a tree (or prefix) of "rows", "blocks" or "whole", how the result is
+                split.
+        """
+        sharding = like(example)
+        if sharding is None:
+            return function(blocks, rows)
+        specs = {
+            "rows": PartitionSpec(self.rows or None),
+            "blocks": PartitionSpec(self.blocks or None),
+            "whole": PartitionSpec(),
+        }
+        return jax.shard_map(
+            function,
+            mesh=sharding.mesh,
+            in_specs=(specs["blocks"], specs["rows"]),
+            out_specs=jax.tree.map(lambda name: specs[name], out),
+        )(blocks, rows)
+
+    def gather(self, rows: Array) -> Array:
+        """Returns the rows that this shard's blocks have to meet."""
+        if not self.shared:
+            return rows
+        return jax.lax.all_gather(rows, self.shared, tiled=True)
+
+    def give_back(self, rows: Array) -> Array:
+        """Sums gathered rows over the blocks' shards; each keeps its own rows."""
+        if self.shared:
+            rows = jax.lax.psum_scatter(rows, self.shared, tiled=True)
+        rest = tuple(axis for axis in self.blocks if axis not in self.rows)
+        return jax.lax.psum(rows, rest) if rest else rows
+
+    def sum_over_blocks(self, x: Array) -> Array:
+        """Sums over the shards of the table."""
+        return jax.lax.psum(x, self.blocks) if self.blocks else x
+
+    def max_over_blocks(self, x: Array) -> Array:
+        """Takes the largest over the shards of the table."""
+        return jax.lax.pmax(x, self.blocks) if self.blocks else x
+
+    def sum_over_rows(self, x: Array) -> Array:
+        """Sums over the shards of rows that `gather` did not bring here."""
+        rest = tuple(axis for axis in self.rows if axis not in self.blocks)
+        return jax.lax.psum(x, rest) if rest else x
+
+    def sum_over_all(self, x: Array) -> Array:
+        """Sums over all shards."""
+        return self.sum_over_rows(self.sum_over_blocks(x))
+
+    def first_block(self, num_local: int) -> Int[Array, ""] | int:
+        """Returns the number of this shard's first block."""
+        return jax.lax.axis_index(self.blocks) * num_local if self.blocks else 0
+
+    def varying(self, fresh: Array) -> Array:
+        """Returns a new constant as a value that differs between shards (in loops)."""
+        axes = self.blocks + tuple(a for a in self.rows if a not in self.blocks)
+        return jax.lax.pcast(fresh, axes, to="varying") if axes else fresh
+
+
+def shards(table: Array) -> int:
+    """Returns the number of shards of an array's leading axis."""
+    sharding = like(table)
+    if sharding is None:
+        return 1
+    return math.prod(sharding.mesh.shape[axis] for axis in axes_of(table, 0))
