@@ -14,6 +14,7 @@ from eqids.config import (
     LLAMA_PRESETS,
     NANO_RECIPE,
     PRETRAINED_RECIPES,
+    ItemOptimizer,
     LlamaConfig,
     PrepareConfig,
     RunConfig,
@@ -41,9 +42,10 @@ from eqids.fit.runs import (
     write_json,
 )
 from eqids.fit.step import State, make_step, split, start
+from eqids.fit.touching import chosen, touching
 from eqids.model import Llama
 from eqids.report import full_result, table
-from sharding import placement
+from sharding import placement, shards
 
 DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
 
@@ -72,15 +74,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     dtype, put = jnp.dtype(config.dtype), placement(flags.layout)
     dataset = _dataset(flags.data_dir)
     sizes = model_config(config, dataset, _llama_config(flags))
-    optimizer = make_optimizer(recipe, flags.grad_clip)
+    items = chosen(flags.item_optimizer, dataset, recipe)
+    optimizer = make_optimizer(recipe, flags.grad_clip, items)
     with put.active():
         if flags.estimate_memory_only:
-            print(_memory(estimate(config, sizes, put)))
+            print(_memory(estimate(config, sizes, put, dataset, items)))
             return
         llama, base = _pretrained(config)
         first_key, step_key = run_keys(flags.seed)
         model = put(initial_model(sizes, dataset, llama, first_key, flags.init_items))
         params, frozen = split(model, config.strategy, dtype)
+        lists = touching(dataset, recipe, shards(params.softmax.table))
         state = start(params, optimizer)
         del llama, model, params
         meta = partial(run_meta, config, sizes, dataset, base)
@@ -94,13 +98,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--stop_at is {config.stop_at}, and {folder} is at step "
             f"{int(state.step)} already",
         )
-        print(_opening(config, dataset, state))
+        print(_opening(config, dataset, state, items))
         step = make_step(optimizer, dtype, remat=flags.remat)
         batches = TrainingBatches(dataset, _batch_config(config))
         ranker = make_ranker(recipe.seq_len, dtype, put)
         state = train(
             config, state, frozen, step, step_key, dataset=dataset, batches=batches,
             ranker=ranker, folder=folder, meta=meta, put=put,
+            touching=None if items == "dense" else lists,
         )  # fmt: skip
         if int(state.step) == config.stop_at < recipe.num_steps:
             print(f"stopped at step {config.stop_at}; the same command goes on")
@@ -169,7 +174,9 @@ def _batch_config(config: RunConfig) -> BatchConfig:
     )
 
 
-def _opening(config: RunConfig, dataset: Dataset, state: State) -> str:
+def _opening(
+    config: RunConfig, dataset: Dataset, state: State, items: ItemOptimizer
+) -> str:
     learns = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     info, recipe, step = dataset.info, config.recipe, int(state.step)
     lines = [
@@ -178,6 +185,8 @@ def _opening(config: RunConfig, dataset: Dataset, state: State) -> str:
         f"{config.strategy}: {learns:,} parameters train; {recipe.num_steps:,} steps "
         f"of {recipe.batch_size} x {recipe.seq_len} into {config.checkpoint_dir}",
     ]
+    if items != "dense":
+        lines.append(f"item tables move by {items}, in the clusters of each batch")
     if step:
         lines.append(f"going on from step {step}, found in {config.checkpoint_dir}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from sharding.ops import (
 )
 from sharding.place import (
     Placement as Placement,
+    beside as beside,
     place as place,
     placement as placement,
 )

@@ -10,18 +10,23 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 """Mesh axes. `data` splits the batch; `fsdp` splits the batch and the stored
-weights, which are gathered for use; `tensor` splits heads and feed-forward."""
+weights, which are gathered for use; `tensor` splits heads and feed-forward. A catalog
+is split over all of them."""
 
-_STORAGE: Mapping[str, str] = MappingProxyType(
+_STORAGE: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
     {
         "width": FSDP,
         "heads": TENSOR,
         "kv_heads": TENSOR,
         "ffn": TENSOR,
         "vocab": TENSOR,
+        "cluster": (DATA, FSDP, TENSOR),
     }
 )
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({"batch": (DATA, FSDP)})
+
+_WHOLE_IF_ODD = frozenset({"cluster"})
+"""Words that are not split where the mesh does not divide them."""
 
 LAYOUT_NAMES = ("data", "fsdp", "tensor")
 
@@ -37,13 +42,15 @@ class Layout:
     Attributes:
         name: the layout's name in the table.
         mesh_shape: devices along `data`, `fsdp` and `tensor`.
-        storage: word to mesh axis, for what is kept (weights, optimizer state).
+        storage: word to mesh axis or axes, for what is kept (weights, optimizer state).
         activations: word to mesh axes, for what flows (batches).
     """
 
     name: str
     mesh_shape: tuple[int, int, int]
-    storage: Mapping[str, str] = field(default_factory=lambda: _STORAGE, hash=False)
+    storage: Mapping[str, str | tuple[str, ...]] = field(
+        default_factory=lambda: _STORAGE, hash=False
+    )
     activations: Mapping[str, tuple[str, ...]] = field(
         default_factory=lambda: _ACTIVATIONS, hash=False
     )
@@ -68,7 +75,9 @@ class Layout:
             axes = (axes,) if isinstance(axes, str) else axes or ()
             axes = tuple(axis for axis in axes if sizes[axis] > 1)
             ways = int(np.prod([sizes[axis] for axis in axes]))
-            if size % ways:
+            if size % ways and word in _WHOLE_IF_ODD:
+                axes = ()
+            elif size % ways:
                 raise LayoutError(
                     f"layout {self.name!r} splits {word!r} of {array} {ways} ways, "
                     f"which does not divide its size {size}"
@@ -81,7 +90,7 @@ def named_layout(name: str, num_devices: int) -> Layout:
     """Returns a layout by name for a number of devices.
 
     Args:
-        name: `data` (every device a replica), `fsdp` (weights split too) or `tensor`
+        name: `data` (every device a replica, but for the catalog), `fsdp` (weights split too) or `tensor`
             (heads and feed-forward split over pairs, the rest over `fsdp`).
         num_devices: devices in the mesh.
 

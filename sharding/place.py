@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from sharding.layout import Layout, make_mesh, named_layout
@@ -43,6 +43,23 @@ def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
         return jax.device_put(leaf, sharding)
 
     return jax.tree.map(put, tree, shardings)
+
+
+def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
+    """Returns an array whose leading axis is split as the table's is.
+
+    Args:
+        array: of the host, or the shape of one.
+        table: an array, or the shape of one, on a mesh or not.
+    """
+    sharding = getattr(table, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return _on_default_device(array)
+    spec = PartitionSpec(sharding.spec[0], *[None] * (len(array.shape) - 1))
+    sharding = NamedSharding(sharding.mesh, spec)
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+    return jax.device_put(array, sharding)
 
 
 def _on_default_device(leaf: Shaped) -> Shaped:

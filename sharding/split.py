@@ -7,12 +7,11 @@ grow with the rows, not with the table. Without a mesh every operation here is t
 identity, so that one function serves both.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from sharding.ops import axes_of, like
@@ -40,6 +39,11 @@ class Split:
         """Axes along which a shard has rows that other shards' blocks need."""
         return tuple(axis for axis in self.rows if axis in self.blocks)
 
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Axes along which other shards have rows that `gather` does not bring."""
+        return tuple(axis for axis in self.rows if axis not in self.blocks)
+
     def run(
         self,
         function: Callable[..., PyTree],
@@ -62,8 +66,8 @@ class Split:
         if sharding is None:
             return function(blocks, rows)
         specs = {
-            "rows": PartitionSpec(self.rows or None),
-            "blocks": PartitionSpec(self.blocks or None),
+            "rows": PartitionSpec(self.rows) if self.rows else PartitionSpec(),
+            "blocks": PartitionSpec(self.blocks) if self.blocks else PartitionSpec(),
             "whole": PartitionSpec(),
         }
         return jax.shard_map(
@@ -96,8 +100,7 @@ class Split:
 
     def sum_over_rows(self, x: Array) -> Array:
         """Sums over the shards of rows that `gather` did not bring here."""
-        rest = tuple(axis for axis in self.rows if axis not in self.blocks)
-        return jax.lax.psum(x, rest) if rest else x
+        return jax.lax.psum(x, self.elsewhere) if self.elsewhere else x
 
     def sum_over_all(self, x: Array) -> Array:
         """Sums over all shards."""
@@ -109,13 +112,13 @@ class Split:
 
     def varying(self, fresh: Array) -> Array:
         """Returns a new constant as a value that differs between shards (in loops)."""
-        axes = self.blocks + tuple(a for a in self.rows if a not in self.blocks)
+        axes = self.blocks + self.elsewhere
         return jax.lax.pcast(fresh, axes, to="varying") if axes else fresh
 
 
-def shards(table: Array) -> int:
-    """Returns the number of shards of an array's leading axis."""
-    sharding = like(table)
-    if sharding is None:
+def shards(table: jax.Array | jax.ShapeDtypeStruct) -> int:
+    """Returns into how many parts an array's leading axis is split."""
+    sharding = table.sharding
+    if not isinstance(sharding, NamedSharding):
         return 1
-    return math.prod(sharding.mesh.shape[axis] for axis in axes_of(table, 0))
+    return table.shape[0] // sharding.shard_shape(table.shape)[0]

@@ -4,6 +4,15 @@ Flags are built from these classes, checkpoints store them as JSON, and presets
 are rows of data. A sentence under each field is its help text.
 """
 
+from eqids.config.catalog import (
+    AddConfig as AddConfig,
+    ChangeConfig as ChangeConfig,
+    GrowConfig as GrowConfig,
+    MigrateConfig as MigrateConfig,
+    RebalanceConfig as RebalanceConfig,
+    RetireConfig as RetireConfig,
+    ShowConfig as ShowConfig,
+)
 from eqids.config.doors import (
     EvaluateConfig as EvaluateConfig,
     PrepareConfig as PrepareConfig,
@@ -22,6 +31,7 @@ from eqids.config.train import (
     NANO_RECIPE as NANO_RECIPE,
     PRETRAINED_RECIPES as PRETRAINED_RECIPES,
     InitItems as InitItems,
+    ItemOptimizer as ItemOptimizer,
     Recipe as Recipe,
     RunConfig as RunConfig,
     Strategy as Strategy,

@@ -17,6 +17,10 @@ InitItems = Literal["interactions", "random"]
 """Where item vectors start."""
 
 
+ItemOptimizer = Literal["auto", "dense", "lazy_adam", "adagrad"]
+"""What moves item tables: dense AdamW, or what touches a batch's clusters only."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a run uses where its flags say nothing; one for each size and strategy."""
@@ -115,6 +119,10 @@ class TrainConfig:
     init_items: InitItems = "interactions"
     """Item vectors start from a truncated SVD of who used what in training, or at
     random."""
+    item_optimizer: ItemOptimizer = "auto"
+    """dense: AdamW on the whole catalog, every step. lazy_adam: the same moments, but
+    only clusters that a batch touches move. adagrad: one number of state an item.
+    auto: lazy_adam where a batch touches less than half of the clusters."""
     gap_dropout: float = 0.1
     """Share of training histories whose times are hidden."""
     shuffle_ties: bool = True

@@ -20,8 +20,9 @@ from eqids.fit.checkpoint import (
 from eqids.fit.evaluation import Ranker, evaluate
 from eqids.fit.log import Log
 from eqids.fit.step import State, Step
+from eqids.fit.touching import Touching
 from eqids.model import Batch, EqIDs
-from sharding import Placement
+from sharding import Placement, beside
 
 Meta = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 """What a checkpoint records, given the evaluation of its weights, if there was one."""
@@ -40,6 +41,7 @@ def train(
     folder: Path,
     meta: Meta,
     put: Placement,
+    touching: Touching | None = None,
 ) -> State:
     """Trains from the state's step to the run's last, and leaves checkpoints.
 
@@ -55,6 +57,8 @@ def train(
         folder: of checkpoints and metrics.
         meta: what checkpoints record.
         put: where batches go.
+        touching: lists a batch's clusters, where item tables have a row-sparse
+            optimizer.
 
     Returns:
         The last state, which is saved.
@@ -69,7 +73,11 @@ def train(
         return state
     with Log(folder, done, stop, flags.tensorboard) as log:
         for arrays in batches.iterate(done, stop):
-            state, metrics = step(state, frozen, put(Batch.of(arrays)), key)
+            touched = None
+            if touching is not None:
+                touched = beside(touching(arrays), state.params.softmax.table)
+            batch = put(Batch.of(arrays))
+            state, metrics = step(state, frozen, batch, key, touched)
             log.add(metrics)
             done += 1
             if done % flags.log_every == 0:

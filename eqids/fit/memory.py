@@ -7,14 +7,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from eqids.config import ModelConfig, RunConfig
+from eqids.config import ItemOptimizer, ModelConfig, RunConfig
+from eqids.data import Dataset
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import make_step, split, start
+from eqids.fit.touching import touching
 from eqids.model import Batch, EqIDs
-from sharding import Placement
+from sharding import Placement, beside, shards
 
 
-def estimate(config: RunConfig, sizes: ModelConfig, put: Placement) -> dict[str, int]:
+def estimate(
+    config: RunConfig,
+    sizes: ModelConfig,
+    put: Placement,
+    dataset: Dataset,
+    items: ItemOptimizer,
+) -> dict[str, int]:
     """Returns the bytes of one device that a train step needs.
 
     The step is compiled for this machine from shapes alone, so that a model which
@@ -24,13 +32,15 @@ def estimate(config: RunConfig, sizes: ModelConfig, put: Placement) -> dict[str,
         config: the run's.
         sizes: the model's.
         put: its layout.
+        dataset: how often a batch touches which clusters.
+        items: what moves item tables.
 
     Returns:
         `weights` (all of the model's), `state` (what trains, and its optimizer),
         `temporaries`, and the `total` of what lives at once.
     """
     recipe, flags, dtype = config.recipe, config.flags, jnp.dtype(config.dtype)
-    optimizer = make_optimizer(recipe, flags.grad_clip)
+    optimizer = make_optimizer(recipe, flags.grad_clip, items)
     model = put(eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0)))
     shape = (recipe.batch_size, recipe.seq_len)
     batch = put(jax.eval_shape(lambda: Batch(*[jnp.zeros(shape, jnp.int32)] * 6)))
@@ -38,7 +48,13 @@ def estimate(config: RunConfig, sizes: ModelConfig, put: Placement) -> dict[str,
     state = jax.eval_shape(partial(start, optimizer=optimizer), params)
     step = make_step(optimizer, dtype, remat=flags.remat)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    compiled = step.lower(state, frozen, batch, key).compile()
+    touched = None
+    if items != "dense":
+        table = params.softmax.table
+        lists = touching(dataset, recipe, shards(table))
+        length = lists.shards * lists.capacity
+        touched = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
+    compiled = step.lower(state, frozen, batch, key, touched).compile()
     memory = compiled.memory_analysis()
     return {
         "weights": _bytes((params, frozen)),

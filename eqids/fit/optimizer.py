@@ -4,8 +4,14 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from eqids.config import Recipe
+from eqids.config import ItemOptimizer, Recipe
+from eqids.fit.sparse import lazy_adam, rowwise_adagrad
+from eqids.fit.strategy import item_tables
 from sharding import Words, words
+
+
+B1, B2 = 0.9, 0.98
+"""Decay of Adam's moments."""
 
 
 def decays(params: PyTree) -> PyTree[bool]:
@@ -23,15 +29,20 @@ def decays(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(matrix, words(params))
 
 
-def make_optimizer(recipe: Recipe, grad_clip: float) -> optax.GradientTransformation:
+def make_optimizer(
+    recipe: Recipe, grad_clip: float, items: ItemOptimizer = "dense"
+) -> optax.GradientTransformationExtraArgs:
     """Returns AdamW (Loshchilov & Hutter 2019) behind a clip of the global norm.
 
     The learning rate rises linearly from 0, for the warmup or the run if that is
-    shorter, and falls as a cosine to 1% of its peak.
+    shorter, and falls as a cosine to 1% of its peak. The norm is that of all
+    gradients, those of item tables included, however they come.
 
     Args:
         recipe: steps, warmup, peak and decay.
         grad_clip: largest norm of the whole gradient.
+        items: what moves item tables; all but `dense` want their gradients as blocks
+            and an extra argument `touched`, see `eqids.fit.sparse`.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -40,9 +51,14 @@ def make_optimizer(recipe: Recipe, grad_clip: float) -> optax.GradientTransforma
         decay_steps=recipe.num_steps,
         end_value=0.01 * recipe.learning_rate,
     )
+    dense = optax.adamw(
+        schedule, b1=B1, b2=B2, weight_decay=recipe.weight_decay, mask=decays
+    )
+    clip = optax.clip_by_global_norm(grad_clip)
+    if items == "dense":
+        return optax.chain(clip, dense)
+    rows = lazy_adam(B1, B2) if items == "lazy_adam" else rowwise_adagrad()
+    sparse = optax.chain(rows, optax.scale_by_learning_rate(schedule))
     return optax.chain(
-        optax.clip_by_global_norm(grad_clip),
-        optax.adamw(
-            schedule, b1=0.9, b2=0.98, weight_decay=recipe.weight_decay, mask=decays
-        ),
+        clip, optax.partition({False: dense, True: sparse}, item_tables)
     )

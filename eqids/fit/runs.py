@@ -30,7 +30,7 @@ from eqids.model import EqIDs, Llama
 RESULT_FILE = "result.json"
 
 _IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
-             "gap_dropout", "shuffle_ties")  # fmt: skip
+             "item_optimizer", "gap_dropout", "shuffle_ties")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
 
 

@@ -1,5 +1,7 @@
 """The train step: one jitted, donated function of state and batch."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,8 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eqids.config import Strategy
-from eqids.fit.strategy import trainable
-from eqids.model import Batch, EqIDs
+from eqids.fit.sparse import apply_updates
+from eqids.fit.strategy import item_tables, trainable
+from eqids.model import Batch, EqIDs, Touched
 
 
 class State(eqx.Module):
@@ -32,7 +35,7 @@ class Metrics(eqx.Module):
 
 
 Step = Any
-"""A jitted `(state, frozen, batch, key) -> (state, metrics)`."""
+"""A jitted `(state, frozen, batch, key, touched) -> (state, metrics)`."""
 
 
 def split(model: EqIDs, strategy: Strategy, dtype: DTypeLike) -> tuple[EqIDs, EqIDs]:
@@ -55,10 +58,12 @@ def start(params: EqIDs, optimizer: optax.GradientTransformation) -> State:
 def make_step(
     optimizer: optax.GradientTransformation, dtype: DTypeLike, *, remat: bool
 ) -> Step:
-    """Returns the step, `(state, frozen, batch, key) -> (state, metrics)`.
+    """Returns the step, `(state, frozen, batch, key, touched) -> (state, metrics)`.
 
     The state's buffers are donated. The key is the run's: each step folds its number
-    into it, so that a resumed run draws what an uninterrupted one would.
+    into it, so that a resumed run draws what an uninterrupted one would. `touched`
+    lists the batch's clusters (`eqids.fit.touching`) where item tables have a
+    row-sparse optimizer, and is None where they do not.
 
     Args:
         optimizer: as it was given to `start`.
@@ -67,22 +72,71 @@ def make_step(
     """
 
     def step(
-        state: State, frozen: EqIDs, batch: Batch, key: PRNGKeyArray
+        state: State,
+        frozen: EqIDs,
+        batch: Batch,
+        key: PRNGKeyArray,
+        touched: Int[Array, " touched"] | None = None,
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
 
-        def mean_loss(params: EqIDs) -> tuple[Array, Array]:
+        def mean_loss(params: EqIDs, handles: Touched | None) -> tuple[Array, Array]:
             model = eqx.combine(params, frozen)
-            total, count = model.loss(batch, dtype=dtype, remat=remat, key=key)
+            total, count = model.loss(
+                batch, dtype=dtype, remat=remat, key=key, touched=handles
+            )
             return total / jnp.maximum(count, 1), count
 
-        (loss, count), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        if touched is None:
+            gradients = jax.value_and_grad(mean_loss, has_aux=True)
+            (loss, count), grads = gradients(state.params, None)
+            more = {}
+        else:
+            (loss, count), grads = _row_sparse(mean_loss, state.params, batch, touched)
+            more = {"touched": touched}
         updates, optimizer_state = optimizer.update(
-            grads, state.optimizer, state.params
+            grads, state.optimizer, state.params, **more
         )
-        params = optax.apply_updates(state.params, updates)
+        params = _apply(state.params, updates, touched)
         norms = optax.tree.norm(grads), optax.tree.norm(params)
         metrics = Metrics(loss, *norms, count)
         return State(state.step + 1, params, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _row_sparse(
+    mean_loss: Callable[..., tuple[Array, Array]],
+    params: EqIDs,
+    batch: Batch,
+    touched: Int[Array, " touched"],
+) -> tuple[tuple[Array, Array], EqIDs]:
+    """Loss, count and gradients, in which item tables are their touched blocks."""
+    tables, rest = eqx.partition(params, item_tables(params))
+    handles, listed = eqx.partition(params.handles(batch, touched), eqx.is_inexact_array)
+
+    def of_both(rest: EqIDs, handles: Touched) -> tuple[Array, Array]:
+        return mean_loss(eqx.combine(rest, tables), eqx.combine(handles, listed))
+
+    gradients = jax.value_and_grad(of_both, argnums=(0, 1), has_aux=True)
+    out, (grads, of_handles) = gradients(rest, handles)
+    blocks = params.table_gradients(batch, eqx.combine(of_handles, listed))
+    for name, block in blocks.items():
+        grads = eqx.tree_at(
+            partial(_table, name), grads, block, is_leaf=lambda x: x is None
+        )
+    return out, grads
+
+
+def _table(name: str, params: EqIDs) -> Array:
+    return getattr(params if name == "input_table" else params.softmax, name)
+
+
+def _apply(params: EqIDs, updates: EqIDs, touched: Array | None) -> EqIDs:
+    if touched is None:
+        return optax.apply_updates(params, updates)
+    is_table = item_tables(params)
+    tables, rest = eqx.partition(params, is_table)
+    blocks, others = eqx.partition(updates, is_table)
+    moved = apply_updates(tables, blocks, touched)
+    return eqx.combine(optax.apply_updates(rest, others), moved)

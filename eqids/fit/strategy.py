@@ -7,6 +7,7 @@ from jaxtyping import PyTree
 
 from eqids.config import Strategy
 from eqids.model import EqIDs
+from sharding import Words, words
 
 
 def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
@@ -26,3 +27,15 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
         frozen = jax.tree.map(lambda _: False, model.llama)
         learns = eqx.tree_at(lambda m: m.llama, learns, frozen)
     return learns
+
+
+def item_tables(params: EqIDs) -> PyTree[bool]:
+    """Returns which arrays have a block for every cluster: vectors, biases of items.
+
+    They are what a row-sparse optimizer moves.
+    """
+
+    def is_table(axes: Words) -> bool:
+        return axes.names[:2] == ("cluster", "room")
+
+    return jax.tree.map(is_table, words(params))

@@ -11,6 +11,7 @@ One meaning a word, in every annotation of the project:
 | `item_width` | an item's vector |
 | `cluster`, `room` | clusters of the catalog, places in one |
 | `target` | flattened positions that predict an item |
+| `touched` | clusters that a batch has items or targets in |
 | `hidden` | inside an adapter |
 | `gaps` | buckets of the time between items |
 """
@@ -23,4 +24,5 @@ from eqids.model.adapter import (
 )
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
 from eqids.model.llama import Llama as Llama
+from eqids.model.likelihood import Touched as Touched
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from eqids.config import ModelConfig
 from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
 from eqids.model.llama import Llama, dropout
+from eqids.model.likelihood import Touched, add_rows
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup
 
@@ -89,12 +90,17 @@ class EqIDs(eqx.Module):
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
         self.config = c
 
-    def embed(self, batch: Batch, dtype: DTypeLike) -> Float[Array, "batch seq width"]:
+    def embed(
+        self, batch: Batch, dtype: DTypeLike, touched: Touched | None = None
+    ) -> Float[Array, "batch seq width"]:
         """Returns what enters Llama: adapted items with their gaps, and words."""
         room = self.config.room
         table = self.softmax.table if self.input_table is None else self.input_table
         slot = jnp.maximum(batch.items, 0)
-        items = lookup(gathered(table), slot // room, slot % room).astype(dtype)
+        items = lookup(table, slot // room, slot % room)
+        if touched is not None:
+            items = jax.lax.stop_gradient(items) + touched.rows
+        items = items.astype(dtype)
         gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
         words = self.llama.embed(batch.words).astype(dtype)
         is_item = (batch.items >= 0)[..., None]
@@ -107,6 +113,7 @@ class EqIDs(eqx.Module):
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         key: PRNGKeyArray | None = None,
+        touched: Touched | None = None,
     ) -> Float[Array, "batch seq item_width"]:
         """Returns the query at every position, what the softmax is asked with.
 
@@ -115,10 +122,11 @@ class EqIDs(eqx.Module):
             dtype: of the computation.
             remat: recompute Llama's blocks in the backward pass.
             key: randomness of the dropout; without it nothing is dropped.
+            touched: handles that take the gradient of what enters, see `handles`.
         """
         rate = self.config.dropout
         k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
-        x = dropout(self.embed(batch, dtype), rate, k1)
+        x = dropout(self.embed(batch, dtype, touched), rate, k1)
         x = self.llama.hidden(
             x, batch.segment, batch.position, rate=rate, remat=remat, key=k2
         )
@@ -131,12 +139,48 @@ class EqIDs(eqx.Module):
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         key: PRNGKeyArray | None = None,
+        touched: Touched | None = None,
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         """Returns the summed negative log-likelihood of the targets, and their number.
 
         The mean over targets is the quotient of the two, also where either is a sum
-        over devices or steps.
+        over devices or steps. With `touched` (from `handles`), no gradient flows to
+        item tables; `table_gradients` makes it of the handles'.
         """
-        query = self.queries(batch, dtype=dtype, remat=remat, key=key)
-        log_prob = self.softmax.log_prob(query, batch.target)
-        return -jnp.sum(log_prob), jnp.sum(batch.target >= 0)
+        query = self.queries(batch, dtype=dtype, remat=remat, key=key, touched=touched)
+        total = self.softmax.loss(query, batch.target, touched)
+        return total, jnp.sum(batch.target >= 0)
+
+    def handles(self, batch: Batch, cluster: Int[Array, " touched"]) -> Touched:
+        """Returns what takes the gradients of item tables in their stead.
+
+        Args:
+            batch: what the loss is of.
+            cluster: every cluster that its items and targets lie in; of each shard of
+                the tables as many, ascending, filled with the number of all.
+        """
+        width = self.softmax.table.shape[-1:]
+        rows = lookup(jnp.zeros((1, *width)), jnp.zeros_like(batch.items))
+        handles = self.softmax.handles(cluster)
+        return Touched(cluster, handles.table, handles.bias, rows)
+
+    def table_gradients(self, batch: Batch, gradients: Touched) -> dict[str, Array]:
+        """Returns the gradients of item tables, as blocks of the touched clusters.
+
+        Args:
+            batch: what the loss is of.
+            gradients: those of its handles, with their `cluster`.
+
+        Returns:
+            Blocks by the name of their table: "table" and "bias" of the softmax and,
+            where the vectors that enter have a table of their own, "input_table".
+        """
+        entered = gradients.table
+        if self.input_table is not None:
+            entered = jnp.zeros_like(entered)
+        entered = add_rows(entered, gradients.cluster, batch.items, gradients.rows,
+                           self.config.num_clusters)  # fmt: skip
+        blocks = {"table": entered, "bias": gradients.bias}
+        if self.input_table is not None:
+            blocks |= {"table": gradients.table, "input_table": entered}
+        return blocks

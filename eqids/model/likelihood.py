@@ -208,6 +208,39 @@ def _positions(
     return none.at[local].set(jnp.arange(len(touched)), mode="drop")
 
 
+def add_rows(
+    blocks: Float[Array, "touched room item_width"],
+    cluster: Int[Array, " touched"],
+    slot: Int[Array, "*batch"],
+    rows: Float[Array, "*batch item_width"],
+    num_clusters: int,
+) -> Float[Array, "touched room item_width"]:
+    """Returns blocks with a row added at each slot's place.
+
+    Args:
+        blocks: may be split over the mesh, as the tables are.
+        cluster: the blocks', as in `Touched`.
+        slot: where each row goes; nowhere if it is negative.
+        rows: split over the mesh as the slots are.
+        num_clusters: how many there are.
+    """
+    split, room = Split.of(slot, blocks), blocks.shape[1]
+
+    def local(held: tuple[Array, Array], here: tuple[Array, Array]) -> Array:
+        blocks, cluster = held
+        slot = split.gather(here[0].reshape(-1))
+        rows = split.gather(here[1].reshape(-1, here[1].shape[-1]))
+        at = jnp.searchsorted(cluster, slot // room)
+        known = (slot >= 0) & (cluster[jnp.minimum(at, len(cluster) - 1)] == slot // room)
+        at = jnp.where(known, at, len(cluster))
+        if split.elsewhere:
+            added = jnp.zeros_like(blocks).at[at, slot % room].add(rows, mode="drop")
+            return blocks + split.sum_over_rows(added)
+        return blocks.at[at, slot % room].add(rows, mode="drop")
+
+    return split.run(local, slot, (blocks, cluster), (slot, rows), "blocks")
+
+
 def touched_clusters(
     slot: Int[Array, "*batch"], num_clusters: int, room: int, capacity: int
 ) -> Int[Array, " touched"]:

@@ -1,0 +1,272 @@
+"""Optimizers of item tables that touch only the clusters that a batch touches.
+
+They are optax transformations in whose trees a table's gradient and update are its
+touched blocks, `[touched, room, …]`, ascending by cluster; the clusters come as the
+extra argument `touched`. Everything else of optax (clipping, schedules, partitions)
+treats blocks as it treats any array. `apply_updates` puts blocks back into tables.
+
+Blocks are worked on in place, one array a loop: XLA for CPU updates an array in place
+where a loop reads and writes no other, and copies all of it where a loop does.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from sharding import Split, axes_of
+
+
+class LazyAdamState(NamedTuple):
+    """Moments as the dense Adam would have them at each cluster's last touch."""
+
+    count: Int[Array, ""]
+    seen: Int[Array, " cluster"]
+    mu: PyTree
+    nu: PyTree
+
+
+class AdaGradState(NamedTuple):
+    """Sums of squared gradients: one for every row of `[cluster, room, …]`."""
+
+    total: PyTree
+
+
+def lazy_adam(
+    b1: float = 0.9, b2: float = 0.98, eps: float = 1e-8
+) -> optax.GradientTransformationExtraArgs:
+    """Adam for tables whose gradient comes as touched blocks.
+
+    A block's moments are caught up exactly when it is touched: they decay by beta to
+    the power of the steps missed, which is what the dense Adam's do at gradient zero.
+    What is left out are the moves of the parameters in the missed steps, which in the
+    dense Adam go on along the old momentum ("lazy Adam"). Tables do not decay.
+
+    Args:
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+
+    Returns:
+        A transformation whose `update` wants `touched`, int32 `[touched]`, each
+        shard's clusters ascending and filled with the number of all.
+
+    References:
+        Kingma & Ba 2015, algorithm 1, for the moments.
+    """
+
+    def init(params: PyTree) -> LazyAdamState:
+        first = jax.tree.leaves(params)[0]
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        seen = jnp.zeros_like(first[:, *[0] * (first.ndim - 1)], dtype=jnp.int32)
+        count = jnp.zeros((), jnp.int32)
+        return LazyAdamState(count, seen, zeros, jax.tree.map(jnp.copy, zeros))
+
+    def update(
+        updates: PyTree,
+        state: LazyAdamState,
+        params: PyTree = None,
+        *,
+        touched: Int[Array, " touched"],
+        **extra: object,
+    ) -> tuple[PyTree, LazyAdamState]:
+        count = state.count + 1
+
+        def local(split: Split, trees: tuple, rows: Array) -> tuple:
+            touched, updates, seen, mu, nu = trees
+            index, missed = _mine(split, touched, seen, rows)
+            leaf = partial(_adam, b1, b2, eps, rows, index, missed)
+            new = jax.tree.map(leaf, updates, mu, nu)
+            updates, mu, nu = (_nth(updates, new, i) for i in range(3))
+            return updates, seen.at[index].set(rows, mode="drop"), mu, nu
+
+        trees = touched, updates, state.seen, state.mu, state.nu
+        updates, seen, mu, nu = _per_shard(local, trees, count)
+        return updates, LazyAdamState(count, seen, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def rowwise_adagrad(
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaGrad with one sum for every item, for gradients that come as touched blocks.
+
+    Its state is item_width times smaller than Adam's. A missed step adds nothing, so
+    there is nothing to catch up.
+
+    Args:
+        eps: added to the root of the sum.
+
+    Returns:
+        A transformation whose `update` wants `touched`, as `lazy_adam`'s does.
+
+    References:
+        Duchi, Hazan & Singer 2011; with one sum a row as in DLRM, Mudigere et al.
+        2022, section 4.
+    """
+
+    def init(params: PyTree) -> AdaGradState:
+        def rows(table: Array) -> Array:
+            return jnp.zeros_like(table[:, :, *[0] * (table.ndim - 2)])
+
+        return AdaGradState(jax.tree.map(rows, params))
+
+    def update(
+        updates: PyTree,
+        state: AdaGradState,
+        params: PyTree = None,
+        *,
+        touched: Int[Array, " touched"],
+        **extra: object,
+    ) -> tuple[PyTree, AdaGradState]:
+        def local(split: Split, trees: tuple, rows: None) -> tuple:
+            touched, updates, total = trees
+            first = jax.tree.leaves(total)[0]
+            index = _local(split, touched, len(first))
+            new = jax.tree.map(partial(_adagrad, eps, index), updates, total)
+            return _nth(updates, new, 0), _nth(updates, new, 1)
+
+        updates, total = _per_shard(local, (touched, updates, state.total), None)
+        return updates, AdaGradState(total)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def apply_updates(
+    params: PyTree, updates: PyTree, touched: Int[Array, " touched"]
+) -> PyTree:
+    """Returns tables with updates added to their touched blocks.
+
+    Args:
+        params: tables `[cluster, room, …]`.
+        updates: their blocks `[touched, room, …]`.
+        touched: the blocks' clusters, as for `lazy_adam`.
+    """
+
+    def local(split: Split, trees: tuple, rows: None) -> PyTree:
+        touched, params, updates = trees
+
+        def add(table: Array, blocks: Array) -> Array:
+            index = _local(split, touched, len(table))
+            return in_place(
+                table, index, lambda block, i: block + blocks[i].astype(block.dtype)
+            )
+
+        return jax.tree.map(add, params, updates)
+
+    return _per_shard(local, (touched, params, updates), None)
+
+
+def in_place(
+    array: Float[Array, "block ..."],
+    index: Int[Array, " touched"],
+    function: Callable[[Array, Array], Array],
+) -> Float[Array, "block ..."]:
+    """Returns the array with `array[index[i]] = function(array[index[i]], i)`.
+
+    Args:
+        array: not read by `function`, or it is copied.
+        index: ascending and distinct; those past the last block come last and do
+            nothing.
+        function: of a block and its number in `index`.
+    """
+
+    def loop(array: Array, index: Array) -> Array:
+        def one(i: Array, array: Array) -> Array:
+            block = jax.lax.dynamic_index_in_dim(array, index[i], keepdims=False)
+            new = function(block, i)
+            return jax.lax.dynamic_update_index_in_dim(array, new, index[i], 0)
+
+        return jax.lax.fori_loop(0, jnp.sum(index < len(array)), one, array)
+
+    def at_once(array: Array, index: Array) -> Array:
+        blocks = array.at[index].get(mode="fill", fill_value=0)
+        new = jax.vmap(function)(blocks, jnp.arange(len(index)))
+        return array.at[index].set(new, mode="drop", unique_indices=True)
+
+    return jax.lax.platform_dependent(array, index, cpu=loop, default=at_once)
+
+
+def _adam(
+    b1: float,
+    b2: float,
+    eps: float,
+    count: Array,
+    index: Array,
+    missed: Array,
+    grad: Array,
+    mu: Array,
+    nu: Array,
+) -> tuple[Array, Array, Array]:
+    """The update and the new moments of one table."""
+
+    def average(decay: float, power: int) -> Callable[[Array, Array], Array]:
+        def function(moment: Array, i: Array) -> Array:
+            new = grad[i].astype(moment.dtype) ** power
+            return decay ** missed[i] * moment + (1 - decay) * new
+
+        return function
+
+    mu = in_place(mu, index, average(b1, 1))
+    nu = in_place(nu, index, average(b2, 2))
+    steps = count.astype(jnp.float32)
+
+    def move(block: Array, i: Array) -> Array:
+        first = mu[index[i]] / (1 - b1**steps)
+        second = nu[index[i]] / (1 - b2**steps)
+        return (first / (jnp.sqrt(second) + eps)).astype(block.dtype)
+
+    return in_place(grad, _filled(index, len(mu)), move), mu, nu
+
+
+def _adagrad(
+    eps: float, index: Array, grad: Array, total: Array
+) -> tuple[Array, Array]:
+    """The update and the new sums of one table."""
+
+    def square(block: Array) -> Array:
+        return block**2 if block.ndim == 1 else jnp.mean(block**2, axis=-1)
+
+    total = in_place(total, index, lambda row, i: row + square(grad[i]))
+
+    def move(block: Array, i: Array) -> Array:
+        root = jnp.sqrt(total[index[i]]) + eps
+        return block / (root if block.ndim == 1 else root[..., None])
+
+    return in_place(grad, _filled(index, len(total)), move), total
+
+
+def _filled(index: Array, num_clusters: int) -> Array:
+    """0, 1, 2, … for as many blocks as are in use, then out of range."""
+    number = jnp.arange(len(index))
+    return jnp.where(index < num_clusters, number, len(index))
+
+
+def _local(split: Split, touched: Array, num_clusters: int) -> Array:
+    """A shard's touched clusters in its own numbers, `num_clusters` for none."""
+    index = touched - split.first_block(num_clusters)
+    return jnp.where((index >= 0) & (index < num_clusters), index, num_clusters)
+
+
+def _mine(
+    split: Split, touched: Array, seen: Array, count: Array
+) -> tuple[Array, Array]:
+    """A shard's touched clusters, and how many steps each has to catch up."""
+    index = _local(split, touched, len(seen))
+    return index, count - seen.at[index].get(mode="fill", fill_value=0)
+
+
+def _nth(like: PyTree, tuples: PyTree, i: int) -> PyTree:
+    return jax.tree.map(lambda _, new: new[i], like, tuples)
+
+
+def _per_shard(function: Callable[..., PyTree], trees: tuple, whole: PyTree) -> PyTree:
+    """Runs a function by every shard of the tables on its own blocks."""
+    touched = trees[0]
+    split = Split(rows=(), blocks=axes_of(touched, 0))
+    return split.run(partial(function, split), touched, trees, whole, "blocks")

@@ -1,0 +1,84 @@
+"""Which clusters a batch touches, known before the step, in arrays of one length."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from eqids.config import ItemOptimizer, Recipe
+from eqids.data import Dataset
+
+SPARSE_BELOW = 0.5
+"""Share of touched clusters below which the row-sparse optimizer is chosen."""
+_MARGIN = 4.0
+"""Standard deviations of room above the number of clusters that is expected."""
+_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Touching:
+    """Lists the clusters of a batch, shard by shard.
+
+    Attributes:
+        num_clusters: clusters of the catalog.
+        room: places in one.
+        shards: shards of the tables, each a range of clusters.
+        capacity: clusters that a shard's list has room for. A batch that touches
+            more gets a list twice as long (or more), for which the step compiles once
+            again; no cluster is ever left out.
+    """
+
+    num_clusters: int
+    room: int
+    shards: int
+    capacity: int
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns int32 [shards * capacity], the clusters of inputs and targets.
+
+        Each shard's are ascending, followed by `num_clusters` up to its capacity.
+        """
+        slots = np.concatenate([batch["items"].ravel(), batch["target"].ravel()])
+        cluster = np.unique(slots[slots >= 0] // self.room)
+        shard = cluster // (self.num_clusters // self.shards)
+        count = np.bincount(shard, minlength=self.shards)
+        capacity = self.capacity
+        while capacity < count.max():
+            capacity *= 2
+        out = np.full((self.shards, capacity), self.num_clusters, np.int32)
+        first = np.cumsum(count) - count
+        out[shard, np.arange(len(cluster)) - first[shard]] = cluster
+        return out.ravel()
+
+
+def touching(dataset: Dataset, recipe: Recipe, shards: int) -> Touching:
+    """Returns lists with room for what a batch of this recipe is expected to touch.
+
+    Args:
+        dataset: whose training counts say how often each cluster is drawn.
+        recipe: the batch's size.
+        shards: shards of the tables; divides the number of clusters.
+    """
+    chance = _chances(dataset, recipe).reshape(shards, -1)
+    mean = chance.sum(axis=1)
+    spread = np.sqrt((chance * (1 - chance)).sum(axis=1))
+    most = int(np.ceil((mean + _MARGIN * spread).max()))
+    most = -(-most // _MULTIPLE) * _MULTIPLE
+    info = dataset.info
+    capacity = max(1, min(most, info.num_clusters // shards))
+    return Touching(info.num_clusters, info.room, shards, capacity)
+
+
+def chosen(wanted: ItemOptimizer, dataset: Dataset, recipe: Recipe) -> ItemOptimizer:
+    """Returns the optimizer that `auto` stands for, or the one that was asked for."""
+    if wanted != "auto":
+        return wanted
+    share = _chances(dataset, recipe).mean()
+    return "lazy_adam" if share < SPARSE_BELOW else "dense"
+
+
+def _chances(dataset: Dataset, recipe: Recipe) -> np.ndarray:
+    """Chance of each cluster to be touched by a batch of independent draws."""
+    counts = dataset.item_counts.sum(axis=1).astype(np.float64)
+    draws = recipe.batch_size * (recipe.seq_len + 1)
+    return -np.expm1(-draws * counts / max(counts.sum(), 1.0))
