@@ -18,7 +18,7 @@ class Words:
     field: str
 
 
-def words(tree: PyTree) -> PyTree[Words]:
+def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
     """Returns the logical axes of every array in a tree of dataclasses.
 
     jaxtyping checks fields only where a generated `__init__` sets them; arrays that
@@ -28,6 +28,8 @@ def words(tree: PyTree) -> PyTree[Words]:
     Args:
         tree: Equinox modules or dataclasses whose array fields are annotated. Leaves
             may be arrays or anything else that has a `shape`.
+        bind: whether a word has to have one size; in a tree of updates, where blocks
+            stand for whole tables, it has not.
 
     Returns:
         The same tree with a `Words` in place of each array.
@@ -47,7 +49,7 @@ def words(tree: PyTree) -> PyTree[Words]:
             )
         for word, size in zip(names, leaf.shape, strict=True):
             bound, first = sizes.setdefault(word, (size, name))
-            if bound != size:
+            if bind and bound != size:
                 raise ValueError(
                     f"{word!r} is {size} in {name} and {bound} in {first}, "
                     "wanted one size"

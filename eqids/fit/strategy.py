@@ -32,10 +32,11 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
 def item_tables(params: EqIDs) -> PyTree[bool]:
     """Returns which arrays have a block for every cluster: vectors, biases of items.
 
-    They are what a row-sparse optimizer moves.
+    They are what a row-sparse optimizer moves. Updates of the parameters, in which
+    blocks stand for tables, give the same answer.
     """
 
     def is_table(axes: Words) -> bool:
         return axes.names[:2] == ("cluster", "room")
 
-    return jax.tree.map(is_table, words(params))
+    return jax.tree.map(is_table, words(params, bind=False))
