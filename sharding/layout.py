@@ -90,8 +90,9 @@ def named_layout(name: str, num_devices: int) -> Layout:
     """Returns a layout by name for a number of devices.
 
     Args:
-        name: `data` (every device a replica, but for the catalog), `fsdp` (weights split too) or `tensor`
-            (heads and feed-forward split over pairs, the rest over `fsdp`).
+        name: `data` (every device a replica, but for the catalog), `fsdp` (weights
+            split too) or `tensor` (heads and feed-forward split over pairs, the rest
+            over `fsdp`).
         num_devices: devices in the mesh.
 
     Raises:

@@ -9,7 +9,6 @@ from eqids.fit.sparse import lazy_adam, rowwise_adagrad
 from eqids.fit.strategy import item_tables
 from sharding import Words, words
 
-
 B1, B2 = 0.9, 0.98
 """Decay of Adam's moments."""
 
@@ -59,6 +58,4 @@ def make_optimizer(
         return optax.chain(clip, dense)
     rows = lazy_adam(B1, B2) if items == "lazy_adam" else rowwise_adagrad()
     sparse = optax.chain(rows, optax.scale_by_learning_rate(schedule))
-    return optax.chain(
-        clip, optax.partition({False: dense, True: sparse}, item_tables)
-    )
+    return optax.chain(clip, optax.partition({False: dense, True: sparse}, item_tables))

@@ -113,7 +113,9 @@ def _row_sparse(
 ) -> tuple[tuple[Array, Array], EqIDs]:
     """Loss, count and gradients, in which item tables are their touched blocks."""
     tables, rest = eqx.partition(params, item_tables(params))
-    handles, listed = eqx.partition(params.handles(batch, touched), eqx.is_inexact_array)
+    handles, listed = eqx.partition(
+        params.handles(batch, touched), eqx.is_inexact_array
+    )
 
     def of_both(rest: EqIDs, handles: Touched) -> tuple[Array, Array]:
         return mean_loss(eqx.combine(rest, tables), eqx.combine(handles, listed))
@@ -128,7 +130,7 @@ def _row_sparse(
     return out, grads
 
 
-def _table(name: str, params: EqIDs) -> Array:
+def _table(name: str, params: EqIDs) -> Any:
     return getattr(params if name == "input_table" else params.softmax, name)
 
 

@@ -23,6 +23,6 @@ from eqids.model.adapter import (
     OutputAdapter as OutputAdapter,
 )
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
-from eqids.model.llama import Llama as Llama
 from eqids.model.likelihood import Touched as Touched
+from eqids.model.llama import Llama as Llama
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

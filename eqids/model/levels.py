@@ -144,7 +144,7 @@ def item_level(
     num_targets, width = targets.hidden.shape
     num_clusters, room = valid.shape
     length = row_length(num_targets, num_clusters)
-    at_once = max(1, PIECE // (room * (width + length)))
+    at_once = max(1, min(num_targets, PIECE // (room * (width + length))))
     rows = sorted_rows(targets, num_clusters, length, at_once)
     dtype = targets.hidden.dtype
 
@@ -225,7 +225,7 @@ def sorted_rows(
     most = -(-most // multiple) * multiple
     (start,) = jnp.nonzero(starts, size=most, fill_value=num_targets)
 
-    def padded(x: Array, value: float) -> Array:
+    def padded(x: Array, value: int) -> Array:
         widths = [(0, length + 1)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x[order], widths, constant_values=value)
 

@@ -231,7 +231,9 @@ def add_rows(
         slot = split.gather(here[0].reshape(-1))
         rows = split.gather(here[1].reshape(-1, here[1].shape[-1]))
         at = jnp.searchsorted(cluster, slot // room)
-        known = (slot >= 0) & (cluster[jnp.minimum(at, len(cluster) - 1)] == slot // room)
+        known = (slot >= 0) & (
+            cluster[jnp.minimum(at, len(cluster) - 1)] == slot // room
+        )
         at = jnp.where(known, at, len(cluster))
         if split.elsewhere:
             added = jnp.zeros_like(blocks).at[at, slot % room].add(rows, mode="drop")
@@ -256,5 +258,3 @@ def touched_clusters(
     marked = jnp.zeros(num_clusters, bool).at[cluster].set(True, mode="drop")
     (found,) = jnp.nonzero(marked, size=capacity, fill_value=num_clusters)
     return found
-
-

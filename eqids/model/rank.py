@@ -1,0 +1,158 @@
+"""Exact ranks of targets in the full catalog, without `[user, slot]` scores.
+
+Clusters are scored in chunks, twice: the first pass finds the normalizers and the
+target's own score, the second counts what is above it. Both score a chunk by the same
+program, so that equal items tie exactly. Clusters may be split over a mesh: every
+shard counts in its own, and the counts are summed.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from eqids.model.scores import (
+    Head,
+    cluster_log_probs,
+    item_logits,
+    log_normalizer,
+    on_shards,
+    over_chunks,
+)
+from sharding import Split
+
+
+def ranks(
+    head: Head,
+    hidden: Float[Array, "user item_width"],
+    target: Int[Array, " user"],
+    seen: Int[Array, "user seen"],
+) -> Float[Array, "user 3"]:
+    """Returns each target's rank with seen items filtered, unfiltered, and its log P.
+
+    The rank is 1 + the items strictly above + half of those that tie with it, so
+    that no order of equal scores can help or harm. What is no number is above all,
+    and below nothing.
+
+    Args:
+        head: the hierarchical softmax.
+        hidden: queries; users may be split over the mesh.
+        target: slots.
+        seen: slots of each user's history, with numbers that are no slots as padding.
+            A target among them is missed (rank inf) where they are filtered.
+    """
+    return on_shards(_local_ranks, head, head.valid, hidden, target, seen)
+
+
+class _Own(NamedTuple):
+    """What the first pass finds."""
+
+    total: Float[Array, "cluster user"]
+    """Normalizers of all clusters."""
+    logit: Float[Array, " user"]
+    """The target's, 0 if another shard has it."""
+
+
+def _local_ranks(
+    split: Split,
+    head: Head,
+    _: Bool[Array, "cluster room"],
+    hidden: Float[Array, "user item_width"],
+    target: Int[Array, " user"],
+    seen: Int[Array, "user seen"],
+) -> Float[Array, "user 3"]:
+    """What one shard does: it counts in its clusters, for the users of all."""
+    num_clusters, room = head.valid.shape
+    first_slot = split.first_block(num_clusters) * room
+    query = split.gather(hidden)
+    slot = split.gather(target) - first_slot
+    log_p = cluster_log_probs(split, head, query).T
+    own = _own(head, query, slot, log_p)
+    here = (slot >= 0) & (slot < num_clusters * room)
+    at = jnp.where(here, slot // room, 0), jnp.arange(len(slot))
+    mine = jnp.where(here, log_p[at] + (own.logit - own.total[at]), 0.0)
+    score = split.sum_over_blocks(mine)
+    others = _distinct(split.gather(seen)) - first_slot
+    counts = _counts(head, query, others, log_p, own.total, score)
+    above, ties, seen_above, seen_ties = split.give_back(counts).T
+    ties = ties - 1
+    missed = (seen == target[:, None]).any(axis=1)
+    filtered = _rank(above - seen_above, ties - seen_ties)
+    filtered = jnp.where(missed, jnp.inf, filtered)
+    return jnp.stack([filtered, _rank(above, ties), split.give_back(mine)], axis=1)
+
+
+def _rank(above: Int[Array, " user"], ties: Int[Array, " user"]) -> Array:
+    return 1.0 + above + 0.5 * jnp.maximum(ties, 0)
+
+
+def _distinct(seen: Int[Array, "user seen"]) -> Int[Array, "user seen"]:
+    """Each slot once; what is there again becomes padding."""
+    seen = jnp.sort(seen, axis=1)
+    again = jnp.pad(seen[:, 1:] == seen[:, :-1], [(0, 0), (1, 0)])
+    return jnp.where(again | (seen < 0), jnp.iinfo(seen.dtype).max, seen)
+
+
+def _own(
+    head: Head,
+    query: Float[Array, "user item_width"],
+    slot: Int[Array, " user"],
+    log_p: Float[Array, "cluster user"],
+) -> _Own:
+    room, user = head.valid.shape[1], jnp.arange(len(slot))
+
+    def step(first: Array, new: Array, own: _Own) -> _Own:
+        logits = item_logits(head, first, len(new), query)
+        place, inside = _places(slot, first * room, len(new) * room)
+        logit = logits.reshape(-1, len(slot))[place, user]
+        total = log_normalizer(logits)
+        return _Own(
+            lax.dynamic_update_slice_in_dim(own.total, total, first, axis=0),
+            jnp.where(inside, logit, own.logit),
+        )
+
+    start = _Own(jnp.zeros_like(log_p), jnp.zeros_like(log_p[0]))
+    return over_chunks(step, head, len(slot), start)
+
+
+def _counts(
+    head: Head,
+    query: Float[Array, "user item_width"],
+    seen: Int[Array, "user seen"],
+    log_p: Float[Array, "cluster user"],
+    total: Float[Array, "cluster user"],
+    score: Float[Array, " user"],
+) -> Int[Array, "user 4"]:
+    """Returns items above and equal, and how many of these were seen."""
+    room, user = head.valid.shape[1], jnp.arange(len(score))[:, None]
+
+    def step(first: Array, new: Array, counts: Array) -> Array:
+        size = len(new)
+        logits = item_logits(head, first, size, query)
+        up, down = (lax.dynamic_slice_in_dim(x, first, size) for x in (log_p, total))
+        joint = up[:, None] + (logits - down[:, None])
+        # Whatever is not at most the target's is above: a NaN never ranks well.
+        above = ~(joint <= score) & new[:, None, None]
+        ties = (joint == score) & new[:, None, None]
+        place, inside = _places(seen, first * room, size * room)
+        # Nothing that is filtered helps a target whose own score is no number.
+        inside &= ~jnp.isnan(score)[:, None]
+        picked = (
+            jnp.sum(x.reshape(-1, len(score))[place, user] & inside, axis=1)
+            for x in (above, ties)
+        )
+        both = (jnp.sum(x, axis=(0, 1)) for x in (above, ties))
+        return counts + jnp.stack([*both, *picked], axis=1)
+
+    none = jnp.zeros_like(total, jnp.int32, shape=(len(score), 4))
+    return over_chunks(step, head, len(score), none)
+
+
+def _places(
+    slot: Int[Array, "*axes"], first_slot: Int[Array, ""], size: int
+) -> tuple[Int[Array, "*axes"], Bool[Array, "*axes"]]:
+    """Where slots stand in a chunk, and whether they do."""
+    place = slot - first_slot
+    inside = (place >= 0) & (place < size)
+    return jnp.where(inside, place, 0), inside

@@ -1,0 +1,357 @@
+"""Row-sparse optimizers against dense Adam, numpy and the dense step."""
+
+import dataclasses
+import json
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import assert_close, make_dataset, run_python
+from hypothesis import given, settings, strategies as st
+from models import FLOAT32, tiny_model
+
+from eqids.config import NANO_RECIPE, Recipe
+from eqids.data import Dataset
+from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.fit import sparse
+from eqids.fit.optimizer import make_optimizer
+from eqids.fit.runs import run_keys
+from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
+from eqids.fit.step import make_step, split, start
+from eqids.fit.touching import Touching, chosen, touching
+from eqids.model import Batch, EqIDs
+
+CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
+
+
+class Draw(NamedTuple):
+    """Some steps of gradients that touch some clusters."""
+
+    touched: np.ndarray
+    table: np.ndarray
+    bias: np.ndarray
+
+
+@st.composite
+def draws(draw: st.DrawFn) -> Draw:
+    rng = np.random.default_rng(draw(st.integers(0, 2**31 - 1)))
+    touched = np.full((STEPS, CAPACITY), CLUSTERS, np.int32)
+    for row in touched:
+        count = rng.integers(0, CAPACITY + 1)
+        row[:count] = np.sort(rng.choice(CLUSTERS, count, replace=False))
+    table = rng.standard_normal((STEPS, CAPACITY, ROOM, WIDTH)).astype(np.float32)
+    bias = rng.standard_normal((STEPS, CAPACITY, ROOM)).astype(np.float32)
+    table[touched == CLUSTERS], bias[touched == CLUSTERS] = 0, 0
+    return Draw(touched, table, bias)
+
+
+def spread(blocks: np.ndarray, touched: np.ndarray) -> np.ndarray:
+    """The dense gradient that blocks stand for."""
+    out = np.zeros((CLUSTERS + 1, *blocks.shape[1:]), np.float32)
+    np.add.at(out, touched, blocks)
+    return out[:CLUSTERS]
+
+
+def first_tables() -> dict[str, jax.Array]:
+    return {
+        "table": jnp.ones((CLUSTERS, ROOM, WIDTH)),
+        "bias": jnp.ones((CLUSTERS, ROOM)),
+    }
+
+
+def run(optimizer: optax.GradientTransformationExtraArgs, drawn: Draw) -> tuple:
+    """Every step's tables, and the last state."""
+    params = first_tables()
+    state = optimizer.init(params)
+
+    def step(carry: tuple, drawn: Draw) -> tuple:
+        params, state = carry
+        blocks = {"table": drawn.table, "bias": drawn.bias}
+        updates, state = optimizer.update(blocks, state, params, touched=drawn.touched)
+        params = apply_updates(params, updates, drawn.touched)
+        return (params, state), params
+
+    (_, state), tables = jax.lax.scan(step, (params, state), drawn)
+    return tables, state
+
+
+def scaled(rows: optax.GradientTransformationExtraArgs) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.clip_by_global_norm(1.5), rows, optax.scale_by_learning_rate(0.1)
+    )
+
+
+LAZY = jax.jit(lambda drawn: run(scaled(lazy_adam(0.9, 0.98)), drawn))
+ADAGRAD = jax.jit(lambda drawn: run(scaled(rowwise_adagrad()), drawn))
+DENSE = scaled(optax.scale_by_adam(0.9, 0.98))  # type: ignore[arg-type]
+
+
+@settings(max_examples=25)
+@given(draws())
+def test_lazy_adam_is_dense_adam_but_for_the_moves_of_untouched_clusters(
+    drawn: Draw,
+) -> None:
+    """Moments of touched clusters are equal at every step, and so are their moves."""
+    tables, (_, lazy, _) = LAZY(drawn)
+    params = first_tables()
+    state = DENSE.init(params)
+    for step, touched in enumerate(drawn.touched):
+        grads = {
+            name: jnp.asarray(spread(blocks[step], touched))
+            for name, blocks in (("table", drawn.table), ("bias", drawn.bias))
+        }
+        updates, state = DENSE.update(grads, state, params)
+        here = np.isin(np.arange(CLUSTERS), touched)
+        moved = optax.apply_updates(params, updates)
+        params = {
+            name: jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), new, params[name])
+            for name, new in moved.items()
+        }
+        assert_close({n: x[step] for n, x in tables.items()}, params, "float32")
+    age = STEPS - np.asarray(lazy.seen)
+    for name, decay, dense in (("mu", 0.9, state[1].mu), ("nu", 0.98, state[1].nu)):
+        for leaf, moment in getattr(lazy, name).items():
+            caught_up = decay ** age.reshape(-1, *[1] * (moment.ndim - 1)) * moment
+            assert_close(caught_up, dense[leaf], "float32")
+
+
+@settings(max_examples=25)
+@given(draws())
+def test_adagrad_is_what_numpy_says_row_by_row(drawn: Draw) -> None:
+    tables, (_, state, _) = ADAGRAD(drawn)
+    params = {name: np.array(x) for name, x in first_tables().items()}
+    total = np.zeros((CLUSTERS, ROOM)), np.zeros((CLUSTERS, ROOM))
+    for step, touched in enumerate(drawn.touched):
+        table = spread(drawn.table[step], touched)
+        bias = spread(drawn.bias[step], touched)
+        norm = np.sqrt((table**2).sum() + (bias**2).sum())
+        table, bias = (x * min(1.0, 1.5 / max(norm, 1e-9)) for x in (table, bias))
+        total = total[0] + (table**2).mean(axis=2), total[1] + bias**2
+        params["table"] -= 0.1 * table / (np.sqrt(total[0])[..., None] + 1e-8)
+        params["bias"] -= 0.1 * bias / (np.sqrt(total[1]) + 1e-8)
+        assert_close({n: x[step] for n, x in tables.items()}, params, "float32")
+    assert_close(state.total, {"table": total[0], "bias": total[1]}, "float32")
+    assert state.total["table"].shape == (CLUSTERS, ROOM)
+
+
+def test_both_ways_to_work_in_place_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    array = jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)
+    add = jnp.asarray(rng.standard_normal((4, 3)), jnp.float32)
+    index = jnp.array([1, 3, 5, 5])
+
+    def moved() -> jax.Array:
+        return sparse.in_place(array, index, lambda block, i: 2 * block + add[i])
+
+    expected = np.array(array)
+    expected[[1, 3]] = 2 * expected[[1, 3]] + np.asarray(add)[:2]
+    assert_close(moved(), expected, "float32")
+
+    def other(*args: jax.Array, cpu: object, default: object) -> jax.Array:
+        return default(*args)  # type: ignore[operator]
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", other)
+    assert_close(moved(), expected, "float32")
+
+
+RECIPE = dataclasses.replace(
+    NANO_RECIPE, num_steps=20, learning_rate=1e-2, batch_size=4, seq_len=6
+)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_blocks_of_the_model_are_its_dense_gradient(
+    tied: bool, dataset: Dataset
+) -> None:
+    model = tiny_model(dataset, tied_items=tied)
+    arrays = TrainingBatches(dataset, BatchConfig(6, 4)).batch(0)
+    batch, info = Batch.of(arrays), dataset.info
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+    listed = Touching(info.num_clusters, info.room, 1, info.num_clusters)(arrays)
+
+    @jax.jit
+    def dense(params: EqIDs) -> EqIDs:
+        return jax.grad(lambda p: eqx.combine(p, rest).loss(batch)[0])(params)
+
+    @jax.jit
+    def blocks(touched: jax.Array) -> dict[str, jax.Array]:
+        handles, ints = eqx.partition(
+            model.handles(batch, touched), eqx.is_inexact_array
+        )
+        grads = jax.grad(lambda h: model.loss(batch, touched=eqx.combine(h, ints))[0])(
+            handles
+        )
+        return model.table_gradients(batch, eqx.combine(grads, ints))
+
+    whole, found = dense(params), blocks(jnp.asarray(listed))
+    expected = {"table": whole.softmax.table, "bias": whole.softmax.bias}
+    if not tied:
+        expected["input_table"] = whole.input_table
+    assert found.keys() == expected.keys()
+    cluster = listed[listed < info.num_clusters]
+    untouched = np.setdiff1d(np.arange(info.num_clusters), cluster)
+    for name, gradient in expected.items():
+        assert_close(found[name][: len(cluster)], gradient[cluster], "gradient")
+        assert not np.any(gradient[untouched])
+        assert np.any(gradient)
+
+
+def losses(
+    dataset: Dataset, items: str, recipe: Recipe = RECIPE, capacity: int | None = None
+) -> tuple[list[float], int]:
+    params, frozen = split(tiny_model(dataset), "all", FLOAT32)
+    optimizer = make_optimizer(recipe, 1.0, items)  # type: ignore[arg-type]
+    state, (_, key) = start(params, optimizer), run_keys(0)
+    step = make_step(optimizer, FLOAT32, remat=False)
+    lists = touching(dataset, recipe, 1)
+    if capacity is not None:
+        lists = dataclasses.replace(lists, capacity=capacity)
+    batches = TrainingBatches(dataset, BatchConfig(recipe.seq_len, recipe.batch_size))
+    out = []
+    for k in range(recipe.num_steps):
+        arrays = batches.batch(k)
+        touched = None if items == "dense" else jnp.asarray(lists(arrays))
+        state, metrics = step(state, frozen, Batch.of(arrays), key, touched)
+        out.append([float(metrics.loss), float(metrics.grad_norm)])
+    return out, step._cache_size()
+
+
+def test_where_all_clusters_are_touched_lazy_adam_is_the_dense_step(
+    dataset: Dataset,
+) -> None:
+    """Same losses and gradient norms, and one compilation each."""
+    recipe = dataclasses.replace(RECIPE, batch_size=16, num_steps=6)
+    dense, lazy = (losses(dataset, items, recipe) for items in ("dense", "lazy_adam"))
+    assert dense[1] == lazy[1] == 1
+    assert_close(lazy[0], dense[0], "mesh")
+
+
+def test_more_clusters_than_expected_cost_a_compilation_and_lose_nothing(
+    dataset: Dataset,
+) -> None:
+    small = dataclasses.replace(RECIPE, batch_size=1, seq_len=4)
+    roomy, tight = (losses(dataset, "adagrad", small, c) for c in (8, 3))
+    assert (roomy[1], tight[1]) == (1, 2)
+    assert_close(tight[0], roomy[0], "float32")
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from([1, 2, 4]), st.integers(1, 9))
+def test_lists_hold_every_cluster_of_a_batch_once_and_in_order(
+    seed: int, shards: int, capacity: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    slots = rng.integers(-1, 8 * 3, (2, 10))
+    batch = {"items": slots[0], "target": slots[1]}
+    listed = Touching(8, 3, shards, capacity)(batch).reshape(shards, -1)
+    assert listed.shape[1] % capacity == 0 and listed.dtype == np.int32
+    held = listed[listed < 8]
+    assert held.tolist() == np.unique(slots[slots >= 0] // 3).tolist()
+    for shard, row in enumerate(listed):
+        assert (np.diff(row) >= 0).all() and (
+            row[row < 8] // (8 // shards) == shard
+        ).all()
+
+
+def test_few_touched_clusters_choose_the_sparse_optimizer(
+    tmp_path: object, dataset: Dataset
+) -> None:
+    many = make_dataset(tmp_path / "many", num_clusters=400, room=2, num_items=500)  # type: ignore[operator]
+    few = dataclasses.replace(NANO_RECIPE, batch_size=2, seq_len=9)
+    assert chosen("auto", many, few) == "lazy_adam"
+    assert chosen("auto", dataset, NANO_RECIPE) == "dense"
+    assert chosen("adagrad", dataset, few) == "adagrad"
+    assert 1 < touching(many, few, 1).capacity < 64
+    assert touching(dataset, NANO_RECIPE, 1).capacity == dataset.info.num_clusters
+
+
+MESH = """
+import sys
+sys.path.insert(0, "tests")
+import dataclasses, json, re
+from functools import partial
+from pathlib import Path
+import equinox as eqx, jax, jax.numpy as jnp, numpy as np
+from conftest import make_dataset
+from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
+from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.fit.optimizer import make_optimizer
+from eqids.fit.runs import initial_model, run_keys
+from eqids.fit.step import make_step, split, start
+from eqids.fit.touching import touching
+from eqids.model import Batch, EqIDs
+from sharding import Placement, beside, make_mesh, named_layout, shards
+
+dataset = make_dataset(Path(FOLDER) / "mesh", num_clusters=16, room=4, num_items=50)
+recipe = dataclasses.replace(NANO_RECIPE, num_steps=5, batch_size=8, seq_len=6)
+batches = TrainingBatches(dataset, BatchConfig(6, 8))
+layout = named_layout("fsdp", 8)
+mesh = Placement(layout, make_mesh(layout))
+llama = dataclasses.replace(LLAMA_PRESETS["nano"], num_layers=1)
+
+def sizes(num_clusters):
+    return ModelConfig(llama, num_clusters, 4, item_width=8, adapter="linear",
+                       tied_items=False)
+
+def losses(put, items):
+    with put.active():
+        model = initial_model(sizes(16), dataset, None, jax.random.key(0))
+        params, frozen = split(put(model), "all", jnp.float32)
+        optimizer = make_optimizer(recipe, 1.0, items)
+        state, (_, key) = start(params, optimizer), run_keys(0)
+        step = make_step(optimizer, jnp.float32, remat=False)
+        table, out = params.softmax.table, []
+        lists = touching(dataset, recipe, shards(table))
+        for k in range(5):
+            arrays = batches.batch(k)
+            touched = beside(lists(arrays), table)
+            batch = put(Batch.of(arrays))
+            state, metrics = step(state, frozen, batch, key, touched)
+            out.append([float(metrics.loss), float(metrics.grad_norm)])
+        moments = [str(jax.typeof(x).sharding.spec) for x in
+                   jax.tree.leaves(state.optimizer) if x.shape == (16, 4, 8)]
+        assert step._cache_size() == 1
+        return out, moments
+
+def collectives(num_clusters):
+    with mesh.active():
+        model = eqx.filter_eval_shape(EqIDs, sizes(num_clusters), key=jax.random.key(0))
+        params, frozen = eqx.filter_eval_shape(split, mesh(model), "all", jnp.float32)
+        optimizer = make_optimizer(recipe, 1.0, "lazy_adam")
+        state = jax.eval_shape(partial(start, optimizer=optimizer), params)
+        batch = mesh(jax.eval_shape(lambda: Batch(*[jnp.zeros((8, 6), jnp.int32)] * 6)))
+        touched = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
+        touched = beside(touched, params.softmax.table)
+        step = make_step(optimizer, jnp.float32, remat=False)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        text = step.lower(state, frozen, batch, key, touched).compile().as_text()
+    moved = re.findall(r"= (.*) (?:all-gather|all-reduce|reduce-scatter|all-to-all|"
+                       r"collective-permute)(?:-start)?[(]", text)
+    return len(moved), sorted(re.findall(r"[0-9,]+", " ".join(moved)))
+
+found = {}
+for items in ("lazy_adam", "adagrad"):
+    one, _ = losses(Placement(None, None), items)
+    eight, moments = losses(mesh, items)
+    found[items] = one, eight, moments
+found["collectives"] = collectives(256) == collectives(1024), collectives(256)[0]
+print(json.dumps(found))
+"""
+
+
+def test_eight_devices_train_as_one_and_move_nothing_that_grows(
+    tmp_path: object,
+) -> None:
+    """Same losses; collectives of one size whatever the catalog's."""
+    code = MESH.replace("FOLDER", repr(str(tmp_path)))
+    found = json.loads(run_python(code).splitlines()[-1])
+    for items in ("lazy_adam", "adagrad"):
+        one, eight, moments = found[items]
+        assert_close(eight, one, "mesh")
+        assert all("fsdp" in spec for spec in moments)
+    assert len(found["lazy_adam"][2]) == 4  # two moments of two tables
+    same, count = found["collectives"]
+    assert same and count > 5
