@@ -24,7 +24,7 @@ from sharding import Split, axes_of
 class LazyAdamState(NamedTuple):
     """Moments as the dense Adam would have them at each cluster's last touch."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     seen: Int[Array, " cluster"]
     mu: PyTree
     nu: PyTree
@@ -63,8 +63,8 @@ def lazy_adam(
         first = jax.tree.leaves(params)[0]
         zeros = jax.tree.map(jnp.zeros_like, params)
         seen = jnp.zeros_like(first[:, *[0] * (first.ndim - 1)], dtype=jnp.int32)
-        count = jnp.zeros((), jnp.int32)
-        return LazyAdamState(count, seen, zeros, jax.tree.map(jnp.copy, zeros))
+        steps = jnp.zeros((), jnp.int32)
+        return LazyAdamState(steps, seen, zeros, jax.tree.map(jnp.copy, zeros))
 
     def update(
         updates: PyTree,
@@ -74,7 +74,7 @@ def lazy_adam(
         touched: Int[Array, " touched"],
         **extra: object,
     ) -> tuple[PyTree, LazyAdamState]:
-        count = state.count + 1
+        steps = state.steps + 1
 
         def local(split: Split, trees: tuple, rows: Array) -> tuple:
             touched, updates, seen, mu, nu = trees
@@ -85,8 +85,8 @@ def lazy_adam(
             return updates, seen.at[index].set(rows, mode="drop"), mu, nu
 
         trees = touched, updates, state.seen, state.mu, state.nu
-        updates, seen, mu, nu = _per_shard(local, trees, count)
-        return updates, LazyAdamState(count, seen, mu, nu)
+        updates, seen, mu, nu = _per_shard(local, trees, steps)
+        return updates, LazyAdamState(steps, seen, mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -196,7 +196,7 @@ def _adam(
     b1: float,
     b2: float,
     eps: float,
-    count: Array,
+    steps: Array,
     index: Array,
     missed: Array,
     grad: Array,
@@ -214,11 +214,11 @@ def _adam(
 
     mu = in_place(mu, index, average(b1, 1))
     nu = in_place(nu, index, average(b2, 2))
-    steps = count.astype(jnp.float32)
+    step = steps.astype(jnp.float32)
 
     def move(block: Array, i: Array) -> Array:
-        first = mu[index[i]] / (1 - b1**steps)
-        second = nu[index[i]] / (1 - b2**steps)
+        first = mu[index[i]] / (1 - b1**step)
+        second = nu[index[i]] / (1 - b2**step)
         return (first / (jnp.sqrt(second) + eps)).astype(block.dtype)
 
     return in_place(grad, _filled(index, len(mu)), move), mu, nu
@@ -254,11 +254,11 @@ def _local(split: Split, touched: Array, num_clusters: int) -> Array:
 
 
 def _mine(
-    split: Split, touched: Array, seen: Array, count: Array
+    split: Split, touched: Array, seen: Array, steps: Array
 ) -> tuple[Array, Array]:
     """A shard's touched clusters, and how many steps each has to catch up."""
     index = _local(split, touched, len(seen))
-    return index, count - seen.at[index].get(mode="fill", fill_value=0)
+    return index, steps - seen.at[index].get(mode="fill", fill_value=0)
 
 
 def _nth(like: PyTree, tuples: PyTree, i: int) -> PyTree:

@@ -99,6 +99,7 @@ class EqIDs(eqx.Module):
         slot = jnp.maximum(batch.items, 0)
         items = lookup(table, slot // room, slot % room)
         if touched is not None:
+            assert touched.rows is not None, "handles of a softmax alone"
             items = jax.lax.stop_gradient(items) + touched.rows
         items = items.astype(dtype)
         gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
@@ -175,6 +176,7 @@ class EqIDs(eqx.Module):
             Blocks by the name of their table: "table" and "bias" of the softmax and,
             where the vectors that enter have a table of their own, "input_table".
         """
+        assert gradients.rows is not None, "gradients of a softmax alone"
         entered = gradients.table
         if self.input_table is not None:
             entered = jnp.zeros_like(entered)

@@ -97,11 +97,12 @@ def cluster_level(
         )
         return grads, (log_prob, _dot("tc,cw->tw", cast_errors, cast))
 
-    zeros = jnp.zeros(table.shape), jnp.zeros(bias.shape)
-    split_targets = jax.tree.map(pieces, targets)
-    grads, out = jax.lax.scan(piece, jax.tree.map(split.varying, zeros), split_targets)
-    log_prob, hidden = (x.reshape(-1, *x.shape[2:])[:num_targets] for x in out)
-    return Level(log_prob, hidden, *grads)
+    zeros = jax.tree.map(split.varying, (jnp.zeros(table.shape), jnp.zeros(bias.shape)))
+    grads, (log_prob, hidden) = jax.lax.scan(
+        piece, zeros, jax.tree.map(pieces, targets)
+    )
+    hidden = hidden.reshape(-1, table.shape[1])[:num_targets]
+    return Level(log_prob.reshape(-1)[:num_targets], hidden, *grads)
 
 
 class Rows(NamedTuple):
@@ -112,13 +113,13 @@ class Rows(NamedTuple):
         targets: the sorted targets, followed by a row of padding.
         start: where each row starts; a row ends where its cluster does, at the latest
             after `length` targets.
-        count: how many rows there are.
+        num_rows: how many rows there are.
     """
 
     order: Int[Array, " target"]
     targets: Targets
     start: Int[Array, " row"]
-    count: Int[Array, ""]
+    num_rows: Int[Array, ""]
 
 
 def item_level(
@@ -185,7 +186,7 @@ def item_level(
         jnp.zeros((num_blocks, room)),
     )
     state = (jnp.zeros((), jnp.int32), *zeros)
-    chunks = -(-rows.count // at_once)
+    chunks = -(-rows.num_rows // at_once)
     state = jax.tree.map(split.varying, state)
     _, log_prob, hidden, *grads = jax.lax.while_loop(
         lambda state: state[0] < chunks, chunk, state
@@ -238,7 +239,7 @@ def sorted_rows(
             weight=padded(targets.weight, 0),
         ),
         start=start,
-        count=starts.sum(),
+        num_rows=starts.sum(),
     )
 
 
