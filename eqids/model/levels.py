@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sharding import Split
 
-PIECE = 2**18
-"""Floats of a piece, a mebibyte. On a CPU core 2**16 to 2**20 serve as well; larger
-pieces leave its cache."""
+PIECE, LARGE_PIECE = 2**18, 2**24
+"""Floats of a piece on a CPU, a mebibyte, for its cache (2**16 to 2**20 serve as well);
+and elsewhere, where a loop's every step costs the launch of its kernels."""
 
 
 class Targets(NamedTuple):
@@ -58,6 +58,7 @@ def cluster_level(
     table: Float[Array, "cluster item_width"],
     bias: Float[Array, " cluster"],
     occupied: Bool[Array, " cluster"],
+    piece_size: int,
 ) -> Level:
     """log P(cluster), a softmax over the clusters of all shards.
 
@@ -67,9 +68,10 @@ def cluster_level(
         table: this shard's cluster vectors.
         bias: theirs.
         occupied: clusters with an item; the others have probability zero.
+        piece_size: floats of a piece.
     """
     num_targets, num_clusters = len(targets.hidden), len(table)
-    size = max(1, min(num_targets, PIECE // num_clusters))
+    size = max(1, min(num_targets, piece_size // num_clusters))
     padding = -num_targets % size
     cast = table.astype(targets.hidden.dtype)
 
@@ -98,11 +100,10 @@ def cluster_level(
         return grads, (log_prob, _dot("tc,cw->tw", cast_errors, cast))
 
     zeros = jax.tree.map(split.varying, (jnp.zeros(table.shape), jnp.zeros(bias.shape)))
-    grads, (log_prob, hidden) = jax.lax.scan(
-        piece, zeros, jax.tree.map(pieces, targets)
-    )
-    hidden = hidden.reshape(-1, table.shape[1])[:num_targets]
-    return Level(log_prob.reshape(-1)[:num_targets], hidden, *grads)
+    out: tuple[Array, Array]
+    grads, out = jax.lax.scan(piece, zeros, jax.tree.map(pieces, targets))
+    log_prob, hidden = (x.reshape(-1, *x.shape[2:])[:num_targets] for x in out)
+    return Level(log_prob, hidden, *grads)
 
 
 class Rows(NamedTuple):
@@ -130,6 +131,7 @@ def item_level(
     valid: Bool[Array, "cluster room"],
     position: Int[Array, " cluster"],
     num_blocks: int,
+    piece_size: int,
 ) -> Level:
     """log P(item | cluster), reading the blocks of touched clusters only.
 
@@ -141,11 +143,12 @@ def item_level(
         valid: places that hold an item.
         position: where a cluster's gradient goes among the blocks.
         num_blocks: blocks of gradient that there is room for.
+        piece_size: floats of a piece.
     """
     num_targets, width = targets.hidden.shape
     num_clusters, room = valid.shape
     length = row_length(num_targets, num_clusters)
-    at_once = max(1, min(num_targets, PIECE // (room * (width + length))))
+    at_once = max(1, min(num_targets, piece_size // (room * (width + length))))
     rows = sorted_rows(targets, num_clusters, length, at_once)
     dtype = targets.hidden.dtype
 

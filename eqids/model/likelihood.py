@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from eqids.model import levels
 from eqids.model.levels import Targets, cluster_level, item_level
 from sharding import Split
 
@@ -135,15 +136,24 @@ log_probs_of.defvjp(_forward_of, _backward_of)
 def _pass(hidden: Array, weights: Weights, catalog: Catalog, asked: Asked) -> tuple:
     """Log-probabilities; then the weighted sum and its gradients, in one pass."""
     split = Split.of(hidden, catalog.table)
+
+    def local(blocks: tuple, rows: tuple) -> tuple:
+        sized = partial(_local_pass, split)
+        return jax.lax.platform_dependent(
+            blocks,
+            rows,
+            cpu=partial(sized, levels.PIECE),
+            default=partial(sized, levels.LARGE_PIECE),
+        )
+
     out = "rows", ("whole", "rows", "blocks", "blocks", "blocks", "blocks")
     blocks, rows = (weights, catalog), (hidden, asked)
-    local = partial(_local_pass, split, hidden.ndim - 1)
     return split.run(local, hidden, blocks, rows, out)
 
 
 def _local_pass(
     split: Split,
-    num_axes: int,
+    piece_size: int,
     blocks: tuple[Weights, Catalog],
     rows: tuple[Array, Asked],
 ) -> tuple:
@@ -155,9 +165,14 @@ def _local_pass(
     position = _positions(split, catalog.touched, first, num_clusters)
     occupied = catalog.valid.any(axis=1)
     upper = cluster_level(
-        split, targets, weights.cluster_table, weights.cluster_bias, occupied
+        split,
+        targets,
+        weights.cluster_table,
+        weights.cluster_bias,
+        occupied,
+        piece_size,
     )
-    lower = item_level(split, targets, *catalog[:3], position, num_blocks)
+    lower = item_level(split, targets, *catalog[:3], position, num_blocks, piece_size)
     log_prob, d_hidden = (
         split.give_back(a + b)
         for a, b in zip(upper[:2], lower[:2], strict=True)
