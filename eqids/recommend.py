@@ -14,8 +14,8 @@ from eqids.recommender import History, Recommender, load
 
 DESCRIPTION = """Name the most probable next items, exactly, with their probabilities.
 
-For a user of the dataset, for a history given as item ids, or for a Parquet file of
-histories (columns user, item and, if known, time):
+For a user of the dataset, for a history given as item ids, or for a Parquet or CSV
+file of histories (columns user, item and, if known, time):
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
@@ -50,16 +50,29 @@ def _histories(recommender: Recommender, config: RecommendConfig) -> list[Histor
         items = [item.strip() for item in config.history.split(",") if item.strip()]
         return [History("history", recommender.dataset.slot_of(items))]
     assert config.input is not None
-    require(config.input.is_file(), f"{config.input}: no such file")
-    try:
-        frame = pd.read_parquet(config.input)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise UserError(f"{config.input} is not a Parquet file: {error}") from error
+    frame = _table(config.input)
     require(len(frame) > 0, f"{config.input} has no rows, wanted histories")
     try:
         return recommender.of_frame(frame)
     except UserError as error:
         raise UserError(f"{config.input}: {error}") from error
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Reads a CSV file, where it is called so, or a Parquet file."""
+    require(path.is_file(), f"{path}: no such file")
+    is_csv = path.suffix.lower() == ".csv"
+    try:
+        if not is_csv:
+            return pd.read_parquet(path)
+        # As `prepare` reads ids: text as written, unless every one spells an integer.
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+        users = frame.get("user", pd.Series(dtype=str))
+        integers = users.str.fullmatch(r"0|-?[1-9]\d{0,17}").eq(True).all()
+        return frame.astype({"user": "int64"}) if integers and len(users) else frame
+    except (pa.ArrowException, ValueError, OSError) as error:
+        kind = "CSV" if is_csv else "Parquet"
+        raise UserError(f"{path} is not a {kind} file: {error}") from error
 
 
 def _listing(found: pd.DataFrame) -> str:

@@ -3,22 +3,23 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from eqids.config import UserError, require
+from eqids.config import require
 from eqids.data.batches import query_batch
 from eqids.model import Batch, EqIDs
+from eqids.model.search import TopK, top_k
 from eqids.opening import Opened, open_checkpoint
 from sharding import placement
 
-_SCORES = 2**25
-"""Scores held at a time (128 MiB)."""
 _ROWS = 64
 """Histories in a chunk at most."""
 
@@ -68,14 +69,15 @@ class Recommender:
             more items may be recommended.
 
         Raises:
-            UserError: an unknown item, an empty history or a missing column.
+            UserError: an unknown item, an empty history, a missing column, or ids
+                where lists of ids are wanted.
         """
         if isinstance(histories, pd.DataFrame):
             asked = self.of_frame(histories)
         else:
             asked = [
-                History(row, self.dataset.slot_of(items))
-                for row, items in enumerate(histories)
+                History(row, self._slots_of(f"histories[{row}]", items))
+                for row, items in enumerate(_listed("histories", histories))
             ]
         allowed = self.allowed(allow, deny)
         require(len(asked) > 0, "there are no histories, wanted at least one")
@@ -95,7 +97,7 @@ class Recommender:
         k: int,
         *,
         filter_seen: bool,
-        allowed: Bool[np.ndarray, " slot"],
+        allowed: Bool[np.ndarray, "cluster room"],
     ) -> Iterator[pd.DataFrame]:
         """Yields the recommendations of one chunk of histories after the other."""
         require(k >= 1, f"k is {k}, wanted 1 or more")
@@ -105,24 +107,24 @@ class Recommender:
                 f"the history of user {history.user!r} is empty, wanted at least one "
                 "item",
             )
-        num_slots = self.dataset.num_slots
-        k = min(k, num_slots)
-        size = max(1, min(_ROWS, _SCORES // num_slots, len(histories)))
+        k = min(k, self.dataset.num_slots)
+        size = min(_ROWS, len(histories))
         seq_len = self.opened.config.recipe.seq_len
+        seen = _distinct(histories) if filter_seen else None
         for first in range(0, len(histories), size):
             chunk = list(histories[first : first + size])
             rows = chunk + chunk[:1] * (size - len(chunk))
             slots, times = [h.slots for h in rows], [h.times for h in rows]
-            batch = Batch.of(query_batch(slots, times, seq_len))
-            may = np.repeat(allowed[None], size, axis=0)
-            if filter_seen:
-                for row, history in zip(may, rows, strict=True):
-                    row[history.slots] = False
-            last = [min(len(h.slots), seq_len) - 1 for h in rows]
-            found, log_probs = self._run(
-                self.opened.model, batch, np.array(last), may, k
+            asked = _Asked(
+                batch=Batch.of(query_batch(slots, times, seq_len)),
+                last=jnp.array([min(len(s), seq_len) - 1 for s in slots]),
+                exclude=None if seen is None else _padded(seen, first, size),
+                allowed=jnp.asarray(allowed),
             )
-            yield self._named(chunk, np.asarray(found), np.asarray(log_probs))
+            found = self._run(self.opened.model, asked, k)
+            yield self._named(
+                chunk, np.asarray(found.slots), np.asarray(found.log_probs)
+            )
 
     def _named(
         self, chunk: Sequence[History], slots: np.ndarray, log_probs: np.ndarray
@@ -146,14 +148,18 @@ class Recommender:
         self,
         allow: Iterable[Hashable] | None = None,
         deny: Iterable[Hashable] | None = None,
-    ) -> Bool[np.ndarray, " slot"]:
-        """Returns the slots that may be recommended; see `recommend`."""
-        allowed = np.full(self.dataset.num_slots, allow is None)
+    ) -> Bool[np.ndarray, "cluster room"]:
+        """Returns the places that may be recommended; see `recommend`."""
+        valid = self.dataset.item_valid
+        allowed = np.full(valid.shape, allow is None)
         if allow is not None:
-            allowed[self.dataset.slot_of(allow)] = True
+            allowed.flat[self._slots_of("allow", allow)] = True
         if deny is not None:
-            allowed[self.dataset.slot_of(deny)] = False
-        return allowed
+            allowed.flat[self._slots_of("deny", deny)] = False
+        return allowed & valid
+
+    def _slots_of(self, name: str, items: Iterable[Hashable]) -> np.ndarray:
+        return self.dataset.slot_of(_listed(name, items))
 
     def of_frame(self, frame: pd.DataFrame) -> list[History]:
         """Returns the histories in a table, users in order of their first event."""
@@ -181,48 +187,82 @@ class Recommender:
         return histories
 
 
+Items = TypeVar("Items", bound=Iterable)
+
+
+def _listed(name: str, items: Items) -> Items:
+    """The items as they are; a text would be taken for a list of its letters."""
+    require(
+        isinstance(items, Iterable) and not isinstance(items, str | bytes),
+        f"{name} is {items!r}, wanted a list of "
+        + ("lists of item ids" if name == "histories" else "item ids"),
+    )
+    return items
+
+
+def _distinct(histories: Sequence[History]) -> Int[np.ndarray, "history seen"]:
+    """The distinct slots of each history, padded with -1; of a width that recurs."""
+    slots = [np.unique(history.slots) for history in histories]
+    width = 1 << max(len(s) - 1 for s in slots).bit_length()
+    seen = np.full((len(slots), width), -1, np.int32)
+    for row, some in zip(seen, slots, strict=True):
+        row[: len(some)] = some
+    return seen
+
+
+def _padded(
+    seen: Int[np.ndarray, "history seen"], first: int, size: int
+) -> Int[Array, "batch seen"]:
+    """Rows from the first, as many as wanted; past the end the first again."""
+    rows = np.arange(first, first + size)
+    return jnp.asarray(seen[np.where(rows < len(seen), rows, first)])
+
+
 def _seconds(times: pd.Series) -> pd.Series:
-    """Unix seconds of numbers or timestamps; UTC where no zone is said."""
-    try:
-        if pd.api.types.is_datetime64_any_dtype(times):
-            utc = pd.to_datetime(times, utc=True).dt.tz_localize(None)
-            seconds = utc.astype("datetime64[s]").astype("int64")
-        else:
-            seconds = pd.to_numeric(times)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"column 'time' of the histories is not a time: {error}; wanted unix "
-            "seconds or timestamps"
-        ) from error
-    good = times.notna() & (seconds.abs() < 2**62)
+    """Unix seconds of numbers, timestamps or their texts; UTC where no zone is said."""
+    wanted = "wanted unix seconds, timestamps, or text like 2024-05-01T12:30:00Z"
+    if pd.api.types.is_datetime64_any_dtype(times):
+        seconds = _since_1970(times)
+    elif pd.api.types.is_numeric_dtype(times):
+        seconds = times
+    else:
+        numbers = pd.to_numeric(times, errors="coerce")
+        stamps = pd.to_datetime(times, utc=True, format="ISO8601", errors="coerce")
+        numeric = numbers.notna().sum() >= stamps.notna().sum()
+        seconds = numbers if numeric else _since_1970(stamps)
+    good = seconds.notna() & (seconds.abs() < 2**62)
     row = int((~good).to_numpy().argmax())
     require(
         bool(good.all()),
-        f"column 'time' of the histories is {times.iloc[row]} in row {row + 1}, wanted "
-        "unix seconds or timestamps",
+        f"column 'time' of the histories is {times.iloc[row]} in row {row + 1}, "
+        f"{wanted}",
     )
-    return seconds.astype("int64")
+    return (seconds // 1).astype("int64")
 
 
-Search = Callable[
-    [EqIDs, Batch, np.ndarray, np.ndarray, int],
-    tuple[Int[Array, "batch k"], Float[Array, "batch k"]],
-]
+def _since_1970(stamps: pd.Series) -> pd.Series:
+    since = pd.to_datetime(stamps, utc=True) - pd.Timestamp(0, tz="UTC")
+    return since // pd.Timedelta(seconds=1)
 
 
-def _make_search(dtype: DTypeLike) -> Search:
-    def run(
-        model: EqIDs,
-        batch: Batch,
-        last: Int[Array, " batch"],
-        allowed: Bool[Array, "batch slot"],
-        k: int,
-    ) -> tuple[Int[Array, "batch k"], Float[Array, "batch k"]]:
-        queries = model.queries(batch, dtype=dtype)
-        query = jnp.take_along_axis(queries, last[:, None, None], axis=1)[:, 0]
-        return model.softmax.top_k(query, k, allowed=allowed)
+class _Asked(eqx.Module):
+    """A chunk of histories as arrays."""
 
-    return jax.jit(run, static_argnums=4)
+    batch: Batch
+    last: Int[Array, " batch"]
+    exclude: Int[Array, "batch seen"] | None
+    allowed: Bool[Array, "cluster room"]
+
+
+def _make_search(dtype: DTypeLike) -> Callable[[EqIDs, _Asked, int], TopK]:
+    def run(model: EqIDs, asked: _Asked, k: int) -> TopK:
+        hidden = model.queries(asked.batch, dtype=dtype)
+        query = jnp.take_along_axis(hidden, asked.last[:, None, None], axis=1)[:, 0]
+        return top_k(
+            model.softmax, query, k, exclude=asked.exclude, allowed=asked.allowed
+        )
+
+    return jax.jit(run, static_argnums=2)
 
 
 def load(

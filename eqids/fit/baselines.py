@@ -9,11 +9,14 @@ import scipy.sparse as sp
 from jaxtyping import Float
 
 from eqids.data import Dataset
-from eqids.fit.evaluation import Chunk, Split, both, chunks
+from eqids.fit.evaluation import MOST_USERS, Chunk, Split, both, chunks
 from eqids.fit.ranking import ranks
 
 MARKOV_ORDER = 5
 """Last items of a history that a Markov prediction looks at."""
+
+_SCORES = 2**25
+"""Scores held at a time (128 MiB): a chunk has fewer users where items are many."""
 
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
 
@@ -68,8 +71,9 @@ def _follows(dataset: Dataset) -> sp.csr_matrix:
 def evaluate_baseline(dataset: Dataset, split: Split, scorer: Scorer) -> dict[str, Any]:
     """Returns a baseline's metrics, with seen items filtered and not."""
     rank = jax.jit(ranks)
+    most = min(MOST_USERS, max(1, _SCORES // dataset.num_slots))
     parts = [
         np.asarray(rank(scorer(chunk), chunk.target, chunk.seen))[: chunk.num_users]
-        for chunk in chunks(dataset, split)
+        for chunk in chunks(dataset, split, most=most)
     ]
     return both(np.concatenate(parts).astype(np.float64))

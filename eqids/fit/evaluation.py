@@ -14,15 +14,14 @@ from jaxtyping import Array, Float, Int
 from eqids.config import require
 from eqids.data import Dataset
 from eqids.data.batches import query_batch
-from eqids.fit.ranking import metrics, ranks
-from eqids.model import Batch, EqIDs, HierarchicalSoftmax
+from eqids.fit.ranking import metrics
+from eqids.model import Batch, EqIDs
+from eqids.model.rank import ranks
 from sharding import Placement, per_shard
 
 Split = Literal["valid", "test"]
 
-_SCORES = 2**25
-"""Scores held at a time (128 MiB): a chunk has fewer users where items are many."""
-_USERS = 256
+MOST_USERS = 256
 """Users in a chunk at most."""
 
 
@@ -54,16 +53,18 @@ def targets_of(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return users, position[users]
 
 
-def chunks(dataset: Dataset, split: Split, ways: int = 1) -> Iterator[Chunk]:
+def chunks(
+    dataset: Dataset, split: Split, ways: int = 1, most: int = MOST_USERS
+) -> Iterator[Chunk]:
     """Yields the users of a split in chunks of one shape.
 
     Args:
         dataset: whose users.
         split: whose targets.
         ways: how many devices share a chunk; it divides the number of its rows.
+        most: users in a chunk.
     """
     users, positions = targets_of(dataset, split)
-    most = max(1, min(_USERS, _SCORES // dataset.num_slots))
     size = -(-min(most, len(users)) // ways) * ways
     width = _most_seen(dataset, users, positions)
     for first in range(0, len(users), size):
@@ -115,8 +116,8 @@ def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
     @jax.jit
     def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
         hidden = model.queries(asked.batch, dtype=dtype)
-        rest = (asked.last, asked.target, asked.seen)
-        return per_shard(_rank_rows, model.softmax, hidden, *rest)
+        query = per_shard(_last_query, (), hidden, asked.last)
+        return ranks(model.softmax, query, asked.target, asked.seen)
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
         lengths = [min(len(history), seq_len) for history in chunk.histories]
@@ -131,17 +132,12 @@ def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
     return rank
 
 
-def _rank_rows(
-    softmax: HierarchicalSoftmax,
+def _last_query(
+    _: tuple[()],
     hidden: Float[Array, "batch seq item_width"],
     last: Int[Array, " batch"],
-    target: Int[Array, " batch"],
-    seen: Int[Array, "batch seen"],
-) -> Float[Array, "batch 3"]:
-    query = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    scores = softmax.log_probs(query)
-    own = jnp.take_along_axis(scores, target[:, None], axis=1)
-    return jnp.concatenate([ranks(scores, target, seen), own], axis=1)
+) -> Float[Array, "batch item_width"]:
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
 def evaluate(

@@ -25,4 +25,5 @@ from eqids.model.adapter import (
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
 from eqids.model.likelihood import Touched as Touched
 from eqids.model.llama import Llama as Llama
+from eqids.model.search import TopK as TopK
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

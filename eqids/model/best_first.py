@@ -162,9 +162,7 @@ class BestFirst:
             left = state.left.at[order].set(jnp.where(seen, -jnp.inf, bounds))
             kth = jnp.maximum(scores[-1], queries.floor)
             ahead, needed = lax.cond(
-                i < size,
-                lambda: (bounds[i], zero),
-                lambda: (left.max(), jnp.sum(left >= kth, dtype=zero.dtype)),
+                i < size, lambda: (bounds[i], zero), lambda: _outlook(left, kth)
             )
             visited = state.visited + i
             may = (visited < most) & (visited + needed <= patience)
@@ -254,6 +252,14 @@ class BestFirst:
 
         start = jnp.zeros_like(rounds), state
         return lax.while_loop(lambda carry: carry[0] < rounds, one_round, start)[1]
+
+
+def _outlook(
+    left: Float[Array, " cluster"], kth: Float[Array, ""]
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """The highest bound, and how many clusters may have to be visited at most."""
+    needed = (left >= kth) & (left > -jnp.inf)
+    return left.max(), jnp.sum(needed, dtype=jnp.int32)
 
 
 def _inside(index: Int[Array, "*axes"], size: int) -> Int[Array, "*axes"]:

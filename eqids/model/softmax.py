@@ -20,6 +20,7 @@ from eqids.model.likelihood import (
     log_probs_of,
     touched_clusters,
 )
+from eqids.model.search import TopK, top_k
 from sharding import gathered, lookup
 
 INIT_STD = 0.02
@@ -186,40 +187,26 @@ class HierarchicalSoftmax(eqx.Module):
         hidden: Float[Array, "*batch item_width"],
         k: int,
         *,
-        allowed: Bool[Array, "*batch slot"] | None = None,
-    ) -> tuple[Int[Array, "*batch k"], Float[Array, "*batch k"]]:
-        """Returns the k most probable items, exactly, with their log-probabilities.
-
-        The k best items lie in the k clusters whose own best are highest; those are
-        chosen first, and only their items are sorted. Equal scores are ordered by
-        slot.
+        exclude: Int[Array, "*batch n"] | None = None,
+        allowed: Bool[Array, "cluster room"] | None = None,
+        max_clusters: int | None = None,
+    ) -> TopK:
+        """Returns the k most probable items, exactly; see `eqids.model.search.top_k`.
 
         Args:
             hidden: queries.
             k: how many; more than there are items is allowed.
-            allowed: the slots that may be returned, by default every item.
+            exclude: slots not to return, per query; what is no slot is padding.
+            allowed: places that may be returned to any query, by default all.
+            max_clusters: visit no more clusters, and say whether the answer is exact
+                all the same.
 
         Returns:
-            Slots, best first, and log-probabilities. Where fewer than k items may be
-            returned, slot -1 and -inf.
+            Slots, best first and equal ones by slot (-1 where fewer than k may be
+            returned), log-probabilities, clusters visited, and whether it is exact.
         """
-        num_clusters, room = self.valid.shape
-        scores = self.log_probs(hidden)
-        if allowed is not None:
-            scores = jnp.where(allowed, scores, -jnp.inf)
-        scores = scores.reshape(*scores.shape[:-1], num_clusters, room)
-        _, best = jax.lax.top_k(scores.max(axis=-1), min(k, num_clusters))
-        best = jnp.sort(best, axis=-1)
-        scores = jnp.take_along_axis(scores, best[..., None], axis=-2)
-        slots = best[..., None] * room + jnp.arange(room)
-        scores, slots = (x.reshape(*x.shape[:-2], -1) for x in (scores, slots))
-        values, index = jax.lax.top_k(scores, min(k, scores.shape[-1]))
-        slots = jnp.take_along_axis(slots, index, axis=-1)
-        slots = jnp.where(values > -jnp.inf, slots, -1)
-        missing = [(0, 0)] * (slots.ndim - 1) + [(0, k - slots.shape[-1])]
-        return (
-            jnp.pad(slots, missing, constant_values=-1),
-            jnp.pad(values, missing, constant_values=-jnp.inf),
+        return top_k(
+            self, hidden, k, exclude=exclude, allowed=allowed, max_clusters=max_clusters
         )
 
 
