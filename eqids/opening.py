@@ -1,7 +1,9 @@
 """From a checkpoint's path to a model in memory."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -60,19 +62,48 @@ def open_checkpoint(
     path = resolve(checkpoint)
     manifest = read_manifest(path)
     config = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
-    sizes = from_json(ModelConfig, manifest.meta["model"], f"{path}: model")
     dataset = open_dataset(data_dir or config.data_dir)
     check_catalog(path, manifest.meta, dataset)
+
+    def stored(like: EqIDs) -> EqIDs:
+        return restore(path, like, prefix="params")
+
+    model = assemble(path, manifest.meta, stored, dataset, llama_path, put)
+    return Opened(path, manifest, config, dataset, model)
+
+
+def assemble(
+    path: Path,
+    meta: Mapping[str, Any],
+    params_of: Callable[[EqIDs], EqIDs],
+    dataset: Dataset,
+    llama_path: Path | None,
+    put: Placement,
+) -> EqIDs:
+    """Returns the whole model of a checkpoint, placed.
+
+    Args:
+        path: the checkpoint, for messages.
+        meta: what it says of itself.
+        params_of: returns what was trained, in the structure and places it is given.
+        dataset: with the catalog that it was trained on.
+        llama_path: the Llama's folder, by default the one of the run.
+        put: where the model goes.
+
+    Raises:
+        UserError: another Llama than it was trained with.
+    """
+    config = from_json(RunConfig, meta["config"], f"{path}: config")
+    sizes = from_json(ModelConfig, meta["model"], f"{path}: model")
     abstract = eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0))
-    like = eqx.filter(put(abstract), trainable(abstract, config.strategy))
-    params = restore(path, like, prefix="params")
+    params = params_of(eqx.filter(put(abstract), trainable(abstract, config.strategy)))
     if config.strategy == "all":
         valid = jnp.asarray(dataset.item_valid)
         rest = eqx.filter(abstract, trainable(abstract, "all"), inverse=True)
         rest = eqx.tree_at(lambda m: m.softmax.valid, rest, valid)
     else:
         folder = llama_path or config.flags.llama_path
-        llama = frozen_llama(manifest.meta["base"], folder, config.dtype)
+        llama = frozen_llama(meta["base"], folder, config.dtype)
         require(
             llama is None or llama.config == sizes.llama,
             f"{folder}/config.json is not the one that {path} was trained with, which "
@@ -81,8 +112,7 @@ def open_checkpoint(
         key, _ = run_keys(config.flags.seed)
         whole = initial_model(sizes, dataset, llama, key)
         _, rest = split(whole, config.strategy, jnp.dtype(config.dtype))
-    model = eqx.combine(params, put(rest))
-    return Opened(path, manifest, config, dataset, model)
+    return eqx.combine(params, put(rest))
 
 
 def frozen_llama(base: str | None, path: Path | None, dtype: str) -> Llama | None:

@@ -6,9 +6,14 @@
         --user_column listener --item_column track --time_column played_at \\
         --items tracks.csv --title_column name --min_user_interactions 3
 
-The first fetches MovieLens-100K into data/ml-100k. Users and items keep your ids;
-histories are split into training, validation and test events, and items are
-clustered by who used them. Then train with `python -m eqids.train --data_dir DIR`.
+    python -m eqids.prepare --source csv:today.csv --data_dir data/today \\
+        --catalog data/plays
+
+The first fetches MovieLens-100K into data/ml-100k; the last gives items the places
+that they have in yesterday's dataset, so that its checkpoints go on. Users and items
+keep your ids; histories are split into training, validation and test events, and
+items are clustered by who used them. Then train with
+`python -m eqids.train --data_dir DIR`.
 """
 
 import sys
@@ -18,7 +23,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from eqids.config import PrepareConfig
-from eqids.data import Dataset
+from eqids.data import Dataset, DatasetInfo
 from eqids.data.prepare import prepare
 from eqids.door import parse, run
 
@@ -35,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def summary(dataset: Dataset) -> str:
     """The numbers of a dataset, a line for each thing worth knowing."""
-    info, counts, clusters = dataset.info, dataset.info.counts, dataset.info.clusters
+    info, counts = dataset.info, dataset.info.counts
     density = info.num_events / (info.num_users * info.num_items)
     ties = {"file_order": "file's order", "seeded_hash": "a seeded hash"}
     rows = {
@@ -49,12 +54,23 @@ def summary(dataset: Dataset) -> str:
         f"{ties[info.protocol.ties]}",
         "split": f"{info.protocol.split}: {counts.users_valid:,} users validate, "
         f"{counts.users_test:,} test, {counts.short_users:,} train only",
-        "clusters": f"{info.num_clusters:,} of {clusters.smallest:,} to "
-        f"{clusters.largest:,} items, by {clusters.method}; "
-        f"{clusters.consecutive_share:.1%} of consecutive events share one",
+        "clusters": _clusters(info),
         "dataset": info.dataset_hash[:16],
     }
     return "\n".join(f"{name:<9} {text}" for name, text in rows.items())
+
+
+def _clusters(info: DatasetInfo) -> str:
+    clusters, places = info.clusters, info.num_clusters * info.room
+    random = clusters.random_share
+    expected = "" if random is None else f" (at random {random:.1%})"
+    of = f" of {clusters.vectors}" if clusters.method == "kmeans" else ""
+    return (
+        f"{info.num_clusters:,} of {clusters.smallest:,} to {clusters.largest:,} "
+        f"items, by {clusters.method}{of}, {1 - info.num_items / places:.1%} of "
+        f"places empty; {clusters.consecutive_share:.1%} of consecutive events share "
+        f"one{expected}"
+    )
 
 
 if __name__ == "__main__":

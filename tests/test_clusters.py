@@ -1,16 +1,24 @@
-"""Clusters against planted structure, brute force and a full SVD."""
+"""Clusters against planted structure and brute force."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from eqids.config import PrepareConfig, UserError
-from eqids.data.clusters import assign, consecutive_share, item_vectors, place
+from eqids.data.clustering import Clustered, make_catalog
+from eqids.data.clusters import assign, default_num_clusters, place, shared_numbers
 from eqids.data.info import Counts
 from eqids.data.interactions import Interactions
-from eqids.data.prepare import make_catalog
+from eqids.data.quality import balance, consecutive_share, random_share
 from eqids.data.split import leave_one_out
+from eqids.data.vectors import item_vectors
 
 
 def _planted(num_groups: int = 4, per_group: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -21,51 +29,19 @@ def _planted(num_groups: int = 4, per_group: int = 8) -> tuple[np.ndarray, np.nd
     return users, group * per_group + rng.integers(0, per_group, len(users))
 
 
-def test_vectors_span_what_a_full_svd_spans() -> None:
-    rng = np.random.default_rng(1)
-    users, items = np.divmod(rng.choice(60 * 25, 400, replace=False), 25)
-    matrix = np.zeros((60, 25))
-    matrix[users, items] = 1
-    matrix /= np.maximum(np.sqrt((matrix**2).sum(1, keepdims=True)), 1e-9)
-    _, values, right = np.linalg.svd(matrix, full_matrices=False)
-    exact = right.T * values
-    exact /= np.sqrt(np.linalg.norm(exact, axis=1, keepdims=True))
-    vectors = item_vectors(users, items, 60, 25, 25, seed=0)
-    np.testing.assert_allclose(vectors @ vectors.T, exact @ exact.T, atol=1e-5)
-
-
-def test_vectors_hold_the_largest_singular_values() -> None:
-    users, items = _planted()
-    matrix = np.zeros((160, 32))
-    np.add.at(matrix, (users, items), 1)
-    matrix /= np.sqrt((matrix**2).sum(1, keepdims=True))
-    values = np.linalg.svd(matrix, compute_uv=False)
-    vectors = item_vectors(users, items, 160, 32, 4, seed=3)
-    tempered = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found = np.linalg.svd(vectors * tempered, compute_uv=False)
-    np.testing.assert_allclose(found, values[:4], rtol=1e-3)
-
-
-def test_items_without_events_have_zero_vectors_and_width_is_padded() -> None:
-    vectors = item_vectors(np.array([0, 0, 1]), np.array([0, 2, 2]), 2, 4, 8, seed=0)
-    assert vectors.shape == (4, 8) and vectors.dtype == np.float32
-    assert not vectors[[1, 3]].any() and vectors[[0, 2]].any(axis=1).all()
-    assert not vectors[:, 4:].any()
-
-
 def test_planted_groups_are_found() -> None:
     users, items = _planted()
     vectors = item_vectors(users, items, 160, 32, 8, seed=0)
-    cluster = assign("interactions", vectors, np.zeros(32, int), 4, seed=0)
+    cluster = assign("kmeans", vectors, np.zeros(32, int), 4, seed=0)
     groups = [set(cluster[g * 8 : g * 8 + 8]) for g in range(4)]
     assert all(len(group) == 1 for group in groups) and len(set.union(*groups)) == 4
 
 
 @given(
-    num_items=st.integers(1, 200),
+    num_items=st.integers(1, 100),
     share=st.floats(0, 1),
     width=st.integers(1, 6),
-    method=st.sampled_from(["interactions", "popularity", "random"]),
+    method=st.sampled_from(["kmeans", "popularity", "random"]),
     seed=st.integers(0, 99),
     distinct=st.booleans(),
 )
@@ -97,17 +73,56 @@ def test_popularity_puts_similar_counts_together_and_shuffles_the_numbers() -> N
     assert abs(np.corrcoef(np.arange(20), mean)[0, 1]) < 0.6
 
 
-def test_cluster_numbers_do_not_follow_popularity() -> None:
+@given(st.lists(st.integers(0, 10_000), min_size=2, max_size=64), st.integers(0, 9))
+def test_halves_of_numbers_differ_by_one_load_at_most(
+    loads: list[int], seed: int
+) -> None:
+    number = shared_numbers(np.array(loads), seed)
+    assert sorted(number.tolist()) == list(range(len(loads)))
+    by_number = np.empty(len(loads), int)
+    by_number[number] = loads
+    parts = [by_number]
+    while len(parts[0]) > 1 and len(parts[0]) % 2 == 0:
+        for part in parts:
+            left, right = np.split(part, 2)
+            assert abs(left.sum() - right.sum()) <= part.max()
+        parts = [half for part in parts for half in np.split(part, 2)]
+
+
+def test_every_shard_gets_its_share_of_zipf_targets() -> None:
+    popularity = 1 / np.arange(1, 100_001)
+    cluster = assign("popularity", np.zeros((100_000, 1)), popularity, 768, seed=0)
+    loads = np.bincount(cluster, popularity)
+    for shards in (2, 8, 64):
+        shares = loads.reshape(shards, -1).sum(axis=1) / loads.sum()
+        # One cluster holds 43% of the targets, which no order can share.
+        others = np.sort(shares)[:-1]
+        assert others.max() < 1.02 * others.min() or others.max() < 1 / shards
     rng = np.random.default_rng(0)
-    users = np.repeat(np.arange(2000), 20)
-    items = np.minimum(rng.zipf(1.4, len(users)) - 1, 399)
-    counts = np.bincount(items, minlength=400)
-    vectors = item_vectors(users, items, 2000, 400, 16, seed=0)
-    halves = []
-    for seed in range(20):
-        cluster = assign("interactions", vectors, counts, 20, seed)
-        halves.append(counts[cluster < 10].sum() / counts.sum())
-    assert abs(np.mean(halves) - 0.5) < 0.2 and np.std(halves) > 0.05
+    spread = assign("random", np.zeros((100_000, 1)), popularity, 768, seed=0)
+    loads = np.bincount(spread, popularity)
+    drawn = rng.choice(768, 2048, p=loads / loads.sum())
+    assert np.bincount(drawn // 96, minlength=8).max() < 310
+
+
+@pytest.mark.parametrize(
+    ("num_items", "wanted"),
+    [(1, 1), (100, 10), (1_682, 41), (10_000, 100), (1_000_000, 3_968),
+     (10_000_000, 12_672)],
+)  # fmt: skip
+def test_default_number_of_clusters(num_items: int, wanted: int) -> None:
+    assert default_num_clusters(num_items) == wanted
+
+
+@given(st.integers(1, 50_000_000), st.integers(0, 1_000_000))
+def test_default_clusters_grow_divide_and_waste_little(size: int, more: int) -> None:
+    num_clusters = default_num_clusters(size)
+    assert 1 <= num_clusters <= size
+    assert num_clusters <= default_num_clusters(size + more)
+    assert num_clusters <= 512 or num_clusters % 64 == 0
+    if size >= 64:
+        room = -(-size // num_clusters)
+        assert 1 - size / (num_clusters * room) <= 0.12
 
 
 def test_too_many_clusters_are_refused() -> None:
@@ -129,6 +144,40 @@ def test_consecutive_share_is_what_counting_gives(events: list[tuple]) -> None:
     assert found == pytest.approx(np.mean(pairs) if pairs else 0.0)
 
 
+@given(st.integers(0, 99), st.integers(2, 30))
+def test_random_share_is_the_mean_over_random_clusters(seed: int, length: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = np.array([3, 2, 2])
+    users = np.sort(rng.integers(0, 3, length))
+    item = rng.integers(0, 7, length)
+    shares = [
+        consecutive_share(np.repeat([0, 1, 2], sizes)[np.array(order)], item, users)
+        for order in itertools.permutations(range(7))
+    ]
+    assert random_share(sizes, item, users) == pytest.approx(np.mean(shares))
+
+
+def test_balance_counts_the_places() -> None:
+    assert balance(np.array([2, 4, 0]), 4) == {
+        "smallest": 0, "largest": 4, "mean": 2.0, "empty_share": 0.5
+    }  # fmt: skip
+
+
+def _catalog(
+    item: np.ndarray, offsets: np.ndarray, num_items: int, **flags: Any
+) -> Clustered:
+    """A catalog of events; items are numbers, with texts of two words."""
+    numbers = np.arange(num_items)
+    texts = [f"kind{n % 4} of{n % 2}" for n in numbers]
+    found = Interactions(
+        pa.chunked_array([np.arange(len(offsets) - 1)]),
+        pa.table({"item": numbers, "title": texts, "text": texts}),
+        item, None, offsets, "file_order", Counts(len(item)),
+    )  # fmt: skip
+    config = PrepareConfig(num_clusters=4, vector_width=5, **flags)
+    return make_catalog(found, leave_one_out(offsets), config, lambda sentence: None)
+
+
 @settings(max_examples=20)
 @given(st.data())
 def test_targets_do_not_reach_the_clusters(data: st.DataObject) -> None:
@@ -142,18 +191,61 @@ def test_targets_do_not_reach_the_clusters(data: st.DataObject) -> None:
     other = item.copy()
     targets = ~split.in_training(offsets)
     other[targets] = rng.integers(0, num_items, targets.sum())
-    config = PrepareConfig(num_clusters=4, vector_width=5)
-    catalogs = [
-        make_catalog(
-            Interactions(
-                pa.chunked_array([np.arange(num_users)]),
-                pa.table({"item": np.arange(num_items)}),
-                events, None, offsets, "file_order", Counts(len(events)),
-            ),
-            split, config,
-        )
-        for events in (item, other)
-    ]  # fmt: skip
+    catalogs = [_catalog(events, offsets, num_items) for events in (item, other)]
     for name in ("slot", "count", "vectors"):
         first, second = (getattr(catalog, name) for catalog in catalogs)
         np.testing.assert_array_equal(first, second)
+
+
+def _random_events() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    offsets = np.arange(0, 241, 8)
+    return rng.integers(0, 20, 240).astype(np.int32), offsets
+
+
+def test_clusters_of_words_hold_items_of_one_text() -> None:
+    catalog = _catalog(*_random_events(), 20, cluster_vectors="words", spherical=True)
+    cluster = catalog.slot // catalog.room
+    assert all(len(set(cluster[kind::4])) == 1 for kind in range(4))
+    info = catalog.info
+    assert (info.method, info.vectors, info.spherical) == ("kmeans", "words", True)
+    assert (info.smallest, info.mean, info.empty_share) == (5, 5.0, 0.0)
+
+
+def test_clusters_of_the_users_vectors(tmp_path: Path) -> None:
+    rows = np.zeros((20, 3), np.float32)
+    rows[np.arange(20), np.arange(20) // 7] = 1 + np.arange(20) % 2
+    table = {"item": np.arange(20)[::-1], "v": rows[::-1].tolist()}
+    path = tmp_path / "own.parquet"
+    pq.write_table(pa.table(table), path)
+    catalog = _catalog(*_random_events(), 20, cluster_vectors=str(path))
+    np.testing.assert_array_equal(catalog.vectors, rows)
+    assert catalog.info.vector_width == 3 and catalog.info.vectors == str(path)
+
+
+def test_words_need_texts() -> None:
+    item, offsets = _random_events()
+    found = Interactions(
+        pa.chunked_array([np.arange(30)]),
+        pa.table({"item": np.arange(20), "text": [""] * 20}),
+        item, None, offsets, "file_order", Counts(240),
+    )  # fmt: skip
+    config = PrepareConfig(cluster_vectors="words")
+    with pytest.raises(UserError, match="nothing is said of the items: give their"):
+        make_catalog(found, leave_one_out(offsets), config, lambda sentence: None)
+
+
+def test_large_catalogs_tell_memory_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eqids.data.clustering._LARGE", 20)
+    told: list[str] = []
+    item, offsets = _random_events()
+    found = Interactions(
+        pa.chunked_array([np.arange(30)]), pa.table({"item": np.arange(20)}),
+        item, None, offsets, "file_order", Counts(240),
+    )  # fmt: skip
+    config = PrepareConfig(num_clusters=4)
+    make_catalog(found, leave_one_out(offsets), config, told.append)
+    assert re.match(r"item vectors need about [\d.]+ GB", told[0])
+    assert re.match(r"clusters need [\d.]+ GB", told[1])
+    assert told[2] == "clustering: 1 of 18 steps"
+    assert told[-1] == "clustering: 18 of 18 steps"

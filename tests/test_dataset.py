@@ -150,9 +150,9 @@ def test_a_changed_byte_is_found_wherever_it_is(tmp_path: Path, name: str) -> No
 
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
     dataset = _write(tmp_path / "d")
-    info = replace(dataset.info, format_version=2)
+    info = replace(dataset.info, format_version=3)
     (tmp_path / "d" / "dataset.json").write_text(render_info(info))
-    with pytest.raises(UserError, match="format_version is 2, wanted 1"):
+    with pytest.raises(UserError, match="format_version is 3, wanted 2"):
         open_dataset(tmp_path / "d")
 
 

@@ -40,15 +40,30 @@ class PrepareConfig:
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
     """leave_one_out: each user's last item is test, the one before validation.
     temporal: two global times, at 80% and 90% of the interactions."""
-    clusters: Literal["interactions", "popularity", "random"] = "interactions"
-    """What puts items into one cluster: being used by the same users (default),
+    clusters: Literal["kmeans", "popularity", "random"] = "kmeans"
+    """What items of a cluster have in common: near vectors (balanced k-means),
     similar counts, or nothing (random, for comparison)."""
-    num_clusters: int | None = None
-    """Number of clusters; by default about the square root of the items."""
+    cluster_vectors: str = "interactions"
+    """Item vectors: from interactions (who used them in training), from words (their
+    titles and texts), or your own: PATH.parquet (a column of ids named as
+    --item_column, a column of lists or columns of numbers) or PATH.npy (a row for each
+    row of --items)."""
     vector_width: int = 64
-    """Size of the item vectors (truncated SVD) that are clustered."""
+    """Size of vectors from interactions or words (truncated SVD)."""
+    spherical: bool = False
+    """Compare vectors by direction, as text embeddings want it, whatever their
+    length, which tells of popularity in those from interactions."""
+    num_clusters: int | None = None
+    """Number of clusters; by default the square root of the items up to 10,000 items,
+    four times that from a million on."""
+    catalog: Path | None = None
+    """A dataset folder whose items keep their places, so that checkpoints of it go
+    on with new interactions; it says how items are clustered."""
+    unknown_items: Literal["append", "refuse"] = "append"
+    """What becomes of items that --catalog does not hold: a free place near the items
+    that they were used next to, or an error."""
     seed: int = 0
-    """Seeds the SVD, the clustering and, where needed, the breaking of ties."""
+    """Seeds vectors, clustering and, where needed, the breaking of ties."""
     overwrite: bool = False
     """Replace an existing dataset folder."""
 
@@ -61,11 +76,26 @@ class PrepareConfig:
             self.num_clusters is None or self.num_clusters >= 1,
             f"--num_clusters is {self.num_clusters}, wanted 1 or more",
         )
+        self._check_vectors()
         require(
             self.min_rating is None or self.rating_column is not None
             or not self.source.startswith(("csv:", "parquet:")),
             "--min_rating needs --rating_column, the column that holds the ratings",
         )  # fmt: skip
+
+    def _check_vectors(self) -> None:
+        path = self.cluster_vectors
+        require(
+            path in ("interactions", "words")
+            or path.endswith((".parquet", ".pq", ".npy")),
+            f"--cluster_vectors is {path!r}, wanted interactions, words, PATH.parquet "
+            "or PATH.npy",
+        )
+        require(
+            not path.endswith(".npy") or self.items is not None,
+            f"--cluster_vectors {path} needs --items, the file whose rows its rows "
+            "belong to",
+        )
 
     @property
     def folder(self) -> Path:
@@ -104,7 +134,7 @@ class RecommendConfig:
     history: str | None = None
     """Item ids, oldest first, separated by commas."""
     input: Path | None = None
-    """Parquet file of histories: columns user, item and, if known, time."""
+    """Parquet or CSV file of histories: columns user, item and, if known, time."""
     output: Path | None = None
     """Parquet file to write recommendations to (with --input)."""
     k: int = 10

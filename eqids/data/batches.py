@@ -75,6 +75,7 @@ class TrainingBatches:
             f"{dataset.path}: no user has two training events, so there is nothing to "
             "train on",
         )
+        self._valid = dataset.item_valid.reshape(-1)
         self._epoch = functools.lru_cache(maxsize=2)(self.plan.epoch)
 
     @property
@@ -124,7 +125,8 @@ class TrainingBatches:
                 times = None
         at = slice(plan.offset[window], plan.offset[window] + length)
         out["items"][at] = slots[:-1]
-        out["target"][at] = slots[1:]
+        # Retired items are read, and never asked for.
+        out["target"][at] = np.where(self._valid[slots[1:]], slots[1:], -1)
         out["gap"][at] = gap_buckets(times, length + 1)[:-1]
         out["segment"][at] = segment
         out["position"][at] = np.arange(length)

@@ -1,20 +1,30 @@
 """What must hold inside a dataset folder, beyond its hashes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eqids.config import UserError, require
-from eqids.data.files import CLUSTERS_FILE, HISTORIES_FILE, ITEMS_FILE, USERS_FILE
+from eqids.data.files import (
+    CLUSTERS_FILE,
+    HISTORIES_FILE,
+    ITEMS_FILE,
+    USER_NUMBERS,
+    USERS_FILE,
+)
 
 if TYPE_CHECKING:
     from eqids.data.dataset import Dataset
 
 
 def check_catalog(
-    path: Path, slots: np.ndarray, counts: np.ndarray, dataset: "Dataset"
+    path: Path,
+    slots: np.ndarray,
+    counts: np.ndarray,
+    retired: np.ndarray,
+    dataset: "Dataset",
 ) -> None:
     """Requires that items stand in the places that `item_valid` marks, once each.
 
@@ -22,6 +32,7 @@ def check_catalog(
         path: the dataset folder, for messages.
         slots: int [item], of `items.parquet`.
         counts: int [item], of `items.parquet`.
+        retired: bool [item], of `items.parquet`; these stand in other places.
         dataset: the clusters that they must agree with.
     """
     file, num_slots = path / ITEMS_FILE, dataset.item_valid.size
@@ -36,11 +47,21 @@ def check_catalog(
         file,
         lambda row: f"slot {slots[row]} is out of order or was given before",
     )
-    _all_rows(valid[slots], file, lambda row: f"slot {slots[row]} is an empty place")
+    _all_rows(
+        valid[slots] | retired,
+        file,
+        lambda row: f"slot {slots[row]} is an empty place",
+    )
+    _all_rows(
+        ~(valid[slots] & retired),
+        file,
+        lambda row: f"the item is retired, and its slot {slots[row]} is not",
+    )
+    wanted = int((~retired).sum())
     require(
-        int(valid.sum()) == len(slots),
+        int(valid.sum()) == wanted,
         f"{path / CLUSTERS_FILE}: item_valid marks {valid.sum()} places, wanted "
-        f"{len(slots)}, the items of {ITEMS_FILE}",
+        f"{wanted}, the items of {ITEMS_FILE}",
     )
     _all_rows(
         dataset.item_counts.reshape(-1)[slots] == counts,
@@ -54,7 +75,7 @@ def check_catalog(
 
 
 def check_histories(path: Path, dataset: "Dataset") -> None:
-    """Requires slots that hold items, and times that never fall within a history."""
+    """Requires slots that hold items, retired ones too, and times that never fall."""
     file, slots, offsets = path / HISTORIES_FILE, dataset.slots, dataset.offsets
     require(
         offsets[[0, -1]].tolist() == [0, len(slots)]
@@ -68,7 +89,7 @@ def check_histories(path: Path, dataset: "Dataset") -> None:
         lambda row: f"slot is {slots[row]}, wanted 0 to {num_slots - 1}",
     )
     _all_rows(
-        dataset.item_valid.reshape(-1)[slots],
+        (dataset.item_valid | dataset.retired).reshape(-1)[slots],
         file,
         lambda row: f"slot {slots[row]} is a place that holds no item",
     )
@@ -87,18 +108,17 @@ def check_histories(path: Path, dataset: "Dataset") -> None:
 
 
 def check_targets(
-    path: Path, offset: np.ndarray, length: np.ndarray, dataset: "Dataset"
+    path: Path, numbers: Mapping[str, np.ndarray], dataset: "Dataset"
 ) -> None:
     """Requires targets inside their history, after the training events, in order.
 
     Args:
         path: the dataset folder, for messages.
-        offset: int [user], of `users.parquet`.
-        length: int [user], of `users.parquet`.
+        numbers: the columns of `users.parquet`, int [user].
         dataset: the histories that they must agree with.
     """
     file = path / USERS_FILE
-    train, valid, test = dataset.train_length, dataset.valid_at, dataset.test_at
+    offset, length, train, valid, test = (numbers[name] for name in USER_NUMBERS)
     _all_rows(
         (offset == dataset.offsets[:-1]) & (length == np.diff(dataset.offsets)),
         file,

@@ -1,62 +1,33 @@
-"""Items into clusters of equal size, from training interactions alone.
+"""Items into clusters of equal size, and clusters into an order that shards share."""
 
-By bisection: on MovieLens-100K 22% of consecutive training events share a cluster,
-by k-means with capacities 15%, in random clusters 2%; and it scales, O(items log
-clusters), with every cluster full.
-"""
-
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-import scipy.sparse
-from sklearn.utils.extmath import randomized_svd
 
 from eqids.config import require
+from eqids.data.kmeans import balanced_kmeans
 
-Method = Literal["interactions", "popularity", "random"]
+Method = Literal["kmeans", "popularity", "random"]
 
-_ITERATIONS = 6
+_SMALL, _LARGE = 10_000, 1_000_000
+"""Items up to which sqrt(items) clusters are the default, and from which 4 times
+that: measured best for a training step, see docs."""
+_STEP = 64
+"""Many clusters come in a multiple of this, which meshes divide."""
 
 
-def item_vectors(
-    users: np.ndarray,
-    items: np.ndarray,
-    num_users: int,
-    num_items: int,
-    width: int,
-    seed: int,
-) -> np.ndarray:
-    """Truncated SVD of the user x item matrix (Halko et al. 2011).
+def default_num_clusters(num_items: int) -> int:
+    """The number of clusters where none is said: sqrt(items) to 4 sqrt(items).
 
-    A user's row is divided by its length, so that heavy users do not dominate, and
-    an item's vector by the root of its own, so that popular items do not.
-
-    Args:
-        users: int [event], rows of training events.
-        items: int [event], columns of training events.
-        num_users: rows of the matrix.
-        num_items: columns of the matrix.
-        width: singular vectors to keep; missing ones are zeros.
-        seed: of the random projection.
-
-    Returns:
-        float32 [item, width]; zeros for items that occur in no event.
+    Above 512 it is a multiple of 64.
     """
-    ones = np.ones(len(users), np.float32)
-    shape = (num_users, num_items)
-    matrix = scipy.sparse.csr_matrix((ones, (users, items)), shape)
-    length = np.sqrt(np.asarray(matrix.power(2).sum(axis=1))).reshape(-1)
-    scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
-    matrix = (scipy.sparse.diags(scale) @ matrix).tocsr().astype(np.float32)
-    vectors = np.zeros((num_items, width), np.float32)
-    rank = min(width, *shape)
-    _, values, rows = randomized_svd(
-        matrix, rank, n_iter=_ITERATIONS, random_state=seed
-    )
-    vectors[:, :rank] = rows.T * values
-    vectors[np.bincount(items, minlength=num_items) == 0] = 0
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.sqrt(np.where(norm > 0, norm, 1))
+    size = math.log(num_items / _SMALL) / math.log(_LARGE / _SMALL)
+    num_clusters = round((1 + 3 * min(max(size, 0.0), 1.0)) * num_items**0.5)
+    if num_clusters <= 8 * _STEP:
+        return max(num_clusters, 1)
+    return round(num_clusters / _STEP) * _STEP
 
 
 def assign(
@@ -65,19 +36,22 @@ def assign(
     counts: np.ndarray,
     num_clusters: int,
     seed: int,
+    spherical: bool = False,
+    told: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
     """The cluster of every item; sizes differ by one at most.
 
-    Numbers of clusters are shuffled: in order of popularity, one shard of the
-    catalog would get most targets.
+    An item weighs the root of its count in the centroids of k-means: of two items
+    that nobody uses, it matters little whether they are together.
 
     Args:
-        method: interactions (bisection of `vectors`), popularity (neighbours in
-            `counts`) or random.
+        method: kmeans (of `vectors`), popularity (neighbours in `counts`) or random.
         vectors: float32 [item, width].
         counts: int [item], training events of each.
         num_clusters: at most the number of items.
-        seed: of the shuffle.
+        seed: of k-means and of the numbers of clusters, see `shared_numbers`.
+        spherical: kmeans by direction, whatever the length of a vector.
+        told: is told how far k-means is, see there.
 
     Returns:
         int32 [item].
@@ -90,50 +64,54 @@ def assign(
     )
     sizes = np.full(num_clusters, num_items // num_clusters)
     sizes[: num_items % num_clusters] += 1
-    if method == "interactions":
-        order = bisection_order(vectors, sizes)
-    elif method == "popularity":
-        order = np.argsort(-counts, kind="stable")
+    if method == "kmeans":
+        weights = np.sqrt(1 + counts, dtype=np.float32)
+        cluster = balanced_kmeans(vectors, sizes, weights, seed, spherical, told)
     else:
-        order = rng.permutation(num_items)
-    cluster = np.empty(num_items, np.int32)
-    cluster[order] = np.repeat(rng.permutation(num_clusters), sizes)
-    return cluster
+        popular = np.argsort(-counts, kind="stable")
+        order = popular if method == "popularity" else rng.permutation(num_items)
+        cluster = np.empty(num_items, np.int32)
+        cluster[order] = np.repeat(np.arange(num_clusters, dtype=np.int32), sizes)
+    loads = np.bincount(cluster, counts, num_clusters)
+    return shared_numbers(loads, seed)[cluster]
 
 
-def bisection_order(vectors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Items in an order that cut into `sizes` gives clusters of similar vectors.
+def shared_numbers(loads: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers for clusters, so that ranges of numbers share the load evenly.
 
-    Splits the items along their first principal component, so that each half fills
-    its half of the clusters exactly, then each half again.
+    A shard of the catalog is a range of clusters: in order of popularity, one shard
+    would get most targets. Here halves differ by no more than one cluster's load,
+    and so do the halves of a half: of any number of shards that is a power of two
+    (and divides the clusters), none waits long for another.
 
     Args:
-        vectors: float32 [item, width].
-        sizes: int [cluster], which sum to the number of items.
+        loads: float [cluster], training events of its items.
+        seed: of the order of equal clusters.
 
     Returns:
-        int [item].
+        int32 [cluster], the number of each.
     """
-    order = np.arange(len(vectors))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    todo = [(0, len(sizes))]
-    while todo:
-        first, last = todo.pop()
-        if last - first == 1:
-            continue
-        middle = (first + last) // 2
-        members = order[starts[first] : starts[last]]
-        along = _first_component(vectors[members])
-        order[starts[first] : starts[last]] = members[np.argsort(along, kind="stable")]
-        todo += [(first, middle), (middle, last)]
-    return order
+    order = np.random.default_rng(seed).permutation(len(loads))
+    parts = [order[np.argsort(-loads[order], kind="stable")].tolist()]
+    while any(len(part) > 1 for part in parts):
+        parts = [half for part in parts for half in _halves(part, loads)]
+    number = np.empty(len(loads), np.int32)
+    number[np.concatenate(parts)] = np.arange(len(loads), dtype=np.int32)
+    return number
 
 
-def _first_component(vectors: np.ndarray) -> np.ndarray:
-    """float [item]: positions along the direction of most variance."""
-    centred = vectors - vectors.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    return centred @ directions[:, -1]
+def _halves(part: list[int], loads: np.ndarray) -> list[list[int]]:
+    """Deals clusters, heaviest first, in pairs: the lighter half gets the heavier."""
+    if len(part) == 1:
+        return [part]
+    left, right, ahead = list[int](), list[int](), 0.0
+    for heavy, light in zip(part[::2], part[1::2], strict=False):
+        if ahead > 0:
+            heavy, light = light, heavy
+        left.append(heavy)
+        right.append(light)
+        ahead += loads[heavy] - loads[light]
+    return [left + part[2 * len(left) :], right]
 
 
 def place(cluster: np.ndarray, num_clusters: int) -> tuple[np.ndarray, int]:
@@ -153,19 +131,3 @@ def place(cluster: np.ndarray, num_clusters: int) -> tuple[np.ndarray, int]:
     rank = np.empty(len(cluster), np.int64)
     rank[order] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return (cluster * room + rank).astype(np.int32), room
-
-
-def consecutive_share(
-    cluster: np.ndarray, item: np.ndarray, users: np.ndarray
-) -> float:
-    """Share of a user's consecutive training events whose items share a cluster.
-
-    Args:
-        cluster: int [item].
-        item: int [event], training events only.
-        users: int [event].
-    """
-    same_user = users[1:] == users[:-1]
-    of_event = cluster[item]
-    together = (of_event[1:] == of_event[:-1])[same_user]
-    return float(together.mean()) if len(together) else 0.0

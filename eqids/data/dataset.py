@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,21 @@ from eqids.data.files import (
     DATA_FILES,
     HISTORIES_FILE,
     ITEM_COLUMNS,
+    ITEM_FLAG,
     ITEM_NUMBERS,
     ITEMS_FILE,
+    LINEAGE_FILE,
     USER_COLUMNS,
     USER_NUMBERS,
     USERS_FILE,
+    data_files,
     file_sha256,
     read_array,
     read_numbers,
     read_tensors,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
+from eqids.data.lineage import Lineage, check_lineage, lineage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +54,23 @@ class Dataset:
     train_length: np.ndarray
     """int32 [user]: how many of the first events are for training."""
     valid_at: np.ndarray
-    """int32 [user]: position of the validation target in the history, -1: none."""
+    """int32 [user]: position of the validation target in the history; -1: none, or
+    a retired item."""
     test_at: np.ndarray
-    """int32 [user]: position of the test target in the history, -1: none."""
+    """int32 [user]: position of the test target in the history; -1: none, or a
+    retired item."""
+    targets_retired: tuple[int, int]
+    """Users who are left out of validation and of test, for that reason."""
     item_valid: np.ndarray
-    """bool [cluster, room]: places that hold an item."""
+    """bool [cluster, room]: places that hold an item, which is not retired."""
+    retired: np.ndarray
+    """bool [cluster, room]: places of retired items, which histories may name."""
     item_counts: np.ndarray
     """int64 [cluster, room]: training events of each item."""
     item_vectors: np.ndarray
     """float32 [cluster, room, vector_width]: truncated SVD, zeros in empty places."""
+    lineage: Lineage
+    """The versions of the catalog."""
 
     @property
     def num_users(self) -> int:
@@ -75,8 +87,9 @@ class Dataset:
         return self.slots[self.offsets[user] : self.offsets[user + 1]]
 
     def items(self) -> pd.DataFrame:
-        """The catalog in order of slots: slot, item, title, text, count."""
-        return pq.read_table(self.path / ITEMS_FILE).to_pandas()
+        """The catalog in order of slots: slot, item, title, text, count, retired."""
+        frame = pq.read_table(self.path / ITEMS_FILE).to_pandas()
+        return frame if ITEM_FLAG in frame else frame.assign(**{ITEM_FLAG: False})
 
     def users(self) -> pd.DataFrame:
         """The users in order: user, offset, length, train_length, valid_at, test_at."""
@@ -150,13 +163,10 @@ def open_dataset(path: Path) -> Dataset:
         path.is_dir(), f"{path} is not there; make a dataset, for example: {command}"
     )
     for name in (INFO_FILE, *DATA_FILES):
-        require(
-            (path / name).is_file(),
-            f"{path / name} is missing, so {path} is not a whole dataset; prepare it "
-            "again from its own source",
-        )
+        _require_file(path, name)
     info = read_info(path / INFO_FILE)
-    for name in DATA_FILES:
+    for name in data_files(info.catalog_version):
+        _require_file(path, name)
         found = file_sha256(path / name)
         require(
             found == info.files.get(name),
@@ -164,6 +174,14 @@ def open_dataset(path: Path) -> Dataset:
             f"wanted {info.files.get(name)}): prepare the dataset again",
         )
     return _load(path, info)
+
+
+def _require_file(path: Path, name: str) -> None:
+    require(
+        (path / name).is_file(),
+        f"{path / name} is missing, so {path} is not a whole dataset; prepare it again "
+        "from its own source",
+    )
 
 
 def _load(path: Path, info: DatasetInfo) -> Dataset:
@@ -174,7 +192,7 @@ def _load(path: Path, info: DatasetInfo) -> Dataset:
     targets = read_numbers(
         path / USERS_FILE, USER_COLUMNS, USER_NUMBERS, info.num_users
     )
-    items = read_numbers(path / ITEMS_FILE, ITEM_COLUMNS, ITEM_NUMBERS, info.num_items)
+    items = _read_items(path / ITEMS_FILE, info)
 
     def of_events(name: str, dtype: type, size: int) -> np.ndarray:
         return read_array(path / HISTORIES_FILE, events, name, dtype, (size,))
@@ -186,6 +204,7 @@ def _load(path: Path, info: DatasetInfo) -> Dataset:
         return read_array(path / CLUSTERS_FILE, clusters, name, dtype, shape)
 
     has_times = "times" in events
+    valid = of_places("item_valid", np.bool_, places)
     dataset = Dataset(
         path=path,
         info=info,
@@ -195,11 +214,66 @@ def _load(path: Path, info: DatasetInfo) -> Dataset:
         train_length=of_users("train_length"),
         valid_at=of_users("valid_at"),
         test_at=of_users("test_at"),
-        item_valid=of_places("item_valid", np.bool_, places),
+        targets_retired=(0, 0),
+        item_valid=valid,
+        retired=_retired_places(items, places),
         item_counts=of_places("item_counts", np.int64, places),
         item_vectors=of_places("item_vectors", np.float32, vectors),
+        lineage=_lineage(path, info, valid),
     )
-    check_catalog(path, items["slot"], items["count"], dataset)
+    check_catalog(path, items["slot"], items["count"], items[ITEM_FLAG], dataset)
     check_histories(path, dataset)
-    check_targets(path, targets["offset"], targets["length"], dataset)
-    return dataset
+    check_targets(path, targets, dataset)
+    return _without_retired_targets(dataset)
+
+
+def _read_items(file: Path, info: DatasetInfo) -> dict[str, np.ndarray]:
+    if info.format_version == 1:
+        columns = tuple(name for name in ITEM_COLUMNS if name != ITEM_FLAG)
+        items = read_numbers(file, columns, ITEM_NUMBERS, info.num_items)
+        return {**items, ITEM_FLAG: np.zeros(info.num_items, np.bool_)}
+    return read_numbers(
+        file, ITEM_COLUMNS, ITEM_NUMBERS, info.num_items, flags=(ITEM_FLAG,)
+    )
+
+
+def _retired_places(
+    items: Mapping[str, np.ndarray], places: tuple[int, int]
+) -> np.ndarray:
+    slots = items["slot"][items[ITEM_FLAG]]
+    retired = np.zeros(places, np.bool_)
+    # Slots out of range are found by the checks, which name their rows.
+    retired.reshape(-1)[slots[(slots >= 0) & (slots < retired.size)]] = True
+    return retired
+
+
+def _lineage(path: Path, info: DatasetInfo, valid: np.ndarray) -> Lineage:
+    if info.catalog_version == 1:
+        return Lineage(valid)
+    file = path / LINEAGE_FILE
+    lineage = lineage_of(file, read_tensors(file))
+    require(
+        lineage.version == info.catalog_version,
+        f"{file} is of version {lineage.version} of the catalog, wanted "
+        f"{info.catalog_version}",
+    )
+    check_lineage(file, lineage, valid)
+    return lineage
+
+
+def _without_retired_targets(dataset: Dataset) -> Dataset:
+    retired = dataset.retired.reshape(-1)
+
+    def without(at: np.ndarray) -> tuple[np.ndarray, int]:
+        target = dataset.slots[dataset.offsets[:-1] + np.maximum(at, 0)]
+        gone = (at >= 0) & retired[target]
+        return np.where(gone, -1, at).astype(np.int32), int(gone.sum())
+
+    valid_at, valid_gone = without(dataset.valid_at)
+    test_at, test_gone = without(dataset.test_at)
+    return replace(
+        dataset,
+        valid_at=valid_at,
+        test_at=test_at,
+        targets_retired=(valid_gone, test_gone),
+    )

@@ -17,11 +17,19 @@ USERS_FILE = "users.parquet"
 HISTORIES_FILE = "histories.safetensors"
 CLUSTERS_FILE = "clusters.safetensors"
 DATA_FILES = (ITEMS_FILE, USERS_FILE, HISTORIES_FILE, CLUSTERS_FILE)
+LINEAGE_FILE = "lineage.safetensors"
+"""There is one only where the catalog has changed since it was made."""
 
 USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
 USER_COLUMNS = ("user", *USER_NUMBERS)
 ITEM_NUMBERS = ("slot", "count")
-ITEM_COLUMNS = ("slot", "item", "title", "text", "count")
+ITEM_FLAG = "retired"
+ITEM_COLUMNS = ("slot", "item", "title", "text", "count", ITEM_FLAG)
+
+
+def data_files(catalog_version: int) -> tuple[str, ...]:
+    """The files of a dataset besides `dataset.json`."""
+    return DATA_FILES if catalog_version == 1 else (*DATA_FILES, LINEAGE_FILE)
 
 
 def file_sha256(path: Path) -> str:
@@ -43,15 +51,20 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_numbers(
-    path: Path, columns: Sequence[str], numbers: Sequence[str], num_rows: int
+    path: Path,
+    columns: Sequence[str],
+    numbers: Sequence[str],
+    num_rows: int,
+    flags: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """The integer columns `numbers` of a Parquet file.
+    """Columns of integers and of booleans of a Parquet file.
 
     Args:
         path: the file.
         columns: all columns that it must have.
-        numbers: those to read.
+        numbers: columns of integers to read.
         num_rows: the rows that it must have.
+        flags: columns of booleans to read.
 
     Raises:
         UserError: if the file, its columns or its number of rows is wrong.
@@ -68,14 +81,16 @@ def read_numbers(
         table.num_rows == num_rows,
         f"{path} has {table.num_rows} rows, wanted {num_rows}",
     )
-    for name in numbers:
+    kinds = dict.fromkeys(numbers, ("integers", pa.types.is_integer))
+    kinds |= dict.fromkeys(flags, ("true and false", pa.types.is_boolean))
+    for name, (wanted, fits) in kinds.items():
         column = table[name]
         require(
-            pa.types.is_integer(column.type) and column.null_count == 0,
+            fits(column.type) and column.null_count == 0,
             f"{path}: column {name} is {column.type} with {column.null_count} empty "
-            "cells, wanted integers",
+            f"cells, wanted {wanted}",
         )
-    return {name: table[name].to_numpy() for name in numbers}
+    return {name: table[name].to_numpy() for name in kinds}
 
 
 def read_array(

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from eqids.config import UserError, from_json, require, to_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Folders of version 1 differ only in that their items have no column `retired`."""
 INFO_FILE = "dataset.json"
 _NO_HASH = "0" * 64
 
@@ -75,18 +76,31 @@ class Counts:
 class ClustersInfo:
     """How items were put into clusters."""
 
-    method: Literal["interactions", "popularity", "random"]
-    """What items of one cluster have in common."""
+    method: Literal["kmeans", "popularity", "random", "interactions"]
+    """What items of one cluster have in common; interactions (by PCA bisection) in
+    folders of earlier versions only."""
     vector_width: int
     """Size of the item vectors."""
     seed: int
-    """Seeds the vectors and the order of clusters."""
+    """Seeds the vectors, the clusters and their order."""
     smallest: int
     """Items of the smallest cluster."""
     largest: int
     """Items of the largest cluster."""
     consecutive_share: float
     """Share of consecutive training events whose items share a cluster."""
+    random_share: float | None = None
+    """What that share would be in random clusters of the same sizes."""
+    mean: float | None = None
+    """Items of a cluster, on average."""
+    empty_share: float | None = None
+    """Share of places that hold no item."""
+    vectors: str = "interactions"
+    """Where item vectors come from: interactions, words, or the user's file."""
+    spherical: bool = False
+    """Whether vectors were compared by direction only."""
+    seconds: float | None = None
+    """What vectors and clusters took."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,7 @@ class DatasetInfo:
     num_users: int
     """Users."""
     num_items: int
-    """Items."""
+    """Items, retired ones included."""
     num_events: int
     """Events over all histories."""
     num_clusters: int
@@ -112,9 +126,10 @@ class DatasetInfo:
     clusters: ClustersInfo
     """How items were put into clusters."""
     catalog_id: str = ""
-    """Hash of the mapping from slots to item ids, to which checkpoints are bound."""
+    """Hash of the mapping from slots to item ids and of which are retired; what
+    checkpoints are bound to."""
     catalog_version: int = 1
-    """Counts the growths of the catalog."""
+    """Counts the changes of the catalog, from 1 as it was prepared."""
     dataset_hash: str = ""
     """Hash of the histories, targets, protocol and catalog."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -144,7 +159,7 @@ def read_info(path: Path) -> DatasetInfo:
     require(isinstance(values, dict), f"{path} is not a JSON object: prepare it again")
     version = values.get("format_version")
     require(
-        version == FORMAT_VERSION,
+        version in (1, FORMAT_VERSION),
         f"{path}: format_version is {version!r}, wanted {FORMAT_VERSION}: prepare the "
         "dataset again with this version of EqIDs",
     )
@@ -172,5 +187,9 @@ def with_hashes(
 ) -> DatasetInfo:
     """`info` with the hashes that are known once the files are written."""
     return replace(
-        info, catalog_id=catalog_id, dataset_hash=dataset_hash, files=dict(files)
+        info,
+        catalog_id=catalog_id,
+        dataset_hash=dataset_hash,
+        files=dict(files),
+        format_version=FORMAT_VERSION,
     )

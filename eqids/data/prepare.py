@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import ibis
@@ -10,31 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import PrepareConfig
-from eqids.data.clusters import assign, consecutive_share, item_vectors, place
-from eqids.data.dataset import Dataset
-from eqids.data.info import ClustersInfo, Counts, DatasetInfo, Protocol
+from eqids.data.clustering import Clustered, make_catalog
+from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.interactions import Interactions, read_interactions
+from eqids.data.known import Known, in_catalog
+from eqids.data.lineage import Lineage
+from eqids.data.own_vectors import check_vectors
 from eqids.data.sources import open_source
 from eqids.data.split import Split, leave_one_out, temporal
 from eqids.data.write import check_target, write_dataset
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """Where items stand, in the order of `Interactions.items`."""
-
-    slot: np.ndarray
-    """int32 [item]: cluster * room + place."""
-    count: np.ndarray
-    """int64 [item]: training events."""
-    vectors: np.ndarray
-    """float32 [item, vector_width]."""
-    num_clusters: int
-    """Number of clusters."""
-    room: int
-    """Places in a cluster."""
-    info: ClustersInfo
-    """How the clusters were made."""
 
 
 def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
@@ -51,6 +36,8 @@ def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
         UserError: at the first thing that the user has to mend.
     """
     check_target(config.folder, config.overwrite)
+    check_vectors(config)
+    old = None if config.catalog is None else open_dataset(config.catalog)
     progress(f"reading {config.source}")
     found = _read(config, progress)
     progress(f"splitting {len(found.item):,} events ({config.split})")
@@ -58,53 +45,70 @@ def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
         split = temporal(found.offsets, found.time)
     else:
         split = leave_one_out(found.offsets)
-    progress(f"clustering {len(found.items):,} items ({config.clusters})")
-    catalog = make_catalog(found, split, config)
+    catalog, items, lineage = _placed(config, found, split, old, progress)
+    info = replace(
+        _info(config, found, split, catalog),
+        num_items=items.num_rows,
+        catalog_version=1 if lineage is None else lineage.version,
+    )
     progress(f"writing {config.folder}")
-    histories = {"slots": catalog.slot[found.item], "offsets": found.offsets}
-    if found.time is not None:
-        histories["times"] = found.time
-    users = {
-        "user": found.user_ids,
-        "train_length": split.train_length,
-        "valid_at": split.valid_at,
-        "test_at": split.test_at,
-    }
-    items = found.items.append_column("slot", pa.array(catalog.slot))
-    items = items.append_column("count", pa.array(catalog.count))
     return write_dataset(
         config.folder,
-        _info(config, found, split, catalog),
-        histories,
-        pa.table(users),
+        info,
+        _histories(found, catalog),
+        _users(found, split),
         items,
         catalog.vectors,
         overwrite=config.overwrite,
+        lineage=lineage,
     )
 
 
-def make_catalog(found: Interactions, split: Split, config: PrepareConfig) -> Catalog:
-    """Puts items into clusters, from training events alone."""
-    users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
-    training = split.in_training(found.offsets)
-    users, item = users[training], found.item[training]
-    num_items = len(found.items)
-    num_clusters = config.num_clusters or max(round(num_items**0.5), 1)
-    width, seed = config.vector_width, config.seed
-    vectors = item_vectors(users, item, len(found.user_ids), num_items, width, seed)
-    count = np.bincount(item, minlength=num_items)
-    cluster = assign(config.clusters, vectors, count, num_clusters, seed)
-    slot, room = place(cluster, num_clusters)
-    sizes = np.bincount(cluster, minlength=num_clusters)
-    info = ClustersInfo(
-        method=config.clusters,
-        vector_width=width,
-        seed=seed,
-        smallest=int(sizes.min()),
-        largest=int(sizes.max()),
-        consecutive_share=consecutive_share(cluster, item, users),
+def _placed(
+    config: PrepareConfig,
+    found: Interactions,
+    split: Split,
+    old: Dataset | None,
+    progress: Callable[[str], None],
+) -> tuple[Clustered, pa.Table, Lineage | None]:
+    """Where items stand, the rows of `items.parquet`, and the catalog's versions."""
+    if old is None:
+        progress(f"clustering {len(found.items):,} items ({config.clusters})")
+        catalog = make_catalog(found, split, config, progress)
+        items = found.items.append_column("slot", pa.array(catalog.slot))
+        return catalog, items.append_column("count", pa.array(catalog.count)), None
+    progress(f"finding {len(found.items):,} items in {old.path}")
+    append = config.unknown_items == "append"
+    known = in_catalog(found, split, old, append=append)
+    return _as_clustered(known), known.table, known.lineage
+
+
+def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
+    histories = {"slots": catalog.slot[found.item], "offsets": found.offsets}
+    return histories if found.time is None else {**histories, "times": found.time}
+
+
+def _users(found: Interactions, split: Split) -> pa.Table:
+    return pa.table(
+        {
+            "user": found.user_ids,
+            "train_length": split.train_length,
+            "valid_at": split.valid_at,
+            "test_at": split.test_at,
+        }
     )
-    return Catalog(slot, count, vectors, num_clusters, room, info)
+
+
+def _as_clustered(known: Known) -> Clustered:
+    catalog = known.catalog
+    return Clustered(
+        slot=known.slot,
+        count=catalog.count,
+        vectors=catalog.vectors,
+        num_clusters=catalog.num_clusters,
+        room=catalog.room,
+        info=known.info,
+    )
 
 
 def _read(config: PrepareConfig, progress: Callable[[str], None]) -> Interactions:
@@ -119,7 +123,7 @@ def _read(config: PrepareConfig, progress: Callable[[str], None]) -> Interaction
 
 
 def _info(
-    config: PrepareConfig, found: Interactions, split: Split, catalog: Catalog
+    config: PrepareConfig, found: Interactions, split: Split, catalog: Clustered
 ) -> DatasetInfo:
     return DatasetInfo(
         source=config.source,
@@ -148,7 +152,7 @@ def _protocol(config: PrepareConfig, found: Interactions, split: Split) -> Proto
     )
 
 
-def _counts(found: Interactions, split: Split, catalog: Catalog) -> Counts:
+def _counts(found: Interactions, split: Split, catalog: Clustered) -> Counts:
     valid, test = split.valid_at >= 0, split.test_at >= 0
     return replace(
         found.counts,

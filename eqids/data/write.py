@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,19 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from eqids.config import require, to_json
+from eqids.config import UserError, require, to_json
 from eqids.data.dataset import Dataset, open_dataset
 from eqids.data.files import (
     CLUSTERS_FILE,
     DATA_FILES,
     HISTORIES_FILE,
     ITEM_COLUMNS,
+    ITEM_FLAG,
     ITEMS_FILE,
+    LINEAGE_FILE,
     USER_COLUMNS,
     USERS_FILE,
+    data_files,
     file_sha256,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
+from eqids.data.lineage import Lineage
 
 
 def write_dataset(
@@ -35,6 +40,7 @@ def write_dataset(
     items: pa.Table,
     item_vectors: np.ndarray,
     overwrite: bool = False,
+    lineage: Lineage | None = None,
 ) -> Dataset:
     """Writes a dataset folder under a temporary name, renames and opens it.
 
@@ -44,9 +50,11 @@ def write_dataset(
         histories: slots int32 [event], times int64 [event] (or left out), offsets
             int64 [user + 1].
         users: columns user, train_length, valid_at, test_at.
-        items: columns item, slot, title, text, count; in any order of slots.
+        items: columns item, slot, title, text, count and, if any are, retired; in
+            any order of slots.
         item_vectors: float32 [item, vector_width], in the order of `items`.
         overwrite: whether an existing dataset folder is replaced.
+        lineage: the versions of the catalog, which the first can do without.
 
     Raises:
         UserError: if the folder exists and may not be replaced, or if what was
@@ -58,7 +66,7 @@ def write_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write_files(partial, info, histories, users, items, item_vectors)
+        _write_files(partial, info, histories, users, items, item_vectors, lineage)
         open_dataset(partial)
         _put(partial, target)
     finally:
@@ -73,7 +81,11 @@ def _write_files(
     users: pa.Table,
     items: pa.Table,
     item_vectors: np.ndarray,
+    lineage: Lineage | None,
 ) -> None:
+    if ITEM_FLAG not in items.column_names:
+        nobody = np.zeros(items.num_rows, np.bool_)
+        items = items.append_column(ITEM_FLAG, pa.array(nobody))
     order = np.argsort(items["slot"].to_numpy())
     items, item_vectors = items.take(order), item_vectors[order]
     users = _user_table(users, histories["offsets"])
@@ -81,9 +93,12 @@ def _write_files(
     pq.write_table(users, folder / USERS_FILE)
     save_file(dict(histories), folder / HISTORIES_FILE)
     save_file(_places(info, items, item_vectors), folder / CLUSTERS_FILE)
-    catalog = catalog_id(items["item"], items["slot"], info.room)
+    if lineage is not None and info.catalog_version > 1:
+        save_file(lineage.to_arrays(), folder / LINEAGE_FILE)
+    catalog = catalog_id(items, info)
     content = _dataset_hash(info, catalog, histories, users)
-    files = {name: file_sha256(folder / name) for name in DATA_FILES}
+    names = data_files(info.catalog_version)
+    files = {name: file_sha256(folder / name) for name in names}
     info = with_hashes(info, catalog, content, files)
     (folder / INFO_FILE).write_text(render_info(info), encoding="utf-8")
 
@@ -96,10 +111,13 @@ def check_target(path: Path, overwrite: bool) -> None:
             more than a dataset's files.
     """
     parent = next(above for above in path.resolve().parents if above.exists())
-    require(
-        parent.is_dir() and os.access(parent, os.W_OK),
-        f"{parent} is not a folder that can be written to, so {path} cannot be made",
-    )
+    try:
+        tempfile.TemporaryDirectory(prefix=".eqids-", dir=parent).cleanup()
+    except OSError as error:
+        raise UserError(
+            f"{parent} is not a folder that can be written to ({error.strerror}), so "
+            f"{path} cannot be made"
+        ) from None
     require(not path.exists() or path.is_dir(), f"{path} is a file, wanted a folder")
     there = {file.name for file in path.iterdir()} if path.exists() else set()
     require(
@@ -107,7 +125,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         f"{path} exists already: add --overwrite to replace it, or choose another "
         "--data_dir",
     )
-    strange = sorted(there - {INFO_FILE, *DATA_FILES})
+    strange = sorted(there - {INFO_FILE, *DATA_FILES, LINEAGE_FILE})
     require(
         not strange,
         f"{path} holds {strange[0] if strange else ''!r}, which is no dataset's file, "
@@ -115,11 +133,16 @@ def check_target(path: Path, overwrite: bool) -> None:
     )
 
 
-def catalog_id(items: pa.ChunkedArray, slots: pa.ChunkedArray, room: int) -> str:
-    """The hash of the mapping from slots to item ids."""
-    digest = hashlib.sha256(f"room {room}\n".encode())
-    for slot, item in zip(slots.to_pylist(), items.to_pylist(), strict=True):
-        digest.update(f"{slot}\t{json.dumps(item, default=str)}\n".encode())
+def catalog_id(items: pa.Table, info: DatasetInfo) -> str:
+    """The hash of the mapping from slots to item ids, and of which are retired."""
+    digest = hashlib.sha256(f"room {info.room}\n".encode())
+    if info.catalog_version > 1:
+        version = f"version {info.catalog_version}, {info.num_clusters} clusters"
+        digest.update(f"{version}\n".encode())
+    columns = (items[name].to_pylist() for name in ("slot", "item", ITEM_FLAG))
+    for slot, item, retired in zip(*columns, strict=True):
+        mark = "\tretired" if retired else ""
+        digest.update(f"{slot}\t{json.dumps(item, default=str)}{mark}\n".encode())
     return digest.hexdigest()
 
 
@@ -160,7 +183,8 @@ def _places(
     valid = np.zeros(num_slots, np.bool_)
     counts = np.zeros(num_slots, np.int64)
     vectors = np.zeros((num_slots, item_vectors.shape[1]), np.float32)
-    valid[slots], counts[slots] = True, items["count"].to_numpy()
+    valid[slots] = ~items[ITEM_FLAG].to_numpy()
+    counts[slots] = items["count"].to_numpy()
     vectors[slots] = item_vectors
     return {
         "item_valid": valid.reshape(shape),

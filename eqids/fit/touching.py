@@ -59,14 +59,31 @@ def touching(dataset: Dataset, recipe: Recipe, shards: int) -> Touching:
         recipe: the batch's size.
         shards: shards of the tables; divides the number of clusters.
     """
-    chance = _chances(dataset, recipe).reshape(shards, -1)
-    mean = chance.sum(axis=1)
+    capacity = expected_capacity(_chances(dataset, recipe), shards)
+    return Touching(dataset.info.num_clusters, dataset.info.room, shards, capacity)
+
+
+def expected_capacity(chance: np.ndarray, shards: int) -> int:
+    """Returns how many touched clusters a shard's list should have room for.
+
+    Args:
+        chance: float [cluster], of each to be touched.
+        shards: shards of the tables, each a range of clusters.
+    """
+    chance = chance.reshape(shards, -1)
     spread = np.sqrt((chance * (1 - chance)).sum(axis=1))
-    most = int(np.ceil((mean + _MARGIN * spread).max()))
-    most = -(-most // _MULTIPLE) * _MULTIPLE
-    info = dataset.info
-    capacity = max(1, min(most, info.num_clusters // shards))
-    return Touching(info.num_clusters, info.room, shards, capacity)
+    most = int(np.ceil((chance.sum(axis=1) + _MARGIN * spread).max()))
+    return max(1, min(-(-most // _MULTIPLE) * _MULTIPLE, chance.shape[1]))
+
+
+def chances(counts: np.ndarray, draws: int) -> np.ndarray:
+    """Returns each cluster's chance to be touched by independent draws.
+
+    Args:
+        counts: float [cluster], how often each is drawn, on any scale.
+        draws: how many there are.
+    """
+    return -np.expm1(-draws * counts / max(counts.sum(), 1e-30))
 
 
 def chosen(wanted: ItemOptimizer, dataset: Dataset, recipe: Recipe) -> ItemOptimizer:
@@ -78,7 +95,6 @@ def chosen(wanted: ItemOptimizer, dataset: Dataset, recipe: Recipe) -> ItemOptim
 
 
 def _chances(dataset: Dataset, recipe: Recipe) -> np.ndarray:
-    """Chance of each cluster to be touched by a batch of independent draws."""
+    """Chance of each cluster to be touched by a batch."""
     counts = dataset.item_counts.sum(axis=1).astype(np.float64)
-    draws = recipe.batch_size * (recipe.seq_len + 1)
-    return -np.expm1(-draws * counts / max(counts.sum(), 1.0))
+    return chances(counts, recipe.batch_size * (recipe.seq_len + 1))

@@ -12,6 +12,8 @@ One meaning a word, in every annotation of the project:
 | `cluster`, `room` | clusters of the catalog, places in one |
 | `target` | flattened positions that predict an item |
 | `touched` | clusters that a batch has items or targets in |
+| `query`, `user` | rows that are asked for items |
+| `chunk`, `piece`, `row` | what a loop treats at a time |
 | `hidden` | inside an adapter |
 | `gaps` | buckets of the time between items |
 """

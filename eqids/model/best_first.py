@@ -243,6 +243,8 @@ class BestFirst:
             i, state = carry
             rows = order[(i * size + jnp.arange(size)) % num_queries]
             some = jax.tree.map(lambda x: x[rows], queries)
+            # Or XLA takes what does not depend on i out of a loop that may not run.
+            some, i = lax.optimization_barrier((some, i))
             done = self.everything(some, each)
             at = jnp.where(over[rows], num_queries, rows)
             state = jax.tree.map(

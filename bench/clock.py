@@ -1,0 +1,100 @@
+"""A stopwatch that is fair to all contenders: warm-up, then turns in changing order."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Clock = Callable[[], tuple[float, float]]
+"""Returns seconds of wall time and of CPU time, from any start."""
+
+
+def now() -> tuple[float, float]:
+    """Returns this process's wall and CPU time."""
+    return time.perf_counter(), time.process_time()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """All repetitions of one contender, in seconds.
+
+    Attributes:
+        wall: as a clock on the wall saw them.
+        cpu: what the process used, over all its threads.
+    """
+
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of repetitions and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: tuple[float, ...]) -> "Spread":
+        """Summarizes values; with a single one, all three are that."""
+        if len(values) == 1:
+            return Spread(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Spread(median, low, high)
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], None]],
+    repetitions: int,
+    budget: float,
+    *,
+    clock: Clock = now,
+) -> dict[str, Timing]:
+    """Times contenders in turns, so that what disturbs one disturbs the others too.
+
+    Each runs once to warm up. Then come rounds, every second one in reverse order.
+    A contender that would need more than `budget` takes part in fewer, evenly
+    spread; one whose warm-up alone spent it is not run again, and the warm-up counts.
+
+    Args:
+        contenders: by name, what to run; returns when its work is done.
+        repetitions: of each, at most.
+        budget: seconds of wall time for the repetitions of one contender.
+        clock: for tests.
+    """
+    spent, counts = {}, {}
+    for name, run in contenders.items():
+        spent[name] = [_time(run, clock)]
+        first = spent[name][0][0]
+        fits = repetitions if first <= 0 else int(budget / first)
+        counts[name] = min(repetitions, fits)
+        if counts[name] > 0:
+            spent[name] = []
+    names = list(contenders)
+    for turn in range(repetitions):
+        for name in names if turn % 2 == 0 else reversed(names):
+            count = counts[name]
+            if (turn + 1) * count // repetitions > turn * count // repetitions:
+                spent[name].append(_time(contenders[name], clock))
+    return {
+        name: Timing(*(tuple(times) for times in zip(*rows, strict=True)))
+        for name, rows in spent.items()
+    }
+
+
+def _time(run: Callable[[], None], clock: Clock) -> tuple[float, float]:
+    wall, cpu = clock()
+    run()
+    wall_end, cpu_end = clock()
+    return wall_end - wall, cpu_end - cpu
+
+
+def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """Returns the power of the size that time grows with.
+
+    The slope of a least-squares line through the logarithms.
+    """
+    logs = [[math.log(x) for x in values] for values in (sizes, seconds)]
+    return statistics.linear_regression(*logs).slope

@@ -1,0 +1,111 @@
+"""Where a measurement was taken, and what memory it took."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from eqids.config import require
+
+_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "torch", "faiss-cpu")
+
+
+def pin(cores: int) -> None:
+    """Keeps this process and its children to the last so many cores it may use.
+
+    To be called before jax, torch or numpy start their threads. Systems that cannot
+    pin (macOS) are left as they are; `describe` says which cores are used.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    require(
+        cores <= len(allowed),
+        f"--cores is {cores}, but this process may use {len(allowed)}",
+    )
+    os.sched_setaffinity(0, allowed[-cores:])
+
+
+def describe() -> dict[str, Any]:
+    """Returns the CPU, the cores this process may use, memory, and settings."""
+    cpu = re.search(r"model name\s*: (.*)", _read("/proc/cpuinfo"))
+    allowed = hasattr(os, "sched_getaffinity") and sorted(os.sched_getaffinity(0))
+    settings = ("XLA_", "JAX_", "OMP_", "MKL_")
+    return {
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "affinity": allowed or None,
+        "memory_bytes": _kib("/proc/meminfo", "MemTotal"),
+        "environment": {
+            name: value for name, value in os.environ.items()
+            if name.startswith(settings)
+        },
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python, of EqIDs and of what it is measured with."""
+    found = {"python": platform.python_version()}
+    for name in ("eqids", *_PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Returns the git commit of this code, with + if files differ from it.
+
+    None where the code is not in a git repository, or git is not installed.
+    """
+    here = Path(__file__).parent
+    try:
+        head = _git(here, "rev-parse", "HEAD")
+        return head + ("+" if _git(here, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def free_bytes() -> int:
+    """Returns the memory that a new process can have without swapping."""
+    return _kib("/proc/meminfo", "MemAvailable") or 2**62
+
+
+def reset_peak() -> None:
+    """Starts to watch this process's peak memory anew, on Linux."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int | None:
+    """Returns the most memory this process held since `reset_peak`, or its start."""
+    return _kib("/proc/self/status", "VmHWM")
+
+
+def _git(where: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", *words], cwd=where, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _kib(path: str, name: str) -> int | None:
+    found = re.search(rf"^{name}:\s*(\d+) kB", _read(path), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

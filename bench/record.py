@@ -1,0 +1,107 @@
+"""What a section measured: rows of timings, and the numbers that they come to."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.clock import Spread, Timing
+
+Case = Mapping[str, float]
+"""What was measured: catalog, width and so on."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one case.
+
+    Attributes:
+        case: what was measured.
+        name: the contender.
+        work: what it did.
+        units: targets or queries in one repetition.
+        timing: every repetition.
+        clock: which of its two times counts, see `bench.contender.race`.
+        device: that jax used.
+        compile_seconds: wall time of compilation, apart from the repetitions.
+        temp_bytes: temporaries of the compiled program.
+        peak_bytes: of the process during the first repetition, the tables of all
+            contenders included.
+        facts: what else is known, such as the clusters touched.
+    """
+
+    case: Case
+    name: str
+    work: str
+    units: int
+    timing: Timing
+    clock: Literal["cpu", "wall"]
+    device: str
+    compile_seconds: float | None = None
+    temp_bytes: int | None = None
+    peak_bytes: int | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> Spread:
+        """The median of the repetitions, and their quartiles."""
+        return Spread.of(getattr(self.timing, self.clock))
+
+    @property
+    def each(self) -> float:
+        """Seconds for one of its units."""
+        return self.seconds.median / self.units
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a plot shows: named series of points, on two logarithmic axes."""
+
+    title: str
+    x: str
+    y: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the bench, measured.
+
+    Attributes:
+        name: its subcommand.
+        keys: numbers that others rely on; None for what was not measured.
+        meanings: of each key, one line.
+        rows: all timings.
+        notes: sentences that a reader must know.
+        curve: to plot.
+    """
+
+    name: str
+    keys: Mapping[str, float | None]
+    meanings: Mapping[str, str]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+    curve: Curve
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns keys, notes and rows with every repetition, as JSON values."""
+        rows = [
+            {**dataclasses.asdict(row), "seconds": dataclasses.asdict(row.seconds)}
+            for row in self.rows
+        ]
+        return {**self.keys, "notes": list(self.notes), "rows": rows}
+
+
+def find(rows: Sequence[Row], name: str, work: str, **case: float) -> Row | None:
+    """Returns the first row of a contender whose case has these values."""
+    for row in rows:
+        if (row.name, row.work) == (name, work) and case.items() <= row.case.items():
+            return row
+    return None
+
+
+def ratio(slow: Row | None, fast: Row | None) -> float | None:
+    """Returns how many times the second's median fits into the first's."""
+    if slow is None or fast is None:
+        return None
+    return slow.seconds.median / fast.seconds.median

@@ -1,0 +1,208 @@
+"""Exact top-k against full scoring: how long, and how many clusters are visited."""
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bench.catalogs import cluster_perplexity, queries, random_head
+from bench.contender import Contender, Measured, Program, compiled, measure_each, race
+from bench.options import TopkOptions
+from bench.record import Case, Curve, Row, Section, find, ratio
+from bench.trained import trained_head
+from eqids.fit.checkpoint import resolve
+from eqids.model import HierarchicalSoftmax
+
+OURS, FULL, FAISS = "EqIDs", "full scoring, top_k", "faiss IndexFlatIP"
+PEAKED, MIDDLE, FLATTEST = 8.0, 126.0, 0.99
+"""Cluster perplexities; the last as a share of the number of clusters."""
+BATCHES, KS = (32, 1), (10, 100)
+
+MEANINGS = {
+    "ratio_1m": "time of full scoring / ours: 1 million x 64 in 4,000 clusters, "
+    "cluster perplexity 8, batch 32, k 10",
+    "ratio_1m_1000": "the same in 1,000 clusters",
+    "ratio_1m_faiss": "time of faiss / ours, 1 million x 64 in 4,000 clusters",
+    "ratio_1m_1000_faiss": "the same in 1,000 clusters",
+    "ratio_flat": "ours / full scoring, the worst of the flattest cases",
+}
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A synthetic catalog, and how peaked the queries that it gets are."""
+
+    num_items: int
+    num_clusters: int
+    width: int
+    perplexities: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.num_items:,} x {self.width}, {self.num_clusters:,} clusters"
+
+
+def measure(options: TopkOptions) -> Section:
+    """Returns the timings of every catalog, batch size and k."""
+    cases = _cases(options)
+    rows, _ = measure_each(measure_case, options, cases)
+    return Section("topk", _keys(rows), MEANINGS, rows, _notes(rows), _curve(rows))
+
+
+def _cases(options: TopkOptions) -> list[Catalog | Path]:
+    cases: list[Catalog | Path] = [
+        Catalog(1_000_000, num_clusters, 64, (PEAKED, MIDDLE, FLATTEST * num_clusters))
+        for num_clusters in (4_000, 1_000)
+    ]
+    if options.quick:
+        cases = [Catalog(100_000, 512, 32, (PEAKED, FLATTEST * 512))]
+    # A path that leads nowhere is found before the rest is measured.
+    return cases + ([resolve(options.checkpoint)] if options.checkpoint else [])
+
+
+def measure_case(options: TopkOptions, catalog: Catalog | Path) -> Measured:
+    """Measures one catalog in this process."""
+    if isinstance(catalog, Path):
+        head, hidden = trained_head(catalog, options.data_dir, BATCHES[0])
+        asked = [hidden]
+    else:
+        size = catalog.num_items, catalog.num_clusters, catalog.width
+        head = random_head(*size, options.seed)
+        asked = [
+            queries(head, BATCHES[0], perplexity, options.seed)
+            for perplexity in catalog.perplexities
+        ]
+    index, rows = _faiss_index(head), list[Row]()
+    for batch in BATCHES:
+        for k in KS[:1] if options.quick else KS:
+            search = _Search(head, index, asked[0][:batch], k)
+            for hidden in asked:
+                contenders = search.contenders(hidden[:batch])
+                case = _case(head, hidden[:batch], k)
+                rows += race(case, batch, contenders, options)
+    return rows, []
+
+
+class _Search:
+    """All ways to find k items for so many queries, compiled once."""
+
+    def __init__(
+        self,
+        head: HierarchicalSoftmax,
+        index: Any,
+        hidden: Float[Array, "query item_width"],
+        k: int,
+    ):
+        self.head, self.index, self.k = head, index, k
+        self.ours = compiled(lambda head, q: head.top_k(q, k), head, hidden)
+        self.full = compiled(lambda head, q: _full_top_k(head, q, k), head, hidden)
+
+    def contenders(self, hidden: Float[Array, "query item_width"]) -> list[Contender]:
+        found = self.ours.call(self.head, hidden)
+        expected = self.full.call(self.head, hidden)
+        same = [
+            set(np.asarray(a)) == set(np.asarray(b))
+            for a, b in zip(found.slots, expected, strict=True)
+        ]
+        visited = float(np.median(found.visited))
+        facts = {"visited": visited, "same": float(np.mean(same))}
+        work = f"top {self.k}"
+
+        def runs(program: Program) -> Callable[[], None]:
+            return lambda: jax.block_until_ready(program.call(self.head, hidden))
+
+        contenders = [
+            Contender(OURS, work, runs(self.ours), self.ours, facts),
+            Contender(FULL, work, runs(self.full), self.full),
+        ]
+        if self.index is not None:
+            flat = np.asarray(hidden)
+            flat = np.concatenate([flat, np.ones_like(flat[:, :1])], axis=1)
+            search = functools.partial(self.index.search, flat, self.k)
+            contenders.append(Contender(FAISS, work, search))
+        return contenders
+
+
+def _case(
+    head: HierarchicalSoftmax, hidden: Float[Array, "query item_width"], k: int
+) -> Case:
+    return {
+        "items": int(head.valid.sum()),
+        "width": head.table.shape[2],
+        "clusters": head.valid.shape[0],
+        "perplexity": round(cluster_perplexity(head, hidden), 1),
+        "batch": len(hidden),
+        "k": k,
+    }
+
+
+def _full_top_k(
+    head: HierarchicalSoftmax, hidden: Float[Array, "query item_width"], k: int
+) -> Int[Array, "query k"]:
+    return jax.lax.top_k(head.log_probs(hidden), k)[1]
+
+
+def _faiss_index(head: HierarchicalSoftmax) -> Any:
+    """Inner products of [vector, bias] with [hidden, 1]; None without faiss."""
+    if importlib.util.find_spec("faiss") is None:
+        return None
+    faiss = importlib.import_module("faiss")
+    valid = np.asarray(head.valid)
+    vectors, bias = np.asarray(head.table)[valid], np.asarray(head.bias)[valid]
+    index = faiss.IndexFlatIP(vectors.shape[1] + 1)
+    index.add(np.concatenate([vectors, bias[:, None]], axis=1))
+    return index
+
+
+def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
+    def at(name: str, clusters: int) -> Row | None:
+        return find(rows, name, "top 10", items=1_000_000, width=64,
+                    clusters=clusters, perplexity=PEAKED, batch=32)  # fmt: skip
+
+    flattest = [
+        slower
+        for row in rows
+        if row.name == OURS and row.case["perplexity"] >= 0.98 * row.case["clusters"]
+        if (slower := ratio(row, find(rows, FULL, row.work, **row.case))) is not None
+    ]
+    return {
+        "ratio_1m": ratio(at(FULL, 4_000), at(OURS, 4_000)),
+        "ratio_1m_1000": ratio(at(FULL, 1_000), at(OURS, 1_000)),
+        "ratio_1m_faiss": ratio(at(FAISS, 4_000), at(OURS, 4_000)),
+        "ratio_1m_1000_faiss": ratio(at(FAISS, 1_000), at(OURS, 1_000)),
+        "ratio_flat": max(flattest),
+    }
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    notes = [
+        "visited: clusters whose items were scored, the median of the queries; same: "
+        "share of queries for which full scoring finds the same items.",
+    ]
+    if any(row.name == FAISS for row in rows):
+        return notes + [
+            "faiss ranks by the inner product of vectors and biases, which is not the "
+            "joint probability: it answers another question, and only its speed is "
+            "compared."
+        ]
+    return notes + ["faiss is left out: it is not installed (pip install faiss-cpu)."]
+
+
+def _curve(rows: Sequence[Row]) -> Curve:
+    """Milliseconds of the first batch size and k against the peakedness."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if (row.case["batch"], row.case["k"]) == (BATCHES[0], KS[0]):
+            name = f"{row.name}, {row.case['clusters']:,} clusters"
+            point = float(row.case["perplexity"]), 1000 * row.seconds.median
+            series.setdefault(name, []).append(point)
+    return Curve(
+        f"Top {KS[0]} of {rows[0].case['items']:,} items, {BATCHES[0]} queries",
+        "cluster perplexity of the queries", "ms", series,
+    )  # fmt: skip

@@ -1,0 +1,40 @@
+"""A catalog that was trained, with the queries of its own users."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from eqids.data.batches import query_batch
+from eqids.model import Batch, HierarchicalSoftmax
+from eqids.opening import open_checkpoint
+from sharding import placement
+
+
+def trained_head(
+    checkpoint: Path, data_dir: Path | None, num_queries: int
+) -> tuple[HierarchicalSoftmax, Float[Array, "query item_width"]]:
+    """Returns a trained softmax, and what users spread over its dataset ask it.
+
+    Args:
+        checkpoint: DIR/STEP, or a run's DIR, which means its best step.
+        data_dir: the dataset folder, by default the one of the run.
+        num_queries: users, some more than once where there are fewer.
+    """
+    opened = open_checkpoint(checkpoint, data_dir, None, placement("none"))
+    dataset, seq_len = opened.dataset, opened.config.recipe.seq_len
+    users = np.linspace(0, len(dataset.train_length) - 1, num_queries).astype(int)
+    spans = [slice(dataset.offsets[u], dataset.offsets[u + 1]) for u in users]
+    slots = [dataset.slots[span] for span in spans]
+    times = [None if dataset.times is None else dataset.times[s] for s in spans]
+    batch = Batch.of(query_batch(slots, times, seq_len))
+    last = jnp.array([min(len(history), seq_len) - 1 for history in slots])
+
+    @jax.jit
+    def ask(model, batch, last):  # type: ignore[no-untyped-def]
+        hidden = model.queries(batch, dtype=opened.dtype)
+        return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+    return opened.model.softmax, ask(opened.model, batch, last)

@@ -1,0 +1,131 @@
+"""Files of items to add or to retire."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pyarrow as pa
+
+from eqids.config import UserError, require
+from eqids.data.revise import ids_of, spelled_like
+from eqids.data.tables import ROW, parquet, reading, with_header
+
+
+@dataclass(frozen=True, eq=False)
+class NamedItems:
+    """Items of a file, in its order."""
+
+    table: pa.Table
+    """Columns item, title and text, as in `items.parquet`."""
+    similar: Sequence[np.ndarray] | None
+    """The ids of what each item resembles, or None where no column says."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Item ids [item], as a catalog holds them."""
+        return ids_of(self.table["item"])
+
+
+def read_items(
+    path: Path,
+    kind: pa.DataType,
+    item: str,
+    title: str = "title",
+    text: str = "text",
+    similar: str = "similar",
+) -> NamedItems:
+    """Reads items from a CSV or Parquet file.
+
+    Args:
+        path: the file.
+        kind: the type of the catalog's ids.
+        item: the column of ids.
+        title: the column of titles; without it, or where it is empty, the id.
+        text: the column of texts; without it, or where it is empty, the title if
+            there is one.
+        similar: the column of similar items, lists or text.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    table = _read(path, item)
+    ids = table[item].combine_chunks()
+    require(
+        ids.null_count == 0,
+        f"{path}: column {item!r} is empty in {ids.null_count} rows, wanted a value in "
+        "every row",
+    )
+    ids = spelled_like(table[item], kind)
+    given = _texts(table, title)
+    spelled = ids.cast(pa.string()).to_pylist()
+    titles = [name or one for name, one in zip(given, spelled, strict=True)]
+    texts = [x or y for x, y in zip(_texts(table, text), given, strict=True)]
+    named = pa.table({"item": ids, "title": titles, "text": texts})
+    if similar not in table.column_names:
+        return NamedItems(named, None)
+    return NamedItems(named, _similar(table[similar], kind))
+
+
+def read_vectors(path: Path, num_items: int, width: int) -> np.ndarray:
+    """Reads item vectors, float32 [item, vector_width], from a `.npy` file.
+
+    Args:
+        path: the file.
+        num_items: how many there must be.
+        width: the size that they must have.
+
+    Raises:
+        UserError: if it is no such file.
+    """
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no .npy file of numbers: {error}") from None
+    require(
+        vectors.shape == (num_items, width) and vectors.dtype.kind == "f",
+        f"{path} holds {vectors.dtype}{list(vectors.shape)}, wanted vectors "
+        f"float32[{num_items}, {width}], one for each item",
+    )
+    require(bool(np.isfinite(vectors).all()), f"{path} has values that are not finite")
+    return vectors.astype(np.float32)
+
+
+def _read(path: Path, item: str) -> pa.Table:
+    con = ibis.duckdb.connect()
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            table = parquet(con, path)
+        else:
+            table = with_header(con, path, [item])
+        names = [name for name in table.columns if name != ROW]
+        require(
+            item in names,
+            f"{path} has no column {item!r}: it has {', '.join(names)}; name the right "
+            "one with --item_column",
+        )
+        with reading(path):
+            return table.order_by(ROW).select(*names).to_pyarrow()
+    finally:
+        con.disconnect()
+
+
+def _texts(table: pa.Table, name: str) -> list[str]:
+    if name not in table.column_names:
+        return [""] * table.num_rows
+    return [text or "" for text in table[name].cast(pa.string()).to_pylist()]
+
+
+def _similar(column: pa.ChunkedArray, kind: pa.DataType) -> Sequence[np.ndarray]:
+    rows = [
+        re.split(r"[,\s]+", row.strip(", \t")) if isinstance(row, str) else row
+        for row in column.to_pylist()
+    ]
+    rows = [[one for one in row or () if one not in ("", None)] for row in rows]
+    flat = pa.chunked_array([pa.array([one for row in rows for one in row])])
+    if not len(flat):
+        return [np.zeros(0, object) for _ in rows]
+    ends = np.cumsum([len(row) for row in rows])
+    return np.split(ids_of(spelled_like(flat, kind)), ends[:-1])

@@ -1,0 +1,211 @@
+"""Item vectors that the user brings, as a Parquet or a `.npy` file."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from eqids.config import PrepareConfig, UserError, require
+from eqids.data.tables import ROW, parquet, reading, with_header
+
+_ROWS = 2**18
+"""Rows of a file read at a time."""
+
+
+def check_vectors(config: PrepareConfig) -> None:
+    """Requires that the file of vectors exists, before anything else is read.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if config.cluster_vectors not in ("interactions", "words"):
+        path = Path(config.cluster_vectors)
+        require(path.is_file(), f"--cluster_vectors {path} is not a file that exists")
+
+
+def own_vectors(
+    path: Path,
+    items: pa.ChunkedArray,
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+) -> np.ndarray:
+    """Reads the vectors that `--cluster_vectors` names, as they are.
+
+    Args:
+        path: a Parquet file with a column of item ids and a column of lists, or
+            columns of numbers; or a `.npy` file [row of --items, width].
+        items: ids [item].
+        config: names the columns, and the file of items that a `.npy` belongs to.
+        progress: is told if some items have no vector.
+
+    Returns:
+        float32 [item, width]; zeros for an item without a vector.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    known = items.cast(pa.string())
+    parts = _parquet_parts if path.suffix in (".parquet", ".pq") else _npy_parts
+    vectors, seen = np.zeros((0, 0), np.float32), np.zeros(len(items), np.bool_)
+    for start, ids, rows in parts(path, config):
+        if not vectors.size:
+            vectors = np.zeros((len(items), rows.shape[1]), np.float32)
+        _require_finite(path, rows, start)
+        place = pc.index_in(ids, value_set=known).fill_null(-1).to_numpy()
+        of_item = np.flatnonzero(place >= 0)
+        place = place[of_item]
+        _require_new(path, ids, of_item, place, seen)
+        vectors[place] = rows[of_item]
+        seen[place] = True
+    require(
+        bool(seen.any()),
+        f"{path} has a vector for none of the {len(items):,} items, the first of which "
+        f"is {known[0].as_py()!r}",
+    )
+    if not seen.all():
+        progress(
+            f"warning: {path} has no vector for {np.count_nonzero(~seen):,} of "
+            f"{len(items):,} items; theirs are zeros"
+        )
+    return vectors
+
+
+_Part = tuple[int, pa.Array, np.ndarray]
+"""The row that a part of a file starts at, its item ids as text, and its vectors."""
+
+
+def _parquet_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a Parquet file: {error}") from None
+    schema = file.schema_arrow
+    column = config.item_column if config.item_column in schema.names else "item"
+    require(
+        column in schema.names,
+        f"{path} has no column {config.item_column!r} or 'item': it has "
+        f"{', '.join(schema.names)}; name the column of item ids with --item_column",
+    )
+    names = _vector_columns(path, schema, column)
+    start, width = 0, 0
+    for batch in file.iter_batches(_ROWS, columns=[column, *names]):
+        table = pa.Table.from_batches([batch])
+        rows = _matrix(path, table, names, start, width)
+        start, width = start + len(rows), rows.shape[1]
+        ids = table[column].combine_chunks().cast(pa.string())
+        yield start - len(rows), ids, rows
+
+
+def _vector_columns(path: Path, schema: pa.Schema, column: str) -> list[str]:
+    """The one column of lists, or else all columns of numbers but the ids."""
+    fields = [field for field in schema if field.name != column]
+    lists = [field.name for field in fields if _is_list(field.type)]
+    numbers = [f.name for f in fields if _is_number(f.type)]
+    require(
+        len(lists) == 1 or (not lists and bool(numbers)),
+        f"{path} has {len(lists)} columns of lists and {len(numbers)} of numbers "
+        f"beside {column!r}, wanted one column of lists, or columns of numbers",
+    )
+    return lists or numbers
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests) and _is_number(kind.value_type)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _matrix(
+    path: Path, table: pa.Table, names: list[str], start: int, width: int
+) -> np.ndarray:
+    """float32 [row, width] of a part of the file; a width of 0 is not known yet."""
+    columns = [table[name].combine_chunks() for name in names]
+    for name, column in zip(names, columns, strict=True):
+        if column.null_count:
+            row = start + column.is_null().index(True).as_py()
+            raise UserError(f"{path}, row {row}: {name!r} is empty")
+    if not _is_list(columns[0].type):
+        matrix = np.empty((table.num_rows, len(names)), np.float32)
+        for at, column in enumerate(columns):
+            matrix[:, at] = column.to_numpy(zero_copy_only=False)
+        return matrix
+    lengths = pc.list_value_length(columns[0]).to_numpy()
+    width = width or int(lengths[0])
+    require(width > 0, f"{path}, row {start}: {names[0]!r} is an empty list")
+    _require_rows(
+        path,
+        lengths == width,
+        start,
+        lambda row: f"{names[0]!r} has {lengths[row]} numbers, wanted {width}",
+    )
+    flat = pc.list_flatten(columns[0]).cast(pa.float32(), safe=False)
+    return flat.to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def _npy_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is no .npy file of numbers: {error}") from None
+    ids = _listed(config)
+    require(
+        array.ndim == 2 and array.dtype.kind in "fiu" and array.shape[1] > 0
+        and len(array) == len(ids),
+        f"{path} holds {array.dtype}{list(array.shape)}, wanted numbers "
+        f"[{len(ids)}, width]: a vector for each row of {config.items}",
+    )  # fmt: skip
+    for start in range(0, len(ids), _ROWS):
+        part = slice(start, start + _ROWS)
+        yield start, ids[part], np.asarray(array[part], np.float32)
+
+
+def _listed(config: PrepareConfig) -> pa.Array:
+    """The item ids of --items as text, in the file's order."""
+    path, column = config.items, config.item_column
+    assert path is not None
+    con = ibis.duckdb.connect()
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            table = parquet(con, path)
+        else:
+            table = with_header(con, path, [column])
+        with reading(path):
+            ids = table.order_by(ROW).select(id=table[column].cast("string"))
+            return ids.to_pyarrow()["id"].combine_chunks()
+    finally:
+        con.disconnect()
+
+
+def _require_new(
+    path: Path, ids: pa.Array, rows: np.ndarray, place: np.ndarray, seen: np.ndarray
+) -> None:
+    first = np.zeros(len(place), np.bool_)
+    first[np.unique(place, return_index=True)[1]] = True
+    again = rows[seen[place] | ~first]
+    require(
+        not len(again),
+        f"{path} has two vectors for item "
+        f"{ids[int(again[0])].as_py() if len(again) else ''!r}, wanted one",
+    )
+
+
+def _require_finite(path: Path, rows: np.ndarray, start: int) -> None:
+    finite = np.isfinite(rows).all(axis=1)
+    _require_rows(
+        path, finite, start, lambda row: "its vector has values that are not finite"
+    )
+
+
+def _require_rows(
+    path: Path, holds: np.ndarray, start: int, say: Callable[[int], str]
+) -> None:
+    if not holds.all():
+        row = int(np.argmin(holds))
+        raise UserError(f"{path}, row {start + row}: {say(row)}")

@@ -1,0 +1,147 @@
+"""A checkpoint that follows its catalog, measured before and after."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from eqids.config import RunConfig, from_json, require
+from eqids.data import Dataset
+from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.fit.checkpoint import read_manifest, resolve
+from eqids.fit.evaluation import evaluate, make_ranker
+from eqids.fit.migrate import Migrated, migrate, version_of
+from eqids.model import Batch, EqIDs
+from eqids.opening import assemble, open_checkpoint
+from sharding import placement
+
+_QUERIES = 8192
+"""Positions of training histories that the changed clusters are fitted to."""
+
+Metrics = Mapping[str, Any] | None
+
+
+class Migration:
+    """The plan to bring a checkpoint to another version of its catalog."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        output: Path | None,
+        dataset: Dataset,
+        version: int,
+        llama_path: Path | None,
+    ):
+        """Refuses what could not be carried out, before anything is written.
+
+        Args:
+            checkpoint: DIR/STEP, or a run's DIR, which means its best step.
+            output: the new run's folder, by default beside the old one.
+            dataset: with the present version of the catalog.
+            version: of the catalog to bring it to.
+            llama_path: where the frozen Llama is, by default where the run found it.
+
+        Raises:
+            UserError: no such checkpoint, one of another catalog or of that version
+                already, or an output that holds its step.
+        """
+        self.path = resolve(checkpoint)
+        manifest = read_manifest(self.path)
+        self._version = version_of(self.path, manifest, dataset)
+        require(
+            self._version < version,
+            f"{self.path} is of version {version} of the catalog already",
+        )
+        run = re.sub(r"-v\d+$", "", self.path.resolve().parent.name)
+        self._output = output or self.path.parent.with_name(f"{run}-v{version}")
+        self.target = self._output / str(manifest.step)
+        require(
+            not self.target.exists(),
+            f"{self.target} exists already, wanted another --output",
+        )
+        self._dataset, self._llama_path = dataset, llama_path
+        self._config = from_json(
+            RunConfig, manifest.meta["config"], f"{self.path}: config"
+        )
+        self._put = placement("data")
+
+    def before(self) -> Metrics:
+        """Evaluates the checkpoint as it is, while the catalog is still its own.
+
+        What its run measured stands for a checkpoint of an earlier version.
+        """
+        if self._version < self._dataset.info.catalog_version:
+            return read_manifest(self.path).meta["validation"]
+        with self._put.active():
+            opened = open_checkpoint(
+                self.path, self._dataset.path, self._llama_path, self._put
+            )
+            return self._metrics(opened.model, self._dataset)
+
+    def write(self, dataset: Dataset) -> Metrics:
+        """Writes the checkpoint for the present version, and returns its metrics."""
+        migrated = migrate(self.path, dataset)
+        with self._put.active():
+            queries = self._queries(self._model(migrated, dataset), dataset)
+            migrated = migrated.fitted(queries)
+            metrics = self._metrics(self._model(migrated, dataset), dataset)
+        migrated.save(self._output, metrics)
+        return metrics
+
+    def _model(self, migrated: Migrated, dataset: Dataset) -> EqIDs:
+        def params(like: EqIDs) -> EqIDs:
+            def of(route: Any, leaf: Any) -> jax.Array:
+                name = jax.tree_util.keystr(route, simple=True, separator="/")
+                return jnp.asarray(migrated.arrays[f"params/{name}"])
+
+            return self._put(jax.tree_util.tree_map_with_path(of, like))
+
+        rest = (dataset, self._llama_path, self._put)
+        return assemble(self.path, migrated.meta, params, *rest)
+
+    def _queries(
+        self, model: EqIDs, dataset: Dataset
+    ) -> Float[np.ndarray, "query item_width"]:
+        """Queries at positions of training histories; they know no target."""
+        recipe, seed = self._config.recipe, self._config.flags.seed
+        config = BatchConfig(recipe.seq_len, recipe.batch_size, seed)
+        batches = TrainingBatches(dataset, config)
+        ask = jax.jit(lambda model, batch: model.queries(batch, dtype=self._dtype))
+        found: list[np.ndarray] = []
+        step = 0
+        while sum(map(len, found)) < _QUERIES and step < 2 * batches.batches_per_epoch:
+            batch = Batch.of(batches.batch(step))
+            queries = np.asarray(ask(model, self._put(batch)), np.float32)
+            found.append(queries[np.asarray(batch.segment) > 0])
+            step += 1
+        return np.concatenate(found)[:_QUERIES]
+
+    def _metrics(self, model: EqIDs, dataset: Dataset) -> Metrics:
+        if not (dataset.valid_at > 0).any():
+            return None
+        ranker = make_ranker(self._config.recipe.seq_len, self._dtype, self._put)
+        return evaluate(model, dataset, "valid", ranker)
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self._config.dtype)
+
+
+def report(metrics: Mapping[str, Metrics]) -> str:
+    """Returns a table of validation metrics, seen items filtered, a row for each."""
+    lines = [f"{'valid, filtered':<18}{'users':>8}{'NDCG@10':>10}{'Recall@10':>11}"]
+    for name, found in metrics.items():
+        if found is None:
+            lines.append(f"{name:<18}{'-':>8}{'-':>10}{'-':>11}")
+            continue
+        filtered = found["filtered"]
+        lines.append(
+            f"{name:<18}{found['num_users']:>8,}{filtered['ndcg@10']:>10.4f}"
+            f"{filtered['recall@10']:>11.4f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,283 @@
+"""The bench: fair turns, right sums, peers that agree, and its door end to end."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import assert_close
+from hypothesis import given, strategies as st
+from pytest import CaptureFixture, MonkeyPatch
+from runs import refused
+
+import eqids
+from bench import __main__ as door, catalogs, contender, head, machine, topk
+from bench.clock import Spread, Timing, alternate, exponent
+from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
+from bench.options import Options
+from bench.record import Curve, Row, Section, find, ratio
+from bench.report import table
+from bench.trained import trained_head
+from eqids.config import UserError
+from eqids.data import Dataset
+
+
+class Stopwatch:
+    """A clock that stands still except where work moves it."""
+
+    def __init__(self) -> None:
+        self.time, self.turns = 0.0, list[str]()
+
+    def __call__(self) -> tuple[float, float]:
+        return self.time, self.time / 2
+
+    def work(self, name: str, *seconds: float) -> Callable[[], None]:
+        """Takes the first time for the warm-up, then the others again and again."""
+        left: Iterator[float] = iter(seconds * 100)
+
+        def run() -> None:
+            self.turns.append(name)
+            self.time += next(left)
+
+        return run
+
+
+def test_contenders_take_turns_in_changing_order() -> None:
+    watch = Stopwatch()
+    work = {"a": watch.work("a", 9, 1, 2, 3), "b": watch.work("b", 1)}
+    timings = alternate(work, 3, 100, clock=watch)
+    assert "".join(watch.turns) == "ab" + "abbaab"
+    assert timings["a"] == Timing((1, 2, 3), (0.5, 1, 1.5))
+    assert timings["b"] == Timing((1, 1, 1), (0.5, 0.5, 0.5))
+
+
+def test_slow_contenders_run_less_often_evenly_spread_or_once() -> None:
+    watch = Stopwatch()
+    work = {n: watch.work(n, s) for n, s in {"a": 1, "b": 4, "c": 11}.items()}
+    timings = alternate(work, 6, 10, clock=watch)
+    assert [len(t.wall) for t in timings.values()] == [6, 2, 1]
+    assert timings["c"].wall == (11,)
+    assert "".join(watch.turns) == "abc" + "a" + "a" + "ab" + "a" + "a" + "ba"
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=1))
+def test_spread_is_of_quantiles(values: list[float]) -> None:
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    spread = Spread.of(tuple(values))
+    found = [spread.low, spread.median, spread.high]
+    np.testing.assert_allclose(found, [low, median, high])
+
+
+@given(st.floats(-1, 2), st.floats(0.1, 10))
+def test_exponent_is_the_slope_of_logarithms(power: float, factor: float) -> None:
+    sizes = [1e4, 1e5, 1e6, 1e7]
+    found = exponent(sizes, [factor * size**power for size in sizes])
+    assert found == pytest.approx(power, abs=1e-6)
+
+
+def row(name: str, *seconds: float, **case: float) -> Row:
+    return Row(case, name, "step", 10, Timing(seconds, seconds), "cpu", "cpu")
+
+
+def test_rows_are_found_by_case_and_compared_by_medians() -> None:
+    rows = [row("a", 1, 2, 9, n=1), row("b", 8, 8, n=1), row("b", 20, n=2, m=1)]
+    assert find(rows, "b", "step", n=2) == rows[2]
+    assert find(rows, "a", "step", n=2) is None
+    assert ratio(find(rows, "b", "step"), rows[0]) == 4
+    assert ratio(None, rows[0]) is None
+    assert rows[0].each == 0.2
+
+
+def test_the_table_shows_every_row_key_and_note() -> None:
+    rows = [row("ours", 0.001, 0.002, 0.004, items=1_000), row("full", 2.5, items=7)]
+    curve = Curve("", "", "", {})
+    keys, meanings = {"x": 2.0, "y": None}, {"x": "one", "y": "two"}
+    text = table(Section("some", keys, meanings, rows, ["a note"], curve))
+    assert [line.split() for line in text.splitlines()] == [
+        "items ms quartiles us each runs compile s temp MB peak MB".split(),
+        "1,000 ours step 2 1.5 to 3 200 3 - - -".split(),
+        "7 full step 2,500 2,500 to 2,500 250,000 1 - - -".split(),
+        [],
+        "some.x 2 one".split(),
+        "some.y not measured two".split(),
+        [],
+        ["a", "note"],
+    ]
+
+
+@pytest.mark.parametrize("items, chunk", [(1, 4), (12, 4), (13, 4), (3, 1)])
+def test_full_softmaxes_agree_with_float64(items: int, chunk: int) -> None:
+    rng = np.random.default_rng(items)
+    vectors = rng.standard_normal((items, 3)).astype(np.float32)
+    hidden = rng.standard_normal((5, 3)).astype(np.float32)
+    item = rng.integers(0, items, 5).astype(np.int32)
+    logits = hidden.astype(np.float64) @ vectors.T.astype(np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    error = p - np.eye(items)[item]
+    loss = -np.log(p[np.arange(5), item]).sum()
+    softmax = FullSoftmax(vectors, chunk)
+    for function in (whole_loss, chunked_loss):
+        value = jax.value_and_grad(function, argnums=(0, 1))
+        found, (grads, to_hidden) = value(softmax, jnp.array(hidden), jnp.array(item))
+        by_item = (
+            grads.table.reshape(-1, 3)[:items],
+            grads.bias.reshape(-1)[:items],
+        )
+        assert_close(found, loss, "float32")
+        assert_close(to_hidden, error @ vectors, "gradient")
+        assert_close(by_item, (error.T @ hidden, error.sum(axis=0)), "gradient")
+        assert not grads.table.reshape(-1, 3)[items:].any()
+
+
+@pytest.mark.parametrize("perplexity", [1.5, 8.0, 30.0])
+def test_queries_are_as_peaked_as_asked(perplexity: float) -> None:
+    softmax = catalogs.random_head(70, 32, 8, seed=1)
+    assert int(softmax.valid.sum()) == 70
+    assert softmax.valid.sum(axis=1).min() == 2
+    log_p = np.asarray(
+        softmax.cluster_log_probs(catalogs.queries(softmax, 6, perplexity, seed=2)),
+        np.float64,
+    )
+    entropy = -(np.exp(log_p) * log_p).sum(axis=1)
+    np.testing.assert_allclose(np.exp(entropy), perplexity, rtol=1e-3)
+
+
+def test_targets_follow_zipf_whatever_their_number() -> None:
+    item = catalogs.zipf_items(1_000, 20_000, seed=0)
+    count = np.sort(np.bincount(item, minlength=1_000))[::-1]
+    harmonic = sum(1 / r for r in range(1, 1_001))
+    for rank in (1, 2, 5):
+        expected = 20_000 / rank / harmonic
+        assert abs(count[rank - 1] - expected) < 5 * math.sqrt(expected)
+    assert len(np.unique(item)) > 500
+    popular = np.argsort(-np.bincount(item, minlength=1_000))[:200]
+    assert abs(popular.mean() - 500) < 5 * 289 / math.sqrt(200)
+
+
+def test_slots_are_those_of_the_valid_places() -> None:
+    softmax = catalogs.random_head(5, 2, 4, seed=0)
+    found = catalogs.slots_of(softmax, np.arange(5, dtype=np.int32))
+    assert found.tolist() == [0, 1, 2, 3, 4]
+    softmax = catalogs.random_head(7, 3, 4, seed=0)
+    found = catalogs.slots_of(softmax, np.arange(7, dtype=np.int32))
+    assert found.tolist() == [0, 1, 2, 3, 4, 6, 7]
+
+
+def kill(options: Options, case: int) -> contender.Measured:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+    return [], []
+
+
+def refuse(options: Options, case: int) -> contender.Measured:
+    raise UserError(f"case {case} is refused")
+
+
+def note(options: Options, case: int) -> contender.Measured:
+    return [row("a", case)], [f"case {case}"]
+
+
+def test_cases_are_measured_in_processes_of_their_own() -> None:
+    rows, notes = contender.measure_each(note, Options(), [1, 2])
+    assert rows == [row("a", 1), row("a", 2)]
+    assert notes == ["case 1", "case 2"]
+    with pytest.raises(UserError, match="case 3 is refused"):
+        contender.measure_each(refuse, Options(), [3])
+    with pytest.raises(UserError, match="measured 4 was killed by signal 9"):
+        contender.measure_each(kill, Options(), [4])
+
+
+def test_peers_that_do_not_fit_are_left_out_and_said(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "free_bytes", lambda: 100 * 10**9)
+    rest = head._Peer("rest", lambda: row("rest", 1), 50 * 10**9, 0)
+    work = dataclasses.replace(rest, name="work", rest=0, work=45 * 10**9)
+    made, notes = head._that_fit([rest, work, rest], "here")
+    assert len(made) == 1
+    assert notes[0].startswith("work is left out at here: it needs about 45.0 GB")
+    assert notes[1].startswith("rest is left out at here: it needs about 50.0 GB")
+
+
+@pytest.mark.parametrize("section", ["head", "topk"])
+def test_the_quick_bench_ends_with_a_table_and_json(
+    section: str, tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "pin", lambda cores: None)
+    path = tmp_path / "result.json"
+    door.main([section, "--quick", "--repetitions", "2", "--json", str(path)])
+    result = json.loads(path.read_text())
+    text = capsys.readouterr().out
+    room = {"head": head, "topk": topk}[section]
+    for key in room.MEANINGS:
+        assert key in result[section]
+        assert f"{section}.{key} " in text
+    assert set(result) == {section, "config", "machine", "versions", "commit"}
+    assert result["config"]["quick"] is True
+    assert result["versions"]["jax"] == jax.__version__
+    for one in result[section]["rows"]:
+        assert len(one["timing"]["wall"]) == len(one["timing"]["cpu"]) <= 2
+        assert one["seconds"]["low"] <= one["seconds"]["median"]
+        assert one["name"] in text
+    ours = [r for r in result[section]["rows"] if r["name"] == "EqIDs"]
+    assert all(r["compile_seconds"] > 0 and r["temp_bytes"] > 0 for r in ours)
+    if section == "head":
+        assert math.isfinite(result["head"]["exponent"])
+        assert result["head"]["ratio_1m"] is None
+        assert {r["work"] for r in ours} == {"forward + backward", "with update"}
+    else:
+        assert result["topk"]["ratio_flat"] > 0
+        assert all(r["facts"]["same"] == 1 for r in ours)
+
+
+def test_mistakes_are_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for argv, words in (
+        (["head", "--json", str(tmp_path / "no" / "x.json")], "does not exist"),
+        (["head", "--targets", "0"], "--targets is 0, wanted 1 or more"),
+        (["topk", "--cores", "0"], "--cores is 0, wanted 1 or more"),
+        (["topk", "--cores", "10000"], "--cores is 10000, but this process may use"),
+        (["topk", "--plot", str(tmp_path / "x.png")], "pip install 'eqids[bench]'"),
+        (["topk", "--checkpoint", str(tmp_path / "run")], "no such"),
+    ):
+        said = refused(door.main, argv, capsys)
+        assert words in " ".join(said.split())
+
+
+def test_the_machine_is_described() -> None:
+    found = machine.describe()
+    assert found["cpu"] and found["cores"] >= 1
+    assert json.loads(json.dumps(found)) == found
+    machine.reset_peak()
+    before = machine.peak_bytes()
+    block = np.ones(50_000_000, np.uint8)
+    after = machine.peak_bytes()
+    assert before is not None and after is not None
+    assert after - before > 40_000_000
+    del block
+    machine.reset_peak()
+    assert machine.peak_bytes() < after - 40_000_000  # type: ignore[operator]
+
+
+def test_a_trained_catalog_is_asked_what_its_users_ask(
+    dataset: Dataset, finished: Path
+) -> None:
+    softmax, hidden = trained_head(finished, None, 3)
+    items = dataset.items()["item"].set_axis(dataset.items()["slot"])
+    recommender = eqids.load(finished)
+    for user, query in zip((0, 19, 39), hidden, strict=True):
+        span = slice(dataset.offsets[user], dataset.offsets[user + 1])
+        frame = pd.DataFrame({"user": 0, "item": items.loc[dataset.slots[span]]})
+        frame["time"] = dataset.times[span]
+        best = recommender.recommend(frame, k=1, filter_seen=False)
+        p = np.exp(np.asarray(softmax.log_probs(query)))
+        assert best["item"].tolist() == [items.loc[int(p.argmax())]]
+        np.testing.assert_allclose(best["probability"], p.max(), rtol=1e-4)

@@ -1,0 +1,222 @@
+"""A dataset whose catalog has changed: what is read, trained on and evaluated."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from plays import item_histories, prepared, write_csv
+
+from eqids.config import UserError
+from eqids.data import Dataset, open_dataset
+from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.data.files import file_sha256
+from eqids.data.info import render_info
+from eqids.data.named import read_items, read_vectors
+from eqids.data.revise import catalog_of, revise
+from eqids.fit.baselines import markov, popularity
+from eqids.fit.evaluation import chunks, targets_of
+
+
+@pytest.fixture
+def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
+    """A dataset that a test may change."""
+    shutil.copytree(dataset.path, tmp_path / "d")
+    return open_dataset(tmp_path / "d")
+
+
+def retire(dataset: Dataset, *items: str) -> Dataset:
+    return revise(dataset, *catalog_of(dataset).retire(items))
+
+
+def names(dataset: Dataset) -> dict[int, str]:
+    return dict(dataset.items()[["slot", "item"]].itertuples(index=False))
+
+
+def test_histories_mean_the_same_after_every_change(copy: Dataset) -> None:
+    before, ids = item_histories(copy), {copy.info.catalog_id}
+    dataset = retire(copy, "item 3", "item 4")
+    named = pa.table({"item": ["new"], "title": ["New"], "text": ["a new one"]})
+    added = catalog_of(dataset).add(["new"], similar=[["item 5"]])
+    dataset = revise(dataset, *added, named)
+    for change in ("rebalance", "grow", "split"):
+        given = {"rebalance": 0.4, "grow": 2, "split": 0}[change]
+        dataset = revise(dataset, *getattr(catalog_of(dataset), change)(given))
+        ids.add(dataset.info.catalog_id)
+        assert item_histories(dataset) == before
+    assert len(ids) == 4 and dataset.lineage.version == 6
+    assert dataset.info.catalog_version == 6
+    frame = dataset.items().set_index("item")
+    assert frame.loc["new", ["title", "text"]].tolist() == ["New", "a new one"]
+    assert frame.index[frame["retired"]].tolist() == ["item 3", "item 4"] or set(
+        frame.index[frame["retired"]]
+    ) == {"item 3", "item 4"}
+    assert not (dataset.item_valid & dataset.retired).any()
+    assert dataset.slot_of(["item 3"]) in np.flatnonzero(dataset.retired)
+
+
+def test_retired_items_are_read_and_never_asked_for(copy: Dataset) -> None:
+    config = BatchConfig(seq_len=16, batch_size=8)
+    old = TrainingBatches(copy, config).batch(0)
+    gone = names(copy)[int(old["target"][old["target"] >= 0][0])]
+    dataset = retire(copy, gone)
+    slot = int(dataset.slot_of([gone])[0])
+    new = TrainingBatches(dataset, config).batch(0)
+    np.testing.assert_array_equal(new["items"], old["items"])
+    expected = np.where(old["target"] == slot, -1, old["target"])
+    np.testing.assert_array_equal(new["target"], expected)
+    assert (old["target"] == slot).any()
+
+
+def test_users_whose_target_is_retired_are_left_out_and_counted(copy: Dataset) -> None:
+    users, at = targets_of(copy, "test")
+    targets = copy.slots[copy.offsets[users] + at]
+    gone = names(copy)[int(np.bincount(targets).argmax())]
+    dataset = retire(copy, gone)
+    slot = int(dataset.slot_of([gone])[0])
+    left = users[targets != slot]
+    assert targets_of(dataset, "test")[0].tolist() == left.tolist()
+    assert dataset.targets_retired[1] == len(users) - len(left) > 0
+    for chunk in chunks(dataset, "test"):
+        for scorer in (popularity(dataset), markov(dataset)):
+            assert (scorer(chunk)[:, slot] == -np.inf).all()
+    back = revise(dataset, *catalog_of(dataset).add([gone]))
+    assert targets_of(back, "test")[0].tolist() == users.tolist()
+    assert back.targets_retired == (0, 0)
+
+
+def test_an_old_folder_still_opens(copy: Dataset) -> None:
+    items = pq.read_table(copy.path / "items.parquet").drop_columns("retired")
+    pq.write_table(items, copy.path / "items.parquet")
+    digest = file_sha256(copy.path / "items.parquet")
+    files = {**copy.info.files, "items.parquet": digest}
+    info = replace(copy.info, format_version=1, files=files)
+    (copy.path / "dataset.json").write_text(render_info(info))
+    old = open_dataset(copy.path)
+    assert old.info.catalog_id == copy.info.catalog_id and not old.retired.any()
+    assert not old.items()["retired"].any()
+    new = retire(old, "item 1")
+    assert new.info.format_version == 2 and new.lineage.catalog_ids == (
+        copy.info.catalog_id,
+    )
+
+
+def test_a_damaged_lineage_is_found(copy: Dataset) -> None:
+    dataset = retire(copy, "item 1")
+    file = dataset.path / "lineage.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match="lineage.safetensors was changed"):
+        open_dataset(dataset.path)
+    file.unlink()
+    with pytest.raises(UserError, match="lineage.safetensors is missing"):
+        open_dataset(dataset.path)
+
+
+def test_a_lineage_that_leads_elsewhere_is_found(copy: Dataset) -> None:
+    from safetensors.numpy import save_file
+
+    dataset = retire(copy, "item 1")
+    file = dataset.path / "lineage.safetensors"
+    arrays = dataset.lineage.to_arrays()
+    arrays["2/retired"] = arrays["2/retired"] * 0
+    save_file(arrays, file)
+    files = {**dataset.info.files, "lineage.safetensors": file_sha256(file)}
+    info = replace(dataset.info, files=files)
+    (dataset.path / "dataset.json").write_text(render_info(info))
+    with pytest.raises(UserError, match="does not lead to the items"):
+        open_dataset(dataset.path)
+
+
+def rows(items: range, num_events: int, seed: int) -> list[tuple]:
+    rng = np.random.default_rng(seed)
+    users, chosen = rng.integers(0, 12, num_events), rng.choice(items, num_events)
+    return [
+        (f"u{u}", int(i), t) for t, (u, i) in enumerate(zip(users, chosen, strict=True))
+    ]
+
+
+def test_tomorrow_is_prepared_with_yesterdays_places(tmp_path: Path) -> None:
+    yesterday = write_csv(tmp_path / "a.csv", rows(range(20), 300, 0))
+    old = prepared(tmp_path, f"csv:{yesterday}", vector_width=4)
+    same = write_csv(tmp_path / "b.csv", rows(range(3, 18), 200, 1))
+    more = write_csv(tmp_path / "c.csv", rows(range(3, 25), 300, 2))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    today = prepared(tmp_path / "b", f"csv:{same}", catalog=old.path)
+    assert today.info.catalog_id == old.info.catalog_id
+    assert names(today) == names(old)
+    np.testing.assert_array_equal(today.item_vectors, old.item_vectors)
+    grown = prepared(tmp_path / "c", f"csv:{more}", catalog=old.path)
+    assert grown.lineage.catalog_ids == (old.info.catalog_id,)
+    (change,) = grown.lineage.changes
+    now = {item: slot for slot, item in names(grown).items()}
+    moved = set(change.left.tolist())
+    for slot, item in names(old).items():
+        assert (now[item] == slot) != (slot in moved)
+    assert set(now) == set(range(25)) and len(change.added) == 5
+    histories = item_histories(grown)
+    assert sum(map(len, histories.values())) == grown.info.num_events == 300
+    training = np.concatenate(
+        [grown.history(u)[:n] for u, n in enumerate(grown.train_length)]
+    )
+    counts = np.bincount(training, minlength=grown.num_slots)
+    np.testing.assert_array_equal(grown.item_counts.reshape(-1), counts)
+    (tmp_path / "e").mkdir()
+    with pytest.raises(UserError, match=r"item 20 is not in the catalog .* 4 others"):
+        prepared(tmp_path / "e", f"csv:{more}", catalog=old.path,
+                 unknown_items="refuse")  # fmt: skip
+    word = write_csv(tmp_path / "w.csv", [*rows(range(5), 60, 0), ("u1", "Heat", 99)])
+    with pytest.raises(UserError, match="item ids are int64 in the catalog.*Heat"):
+        prepared(tmp_path / "e", f"csv:{word}", catalog=old.path)
+
+
+def test_what_is_said_of_new_items_comes_from_training_alone(tmp_path: Path) -> None:
+    """Another item in a target's place changes no place and no vector."""
+    yesterday = write_csv(tmp_path / "a.csv", rows(range(20), 300, 0))
+    old = prepared(tmp_path, f"csv:{yesterday}", vector_width=4)
+    events = rows(range(25), 300, 2)
+    last = {user: n for n, (user, _, _) in enumerate(events)}
+    others = list(events)
+    for n in last.values():
+        others[n] = (events[n][0], 24 - events[n][1] % 5, events[n][2])
+    found = []
+    for name, these in (("b", events), ("c", others)):
+        (tmp_path / name).mkdir()
+        file = write_csv(tmp_path / f"{name}.csv", these)
+        found.append(prepared(tmp_path / name, f"csv:{file}", catalog=old.path))
+    np.testing.assert_array_equal(found[0].item_vectors, found[1].item_vectors)
+    assert names(found[0]) == names(found[1])
+
+
+def test_files_of_items(tmp_path: Path) -> None:
+    frame = pa.table(
+        {
+            "id": [31, 32, 33],
+            "name": ["Heat", None, "Alien"],
+            "text": ["Heat, crime", "plain", None],
+            "similar": [[1, 2], [], None],
+        }
+    )
+    pq.write_table(frame, tmp_path / "new.parquet")
+    kind = pa.int64()
+    found = read_items(tmp_path / "new.parquet", kind, "id", title="name")
+    assert found.ids.tolist() == [31, 32, 33]
+    assert found.table["title"].to_pylist() == ["Heat", "32", "Alien"]
+    assert found.table["text"].to_pylist() == ["Heat, crime", "plain", "Alien"]
+    assert found.similar is not None
+    assert [row.tolist() for row in found.similar] == [[1, 2], [], []]
+    (tmp_path / "new.csv").write_text("id;similar\n7;1, 2 3\n8;\n")
+    found = read_items(tmp_path / "new.csv", kind, "id")
+    assert found.ids.tolist() == [7, 8] and found.similar is not None
+    assert [row.tolist() for row in found.similar] == [[1, 2, 3], []]
+    assert found.table["text"].to_pylist() == ["", ""]
+    (tmp_path / "bad.csv").write_text("id\n07\n")
+    with pytest.raises(UserError, match="item '07' is no id of a catalog whose ids"):
+        read_items(tmp_path / "bad.csv", kind, "id")
+    np.save(tmp_path / "v.npy", np.full((2, 4), np.nan))
+    with pytest.raises(UserError, match="values that are not finite"):
+        read_vectors(tmp_path / "v.npy", 2, 4)
