@@ -34,6 +34,7 @@ from eqids.fit.recipe import DEFAULT_DATA, resolved
 from eqids.fit.runs import (
     RESULT_FILE,
     initial_model,
+    item_optimizer,
     load_weights,
     model_config,
     resume,
@@ -74,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     dtype, put = jnp.dtype(config.dtype), placement(flags.layout)
     dataset = _dataset(flags.data_dir)
     sizes = model_config(config, dataset, _llama_config(flags))
-    items = chosen(flags.item_optimizer, dataset, recipe)
+    items = chosen(item_optimizer(flags, folder), dataset, recipe)
+    flags = dataclasses.replace(flags, item_optimizer=items)
+    config = dataclasses.replace(config, flags=flags)
     optimizer = make_optimizer(recipe, flags.grad_clip, items)
     with put.active():
         if flags.estimate_memory_only:

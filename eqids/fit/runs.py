@@ -14,9 +14,11 @@ from jaxtyping import PRNGKeyArray
 
 from eqids.config import (
     InitItems,
+    ItemOptimizer,
     LlamaConfig,
     ModelConfig,
     RunConfig,
+    TrainConfig,
     UserError,
     require,
     to_json,
@@ -133,6 +135,23 @@ def resume(folder: Path, like: State, meta: Mapping[str, Any]) -> State | None:
     return restore(path, like)
 
 
+def item_optimizer(flags: TrainConfig, folder: Path) -> ItemOptimizer:
+    """Returns the optimizer of item tables that is asked for.
+
+    A run that is there goes on with its own: `auto` might mean another by now, for
+    its catalog may have grown.
+
+    Args:
+        flags: the run's.
+        folder: its checkpoints.
+    """
+    newest = latest_step(folder)
+    if flags.item_optimizer != "auto" or newest is None:
+        return flags.item_optimizer
+    config = read_manifest(folder / str(newest)).meta["config"]
+    return _flag(config, "item_optimizer")
+
+
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises UserError at the first setting in which two runs differ."""
     for name, was in identity(old).items():
@@ -150,11 +169,16 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: meta[name] for name in ("catalog_id", "dataset_hash", "base")},
         "sizes": meta["model"],
-        **{f"--{name}": config["flags"][name] for name in _IDENTITY},
+        **{f"--{name}": _flag(config, name) for name in _IDENTITY},
         **{f"--{name}": value for name, value in config["recipe"].items()},
         "--train": config["strategy"],
         "--dtype": config["dtype"],
     }
+
+
+def _flag(config: Mapping[str, Any], name: str) -> Any:
+    """A flag of a run; checkpoints before there was a choice of optimizer lack it."""
+    return config["flags"].get(name, "dense" if name == "item_optimizer" else None)
 
 
 def load_weights(state: State, checkpoint: Path, meta: Mapping[str, Any]) -> State:
