@@ -57,8 +57,11 @@ class Migration:
             self._version < version,
             f"{self.path} is of version {version} of the catalog already",
         )
-        run = re.sub(r"-v\d+$", "", self.path.resolve().parent.name)
-        self._output = output or self.path.parent.with_name(f"{run}-v{version}")
+        old = self.path.parent
+        if old.name in ("", ".."):  # A path relative to the run or to what is in it.
+            old = old.resolve()
+        run = re.sub(r"-v\d+$", "", old.name)
+        self._output = output or old.with_name(f"{run}-v{version}")
         self.target = self._output / str(manifest.step)
         require(
             not self.target.exists(),

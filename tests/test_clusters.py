@@ -90,19 +90,17 @@ def test_halves_of_numbers_differ_by_one_load_at_most(
 
 
 def test_every_shard_gets_its_share_of_zipf_targets() -> None:
-    popularity = 1 / np.arange(1, 100_001)
-    cluster = assign("popularity", np.zeros((100_000, 1)), popularity, 768, seed=0)
-    loads = np.bincount(cluster, popularity)
-    for shards in (2, 8, 64):
-        shares = loads.reshape(shards, -1).sum(axis=1) / loads.sum()
-        # One cluster holds 43% of the targets, which no order can share.
-        others = np.sort(shares)[:-1]
-        assert others.max() < 1.02 * others.min() or others.max() < 1 / shards
-    rng = np.random.default_rng(0)
-    spread = assign("random", np.zeros((100_000, 1)), popularity, 768, seed=0)
-    loads = np.bincount(spread, popularity)
-    drawn = rng.choice(768, 2048, p=loads / loads.sum())
-    assert np.bincount(drawn // 96, minlength=8).max() < 310
+    loads = np.random.default_rng(0).permutation(1 / np.arange(1, 769) ** 0.8)
+    worst = {}
+    orders = {
+        "shared": shared_numbers(loads, seed=0),
+        "popular": np.argsort(np.argsort(-loads)),
+        "random": np.random.default_rng(1).permutation(768),
+    }
+    for name, number in orders.items():
+        shares = np.bincount(number // 96, loads) / loads.sum()
+        worst[name] = 8 * shares.max()
+    assert worst["shared"] < 1.05 and worst["random"] > 1.2 and worst["popular"] > 3
 
 
 @pytest.mark.parametrize(
@@ -144,15 +142,16 @@ def test_consecutive_share_is_what_counting_gives(events: list[tuple]) -> None:
     assert found == pytest.approx(np.mean(pairs) if pairs else 0.0)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 99), st.integers(2, 30))
 def test_random_share_is_the_mean_over_random_clusters(seed: int, length: int) -> None:
     rng = np.random.default_rng(seed)
-    sizes = np.array([3, 2, 2])
+    sizes = np.array([2, 2, 1])
     users = np.sort(rng.integers(0, 3, length))
-    item = rng.integers(0, 7, length)
+    item = rng.integers(0, 5, length)
     shares = [
         consecutive_share(np.repeat([0, 1, 2], sizes)[np.array(order)], item, users)
-        for order in itertools.permutations(range(7))
+        for order in itertools.permutations(range(5))
     ]
     assert random_share(sizes, item, users) == pytest.approx(np.mean(shares))
 

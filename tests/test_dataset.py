@@ -236,6 +236,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         _write(tmp_path / "file" / "d")
     with pytest.raises(UserError, match="file is a file, wanted a folder"):
         _write(tmp_path / "file", overwrite=True)
+    if Path("/proc").exists():
+        with pytest.raises(UserError, match="/proc is not a folder that can be"):
+            _write(Path("/proc/eqids/d"))
 
 
 def test_hashes_follow_what_they_stand_for(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from eqids.config import (
     TrainConfig,
     UserError,
 )
+from eqids.data import Dataset
 from eqids.fit.memory import estimate
 from eqids.fit.recipe import resolved
 from eqids.model import EqIDs
@@ -58,13 +59,18 @@ def test_impossible_flags_are_refused(build: Callable[[], object], said: str) ->
         build()
 
 
-def test_memory_is_estimated_without_any_array() -> None:
+def test_memory_is_estimated_without_any_array(dataset: Dataset) -> None:
     config = resolved(TrainConfig(batch_size=2, seq_len=8))
-    sizes = ModelConfig(LLAMA_PRESETS["nano"], 3, 4, item_width=8)
-    needs = estimate(config, sizes, NOWHERE)
+    places = dataset.info.num_clusters, dataset.info.room
+    sizes = ModelConfig(LLAMA_PRESETS["nano"], *places, item_width=8)
+    needs = estimate(config, sizes, NOWHERE, dataset, "dense")
     model = EqIDs(sizes, key=jax.random.key(0))
     floats = [x for x in jax.tree.leaves(model) if x.dtype == jnp.float32]
     weights = 4 * sum(x.size for x in floats)
-    assert needs["weights"] == weights + 12  # and the mask of 12 places
+    assert needs["weights"] == weights + 30  # and the mask of 30 places
     assert needs["state"] == 3 * weights + 12  # and three counters
     assert needs["total"] > needs["state"] + needs["temporaries"] > weights
+    # A number for each vector and each bias, where Adam keeps two of its size.
+    sparse = estimate(config, sizes, NOWHERE, dataset, "adagrad")
+    more = 4 * 30 * (2 * (8 + 1) - (1 + 1)) - 4  # and a counter of its own schedule
+    assert needs["state"] - sparse["state"] == more

@@ -13,7 +13,7 @@ Method = Literal["kmeans", "popularity", "random"]
 
 _SMALL, _LARGE = 10_000, 1_000_000
 """Items up to which sqrt(items) clusters are the default, and from which 4 times
-that: measured best for a training step, see docs."""
+that, which took least time in a training step; between them it is a guess."""
 _STEP = 64
 """Many clusters come in a multiple of this, which meshes divide."""
 
@@ -101,17 +101,18 @@ def shared_numbers(loads: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _halves(part: list[int], loads: np.ndarray) -> list[list[int]]:
-    """Deals clusters, heaviest first, in pairs: the lighter half gets the heavier."""
+    """Deals clusters, heaviest first, each to the lighter half while that has room."""
     if len(part) == 1:
         return [part]
     left, right, ahead = list[int](), list[int](), 0.0
-    for heavy, light in zip(part[::2], part[1::2], strict=False):
-        if ahead > 0:
-            heavy, light = light, heavy
-        left.append(heavy)
-        right.append(light)
-        ahead += loads[heavy] - loads[light]
-    return [left + part[2 * len(left) :], right]
+    for cluster in part:
+        wanted = left if ahead <= 0 else right
+        other = right if ahead <= 0 else left
+        room = (len(part) + (wanted is left)) // 2 - len(wanted)
+        half = wanted if room else other
+        half.append(cluster)
+        ahead += loads[cluster] if half is left else -loads[cluster]
+    return [left, right]
 
 
 def place(cluster: np.ndarray, num_clusters: int) -> tuple[np.ndarray, int]:

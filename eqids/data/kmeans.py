@@ -172,7 +172,7 @@ class _Parts:
         return (slice(at, at + size) for at in range(0, num_clusters, size))
 
     def _nearest(self, some: slice) -> np.ndarray:
-        """int32 [some, neighbour]: the clusters of the nearest centroids, in no order."""
+        """int32 [some, neighbour]: clusters whose centroids are nearest."""
         assert self._centres is not None
         centres = self._centres
         square = np.einsum("cw,cw->c", centres, centres)

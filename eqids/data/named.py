@@ -52,6 +52,7 @@ def read_items(
         UserError: naming the file and what is wrong with it.
     """
     table = _read(path, item)
+    _require_plain(path, table, (item, title, text))
     ids = table[item].combine_chunks()
     require(
         ids.null_count == 0,
@@ -66,7 +67,7 @@ def read_items(
     named = pa.table({"item": ids, "title": titles, "text": texts})
     if similar not in table.column_names:
         return NamedItems(named, None)
-    return NamedItems(named, _similar(table[similar], kind))
+    return NamedItems(named, _similar(path, table[similar], kind))
 
 
 def read_vectors(path: Path, num_items: int, width: int) -> np.ndarray:
@@ -82,8 +83,12 @@ def read_vectors(path: Path, num_items: int, width: int) -> np.ndarray:
     """
     try:
         vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} is no .npy file of numbers: {error}") from None
+    require(
+        isinstance(vectors, np.ndarray),
+        f"{path} is an archive of arrays, wanted a .npy file of one",
+    )
     require(
         vectors.shape == (num_items, width) and vectors.dtype.kind == "f",
         f"{path} holds {vectors.dtype}{list(vectors.shape)}, wanted vectors "
@@ -112,18 +117,35 @@ def _read(path: Path, item: str) -> pa.Table:
         con.disconnect()
 
 
+def _require_plain(path: Path, table: pa.Table, names: Sequence[str]) -> None:
+    for name in {*names} & {*table.column_names}:
+        found = table[name].type
+        require(
+            not pa.types.is_nested(found),
+            f"{path}: column {name!r} is {found}, wanted one value in every row",
+        )
+
+
 def _texts(table: pa.Table, name: str) -> list[str]:
     if name not in table.column_names:
         return [""] * table.num_rows
     return [text or "" for text in table[name].cast(pa.string()).to_pylist()]
 
 
-def _similar(column: pa.ChunkedArray, kind: pa.DataType) -> Sequence[np.ndarray]:
+def _similar(
+    path: Path, column: pa.ChunkedArray, kind: pa.DataType
+) -> Sequence[np.ndarray]:
+    inside = getattr(column.type, "value_type", column.type)
+    require(
+        not pa.types.is_nested(inside),
+        f"{path}: similar items are {column.type}, wanted ids, lists of them, or text",
+    )
     rows = [
         re.split(r"[,\s]+", row.strip(", \t")) if isinstance(row, str) else row
         for row in column.to_pylist()
     ]
-    rows = [[one for one in row or () if one not in ("", None)] for row in rows]
+    rows = [row if isinstance(row, list) else [row] for row in rows]
+    rows = [[one for one in row if one not in ("", None)] for row in rows]
     flat = pa.chunked_array([pa.array([one for row in rows for one in row])])
     if not len(flat):
         return [np.zeros(0, object) for _ in rows]

@@ -61,8 +61,7 @@ def item_vectors_bytes(
         num_events: training events.
         width: singular vectors to keep.
     """
-    tall, short = max(num_users, num_items), min(num_users, num_items)
-    return 4 * (width + _OVERSAMPLES) * (3 * tall + 2 * short) + 24 * num_events
+    return 12 * (width + _OVERSAMPLES) * (num_users + num_items) + 24 * num_events
 
 
 def word_vectors(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
