@@ -5,7 +5,6 @@ threads, fragmented memory or compiled programs to the next.
 """
 
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import jax
 from tqdm import tqdm
 
 from bench.clock import alternate
-from bench.machine import peak_bytes, reset_peak
+from bench.machine import num_cores, peak_bytes, reset_peak
 from bench.options import Options
 from bench.record import Case, Row
 from eqids.config import UserError, require
@@ -101,7 +100,7 @@ def race(
     """
     # On one core the CPU's time tells the same as the wall's, and other processes
     # on that core disturb it less.
-    one = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1
+    one = num_cores() == 1
     on_cpu = jax.default_backend() == "cpu"
     named = {contender.label: contender for contender in contenders}
     timings = alternate(named, options.most_repetitions, options.most_seconds)

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from bench.contender import Contender, compiled
 from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
 from bench.head_ours import LEARNING_RATE, STEP, UPDATE
+from bench.machine import num_cores
 
 CHUNKED, WHOLE, TORCH = "full softmax, chunked", "full softmax", "torch cross_entropy"
 
@@ -90,7 +90,7 @@ def torch_peer(
 ) -> Contender:
     """torch's cross entropy over all logits, on as many threads as there are cores."""
     torch = importlib.import_module("torch")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(num_cores())
     table = torch.from_numpy(vectors).requires_grad_()
     bias = torch.zeros(len(vectors)).requires_grad_()
     query = torch.from_numpy(np.array(hidden)).requires_grad_()

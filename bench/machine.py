@@ -32,6 +32,12 @@ def pin(cores: int) -> None:
     os.sched_setaffinity(0, allowed[-cores:])
 
 
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+
 def describe() -> dict[str, Any]:
     """Returns the CPU, the cores this process may use, memory, and settings."""
     cpu = re.search(r"model name\s*: (.*)", _read("/proc/cpuinfo"))

@@ -57,9 +57,9 @@ class Migration:
             self._version < version,
             f"{self.path} is of version {version} of the catalog already",
         )
-        old = self.path.parent
-        if old.name in ("", ".."):  # A path relative to the run or to what is in it.
-            old = old.resolve()
+        # From inside the run, its folder has no name to change.
+        named = len(self.path.parts) > 1 and ".." not in self.path.parts
+        old = (self.path if named else self.path.resolve()).parent
         run = re.sub(r"-v\d+$", "", old.name)
         self._output = output or old.with_name(f"{run}-v{version}")
         self.target = self._output / str(manifest.step)

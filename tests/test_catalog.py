@@ -98,6 +98,7 @@ def test_rebalance_leaves_a_share_of_every_cluster_free() -> None:
         (lambda c: c.split(7), "cluster 7 does not hold two items"),
         (lambda c: c.rebalance(1.0), "free_share is 1.0, wanted at least 0"),
         (lambda c: c.grow(0), "0 clusters to add, wanted 1 or more"),
+        (lambda c: c.grow(2**30), "3221225481 places, wanted less than 2147483648"),
     ],
 )
 def test_what_cannot_be_done_is_named(change: Callable, said: str) -> None:

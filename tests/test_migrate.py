@@ -221,3 +221,27 @@ def test_a_checkpoint_of_another_catalog_is_refused(
     assert open_dataset(other.path).info.catalog_version == 1
     said = refused(door.main, ["migrate", *flags(copy, *given)], capsys)
     assert "is of version 1 of the catalog already" in said
+
+
+@pytest.mark.parametrize(
+    ("where", "given"), [(".", "."), (".", "40"), ("40", ".."), ("40", ".")]
+)
+def test_a_checkpoint_may_be_named_from_inside_its_run(
+    where: str, given: str, copy: Dataset, finished: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: CaptureFixture[str],
+) -> None:  # fmt: skip
+    step = resolve(finished).name
+    shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run" / where.replace("40", step))
+    given = given.replace("40", step)
+    door.main(["retire", *flags(copy, "--ids", "item 4", "--checkpoint", given,
+                                "--dry_run")])  # fmt: skip
+    assert f"becomes {tmp_path / 'run-v2' / step}" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_was_left_behind_is_told_how_to_follow(
+    copy: Dataset, finished: Path
+) -> None:
+    dataset = revise(copy, *catalog_of(copy).retire(["item 3"]))
+    with pytest.raises(UserError, match=f"migrate --data_dir {dataset.path} --check"):
+        open_checkpoint(finished, dataset.path, None, NOWHERE)

@@ -158,6 +158,11 @@ class Catalog:
         """Adds empty clusters: so many, or more to keep a multiple of 64."""
         require(num_clusters >= 1, f"{num_clusters} clusters to add, wanted 1 or more")
         total = grown(self.num_clusters, num_clusters)
+        require(
+            total * self.room < 2**31,
+            f"{num_clusters} clusters to add make {total * self.room} places, wanted "
+            f"less than {2**31}",
+        )
         return replace(self, num_clusters=total)._next(self, Change(total))
 
     def split(self, cluster: int) -> tuple["Catalog", Change]:

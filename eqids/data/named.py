@@ -118,11 +118,11 @@ def _read(path: Path, item: str) -> pa.Table:
 
 
 def _require_plain(path: Path, table: pa.Table, names: Sequence[str]) -> None:
-    for name in {*names} & {*table.column_names}:
-        found = table[name].type
+    for field in table.schema:
         require(
-            not pa.types.is_nested(found),
-            f"{path}: column {name!r} is {found}, wanted one value in every row",
+            field.name not in names or not pa.types.is_nested(field.type),
+            f"{path}: column {field.name!r} is {field.type}, wanted one value in every "
+            "row",
         )
 
 

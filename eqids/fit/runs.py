@@ -227,10 +227,17 @@ def load_weights(state: State, checkpoint: Path, meta: Mapping[str, Any]) -> Sta
 
 def check_catalog(path: Path, meta: Mapping[str, Any], dataset: Dataset) -> None:
     """Raises UserError where a checkpoint knows other items than a dataset."""
+    trained = meta["catalog_id"]
+    if trained in dataset.lineage.catalog_ids:
+        raise UserError(
+            f"{path} was trained on an earlier version of the catalog of "
+            f"{dataset.path}; bring it along: python -m eqids.catalog migrate "
+            f"--data_dir {dataset.path} --checkpoint {path}"
+        )
     require(
-        meta["catalog_id"] == dataset.info.catalog_id,
-        f"{path} was trained on the catalog {meta['catalog_id']}, and {dataset.path} "
-        f"has {dataset.info.catalog_id}; wanted the same, see --data_dir",
+        trained == dataset.info.catalog_id,
+        f"{path} was trained on the catalog {trained}, and {dataset.path} has "
+        f"{dataset.info.catalog_id}; wanted the same, see --data_dir",
     )
 
 

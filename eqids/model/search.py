@@ -78,8 +78,9 @@ def top_k(
         k: how many; more than there are items is allowed.
         exclude: slots not to return, per query; what is no slot is padding.
         allowed: places that may be returned to any query, by default all.
-        max_clusters: visit no more for a query (shards share them evenly), and say
-            whether the answer is exact all the same. Scoring everything ignores it.
+        max_clusters: visit no more for a query (shards share them evenly, and each
+            visits one), and say whether the answer is exact all the same. Scoring
+            everything ignores it.
         method: visit clusters ("search"), score everything ("full"), or what suits
             the size of the catalog and the device ("auto").
     """
