@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqids.data.batches import query_batch
-from eqids.model import Batch, HierarchicalSoftmax
+from eqids.model import Batch, EqIDs, HierarchicalSoftmax
 from eqids.opening import open_checkpoint
 from sharding import placement
 
@@ -32,9 +32,5 @@ def trained_head(
     batch = Batch.of(query_batch(slots, times, seq_len))
     last = jnp.array([min(len(history), seq_len) - 1 for history in slots])
 
-    @jax.jit
-    def ask(model, batch, last):  # type: ignore[no-untyped-def]
-        hidden = model.queries(batch, dtype=opened.dtype)
-        return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-
-    return opened.model.softmax, ask(opened.model, batch, last)
+    ask = jax.jit(EqIDs.queries_at, static_argnames="dtype")
+    return opened.model.softmax, ask(opened.model, batch, last, dtype=opened.dtype)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from eqids.config import RunConfig, from_json, require
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.fit.checkpoint import read_manifest, resolve
+from eqids.fit.checkpoint import leaf_name, read_manifest, resolve
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.migrate import Migrated, migrate, version_of
 from eqids.model import Batch, EqIDs
@@ -99,8 +99,7 @@ class Migration:
     def _model(self, migrated: Migrated, dataset: Dataset) -> EqIDs:
         def params(like: EqIDs) -> EqIDs:
             def of(route: Any, leaf: Any) -> jax.Array:
-                name = jax.tree_util.keystr(route, simple=True, separator="/")
-                return jnp.asarray(migrated.arrays[f"params/{name}"])
+                return jnp.asarray(migrated.arrays[leaf_name(route, "params")])
 
             return self._put(jax.tree_util.tree_map_with_path(of, like))
 

@@ -256,8 +256,7 @@ class _Asked(eqx.Module):
 
 def _make_search(dtype: DTypeLike) -> Callable[[EqIDs, _Asked, int], TopK]:
     def run(model: EqIDs, asked: _Asked, k: int) -> TopK:
-        hidden = model.queries(asked.batch, dtype=dtype)
-        query = jnp.take_along_axis(hidden, asked.last[:, None, None], axis=1)[:, 0]
+        query = model.queries_at(asked.batch, asked.last, dtype=dtype)
         return top_k(
             model.softmax, query, k, exclude=asked.exclude, allowed=asked.allowed
         )

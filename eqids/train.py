@@ -50,8 +50,8 @@ from sharding import placement, shards
 
 DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
 
-Without flags: fetch MovieLens-100K, train the nano model from scratch (a minute
-and a half on two CPU cores), evaluate it beside the baselines and leave a checkpoint.
+Without flags: fetch MovieLens-100K, train the nano model from scratch (about two
+minutes on two CPU cores), evaluate it beside the baselines and leave a checkpoint.
 Typing the same command again goes on where a stopped run left off.
 
     python -m eqids.train

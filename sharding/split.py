@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
@@ -109,6 +110,16 @@ class Split:
     def first_block(self, num_local: int) -> Int[Array, ""] | int:
         """Returns the number of this shard's first block."""
         return jax.lax.axis_index(self.blocks) * num_local if self.blocks else 0
+
+    def own(self, block: Int[Array, "..."], num_local: int) -> Int[Array, "..."]:
+        """Returns numbers of blocks as this shard's own; `num_local` for the others.
+
+        Args:
+            block: numbers in the whole table; negative ones are no block.
+            num_local: how many blocks a shard has.
+        """
+        own = block - self.first_block(num_local)
+        return jnp.where((own >= 0) & (own < num_local), own, num_local)
 
     def varying(self, fresh: Array) -> Array:
         """Returns a new constant as a value that differs between shards (in loops)."""

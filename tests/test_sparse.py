@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_close, make_dataset, run_python
+from conftest import assert_close, run_python
 from hypothesis import given, settings, strategies as st
 from models import FLOAT32, tiny_model
 
@@ -22,7 +22,7 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.fit.runs import run_keys
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
-from eqids.fit.touching import Touching, chosen, touching
+from eqids.fit.touching import Touching, touching
 from eqids.model import Batch, EqIDs
 
 CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
@@ -237,35 +237,6 @@ def test_more_clusters_than_expected_cost_a_compilation_and_lose_nothing(
     roomy, tight = (losses(dataset, "adagrad", small, c) for c in (8, 3))
     assert (roomy[1], tight[1]) == (1, 2)
     assert_close(tight[0], roomy[0], "float32")
-
-
-@given(st.integers(0, 2**31 - 1), st.sampled_from([1, 2, 4]), st.integers(1, 9))
-def test_lists_hold_every_cluster_of_a_batch_once_and_in_order(
-    seed: int, shards: int, capacity: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    slots = rng.integers(-1, 8 * 3, (2, 10))
-    batch = {"items": slots[0], "target": slots[1]}
-    listed = Touching(8, 3, shards, capacity)(batch).reshape(shards, -1)
-    assert listed.shape[1] % capacity == 0 and listed.dtype == np.int32
-    held = listed[listed < 8]
-    assert held.tolist() == np.unique(slots[slots >= 0] // 3).tolist()
-    for shard, row in enumerate(listed):
-        assert (np.diff(row) >= 0).all() and (
-            row[row < 8] // (8 // shards) == shard
-        ).all()
-
-
-def test_few_touched_clusters_choose_the_sparse_optimizer(
-    tmp_path: object, dataset: Dataset
-) -> None:
-    many = make_dataset(tmp_path / "many", num_clusters=400, room=2, num_items=500)  # type: ignore[operator]
-    few = dataclasses.replace(NANO_RECIPE, batch_size=2, seq_len=9)
-    assert chosen("auto", many, few) == "lazy_adam"
-    assert chosen("auto", dataset, NANO_RECIPE) == "dense"
-    assert chosen("adagrad", dataset, few) == "adagrad"
-    assert 1 < touching(many, few, 1).capacity < 64
-    assert touching(dataset, NANO_RECIPE, 1).capacity == dataset.info.num_clusters
 
 
 MESH = """

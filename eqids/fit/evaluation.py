@@ -17,7 +17,7 @@ from eqids.data.batches import query_batch
 from eqids.fit.ranking import metrics
 from eqids.model import Batch, EqIDs
 from eqids.model.rank import ranks
-from sharding import Placement, per_shard
+from sharding import Placement
 
 Split = Literal["valid", "test"]
 
@@ -115,8 +115,7 @@ def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
 
     @jax.jit
     def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
-        hidden = model.queries(asked.batch, dtype=dtype)
-        query = per_shard(_last_query, (), hidden, asked.last)
+        query = model.queries_at(asked.batch, asked.last, dtype=dtype)
         return ranks(model.softmax, query, asked.target, asked.seen)
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
@@ -130,14 +129,6 @@ def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
         return np.asarray(run(model, put(asked)))[: chunk.num_users]
 
     return rank
-
-
-def _last_query(
-    _: tuple[()],
-    hidden: Float[Array, "batch seq item_width"],
-    last: Int[Array, " batch"],
-) -> Float[Array, "batch item_width"]:
-    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
 
 def evaluate(

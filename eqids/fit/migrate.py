@@ -15,7 +15,14 @@ from jaxtyping import Float
 from eqids.config import require, to_json
 from eqids.data import Dataset
 from eqids.data.lineage import Lineage
-from eqids.fit.checkpoint import Manifest, read_manifest, resolve, restore, save
+from eqids.fit.checkpoint import (
+    Manifest,
+    leaf_name,
+    read_manifest,
+    resolve,
+    restore,
+    save,
+)
 from eqids.fit.moving import Arrays, brought
 from eqids.fit.refit import Head, heirs, refit
 from eqids.model import EqIDs
@@ -129,7 +136,7 @@ def migrate_model(model: EqIDs, lineage: Lineage, version: int) -> EqIDs:
         version: the model's.
     """
     named = {
-        jax.tree_util.keystr(route, simple=True, separator="/"): np.asarray(leaf)
+        leaf_name(route): np.asarray(leaf)
         for route, leaf in jax.tree_util.tree_leaves_with_path(model)
     }
     valid = lineage.valid_at(lineage.version)

@@ -25,7 +25,13 @@ from eqids.config import (
 )
 from eqids.data import Dataset
 from eqids.data.batches import NUM_GAPS
-from eqids.fit.checkpoint import latest_step, read_manifest, resolve, restore
+from eqids.fit.checkpoint import (
+    latest_step,
+    leaf_name,
+    read_manifest,
+    resolve,
+    restore,
+)
 from eqids.fit.step import State
 from eqids.model import EqIDs, Llama
 
@@ -216,8 +222,7 @@ def load_weights(state: State, checkpoint: Path, meta: Mapping[str, Any]) -> Sta
     stored = {name for name in manifest.arrays if name.startswith("params/")}
 
     def known(route: Any, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(route, simple=True, separator="/")
-        return leaf if f"params/{name}" in stored else None
+        return leaf if leaf_name(route, "params") in stored else None
 
     wanted = jax.tree_util.tree_map_with_path(known, state.params)
     loaded = restore(path, wanted, prefix="params")

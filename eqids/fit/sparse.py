@@ -78,7 +78,8 @@ def lazy_adam(
 
         def local(split: Split, trees: tuple, rows: Array) -> tuple:
             touched, updates, seen, mu, nu = trees
-            index, missed = _mine(split, touched, seen, rows)
+            index = split.own(touched, len(seen))
+            missed = rows - seen.at[index].get(mode="fill", fill_value=0)
             leaf = partial(_adam, b1, b2, eps, rows, index, missed)
             new = jax.tree.map(leaf, updates, mu, nu)
             updates, mu, nu = (_nth(updates, new, i) for i in range(3))
@@ -127,7 +128,7 @@ def rowwise_adagrad(
         def local(split: Split, trees: tuple, rows: None) -> tuple:
             touched, updates, total = trees
             first = jax.tree.leaves(total)[0]
-            index = _local(split, touched, len(first))
+            index = split.own(touched, len(first))
             new = jax.tree.map(partial(_adagrad, eps, index), updates, total)
             return _nth(updates, new, 0), _nth(updates, new, 1)
 
@@ -152,7 +153,7 @@ def apply_updates(
         touched, params, updates = trees
 
         def add(table: Array, blocks: Array) -> Array:
-            index = _local(split, touched, len(table))
+            index = split.own(touched, len(table))
             return in_place(
                 table, index, lambda block, i: block + blocks[i].astype(block.dtype)
             )
@@ -245,20 +246,6 @@ def _filled(index: Array, num_clusters: int) -> Array:
     """0, 1, 2, … for as many blocks as are in use, then out of range."""
     number = jnp.arange(len(index))
     return jnp.where(index < num_clusters, number, len(index))
-
-
-def _local(split: Split, touched: Array, num_clusters: int) -> Array:
-    """A shard's touched clusters in its own numbers, `num_clusters` for none."""
-    index = touched - split.first_block(num_clusters)
-    return jnp.where((index >= 0) & (index < num_clusters), index, num_clusters)
-
-
-def _mine(
-    split: Split, touched: Array, seen: Array, steps: Array
-) -> tuple[Array, Array]:
-    """A shard's touched clusters, and how many steps each has to catch up."""
-    index = _local(split, touched, len(seen))
-    return index, steps - seen.at[index].get(mode="fill", fill_value=0)
 
 
 def _nth(like: PyTree, tuples: PyTree, i: int) -> PyTree:

@@ -14,7 +14,7 @@ from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputA
 from eqids.model.likelihood import Touched, add_rows
 from eqids.model.llama import Llama, dropout
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
-from sharding import gathered, lookup
+from sharding import gathered, lookup, per_shard
 
 
 class Batch(eqx.Module):
@@ -133,6 +133,22 @@ class EqIDs(eqx.Module):
         )
         return self.output_adapter(dropout(x, rate, k3))
 
+    def queries_at(
+        self, batch: Batch, position: Int[Array, " batch"], *, dtype: DTypeLike
+    ) -> Float[Array, "batch item_width"]:
+        """Returns one query of every row, the one at its position.
+
+        Args:
+            batch: histories, a row each.
+            position: where to ask, such as a history's last event.
+            dtype: of the computation.
+        """
+
+        def pick(_: tuple[()], hidden: Array, position: Array) -> Array:
+            return jnp.take_along_axis(hidden, position[:, None, None], axis=1)[:, 0]
+
+        return per_shard(pick, (), self.queries(batch, dtype=dtype), position)
+
     def loss(
         self,
         batch: Batch,
@@ -180,8 +196,7 @@ class EqIDs(eqx.Module):
         entered = gradients.table
         if self.input_table is not None:
             entered = jnp.zeros_like(entered)
-        entered = add_rows(entered, gradients.cluster, batch.items, gradients.rows,
-                           self.config.num_clusters)  # fmt: skip
+        entered = add_rows(entered, gradients.cluster, batch.items, gradients.rows)
         blocks = {"table": entered, "bias": gradients.bias}
         if self.input_table is not None:
             blocks |= {"table": gradients.table, "input_table": entered}

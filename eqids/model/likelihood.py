@@ -160,9 +160,8 @@ def _local_pass(
     (weights, catalog), (hidden, asked) = blocks, rows
     shape, num_blocks = asked.slot.shape, len(weights.table)
     num_clusters = len(catalog.valid)
-    first = split.first_block(num_clusters)
-    targets = _targets(split, hidden, asked, first, catalog.valid.shape)
-    position = _positions(split, catalog.touched, first, num_clusters)
+    targets = _targets(split, hidden, asked, catalog.valid.shape)
+    position = _positions(split, catalog.touched, num_clusters)
     occupied = catalog.valid.any(axis=1)
     upper = cluster_level(
         split,
@@ -193,7 +192,6 @@ def _targets(
     split: Split,
     hidden: Array,
     asked: Asked,
-    first: Array | int,
     shape: tuple[int, ...],
 ) -> Targets:
     """All queries that this shard's clusters have to meet, in its own numbers."""
@@ -201,26 +199,23 @@ def _targets(
     query = split.gather(hidden.reshape(-1, hidden.shape[-1]))
     slot = split.gather(asked.slot.reshape(-1))
     weight = split.gather(asked.weight.reshape(-1))
-    cluster = slot // room - first
-    here = (slot >= 0) & (cluster >= 0) & (cluster < num_clusters)
     return Targets(
         hidden=query,
-        cluster=jnp.where(here, cluster, num_clusters),
-        place=jnp.where(here, slot % room, 0),
+        cluster=split.own(slot // room, num_clusters),
+        place=slot % room,
         weight=jnp.where(slot >= 0, weight, 0.0),
     )
 
 
 def _positions(
-    split: Split, touched: Array | None, first: Array | int, num_clusters: int
+    split: Split, touched: Array | None, num_clusters: int
 ) -> Int[Array, " cluster"]:
     """Where each of this shard's clusters stands among the handles."""
     if touched is None:
         return jnp.arange(num_clusters)
-    local = touched - first
-    local = jnp.where((local >= 0) & (local < num_clusters), local, num_clusters)
     none = split.varying(jnp.full(num_clusters, len(touched)))
-    return none.at[local].set(jnp.arange(len(touched)), mode="drop")
+    own = split.own(touched, num_clusters)
+    return none.at[own].set(jnp.arange(len(touched)), mode="drop")
 
 
 def add_rows(
@@ -228,7 +223,6 @@ def add_rows(
     cluster: Int[Array, " touched"],
     slot: Int[Array, "*batch"],
     rows: Float[Array, "*batch item_width"],
-    num_clusters: int,
 ) -> Float[Array, "touched room item_width"]:
     """Returns blocks with a row added at each slot's place.
 
@@ -237,7 +231,6 @@ def add_rows(
         cluster: the blocks', as in `Touched`.
         slot: where each row goes; nowhere if it is negative.
         rows: split over the mesh as the slots are.
-        num_clusters: how many there are.
     """
     split, room = Split.of(slot, blocks), blocks.shape[1]
 

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, exact, restored onto any mesh. Knows no model."""
 
+from eqids.fit.checkpoint.leaves import leaf_name as leaf_name
 from eqids.fit.checkpoint.manifest import (
     Manifest as Manifest,
     read_manifest as read_manifest,
