@@ -145,7 +145,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_are_never_saved(
     flags += ["--learning_rate", "1e38", "--grad_clip", "1e38"]
     said = refused(train.main, flags, capsys)
     found = re.search(
-        r"the (loss|grad_norm|param_norm) is (nan|inf) at step (\d+)", said
+        r"the (loss|grad_norm|update_norm) is (nan|inf) at step (\d+)", said
     )
     assert found is not None
     saved = steps(tmp_path / "run")

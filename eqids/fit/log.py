@@ -75,7 +75,7 @@ class Log:
         """Writes the means of the steps since the last flush, which end at `step`.
 
         Raises:
-            UserError: loss, gradient or weights of one of them are not finite; it
+            UserError: loss, gradient or update of one of them are not finite; it
                 names the step.
         """
         if not self._pending:
@@ -83,7 +83,7 @@ class Log:
         metrics = jax.device_get(self._pending)
         self._pending.clear()
         for number, one in enumerate(metrics, start=step - len(metrics) + 1):
-            for name in ("loss", "grad_norm", "param_norm"):
+            for name in ("loss", "grad_norm", "update_norm"):
                 value = getattr(one, name)
                 require(
                     bool(np.isfinite(value)),

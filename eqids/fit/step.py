@@ -26,11 +26,15 @@ class State(eqx.Module):
 
 
 class Metrics(eqx.Module):
-    """What a step reports."""
+    """What a step reports.
+
+    The norm of the updates stands for the weights', which it would take a pass over
+    the whole catalog to measure: while every update is finite, weights are.
+    """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
-    param_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
     num_targets: Int[Array, ""]
 
 
@@ -98,7 +102,7 @@ def make_step(
             grads, state.optimizer, state.params, **more
         )
         params = _apply(state.params, updates, touched)
-        norms = optax.tree.norm(grads), optax.tree.norm(params)
+        norms = optax.tree.norm(grads), optax.tree.norm(updates)
         metrics = Metrics(loss, *norms, count)
         return State(state.step + 1, params, optimizer_state), metrics
 
