@@ -42,7 +42,7 @@ from eqids.fit.runs import (
     run_meta,
     write_json,
 )
-from eqids.fit.step import State, make_step, split, start
+from eqids.fit.step import State, make_step, split, start, stored_shapes
 from eqids.fit.touching import chosen, touching
 from eqids.model import Llama
 from eqids.report import full_result, table
@@ -85,17 +85,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         llama, base = _pretrained(config)
         first_key, step_key = run_keys(flags.seed)
-        model = put(initial_model(sizes, dataset, llama, first_key, flags.init_items))
-        params, frozen = split(model, config.strategy, dtype)
+        model = initial_model(sizes, dataset, llama, first_key, flags.init_items)
+        stored = stored_shapes(model, config.strategy, optimizer)
+        params, frozen = split(put(model), config.strategy, dtype)
         lists = touching(dataset, recipe, shards(params.softmax.table))
         state = start(params, optimizer)
         del llama, model, params
         meta = partial(run_meta, config, sizes, dataset, base)
-        resumed = resume(folder, state, meta(None))
+        resumed = resume(folder, state, stored, meta(None))
         if resumed is not None:
             state = resumed
         elif flags.load_checkpoint is not None:
-            state = load_weights(state, flags.load_checkpoint, meta(None))
+            state = load_weights(state, stored, flags.load_checkpoint, meta(None))
         require(
             int(state.step) <= config.stop_at,
             f"--stop_at is {config.stop_at}, and {folder} is at step "
@@ -107,14 +108,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         ranker = make_ranker(recipe.seq_len, dtype, put)
         state = train(
             config, state, frozen, step, step_key, dataset=dataset, batches=batches,
-            ranker=ranker, folder=folder, meta=meta, put=put,
+            ranker=ranker, folder=folder, meta=meta, put=put, stored=stored,
             touching=None if items == "dense" else lists,
         )  # fmt: skip
         if int(state.step) == config.stop_at < recipe.num_steps:
             print(f"stopped at step {config.stop_at}; the same command goes on")
             return
         best = best_step(folder) or int(state.step)
-        params = restore(folder / str(best), state.params, prefix="params")
+        params = restore(folder / str(best), state.params, "params", stored.params)
         metrics = evaluate(eqx.combine(params, frozen), dataset, "test", ranker)
     result = full_result(dataset, "test", metrics, best)
     write_json(folder / RESULT_FILE, result)

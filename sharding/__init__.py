@@ -12,6 +12,7 @@ from sharding.layout import (
     Layout as Layout,
     LayoutError as LayoutError,
     make_mesh as make_mesh,
+    mesh_shapes as mesh_shapes,
     named_layout as named_layout,
 )
 from sharding.ops import (

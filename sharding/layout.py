@@ -1,5 +1,7 @@
 """Layouts as values: which mesh axis each logical axis lies on."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -25,10 +27,12 @@ _STORAGE: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
 )
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({"batch": (DATA, FSDP)})
 
-_WHOLE_IF_ODD = frozenset({"cluster"})
-"""Words that are not split where the mesh does not divide them."""
+_PADDED = frozenset({"cluster"})
+"""Words whose axes get entries of zeros where the mesh does not divide them: a cluster
+of no items. They are never stored."""
 
 LAYOUT_NAMES = ("data", "fsdp", "tensor")
+"""Layouts for any number of devices; DATAxFSDPxTENSOR ("2x2x2") is one too."""
 
 
 class LayoutError(ValueError):
@@ -55,6 +59,23 @@ class Layout:
         default_factory=lambda: _ACTIVATIONS, hash=False
     )
 
+    def axes(self, word: str) -> tuple[str, ...]:
+        """Returns the mesh axes that split a word, those of one device left out."""
+        axes = self.activations.get(word) or self.storage.get(word) or ()
+        axes = (axes,) if isinstance(axes, str) else axes
+        return tuple(axis for axis in axes if self._sizes[axis] > 1)
+
+    def ways(self, word: str) -> int:
+        """Returns into how many parts a word is split."""
+        return math.prod(self._sizes[axis] for axis in self.axes(word))
+
+    def padded(self, names: Sequence[str], shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns an array's shape on the mesh: with clusters that make it divide."""
+        return tuple(
+            -(-size // self.ways(word)) * self.ways(word) if word in _PADDED else size
+            for word, size in zip(names, shape, strict=True)
+        )
+
     def spec(
         self, names: Sequence[str], shape: Sequence[int], array: str
     ) -> PartitionSpec:
@@ -68,16 +89,10 @@ class Layout:
         Raises:
             LayoutError: a mesh axis does not divide an axis of the array.
         """
-        sizes = dict(zip((DATA, FSDP, TENSOR), self.mesh_shape, strict=True))
-        entries = []
+        entries: list[str | tuple[str, ...] | None] = []
         for word, size in zip(names, shape, strict=True):
-            axes = self.activations.get(word) or self.storage.get(word)
-            axes = (axes,) if isinstance(axes, str) else axes or ()
-            axes = tuple(axis for axis in axes if sizes[axis] > 1)
-            ways = int(np.prod([sizes[axis] for axis in axes]))
-            if size % ways and word in _WHOLE_IF_ODD:
-                axes = ()
-            elif size % ways:
+            axes, ways = self.axes(word), self.ways(word)
+            if size % ways:
                 raise LayoutError(
                     f"layout {self.name!r} splits {word!r} of {array} {ways} ways, "
                     f"which does not divide its size {size}"
@@ -85,22 +100,37 @@ class Layout:
             entries.append(axes if len(axes) > 1 else axes[0] if axes else None)
         return PartitionSpec(*entries)
 
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return dict(zip((DATA, FSDP, TENSOR), self.mesh_shape, strict=True))
+
 
 def named_layout(name: str, num_devices: int) -> Layout:
     """Returns a layout by name for a number of devices.
 
     Args:
         name: `data` (every device a replica, but for the catalog), `fsdp` (weights
-            split too) or `tensor` (heads and feed-forward split over pairs, the rest
-            over `fsdp`).
+            split too), `tensor` (heads and feed-forward split over pairs, the rest
+            over `fsdp`), or the mesh's shape, DATAxFSDPxTENSOR.
         num_devices: devices in the mesh.
 
     Raises:
         LayoutError: no such layout, or it cannot use this number of devices.
     """
+    if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", name):
+        data, fsdp, tensor = map(int, name.split("x"))
+        if data * fsdp * tensor != num_devices:
+            raise LayoutError(
+                f"layout {name!r} is for {data * fsdp * tensor} devices, there are "
+                f"{num_devices}"
+            )
+        return Layout(name, (data, fsdp, tensor))
     if name not in LAYOUT_NAMES:
         names = ", ".join(LAYOUT_NAMES)
-        raise LayoutError(f"layout is {name!r}, wanted one of {names}")
+        raise LayoutError(
+            f"layout is {name!r}, wanted one of {names}, or DATAxFSDPxTENSOR, such as "
+            f"1x{num_devices}x1"
+        )
     if name == "tensor" and num_devices % 2:
         raise LayoutError(
             f"layout 'tensor' needs an even number of devices, there are {num_devices}"
@@ -111,6 +141,17 @@ def named_layout(name: str, num_devices: int) -> Layout:
         "tensor": (1, num_devices // 2, 2),
     }
     return Layout(name, shapes[name])
+
+
+def mesh_shapes(num_devices: int) -> list[tuple[int, int, int]]:
+    """Returns every way to lay a number of devices along data, fsdp and tensor."""
+    ways = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    return [
+        (data, fsdp, num_devices // (data * fsdp))
+        for data in ways
+        for fsdp in ways
+        if num_devices % (data * fsdp) == 0
+    ]
 
 
 def make_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -1,6 +1,8 @@
 """Put a tree of arrays where a layout wants it."""
 
-from contextlib import AbstractContextManager, nullcontext
+import dataclasses
+import math
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 import jax
@@ -9,7 +11,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from sharding.layout import Layout, make_mesh, named_layout
+from sharding.layout import (
+    Layout,
+    LayoutError,
+    make_mesh,
+    mesh_shapes,
+    named_layout,
+)
 from sharding.words import Words, words
 
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
@@ -25,24 +33,54 @@ def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
         layout: the layout, or None for no mesh.
         mesh: the layout's mesh, or None for the default device.
 
+    Returns:
+        The tree; where the mesh does not divide a catalog, clusters of zeros follow.
+
     Raises:
         LayoutError: a mesh axis does not divide an array; nothing has been moved.
     """
     axes = words(tree)
     if layout is None or mesh is None:
         return jax.tree.map(_on_default_device, tree)
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), _specs(tree, axes, layout)
+    )
 
-    def where(leaf: Shaped, axis: Words) -> NamedSharding:
-        return NamedSharding(mesh, layout.spec(axis.names, leaf.shape, axis.field))
-
-    shardings = jax.tree.map(where, tree, axes)
-
-    def put(leaf: Shaped, sharding: NamedSharding) -> Shaped:
+    def put(leaf: Shaped, axis: Words, sharding: NamedSharding) -> Shaped:
+        shape = layout.padded(axis.names, leaf.shape)
         if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+        if shape != leaf.shape:
+            more = [(0, n - size) for n, size in zip(shape, leaf.shape, strict=True)]
+            leaf = np.pad(np.asarray(leaf), more)
         return jax.device_put(leaf, sharding)
 
-    return jax.tree.map(put, tree, shardings)
+    return jax.tree.map(put, tree, axes, shardings)
+
+
+def _specs(tree: PyTree, axes: PyTree[Words], layout: Layout) -> PyTree[PartitionSpec]:
+    """Where arrays lie, or an error that names the layouts under which they would."""
+
+    def under(layout: Layout) -> PyTree[PartitionSpec]:
+        def spec(leaf: Shaped, axis: Words) -> PartitionSpec:
+            shape = layout.padded(axis.names, leaf.shape)
+            return layout.spec(axis.names, shape, axis.field)
+
+        return jax.tree.map(spec, tree, axes)
+
+    try:
+        return under(layout)
+    except LayoutError as error:
+        fitting = []
+        for shape in mesh_shapes(math.prod(layout.mesh_shape)):
+            with suppress(LayoutError):
+                name = "x".join(map(str, shape))
+                under(dataclasses.replace(layout, name=name, mesh_shape=shape))
+                fitting.append(name)
+        others = f"layouts {', '.join(fitting)} fit" if fitting else "no layout fits"
+        raise LayoutError(
+            f"{error}; of {math.prod(layout.mesh_shape)} devices, {others}"
+        ) from error
 
 
 def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:

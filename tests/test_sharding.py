@@ -74,7 +74,11 @@ def test_layouts_map_words_to_mesh_axes() -> None:
     )
     assert layout.spec(("batch", "seq"), (8, 5), "items") == PartitionSpec("fsdp", None)
     data = named_layout("data", 4)
-    assert data.spec(("cluster", "room"), (5, 3), "bias") == PartitionSpec(None, None)
+    names = ("cluster", "room")
+    assert data.padded(names, (5, 3)) == (8, 3)
+    assert data.spec(names, (8, 3), "bias") == PartitionSpec("data", None)
+    assert named_layout("2x2x2", 8).mesh_shape == (2, 2, 2)
+    assert len(sharding.mesh_shapes(8)) == 10
 
 
 def test_a_layout_that_does_not_fit_names_field_word_and_numbers() -> None:
@@ -83,6 +87,8 @@ def test_a_layout_that_does_not_fit_names_field_word_and_numbers() -> None:
         layout.spec(("batch", "seq"), (12, 3), "items")
     with pytest.raises(LayoutError, match="wanted one of data, fsdp, tensor"):
         named_layout("rings", 8)
+    with pytest.raises(LayoutError, match="'2x2x1' is for 4 devices, there are 8"):
+        named_layout("2x2x1", 8)
     with pytest.raises(LayoutError, match="even"):
         named_layout("tensor", 3)
     with pytest.raises(LayoutError, match="needs 64 devices, there are"):
@@ -108,8 +114,10 @@ from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.runs import initial_model, model_config, run_keys
-from eqids.fit.step import make_step, split, start
+from eqids.fit.checkpoint import restore, save
+from eqids.fit.step import make_step, split, start, stored_shapes
 from eqids.model import Batch
+import numpy as np
 import sharding
 from sharding import Placement
 
@@ -122,11 +130,17 @@ sizes = model_config(config, dataset, LLAMA_PRESETS["nano"])
 optimizer = make_optimizer(recipe, config.flags.grad_clip)
 batches = TrainingBatches(dataset, BatchConfig(recipe.seq_len, recipe.batch_size))
 
-def losses(put):
+folder = Path(FOLDER) / "checkpoints"
+
+def host(x):
+    return np.zeros(x.shape, x.dtype)
+
+def losses(put, number):
     with put.active():
         first, key = run_keys(0)
-        model = put(initial_model(sizes, dataset, None, first))
-        params, frozen = split(model, "all", jnp.dtype("float32"))
+        model = initial_model(sizes, dataset, None, first)
+        stored = stored_shapes(model, "all", optimizer)
+        params, frozen = split(put(model), "all", jnp.dtype("float32"))
         state = start(params, optimizer)
         step = make_step(optimizer, jnp.dtype("float32"), remat=put.layout is not None)
         out = []
@@ -138,15 +152,25 @@ def losses(put):
         model = eqx.combine(state.params, frozen)
         result = evaluate(model, dataset, "valid", ranker)
         leaves = jax.tree.leaves(state.params)
+        save(folder, number, state, {}, stored)
+        back = restore(folder / str(number), state, shapes=stored)
+        for was, now in zip(jax.tree.leaves(state), jax.tree.leaves(back)):
+            assert was.sharding == now.sharding and bool(jnp.all(was == now))
+        # What eight devices saved, one device reads, and nothing of the padding.
+        whole = restore(folder / str(number), jax.tree.map(host, stored))
+        table = np.asarray(state.params.softmax.table)
+        assert len(whole.params.softmax.table) == 7
+        assert np.array_equal(whole.params.softmax.table, table[:7])
         specs = sorted({str(jax.typeof(leaf).sharding.spec) for leaf in leaves})
         return {"loss": out, "nll": result["nll"], "specs": specs}
 
-def on(name, devices):
+def on(name, devices, number):
     layout = sharding.named_layout(name, devices)
-    return losses(Placement(layout, sharding.make_mesh(layout)))
+    return losses(Placement(layout, sharding.make_mesh(layout)), number)
 
-found = {"none": losses(Placement(None, None)), "one": on("data", 1)}
-found |= {f"{name}8": on(name, 8) for name in ("data", "fsdp", "tensor")}
+found = {"none": losses(Placement(None, None), 1), "one": on("data", 1, 2)}
+for number, name in enumerate(("data", "fsdp", "tensor"), start=3):
+    found[f"{name}8"] = on(name, 8, number)
 print(json.dumps(found))
 """
 

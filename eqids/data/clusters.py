@@ -11,9 +11,9 @@ from eqids.data.kmeans import balanced_kmeans
 
 Method = Literal["kmeans", "popularity", "random"]
 
-_SMALL, _LARGE = 10_000, 1_000_000
+_SMALL, _LARGE = 10_000, 100_000
 """Items up to which sqrt(items) clusters are the default, and from which 4 times
-that, which took least time in a training step; between them it is a guess."""
+that, which took least time in a training step (docs/head.md)."""
 _STEP = 64
 """Many clusters come in a multiple of this, which meshes divide."""
 

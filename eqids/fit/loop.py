@@ -41,6 +41,7 @@ def train(
     folder: Path,
     meta: Meta,
     put: Placement,
+    stored: State | None = None,
     touching: Touching | None = None,
 ) -> State:
     """Trains from the state's step to the run's last, and leaves checkpoints.
@@ -57,6 +58,7 @@ def train(
         folder: of checkpoints and metrics.
         meta: what checkpoints record.
         put: where batches go.
+        stored: the shapes of the state in checkpoints, see `stored_shapes`.
         touching: lists a batch's clusters, where item tables have a row-sparse
             optimizer.
 
@@ -93,7 +95,7 @@ def train(
             if last or better or done % config.save_every == 0:
                 # Weights are looked at first, so that none that is not finite is saved.
                 log.flush(done)
-                save(folder, done, state, meta(validation))
+                save(folder, done, state, meta(validation), stored)
                 prune(folder, flags.keep, _best(folder))
             if last:
                 break

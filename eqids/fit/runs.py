@@ -121,12 +121,15 @@ def run_meta(
     }
 
 
-def resume(folder: Path, like: State, meta: Mapping[str, Any]) -> State | None:
+def resume(
+    folder: Path, like: State, stored: State, meta: Mapping[str, Any]
+) -> State | None:
     """Returns the newest state in a run's folder, or None where it holds none.
 
     Args:
         folder: the run's.
         like: a state of this run, which says where arrays go.
+        stored: its shapes in checkpoints, see `stored_shapes`.
         meta: what this run would record; a folder that differs is refused.
 
     Raises:
@@ -138,7 +141,7 @@ def resume(folder: Path, like: State, meta: Mapping[str, Any]) -> State | None:
         return None
     path = folder / str(newest)
     check_same(path, read_manifest(path).meta, meta)
-    return restore(path, like)
+    return restore(path, like, shapes=stored)
 
 
 def item_optimizer(flags: TrainConfig, folder: Path) -> ItemOptimizer:
@@ -187,7 +190,9 @@ def _flag(config: Mapping[str, Any], name: str) -> Any:
     return config["flags"].get(name, "dense" if name == "item_optimizer" else None)
 
 
-def load_weights(state: State, checkpoint: Path, meta: Mapping[str, Any]) -> State:
+def load_weights(
+    state: State, stored: State, checkpoint: Path, meta: Mapping[str, Any]
+) -> State:
     """Returns a new run's state with the weights of another run's checkpoint.
 
     What trains here and did not there (Llama, after a frozen stage) keeps the values
@@ -195,6 +200,7 @@ def load_weights(state: State, checkpoint: Path, meta: Mapping[str, Any]) -> Sta
 
     Args:
         state: at step 0.
+        stored: its shapes in checkpoints, see `stored_shapes`.
         checkpoint: DIR/STEP, or a run's DIR, which means its best step.
         meta: what the new run would record.
 
@@ -219,13 +225,15 @@ def load_weights(state: State, checkpoint: Path, meta: Mapping[str, Any]) -> Sta
         f"{path} was trained over the frozen random Llama of --seed {seeds[0]}, this "
         f"run has {seeds[1]}; wanted the same",
     )
-    stored = {name for name in manifest.arrays if name.startswith("params/")}
 
     def known(route: Any, leaf: Any) -> Any:
-        return leaf if leaf_name(route, "params") in stored else None
+        return leaf if leaf_name(route, "params") in manifest.arrays else None
 
-    wanted = jax.tree_util.tree_map_with_path(known, state.params)
-    loaded = restore(path, wanted, prefix="params")
+    wanted, shapes = (
+        jax.tree_util.tree_map_with_path(known, params)
+        for params in (state.params, stored.params)
+    )
+    loaded = restore(path, wanted, "params", shapes)
     params = eqx.combine(loaded, state.params)
     return dataclasses.replace(state, params=params)
 

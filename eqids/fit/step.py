@@ -59,6 +59,20 @@ def start(params: EqIDs, optimizer: optax.GradientTransformation) -> State:
     return jax.jit(first)(params)
 
 
+def stored_shapes(
+    model: EqIDs, strategy: Strategy, optimizer: optax.GradientTransformation
+) -> State:
+    """Returns the shapes of a state as checkpoints hold it, which no mesh pads.
+
+    Args:
+        model: not yet on a mesh.
+        strategy: what trains.
+        optimizer: as for `start`.
+    """
+    params, _ = eqx.partition(model, trainable(model, strategy))
+    return jax.eval_shape(partial(start, optimizer=optimizer), params)
+
+
 def make_step(
     optimizer: optax.GradientTransformation, dtype: DTypeLike, *, remat: bool
 ) -> Step:

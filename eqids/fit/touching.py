@@ -20,7 +20,7 @@ class Touching:
     """Lists the clusters of a batch, shard by shard.
 
     Attributes:
-        num_clusters: clusters of the catalog.
+        num_clusters: clusters of the tables, as they lie on the mesh.
         room: places in one.
         shards: shards of the tables, each a range of clusters.
         capacity: clusters that a shard's list has room for. A batch that touches
@@ -57,10 +57,13 @@ def touching(dataset: Dataset, recipe: Recipe, shards: int) -> Touching:
     Args:
         dataset: whose training counts say how often each cluster is drawn.
         recipe: the batch's size.
-        shards: shards of the tables; divides the number of clusters.
+        shards: shards of the tables, the last of which may have clusters that only
+            make it as long as the others.
     """
-    capacity = expected_capacity(_chances(dataset, recipe), shards)
-    return Touching(dataset.info.num_clusters, dataset.info.room, shards, capacity)
+    chance = _chances(dataset, recipe)
+    chance = np.pad(chance, (0, -len(chance) % shards))
+    capacity = expected_capacity(chance, shards)
+    return Touching(len(chance), dataset.info.room, shards, capacity)
 
 
 def expected_capacity(chance: np.ndarray, shards: int) -> int:

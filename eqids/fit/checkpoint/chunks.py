@@ -66,7 +66,16 @@ def whole(record: ArrayRecord) -> Box:
     return tuple(slice(0, size) for size in record.shape)
 
 
+def within(box: Box, shape: tuple[int, ...]) -> Box:
+    """The part of a box that lies in an array of this shape."""
+    return tuple(
+        slice(min(cut.start, size), min(cut.stop, size))
+        for cut, size in zip(box, shape, strict=True)
+    )
+
+
 def shift(box: Box, origin: Box) -> Box:
+    """The box seen from the start of another one."""
     return tuple(
         slice(cut.start - base.start, cut.stop - base.start)
         for cut, base in zip(box, origin, strict=True)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,19 +11,33 @@ from jaxtyping import PyTree
 from eqids.config import require
 from eqids.fit.checkpoint.manifest import ArrayRecord, Manifest
 
-Stored = tuple[jax.Array | np.ndarray, str | None]
-"""An array to store, and its generator's name if it is the data of random keys."""
+
+class Stored(NamedTuple):
+    """What a checkpoint stores of one leaf."""
+
+    array: jax.Array | np.ndarray
+    """Its values, and past `shape` those that only make a mesh divide."""
+    key: str | None
+    """The generator's name, if it is the data of random keys."""
+    shape: tuple[int, ...]
+    """As it is stored."""
 
 
-def stored_arrays(tree: PyTree) -> dict[str, Stored]:
+def stored_arrays(tree: PyTree, shapes: PyTree | None = None) -> dict[str, Stored]:
     """What a checkpoint stores of a tree, by name.
+
+    Args:
+        tree: arrays.
+        shapes: a tree like it, whose leaves have the shapes that are stored.
 
     Raises:
         TypeError: a leaf is no array; names it.
         ValueError: two leaves have one name ({"a/b": …, "a": {"b": …}}).
     """
     arrays: dict[str, Stored] = {}
-    for route, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    wanted = jax.tree.leaves(tree if shapes is None else shapes)
+    for (route, leaf), like in zip(leaves, wanted, strict=True):
         name = leaf_name(route)
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise TypeError(f"leaf {name!r} is {leaf!r}, wanted an array")
@@ -31,10 +45,11 @@ def stored_arrays(tree: PyTree) -> dict[str, Stored]:
             raise ValueError(f"two leaves are named {name!r}, wanted one")
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             generator = str(jax.random.key_impl(leaf))
-            arrays[name] = (jax.random.key_data(leaf), generator)
+            data = jax.random.key_data(leaf)
+            arrays[name] = Stored(data, generator, data.shape)
         else:
             require(leaf.dtype.isnative, f"leaf {name!r} is {leaf.dtype}, not native")
-            arrays[name] = (leaf, None)
+            arrays[name] = Stored(leaf, None, like.shape)
     return arrays
 
 

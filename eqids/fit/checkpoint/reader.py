@@ -13,7 +13,7 @@ import tensorstore as ts
 from jaxtyping import Shaped
 
 from eqids.config import UserError
-from eqids.fit.checkpoint.chunks import Box, chunks_in, shift
+from eqids.fit.checkpoint.chunks import Box, chunks_in, shift, within
 from eqids.fit.checkpoint.manifest import (
     ArrayRecord,
     Manifest,
@@ -44,7 +44,7 @@ class Reader:
     def read(
         self, name: str, box: Box, advance: Callable[[int], None] | None = None
     ) -> Shaped[np.ndarray, "..."]:
-        """Values of array `name` inside `box`.
+        """Values of array `name` inside `box`, zeros past the array's end.
 
         Chunks that meet the box are read whole, because a digest covers one chunk.
 
@@ -54,6 +54,9 @@ class Reader:
         record = self._manifest.arrays[name]
         shape = tuple(cut.stop - cut.start for cut in box)
         values = _empty(shape, jax.numpy.dtype(record.dtype))
+        stored = within(box, record.shape)
+        if stored != box:
+            values[...] = 0
         stores: dict[str, Any] = {}
 
         def fill(chunk: tuple[int, Box]) -> int:
@@ -74,7 +77,7 @@ class Reader:
             values[shift(common, box)] = got[shift(common, extent)]
             return got.nbytes
 
-        for num_bytes in self._pool.map(fill, chunks_in(record, box)):
+        for num_bytes in self._pool.map(fill, chunks_in(record, stored)):
             if advance is not None:
                 advance(num_bytes)
         return values
@@ -104,21 +107,22 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> Shaped[np.ndarray, "..."]
 def read_sharded(
     reader: Reader,
     name: str,
-    record: ArrayRecord,
+    shape: tuple[int, ...],
     sharding: jax.sharding.Sharding,
 ) -> jax.Array:
     """Reads one shard at a time, once for all devices that hold it.
 
     A sharding over an abstract mesh (of `jax.eval_shape`) means the mesh in use.
+    Where `shape` is larger than what is stored, zeros follow.
     """
     if isinstance(sharding, jax.NamedSharding) and isinstance(
         sharding.mesh, jax.sharding.AbstractMesh
     ):
         sharding = jax.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
     holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(record.shape).items():
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
         assert index is not None  # it is for devices of other processes only
-        pairs = zip(index, record.shape, strict=True)
+        pairs = zip(index, shape, strict=True)
         extent = tuple(cut.indices(size)[:2] for cut, size in pairs)
         holders.setdefault(extent, []).append(device)
     shards = []
@@ -130,5 +134,5 @@ def read_sharded(
             )
             shards.append(jax.device_put(values, place))
     return jax.make_array_from_single_device_arrays(
-        record.shape, sharding, shards, dtype=jax.numpy.dtype(record.dtype)
+        shape, sharding, shards, dtype=shards[0].dtype
     )

@@ -54,7 +54,13 @@ from eqids.fit.checkpoint.store import Written, blocks_of, describe, write_parts
 Tree = TypeVar("Tree", bound=PyTree)
 
 
-def save(directory: Path, step: int, tree: PyTree, meta: Mapping[str, Any]) -> Path:
+def save(
+    directory: Path,
+    step: int,
+    tree: PyTree,
+    meta: Mapping[str, Any],
+    shapes: PyTree | None = None,
+) -> Path:
     """Writes a checkpoint: all of it, or nothing that anyone would take for one.
 
     Sharded arrays are written shard by shard and never gathered. Partial folders
@@ -65,6 +71,8 @@ def save(directory: Path, step: int, tree: PyTree, meta: Mapping[str, Any]) -> P
         step: the training step, which names the checkpoint.
         tree: jax or NumPy arrays (typed random keys too); None is no leaf.
         meta: facts to keep with them, as JSON values; see `Manifest.meta`.
+        shapes: a tree like `tree` of the shapes to store, where arrays are longer to
+            make a mesh divide.
 
     Returns:
         The checkpoint's folder, `directory/step`.
@@ -79,7 +87,7 @@ def save(directory: Path, step: int, tree: PyTree, meta: Mapping[str, Any]) -> P
         f"{step_label(target)} exists already, wanted a step that was not saved yet "
         "or another folder",
     )
-    arrays = stored_arrays(tree)
+    arrays = stored_arrays(tree, shapes)
     first = jax.process_index() == 0
     try:
         if first:
@@ -97,7 +105,9 @@ def save(directory: Path, step: int, tree: PyTree, meta: Mapping[str, Any]) -> P
     return target
 
 
-def restore(path: Path, like: Tree, prefix: str = "") -> Tree:
+def restore(
+    path: Path, like: Tree, prefix: str = "", shapes: PyTree | None = None
+) -> Tree:
     """Reads a checkpoint's arrays into the structure and places of `like`.
 
     Args:
@@ -107,9 +117,11 @@ def restore(path: Path, like: Tree, prefix: str = "") -> Tree:
             default device. NumPy arrays come back as NumPy arrays.
         prefix: restores only what lies below this name, as `like`'s root:
             `restore(path, params, prefix="params")`.
+        shapes: a tree like `like` of the shapes that are stored, as for `save`.
 
     Returns:
-        A tree like `like`, every value equal to the bit to the one saved.
+        A tree like `like`, every value equal to the bit to the one saved, and zeros
+        past the shapes that are stored.
 
     Raises:
         UserError: an array is missing, surplus, misshapen, of another dtype or
@@ -119,7 +131,8 @@ def restore(path: Path, like: Tree, prefix: str = "") -> Tree:
     raise_first(size_problems(path, manifest))
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     wanted = {leaf_name(route, prefix): leaf for route, leaf in paths}
-    match(step_label(path), manifest, wanted, prefix)
+    sizes = jax.tree.leaves(like if shapes is None else shapes)
+    match(step_label(path), manifest, dict(zip(wanted, sizes, strict=True)), prefix)
     with Reader(path, manifest) as reader:
         leaves = [
             _place(reader, name, manifest.arrays[name], leaf)
@@ -167,7 +180,7 @@ def _begin(directory: Path, partial: Path) -> None:
 
 def _write(partial: Path, arrays: Mapping[str, Stored]) -> Written:
     blocks = itertools.chain.from_iterable(
-        blocks_of(name, describe(*stored), stored[0]) for name, stored in arrays.items()
+        blocks_of(name, describe(stored), stored) for name, stored in arrays.items()
     )
     return of_all_processes(partial, write_parts(partial, blocks))
 
@@ -180,7 +193,7 @@ def _manifest(
 ) -> Manifest:
     records = {}
     for name, stored in arrays.items():
-        record = describe(*stored)
+        record = describe(stored)
         chunks = (written.chunks[name, n] for n in range(num_chunks(record)))
         records[name] = dataclasses.replace(record, chunks=tuple(chunks))
     saved = datetime.now(UTC).isoformat(timespec="seconds")
@@ -210,7 +223,8 @@ def _place(reader: Reader, name: str, record: ArrayRecord, like: Any) -> Any:
     if like.sharding is None:
         array = jax.device_put(reader.read(name, whole(record)))
     else:
-        array = read_sharded(reader, name, record, like.sharding)
+        shape = record.shape if record.key is not None else like.shape
+        array = read_sharded(reader, name, shape, like.sharding)
     require(
         array.dtype == record.dtype,
         f"array {name!r} is {record.dtype}, which needs jax_enable_x64",

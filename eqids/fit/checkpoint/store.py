@@ -22,7 +22,8 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Shaped
 
-from eqids.fit.checkpoint.chunks import Box, chunk_shape, chunks_in, shift
+from eqids.fit.checkpoint.chunks import Box, chunk_shape, chunks_in, shift, within
+from eqids.fit.checkpoint.leaves import Stored
 from eqids.fit.checkpoint.manifest import (
     ArrayRecord,
     FileRecord,
@@ -56,27 +57,30 @@ class Block:
     """Contiguous."""
 
 
-def describe(array: jax.Array | np.ndarray, key: str | None) -> ArrayRecord:
+def describe(stored: Stored) -> ArrayRecord:
     """The record of an array that is about to be written, without its chunks."""
+    array, key, shape = stored
     shard = array.shape
     if isinstance(array, jax.Array):
         shard = array.sharding.shard_shape(array.shape)
     chunk = chunk_shape(array.shape, shard, array.dtype.itemsize)
-    return ArrayRecord(array.shape, array.dtype.name, chunk, (), key)
+    return ArrayRecord(shape, array.dtype.name, chunk, (), key)
 
 
-def blocks_of(
-    name: str, record: ArrayRecord, array: jax.Array | np.ndarray
-) -> Iterator[Block]:
+def blocks_of(name: str, record: ArrayRecord, stored: Stored) -> Iterator[Block]:
     """The chunks of an array that this process is to write.
 
     Of a sharded array each shard comes to the host by itself, and of equal copies
     only the first is taken; an array that every process holds is process 0's.
     """
-    for box, shard in _shards(array):
+    for origin, shard in _shards(stored.array):
+        # A shard may end, or lie, past what is stored.
+        box = within(origin, record.shape)
+        if any(cut.start >= cut.stop for cut in box):
+            continue
         values = np.asarray(shard)
         for number, extent in chunks_in(record, box):
-            inner = shift(extent, box)
+            inner = shift(extent, origin)
             yield Block(
                 name, record, number, extent, np.asarray(values[inner], order="C")
             )
