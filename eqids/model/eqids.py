@@ -103,7 +103,7 @@ class EqIDs(eqx.Module):
             items = jax.lax.stop_gradient(items) + touched.rows
         items = items.astype(dtype)
         gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
-        words = self.llama.embed(batch.words).astype(dtype)
+        words = self.llama.embed(batch.words, dtype)
         is_item = (batch.items >= 0)[..., None]
         return jnp.where(is_item, self.input_adapter(items) + gaps, words)
 

@@ -1,10 +1,13 @@
 """Llama: blocks stacked over `layer` and scanned, weights in Hugging Face's order."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.extend.core
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import LlamaConfig
@@ -127,6 +130,15 @@ def attention(
     )(q, k, v, mask)
 
 
+def _all_but_weights(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:
+    """A policy for `jax.checkpoint`: keeps all but gathered weights and casts.
+
+    Both stand for whole copies of the model, layer after layer, and cost little to
+    make again.
+    """
+    return primitive.name not in ("reshard", "convert_element_type")
+
+
 class Llama(eqx.Module):
     """A Llama of any `LlamaConfig` (Touvron et al. 2023; Grattafiori et al. 2024)."""
 
@@ -145,9 +157,11 @@ class Llama(eqx.Module):
         self.lm_head = None if config.tied else INIT_STD * jax.random.normal(k3, shape)
         self.config = config
 
-    def embed(self, words: Int[Array, "batch seq"]) -> Float[Array, "batch seq width"]:
+    def embed(
+        self, words: Int[Array, "batch seq"], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "batch seq width"]:
         """Returns the embeddings of word tokens."""
-        return lookup(gathered(self.embedding), words)
+        return lookup(gathered(self.embedding.astype(dtype)), words)
 
     def hidden(
         self,
@@ -167,7 +181,8 @@ class Llama(eqx.Module):
                 see each other.
             position: rotary positions, within each segment.
             rate: share of each branch dropped where `key` is given.
-            remat: recompute blocks in the backward pass instead of keeping them.
+            remat: recompute blocks in the backward pass instead of keeping what is
+                inside them. Gathered weights are never kept.
             key: randomness of the dropout.
         """
         seq = embeddings.shape[1]
@@ -181,7 +196,8 @@ class Llama(eqx.Module):
             block, key = layer
             return block(x, mask, rope, rate, key), None
 
-        body = jax.checkpoint(body) if remat else body
+        policy = None if remat else _all_but_weights
+        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
         x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys))
         return rms_norm(x, self.norm, self.config.norm_eps)
