@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import tyro
 
-from bench.machine import pin
+from bench.machine import pin, use_huge_pages
 from bench.options import HeadOptions, Options, TopkOptions
 from bench.plot import check_plotting, save
 from eqids.door import run
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_plotting()
     # Before jax is imported, which starts a thread for each core it sees.
     pin(options.cores)
+    if options.huge_pages:
+        use_huge_pages()
     from bench.report import result, table
     from eqids.fit.runs import write_json
 

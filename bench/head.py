@@ -4,6 +4,7 @@ A step is a loss and all its gradients; with the update, those of an optimizer t
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ def measure(options: HeadOptions) -> Section:
         f"{options.targets:,} targets drawn by Zipf's law, whatever their clusters; "
         "us each: of a target. Full softmaxes have one level, and are compared for "
         "time and memory only.",
+        f"huge pages: {os.environ.get('GLIBC_TUNABLES', 'as the system has them')}.",
         *([] if has_torch() else ["torch is left out: it is not installed."]),
         *notes,
     ]

@@ -21,6 +21,9 @@ class Options:
     other processes disturb less; with more, they are the clock's."""
     repetitions: int = 7
     """Timed runs of each contender, after one to warm up."""
+    huge_pages: bool = True
+    """Let all contenders allocate in huge pages, as GLIBC_TUNABLES=
+    glibc.malloc.hugetlb=1 does for any program on Linux."""
     budget: float = 30.0
     """Seconds for all repetitions of one contender: slow peers are run less often, a
     peer whose warm-up takes longer only that once."""
