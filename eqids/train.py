@@ -1,7 +1,8 @@
 """Train: `python -m eqids.train`."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,15 +25,17 @@ from eqids.config import (
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.prepare import prepare
-from eqids.door import parse, run
+from eqids.door import parse, run, say
 from eqids.fit.checkpoint import best_step, restore
 from eqids.fit.evaluation import evaluate, make_ranker
+from eqids.fit.fitting import check_fits, room_there
 from eqids.fit.loop import train
-from eqids.fit.memory import estimate
 from eqids.fit.optimizer import make_optimizer
+from eqids.fit.planning import job_of_run
 from eqids.fit.recipe import DEFAULT_DATA, resolved
 from eqids.fit.runs import (
     RESULT_FILE,
+    check_start,
     initial_model,
     item_optimizer,
     load_weights,
@@ -44,9 +47,10 @@ from eqids.fit.runs import (
 )
 from eqids.fit.step import State, make_step, split, start, stored_shapes
 from eqids.fit.touching import chosen, touching
+from eqids.layouts import memory_report
 from eqids.model import Llama
 from eqids.report import full_result, table
-from sharding import placement, shards
+from sharding import barrier, initialize, is_first, placement, shards
 
 DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
 
@@ -64,25 +68,36 @@ Two stages with a pretrained Llama, frozen first, then trained as a whole:
     python -m eqids.train --llama_path Llama-3.2-1B --train all \\
         --data_dir data/mine --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/stage2 --num_steps 500 --learning_rate 1e-5
+
+A second stage that changes Llama by low-rank matrices only, for a fraction of the
+memory (--lora_rank, --lora_alpha, --lora_targets):
+
+    python -m eqids.train --llama_path Llama-3.2-1B --train lora \\
+        --data_dir data/mine --load_checkpoint runs/stage1/1000 \\
+        --checkpoint_dir runs/lora --num_steps 1000
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, evaluates and says what to type next."""
     flags = parse(TrainConfig, argv, "eqids.train", DESCRIPTION + _recipes())
+    initialize(**dataclasses.asdict(flags.processes))
     config = resolved(flags)
     recipe, folder = config.recipe, config.checkpoint_dir
     dtype, put = jnp.dtype(config.dtype), placement(flags.layout)
     dataset = _dataset(flags.data_dir)
+    check_start(flags, folder, dataset)
     sizes = model_config(config, dataset, _llama_config(flags))
     items = chosen(item_optimizer(flags, folder), dataset, recipe)
     flags = dataclasses.replace(flags, item_optimizer=items)
     config = dataclasses.replace(config, flags=flags)
     optimizer = make_optimizer(recipe, flags.grad_clip, items)
+    job = job_of_run(config, sizes)
+    if flags.estimate_memory_only:
+        say(memory_report(job, put, flags.hardware))
+        return
+    check_fits(job, put, room_there())
     with put.active():
-        if flags.estimate_memory_only:
-            print(_memory(estimate(config, sizes, put, dataset, items)))
-            return
         llama, base = _pretrained(config)
         first_key, step_key = run_keys(flags.seed)
         model = initial_model(sizes, dataset, llama, first_key, flags.init_items)
@@ -102,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--stop_at is {config.stop_at}, and {folder} is at step "
             f"{int(state.step)} already",
         )
-        print(_opening(config, dataset, state, items))
-        step = make_step(optimizer, dtype, remat=flags.remat)
+        say(_opening(config, dataset, state, items))
+        step = make_step(optimizer, dtype, remat=job.remat, kernel=job.kernel)
         batches = TrainingBatches(dataset, _batch_config(config))
         ranker = make_ranker(recipe.seq_len, dtype, put)
         state = train(
@@ -112,15 +127,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             touching=None if items == "dense" else lists,
         )  # fmt: skip
         if int(state.step) == config.stop_at < recipe.num_steps:
-            print(f"stopped at step {config.stop_at}; the same command goes on")
+            say(f"stopped at step {config.stop_at}; the same command goes on")
             return
         best = best_step(folder) or int(state.step)
         params = restore(folder / str(best), state.params, "params", stored.params)
         metrics = evaluate(eqx.combine(params, frozen), dataset, "test", ranker)
-    result = full_result(dataset, "test", metrics, best)
-    write_json(folder / RESULT_FILE, result)
-    print(table(result))
-    print(_closing(folder))
+    if is_first():
+        result = full_result(dataset, "test", metrics, best)
+        write_json(folder / RESULT_FILE, result)
+        say(table(result))
+        say(_closing(folder, dataset))
+    barrier("the result is there")
 
 
 def _recipes() -> str:
@@ -136,9 +153,18 @@ def _recipes() -> str:
 
 def _dataset(data_dir: Path | None) -> Dataset:
     """Opens the dataset; the default one is prepared first where it is not there."""
-    if data_dir is None and not DEFAULT_DATA.exists():
-        prepare(PrepareConfig(data_dir=DEFAULT_DATA), print)
-    return open_dataset(data_dir or DEFAULT_DATA)
+    if data_dir is None:
+        if is_first() and not DEFAULT_DATA.exists():
+            prepare(PrepareConfig(data_dir=DEFAULT_DATA), say)
+        barrier("the dataset is prepared")
+    dataset = open_dataset(data_dir or DEFAULT_DATA)
+    require(
+        bool(dataset.item_counts[dataset.item_valid].any()),
+        f"all items in training events of {dataset.path} are retired, wanted some to "
+        "learn from; bring retired ones back: python -m eqids.catalog add --data_dir "
+        f"{dataset.path} --items FILE",
+    )
+    return dataset
 
 
 def _llama_config(flags: TrainConfig) -> LlamaConfig:
@@ -162,8 +188,8 @@ def _pretrained(config: RunConfig) -> tuple[Llama | None, str | None]:
     path = config.flags.llama_path
     if path is None:
         return None, None
-    print(f"loading {path}")
-    dtype = config.dtype if config.strategy == "heads" else "float32"
+    say(f"loading {path}")
+    dtype = "float32" if config.strategy == "all" else config.dtype
     return convert.load_llama(path, dtype), convert.fingerprint(path)
 
 
@@ -189,6 +215,11 @@ def _opening(
         f"{config.strategy}: {learns:,} parameters train; {recipe.num_steps:,} steps "
         f"of {recipe.batch_size} x {recipe.seq_len} into {config.checkpoint_dir}",
     ]
+    if jax.process_count() > 1:
+        lines.append(
+            f"{jax.process_count()} processes with {jax.device_count()} devices; if "
+            f"one ends, the others do within {config.flags.processes.heartbeat} s"
+        )
     if items != "dense":
         lines.append(f"item tables move by {items}, in the clusters of each batch")
     if step:
@@ -196,16 +227,12 @@ def _opening(
     return "\n".join(lines)
 
 
-def _closing(folder: Path) -> str:
+def _closing(folder: Path, dataset: Dataset) -> str:
+    user = shlex.quote(str(dataset.users()["user"].iloc[0]))
     return (
         f"result in {folder / RESULT_FILE}; now ask for recommendations:\n"
-        f"  python -m eqids.recommend --checkpoint {folder} --user 1"
+        f"  python -m eqids.recommend --checkpoint {folder} --user {user}"
     )
-
-
-def _memory(needs: Mapping[str, int]) -> str:
-    lines = [f"{name:<12}{size / 2**30:10.3f} GiB" for name, size in needs.items()]
-    return "\n".join(["a device's memory, compiled for this machine:", *lines])
 
 
 if __name__ == "__main__":

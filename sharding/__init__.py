@@ -7,10 +7,16 @@ model needs to compute under explicit axis types. Each of them also works withou
 any mesh. Nothing here knows what is being computed.
 """
 
+from sharding.hardware import (
+    HARDWARE as HARDWARE,
+    Hardware as Hardware,
+    hardware as hardware,
+)
 from sharding.layout import (
     LAYOUT_NAMES as LAYOUT_NAMES,
     Layout as Layout,
     LayoutError as LayoutError,
+    abstract_mesh as abstract_mesh,
     make_mesh as make_mesh,
     mesh_shapes as mesh_shapes,
     named_layout as named_layout,
@@ -21,6 +27,7 @@ from sharding.ops import (
     like as like,
     lookup as lookup,
     per_shard as per_shard,
+    replicated as replicated,
 )
 from sharding.place import (
     Placement as Placement,
@@ -28,5 +35,22 @@ from sharding.place import (
     place as place,
     placement as placement,
 )
+from sharding.processes import (
+    ProcessesError as ProcessesError,
+    barrier as barrier,
+    beside_others as beside_others,
+    initialize as initialize,
+    is_first as is_first,
+    leave as leave,
+    lost_peer as lost_peer,
+)
+from sharding.proof import Proof as Proof, prove as prove
 from sharding.split import Split as Split, shards as shards
+from sharding.table import (
+    ROWS as ROWS,
+    Row as Row,
+    devices_text as devices_text,
+    named_row as named_row,
+)
+from sharding.targets import gpu_devices as gpu_devices
 from sharding.words import Words as Words, words as words

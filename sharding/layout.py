@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 """Mesh axes. `data` splits the batch; `fsdp` splits the batch and the stored
@@ -168,3 +168,9 @@ def make_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Me
         )
     grid = np.array(devices[:needed]).reshape(layout.mesh_shape)
     return Mesh(grid, (DATA, FSDP, TENSOR), axis_types=(AxisType.Explicit,) * 3)
+
+
+def abstract_mesh(layout: Layout) -> AbstractMesh:
+    """Returns the mesh of a layout without devices: to know shapes, and to lower."""
+    axes = (DATA, FSDP, TENSOR)
+    return AbstractMesh(layout.mesh_shape, axes, axis_types=(AxisType.Explicit,) * 3)

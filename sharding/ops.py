@@ -29,6 +29,13 @@ def gathered(weight: Array) -> Array:
     return jax.sharding.reshard(weight, PartitionSpec(*kept))
 
 
+def replicated(x: Array) -> Array:
+    """Returns `x` whole on every device, and so in every process."""
+    if like(x) is None:
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim))
+
+
 def axes_of(x: Array, dim: int) -> tuple[str, ...]:
     """Returns the mesh axes over which an axis of `x` is split; () without a mesh."""
     sharding = like(x)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from sharding.layout import (
@@ -18,20 +19,24 @@ from sharding.layout import (
     mesh_shapes,
     named_layout,
 )
+from sharding.table import named_row
 from sharding.words import Words, words
 
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 """An array, or the shape of one."""
 
 
-def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
+def place(
+    tree: PyTree, layout: Layout | None, mesh: Mesh | AbstractMesh | None
+) -> PyTree:
     """Returns the tree with every array on the mesh, as its words say.
 
     Args:
         tree: annotated modules holding arrays, or `jax.ShapeDtypeStruct`s, which
             come back with their sharding.
         layout: the layout, or None for no mesh.
-        mesh: the layout's mesh, or None for the default device.
+        mesh: the layout's mesh, or None for the default device. Shapes also go on
+            meshes of devices that are not there, or of none.
 
     Returns:
         The tree; where the mesh does not divide a catalog, clusters of zeros follow.
@@ -53,9 +58,17 @@ def place(tree: PyTree, layout: Layout | None, mesh: Mesh | None) -> PyTree:
         if shape != leaf.shape:
             more = [(0, n - size) for n, size in zip(shape, leaf.shape, strict=True)]
             leaf = np.pad(np.asarray(leaf), more)
-        return jax.device_put(leaf, sharding)
+        return _put(leaf, sharding)
 
     return jax.tree.map(put, tree, axes, shardings)
+
+
+def _put(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    # device_put would send the array around, to see that all processes have the same.
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
 
 
 def _specs(tree: PyTree, axes: PyTree[Words], layout: Layout) -> PyTree[PartitionSpec]:
@@ -97,7 +110,7 @@ def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
     sharding = NamedSharding(sharding.mesh, spec)
     if isinstance(array, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-    return jax.device_put(array, sharding)
+    return _put(array, sharding)
 
 
 def _on_default_device(leaf: Shaped) -> Shaped:
@@ -109,24 +122,79 @@ class Placement:
     """A layout on its mesh, or neither: where everything of a run lies."""
 
     layout: Layout | None
-    mesh: Mesh | None
+    mesh: Mesh | AbstractMesh | None
 
     def __call__(self, tree: PyTree) -> PyTree:
         """Returns the tree on the mesh; see `place`."""
         return place(tree, self.layout, self.mesh)
 
+    def rows(self, num_rows: int) -> slice:
+        """Returns the rows of a batch that this process's devices hold.
+
+        Raises:
+            LayoutError: the mesh does not divide the batch.
+        """
+        if self.layout is None or self.mesh is None:
+            return slice(0, num_rows)
+        sharding = self._of_batch(num_rows)
+        held = sharding.addressable_devices_indices_map((num_rows,)).values()
+        cuts = [index[0].indices(num_rows) for index in held if index is not None]
+        return slice(min(cut[0] for cut in cuts), max(cut[1] for cut in cuts))
+
+    def batch(
+        self, own: Mapping[str, np.ndarray], num_rows: int
+    ) -> dict[str, jax.Array]:
+        """Returns a batch on the mesh, of which each process has its own rows.
+
+        Args:
+            own: arrays whose leading axis is this process's `rows(num_rows)`.
+            num_rows: rows of the whole batch.
+        """
+        if self.layout is None or self.mesh is None:
+            return {name: jnp.asarray(array) for name, array in own.items()}
+        sharding, first = self._of_batch(num_rows), self.rows(num_rows).start
+
+        def put(array: np.ndarray) -> jax.Array:
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                start, stop, _ = index[0].indices(num_rows)
+                return array[start - first : stop - first]
+
+            shape = (num_rows, *array.shape[1:])
+            return jax.make_array_from_callback(shape, sharding, part)
+
+        return {name: put(array) for name, array in own.items()}
+
+    def _of_batch(self, num_rows: int) -> NamedSharding:
+        assert self.layout is not None and isinstance(self.mesh, Mesh)
+        spec = self.layout.spec(("batch",), (num_rows,), "a batch")
+        return NamedSharding(self.mesh, spec)
+
     def active(self) -> AbstractContextManager[object]:
-        """Returns the context to compute in."""
+        """Returns the context to compute in, or only to trace in if none can be."""
+        if isinstance(self.mesh, AbstractMesh):
+            return jax.sharding.use_abstract_mesh(self.mesh)
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
 def placement(name: str) -> Placement:
-    """Returns a named layout over all devices there are; `none` is no mesh at all.
+    """Returns a layout over all devices there are, by name.
+
+    Args:
+        name: `none` for no mesh at all, the name of a row of `ROWS`, or what
+            `named_layout` knows.
 
     Raises:
         LayoutError: no such layout, or it cannot use this number of devices.
     """
     if name == "none":
+        if jax.process_count() > 1:
+            raise LayoutError(
+                "layout 'none' is for one process, there are "
+                f"{jax.process_count()}; wanted another --layout"
+            )
         return Placement(None, None)
+    if "-" in name:
+        # The mesh of a row; its batch and what trains are the run's own to say.
+        name = "x".join(map(str, named_row(name).mesh_shape))
     layout = named_layout(name, jax.device_count())
     return Placement(layout, make_mesh(layout))

@@ -24,6 +24,8 @@ def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
     jaxtyping checks fields only where a generated `__init__` sets them; arrays that
     come from loading, restoring or `filter_vmap` pass unchecked. Calling this
     afterwards closes that gap: each word is bound to one size over the whole tree.
+    A starred word, `*inputs`, stands for the words that the static field `inputs` of
+    the same module holds: a module that serves several kinds of array.
 
     Args:
         tree: Equinox modules or dataclasses whose array fields are annotated. Leaves
@@ -61,17 +63,25 @@ def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
 
 def _annotated(tree: PyTree, path: Any, name: str) -> tuple[str, ...]:
     """The words of the innermost annotated field on the way to a leaf."""
-    node, hint = tree, None
+    node, owner, hint = tree, None, None
     for key in path:
         if isinstance(key, jax.tree_util.GetAttrKey):
             fields = {f.name: f for f in dataclasses.fields(node)}
             hint = fields[key.name].type
-            node = getattr(node, key.name)
+            owner, node = node, getattr(node, key.name)
         elif isinstance(key, jax.tree_util.SequenceKey):
             node = node[key.idx]
         else:
             node = node[key.key]
     for option in (hint, *typing.get_args(hint)):
         if option is not types.NoneType and hasattr(option, "dim_str"):
-            return tuple(option.dim_str.split())
+            return tuple(
+                word
+                for spelled in option.dim_str.split()
+                for word in _spelled_out(spelled, owner)
+            )
     raise ValueError(f"{name} has no jaxtyping annotation to read its axes from")
+
+
+def _spelled_out(word: str, owner: Any) -> tuple[str, ...]:
+    return getattr(owner, word[1:]) if word.startswith("*") else (word,)

@@ -19,13 +19,25 @@ from eqids.config.doors import (
     RecommendConfig as RecommendConfig,
 )
 from eqids.config.errors import UserError as UserError, require as require
+from eqids.config.layouts import (
+    EstimateConfig as EstimateConfig,
+    ListConfig as ListConfig,
+    MachineConfig as MachineConfig,
+    PlanConfig as PlanConfig,
+    ProveConfig as ProveConfig,
+    ShowLayoutConfig as ShowLayoutConfig,
+)
 from eqids.config.model import (
     LLAMA_PRESETS as LLAMA_PRESETS,
+    LORA_TARGETS as LORA_TARGETS,
     LlamaConfig as LlamaConfig,
     LlamaSize as LlamaSize,
+    LoraConfig as LoraConfig,
+    LoraTarget as LoraTarget,
     ModelConfig as ModelConfig,
     RopeScaling as RopeScaling,
 )
+from eqids.config.processes import ProcessesConfig as ProcessesConfig
 from eqids.config.serial import from_json as from_json, to_json as to_json
 from eqids.config.train import (
     NANO_RECIPE as NANO_RECIPE,

@@ -1,10 +1,14 @@
 """What the doors besides training are told; fields are flags, their texts the help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from eqids.config.errors import require
+
+_CLUSTERING = ("clusters", "cluster_vectors", "vector_width", "spherical",
+               "num_clusters", "free_share")  # fmt: skip
+"""Flags of `prepare` that say how items are clustered."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,15 @@ class PrepareConfig:
     length, which tells of popularity in those from interactions."""
     num_clusters: int | None = None
     """Number of clusters; by default the square root of the items up to 10,000 items,
-    four times that from a million on."""
+    four times that from a hundred thousand on."""
+    free_share: float = 0.05
+    """Share of a cluster's places that stay free for items to come, rounded down to
+    whole places."""
     catalog: Path | None = None
     """A dataset folder whose items keep their places, so that checkpoints of it go
-    on with new interactions; it says how items are clustered."""
+    on; it says how items are clustered. Only places are taken from it: --source must
+    hold all histories, old events and new ones, for what it lacks is lost to the new
+    dataset, which is written to another --data_dir."""
     unknown_items: Literal["append", "refuse"] = "append"
     """What becomes of items that --catalog does not hold: a free place near the items
     that they were used next to, or an error."""
@@ -76,7 +85,13 @@ class PrepareConfig:
             self.num_clusters is None or self.num_clusters >= 1,
             f"--num_clusters is {self.num_clusters}, wanted 1 or more",
         )
+        require(
+            0 <= self.free_share < 1,
+            f"--free_share is {self.free_share}, wanted at least 0 and less than 1",
+        )
         self._check_vectors()
+        if self.catalog is not None:
+            self._check_catalog(self.catalog)
         require(
             self.min_rating is None or self.rating_column is not None
             or not self.source.startswith(("csv:", "parquet:")),
@@ -95,6 +110,25 @@ class PrepareConfig:
             not path.endswith(".npy") or self.items is not None,
             f"--cluster_vectors {path} needs --items, the file whose rows its rows "
             "belong to",
+        )
+
+    def _check_catalog(self, catalog: Path) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in _CLUSTERING:
+            require(
+                getattr(self, name) == defaults[name],
+                f"--{name} is for new catalogs, and items keep the clusters of "
+                f"--catalog {catalog}; wanted one of the two",
+            )
+        require(
+            catalog.resolve() != self.folder.resolve(),
+            f"--data_dir {self.folder} is --catalog itself, whose histories would be "
+            "lost: choose another --data_dir",
+        )
+        require(
+            catalog.is_dir(),
+            f"--catalog {catalog} is not a folder that exists, wanted the --data_dir "
+            "of the dataset that the new one follows",
         )
 
     @property
@@ -136,7 +170,8 @@ class RecommendConfig:
     input: Path | None = None
     """Parquet or CSV file of histories: columns user, item and, if known, time."""
     output: Path | None = None
-    """Parquet file to write recommendations to (with --input)."""
+    """File to write recommendations to (with --input): CSV where it is called so,
+    else Parquet."""
     k: int = 10
     """How many items."""
     keep_seen: bool = False

@@ -105,6 +105,25 @@ Adapter = Literal["mlp", "linear"]
 """Two layers with GELU between them, or one matrix."""
 
 
+LoraTarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
+"""A matrix of Llama's blocks: of the attention, or of the feed-forward layer."""
+
+LORA_TARGETS: tuple[LoraTarget, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+"""All of them, which is what it takes to match full training (Dettmers et al. 2023)."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank changes of a frozen Llama (Hu et al. 2021)."""
+
+    rank: int = 16
+    """Inner size of a change."""
+    alpha: float = 32.0
+    """Changes are multiplied by alpha / rank."""
+    targets: tuple[LoraTarget, ...] = LORA_TARGETS
+    """Matrices that change."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of everything around the Llama, and how it is trained from scratch."""
@@ -125,3 +144,5 @@ class ModelConfig:
     """Buckets of the time between items (0 is unknown)."""
     dropout: float = 0.0
     """Share of activations dropped in training, on inputs and on each branch."""
+    lora: LoraConfig | None = None
+    """Low-rank changes of the Llama, or none."""

@@ -13,10 +13,12 @@ Config = TypeVar("Config")
 
 
 def to_json(config: Any) -> Any:
-    """A config as JSON values: dataclasses as objects, paths as strings."""
+    """A config as JSON values: dataclasses are objects, tuples lists, paths strings."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = dataclasses.fields(config)
         return {f.name: to_json(getattr(config, f.name)) for f in fields}
+    if isinstance(config, tuple):
+        return [to_json(value) for value in config]
     return str(config) if isinstance(config, Path) else config
 
 
@@ -52,4 +54,6 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
             return from_json(option, value, where)  # type: ignore[arg-type]
         if option is Path and isinstance(value, str):
             return Path(value)
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return tuple(value)
     return value

@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from eqids.config.errors import require
-from eqids.config.model import Adapter, LlamaSize
+from eqids.config.hardware import HardwareName
+from eqids.config.model import (
+    LORA_TARGETS,
+    Adapter,
+    LlamaSize,
+    LoraConfig,
+    LoraTarget,
+)
+from eqids.config.processes import ProcessesConfig
 
-Strategy = Literal["heads", "all"]
-"""What trains: all but Llama, or everything."""
+Strategy = Literal["heads", "lora", "all"]
+"""What trains: all but Llama; that and low-rank changes of Llama; or everything."""
 
 
 InitItems = Literal["interactions", "random"]
@@ -64,10 +72,16 @@ NANO_RECIPE = Recipe(
 PRETRAINED_RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
     {
         "heads": Recipe(5_000, 16, 64, 1e-4, 100, 0.01, 384, "mlp", 0.0, 250),
+        "lora": Recipe(5_000, 8, 64, 1e-4, 100, 0.01, 384, "mlp", 0.0, 250),
         "all": Recipe(10_000, 8, 64, 5e-5, 500, 0.01, 384, "mlp", 0.0, 500),
     }
 )
-"""Frozen Llama (`heads`) and fully trained (`all`)."""
+"""Frozen Llama (`heads`), changed a little (`lora`) and fully trained (`all`).
+
+LoRA bears a higher rate than full training does (Hu et al. 2021 use 2e-4), so that
+Llama's changes and the heads share theirs; but it keeps the activations of full
+training: hence its small batch.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,15 @@ class TrainConfig:
     """The same as --train heads."""
     train: Strategy | None = None
     """heads: items, adapters and softmax learn, Llama is frozen (the default with
-    --llama_path). all: everything learns (the default from scratch)."""
+    --llama_path). lora: low-rank changes of the frozen Llama learn too. all:
+    everything learns (the default from scratch)."""
+    lora_rank: int = 16
+    """Inner size of LoRA's changes, with --train lora."""
+    lora_alpha: float = 32.0
+    """LoRA's changes are multiplied by this over their rank."""
+    lora_targets: tuple[LoraTarget, ...] = LORA_TARGETS
+    """Llama's matrices that LoRA changes, of attention (q k v o) and feed-forward
+    (gate up down); by default all of them."""
     data_dir: Path | None = None
     """Dataset folder; without it, ML-100K is prepared into data/ml-100k."""
     checkpoint_dir: Path | None = None
@@ -131,9 +153,13 @@ class TrainConfig:
     """Of Llama's computation; auto is bfloat16 on a GPU and float32 elsewhere."""
     remat: bool = False
     """Recompute Llama's blocks in the backward pass: less memory, more time."""
-    layout: Literal["none", "data", "fsdp", "tensor"] = "data"
+    attention: Literal["auto", "xla", "cudnn", "recomputed"] = "auto"
+    """XLA's products, cuDNN's fused kernel (GPUs, bfloat16), or XLA's with the scores
+    computed again in the backward pass; auto is cudnn where that can be."""
+    layout: str = "data"
     """How the devices there are share the work: the batch only (data), the weights
-    too (fsdp), heads and feed-forward as well (tensor), or one device, no mesh
+    too (fsdp), heads and feed-forward as well (tensor), a mesh DATAxFSDPxTENSOR such
+    as 2x4x1, a named layout (python -m sharding list), or one device and no mesh
     (none)."""
     log_every: int = 50
     """Steps between lines of metrics."""
@@ -151,16 +177,22 @@ class TrainConfig:
     seed: int = 0
     """Seeds weights, batches and dropout."""
     estimate_memory_only: bool = False
-    """Compile the step, print what it needs of memory, and leave."""
+    """Print what a step needs of a device's memory, by closed form and compiled, and
+    leave."""
+    hardware: HardwareName | None = None
+    """With --estimate_memory_only: answer for this hardware instead of what is there
+    (compiled too with eqids[gpu-compile])."""
+    processes: ProcessesConfig = ProcessesConfig()
+    """How the processes of a run find one another."""
 
     def __post_init__(self) -> None:
         counts = "num_steps stop_at batch_size seq_len item_width log_every eval_every "
-        for name in (counts + "save_every keep early_stop").split():
+        for name in (counts + "save_every keep early_stop lora_rank").split():
             value = getattr(self, name)
             require(
                 value is None or value >= 1, f"--{name} is {value}, wanted 1 or more"
             )
-        for name in ("learning_rate", "grad_clip"):
+        for name in ("learning_rate", "grad_clip", "lora_alpha"):
             value = getattr(self, name)
             require(
                 value is None or value > 0, f"--{name} is {value}, wanted more than 0"
@@ -178,9 +210,21 @@ class TrainConfig:
                 f"--{name} is {value}, wanted at least 0 and less than 1",
             )
         require(
-            not (self.freeze_llama and self.train == "all"),
-            "--freeze_llama and --train all contradict each other, wanted one of them",
+            not self.freeze_llama or self.train in (None, "heads"),
+            f"--freeze_llama and --train {self.train} contradict each other, wanted "
+            "one of them",
         )
+        targets = self.lora_targets
+        require(
+            0 < len(targets) == len(set(targets)),
+            f"--lora_targets is {' '.join(targets)!r}, wanted at least one of "
+            f"{' '.join(LORA_TARGETS)}, each once",
+        )
+
+    @property
+    def lora(self) -> LoraConfig:
+        """LoRA's changes, where they are trained."""
+        return LoraConfig(self.lora_rank, self.lora_alpha, self.lora_targets)
 
 
 @dataclass(frozen=True)

@@ -115,19 +115,23 @@ def _halves(part: list[int], loads: np.ndarray) -> list[list[int]]:
     return [left, right]
 
 
-def place(cluster: np.ndarray, num_clusters: int) -> tuple[np.ndarray, int]:
+def place(
+    cluster: np.ndarray, num_clusters: int, free_share: float = 0.0
+) -> tuple[np.ndarray, int]:
     """Slots, cluster * room + place, for items of known clusters.
 
     Args:
         cluster: int [item].
         num_clusters: number of clusters.
+        free_share: of the places of the largest cluster, rounded down to whole ones.
 
     Returns:
         int32 [item] slots, in a cluster in the order of items; and room, the size of
-        the largest cluster.
+        the largest cluster and its free places.
     """
     sizes = np.bincount(cluster, minlength=num_clusters)
-    room = int(sizes.max())
+    # 9 of 10 places at a share of 0.1, whatever floating point says.
+    room = int(sizes.max() / (1 - free_share) + 1e-9)
     order = np.argsort(cluster, kind="stable")
     rank = np.empty(len(cluster), np.int64)
     rank[order] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

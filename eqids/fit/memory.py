@@ -1,67 +1,165 @@
-"""What a step needs of memory, known before anything is allocated."""
+"""What a train step needs of a device's memory, known before anything is compiled.
+
+What the step is given is exact: shapes and layout say it to the byte. What it makes is
+an estimate by closed form of the few things that are large, held to XLA's compiler in
+docs/layouts.md.
+"""
 
 import math
-from functools import partial
+from dataclasses import dataclass
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
-from eqids.config import ItemOptimizer, ModelConfig, RunConfig
-from eqids.data import Dataset
-from eqids.fit.optimizer import make_optimizer
-from eqids.fit.step import make_step, split, start
-from eqids.fit.touching import touching
-from eqids.model import Batch, EqIDs
-from sharding import Placement, beside, shards
+from eqids.fit.abstract import AbstractRun, Job
+from eqids.fit.strategy import item_tables
+from eqids.model import Batch
+from eqids.model.llama import Kernel, checkpointed
+from eqids.model.rope import rope_tables
+from sharding import gathered, lookup
 
 
-def estimate(
-    config: RunConfig,
-    sizes: ModelConfig,
-    put: Placement,
-    dataset: Dataset,
-    items: ItemOptimizer,
-) -> dict[str, int]:
-    """Returns the bytes of one device that a train step needs.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device.
 
-    The step is compiled for this machine from shapes alone, so that a model which
-    does not fit is told so in seconds.
+    Attributes:
+        frozen: weights that do not train.
+        trained: weights that do, in float32.
+        optimizer: its state.
+        batch: a batch and the list of its clusters.
+        gradients: of all that trains but item tables.
+        block_gradients: of these, Llama's blocks'.
+        blocks: gradients and updates of the item tables' touched clusters.
+        activations: what the backward pass keeps of Llama's blocks.
+        working: what one block needs while it is computed, gathered weights included.
+    """
+
+    frozen: int
+    trained: int
+    optimizer: int
+    batch: int
+    gradients: int
+    block_gradients: int
+    blocks: int
+    activations: int
+    working: int
+
+    @property
+    def arguments(self) -> int:
+        """Returns what the step is given, exactly."""
+        return self.frozen + self.trained + self.optimizer + self.batch
+
+    @property
+    def temporaries(self) -> int:
+        """Returns what the step makes, about.
+
+        At most either while blocks are walked backwards, or at the end, when there is
+        nothing but gradients; those of words come last.
+        """
+        backward = self.block_gradients + self.activations + self.working
+        return self.blocks + max(backward, self.gradients)
+
+    @property
+    def peak(self) -> int:
+        """Returns what lives at once, at most."""
+        return self.arguments + self.temporaries
+
+
+def estimate(job: Job, run: AbstractRun) -> Memory:
+    """Returns the memory of a run's step; within `put.active()`.
 
     Args:
-        config: the run's.
-        sizes: the model's.
-        put: its layout.
-        dataset: how often a batch touches which clusters.
-        items: what moves item tables.
-
-    Returns:
-        `weights` (all of the model's), `state` (what trains, and its optimizer),
-        `temporaries`, and the `total` of what lives at once.
+        job: what is trained.
+        run: its step's arguments, from `abstract_run`.
     """
-    recipe, flags, dtype = config.recipe, config.flags, jnp.dtype(config.dtype)
-    optimizer = make_optimizer(recipe, flags.grad_clip, items)
-    model = put(eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0)))
-    shape = (recipe.batch_size, recipe.seq_len)
-    batch = put(jax.eval_shape(lambda: Batch(*[jnp.zeros(shape, jnp.int32)] * 6)))
-    params, frozen = eqx.filter_eval_shape(split, model, config.strategy, dtype)
-    state = jax.eval_shape(partial(start, optimizer=optimizer), params)
-    step = make_step(optimizer, dtype, remat=flags.remat)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    touched = None
-    if items != "dense":
-        table = params.softmax.table
-        lists = touching(dataset, recipe, shards(table))
-        length = lists.shards * lists.capacity
-        touched = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
-    compiled = step.lower(state, frozen, batch, key, touched).compile()
-    memory = compiled.memory_analysis()
-    return {
-        "weights": _bytes((params, frozen)),
-        "state": _bytes(state),
-        "temporaries": memory.temp_size_in_bytes,
-        "total": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
-    }
+    params, tables = run.state.params, item_tables(run.state.params)
+    dense = eqx.filter(params, jax.tree.map(lambda table: not table, tables))
+    kept, inside, weights = _block(job, run)
+    blocks = _bytes(eqx.filter(params, tables))
+    if run.touched is not None:
+        own = _bytes(run.touched) // run.touched.dtype.itemsize
+        valid = run.frozen.softmax.valid
+        clusters = _bytes(valid) // math.prod(valid.shape[1:])
+        blocks = blocks * own // clusters
+    return Memory(
+        frozen=_bytes(run.frozen),
+        trained=_bytes(params),
+        optimizer=_bytes(run.state.optimizer) + _bytes(run.state.step),
+        batch=_bytes((run.batch, run.key, run.touched)),
+        gradients=_bytes(dense),
+        block_gradients=_bytes(dense.llama.blocks),
+        blocks=2 * blocks,
+        activations=job.sizes.llama.num_layers * kept,
+        working=inside + weights + _words(job, run),
+    )
+
+
+def _block(job: Job, run: AbstractRun) -> tuple[int, int, int]:
+    """Bytes that one block leaves to its backward pass, has inside, and weighs."""
+    both = run.state.params.llama.blocks, run.frozen.llama.blocks
+    trained, frozen = jax.tree.map(_first, both)
+    kept, inside = (
+        _residuals(job, run, trained, frozen, remat) for remat in (job.remat, False)
+    )
+
+    def used(*blocks: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: gathered(x.astype(job.dtype)), blocks)
+
+    return kept, inside, _bytes(jax.eval_shape(used, trained, frozen))
+
+
+def _words(job: Job, run: AbstractRun) -> int:
+    """Bytes of the words' vectors, where each step gathers them."""
+    llama = eqx.combine(run.state.params, run.frozen).llama
+    table = llama.embedding
+    whole = jax.eval_shape(lambda x: gathered(x.astype(job.dtype)), table)
+    itemsize = jnp.dtype(job.dtype).itemsize
+    stored = _bytes(table) // table.dtype.itemsize * itemsize
+    return _bytes(whole) if _bytes(whole) > stored else 0
+
+
+def _first(stacked: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda x: x[0], stacked)
+
+
+def _residuals(
+    job: Job, run: AbstractRun, trained: PyTree, frozen: PyTree, remat: bool
+) -> int:
+    """Bytes of what one block's vjp closes over, besides what all blocks are given."""
+
+    # cuDNN cannot be traced where it is not; it keeps what recomputing would.
+    kernel: Kernel = "xla" if job.kernel == "xla" else "recomputed"
+
+    def pullback(
+        trained: PyTree, x: Array, frozen: PyTree, mask: Array, rope: PyTree
+    ) -> PyTree:
+        def block(trained: PyTree, x: Array) -> Array:
+            return eqx.combine(trained, frozen)(x, mask, rope, 0.0, None, kernel)
+
+        return jax.vjp(checkpointed(block, remat), trained, x)[1]
+
+    def inputs(batch: Batch) -> tuple[Array, Array, PyTree]:
+        x = lookup(jnp.zeros((1, job.sizes.llama.width), job.dtype), batch.segment)
+        mask = batch.segment[:, :, None] == batch.segment[:, None, :]
+        return x, mask, rope_tables(batch.position, job.sizes.llama)
+
+    x, mask, rope = jax.eval_shape(inputs, run.batch)
+    shared = trained, frozen, mask, rope
+    left = list(
+        jax.tree.leaves(jax.eval_shape(pullback, trained, x, frozen, mask, rope))
+    )
+    for leaf in jax.tree.leaves(shared):
+        same = [i for i, x in enumerate(left) if _form(x) == _form(leaf)]
+        if same:
+            left.pop(same[0])
+    return _bytes(left)
+
+
+def _form(leaf: jax.ShapeDtypeStruct) -> tuple[object, ...]:
+    return leaf.shape, leaf.dtype
 
 
 def _bytes(tree: object) -> int:

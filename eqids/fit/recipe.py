@@ -11,6 +11,7 @@ from eqids.config import (
     PRETRAINED_RECIPES,
     Recipe,
     RunConfig,
+    Strategy,
     TrainConfig,
     require,
 )
@@ -22,8 +23,9 @@ def resolved(flags: TrainConfig) -> RunConfig:
     """Returns the run that the flags ask for, by the recipe of its size and strategy.
 
     Raises:
-        UserError: a size other than nano without its weights, or a step to stop at
-            that is past the last.
+        UserError: a size other than nano without its weights, LoRA without a
+            pretrained Llama or its flags without LoRA, or a step to stop at that is
+            past the last.
     """
     scratch = flags.llama_size == "nano" or flags.from_scratch
     scratch = scratch and flags.llama_path is None
@@ -39,6 +41,7 @@ def resolved(flags: TrainConfig) -> RunConfig:
     strategy = "heads" if flags.freeze_llama else flags.train
     strategy = strategy or ("all" if scratch else "heads")
     nano = scratch and flags.llama_size == "nano"
+    _check_lora(flags, strategy)
     recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
     names = [field.name for field in dataclasses.fields(Recipe)]
     given = {name: getattr(flags, name) for name in names}
@@ -63,6 +66,21 @@ def resolved(flags: TrainConfig) -> RunConfig:
         data_dir=data.resolve(),
         checkpoint_dir=flags.checkpoint_dir or Path("runs") / name,
     )
+
+
+def _check_lora(flags: TrainConfig, strategy: Strategy) -> None:
+    pretrained = flags.llama_path is not None or flags.estimate_memory_only
+    require(
+        strategy != "lora" or pretrained,
+        "--train lora needs --llama_path DIR: it changes a pretrained Llama a little, "
+        "and random weights are worth no keeping",
+    )
+    defaults = TrainConfig()
+    for name in ("lora_rank", "lora_alpha", "lora_targets"):
+        require(
+            strategy == "lora" or getattr(flags, name) == getattr(defaults, name),
+            f"--{name} is for --train lora, and this run is --train {strategy}",
+        )
 
 
 def _dtype(

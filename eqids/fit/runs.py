@@ -51,8 +51,18 @@ def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
 def model_config(
     config: RunConfig, dataset: Dataset, llama: LlamaConfig
 ) -> ModelConfig:
-    """Returns the model's sizes: from the flags, the catalog and the Llama."""
+    """Returns the model's sizes: from the flags, the catalog and the Llama.
+
+    Raises:
+        UserError: LoRA's rank is larger than the Llama's width.
+    """
     flags, recipe = config.flags, config.recipe
+    lora = flags.lora if config.strategy == "lora" else None
+    require(
+        lora is None or lora.rank <= llama.width,
+        f"--lora_rank is {flags.lora_rank}, wanted at most the Llama's width, "
+        f"{llama.width}",
+    )
     return ModelConfig(
         llama=llama,
         num_clusters=dataset.info.num_clusters,
@@ -62,6 +72,7 @@ def model_config(
         tied_items=flags.tied_items,
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
+        lora=lora,
     )
 
 
@@ -82,14 +93,14 @@ def initial_model(
         init_items: whether item vectors start from the dataset's or at random.
     """
     vectors = dataset.item_vectors if init_items == "interactions" else None
-    model = EqIDs(
+    return EqIDs(
         config,
         valid=dataset.item_valid,
         counts=dataset.item_counts,
         vectors=vectors,
+        llama=llama,
         key=key,
     )
-    return model if llama is None else eqx.tree_at(lambda m: m.llama, model, llama)
 
 
 def run_meta(
@@ -144,6 +155,26 @@ def resume(
     return restore(path, like, shapes=stored)
 
 
+def check_start(flags: TrainConfig, folder: Path, dataset: Dataset) -> None:
+    """Requires that the catalog has not left behind what a run is to go on from.
+
+    Args:
+        flags: the run's.
+        folder: its checkpoints.
+        dataset: what it is to train on.
+
+    Raises:
+        UserError: it has, and the sentence names the command that helps.
+    """
+    newest, path = latest_step(folder), None
+    if newest is not None:
+        path = folder / str(newest)
+    elif flags.load_checkpoint is not None:
+        path = resolve(flags.load_checkpoint)
+    if path is not None:
+        check_catalog_version(path, read_manifest(path).meta, dataset)
+
+
 def item_optimizer(flags: TrainConfig, folder: Path) -> ItemOptimizer:
     """Returns the optimizer of item tables that is asked for.
 
@@ -175,12 +206,15 @@ def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
 def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what two runs must share to be one."""
     config = meta["config"]
+    sizes = dict(meta["model"])
+    lora = sizes.pop("lora", None) or {}  # checkpoints before there was LoRA lack it
     return {
         **{name: meta[name] for name in ("catalog_id", "dataset_hash", "base")},
-        "sizes": meta["model"],
+        "sizes": sizes,
         **{f"--{name}": _flag(config, name) for name in _IDENTITY},
         **{f"--{name}": value for name, value in config["recipe"].items()},
         "--train": config["strategy"],
+        **{f"--lora_{name}": value for name, value in lora.items()},
         "--dtype": config["dtype"],
     }
 
@@ -195,8 +229,8 @@ def load_weights(
 ) -> State:
     """Returns a new run's state with the weights of another run's checkpoint.
 
-    What trains here and did not there (Llama, after a frozen stage) keeps the values
-    it has.
+    What trains here and did not there (Llama or its low-rank changes, after a frozen
+    stage) keeps the values it has.
 
     Args:
         state: at step 0.
@@ -205,13 +239,14 @@ def load_weights(
         meta: what the new run would record.
 
     Raises:
-        UserError: no such checkpoint, another catalog, arrays of other shapes, or
-            heads that were trained over another frozen Llama than this run's.
+        UserError: no such checkpoint, another catalog, arrays of other shapes, heads
+            that were trained over another frozen Llama than this run's, or over
+            low-rank changes that this run has not.
     """
     path = resolve(checkpoint)
     manifest = read_manifest(path)
     names = ["catalog_id"]
-    if manifest.meta["config"]["strategy"] == "heads":
+    if manifest.meta["config"]["strategy"] != "all":
         names.append("base")
     for name in names:
         require(
@@ -224,6 +259,11 @@ def load_weights(
         "base" not in names or meta["base"] is not None or seeds[0] == seeds[1],
         f"{path} was trained over the frozen random Llama of --seed {seeds[0]}, this "
         f"run has {seeds[1]}; wanted the same",
+    )
+    was, now = (m["model"].get("lora") for m in (manifest.meta, meta))
+    require(
+        was is None or was == now,
+        f"{path} was trained with LoRA {was}, this run has {now}; wanted the same",
     )
 
     def known(route: Any, leaf: Any) -> Any:
@@ -238,15 +278,22 @@ def load_weights(
     return dataclasses.replace(state, params=params)
 
 
+def check_catalog_version(
+    path: Path, meta: Mapping[str, Any], dataset: Dataset
+) -> None:
+    """Raises UserError where a checkpoint was left behind by a dataset's catalog."""
+    require(
+        meta["catalog_id"] not in dataset.lineage.catalog_ids,
+        f"{path} was trained on an earlier version of the catalog of {dataset.path}; "
+        f"bring it along: python -m eqids.catalog migrate --data_dir {dataset.path} "
+        f"--checkpoint {path}",
+    )
+
+
 def check_catalog(path: Path, meta: Mapping[str, Any], dataset: Dataset) -> None:
     """Raises UserError where a checkpoint knows other items than a dataset."""
+    check_catalog_version(path, meta, dataset)
     trained = meta["catalog_id"]
-    if trained in dataset.lineage.catalog_ids:
-        raise UserError(
-            f"{path} was trained on an earlier version of the catalog of "
-            f"{dataset.path}; bring it along: python -m eqids.catalog migrate "
-            f"--data_dir {dataset.path} --checkpoint {path}"
-        )
     require(
         trained == dataset.info.catalog_id,
         f"{path} was trained on the catalog {trained}, and {dataset.path} has "
@@ -261,4 +308,4 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"{path} could not be written: {error}") from error
+        raise UserError(f"{path} could not be written: {error.strerror}") from error

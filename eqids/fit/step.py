@@ -15,6 +15,7 @@ from eqids.config import Strategy
 from eqids.fit.sparse import apply_updates
 from eqids.fit.strategy import item_tables, trainable
 from eqids.model import Batch, EqIDs, Touched
+from eqids.model.llama import Kernel
 
 
 class State(eqx.Module):
@@ -74,7 +75,11 @@ def stored_shapes(
 
 
 def make_step(
-    optimizer: optax.GradientTransformation, dtype: DTypeLike, *, remat: bool
+    optimizer: optax.GradientTransformation,
+    dtype: DTypeLike,
+    *,
+    remat: bool,
+    kernel: Kernel = "xla",
 ) -> Step:
     """Returns the step, `(state, frozen, batch, key, touched) -> (state, metrics)`.
 
@@ -87,6 +92,7 @@ def make_step(
         optimizer: as it was given to `start`.
         dtype: of Llama's computation.
         remat: recompute Llama's blocks in the backward pass.
+        kernel: of the attention.
     """
 
     def step(
@@ -101,7 +107,7 @@ def make_step(
         def mean_loss(params: EqIDs, handles: Touched | None) -> tuple[Array, Array]:
             model = eqx.combine(params, frozen)
             total, count = model.loss(
-                batch, dtype=dtype, remat=remat, key=key, touched=handles
+                batch, dtype=dtype, remat=remat, kernel=kernel, key=key, touched=handles
             )
             return total / jnp.maximum(count, 1), count
 
@@ -120,7 +126,8 @@ def make_step(
         metrics = Metrics(loss, *norms, count)
         return State(state.step + 1, params, optimizer_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    # What is unused (a head for words, a key) is held all the same, and counts.
+    return jax.jit(step, donate_argnums=0, keep_unused=True)
 
 
 def _row_sparse(

@@ -16,17 +16,21 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
     Args:
         model: the whole model; arrays or `jax.ShapeDtypeStruct`s.
         strategy: `heads` (items, adapters, gaps and softmax learn; Llama is frozen,
-            though gradients flow through it to what enters below) or `all`.
+            though gradients flow through it to what enters below), `lora` (these and
+            the low-rank changes of Llama) or `all`.
 
     Returns:
         A tree of booleans. Leaves that are False get no gradient, no optimizer state
         and no place in a checkpoint.
     """
     learns = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), model)
-    if strategy == "heads":
-        frozen = jax.tree.map(lambda _: False, model.llama)
-        learns = eqx.tree_at(lambda m: m.llama, learns, frozen)
-    return learns
+    if strategy == "all":
+        return learns
+    llama = jax.tree.map(lambda _: False, model.llama)
+    if strategy == "lora":
+        assert model.llama.blocks.lora is not None, "a model without LoRA"
+        llama = eqx.tree_at(lambda m: m.blocks.lora, llama, learns.llama.blocks.lora)
+    return eqx.tree_at(lambda m: m.llama, learns, llama)
 
 
 def item_tables(params: EqIDs) -> PyTree[bool]:

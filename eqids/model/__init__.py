@@ -15,6 +15,7 @@ One meaning a word, in every annotation of the project:
 | `query`, `user` | rows that are asked for items |
 | `chunk`, `piece`, `row` | what a loop treats at a time |
 | `hidden` | inside an adapter |
+| `rank` | between the two matrices of a low-rank change (LoRA) |
 | `gaps` | buckets of the time between items |
 """
 

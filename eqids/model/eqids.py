@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from eqids.config import ModelConfig
 from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
 from eqids.model.likelihood import Touched, add_rows
-from eqids.model.llama import Llama, dropout
+from eqids.model.llama import Kernel, Llama, dropout
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup, per_shard
 
@@ -60,6 +60,7 @@ class EqIDs(eqx.Module):
         valid: Bool[np.ndarray, "cluster room"] | None = None,
         counts: Int[np.ndarray, "cluster room"] | None = None,
         vectors: Float[np.ndarray, "cluster room vector_width"] | None = None,
+        llama: Llama | None = None,
         key: PRNGKeyArray,
     ):
         """Starts from random weights, and biases from log popularity.
@@ -69,11 +70,17 @@ class EqIDs(eqx.Module):
             valid: which places hold an item; by default all.
             counts: how often each item is used; by default equally often.
             vectors: where item vectors start, see `initial_table`.
+            llama: a pretrained one; by default it starts at random too.
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
         sizes = (c.num_clusters, c.room, c.item_width)
-        self.llama = Llama(c.llama, key=keys[0])
+        llama = Llama(c.llama, key=keys[0]) if llama is None else llama
+        if c.lora is not None:
+            k = jax.random.fold_in(keys[0], 1)
+            blocks = llama.blocks.with_lora(c.lora, key=k)
+            llama = eqx.tree_at(lambda m: m.blocks, llama, blocks)
+        self.llama = llama
         self.softmax = HierarchicalSoftmax(
             *sizes, valid=valid, counts=counts, vectors=vectors, key=keys[1]
         )
@@ -113,6 +120,7 @@ class EqIDs(eqx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
+        kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
         touched: Touched | None = None,
     ) -> Float[Array, "batch seq item_width"]:
@@ -122,6 +130,7 @@ class EqIDs(eqx.Module):
             batch: histories.
             dtype: of the computation.
             remat: recompute Llama's blocks in the backward pass.
+            kernel: of the attention.
             key: randomness of the dropout; without it nothing is dropped.
             touched: handles that take the gradient of what enters, see `handles`.
         """
@@ -129,8 +138,9 @@ class EqIDs(eqx.Module):
         k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
         x = dropout(self.embed(batch, dtype, touched), rate, k1)
         x = self.llama.hidden(
-            x, batch.segment, batch.position, rate=rate, remat=remat, key=k2
-        )
+            x, batch.segment, batch.position, rate=rate, remat=remat, kernel=kernel,
+            key=k2,
+        )  # fmt: skip
         return self.output_adapter(dropout(x, rate, k3))
 
     def queries_at(
@@ -155,6 +165,7 @@ class EqIDs(eqx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
+        kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
         touched: Touched | None = None,
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -164,7 +175,9 @@ class EqIDs(eqx.Module):
         over devices or steps. With `touched` (from `handles`), no gradient flows to
         item tables; `table_gradients` makes it of the handles'.
         """
-        query = self.queries(batch, dtype=dtype, remat=remat, key=key, touched=touched)
+        query = self.queries(
+            batch, dtype=dtype, remat=remat, kernel=kernel, key=key, touched=touched
+        )
         total = self.softmax.loss(query, batch.target, touched)
         return total, jnp.sum(batch.target >= 0)
 

@@ -1,21 +1,39 @@
 """Llama: blocks stacked over `layer` and scanned, weights in Hugging Face's order."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from eqids.config import LlamaConfig
+from eqids.config import LlamaConfig, LoraConfig
+from eqids.model.lora import LowRank, low_rank_changes
 from eqids.model.rope import rope_tables, rotate
 from sharding import gathered, like, lookup
 
 INIT_STD = 0.02
 """Of every random weight, as Llama's own `initializer_range`."""
+
+
+Kernel = Literal["xla", "cudnn", "recomputed"]
+"""What computes attention: XLA's products, which keep the scores for the backward pass;
+cuDNN's fused kernel, which keeps none; or XLA's with scores computed again."""
+
+
+def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
+    """Returns whether cuDNN's attention takes such heads and positions."""
+    return (
+        jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+        and seq_len % 2 == 0
+        and config.head % 8 == 0
+        and config.head <= 128
+    )
 
 
 def rms_norm(
@@ -49,6 +67,7 @@ class Block(eqx.Module):
     w_gate: Float[Array, "layer ffn width"]
     w_up: Float[Array, "layer ffn width"]
     w_down: Float[Array, "layer width ffn"]
+    lora: dict[str, LowRank] | None
     config: LlamaConfig = eqx.field(static=True)
 
     def __init__(self, config: LlamaConfig, *, key: PRNGKeyArray):
@@ -69,7 +88,13 @@ class Block(eqx.Module):
         self.w_gate = normal(c.ffn, c.width)
         self.w_up = normal(c.ffn, c.width)
         self.w_down = normal(c.width, c.ffn, std=std_out)
+        self.lora = None
         self.config = c
+
+    def with_lora(self, config: LoraConfig, *, key: PRNGKeyArray) -> "Block":
+        """Returns the blocks with low-rank changes, which change nothing yet."""
+        lora = low_rank_changes(self, config, key=key)
+        return eqx.tree_at(lambda b: b.lora, self, lora, is_leaf=lambda x: x is None)
 
     def __call__(
         self,
@@ -78,10 +103,11 @@ class Block(eqx.Module):
         rope: tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]],
         rate: float,
         key: PRNGKeyArray | None,
+        kernel: Kernel = "xla",
     ) -> Float[Array, "batch seq width"]:
         k1, k2 = (None, None) if key is None else jax.random.split(key)
         y = rms_norm(x, self.attention_norm, self.config.norm_eps)
-        x = x + dropout(self.attend(y, mask, rope), rate, k1)
+        x = x + dropout(self.attend(y, mask, rope, kernel), rate, k1)
         y = rms_norm(x, self.ffn_norm, self.config.norm_eps)
         return x + dropout(self.feed_forward(y), rate, k2)
 
@@ -90,23 +116,33 @@ class Block(eqx.Module):
         x: Float[Array, "batch seq width"],
         mask: Bool[Array, "batch seq seq"],
         rope: tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]],
+        kernel: Kernel = "xla",
     ) -> Float[Array, "batch seq width"]:
-        weights = (self.wq, self.wk, self.wv, self.wo)
-        wq, wk, wv, wo = (gathered(w.astype(x.dtype)) for w in weights)
-        q = rotate(jnp.einsum("bsw,hdw->bshd", x, wq), *rope)
-        k = rotate(jnp.einsum("bsw,hdw->bshd", x, wk), *rope)
-        v = jnp.einsum("bsw,hdw->bshd", x, wv)
-        y = attention(q, k, v, mask)
-        return jnp.einsum("bshd,whd->bsw", y, wo, out_sharding=like(x))
+        q = rotate(self.times("wq", "bsw,hdw->bshd", x), *rope)
+        k = rotate(self.times("wk", "bsw,hdw->bshd", x), *rope)
+        v = self.times("wv", "bsw,hdw->bshd", x)
+        y = attention(q, k, v, mask, kernel)
+        return self.times("wo", "bshd,whd->bsw", y, like(x))
 
     def feed_forward(
         self, x: Float[Array, "batch seq width"]
     ) -> Float[Array, "batch seq width"]:
-        weights = (self.w_gate, self.w_up, self.w_down)
-        gate, up, down = (gathered(w.astype(x.dtype)) for w in weights)
-        y = jax.nn.silu(jnp.einsum("bsw,fw->bsf", x, gate))
-        y = y * jnp.einsum("bsw,fw->bsf", x, up)
-        return jnp.einsum("bsf,wf->bsw", y, down, out_sharding=like(x))
+        y = jax.nn.silu(self.times("w_gate", "bsw,fw->bsf", x))
+        y = y * self.times("w_up", "bsw,fw->bsf", x)
+        return self.times("w_down", "bsf,wf->bsw", y, like(x))
+
+    def times(
+        self,
+        name: str,
+        equation: str,
+        x: Float[Array, "batch seq *inputs"],
+        out_sharding: NamedSharding | None = None,
+    ) -> Float[Array, "batch seq *outputs"]:
+        """Returns `x` times a matrix of the block, and times its low-rank change."""
+        weight = gathered(getattr(self, name).astype(x.dtype))
+        y = jnp.einsum(equation, x, weight, out_sharding=out_sharding)
+        change = None if self.lora is None else self.lora.get(name)
+        return y if change is None else y + change(x, out_sharding)
 
 
 def attention(
@@ -114,12 +150,18 @@ def attention(
     k: Float[Array, "batch seq kv_heads head"],
     v: Float[Array, "batch seq kv_heads head"],
     mask: Bool[Array, "batch seq seq"],
+    kernel: Kernel = "xla",
 ) -> Float[Array, "batch seq heads head"]:
     """Softmax attention with grouped queries, on each shard's own rows and heads."""
 
     def local(q: Array, k: Array, v: Array, mask: Array) -> Array:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+        implementation = "cudnn" if kernel == "cudnn" else "xla"
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=mask[:, None], implementation=implementation
+        )
 
+    if kernel == "recomputed":
+        local = jax.checkpoint(local)
     sharding = like(q)
     if sharding is None:
         return local(q, k, v, mask)
@@ -128,6 +170,17 @@ def attention(
     return jax.shard_map(
         local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec
     )(q, k, v, mask)
+
+
+def checkpointed(body: Callable[..., Any], remat: bool) -> Callable[..., Any]:
+    """Returns a function of one block whose backward pass keeps no copies of weights.
+
+    Args:
+        body: what `jax.lax.scan` runs.
+        remat: keep nothing but what enters.
+    """
+    policy = None if remat else _all_but_weights
+    return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
 
 def _all_but_weights(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:
@@ -171,6 +224,7 @@ class Llama(eqx.Module):
         *,
         rate: float = 0.0,
         remat: bool = False,
+        kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch seq width"]:
         """Returns the final, normalised hidden states.
@@ -183,6 +237,7 @@ class Llama(eqx.Module):
             rate: share of each branch dropped where `key` is given.
             remat: recompute blocks in the backward pass instead of keeping what is
                 inside them. Gathered weights are never kept.
+            kernel: of the attention.
             key: randomness of the dropout.
         """
         seq = embeddings.shape[1]
@@ -194,10 +249,9 @@ class Llama(eqx.Module):
             x: Array, layer: tuple[Block, PRNGKeyArray | None]
         ) -> tuple[Array, None]:
             block, key = layer
-            return block(x, mask, rope, rate, key), None
+            return block(x, mask, rope, rate, key, kernel), None
 
-        policy = None if remat else _all_but_weights
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+        body = checkpointed(body, remat)
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
         x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys))
         return rms_norm(x, self.norm, self.config.norm_eps)

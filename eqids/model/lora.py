@@ -1,0 +1,104 @@
+"""LoRA: low-rank changes of frozen matrices (Hu et al. 2021)."""
+
+import math
+import types
+from collections.abc import Mapping
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqids.config import LoraConfig, LoraTarget
+from sharding import Words, gathered, words
+
+FIELDS: Mapping[LoraTarget, str] = types.MappingProxyType(
+    {
+        "q": "wq",
+        "k": "wk",
+        "v": "wv",
+        "o": "wo",
+        "gate": "w_gate",
+        "up": "w_up",
+        "down": "w_down",
+    }
+)
+"""A block's matrices, by the names under which they are targeted."""
+
+
+class LowRank(eqx.Module):
+    """The change `alpha / rank * B A` of one kind of matrix, in all blocks.
+
+    It is never multiplied out. Axes have the words of the matrix it changes, outputs
+    first, with `rank` between its two sides.
+    """
+
+    a: Float[Array, "layer rank *inputs"]
+    b: Float[Array, "layer *outputs rank"]
+    inputs: tuple[str, ...] = eqx.field(static=True)
+    outputs: tuple[str, ...] = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        matrix: Float[Array, "layer *axes"],
+        axes: Words,
+        config: LoraConfig,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """Starts from a random A and a B of zeros: no change at all.
+
+        Args:
+            matrix: what is changed, of which only the shape matters.
+            axes: its words: `width` on one side, whatever it is mapped from or to on
+                the other.
+            config: rank and alpha.
+            key: randomness of A.
+        """
+        num_outputs = 1 if axes.names[1] == "width" else matrix.ndim - 2
+        layer, *sizes = matrix.shape
+        outputs, inputs = sizes[:num_outputs], sizes[num_outputs:]
+        a = jax.random.normal(key, (layer, config.rank, *inputs))
+        self.a = a / math.sqrt(math.prod(inputs))
+        self.b = jnp.zeros((layer, *outputs, config.rank))
+        self.outputs = axes.names[1 : 1 + num_outputs]
+        self.inputs = axes.names[1 + num_outputs :]
+        self.scale = config.alpha / config.rank
+
+    def __call__(
+        self,
+        x: Float[Array, "batch seq *inputs"],
+        out_sharding: NamedSharding | None = None,
+    ) -> Float[Array, "batch seq *outputs"]:
+        """Returns what the change adds to the matrix's product with `x`.
+
+        Args:
+            x: what enters the matrix.
+            out_sharding: of a result `[batch, seq, width]`, where a mesh axis may
+                split the inputs.
+        """
+        a, b = (gathered(w.astype(x.dtype)) for w in (self.a, self.b))
+        ends = tuple(range(-len(self.inputs), 0))
+        y = jnp.tensordot(x, a, (ends, ends), out_sharding=out_sharding)
+        return jnp.tensordot(self.scale * y, b, (-1, -1), out_sharding=out_sharding)
+
+
+def low_rank_changes(
+    blocks: eqx.Module, config: LoraConfig, *, key: PRNGKeyArray
+) -> dict[str, LowRank]:
+    """Returns a change for each matrix that the config targets, by its field's name.
+
+    Args:
+        blocks: stacked over `layer`; its fields are annotated.
+        config: rank, alpha and targets.
+        key: randomness.
+    """
+    axes = words(blocks)
+    names = [FIELDS[target] for target in config.targets]
+    keys = jax.random.split(key, len(names))
+    return {
+        name: LowRank(getattr(blocks, name), getattr(axes, name), config, key=key)
+        for name, key in zip(names, keys, strict=True)
+    }

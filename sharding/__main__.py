@@ -1,0 +1,78 @@
+"""Layouts: `python -m sharding {list,show,estimate,prove,plan}`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from eqids.config import (
+    EstimateConfig,
+    ListConfig,
+    MachineConfig,
+    PlanConfig,
+    ProveConfig,
+    ShowLayoutConfig,
+)
+from eqids.door import run
+
+DESCRIPTION = """Where everything lies on a mesh of devices, and whether it fits.
+
+Named layouts cover model sizes, hardware and what trains; none of the hardware has to
+be here. `estimate` answers in a moment, `prove` asks XLA's compiler for the device
+itself (pip install 'eqids[gpu-compile]').
+
+    python -m sharding list
+    python -m sharding plan --llama_size 8b --train all --devices 8 --num_items 1000000
+    python -m sharding prove --layout 8b-all-h100-80gb-8
+    python -m sharding show --llama_size 8b --hardware h100-80gb --devices 8 --train all
+"""
+
+COMMANDS: Mapping[str, type[Any]] = {
+    "list": ListConfig,
+    "show": ShowLayoutConfig,
+    "estimate": EstimateConfig,
+    "prove": ProveConfig,
+    "plan": PlanConfig,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Answers one question about layouts, and writes the answer where asked to."""
+    config = tyro.extras.subcommand_cli_from_dict(
+        dict(COMMANDS),
+        prog="python -m sharding",
+        description=DESCRIPTION,
+        args=argv,
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    # Nothing is computed here, and the compiler for GPUs must not look for one.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    _fake_devices(config)
+    from eqids.fit.runs import write_json
+    from eqids.layouts import answer, prove_all
+    from eqids.plan import plan
+
+    if isinstance(config, ProveConfig) and config.all:
+        prove_all(config.json or Path("layouts.json"), print)
+        return
+    text, values = (plan if isinstance(config, PlanConfig) else answer)(config)
+    print(text)
+    if config.json is not None:
+        write_json(config.json, values)
+        print(f"written to {config.json}")
+
+
+def _fake_devices(config: MachineConfig | ListConfig) -> None:
+    """Makes jax see as many CPU devices as named layouts of CPUs have."""
+    if isinstance(config, ProveConfig):
+        flag = "--xla_force_host_platform_device_count"
+        flags = os.environ.get("XLA_FLAGS", "")
+        if flag not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {flag}=8".strip()
+
+
+if __name__ == "__main__":
+    run(main)

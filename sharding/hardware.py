@@ -1,0 +1,85 @@
+"""What the machines that a program is compiled for can hold and do, at most."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sharding.layout import LayoutError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device and its links; peaks are the maker's, None where there is no one.
+
+    Attributes:
+        name: its name in `HARDWARE`.
+        memory_bytes: what the driver reports as the device's memory.
+        head_room_bytes: what a program must leave of it (see `HARDWARE`).
+        bf16_flops: dense bfloat16 products summed in float32, FLOPs a second.
+        hbm_bytes_per_second: to and from the device's memory.
+        link_bytes_per_second: what a device can send to others of its host.
+        network_bytes_per_second: what a device can send to other hosts, its share.
+    """
+
+    name: str
+    memory_bytes: int
+    head_room_bytes: int
+    bf16_flops: float | None
+    hbm_bytes_per_second: float | None
+    link_bytes_per_second: float | None
+    network_bytes_per_second: float | None
+
+    @property
+    def capacity_bytes(self) -> int:
+        """What a program's peak may be."""
+        return self.memory_bytes - self.head_room_bytes
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+HARDWARE: Mapping[str, Hardware] = MappingProxyType(
+    {
+        hardware.name: hardware
+        for hardware in (
+            Hardware("cpu", _machine_memory(), 2 * GIB, None, None, None, None),
+            Hardware("a100-40gb", 42_331_013_120, 4 * GIB, 312e12, 1555e9, 300e9, 25e9),
+            Hardware("a100-80gb", 85_100_068_864, 4 * GIB, 312e12, 2039e9, 300e9, 25e9),
+            Hardware(
+                "h100-80gb", 84_942_979_072, 4 * GIB, 989.4e12, 3352e9, 450e9, 50e9
+            ),
+        )
+    }
+)
+"""Known hardware by name. `cpu` is this machine.
+
+- Memory is what the driver reports, 39.4, 79.3 and 79.1 GiB, not the 40 and 80 GB of
+  the name: `device_memory_size` of XLA's own target descriptions
+  (openxla/xla, xla/backends/gpu/target_config/specs).
+- FLOPs (dense, not the doubled figures for sparse products), memory bandwidth and
+  NVLink (600 and 900 GB/s count both directions) are of NVIDIA's data sheets of the
+  A100 and H100 in SXM boards.
+- The network is that of DGX A100 and DGX H100 (NVIDIA's system guides): one 200 and one
+  400 Gbit/s adapter a device.
+- Head-room is a judgement, not a measurement: about 0.5 GiB for the CUDA context and
+  loaded kernels, 1 to 2 GiB for NCCL's buffers (some for every mesh axis that
+  communicates), the workspaces of cuBLAS and cuDNN, and what the allocator loses to
+  fragments; so 4 GiB on a GPU, and 2 GiB for everything else on a CPU. JAX takes 75% of
+  a GPU's memory by default: to use the capacity given here, set
+  `XLA_CLIENT_MEM_FRACTION` to 0.94 (0.89 on 40 GB).
+"""
+
+
+def hardware(name: str) -> Hardware:
+    """Returns hardware by name.
+
+    Raises:
+        LayoutError: there is none of this name.
+    """
+    if name not in HARDWARE:
+        raise LayoutError(f"hardware is {name!r}, wanted one of {', '.join(HARDWARE)}")
+    return HARDWARE[name]

@@ -1,0 +1,176 @@
+"""One run in many processes: joining them, waiting for them, and leaving them.
+
+Every process runs the same program and owns some of the devices; a mesh spans the
+devices of all. Who is who comes from the launcher where jax knows it, or is told.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+
+import jax
+from jax.experimental import multihost_utils
+
+_VARIABLES: Mapping[str, str] = MappingProxyType(
+    {
+        "coordinator": "JAX_COORDINATOR_ADDRESS",
+        "num_processes": "JAX_NUM_PROCESSES",
+        "process_id": "JAX_PROCESS_ID",
+    }
+)
+"""What is told by the environment where it is not by flags: jax reads the first of
+these itself, the others are named after it."""
+
+_PEER_LOST = ("Gloo", "NCCL", "coordination service", "heartbeat")
+"""Words of errors of jax that mean that another process is not there any more."""
+
+
+class ProcessesError(ValueError):
+    """Processes that cannot find one another."""
+
+
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    heartbeat: int = 30,
+) -> None:
+    """Joins the processes of a run; does nothing for one that is alone.
+
+    It must come before anything that asks jax for a device. Slurm, Open MPI and
+    indexed jobs of Kubernetes are detected by jax, other MPIs through mpi4py. For a
+    bare start the first three arguments are needed, or `JAX_COORDINATOR_ADDRESS`,
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`. A process that ends or falls silent
+    ends all others.
+
+    Args:
+        coordinator: HOST:PORT, where process 0 listens.
+        num_processes: how many there are; 1 means alone, whatever was detected.
+        process_id: which of them this is, from 0.
+        heartbeat: seconds of silence after which a process counts as dead.
+
+    Raises:
+        ProcessesError: something is missing or out of range, or the processes did
+            not find one another.
+    """
+    coordinator = coordinator or os.environ.get(_VARIABLES["coordinator"])
+    num_processes = _number("num_processes", num_processes)
+    process_id = _number("process_id", process_id)
+    if num_processes == 1:
+        return
+    told = (coordinator, num_processes, process_id)
+    launcher = _launcher() if None in told else None
+    if launcher is None and told == (None, None, None):
+        return
+    _check(*told, heartbeat, launcher)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            # jax tries mpi4py only where it is told to.
+            cluster_detection_method="mpi4py" if launcher == "MPI" else None,
+            heartbeat_timeout_seconds=heartbeat,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ProcessesError(
+            f"the processes of this run ({launcher or coordinator}) did not find one "
+            f"another: {str(error).splitlines()[0]}; see --coordinator, or "
+            "--num_processes 1 to run alone"
+        ) from error
+
+
+def _number(flag: str, given: int | None) -> int | None:
+    text = os.environ.get(_VARIABLES[flag])
+    if given is not None or text is None:
+        return given
+    if not text.isdecimal():
+        raise ProcessesError(f"{_VARIABLES[flag]} is {text!r}, wanted a number")
+    return int(text)
+
+
+def _check(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    heartbeat: int,
+    launcher: str | None,
+) -> None:
+    told = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in told.items() if value is None]
+    if launcher == "MPI" and missing and find_spec("mpi4py") is None:
+        raise ProcessesError(
+            "MPI started this process beside others, and jax learns who they are from "
+            "mpi4py, which is not installed: pip install mpi4py, or give --coordinator, "
+            "--num_processes and --process_id; --num_processes 1 is alone"
+        )
+    if launcher is None and missing:
+        names = ", ".join(f"--{name} (or {_VARIABLES[name]})" for name in missing)
+        given = ", ".join(f"--{name}" for name in told if name not in missing)
+        raise ProcessesError(f"{given} came without {names}; wanted all three")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ProcessesError(f"--coordinator is {coordinator!r}, wanted HOST:PORT")
+    if num_processes is not None and num_processes < 1:
+        raise ProcessesError(f"--num_processes is {num_processes}, wanted 1 or more")
+    most = sys.maxsize if num_processes is None else num_processes - 1
+    if process_id is not None and not 0 <= process_id <= most:
+        raise ProcessesError(
+            f"--process_id is {process_id}, wanted 0 to {most}, which is "
+            "--num_processes - 1"
+        )
+    if heartbeat < 1:
+        raise ProcessesError(f"--heartbeat is {heartbeat}, wanted 1 second or more")
+
+
+def _launcher() -> str | None:
+    """The launcher that started this process beside others, by its variables."""
+    env = os.environ
+    # A shell inside of a Slurm job has most variables; only srun sets the step's.
+    if {"SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= env.keys():
+        return "Slurm" if env.get("SLURM_NTASKS", "1") != "1" else None
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= env.keys():
+        return "Kubernetes"
+    ranks = env.get("OMPI_COMM_WORLD_SIZE", env.get("PMI_SIZE", "1"))
+    if ranks == "1":
+        return None
+    return "Open MPI" if "OMPI_MCA_orte_hnp_uri" in env else "MPI"
+
+
+def is_first() -> bool:
+    """Whether this process speaks and writes for all of them."""
+    return jax.process_index() == 0
+
+
+def barrier(point: str) -> None:
+    """Returns once every process of the run has come to `point`."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(point)
+
+
+def beside_others() -> bool:
+    """Whether this process has joined a run of many."""
+    return jax.distributed.is_initialized()
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError) and beside_others()
+    return of_jax and any(word in str(error) for word in _PEER_LOST)
+
+
+def leave(code: int) -> None:
+    """Ends a process that failed beside others, at once; alone, it returns.
+
+    The ordinary end would wait for the others, and they, in the midst of a
+    computation, for this one. They notice one that is gone, and end as well.
+    """
+    if beside_others():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,223 @@
+"""Named layouts, their memory by closed form, and the door that answers for them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import pytest
+from conftest import ROOT
+from jax.sharding import NamedSharding
+from pytest import CaptureFixture
+
+import sharding.__main__ as door
+from eqids import door as doors
+from eqids.fit.abstract import Job, abstract_run
+from eqids.fit.fitting import check_fits, needed
+from eqids.fit.memory import estimate
+from eqids.fit.planning import job_of, on_paper
+from eqids.layouts import proved
+from sharding import HARDWARE, ROWS, LayoutError, Row, gpu_devices
+
+PROOFS = json.loads((ROOT / "docs" / "layouts.json").read_text())["layouts"]
+GIB = 2**30
+
+
+def answered(argv: str, capsys: CaptureFixture[str]) -> str:
+    door.main(argv.split())
+    return capsys.readouterr().out
+
+
+def refused(argv: str, capsys: CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit:
+        doors.run(lambda: door.main(argv.split()))
+    assert exit.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+def shapes() -> dict[str, Row]:
+    """One row for each program: rows that differ in hardware only are one here."""
+    kinds = {dataclasses.replace(row, hardware="h100-80gb"): row for row in ROWS.values()}
+    return {row.name: row for row in kinds.values()}
+
+
+@pytest.mark.parametrize("name", shapes())
+def test_every_row_is_traced_and_lowered_without_devices(name: str) -> None:
+    """Explicit sharding types are checked by tracing; cuDNN's kernel is not here."""
+    row = ROWS[name]
+    job = dataclasses.replace(job_of(row), kernel="xla")
+    put = on_paper(row)
+    with put.active():
+        run = abstract_run(job, put)
+        lowered = run.step.trace(*run.args).lower(lowering_platforms=("cuda",))
+    for leaf in jax.tree.leaves((run.state.params, run.frozen, run.batch)):
+        assert isinstance(leaf.sharding, NamedSharding)
+    table = run.state.params.softmax.table
+    clusters = table.sharding.shard_shape(table.shape)[0]
+    assert clusters * row.num_devices == table.shape[0]
+    moments = [x for x in jax.tree.leaves(run.state.optimizer) if x.shape == table.shape]
+    assert moments and all(x.sharding == table.sharding for x in moments)
+    assert "main" in lowered.as_text()[:2000]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_closed_form_is_the_compilers(name: str) -> None:
+    """docs/layouts.json is what `python -m sharding prove --all` wrote."""
+    row, proof = ROWS[name], PROOFS[name]
+    put, job = on_paper(row), job_of(row)
+    with put.active():
+        memory = estimate(job, abstract_run(job, put))
+    assert memory.arguments == proof["argument_bytes"]
+    mostly_arguments = 2 * proof["argument_bytes"] > proof["peak_bytes"]
+    within = 0.10 if mostly_arguments else 0.25
+    assert abs(memory.peak / proof["peak_bytes"] - 1) <= within
+    assert proof["peak_bytes"] <= HARDWARE[row.hardware].capacity_bytes
+    assert proof["fits"]
+
+
+def test_proofs_are_of_the_rows_there_are() -> None:
+    assert list(PROOFS) == list(ROWS)
+    for name, row in ROWS.items():
+        assert PROOFS[name]["batch_size"] == row.batch_size
+        assert PROOFS[name]["mesh_shape"] == list(row.mesh_shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("1b-heads-a100-80gb-1", 18),
+        ("1b-all-a100-80gb-1", 35),
+        ("3b-heads-a100-80gb-1", 38),
+        ("8b-heads-h100-80gb-1", 65),
+    ],
+)
+def test_peaks_are_below_what_users_were_promised(name: str, most: float) -> None:
+    assert PROOFS[name]["peak_bytes"] < most * GIB
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.train == "all"])
+def test_products_are_those_of_hand_arithmetic(name: str) -> None:
+    """A backward pass that is silently replicated shows up here."""
+    row = ROWS[name]
+    if row.hardware == "cpu" or row.llama_size in ("nano", "smollm2-135m"):
+        pytest.skip("small models are not mostly matrix products of Llama's weights")
+    llama = job_of(row).sizes.llama
+    heads = llama.num_heads + llama.num_kv_heads
+    mlp = 3 * llama.ffn * llama.width
+    weights = llama.num_layers * (2 * heads * llama.head * llama.width + mlp)
+    recomputed = llama.num_layers * llama.ffn * llama.width  # of w_down: never needed
+    again = 2 * (weights - recomputed) if row.remat else 0
+    tokens = row.batch_size * row.seq_len / row.num_devices
+    flops = (6 * weights + again) * tokens
+    assert PROOFS[name]["flops"] == pytest.approx(flops, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["8b-all-h100-80gb-8", "1b-all-a100-80gb-8"])
+def test_gathers_are_the_weights_and_nothing_else(name: str) -> None:
+    row = ROWS[name]
+    llama = job_of(row).sizes.llama
+    heads = llama.num_heads + llama.num_kv_heads
+    norms = 2 * llama.width
+    layer = (2 * heads * llama.head + 3 * llama.ffn) * llama.width
+    words = llama.vocab * llama.width
+    weights = 2 * (llama.num_layers * (2 * layer) + words)
+    gathered = PROOFS[name]["collective_bytes"]["all-gather"]
+    # Norms, adapters, queries and targets come on top, and are small.
+    assert weights <= gathered <= 1.01 * weights + 2 * llama.num_layers * 4 * norms
+
+
+def test_the_door_lists_and_shows(capsys: CaptureFixture[str]) -> None:
+    assert "8b-all-h100-80gb-2x8" in answered("list", capsys)
+    shown = answered("show --llama_size nano --hardware cpu --devices 8", capsys)
+    assert "llama.blocks.wq" in shown and "layer heads head width" in shown
+    assert "host 1 device 8:  rows 8/8  weights 1/1" in shown
+
+
+def test_the_door_estimates_in_text_and_json(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    file = tmp_path / "estimate.json"
+    said = answered(f"estimate --layout 8b-lora-a100-40gb-1 --json {file}", capsys)
+    assert "it fits" in said
+    found = json.loads(file.read_text())
+    names = "argument_bytes temp_bytes peak_bytes capacity_bytes fits".split()
+    assert set(names) <= set(found)
+    assert found["peak_bytes"] < found["capacity_bytes"]
+
+
+def test_the_plan_prints_the_command_or_what_would_fit(
+    capsys: CaptureFixture[str],
+) -> None:
+    flags = "--llama_size 1b --hardware a100-80gb --devices 2 --train all"
+    said = answered(f"plan {flags} --remat --batch_size 8", capsys)
+    assert "python -m eqids.train" in said and "--train all --layout" in said
+    flags = "--llama_size 8b --hardware a100-40gb --devices 1 --train all"
+    said = answered(f"plan {flags} --remat --batch_size 1", capsys)
+    assert said.startswith("nothing fits") and "--devices" in said
+
+
+def test_mistakes_are_one_sentence(capsys: CaptureFixture[str]) -> None:
+    said = refused("estimate --layout 9b-all-h100-80gb-8", capsys)
+    assert "9b-all-h100-80gb-8" in said and "python -m sharding list" in said
+    said = refused("estimate --layout 2x2x1 --devices 8", capsys)
+    assert "for 4 devices, there are 8" in said
+    said = refused("estimate --layout tensor --devices 3", capsys)
+    assert "even number of devices" in said
+    said = refused("estimate --layout 1x3x1 --devices 3", capsys)
+    assert "splits 'width'" in said and "3 ways" in said and "fit" in said
+    assert "--devices is '2x'" in refused("show --devices 2x", capsys)
+
+
+def test_hardware_without_a_compiler_is_one_sentence() -> None:
+    with pytest.raises(LayoutError, match="'cpu' cannot be compiled for"):
+        gpu_devices(HARDWARE["cpu"], 1, 1)
+
+
+def test_a_run_that_does_not_fit_names_the_nearest_setting_that_does() -> None:
+    row = ROWS["1b-all-a100-40gb-1"]
+    job = dataclasses.replace(job_of(row), remat=False)
+    put = on_paper(row)
+    peak = needed(job, put).peak
+    check_fits(job, put, peak)
+    with pytest.raises(ValueError, match=r"does not fit; --remat would"):
+        check_fits(job, put, peak - 1)
+    smaller = _peak(job, put, batch_size=2)
+    with pytest.raises(ValueError, match=r"--remat --batch_size 2 would"):
+        check_fits(job, put, smaller)
+    with pytest.raises(ValueError, match="no batch and no layout"):
+        check_fits(job, put, GIB)
+
+
+def _peak(job: Job, put: object, batch_size: int) -> int:
+    recipe = dataclasses.replace(job.recipe, batch_size=batch_size)
+    return needed(dataclasses.replace(job, recipe=recipe, remat=True), put).peak  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu_compile
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nano-all-a100-40gb-1",
+        "smollm2-135m-all-h100-80gb-8",
+        "1b-heads-a100-40gb-8-10m",
+        "3b-lora-a100-40gb-1",
+        "8b-all-h100-80gb-8",
+    ],
+)
+def test_rows_compile_for_their_hardware(name: str) -> None:
+    row = ROWS[name]
+    try:
+        gpu_devices(HARDWARE[row.hardware], 1, 1)
+    except LayoutError as error:
+        pytest.skip(str(error))
+    proof = proved(row)
+    assert proof.fits
+    assert proof.argument_bytes == PROOFS[name]["argument_bytes"]
+    assert proof.peak_bytes == pytest.approx(PROOFS[name]["peak_bytes"], rel=0.05)
+    # No table of items is gathered, nor a shard of one.
+    with (put := on_paper(row)).active():
+        table = abstract_run(job_of(row), put).state.params.softmax.table
+    for shape in proof.gathers:
+        assert shape.sizes[1:] != table.shape[1:], shape
