@@ -20,6 +20,7 @@ from sharding.layout import (
     named_layout,
 )
 from sharding.table import named_row
+from sharding.processes import meet
 from sharding.words import Words, words
 
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
@@ -197,4 +198,6 @@ def placement(name: str) -> Placement:
         # The mesh of a row; its batch and what trains are the run's own to say.
         name = "x".join(map(str, named_row(name).mesh_shape))
     layout = named_layout(name, jax.device_count())
-    return Placement(layout, make_mesh(layout))
+    mesh = make_mesh(layout)
+    meet(mesh)
+    return Placement(layout, mesh)

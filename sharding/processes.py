@@ -8,10 +8,14 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import combinations
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
 
 _VARIABLES: Mapping[str, str] = MappingProxyType(
     {
@@ -80,6 +84,8 @@ def initialize(
             f"another: {str(error).splitlines()[0]}; see --coordinator, or "
             "--num_processes 1 to run alone"
         ) from error
+    # They meet now, so that later one may let the others wait.
+    barrier("all are here")
 
 
 def _number(flag: str, given: int | None) -> int | None:
@@ -145,6 +151,27 @@ def _launcher() -> str | None:
 def is_first() -> bool:
     """Whether this process speaks and writes for all of them."""
     return jax.process_index() == 0
+
+
+def meet(mesh: Mesh) -> None:
+    """Connects the processes along all axes of a mesh, before any of them computes.
+
+    The first collective has to find everyone within seconds (gloo waits for 30), and
+    it does not where one process still compiles what another had in its cache.
+    """
+    if jax.process_count() == 1:
+        return
+    names = [name for name, size in mesh.shape.items() if size > 1]
+    subsets = [s for n in range(len(names)) for s in combinations(names, n + 1)]
+
+    def sums(x: jax.Array) -> jax.Array:
+        return jnp.stack([jax.lax.psum(x, axes) for axes in subsets])
+
+    together = jax.shard_map(
+        sums, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec()
+    )
+    with jax.set_mesh(mesh):
+        jax.block_until_ready(jax.jit(together)(np.ones((), np.int32)))
 
 
 def barrier(point: str) -> None:

@@ -45,13 +45,6 @@ def assert_close(ours: Any, theirs: Any, tolerance: str) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[tolerance] * scale)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Names the marks that tests carry."""
-    config.addinivalue_line(
-        "markers", "gpu_compile: needs eqids[gpu-compile], XLA's compiler for GPUs"
-    )
-
-
 @pytest.fixture
 def getkey() -> Callable[[], jax.Array]:
     """A function that returns a new key at every call, the same in every run."""

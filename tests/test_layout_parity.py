@@ -94,7 +94,9 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize("strategy", ["heads", "lora", "all"])
 def test_eight_devices_train_as_one(strategy: str) -> None:
-    code = f"import sys; sys.argv = ['', {strategy!r}]\nLAYOUTS = {LAYOUTS!r}\n" + SCRIPT
+    code = (
+        f"import sys; sys.argv = ['', {strategy!r}]\nLAYOUTS = {LAYOUTS!r}\n" + SCRIPT
+    )
     found = json.loads(run_python(code).splitlines()[-1])
     assert found["moved"] > 1e-3
     for name in LAYOUTS:

@@ -39,7 +39,9 @@ def refused(argv: str, capsys: CaptureFixture[str]) -> str:
 
 def shapes() -> dict[str, Row]:
     """One row for each program: rows that differ in hardware only are one here."""
-    kinds = {dataclasses.replace(row, hardware="h100-80gb"): row for row in ROWS.values()}
+    kinds = {
+        dataclasses.replace(row, hardware="h100-80gb"): row for row in ROWS.values()
+    }
     return {row.name: row for row in kinds.values()}
 
 
@@ -57,7 +59,9 @@ def test_every_row_is_traced_and_lowered_without_devices(name: str) -> None:
     table = run.state.params.softmax.table
     clusters = table.sharding.shard_shape(table.shape)[0]
     assert clusters * row.num_devices == table.shape[0]
-    moments = [x for x in jax.tree.leaves(run.state.optimizer) if x.shape == table.shape]
+    moments = [
+        x for x in jax.tree.leaves(run.state.optimizer) if x.shape == table.shape
+    ]
     assert moments and all(x.sharding == table.sharding for x in moments)
     assert "main" in lowered.as_text()[:2000]
 
@@ -97,7 +101,7 @@ def test_peaks_are_below_what_users_were_promised(name: str, most: float) -> Non
     assert PROOFS[name]["peak_bytes"] < most * GIB
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.train == "all"])
+@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.train == "all"])
 def test_products_are_those_of_hand_arithmetic(name: str) -> None:
     """A backward pass that is silently replicated shows up here."""
     row = ROWS[name]

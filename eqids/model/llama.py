@@ -155,9 +155,9 @@ def attention(
     """Softmax attention with grouped queries, on each shard's own rows and heads."""
 
     def local(q: Array, k: Array, v: Array, mask: Array) -> Array:
-        implementation = "cudnn" if kernel == "cudnn" else "xla"
+        which: Literal["xla", "cudnn"] = "cudnn" if kernel == "cudnn" else "xla"
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask[:, None], implementation=implementation
+            q, k, v, mask=mask[:, None], implementation=which
         )
 
     if kernel == "recomputed":
