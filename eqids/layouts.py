@@ -105,7 +105,40 @@ def prove_all(path: Path, say: Callable[[str], None]) -> None:
             say(f"{name}: {_verdict(proof)}")
     tight = [name for name, proof in proofs.items() if not proof["fits"]]
     require(not tight, f"layouts that do not fit their hardware: {', '.join(tight)}")
-    say(f"{len(proofs)} layouts in {path}")
+    say(proofs_table(proofs))
+
+
+def proofs_table(proofs: Mapping[str, Any]) -> str:
+    """Returns the proofs of `prove_all` as a table in Markdown."""
+    head = (
+        "layout", "mesh", "batch", "remat", "given", "made", "peak", "of", "closed form",
+        "TFLOP", "gathered, summed, scattered", "ms: products / memory / links",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, proof in proofs.items():
+        shared = [
+            f"{proof['collective_bytes'].get(kind, 0) / GIB:.2f}"
+            for kind in ("all-gather", "all-reduce", "reduce-scatter")
+        ]
+        least = proof["roofline_seconds"] or {}
+        sizes = [
+            f"{proof[f'{kind}_bytes'] / GIB:.2f}"
+            for kind in ("argument", "temp", "peak", "capacity")
+        ]
+        off = proof["estimated_peak_bytes"] / proof["peak_bytes"] - 1
+        cells = [
+            name,
+            "x".join(map(str, proof["mesh_shape"])),
+            f"{proof['batch_size']} x {proof['seq_len']}",
+            "yes" if proof["remat"] else "no",
+            *sizes,
+            f"{100 * off:+.0f}%",
+            f"{proof['flops'] / 1e12:.2f}",
+            ", ".join(shared),
+            " / ".join(f"{1e3 * seconds:.0f}" for seconds in least.values()) or "-",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _list() -> Answer:

@@ -53,7 +53,8 @@ def run(name, at=None):
         @jax.jit
         def step(params, frozen, batch):
             def mean_loss(params):
-                total, count = eqx.combine(params, frozen).loss(batch, remat=name is None)
+                model = eqx.combine(params, frozen)
+                total, count = model.loss(batch, remat=name is None)
                 return total / count
             loss, grads = jax.value_and_grad(mean_loss)(params)
             return loss, grads, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)

@@ -16,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 from convert import load_llama, read_config
 from eqids.config import LLAMA_PRESETS, LlamaConfig, RopeScaling, UserError
 from eqids.model import Llama
+from eqids.model.llama import Kernel, cudnn_attends
 from sharding import words
 
 ROPES = (
@@ -233,3 +234,33 @@ def test_rope_scaling_and_sizes_refuse_nonsense() -> None:
         LlamaConfig(0, 1, 1, 1, 2, 1, 1)
     with pytest.raises(UserError, match="head"):
         LlamaConfig(8, 1, 1, 1, 3, 1, 1)
+
+
+def test_what_is_kept_for_the_backward_pass_changes_no_gradient() -> None:
+    config = LlamaConfig(16, 2, 4, 2, 4, 24, 11)
+    llama = Llama(config, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 16))
+    segment = jnp.array([[1, 1, 1, 2, 2], [1, 1, 2, 2, 0]])
+    position = jnp.array([[0, 1, 2, 0, 1], [0, 1, 0, 1, 0]])
+
+    def gradients(remat: bool, kernel: Kernel) -> Llama:
+        def loss(llama: Llama) -> jax.Array:
+            kept = {"remat": remat, "kernel": kernel}
+            return jnp.sum(llama.hidden(x, segment, position, **kept) ** 3)
+
+        return jax.grad(loss, allow_int=True)(llama)
+
+    expected = jax.tree.leaves(gradients(False, "xla"))
+    for remat, kernel in ((True, "xla"), (False, "recomputed"), (True, "recomputed")):
+        for ours, theirs in zip(
+            jax.tree.leaves(gradients(remat, kernel)), expected, strict=True
+        ):
+            assert_close(ours, theirs, "gradient")
+
+
+def test_cudnn_attends_half_precision_and_even_lengths() -> None:
+    llama = LLAMA_PRESETS["1b"]
+    assert cudnn_attends(llama, 64, "bfloat16")
+    assert not cudnn_attends(llama, 64, "float32")
+    assert not cudnn_attends(llama, 51, "bfloat16")
+    assert not cudnn_attends(LlamaConfig(16, 1, 2, 2, 4, 8, 9), 64, "bfloat16")
