@@ -230,7 +230,9 @@ def memory_table(title: str, memory: Memory, device: str, room: int) -> str:
         "item tables' gradients and updates": memory.blocks,
         "activations of all blocks": memory.activations,
         "one block at work": memory.working,
-        "made by a step (about)": memory.temporaries,
+        "a piece of the softmax": memory.head,
+        "words, where they are gathered": memory.words,
+        "most of these at once (about)": memory.temporaries,
         "peak (about)": memory.peak,
         f"{device}, less head-room": room,
     }

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from eqids.config import (
     EstimateConfig,
     ListConfig,
@@ -15,7 +13,7 @@ from eqids.config import (
     ProveConfig,
     ShowLayoutConfig,
 )
-from eqids.door import run
+from eqids.door import parse_command, run
 
 DESCRIPTION = """Where everything lies on a mesh of devices, and whether it fits.
 
@@ -40,14 +38,7 @@ COMMANDS: Mapping[str, type[Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Answers one question about layouts, and writes the answer where asked to."""
-    config = tyro.extras.subcommand_cli_from_dict(
-        dict(COMMANDS),
-        prog="python -m sharding",
-        description=DESCRIPTION,
-        args=argv,
-        use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    config = parse_command(COMMANDS, argv, "sharding", DESCRIPTION)
     # Nothing is computed here, and the compiler for GPUs must not look for one.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     _fake_devices(config)

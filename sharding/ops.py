@@ -40,11 +40,11 @@ def axes_of(x: Array, dim: int) -> tuple[str, ...]:
     """Returns the mesh axes over which an axis of `x` is split; () without a mesh."""
     sharding = like(x)
     entry = None if sharding is None else sharding.spec[dim]
-    return () if entry is None else _axes(entry)
+    return _axes(entry)
 
 
 def _axes(entry: Any) -> tuple[str, ...]:
-    return entry if isinstance(entry, tuple) else (entry,)
+    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
 def lookup(table: Array, *index: Array) -> Array:

@@ -69,6 +69,8 @@ def initialize(
     if launcher is None and told == (None, None, None):
         return
     _check(*told, heartbeat, launcher)
+    # Or jax takes SIGTERM for a notice of preemption, and the process lives on.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,

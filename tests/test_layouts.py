@@ -155,10 +155,10 @@ def test_the_plan_prints_the_command_or_what_would_fit(
     capsys: CaptureFixture[str],
 ) -> None:
     flags = "--llama_size 1b --hardware a100-80gb --devices 2 --train all"
-    said = answered(f"plan {flags} --remat --batch_size 8", capsys)
+    said = answered(f"plan {flags} --remat True --batch_size 8", capsys)
     assert "python -m eqids.train" in said and "--train all --layout" in said
     flags = "--llama_size 8b --hardware a100-40gb --devices 1 --train all"
-    said = answered(f"plan {flags} --remat --batch_size 1", capsys)
+    said = answered(f"plan {flags} --remat True --batch_size 1", capsys)
     assert said.startswith("nothing fits") and "--devices" in said
 
 

@@ -11,14 +11,20 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
 from eqids.fit.abstract import AbstractRun, Job
 from eqids.fit.strategy import item_tables
 from eqids.model import Batch
+from eqids.model.levels import LARGE_PIECE, PIECE
 from eqids.model.llama import Kernel, checkpointed
 from eqids.model.rope import rope_tables
 from sharding import gathered, lookup
+
+_KEPT = 0.75
+"""Share of what a block leaves to its backward pass that XLA keeps; the rest it makes
+again inside of fusions (mean of the layouts in docs/layouts.md)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Memory:
         blocks: gradients and updates of the item tables' touched clusters.
         activations: what the backward pass keeps of Llama's blocks.
         working: what one block needs while it is computed, gathered weights included.
+        head: a piece of the softmax.
+        words: words' vectors where a step gathers them, and their gradient.
     """
 
     frozen: int
@@ -46,6 +54,8 @@ class Memory:
     blocks: int
     activations: int
     working: int
+    head: int
+    words: int
 
     @property
     def arguments(self) -> int:
@@ -56,11 +66,14 @@ class Memory:
     def temporaries(self) -> int:
         """Returns what the step makes, about.
 
-        At most either while blocks are walked backwards, or at the end, when there is
-        nothing but gradients; those of words come last.
+        The most of three moments: the softmax after all blocks, the blocks on the way
+        back, and the end, when there is nothing but gradients; those of words come
+        last.
         """
+        softmax = self.activations + self.head
         backward = self.block_gradients + self.activations + self.working
-        return self.blocks + max(backward, self.gradients)
+        backward += self.words // 2
+        return self.blocks + max(softmax, backward, self.gradients + self.words)
 
     @property
     def peak(self) -> int:
@@ -92,8 +105,11 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         gradients=_bytes(dense),
         block_gradients=_bytes(dense.llama.blocks),
         blocks=2 * blocks,
-        activations=job.sizes.llama.num_layers * kept,
-        working=inside + weights + _words(job, run),
+        activations=int(_KEPT * job.sizes.llama.num_layers * kept),
+        working=inside + weights,
+        # Pieces are large on accelerators, where half precision is used.
+        head=4 * (PIECE if job.dtype == "float32" else LARGE_PIECE),
+        words=_words(job, run),
     )
 
 
@@ -108,17 +124,24 @@ def _block(job: Job, run: AbstractRun) -> tuple[int, int, int]:
     def used(*blocks: PyTree) -> PyTree:
         return jax.tree.map(lambda x: gathered(x.astype(job.dtype)), blocks)
 
-    return kept, inside, _bytes(jax.eval_shape(used, trained, frozen))
+    weights, ways = _bytes(jax.eval_shape(used, trained, frozen)), 1
+    if weights > _stored((trained, frozen), job.dtype):
+        ways = 2  # While one layer computes, the next one's weights come.
+    return kept, inside, ways * weights
 
 
 def _words(job: Job, run: AbstractRun) -> int:
-    """Bytes of the words' vectors, where each step gathers them."""
+    """Bytes of the words' vectors and their gradient, where each step gathers them."""
     llama = eqx.combine(run.state.params, run.frozen).llama
     table = llama.embedding
     whole = jax.eval_shape(lambda x: gathered(x.astype(job.dtype)), table)
-    itemsize = jnp.dtype(job.dtype).itemsize
-    stored = _bytes(table) // table.dtype.itemsize * itemsize
-    return _bytes(whole) if _bytes(whole) > stored else 0
+    return 2 * _bytes(whole) if _bytes(whole) > _stored(table, job.dtype) else 0
+
+
+def _stored(tree: PyTree, dtype: DTypeLike) -> int:
+    """Bytes of one device's shards, if they were of this dtype."""
+    itemsize = jnp.dtype(dtype).itemsize
+    return sum(_bytes(x) // x.dtype.itemsize * itemsize for x in jax.tree.leaves(tree))
 
 
 def _first(stacked: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -134,10 +157,11 @@ def _residuals(
     kernel: Kernel = "xla" if job.kernel == "xla" else "recomputed"
 
     def pullback(
-        trained: PyTree, x: Array, frozen: PyTree, mask: Array, rope: PyTree
+        trained: PyTree, x: Array, frozen: PyTree, mask: Array, rope: PyTree, key: Array
     ) -> PyTree:
         def block(trained: PyTree, x: Array) -> Array:
-            return eqx.combine(trained, frozen)(x, mask, rope, 0.0, None, kernel)
+            block = eqx.combine(trained, frozen)
+            return block(x, mask, rope, job.sizes.dropout, key, kernel)
 
         return jax.vjp(checkpointed(block, remat), trained, x)[1]
 
@@ -149,7 +173,9 @@ def _residuals(
     x, mask, rope = jax.eval_shape(inputs, run.batch)
     shared = trained, frozen, mask, rope
     left = list(
-        jax.tree.leaves(jax.eval_shape(pullback, trained, x, frozen, mask, rope))
+        jax.tree.leaves(
+            jax.eval_shape(pullback, trained, x, frozen, mask, rope, run.key)
+        )
     )
     for leaf in jax.tree.leaves(shared):
         same = [i for i, x in enumerate(left) if _form(x) == _form(leaf)]
