@@ -1,12 +1,16 @@
 """What every door shares: reading flags, and ending at a mistake of the user."""
 
+import dataclasses
+import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from eqids.config import UserError
+from eqids.config import UserError, require
 
 Config = TypeVar("Config")
 
@@ -21,38 +25,132 @@ def parse(
         argv: the words of the command line, by default the process's own.
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
+
+    Raises:
+        UserError: flags that contradict each other, or a value out of range.
     """
-    return tyro.cli(
-        kind,
+    read = tyro.cli(
+        _unchecked(kind),
         args=argv,
         prog=f"python -m {module}",
         description=description,
         use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+    return _checked(kind, read)
+
+
+def parse_command(
+    kinds: Mapping[str, type[Config]],
+    argv: Sequence[str] | None,
+    module: str,
+    description: str,
+) -> Config:
+    """Reads a command and its flags; see `parse`.
+
+    Args:
+        kinds: by the command's name, the config's class.
+        argv: the words of the command line, by default the process's own.
+        module: what the user typed after `python -m`.
+        description: the first text of `--help`.
+
+    Raises:
+        UserError: flags that contradict each other, or a value out of range.
+    """
+    unchecked = {name: _unchecked(kind) for name, kind in kinds.items()}
+    read = tyro.extras.subcommand_cli_from_dict(
+        unchecked,  # type: ignore[arg-type]
+        args=argv,
+        prog=f"python -m {module}",
+        description=description,
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    (name,) = (name for name, kind in unchecked.items() if type(read) is kind)
+    return _checked(kinds[name], read)
+
+
+def _unchecked(kind: type[Config]) -> type[Config]:
+    """The same flags without `__post_init__`, whose errors tyro would rephrase."""
+    space = {"__doc__": kind.__doc__, "__post_init__": lambda self: None}
+    return type(kind.__name__, (kind,), space)
+
+
+def _checked(kind: type[Config], read: Any) -> Config:
+    names = [field.name for field in dataclasses.fields(read)]
+    return kind(**{name: getattr(read, name) for name in names})
+
+
+def check_output(path: Path | None, flag: str) -> None:
+    """Requires that a file can be written, before what takes long is done.
+
+    Args:
+        path: the file, or None where there will be none.
+        flag: that names it.
+
+    Raises:
+        UserError: it is a folder, or its folder is not there or cannot be written to.
+    """
+    if path is None:
+        return
+    require(not path.is_dir(), f"{flag} {path} is a folder, wanted a file to write")
+    folder = path.parent
+    require(
+        folder.is_dir() and os.access(folder, os.W_OK | os.X_OK),
+        f"{flag} {path} cannot be written: {folder} is not a folder that exists and "
+        "can be written to",
+    )
+
+
+def say(text: str) -> None:
+    """Prints a text; of the processes of a run, the first one does."""
+    sharding = _sharding()
+    if sharding is None or sharding.is_first():
+        print(text)
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs a door's `main`: a user's mistake is one sentence and exit code 2.
 
-    Interrupted, it exits with 130, as shells expect; anything else is a fault of
-    ours and stays a traceback.
+    Interrupted, it exits with 130, as shells expect; where another process of the
+    run is gone, with 1; anything else is a fault of ours and stays a traceback.
     """
     try:
         main()
-    except ValueError as error:
-        if not _is_users(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit(130, "interrupted")
+    except Exception as error:
+        sharding = _sharding()
+        if _is_users(error):
+            _exit(2, f"error: {error}")
+        if sharding is not None and sharding.lost_peer(error):
+            _exit(
+                1,
+                "error: another process of this run has ended or cannot be reached, "
+                f"its own output says why ({str(error).splitlines()[0]}); the same "
+                "command in all processes goes on from the last checkpoint",
+            )
+        if sharding is not None and sharding.beside_others():
+            _exit(1, traceback.format_exc())
+        raise
 
 
-def _is_users(error: ValueError) -> bool:
-    # Doors that shard nothing should not pay for importing jax.
-    sharding = sys.modules.get("sharding")
+def _exit(code: int, text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    sharding = _sharding()
+    if sharding is not None:
+        sharding.leave(code)
+    sys.exit(code)
+
+
+def _is_users(error: Exception) -> bool:
+    sharding = _sharding()
     return isinstance(error, UserError) or (
-        sharding is not None and isinstance(error, sharding.LayoutError)
+        sharding is not None
+        and isinstance(error, sharding.LayoutError | sharding.ProcessesError)
     )
+
+
+def _sharding() -> Any:
+    """The room that knows devices, if it is in use: importing jax takes long."""
+    return sys.modules.get("sharding")

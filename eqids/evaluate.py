@@ -1,14 +1,15 @@
 """Evaluate: `python -m eqids.evaluate`."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from eqids.config import EvaluateConfig
-from eqids.door import parse, run
+from eqids.door import check_output, parse, run, say
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.runs import write_json
 from eqids.opening import open_checkpoint
 from eqids.report import full_result, table
-from sharding import placement
+from sharding import barrier, initialize, is_first, placement
 
 DESCRIPTION = """Rank every target of a split in the full catalog.
 
@@ -23,6 +24,8 @@ the history filtered and not. For example:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the metrics of a checkpoint, and writes them with --json."""
     config = parse(EvaluateConfig, argv, "eqids.evaluate", DESCRIPTION)
+    check_output(config.json, "--json")
+    initialize(**dataclasses.asdict(config.processes))
     put = placement("data")
     with put.active():
         opened = open_checkpoint(
@@ -31,11 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         ranker = make_ranker(opened.config.recipe.seq_len, opened.dtype, put)
         dataset, split = opened.dataset, config.split
         metrics = evaluate(opened.model, dataset, split, ranker)
-    result = full_result(dataset, split, metrics, opened.manifest.step)
-    print(table(result))
-    if config.json is not None:
-        write_json(config.json, result)
-        print(f"written to {config.json}")
+    if is_first():
+        result = full_result(dataset, split, metrics, opened.manifest.step)
+        say(table(result))
+        if config.json is not None:
+            write_json(config.json, result)
+            say(f"written to {config.json}")
+    barrier("the result is there")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A checkpoint that follows its catalog, measured before and after."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from jaxtyping import Float
 from eqids.config import RunConfig, from_json, require
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.fit.checkpoint import leaf_name, read_manifest, resolve
+from eqids.data.earlier import as_of
+from eqids.data.lineage import Change
+from eqids.fit.checkpoint import leaf_name, read_manifest, resolve, restore, steps
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.migrate import Migrated, migrate, version_of
 from eqids.model import Batch, EqIDs
-from eqids.opening import assemble, open_checkpoint
+from eqids.opening import assemble
 from sharding import placement
 
 _QUERIES = 8192
@@ -48,7 +52,8 @@ class Migration:
 
         Raises:
             UserError: no such checkpoint, one of another catalog or of that version
-                already, or an output that holds its step.
+                already, or an output that cannot be written or holds its step or
+                those of another catalog.
         """
         self.path = resolve(checkpoint)
         manifest = read_manifest(self.path)
@@ -67,44 +72,69 @@ class Migration:
             not self.target.exists(),
             f"{self.target} exists already, wanted another --output",
         )
+        same = version == dataset.info.catalog_version
+        _check_folder(self._output, dataset.info.catalog_id if same else None)
         self._dataset, self._llama_path = dataset, llama_path
+        self._meta = manifest.meta
         self._config = from_json(
             RunConfig, manifest.meta["config"], f"{self.path}: config"
         )
         self._put = placement("data")
+        self._users = np.zeros(dataset.num_users, np.bool_)
 
-    def before(self) -> Metrics:
-        """Evaluates the checkpoint as it is, while the catalog is still its own.
+    def before(self, change: Change) -> Metrics:
+        """Evaluates the checkpoint as it is, on targets that it knows and that stay.
 
-        What its run measured stands for a checkpoint of an earlier version.
+        Args:
+            change: what becomes of the present version of the catalog.
         """
-        if self._version < self._dataset.info.catalog_version:
-            return read_manifest(self.path).meta["validation"]
+        now, then = self._dataset, as_of(self._dataset, self._version)
+        target = now.slots[now.offsets[:-1] + np.maximum(now.valid_at, 0)]
+        stays = change.replay(now.item_valid).reshape(-1)
+        stays = stays[change.moves(now.num_slots)[target]]
+        self._users = (then.valid_at > 0) & (now.valid_at > 0) & stays
+
+        def stored(like: EqIDs) -> EqIDs:
+            return restore(self.path, like, prefix="params")
+
         with self._put.active():
-            opened = open_checkpoint(
-                self.path, self._dataset.path, self._llama_path, self._put
-            )
-            return self._metrics(opened.model, self._dataset)
+            model = self._model(self._meta, stored, then)
+            return self._metrics(model, _only(then, self._users))
 
     def write(self, dataset: Dataset) -> Metrics:
-        """Writes the checkpoint for the present version, and returns its metrics."""
+        """Writes the checkpoint for the present version.
+
+        Returns:
+            Its metrics for the users whom `before` looked at; the checkpoint has
+            those for all.
+        """
         migrated = migrate(self.path, dataset)
         with self._put.active():
-            queries = self._queries(self._model(migrated, dataset), dataset)
+            queries = self._queries(self._migrated(migrated, dataset), dataset)
             migrated = migrated.fitted(queries)
-            metrics = self._metrics(self._model(migrated, dataset), dataset)
-        migrated.save(self._output, metrics)
+            model = self._migrated(migrated, dataset)
+            metrics = everyone = self._metrics(model, dataset)
+            if not np.array_equal(self._users, dataset.valid_at > 0):
+                metrics = self._metrics(model, _only(dataset, self._users))
+        migrated.save(self._output, everyone)
         return metrics
 
-    def _model(self, migrated: Migrated, dataset: Dataset) -> EqIDs:
+    def _migrated(self, migrated: Migrated, dataset: Dataset) -> EqIDs:
         def params(like: EqIDs) -> EqIDs:
             def of(route: Any, leaf: Any) -> jax.Array:
                 return jnp.asarray(migrated.arrays[leaf_name(route, "params")])
 
             return self._put(jax.tree_util.tree_map_with_path(of, like))
 
-        rest = (dataset, self._llama_path, self._put)
-        return assemble(self.path, migrated.meta, params, *rest)
+        return self._model(migrated.meta, params, dataset)
+
+    def _model(
+        self,
+        meta: Mapping[str, Any],
+        params: Callable[[EqIDs], EqIDs],
+        dataset: Dataset,
+    ) -> EqIDs:
+        return assemble(self.path, meta, params, dataset, self._llama_path, self._put)
 
     def _queries(
         self, model: EqIDs, dataset: Dataset
@@ -132,6 +162,35 @@ class Migration:
     @property
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self._config.dtype)
+
+
+def _only(dataset: Dataset, users: np.ndarray) -> Dataset:
+    """The dataset with validation targets of some users, bool [user]."""
+    at = np.where(users, dataset.valid_at, -1).astype(np.int32)
+    return replace(dataset, valid_at=at)
+
+
+def _check_folder(output: Path, catalog_id: str | None) -> None:
+    """Requires that a run of a version of a catalog can be written to a folder.
+
+    Args:
+        output: the folder.
+        catalog_id: of the version, or None if it is still to come.
+    """
+    real = output.resolve()
+    there = next(above for above in (real, *real.parents) if above.exists())
+    require(
+        there.is_dir() and os.access(there, os.W_OK | os.X_OK),
+        f"{output} cannot be written: {there} is not a folder that can be written to; "
+        "wanted another --output",
+    )
+    for step in steps(output):
+        found = read_manifest(output / str(step)).meta["catalog_id"]
+        require(
+            found == catalog_id,
+            f"{output} holds step {step} of another version of the catalog, wanted "
+            "another --output",
+        )
 
 
 def report(metrics: Mapping[str, Metrics]) -> str:

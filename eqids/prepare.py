@@ -10,10 +10,10 @@
         --catalog data/plays
 
 The first fetches MovieLens-100K into data/ml-100k; the last gives items the places
-that they have in yesterday's dataset, so that its checkpoints go on. Users and items
-keep your ids; histories are split into training, validation and test events, and
-items are clustered by who used them. Then train with
-`python -m eqids.train --data_dir DIR`.
+that they have in yesterday's dataset, so that its checkpoints go on: today.csv must
+hold all events, yesterday's too. Users and items keep your ids; histories are split
+into training, validation and test events, and items are clustered by who used them.
+Then train with `python -m eqids.train --data_dir DIR`.
 """
 
 import sys
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, DatasetInfo
+from eqids.data.info import INFO_FILE, read_info
 from eqids.data.prepare import prepare
 from eqids.door import parse, run
 
@@ -35,7 +36,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = prepare(config, lambda sentence: tqdm.write(sentence, sys.stdout))
     print(summary(dataset))
     print(f"done in {time.perf_counter() - start:.1f} s; next:")
-    print(f"  python -m eqids.train --data_dir {config.folder}")
+    print("\n".join(f"  python -m {command}" for command in _next(config, dataset)))
+
+
+def _next(config: PrepareConfig, dataset: Dataset) -> list[str]:
+    """What to type next; checkpoints of an older catalog have to follow first."""
+    train = f"eqids.train --data_dir {config.folder}"
+    if config.catalog is None:
+        return [train]
+    old = read_info(config.catalog / INFO_FILE)
+    if old.catalog_id == dataset.info.catalog_id:
+        return [f"{train} --load_checkpoint RUN"]
+    return [
+        f"eqids.catalog migrate --data_dir {config.folder} --checkpoint RUN",
+        f"{train} --load_checkpoint RUN-v{dataset.info.catalog_version}",
+    ]
 
 
 def summary(dataset: Dataset) -> str:

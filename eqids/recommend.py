@@ -9,13 +9,14 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from eqids.config import RecommendConfig, UserError, require
-from eqids.door import parse, run
+from eqids.door import check_output, parse, run
 from eqids.recommender import History, Recommender, load
 
 DESCRIPTION = """Name the most probable next items, exactly, with their probabilities.
 
 For a user of the dataset, for a history given as item ids, or for a Parquet or CSV
-file of histories (columns user, item and, if known, time):
+file of histories (columns user, item and, if known, time); those of a file go to
+another, CSV where it is called so and else Parquet:
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
@@ -27,6 +28,7 @@ file of histories (columns user, item and, if known, time):
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints recommendations, or writes those of a file to another."""
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
+    check_output(config.output, "--output")
     recommender = load(config.checkpoint, config.data_dir, config.llama_path)
     histories = _histories(recommender, config)
     found = recommender.search(
@@ -61,7 +63,7 @@ def _histories(recommender: Recommender, config: RecommendConfig) -> list[Histor
 def _table(path: Path) -> pd.DataFrame:
     """Reads a CSV file, where it is called so, or a Parquet file."""
     require(path.is_file(), f"{path}: no such file")
-    is_csv = path.suffix.lower() == ".csv"
+    is_csv = _is_csv(path)
     try:
         if not is_csv:
             return pd.read_parquet(path)
@@ -75,6 +77,10 @@ def _table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is not a {kind} file: {error}") from error
 
 
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
 def _listing(found: pd.DataFrame) -> str:
     """Returns recommendations as lines: rank, probability, item and title."""
     columns = (found[name] for name in ("rank", "probability", "item", "title"))
@@ -85,15 +91,18 @@ def _listing(found: pd.DataFrame) -> str:
 
 
 def _write(path: Path, parts: Iterable[pd.DataFrame]) -> int:
-    """Writes a Parquet file whole, and returns the number of its rows."""
+    """Writes a CSV or Parquet file whole, and returns the number of its rows."""
     done = list(tqdm(parts, unit="chunk", disable=None))
     frame = pd.concat(done, ignore_index=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        frame.to_parquet(partial, index=False)
+        if _is_csv(path):
+            frame.to_csv(partial, index=False)
+        else:
+            frame.to_parquet(partial, index=False)
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"{path} could not be written: {error}") from error
+        raise UserError(f"{path} could not be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     return len(frame)

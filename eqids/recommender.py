@@ -69,9 +69,13 @@ class Recommender:
             more items may be recommended.
 
         Raises:
-            UserError: an unknown item, an empty history, a missing column, or ids
-                where lists of ids are wanted.
+            UserError: an unknown item, an empty history, a missing column, ids
+                where lists of ids are wanted, or a k that is no whole number from 1.
         """
+        require(
+            isinstance(k, int | np.integer) and k >= 1,
+            f"k is {k!r}, wanted a whole number of 1 or more",
+        )
         if isinstance(histories, pd.DataFrame):
             asked = self.of_frame(histories)
         else:
@@ -81,7 +85,7 @@ class Recommender:
             ]
         allowed = self.allowed(allow, deny)
         require(len(asked) > 0, "there are no histories, wanted at least one")
-        parts = self.search(asked, k, filter_seen=filter_seen, allowed=allowed)
+        parts = self.search(asked, int(k), filter_seen=filter_seen, allowed=allowed)
         return pd.concat(parts, ignore_index=True)
 
     def of_user(self, user: Hashable) -> History:
@@ -100,7 +104,6 @@ class Recommender:
         allowed: Bool[np.ndarray, "cluster room"],
     ) -> Iterator[pd.DataFrame]:
         """Yields the recommendations of one chunk of histories after the other."""
-        require(k >= 1, f"k is {k}, wanted 1 or more")
         for history in histories:
             require(
                 len(history.slots) > 0,

@@ -3,14 +3,18 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from plays import item_histories, prepared, write_csv
+from pytest import CaptureFixture
+from runs import refused
 
-from eqids.config import UserError
+from eqids import prepare as door
+from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.files import file_sha256
@@ -170,6 +174,91 @@ def test_tomorrow_is_prepared_with_yesterdays_places(tmp_path: Path) -> None:
     word = write_csv(tmp_path / "w.csv", [*rows(range(5), 60, 0), ("u1", "Heat", 99)])
     with pytest.raises(UserError, match="item ids are int64 in the catalog.*Heat"):
         prepared(tmp_path / "e", f"csv:{word}", catalog=old.path)
+
+
+def test_yesterday_is_not_written_over(
+    copy: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    today = write_csv(tmp_path / "a.csv", [("u", "item 1", 1), ("u", "item 2", 2)])
+    (tmp_path / "link").symlink_to(copy.path)
+    where = ["--source", f"csv:{today}", "--catalog", str(copy.path)]
+    for folder in (copy.path, tmp_path / "link", copy.path / ".." / "d"):
+        flags = [*where, "--data_dir", str(folder), "--overwrite"]
+        said = refused(door.main, flags, capsys)
+        assert said.startswith(f"error: --data_dir {folder} is --catalog itself")
+    assert item_histories(open_dataset(copy.path)) == item_histories(copy)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"clusters": "random"}, "--clusters is for new catalogs"),
+        ({"num_clusters": 3}, "--num_clusters is for new catalogs"),
+        ({"cluster_vectors": "words"}, "--cluster_vectors is for new catalogs"),
+        ({"spherical": True}, "--spherical is for new catalogs"),
+        ({"vector_width": 8}, "--vector_width is for new catalogs"),
+        ({"free_share": 0.1}, "--free_share is for new catalogs"),
+        ({"catalog": Path("nowhere")}, "--catalog nowhere is not a folder that exists"),
+    ],
+)
+def test_what_a_catalog_decides_is_not_asked_for(
+    flags: dict[str, Any], said: str, dataset: Dataset
+) -> None:
+    with pytest.raises(UserError, match=said):
+        PrepareConfig(data_dir=Path("d"), **{"catalog": dataset.path, **flags})
+
+
+def test_what_became_of_the_catalog_is_said(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    events = rows(range(20), 300, 0)
+    more = events + [(f"u{n % 9}", 20 + n % 5, 300 + n) for n in range(50)]
+    less = [event for event in events if event[0] not in ("u1", "u2")][3:]
+    found, next_ = {}, {}
+    given = ["--vector_width", "4", "--free_share", "0"]
+    for name, those in {
+        "old": events,
+        "same": events,
+        "more": more,
+        "less": less,
+    }.items():
+        file = write_csv(tmp_path / f"{name}.csv", those)
+        where = ["--source", f"csv:{file}", "--data_dir", str(tmp_path / name)]
+        door.main([*where, *given])
+        found[name] = capsys.readouterr().out
+        next_[name] = found[name].split("next:\n")[1].split("\n")
+        given = ["--catalog", str(tmp_path / "old")]
+    old, new = (open_dataset(tmp_path / name) for name in ("old", "more"))
+    (change,) = new.lineage.changes
+    assert len(change.left) > 0
+    assert (
+        f"5 items are new to the catalog, and {len(change.left)} moved to make room: "
+        "it is at version 2" in found["more"]
+    )
+    assert "0 items are new to the catalog: it is at version 1" in found["same"]
+    for name, lost in {"old": "", "same": "", "more": "", "less": "2 are not"}.items():
+        assert ("warning: of the 12 users" in found[name]) == bool(lost)
+        assert lost in found[name]
+    dropped = {user for user, _, _ in events[:3]} - {"u1", "u2"}
+    assert f"source and {len(dropped)} have fewer events" in found["less"]
+    assert next_["same"][0].endswith(
+        f"--data_dir {tmp_path / 'same'} --load_checkpoint RUN"
+    )
+    assert (
+        f"migrate --data_dir {tmp_path / 'more'} --checkpoint RUN" in next_["more"][0]
+    )
+    assert old.info.catalog_id in new.lineage.catalog_ids
+
+
+def test_one_unknown_item_has_no_others(tmp_path: Path) -> None:
+    old = prepared(
+        tmp_path, f"csv:{write_csv(tmp_path / 'a.csv', rows(range(9), 90, 0))}"
+    )
+    (tmp_path / "b").mkdir()
+    more = write_csv(tmp_path / "b.csv", [*rows(range(9), 90, 0), ("u1", 77, 99)])
+    with pytest.raises(UserError, match=r"^item 77 is not in the catalog of \S+; add"):
+        prepared(tmp_path / "b", f"csv:{more}", catalog=old.path,
+                 unknown_items="refuse")  # fmt: skip
 
 
 def test_what_is_said_of_new_items_comes_from_training_alone(tmp_path: Path) -> None:

@@ -234,6 +234,54 @@ def test_words_need_texts() -> None:
         make_catalog(found, leave_one_out(offsets), config, lambda sentence: None)
 
 
+@pytest.mark.parametrize(("method", "number"), [("kmeans", 1), ("random", 4)])
+def test_a_bar_that_does_not_move_is_closed(
+    method: Any, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eqids.data import clustering
+
+    bars = []
+
+    class Bar(clustering.tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **{**options, "disable": False})
+            bars.append(self)
+
+    monkeypatch.setattr(clustering, "_LARGE", 20)
+    monkeypatch.setattr(clustering, "tqdm", Bar)
+    item, offsets = _random_events()
+    found = Interactions(
+        pa.chunked_array([np.arange(30)]), pa.table({"item": np.arange(20)}),
+        item, None, offsets, "file_order", Counts(240),
+    )  # fmt: skip
+    config = PrepareConfig(num_clusters=number, clusters=method)
+    make_catalog(found, leave_one_out(offsets), config, lambda sentence: None)
+    # tqdm forgets the bars that it has closed.
+    assert len(bars) == 1 and bars[0] not in Bar._instances
+
+
+@given(st.integers(64, 2_000_000))
+def test_free_places_are_a_small_share(num_items: int) -> None:
+    num_clusters = default_num_clusters(num_items)
+    cluster = np.arange(num_items) % num_clusters
+    slot, room = place(cluster, num_clusters, PrepareConfig().free_share)
+    largest = -(-num_items // num_clusters)
+    assert 0.95 * room <= largest <= room < largest + 1 + 0.06 * largest
+    assert 1 - num_items / (num_clusters * room) <= 0.12
+    assert room > largest or largest < 19
+    assert (slot // room == cluster).all() and (slot % room < largest).all()
+
+
+def test_a_share_of_places_is_whole_places() -> None:
+    for size, share, wanted in (
+        (9, 0.1, 10),
+        (8, 0.1, 8),
+        (19, 0.05, 20),
+        (5, 0.5, 10),
+    ):
+        assert place(np.zeros(size, int), 1, share)[1] == wanted
+
+
 def test_large_catalogs_tell_memory_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eqids.data.clustering._LARGE", 20)
     told: list[str] = []

@@ -302,6 +302,34 @@ def test_the_door_says_what_it_made(
     )
 
 
+def test_titles_that_fit_no_item_are_a_mistake(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [(1, 5, 1), (1, 6, 2), (1, 7, 3), (2, 7, 4)])
+    titles = write_csv(tmp_path / "t.csv", [("05", "A"), ("six", "B")],
+                       ["item_id", "title"])  # fmt: skip
+    with pytest.raises(UserError, match=r"t\.csv names none of the 3 items, .* is 5;"):
+        prepared(tmp_path, f"csv:{path}", items=titles)
+    write_csv(titles, [("5", "A"), ("9", "B"), ("7", "")], ["item_id", "title"])
+    said: list[str] = []
+    dataset = prepared(tmp_path, f"csv:{path}", items=titles, said=said)
+    assert (
+        f"warning: {titles} does not name 1 of 3 items; their ids are their titles"
+        in (said)
+    )
+    assert dataset.items().set_index("item")["title"].to_dict() == {
+        5: "A", 6: "6", 7: "7"
+    }  # fmt: skip
+
+
+def test_what_flags_contradict_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    for words in (["--seed", "-1"], ["--num_clusters", "0"]):
+        with pytest.raises(SystemExit):
+            run(lambda words=words: main(words))  # type: ignore[misc]
+        name, value = words
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {name} is {value}, wanted ")
+        assert said.count("\n") == 1
+
+
 def test_the_door_keeps_tracebacks_for_our_own_faults() -> None:
     def fault() -> None:
         raise ValueError("a bug")

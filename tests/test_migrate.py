@@ -110,8 +110,11 @@ def test_training_goes_on_from_a_migrated_checkpoint(
     door.main(["retire", *flags(copy, "--ids", "item 4", "--checkpoint", str(run))])
     said = capsys.readouterr().out
     assert f"{run}-v2/20" in said and re.search(r"after +\d+ +0\.\d+", said)
-    with pytest.raises(UserError, match="was made with catalog_id"):
+    left_behind = f"migrate --data_dir {copy.path} --checkpoint {run}/20"
+    with pytest.raises(UserError, match=left_behind):
         train.main(small(copy.path, run))
+    with pytest.raises(UserError, match=left_behind):
+        train.main(small(copy.path, tmp_path / "b", "--load_checkpoint", str(run)))
     train.main(small(copy.path, Path(f"{run}-v2")))
     assert "going on from step 20" in capsys.readouterr().out
     assert latest_step(Path(f"{run}-v2")) == 40
@@ -186,7 +189,18 @@ def test_the_door_changes_items_and_shows_versions(
         ("grow", "wanted one of --clusters and --free_share"),
         ("rebalance --free_share 1", "free_share is 1.0, wanted at least 0"),
         ("grow --clusters 1 --output o", "--output needs --checkpoint"),
-        ("migrate", "wanted --checkpoint"),
+        ("migrate", "--checkpoint PATH"),
+        (
+            "add --items bad.csv --item_column id --title_column name",
+            "bad.csv has no column 'name': it has id, title; .* --title_column",
+        ),
+        (
+            "add --items bad.csv --item_column id --similar_column near",
+            "bad.csv has no column 'near': .* --similar_column",
+        ),
+        ("retire --ids ,", "--ids is ',', wanted item ids"),
+        ("retire --items no.csv", "no.csv has no rows"),
+        ("retire --ids nobody --skip_known", "item 'nobody' is not in the catalog"),
         ("retire --ids nobody --checkpoint nothing", "not in the catalog"),
         ("grow --clusters 1 --checkpoint nothing", "nothing: no such folder"),
     ],
@@ -199,6 +213,7 @@ def test_mistakes_are_named_and_nothing_is_written(
     Path("new.csv").write_text("item_id\nitem 1\n")
     Path("one.csv").write_text("item_id\nx\n")
     Path("bad.csv").write_text("id,title\nx,X\n")
+    Path("no.csv").write_text("item_id\n")
     Path("similar.csv").write_text("item_id,similar\nx,nobody\n")
     np.save("v.npy", np.zeros((2, 4), np.float32))
     before = dataset.info.catalog_id

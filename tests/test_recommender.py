@@ -10,9 +10,10 @@ from pytest import CaptureFixture
 from runs import refused
 
 import eqids
-from eqids import recommend
+from eqids import evaluate, recommend
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.recommender import Recommender
 
 SECONDS = [1_700_000_030, 1_700_000_010, 1_700_000_020, 1_700_000_040]
 SPELLED = [f"2023-11-14T22:13:{s:02d}Z" for s in (50, 30, 40)] + ["2023-11-14 22:14:00"]
@@ -53,6 +54,41 @@ def test_a_csv_file_says_the_same_as_a_parquet_file(
         tables.append(pd.read_parquet(out))
     pd.testing.assert_frame_equal(*tables)
     assert tables[0]["user"].tolist() == [3] * 4 + [7] * 4
+
+
+def test_recommendations_are_written_as_the_file_is_called(
+    finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    histories(SECONDS).to_parquet(tmp_path / "in.parquet")
+    given = ["--checkpoint", str(finished), "--input", str(tmp_path / "in.parquet")]
+    given += ["--k", "4", "--output"]
+    recommend.main([*given, str(tmp_path / "out.csv")])
+    recommend.main([*given, str(tmp_path / "out.parquet")])
+    found = pd.read_csv(tmp_path / "out.csv")
+    expected = pd.read_parquet(tmp_path / "out.parquet")
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-6)
+    for path in (tmp_path / "nowhere" / "out.csv", tmp_path):
+        said = refused(recommend.main, [*given, str(path)], capsys)
+        assert said.startswith(f"error: --output {path} ") and "partial" not in said
+
+
+def test_results_that_cannot_be_written_are_named_first(
+    finished: Path, tmp_path: Path, capsys: CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("eqids.evaluate.open_checkpoint", None)
+    path = tmp_path / "nowhere" / "r.json"
+    flags = ["--checkpoint", str(finished), "--json", str(path)]
+    said = refused(evaluate.main, flags, capsys)
+    assert said.startswith(f"error: --json {path} cannot be written: {path.parent} is")
+
+
+@pytest.mark.parametrize("k", [3.5, "3", 0, None])
+def test_k_is_a_whole_number(k: Any, finished: Path) -> None:
+    # Users have no hook that checks types: what it wraps is what they call.
+    recommend = Recommender.recommend.__wrapped__  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=f"k is {k!r}, wanted a whole number"):
+        recommend(eqids.load(finished), [["item 1"]], k=k)
 
 
 @pytest.mark.parametrize(

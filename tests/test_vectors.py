@@ -150,6 +150,7 @@ _LISTS = [[0.0, 1.0], [2.0, 3.0]]
     ("columns", "said"),
     [
         ({"id": ["a"]}, "has no column 'item_id' or 'item': it has id"),
+        ({"item": [["a"], ["b"]], "v": _LISTS}, "column 'item' is list<"),
         ({"item": ["a"], "title": ["x"]}, "has 0 columns of lists and 0 of numbers"),
         ({"item": ["a", "b"], "v": _LISTS, "w": _LISTS}, "has 2 columns of lists"),
         ({"item": ["a", "a"], "v": _LISTS}, "has two vectors for item 'a'"),
@@ -168,6 +169,25 @@ def test_mistakes_in_parquet_are_named(
     with pytest.raises(UserError, match=re.escape(f"{path}")) as found:
         _read(path)
     assert said in str(found.value)
+
+
+def test_vectors_of_zeros_are_told(tmp_path: Path) -> None:
+    path = _parquet(tmp_path / "v.parquet", item=["a", "b", "c"], v=[1.0, 0.0, 0.0])
+    told: list[str] = []
+    _read(path, told)
+    assert told == [
+        f"warning: {path} says nothing of 2 of 3 items, the first of which is 'b': "
+        "their vectors are all zeros"
+    ]
+
+
+def test_an_archive_is_no_array(tmp_path: Path) -> None:
+    items, path = tmp_path / "items.csv", tmp_path / "v.npy"
+    items.write_text("item_id,title\na,A\n")
+    with path.open("wb") as file:
+        np.savez(file, v=np.ones((1, 2), np.float32))
+    with pytest.raises(UserError, match=r"v\.npy is an archive of arrays, wanted"):
+        _read(path, items=items)
 
 
 def test_other_mistakes_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What the commands of `python -m eqids.catalog` are told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eqids.config.errors import require
@@ -47,16 +47,20 @@ class AddConfig(ChangeConfig):
     become valid again."""
     item_column: str = "item_id"
     """Column of item ids in --items."""
-    title_column: str = "title"
-    """Column of titles in --items, if there is one."""
-    text_column: str = "text"
-    """Column of what a model may read of an item, if there is one."""
-    similar_column: str = "similar"
-    """Column of items of the catalog that each resembles, if there is one: ids
-    separated by commas or spaces, or a list. The item starts as their mean."""
+    title_column: str | None = None
+    """Column of titles in --items; by default 'title', if there is one."""
+    text_column: str | None = None
+    """Column of what a model may read of an item; by default 'text', if there is
+    one."""
+    similar_column: str | None = None
+    """Column of items of the catalog that each resembles, ids separated by commas or
+    spaces, or a list; by default 'similar', if there is one. The item starts as their
+    mean."""
     vectors: Path | None = None
     """A .npy file of item vectors, float32 [item, vector_width], in the order of
     --items; by default the mean of those of the similar items."""
+    skip_known: bool = False
+    """Leave out items that are in the catalog already, instead of refusing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +73,20 @@ class RetireConfig(ChangeConfig):
     """CSV or Parquet file of the items, a row each."""
     item_column: str = "item_id"
     """Column of item ids in --items."""
+    skip_known: bool = False
+    """Leave out items that are retired already, instead of refusing them."""
+    skip_unknown: bool = False
+    """Leave out items that are not in the catalog, instead of refusing them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             (self.ids is None) != (self.items is None),
             "wanted one of --ids and --items, the items to retire",
+        )
+        require(
+            self.ids is None or bool(self.ids.strip(", ")),
+            f"--ids is {self.ids!r}, wanted item ids, separated by commas",
         )
 
 
@@ -111,6 +123,5 @@ class RebalanceConfig(ChangeConfig):
 class MigrateConfig(ChangeConfig):
     """Bring a checkpoint of an earlier version to the present one."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.checkpoint is not None, "wanted --checkpoint, what to migrate")
+    checkpoint: Path = field()
+    """A checkpoint DIR/STEP, or a run's DIR, which means its best step."""

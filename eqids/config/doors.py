@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from eqids.config.errors import require
+from eqids.config.processes import ProcessesConfig
 
 _CLUSTERING = ("clusters", "cluster_vectors", "vector_width", "spherical",
                "num_clusters", "free_share")  # fmt: skip
@@ -153,6 +154,8 @@ class EvaluateConfig:
     """Write the result there as JSON."""
     llama_path: Path | None = None
     """Where the frozen Llama is, if it is no longer where the run found it."""
+    processes: ProcessesConfig = ProcessesConfig()
+    """How the processes of a run find one another."""
 
 
 @dataclass(frozen=True)

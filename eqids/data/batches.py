@@ -83,14 +83,24 @@ class TrainingBatches:
         """Batches in an epoch; a batch may straddle two."""
         return self.plan.num_rows / self.config.batch_size
 
-    def batch(self, k: int) -> Arrays:
-        """Returns batch k."""
+    def batch(self, k: int, rows: slice = slice(None)) -> Arrays:
+        """Returns batch k, or only these rows of it."""
         size = self.config.batch_size
-        return _stack([self._row(k * size + i) for i in range(size)])
+        own = range(size)[rows]
+        return _stack([self._row(k * size + i) for i in own])
 
-    def iterate(self, start: int, stop: int) -> Iterator[Arrays]:
-        """Yields batches start to stop - 1, made ahead of time on another thread."""
-        batches = grain.MapDataset.range(start, stop).map(self.batch)
+    def iterate(
+        self, start: int, stop: int, rows: slice = slice(None)
+    ) -> Iterator[Arrays]:
+        """Yields batches start to stop - 1, made ahead of time on another thread.
+
+        Args:
+            start: the first batch's number.
+            stop: one past the last.
+            rows: what is wanted of each; the others are not made.
+        """
+        make = functools.partial(self.batch, rows=rows)
+        batches = grain.MapDataset.range(start, stop).map(make)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         return iter(batches.to_iter_dataset(options))
 

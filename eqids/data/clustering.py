@@ -1,7 +1,8 @@
 """From training events to a catalog: vectors of items, clusters, places, figures."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +66,12 @@ def make_catalog(
     num_clusters = config.num_clusters or default_num_clusters(num_items)
     vectors = _vectors(found, users, item, config, progress)
     count = np.bincount(item, minlength=num_items)
-    told = _telling(num_items, num_clusters, vectors.shape[1], progress)
-    cluster = assign(
-        config.clusters, vectors, count, num_clusters, config.seed,
-        config.spherical, told,
-    )  # fmt: skip
-    slot, room = place(cluster, num_clusters)
+    with _telling(num_items, num_clusters, vectors.shape[1], progress) as told:
+        cluster = assign(
+            config.clusters, vectors, count, num_clusters, config.seed,
+            config.spherical, told,
+        )  # fmt: skip
+    slot, room = place(cluster, num_clusters, config.free_share)
     sizes = np.bincount(cluster, minlength=num_clusters)
     info = ClustersInfo(
         method=config.clusters,
@@ -113,21 +114,21 @@ def _vectors(
     return item_vectors(users, item, num_users, num_items, width, seed)
 
 
+@contextlib.contextmanager
 def _telling(
     num_items: int, num_clusters: int, width: int, progress: Callable[[str], None]
-) -> Callable[[int], None]:
+) -> Iterator[Callable[[int], None]]:
     """Tells of memory, then of each step: on a terminal on a bar, else in words."""
     if num_items < _LARGE:
-        return lambda step: None
+        yield lambda step: None
+        return
     progress(f"clusters need {kmeans_bytes(num_items, width) / 1e9:.1f} GB")
     steps = num_steps(num_clusters)
-    bar = tqdm(total=steps, unit="step", leave=False, disable=None)
+    with tqdm(total=steps, unit="step", leave=False, disable=None) as bar:
 
-    def told(step: int) -> None:
-        bar.update()
-        if bar.disable:
-            progress(f"clustering: {step} of {steps} steps")
-        elif step == steps:
-            bar.close()
+        def told(step: int) -> None:
+            bar.update()
+            if bar.disable:
+                progress(f"clustering: {step} of {steps} steps")
 
-    return told
+        yield told

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,27 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from None
+
+
+def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """The array of a `.npy` file that the user brings.
+
+    Args:
+        path: the file.
+        mmap_mode: as of `numpy.load`.
+
+    Raises:
+        UserError: if it is no such file, or an archive of arrays.
+    """
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is no .npy file of numbers: {error}") from None
+    require(
+        isinstance(array, np.ndarray),
+        f"{path} is an archive of arrays, wanted a .npy file of one",
+    )
+    return array
 
 
 def read_numbers(

@@ -8,6 +8,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eqids.config import PrepareConfig, require
 from eqids.data.columns import typed_events
@@ -37,6 +38,8 @@ class Interactions:
     """What orders a user's events of one time."""
     counts: Counts
     """What was read and dropped."""
+    num_unnamed: int = 0
+    """Items of which no title is known."""
 
 
 def read_interactions(
@@ -177,7 +180,9 @@ def _titled(items: ir.Table, titles: ir.Table | None) -> ir.Table:
     """The ids with title (the id itself where none is known) and text."""
     key = items["id"].cast("string")
     if titles is None:
-        return items.mutate(title=key, text=ibis.literal(""))
+        return items.mutate(
+            title=key, text=ibis.literal(""), unnamed=ibis.literal(True)
+        )
     first = titles.group_by("key").aggregate(
         title=titles["title"].argmin(titles["row"]),
         text=titles["text"].argmin(titles["row"]),
@@ -188,6 +193,7 @@ def _titled(items: ir.Table, titles: ir.Table | None) -> ir.Table:
         "number",
         title=joined["title"].fill_null(joined["id"].cast("string")),
         text=joined["text"].fill_null(""),
+        unnamed=joined["key"].isnull(),
     )
 
 
@@ -220,4 +226,5 @@ def _compact(
             users_dropped=int((per_user == 0).sum()),
             items_dropped=int((~has_events).sum()),
         ),
+        num_unnamed=pc.sum(named["unnamed"]).as_py() or 0,
     )

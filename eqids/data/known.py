@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse
 
 from eqids.config import UserError
@@ -40,6 +41,10 @@ class Known:
     """How the catalog came about."""
     info: ClustersInfo
     """What its clusters are like."""
+    num_added: int
+    """Items that are new to the catalog."""
+    num_moved: int
+    """Items that moved to make room for them."""
 
 
 def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) -> Known:
@@ -68,10 +73,11 @@ def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) ->
     rows = before.find(ids)
     new = rows < 0
     if new.any() and not append:
+        others = int(new.sum()) - 1
+        more = f", and neither are {others:,} others" if others else ""
         raise UserError(
-            f"item {ids[new].tolist()[0]!r} is not in the catalog of {old.path}, and "
-            f"neither are {int(new.sum()) - 1:,} others; add them with "
-            "--unknown_items append"
+            f"item {ids[new].tolist()[0]!r} is not in the catalog of {old.path}{more}; "
+            "add what is missing with --unknown_items append"
         )
     users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
     training = split.in_training(found.offsets)
@@ -92,7 +98,24 @@ def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) ->
     slot = catalog.slot[row]
     info = clusters_info(old.info.clusters, catalog, slot[item], users)
     table = item_table(old, catalog, named)
-    return Known(catalog, slot, table, lineage, info)
+    added, moved = len(change.added), len(change.left)
+    return Known(catalog, slot, table, lineage, info, added, moved)
+
+
+def shorter_histories(found: Interactions, old: Dataset) -> tuple[int, int]:
+    """Users of an old dataset of whom there are fewer events now, and none at all.
+
+    Args:
+        found: the interactions.
+        old: the dataset that they follow.
+    """
+    users = old.users()
+    known = pa.array(users["user"].astype(str), pa.string())
+    row = pc.index_in(known, value_set=found.user_ids.cast(pa.string()))
+    row = row.fill_null(-1).to_numpy()
+    now = np.where(row >= 0, np.diff(found.offsets)[row], 0)
+    fewer = (now < users["length"].to_numpy()) & (row >= 0)
+    return int(fewer.sum()), int((row < 0).sum())
 
 
 def _together(

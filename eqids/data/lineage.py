@@ -105,6 +105,22 @@ class Lineage:
             valid = change.replay(valid)
         return valid
 
+    def slots_at(self, version: int) -> np.ndarray:
+        """int32 [slot]: where the item of each present slot stood in a version.
+
+        It is -1 for items that came later; slots that hold no item mean nothing.
+        """
+        room, num_clusters = self.valid.shape[1], len(self.valid)
+        if self.changes:
+            num_clusters = self.changes[-1].num_clusters
+        then = np.arange(num_clusters * room, dtype=np.int32)
+        for change in reversed(self.changes[version - 1 :]):
+            back = np.arange(len(then), dtype=np.int32)
+            back[change.entered] = change.left
+            back[change.added] = -1
+            then = np.where(then >= 0, back[then], -1)
+        return then
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """What a file of the lineage holds, by name."""
         ids = [np.frombuffer(bytes.fromhex(x), np.uint8) for x in self.catalog_ids]

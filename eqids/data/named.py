@@ -9,7 +9,8 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from eqids.config import UserError, require
+from eqids.config import require
+from eqids.data.files import read_npy
 from eqids.data.revise import ids_of, spelled_like
 from eqids.data.tables import ROW, parquet, reading, with_header
 
@@ -33,9 +34,9 @@ def read_items(
     path: Path,
     kind: pa.DataType,
     item: str,
-    title: str = "title",
-    text: str = "text",
-    similar: str = "similar",
+    title: str | None = None,
+    text: str | None = None,
+    similar: str | None = None,
 ) -> NamedItems:
     """Reads items from a CSV or Parquet file.
 
@@ -43,15 +44,21 @@ def read_items(
         path: the file.
         kind: the type of the catalog's ids.
         item: the column of ids.
-        title: the column of titles; without it, or where it is empty, the id.
-        text: the column of texts; without it, or where it is empty, the title if
+        title: the column of titles, by default `title` if there is one; without it,
+            or where it is empty, the id.
+        text: the column of texts, by default `text` if there is one; without it, or
+            where it is empty, the title if there is one.
+        similar: the column of similar items, lists or text, by default `similar` if
             there is one.
-        similar: the column of similar items, lists or text.
 
     Raises:
         UserError: naming the file and what is wrong with it.
     """
     table = _read(path, item)
+    require(table.num_rows > 0, f"{path} has no rows, wanted items")
+    title = _named(path, table, title, "title")
+    text = _named(path, table, text, "text")
+    similar = _named(path, table, similar, "similar")
     _require_plain(path, table, (item, title, text))
     ids = table[item].combine_chunks()
     require(
@@ -81,14 +88,7 @@ def read_vectors(path: Path, num_items: int, width: int) -> np.ndarray:
     Raises:
         UserError: if it is no such file.
     """
-    try:
-        vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no .npy file of numbers: {error}") from None
-    require(
-        isinstance(vectors, np.ndarray),
-        f"{path} is an archive of arrays, wanted a .npy file of one",
-    )
+    vectors = read_npy(path)
     require(
         vectors.shape == (num_items, width) and vectors.dtype.kind == "f",
         f"{path} holds {vectors.dtype}{list(vectors.shape)}, wanted vectors "
@@ -115,6 +115,16 @@ def _read(path: Path, item: str) -> pa.Table:
             return table.order_by(ROW).select(*names).to_pyarrow()
     finally:
         con.disconnect()
+
+
+def _named(path: Path, table: pa.Table, given: str | None, default: str) -> str:
+    """The name of a column: one that is asked for must be there."""
+    require(
+        given is None or given in table.column_names,
+        f"{path} has no column {given!r}: it has {', '.join(table.column_names)}; name "
+        f"the right one with --{default}_column",
+    )
+    return default if given is None else given
 
 
 def _require_plain(path: Path, table: pa.Table, names: Sequence[str]) -> None:

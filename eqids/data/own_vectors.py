@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eqids.config import PrepareConfig, UserError, require
+from eqids.data.files import read_npy
 from eqids.data.tables import ROW, parquet, reading, with_header
 
 _ROWS = 2**18
@@ -71,6 +72,13 @@ def own_vectors(
             f"warning: {path} has no vector for {np.count_nonzero(~seen):,} of "
             f"{len(items):,} items; theirs are zeros"
         )
+    zeros = seen & ~vectors.any(axis=1)
+    if zeros.any():
+        progress(
+            f"warning: {path} says nothing of {np.count_nonzero(zeros):,} of "
+            f"{len(items):,} items, the first of which is "
+            f"{known[int(np.argmax(zeros))].as_py()!r}: their vectors are all zeros"
+        )
     return vectors
 
 
@@ -89,6 +97,11 @@ def _parquet_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
         column in schema.names,
         f"{path} has no column {config.item_column!r} or 'item': it has "
         f"{', '.join(schema.names)}; name the column of item ids with --item_column",
+    )
+    kind = schema.field(column).type
+    require(
+        not pa.types.is_nested(kind),
+        f"{path}: column {column!r} is {kind}, wanted an item id in every row",
     )
     names = _vector_columns(path, schema, column)
     start, width = 0, 0
@@ -150,10 +163,7 @@ def _matrix(
 
 
 def _npy_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no .npy file of numbers: {error}") from None
+    array = read_npy(path, "r")
     ids = _listed(config)
     require(
         array.ndim == 2 and array.dtype.kind in "fiu" and array.shape[1] > 0

@@ -9,12 +9,12 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from eqids.config import PrepareConfig
+from eqids.config import PrepareConfig, require
 from eqids.data.clustering import Clustered, make_catalog
 from eqids.data.dataset import Dataset, open_dataset
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.interactions import Interactions, read_interactions
-from eqids.data.known import Known, in_catalog
+from eqids.data.known import Known, in_catalog, shorter_histories
 from eqids.data.lineage import Lineage
 from eqids.data.own_vectors import check_vectors
 from eqids.data.sources import open_source
@@ -40,6 +40,7 @@ def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
     old = None if config.catalog is None else open_dataset(config.catalog)
     progress(f"reading {config.source}")
     found = _read(config, progress)
+    _check_titles(config, found, progress)
     progress(f"splitting {len(found.item):,} events ({config.split})")
     if config.split == "temporal":
         split = temporal(found.offsets, found.time)
@@ -79,8 +80,46 @@ def _placed(
         return catalog, items.append_column("count", pa.array(catalog.count)), None
     progress(f"finding {len(found.items):,} items in {old.path}")
     append = config.unknown_items == "append"
+    _tell_lost(found, old, progress)
     known = in_catalog(found, split, old, append=append)
+    moved = f", and {known.num_moved:,} moved to make room" if known.num_moved else ""
+    progress(
+        f"{known.num_added:,} items are new to the catalog{moved}: it is at version "
+        f"{known.lineage.version}"
+    )
     return _as_clustered(known), known.table, known.lineage
+
+
+def _tell_lost(
+    found: Interactions, old: Dataset, progress: Callable[[str], None]
+) -> None:
+    fewer, gone = shorter_histories(found, old)
+    if fewer or gone:
+        progress(
+            f"warning: of the {old.num_users:,} users of {old.path} {gone:,} are not "
+            f"in the source and {fewer:,} have fewer events in it: it must hold all "
+            "histories, old events and new ones, for the new dataset has no others"
+        )
+
+
+def _check_titles(
+    config: PrepareConfig, found: Interactions, progress: Callable[[str], None]
+) -> None:
+    """Says how many items --items does not name; none is a mistake."""
+    if config.items is None:
+        return
+    unnamed, items = found.num_unnamed, found.items
+    require(
+        unnamed < len(items),
+        f"{config.items} names none of the {len(items):,} items, the first of which is "
+        f"{items['item'][0].as_py()!r}; wanted their ids in column "
+        f"{config.item_column!r}",
+    )
+    if unnamed:
+        progress(
+            f"warning: {config.items} does not name {unnamed:,} of {len(items):,} "
+            "items; their ids are their titles"
+        )
 
 
 def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
