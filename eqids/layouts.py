@@ -111,8 +111,9 @@ def prove_all(path: Path, say: Callable[[str], None]) -> None:
 def proofs_table(proofs: Mapping[str, Any]) -> str:
     """Returns the proofs of `prove_all` as a table in Markdown."""
     head = (
-        "layout", "mesh", "batch", "remat", "given", "made", "peak", "of", "closed form",
-        "TFLOP", "gathered, summed, scattered", "ms: products / memory / links",
+        "layout", "mesh", "batch", "remat", "given", "made", "peak", "of",
+        "closed form", "TFLOP", "gathered, summed, scattered",
+        "ms: products / memory / links",
     )  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, proof in proofs.items():

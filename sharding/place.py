@@ -19,8 +19,8 @@ from sharding.layout import (
     mesh_shapes,
     named_layout,
 )
-from sharding.table import named_row
 from sharding.processes import meet
+from sharding.table import named_row
 from sharding.words import Words, words
 
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
@@ -156,7 +156,8 @@ class Placement:
         sharding, first = self._of_batch(num_rows), self.rows(num_rows).start
 
         def put(array: np.ndarray) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None  # it is for devices of other processes only
                 start, stop, _ = index[0].indices(num_rows)
                 return array[start - first : stop - first]
 

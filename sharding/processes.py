@@ -114,9 +114,9 @@ def _check(
     missing = [name for name, value in told.items() if value is None]
     if launcher == "MPI" and missing and find_spec("mpi4py") is None:
         raise ProcessesError(
-            "MPI started this process beside others, and jax learns who they are from "
-            "mpi4py, which is not installed: pip install mpi4py, or give --coordinator, "
-            "--num_processes and --process_id; --num_processes 1 is alone"
+            "MPI started this process beside others, which jax learns of by mpi4py, "
+            "and that is not installed: pip install mpi4py, or give --coordinator, "
+            "--num_processes and --process_id (--num_processes 1 to run alone)"
         )
     if launcher is None and missing:
         names = ", ".join(f"--{name} (or {_VARIABLES[name]})" for name in missing)

@@ -17,7 +17,7 @@ from eqids.data.batches import query_batch
 from eqids.fit.ranking import metrics
 from eqids.model import Batch, EqIDs
 from eqids.model.rank import ranks
-from sharding import Placement
+from sharding import Placement, replicated
 
 Split = Literal["valid", "test"]
 
@@ -116,7 +116,8 @@ def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
     @jax.jit
     def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
         query = model.queries_at(asked.batch, asked.last, dtype=dtype)
-        return ranks(model.softmax, query, asked.target, asked.seen)
+        # Whole in every process, so that all of them come to the same metrics.
+        return replicated(ranks(model.softmax, query, asked.target, asked.seen))
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
         lengths = [min(len(history), seq_len) for history in chunk.histories]

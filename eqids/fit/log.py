@@ -1,4 +1,7 @@
-"""Metrics as JSON lines, on a progress bar, and as TensorBoard event files."""
+"""Metrics as JSON lines, on a progress bar, and as TensorBoard event files.
+
+Of many processes the first speaks and writes; all of them look at the metrics.
+"""
 
 import json
 import sys
@@ -6,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -14,6 +17,7 @@ from tqdm import tqdm
 
 from eqids.config import UserError, require
 from eqids.fit.step import Metrics
+from sharding import is_first
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -37,17 +41,12 @@ class Log:
             UserError: the folder cannot be written to, or TensorBoard is wanted and
                 tensorboardX is not installed.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / METRICS_FILE).open("a", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written to ({error}), see --checkpoint_dir"
-            ) from error
-        self._events = _event_writer(folder) if tensorboard else None
+        first = is_first()
+        self._file = _open(folder) if first else None
+        self._events = _event_writer(folder) if tensorboard and first else None
         self._folder, self._pending = folder, list[Metrics]()
         self._since = time.perf_counter()
-        self._terminal = sys.stderr.isatty()
+        self._terminal = first and sys.stderr.isatty()
         self._bar = tqdm(
             total=stop, initial=start, unit="step", disable=not self._terminal
         )
@@ -62,7 +61,8 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._events is not None:
             self._events.close()
 
@@ -112,6 +112,8 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of metrics."""
+        if self._file is None:
+            return
         line: dict[str, Any] = {"step": step, "time": round(time.time(), 3), **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -128,6 +130,16 @@ class Log:
         """Prints a line without breaking the bar."""
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+
+def _open(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / METRICS_FILE).open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to ({error}), see --checkpoint_dir"
+        ) from error
 
 
 def _event_writer(folder: Path) -> Any:

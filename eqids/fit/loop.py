@@ -22,7 +22,7 @@ from eqids.fit.log import Log
 from eqids.fit.step import State, Step
 from eqids.fit.touching import Touching
 from eqids.model import Batch, EqIDs
-from sharding import Placement, beside
+from sharding import Placement, barrier, beside, is_first
 
 Meta = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 """What a checkpoint records, given the evaluation of its weights, if there was one."""
@@ -69,16 +69,20 @@ def train(
         UserError: the loss is not finite, or a checkpoint could not be written.
     """
     flags, recipe, stop = config.flags, config.recipe, config.stop_at
-    done = int(state.step)
+    done, size = int(state.step), recipe.batch_size
+    own = put.rows(size)
     patience = Patience(flags.early_stop, folder, recipe.eval_every)
     if patience.spent:
         return state
     with Log(folder, done, stop, flags.tensorboard) as log:
-        for arrays in batches.iterate(done, stop):
+        # Clusters are those of the whole batch, which then every process makes.
+        made = own if touching is None else slice(None)
+        for arrays in batches.iterate(done, stop, made):
             touched = None
             if touching is not None:
                 touched = beside(touching(arrays), state.params.softmax.table)
-            batch = put(Batch.of(arrays))
+                arrays = {name: array[own] for name, array in arrays.items()}
+            batch = Batch(**put.batch(arrays, size))
             state, metrics = step(state, frozen, batch, key, touched)
             log.add(metrics)
             done += 1
@@ -96,7 +100,10 @@ def train(
                 # Weights are looked at first, so that none that is not finite is saved.
                 log.flush(done)
                 save(folder, done, state, meta(validation), stored)
-                prune(folder, flags.keep, _best(folder))
+                if is_first():
+                    prune(folder, flags.keep, _best(folder))
+                # Nobody reads the folder while steps are deleted.
+                barrier(f"checkpoints up to {done} are pruned")
             if last:
                 break
     return state

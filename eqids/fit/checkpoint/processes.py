@@ -1,19 +1,14 @@
-"""One checkpoint written by many processes: waiting, and telling the first of them."""
+"""One checkpoint written by many processes: each tells the first what it wrote."""
 
 import json
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
+from eqids.config import require
 from eqids.fit.checkpoint.manifest import FileRecord
 from eqids.fit.checkpoint.store import Written
-
-
-def wait_for_all(point: str) -> None:
-    """Returns once every process of the run has come to `point`."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(point)
+from sharding import barrier
 
 
 def of_all_processes(folder: Path, written: Written) -> Written:
@@ -23,16 +18,25 @@ def of_all_processes(folder: Path, written: Written) -> Written:
 
     Returns:
         The whole for process 0, which writes the manifest; else only its own part.
+
+    Raises:
+        UserError: process 0 does not see what another one wrote.
     """
     if jax.process_count() == 1:
         return written
     note = folder / f"process-{jax.process_index()}.json"
     note.write_text(_to_json(written), encoding="utf-8")
-    wait_for_all(f"{folder} is written")
+    barrier(f"{folder} is written")
     if jax.process_index() != 0:
         return written
     whole = Written({}, {})
-    for path in sorted(folder.glob("process-*.json")):
+    notes = sorted(folder.glob("process-*.json"))
+    require(
+        len(notes) == jax.process_count(),
+        f"{folder.parent} was written to by {len(notes)} processes of "
+        f"{jax.process_count()}, wanted a folder that all of them share",
+    )
+    for path in notes:
         whole.add(_from_json(path.read_text(encoding="utf-8")))
         path.unlink()
     return whole

@@ -43,13 +43,14 @@ from eqids.fit.checkpoint.manifest import (
     step_label,
     write_manifest,
 )
-from eqids.fit.checkpoint.processes import of_all_processes, wait_for_all
+from eqids.fit.checkpoint.processes import of_all_processes
 from eqids.fit.checkpoint.reader import Reader, read_sharded
 from eqids.fit.checkpoint.retention import (
     partial_folder,
     partials,
 )
 from eqids.fit.checkpoint.store import Written, blocks_of, describe, write_parts
+from sharding import barrier
 
 Tree = TypeVar("Tree", bound=PyTree)
 
@@ -92,11 +93,11 @@ def save(
     try:
         if first:
             _begin(directory, partial)
-        wait_for_all(f"step {step} begins")
+        barrier(f"step {step} begins")
         written = _write(partial, arrays)
         if first:
             _commit(partial, target, _manifest(step, arrays, written, meta))
-        wait_for_all(f"step {step} is there")
+        barrier(f"step {step} is there")
     except (OSError, ValueError) as error:
         raise UserError(f"{step_label(target)} could not be saved: {error}") from error
     finally:

@@ -1,0 +1,208 @@
+"""Runs in several processes: joined, equal to one process, and never left waiting."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, assert_close
+from pytest import CaptureFixture, MonkeyPatch
+from runs import refused, small
+
+from eqids import evaluate, train
+from eqids.data import Dataset
+from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.fit.checkpoint import read_manifest, steps, verify
+from eqids.fit.runs import RESULT_FILE
+from sharding import beside_others, initialize
+
+SLURM_PORTS = 2**16 - 2**12
+"""jax's port under Slurm is this plus the job's number."""
+
+QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""Compiles in half the time, for what runs a few steps."""
+
+LOOP = """
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from eqids.door import run
+from sharding import initialize, placement
+
+def main():
+    initialize(sys.argv[1], 2, int(sys.argv[2]), heartbeat=10)
+    put = placement("data")
+    with put.active():
+        total = jax.jit(lambda rows: jnp.sum(rows["x"]))
+        for step in range(1_000_000):
+            own = np.full((2, 3), step)
+            print(int(total(put.batch({"x": own}, 4))), flush=True)
+
+run(main)
+"""
+"""A computation of two processes that nobody can do alone."""
+
+
+def free_port(lowest: int = 20_000) -> int:
+    """A port of this machine that nobody listens on."""
+    for port in range(lowest + os.getpid() % 2000, 2**16):
+        with socket.socket() as free:
+            try:
+                free.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
+
+
+def start(
+    words: Sequence[str], devices: int, output: Path, **env: str
+) -> subprocess.Popen[bytes]:
+    """Starts Python with so many fake devices; all it says goes into a file."""
+    fake = f"--xla_force_host_platform_device_count={devices}"
+    # Only a first process fills jax's cache, and another one would compile for long.
+    env = {"XLA_FLAGS": fake + QUICK, "JAX_ENABLE_COMPILATION_CACHE": "0", **env}
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            env={**os.environ, **env},
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+@contextmanager
+def ending(jobs: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Leaves no process behind."""
+    try:
+        yield
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+
+
+def of_slurm(number: int, port: int) -> Mapping[str, str]:
+    """What srun tells one of two processes."""
+    return {
+        "SLURM_JOB_ID": str(port - SLURM_PORTS),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> None:
+    more = "--layout fsdp --item_optimizer lazy_adam --log_every 2 --keep 1".split()
+    more += "--num_steps 6 --eval_every 3".split()
+    one, two = tmp_path / "one", tmp_path / "two"
+    commands = [
+        ["-m", "eqids.train", *small(dataset.path, run, *more)] for run in (two, one)
+    ]
+    port, logs = free_port(SLURM_PORTS), [tmp_path / f"{n}.log" for n in range(3)]
+    jobs = [start(commands[0], 2, logs[n], **of_slurm(n, port)) for n in range(2)]
+    with ending(jobs):
+        for job, log in zip(jobs, logs, strict=False):
+            assert job.wait(300) == 0, log.read_text()[-4000:]
+    alone = start(commands[1], 4, logs[2])
+    with ending([alone]):
+        assert alone.wait(300) == 0, logs[2].read_text()[-4000:]
+    assert "2 processes with 4 devices" in logs[0].read_text()
+    # The second one is silent, but for gloo, which tells that it is there.
+    said = logs[1].read_text().splitlines()
+    assert [x for x in said if x and not x.startswith("[Gloo]")] == []
+    rows = [metrics(run) for run in (one, two)]
+    assert [x["step"] for x in rows[0]] == [2, 3, 3, 4, 6, 6]
+    for mine, theirs in zip(*rows, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"time", "targets_per_s"}:
+            assert_close(mine[name], theirs[name], "mesh")
+    # Both wrote their shards, and one process with one device reads them all.
+    assert verify(two / "6") == []
+    arrays = read_manifest(two / "6").arrays.values()
+    assert {part[0] for array in arrays for part, _ in array.chunks} == {"0", "1"}
+    again = tmp_path / "again.json"
+    evaluate.main(["--checkpoint", str(two), "--json", str(again)])
+    files = (again, two / RESULT_FILE, one / RESULT_FILE)
+    results = [json.loads(file.read_text()) for file in files]
+    for name in ("step", "filtered", "unfiltered", "nll", "popularity", "markov"):
+        assert_close(results[0][name], results[1][name], "mesh")
+        assert_close(results[0][name], results[2][name], "mesh")
+
+
+@pytest.mark.parametrize(
+    ("victim", "how"), [(0, "SIGKILL"), (1, "SIGTERM"), (1, "SIGSTOP")]
+)
+def test_a_process_that_is_gone_ends_the_other(
+    victim: int, how: str, tmp_path: Path
+) -> None:
+    where, logs = f"localhost:{free_port()}", [tmp_path / f"{n}.log" for n in range(2)]
+    jobs = [start(["-c", LOOP, where, str(n)], 2, logs[n]) for n in range(2)]
+    with ending(jobs):
+        while "\n36\n" not in logs[1].read_text():
+            assert [job.poll() for job in jobs] == [None, None], logs[0].read_text()
+            time.sleep(0.1)
+        jobs[victim].send_signal(getattr(signal, how))
+        assert jobs[1 - victim].wait(60) != 0
+    said = logs[1 - victim].read_text()
+    ours, of_jax = "another process of this run has ended", "another task died"
+    assert ours in said or of_jax in said, said[-3000:]
+
+
+def test_a_process_makes_its_rows_of_a_batch_only(dataset: Dataset) -> None:
+    batches = TrainingBatches(dataset, BatchConfig(seq_len=8, batch_size=6))
+    (own,) = batches.iterate(3, 4, slice(2, 5))
+    for name, whole in batches.batch(3).items():
+        assert own[name].tolist() == whole[2:5].tolist()
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "said"),
+    [
+        ("--coordinator here:1 --num_processes 2", {}, "without --process_id"),
+        ("--process_id 0", {}, "without --coordinator"),
+        ("--coordinator here --num_processes 2 --process_id 0", {}, "HOST:PORT"),
+        ("--coordinator a:1 --num_processes 2 --process_id 2", {}, "wanted 0 to 1"),
+        ("", {"JAX_NUM_PROCESSES": "two"}, "is 'two', wanted a number"),
+        ("", {"OMPI_COMM_WORLD_SIZE": "4"}, "pip install mpi4py"),
+    ],
+)
+def test_processes_that_cannot_find_one_another_are_told(
+    flags: str,
+    env: Mapping[str, str],
+    said: str,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: MonkeyPatch,
+    capsys: CaptureFixture[str],
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    wanted = small(dataset.path, tmp_path / "run", *flags.split())
+    assert said in refused(train.main, wanted, capsys)
+    assert steps(tmp_path / "run") == []
+
+
+def test_one_process_runs_alone_whatever_started_it(monkeypatch: MonkeyPatch) -> None:
+    for name, value in of_slurm(0, SLURM_PORTS).items():
+        monkeypatch.setenv(name, value)
+    initialize(num_processes=1)
+    assert not beside_others()
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    initialize()
+    assert not beside_others()
