@@ -94,8 +94,8 @@ class Migration:
         stays = stays[change.moves(now.num_slots)[target]]
         self._users = (then.valid_at > 0) & (now.valid_at > 0) & stays
 
-        def stored(like: EqIDs) -> EqIDs:
-            return restore(self.path, like, prefix="params")
+        def stored(like: EqIDs, shapes: EqIDs) -> EqIDs:
+            return restore(self.path, like, "params", shapes)
 
         with self._put.active():
             model = self._model(self._meta, stored, then)
@@ -120,18 +120,18 @@ class Migration:
         return metrics
 
     def _migrated(self, migrated: Migrated, dataset: Dataset) -> EqIDs:
-        def params(like: EqIDs) -> EqIDs:
+        def params(like: EqIDs, shapes: EqIDs) -> EqIDs:
             def of(route: Any, leaf: Any) -> jax.Array:
                 return jnp.asarray(migrated.arrays[leaf_name(route, "params")])
 
-            return self._put(jax.tree_util.tree_map_with_path(of, like))
+            return self._put(jax.tree_util.tree_map_with_path(of, shapes))
 
         return self._model(migrated.meta, params, dataset)
 
     def _model(
         self,
         meta: Mapping[str, Any],
-        params: Callable[[EqIDs], EqIDs],
+        params: Callable[[EqIDs, EqIDs], EqIDs],
         dataset: Dataset,
     ) -> EqIDs:
         return assemble(self.path, meta, params, dataset, self._llama_path, self._put)

@@ -65,8 +65,8 @@ def open_checkpoint(
     dataset = open_dataset(data_dir or config.data_dir)
     check_catalog(path, manifest.meta, dataset)
 
-    def stored(like: EqIDs) -> EqIDs:
-        return restore(path, like, prefix="params")
+    def stored(like: EqIDs, shapes: EqIDs) -> EqIDs:
+        return restore(path, like, "params", shapes)
 
     model = assemble(path, manifest.meta, stored, dataset, llama_path, put)
     return Opened(path, manifest, config, dataset, model)
@@ -75,7 +75,7 @@ def open_checkpoint(
 def assemble(
     path: Path,
     meta: Mapping[str, Any],
-    params_of: Callable[[EqIDs], EqIDs],
+    params_of: Callable[[EqIDs, EqIDs], EqIDs],
     dataset: Dataset,
     llama_path: Path | None,
     put: Placement,
@@ -85,7 +85,8 @@ def assemble(
     Args:
         path: the checkpoint, for messages.
         meta: what it says of itself.
-        params_of: returns what was trained, in the structure and places it is given.
+        params_of: returns what was trained, given its structure in its places, and
+            as it is stored (clusters that make a mesh divide are not).
         dataset: with the catalog that it was trained on.
         llama_path: the Llama's folder, by default the one of the run.
         put: where the model goes.
@@ -96,7 +97,8 @@ def assemble(
     config = from_json(RunConfig, meta["config"], f"{path}: config")
     sizes = from_json(ModelConfig, meta["model"], f"{path}: model")
     abstract = eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0))
-    params = params_of(eqx.filter(put(abstract), trainable(abstract, config.strategy)))
+    learnt = trainable(abstract, config.strategy)
+    params = params_of(eqx.filter(put(abstract), learnt), eqx.filter(abstract, learnt))
     if config.strategy == "all":
         valid = jnp.asarray(dataset.item_valid)
         rest = eqx.filter(abstract, trainable(abstract, "all"), inverse=True)

@@ -16,7 +16,7 @@ from conftest import ROOT, assert_close
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused, small
 
-from eqids import evaluate, train
+from eqids import train
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.fit.checkpoint import read_manifest, steps, verify
@@ -132,12 +132,15 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
         assert mine.keys() == theirs.keys()
         for name in mine.keys() - {"time", "targets_per_s"}:
             assert_close(mine[name], theirs[name], "mesh")
-    # Both wrote their shards, and one process with one device reads them all.
+    # Both wrote their shards, and one process reads them all.
     assert verify(two / "6") == []
     arrays = read_manifest(two / "6").arrays.values()
     assert {part[0] for array in arrays for part, _ in array.chunks} == {"0", "1"}
     again = tmp_path / "again.json"
-    evaluate.main(["--checkpoint", str(two), "--json", str(again)])
+    flags = ["--checkpoint", str(two), "--json", str(again)]
+    opening = start(["-m", "eqids.evaluate", *flags], 4, logs[2])
+    with ending([opening]):
+        assert opening.wait(300) == 0, logs[2].read_text()[-4000:]
     files = (again, two / RESULT_FILE, one / RESULT_FILE)
     results = [json.loads(file.read_text()) for file in files]
     for name in ("step", "filtered", "unfiltered", "nll", "popularity", "markov"):
