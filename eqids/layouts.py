@@ -91,18 +91,21 @@ def prove_all(path: Path, say: Callable[[str], None]) -> None:
     if path.exists():
         try:
             proofs = json.loads(path.read_text(encoding="utf-8"))["layouts"]
-        except (ValueError, KeyError, TypeError) as error:
+            require(isinstance(proofs, dict), f"{path} holds a list of layouts")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} holds no proofs, wanted those of an earlier run, or another "
                 "--json"
             ) from error
     for name, row in ROWS.items():
-        if name not in proofs:
+        told = json.loads(json.dumps(row_json(row)))
+        if not told.items() <= proofs.get(name, {}).items():
             memory, proof = estimated(row), proved(row)
             said = {"estimated_peak_bytes": memory.peak, "tokens": tokens(row)}
-            proofs[name] = {**row_json(row), **proof.to_json(), **said}
+            proofs[name] = {**told, **proof.to_json(), **said}
             write_json(path, {"layouts": proofs})
             say(f"{name}: {_verdict(proof)}")
+    proofs = {name: proofs[name] for name in ROWS}
     tight = [name for name, proof in proofs.items() if not proof["fits"]]
     require(not tight, f"layouts that do not fit their hardware: {', '.join(tight)}")
     say(proofs_table(proofs))
@@ -333,7 +336,9 @@ def _title(row: Row) -> str:
 
 def row_json(row: Row) -> Mapping[str, Any]:
     """Returns a row as JSON values."""
-    return {"name": row.name, **dataclasses.asdict(row)}
+    values = dataclasses.asdict(row)
+    del values["spelled"]
+    return {"name": row.name, **values}
 
 
 def _memory_json(row: Row, memory: Memory) -> Mapping[str, Any]:

@@ -12,14 +12,13 @@ from sharding import LayoutError, Row, devices_text, hardware, mesh_shapes
 
 def plan(config: PlanConfig) -> Answer:
     """Tries every mesh, a few batch sizes, and blocks recomputed or not."""
-    start, found, refused = row_of(config), list[tuple[float, Row, Memory]](), 0
+    start, found = row_of(config), list[tuple[float, Row, Memory]]()
     room = hardware(start.hardware).capacity_bytes
     smallest: tuple[Row, Memory] | None = None
     for row in _candidates(config, start):
         try:
             memory = estimated(row, config.item_width)
         except LayoutError:
-            refused += 1
             continue
         if smallest is None or memory.peak < smallest[1].peak:
             smallest = row, memory
@@ -45,31 +44,49 @@ def plan(config: PlanConfig) -> Answer:
         f"{'mesh':<10}{'batch':>7}  {'remat':<6}{'peak, GiB':>10}"
         f"{'tokens/s at best':>18}"
     )
+    best = [(rate, row, memory.peak) for rate, row, memory in found[: config.top]]
+    if config.prove:
+        best = _proved(config, [row for _, row, _ in best])
+        require(
+            len(best) > 0,
+            "the best layouts by closed form do not fit by the compiler; wanted a "
+            "larger --top",
+        )
     values = []
-    for rate, row, memory in found[: config.top]:
-        peak = memory.peak
-        if config.prove:
-            proof = proved(row, config.item_width)
-            if proof.roofline is not None:
-                rate = tokens(row) / proof.roofline.seconds
-            peak = proof.peak_bytes
-        shape = "x".join(map(str, row.mesh_shape))
+    for rate, row, peak in best:
         lines.append(
-            f"{shape:<10}{row.batch_size:>7}  {'yes' if row.remat else 'no':<6}"
-            f"{peak / GIB:>10.2f}{rate:>18,.0f}"
+            f"{_mesh(row):<10}{row.batch_size:>7}  {'yes' if row.remat else 'no':<6}"
+            f"{peak / GIB:>10.2f}{f'{rate:,.0f}' if rate > 1 else '-':>18}"
         )
         values.append({**row_json(row), "peak_bytes": peak, "tokens_per_s": rate})
-    best = found[0][1]
-    shape = "x".join(map(str, best.mesh_shape))
-    lines += [
-        "",
-        "train with the first:",
-        f"  python -m eqids.train --llama_path DIR --train {best.train} "
-        f"--layout {shape} \\\n      --batch_size {best.batch_size} "
-        f"--seq_len {best.seq_len}"
-        f"{' --remat' if best.remat else ''} --data_dir DIR --checkpoint_dir DIR",
-    ]
+    lines += ["", "train with the first:", _command(config, best[0][1])]
     return "\n".join(lines), {"layouts": values}
+
+
+def _proved(config: PlanConfig, rows: list[Row]) -> list[tuple[float, Row, int]]:
+    """Those that fit by the compiler, the fastest by its counts first."""
+    found = []
+    for row in rows:
+        proof = proved(row, config.item_width)
+        if proof.fits:
+            least = proof.roofline
+            rate = 0.0 if least is None else tokens(row) / least.seconds
+            found.append((rate, row, proof.peak_bytes))
+    return sorted(found, key=lambda one: -one[0])
+
+
+def _command(config: PlanConfig, row: Row) -> str:
+    llama = "--llama_size nano" if row.llama_size == "nano" else "--llama_path DIR"
+    width = "" if config.item_width is None else f" --item_width {config.item_width}"
+    return (
+        f"  python -m eqids.train {llama} --train {row.train} --layout {_mesh(row)} "
+        f"\\\n      --batch_size {row.batch_size} --seq_len {row.seq_len}{width}"
+        f"{' --remat' if row.remat else ''} --data_dir DIR --checkpoint_dir DIR"
+    )
+
+
+def _mesh(row: Row) -> str:
+    return "x".join(map(str, row.mesh_shape))
 
 
 def _candidates(config: PlanConfig, start: Row) -> Iterator[Row]:
@@ -130,9 +147,9 @@ def _nothing_fits(row: Row, memory: Memory, room: int) -> str:
         f"{memory.peak / GIB:.1f} GiB of each of {row.num_devices} x {row.hardware}, "
         f"which have {room / GIB:.1f}; what would:"
     ]
-    devices = row.num_devices
-    while devices < 1024:
-        devices *= 2
+    for devices in (2**n for n in range(1, 11)):
+        if devices <= row.num_devices:
+            continue
         more = dataclasses.replace(
             row, num_hosts=max(1, devices // 8), devices_per_host=min(devices, 8),
             mesh_shape=(1, devices, 1), batch_size=devices, remat=True,
@@ -143,13 +160,14 @@ def _nothing_fits(row: Row, memory: Memory, room: int) -> str:
             continue
         if peak <= room:
             text = devices_text(more.num_hosts, more.devices_per_host)
-            lines.append(f"  --devices {text} ({peak / GIB:.1f} GiB)")
+            lines.append(
+                f"  --devices {text} --batch_size {devices} --remat True "
+                f"({peak / GIB:.1f} GiB)"
+            )
             break
-    for train in ("lora", "heads"):
-        if train == row.train:
-            break
-        less = dataclasses.replace(row, train=train)
-        peak = estimated(less).peak
+    less_than = {"all": ("lora", "heads"), "lora": ("heads",)}
+    for train in less_than.get(row.train, ()):
+        peak = estimated(dataclasses.replace(row, train=train)).peak
         if peak <= room:
             lines.append(f"  --train {train} ({peak / GIB:.1f} GiB)")
     return "\n".join(lines)

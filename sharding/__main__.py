@@ -39,8 +39,6 @@ COMMANDS: Mapping[str, type[Any]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Answers one question about layouts, and writes the answer where asked to."""
     config = parse_command(COMMANDS, argv, "sharding", DESCRIPTION)
-    # Nothing is computed here, and the compiler for GPUs must not look for one.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     _fake_devices(config)
     from eqids.fit.runs import write_json
     from eqids.layouts import answer, prove_all

@@ -128,8 +128,8 @@ def named_layout(name: str, num_devices: int) -> Layout:
     if name not in LAYOUT_NAMES:
         names = ", ".join(LAYOUT_NAMES)
         raise LayoutError(
-            f"layout is {name!r}, wanted one of {names}, or DATAxFSDPxTENSOR, such as "
-            f"1x{num_devices}x1"
+            f"layout is {name!r}, wanted one of {names}, DATAxFSDPxTENSOR, such as "
+            f"1x{num_devices}x1, or a named layout (python -m sharding list)"
         )
     if name == "tensor" and num_devices % 2:
         raise LayoutError(

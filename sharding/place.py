@@ -197,7 +197,13 @@ def placement(name: str) -> Placement:
         return Placement(None, None)
     if "-" in name:
         # The mesh of a row; its batch and what trains are the run's own to say.
-        name = "x".join(map(str, named_row(name).mesh_shape))
+        row, there = named_row(name), jax.device_count()
+        if row.num_devices != there:
+            raise LayoutError(
+                f"layout {name!r} is for {row.num_devices} devices, there are {there}; "
+                f"what it needs says python -m sharding estimate --layout {name}"
+            )
+        name = "x".join(map(str, row.mesh_shape))
     layout = named_layout(name, jax.device_count())
     mesh = make_mesh(layout)
     meet(mesh)

@@ -32,6 +32,7 @@ class Row:
         seq_len: positions in a row.
         remat: whether blocks are recomputed in the backward pass.
         num_items: items in the catalog.
+        spelled: how a user called its layout, where that is not the row's name.
     """
 
     llama_size: str
@@ -44,10 +45,13 @@ class Row:
     seq_len: int = 64
     remat: bool = False
     num_items: int = 1_000_000
+    spelled: str | None = None
 
     @property
     def name(self) -> str:
         """Its name: `8b-lora-h100-80gb-8`, `1b-all-a100-80gb-2x8`."""
+        if self.spelled is not None:
+            return self.spelled
         devices = devices_text(self.num_hosts, self.devices_per_host)
         name = f"{self.llama_size}-{self.train}-{self.hardware}-{devices}"
         return name if self.num_items <= 1_000_000 else f"{name}-10m"

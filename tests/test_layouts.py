@@ -16,7 +16,7 @@ from eqids.fit.abstract import Job, abstract_run
 from eqids.fit.fitting import check_fits, needed
 from eqids.fit.memory import estimate
 from eqids.fit.planning import job_of, on_paper
-from eqids.layouts import proved
+from eqids.layouts import proved, row_json
 from sharding import HARDWARE, ROWS, LayoutError, Row, gpu_devices
 
 PROOFS = json.loads((ROOT / "docs" / "layouts.json").read_text())["layouts"]
@@ -84,8 +84,8 @@ def test_closed_form_is_the_compilers(name: str) -> None:
 def test_proofs_are_of_the_rows_there_are() -> None:
     assert list(PROOFS) == list(ROWS)
     for name, row in ROWS.items():
-        assert PROOFS[name]["batch_size"] == row.batch_size
-        assert PROOFS[name]["mesh_shape"] == list(row.mesh_shape)
+        told = json.loads(json.dumps(row_json(row)))
+        assert told.items() <= PROOFS[name].items()
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,15 @@ def test_a_run_that_does_not_fit_names_the_nearest_setting_that_does() -> None:
     row = ROWS["1b-all-a100-40gb-1"]
     job = dataclasses.replace(job_of(row), remat=False)
     put = on_paper(row)
+    # A batch of which recomputing saves much.
+    recipe = dataclasses.replace(job.recipe, batch_size=128)
+    job = dataclasses.replace(job, recipe=recipe)
     peak = needed(job, put).peak
-    check_fits(job, put, peak)
+    check_fits(job, put, int(0.91 * peak))
     with pytest.raises(ValueError, match=r"does not fit; --remat would"):
-        check_fits(job, put, peak - 1)
-    smaller = _peak(job, put, batch_size=2)
+        check_fits(job, put, _peak(job, put, batch_size=128))
     with pytest.raises(ValueError, match=r"--remat --batch_size 2 would"):
-        check_fits(job, put, smaller)
+        check_fits(job, put, _peak(job, put, batch_size=2))
     with pytest.raises(ValueError, match="no batch and no layout"):
         check_fits(job, put, GIB)
 

@@ -19,7 +19,8 @@ from eqids.config import (
     UserError,
 )
 from eqids.data import Dataset
-from eqids.fit.memory import estimate
+from eqids.fit.fitting import needed
+from eqids.fit.planning import job_of_run
 from eqids.fit.recipe import resolved
 from eqids.model import EqIDs
 
@@ -60,17 +61,20 @@ def test_impossible_flags_are_refused(build: Callable[[], object], said: str) ->
 
 
 def test_memory_is_estimated_without_any_array(dataset: Dataset) -> None:
-    config = resolved(TrainConfig(batch_size=2, seq_len=8))
+    flags = TrainConfig(batch_size=2, seq_len=8, item_optimizer="dense")
     places = dataset.info.num_clusters, dataset.info.room
     sizes = ModelConfig(LLAMA_PRESETS["nano"], *places, item_width=8)
-    needs = estimate(config, sizes, NOWHERE, dataset, "dense")
+    job = job_of_run(resolved(flags), sizes)
+    needs = needed(job, NOWHERE)
     model = EqIDs(sizes, key=jax.random.key(0))
     floats = [x for x in jax.tree.leaves(model) if x.dtype == jnp.float32]
     weights = 4 * sum(x.size for x in floats)
-    assert needs["weights"] == weights + 30  # and the mask of 30 places
-    assert needs["state"] == 3 * weights + 12  # and three counters
-    assert needs["total"] > needs["state"] + needs["temporaries"] > weights
+    assert needs.frozen == 30  # the mask of 30 places
+    assert needs.trained == weights
+    assert needs.optimizer == 2 * weights + 12  # and three counters, one of them ours
+    assert needs.peak == needs.arguments + needs.temporaries
+    assert needs.temporaries > needs.gradients
     # A number for each vector and each bias, where Adam keeps two of its size.
-    sparse = estimate(config, sizes, NOWHERE, dataset, "adagrad")
+    sparse = needed(dataclasses.replace(job, items="adagrad"), NOWHERE)
     more = 4 * 30 * (2 * (8 + 1) - (1 + 1)) - 4  # and a counter of its own schedule
-    assert needs["state"] - sparse["state"] == more
+    assert needs.optimizer - sparse.optimizer == more

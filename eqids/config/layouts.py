@@ -90,7 +90,8 @@ class ProveConfig(MachineConfig):
     """
 
     all: bool = False
-    """Prove every named layout whose proof is not in --json yet."""
+    """Prove every named layout whose proof is not in --json (by default layouts.json)
+    yet; other flags are for one layout."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,7 @@ class PlanConfig(MachineConfig):
     """Compile the best few instead of estimating them only."""
     top: int = 10
     """Lines to print."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.top >= 1, f"--top is {self.top}, wanted 1 or more")

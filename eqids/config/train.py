@@ -210,6 +210,11 @@ class TrainConfig:
                 f"--{name} is {value}, wanted at least 0 and less than 1",
             )
         require(
+            self.hardware is None or self.estimate_memory_only,
+            f"--hardware {self.hardware} is for --estimate_memory_only; a run takes "
+            "the devices that are there",
+        )
+        require(
             not self.freeze_llama or self.train in (None, "heads"),
             f"--freeze_llama and --train {self.train} contradict each other, wanted "
             "one of them",

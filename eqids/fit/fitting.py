@@ -19,6 +19,10 @@ from sharding import (
 
 GIB = 2**30
 
+_CERTAIN = 0.9
+"""Share of an estimate that a run needs for certain (docs/layouts.md: none is more than
+8% too high); what might fit is tried."""
+
 
 def needed(job: Job, put: Placement, capacity: int | None = None) -> Memory:
     """Returns what one device needs for a job, without a device.
@@ -55,7 +59,7 @@ def check_fits(job: Job, put: Placement, room: int) -> None:
         UserError: it does not; names what it needs, and the nearest setting that does.
     """
     peak = needed(job, put).peak
-    if peak <= room:
+    if _CERTAIN * peak <= room:
         return
     fitting = next((said for said, p in _nearest(job, put) if p <= room), None)
     advice = "no batch and no layout of these devices would"

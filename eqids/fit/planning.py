@@ -47,6 +47,14 @@ def row_of(config: MachineConfig) -> Row:
     name = config.layout
     if name is not None and "-" in name:
         row = named_row(name)
+        default = MachineConfig()
+        given = (config.llama_size, config.train, config.hardware, hosts, devices)
+        unsaid = (default.llama_size, default.train, default.hardware, 1, 1)
+        require(
+            given in (unsaid, _given(row)),
+            f"--layout {name} says size, hardware, devices and what trains, and other "
+            "flags say otherwise; wanted --layout alone, or a mesh such as 1x8x1",
+        )
     else:
         given = (config.llama_size, config.train, config.hardware, hosts, devices)
         known = (r for r in ROWS.values() if _given(r) == given)
@@ -62,7 +70,10 @@ def row_of(config: MachineConfig) -> Row:
     names = ("batch_size", "seq_len", "num_items", "remat")
     told = {name: getattr(config, name) for name in names}
     told = {name: value for name, value in told.items() if value is not None}
-    return dataclasses.replace(row, **told)
+    row = dataclasses.replace(row, **told)
+    if name is None or "-" in name or ROWS.get(row.name) == row:
+        return row
+    return dataclasses.replace(row, spelled=name)
 
 
 def _given(row: Row) -> tuple[str, str, str, int, int]:
@@ -114,11 +125,15 @@ def job_of_run(config: RunConfig, sizes: ModelConfig) -> Job:
     gpu = jax.default_backend() == "gpu"
     if flags.hardware not in (None, "cpu"):
         gpu, dtype = True, "bfloat16" if flags.dtype == "auto" else dtype
-    kernel: Kernel = "xla"
+    can = gpu and cudnn_attends(sizes.llama, recipe.seq_len, dtype)
+    require(
+        flags.attention != "cudnn" or can,
+        "--attention cudnn needs a GPU, bfloat16, an even --seq_len and heads of at "
+        "most 128 that 8 divides; wanted auto, xla or recomputed",
+    )
+    kernel: Kernel = "cudnn" if can else "xla"
     if flags.attention != "auto":
         kernel = flags.attention
-    elif gpu and cudnn_attends(sizes.llama, recipe.seq_len, dtype):
-        kernel = "cudnn"
     return Job(
         sizes=sizes,
         recipe=recipe,
