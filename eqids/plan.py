@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from eqids.config import PlanConfig, require
 from eqids.fit.memory import Memory
 from eqids.fit.planning import job_of, row_of
-from eqids.layouts import GIB, Answer, estimated, proved, row_json, tokens
+from eqids.layouts import Answer, estimated, row_json, tokens
+from eqids.proofs import proved
 from sharding import LayoutError, Row, devices_text, hardware, mesh_shapes
+from sharding.hardware import GIB
 
 
-def plan(config: PlanConfig) -> Answer:
+def answer(config: PlanConfig) -> Answer:
     """Tries every mesh, a few batch sizes, and blocks recomputed or not."""
     start, found = row_of(config), list[tuple[float, Row, Memory]]()
     room = hardware(start.hardware).capacity_bytes

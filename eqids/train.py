@@ -47,8 +47,8 @@ from eqids.fit.runs import (
 )
 from eqids.fit.step import State, make_step, split, start, stored_shapes
 from eqids.fit.touching import chosen, touching
-from eqids.layouts import memory_report
 from eqids.model import Llama
+from eqids.proofs import memory_report
 from eqids.report import full_result, table
 from sharding import barrier, initialize, is_first, placement, shards
 

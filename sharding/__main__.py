@@ -40,14 +40,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Answers one question about layouts, and writes the answer where asked to."""
     config = parse_command(COMMANDS, argv, "sharding", DESCRIPTION)
     _fake_devices(config)
+    from eqids import layouts, plan, proofs
     from eqids.fit.runs import write_json
-    from eqids.layouts import answer, prove_all
-    from eqids.plan import plan
 
     if isinstance(config, ProveConfig) and config.all:
-        prove_all(config.json or Path("layouts.json"), print)
+        proofs.prove_all(config.json or Path("layouts.json"), print)
         return
-    text, values = (plan if isinstance(config, PlanConfig) else answer)(config)
+    if isinstance(config, ProveConfig):
+        text, values = proofs.answer(config)
+    elif isinstance(config, PlanConfig):
+        text, values = plan.answer(config)
+    else:
+        text, values = layouts.answer(config)
     print(text)
     if config.json is not None:
         write_json(config.json, values)

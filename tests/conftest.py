@@ -1,6 +1,7 @@
 """What all tests share: keys, tolerances, a tiny dataset, 8 fake devices."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,7 +20,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 
-from eqids.data import ClustersInfo, Counts, Dataset, DatasetInfo, Protocol
+from eqids.data import (
+    ClustersInfo,
+    Counts,
+    Dataset,
+    DatasetInfo,
+    Protocol,
+    open_dataset,
+)
 from eqids.data.write import write_dataset
 
 settings.register_profile(
@@ -129,6 +137,13 @@ def make_dataset(
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """One small dataset for all tests that only read it."""
     return make_dataset(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture
+def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
+    """A dataset that a test may change."""
+    shutil.copytree(dataset.path, tmp_path / "d")
+    return open_dataset(tmp_path / "d")
 
 
 @pytest.fixture(scope="session")

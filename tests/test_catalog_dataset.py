@@ -1,6 +1,5 @@
 """A dataset whose catalog has changed: what is read, trained on and evaluated."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,6 @@ from eqids.data.named import read_items, read_vectors
 from eqids.data.revise import catalog_of, revise
 from eqids.fit.baselines import markov, popularity
 from eqids.fit.evaluation import chunks, targets_of
-
-
-@pytest.fixture
-def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
-    """A dataset that a test may change."""
-    shutil.copytree(dataset.path, tmp_path / "d")
-    return open_dataset(tmp_path / "d")
 
 
 def retire(dataset: Dataset, *items: str) -> Dataset:

@@ -10,7 +10,7 @@ import pytest
 from models import NOWHERE
 from plays import prepared, write_csv
 from pytest import CaptureFixture
-from runs import refused, small
+from runs import flags, refused, small
 
 from eqids import catalog as door, train
 from eqids.data import Dataset, open_dataset
@@ -19,17 +19,6 @@ from eqids.data.revise import catalog_of, revise
 from eqids.fit.checkpoint import read_manifest, resolve, steps
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.opening import open_checkpoint
-
-
-@pytest.fixture
-def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
-    """A dataset that a test may change."""
-    shutil.copytree(dataset.path, tmp_path / "d")
-    return open_dataset(tmp_path / "d")
-
-
-def flags(dataset: Dataset, *more: str) -> list[str]:
-    return ["--data_dir", str(dataset.path), *more]
 
 
 def items(path: Path, *rows: str) -> list[str]:

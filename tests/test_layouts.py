@@ -16,7 +16,8 @@ from eqids.fit.abstract import Job, abstract_run
 from eqids.fit.fitting import check_fits, needed
 from eqids.fit.memory import estimate
 from eqids.fit.planning import job_of, on_paper
-from eqids.layouts import proved, row_json
+from eqids.layouts import row_json
+from eqids.proofs import proved
 from sharding import HARDWARE, ROWS, LayoutError, Row, gpu_devices
 
 PROOFS = json.loads((ROOT / "docs" / "layouts.json").read_text())["layouts"]

@@ -10,7 +10,7 @@ import pytest
 from conftest import TOLERANCE, make_dataset
 from models import NOWHERE
 from pytest import CaptureFixture
-from runs import refused, small
+from runs import flags, refused, small
 
 import eqids
 from eqids import catalog as door, train
@@ -22,17 +22,6 @@ from eqids.fit.checkpoint import latest_step, read_manifest, resolve
 from eqids.fit.migrate import migrate, migrate_model
 from eqids.model import Batch, EqIDs
 from eqids.opening import open_checkpoint
-
-
-@pytest.fixture
-def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
-    """A dataset that a test may change."""
-    shutil.copytree(dataset.path, tmp_path / "d")
-    return open_dataset(tmp_path / "d")
-
-
-def flags(dataset: Dataset, *more: str) -> list[str]:
-    return ["--data_dir", str(dataset.path), *more]
 
 
 def new_items(folder: Path, text: str) -> list[str]:

@@ -57,14 +57,15 @@ class AbstractRun:
         return self.state, self.frozen, self.batch, self.key, self.touched
 
 
-def abstract_run(job: Job, put: Placement, capacity: int | None = None) -> AbstractRun:
+def abstract_run(job: Job, put: Placement) -> AbstractRun:
     """Returns the train step of a job, ready to be lowered; within `put.active()`.
+
+    The list of touched clusters has room for a batch of items that are all equally
+    popular, which touches most.
 
     Args:
         job: what is trained.
         put: its layout, on a mesh of any devices.
-        capacity: touched clusters that a shard of the catalog has room for; by
-            default what a batch of items that are all equally popular may touch.
 
     Raises:
         LayoutError: the layout does not fit the model or the batch.
@@ -81,11 +82,9 @@ def abstract_run(job: Job, put: Placement, capacity: int | None = None) -> Abstr
     if job.items != "dense":
         table = params.softmax.table
         ways = shards(table)
-        if capacity is None:
-            uniform = np.ones(table.shape[0])
-            draws = recipe.batch_size * (recipe.seq_len + 1)
-            capacity = expected_capacity(chances(uniform, draws), ways)
-        length = ways * capacity
+        uniform = np.ones(table.shape[0])
+        draws = recipe.batch_size * (recipe.seq_len + 1)
+        length = ways * expected_capacity(chances(uniform, draws), ways)
         touched = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
     step = make_step(optimizer, dtype, remat=job.remat, kernel=job.kernel)
     return AbstractRun(step, state, frozen, batch, key, touched)

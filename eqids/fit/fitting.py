@@ -1,7 +1,7 @@
 """Whether a run fits the device that is there, and what would, before it loads."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 
@@ -16,26 +16,24 @@ from sharding import (
     mesh_shapes,
     named_layout,
 )
-
-GIB = 2**30
+from sharding.hardware import GIB
 
 _CERTAIN = 0.9
 """Share of an estimate that a run needs for certain (docs/layouts.md: none is more than
 8% too high); what might fit is tried."""
 
 
-def needed(job: Job, put: Placement, capacity: int | None = None) -> Memory:
+def needed(job: Job, put: Placement) -> Memory:
     """Returns what one device needs for a job, without a device.
 
     Args:
         job: what is trained.
         put: its layout.
-        capacity: see `abstract_run`.
     """
     if put.layout is not None:
         put = Placement(put.layout, abstract_mesh(put.layout))
     with put.active():
-        return estimate(job, abstract_run(job, put, capacity))
+        return estimate(job, abstract_run(job, put))
 
 
 def room_there() -> int:
@@ -84,34 +82,16 @@ def _nearest(job: Job, put: Placement) -> Iterator[tuple[str, int]]:
 
 
 def _tried(job: Job, put: Placement, flags: str) -> Iterator[tuple[str, int]]:
-    def peak(job: Job) -> int | None:
-        try:
-            return needed(job, put).peak
-        except LayoutError:
-            return None
-
-    settings: list[tuple[str, Callable[[Job], Job]]] = []
-    if flags:
-        settings.append(("", lambda job: job))
+    size = job.recipe.batch_size
+    settings = [("", size, job.remat)] if flags else []
     if not job.remat:
-        settings.append(("--remat", _recomputed))
-    size = job.recipe.batch_size // 2
-    while size >= 1:
-        settings.append((f"--remat --batch_size {size}", _smaller(size)))
-        size //= 2
-    for said, change in settings:
-        found = peak(change(job))
-        if found is not None:
-            yield (flags + said).strip(), found
-
-
-def _recomputed(job: Job) -> Job:
-    return dataclasses.replace(job, remat=True)
-
-
-def _smaller(size: int) -> Callable[[Job], Job]:
-    def change(job: Job) -> Job:
+        settings.append(("--remat", size, True))
+    while size := size // 2:
+        settings.append((f"--remat --batch_size {size}", size, True))
+    for said, size, remat in settings:
         recipe = dataclasses.replace(job.recipe, batch_size=size)
-        return dataclasses.replace(job, recipe=recipe, remat=True)
-
-    return change
+        try:
+            less = needed(dataclasses.replace(job, recipe=recipe, remat=remat), put)
+        except LayoutError:
+            continue
+        yield (flags + said).strip(), less.peak
