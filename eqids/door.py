@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
+from tqdm import tqdm
 
-from eqids.config import UserError, require
+from eqids.config import Stopped, UserError, require
 
 Config = TypeVar("Config")
 
@@ -109,16 +110,27 @@ def say(text: str) -> None:
         print(text)
 
 
+def warn(text: str) -> None:
+    """Prints what a user must know, beside a progress bar; the first process does."""
+    sharding = _sharding()
+    if sharding is None or sharding.is_first():
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a door's `main`: a user's mistake is one sentence and exit code 2.
 
-    Interrupted, it exits with 130, as shells expect; where another process of the
-    run is gone, with 1; anything else is a fault of ours and stays a traceback.
+    Interrupted, it exits with 130, as shells expect, and a run that a signal stopped
+    and that is saved with 128 and the signal's number (143 for SIGTERM); where another
+    process of the run is gone, with 1; anything else is a fault of ours and stays a
+    traceback.
     """
     try:
         main()
     except KeyboardInterrupt:
         _exit(130, "interrupted")
+    except Stopped as stopped:
+        _exit(128 + stopped.signal, str(stopped))
     except Exception as error:
         sharding = _sharding()
         if _is_users(error):

@@ -2,9 +2,10 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,8 +16,8 @@ from eqids.config import (
     LLAMA_PRESETS,
     NANO_RECIPE,
     PRETRAINED_RECIPES,
-    ItemOptimizer,
     LlamaConfig,
+    ModelConfig,
     PrepareConfig,
     RunConfig,
     TrainConfig,
@@ -25,8 +26,15 @@ from eqids.config import (
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.prepare import prepare
-from eqids.door import parse, run, say
-from eqids.fit.checkpoint import best_step, restore
+from eqids.door import parse, run, say, warn
+from eqids.fit.checkpoint import (
+    Retention,
+    Saver,
+    best_step,
+    latest_step,
+    recover,
+    restore,
+)
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.fitting import check_fits, room_there
 from eqids.fit.loop import train
@@ -35,6 +43,7 @@ from eqids.fit.planning import job_of_run
 from eqids.fit.recipe import DEFAULT_DATA, resolved
 from eqids.fit.runs import (
     RESULT_FILE,
+    check_fresh,
     check_start,
     initial_model,
     item_optimizer,
@@ -45,12 +54,12 @@ from eqids.fit.runs import (
     run_meta,
     write_json,
 )
-from eqids.fit.step import State, make_step, split, start, stored_shapes
+from eqids.fit.step import State, make_step, outline, split, start, stored_shapes
 from eqids.fit.touching import chosen, touching
 from eqids.model import Llama
 from eqids.proofs import memory_report
 from eqids.report import full_result, table
-from sharding import barrier, initialize, is_first, placement, shards
+from sharding import Placement, barrier, initialize, is_first, placement, shards
 
 DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
 
@@ -82,62 +91,87 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains, evaluates and says what to type next."""
     flags = parse(TrainConfig, argv, "eqids.train", DESCRIPTION + _recipes())
     initialize(**dataclasses.asdict(flags.processes))
-    config = resolved(flags)
-    recipe, folder = config.recipe, config.checkpoint_dir
-    dtype, put = jnp.dtype(config.dtype), placement(flags.layout)
-    dataset = _dataset(flags.data_dir)
-    check_start(flags, folder, dataset)
-    sizes = model_config(config, dataset, _llama_config(flags))
-    items = chosen(item_optimizer(flags, folder), dataset, recipe)
-    flags = dataclasses.replace(flags, item_optimizer=items)
-    config = dataclasses.replace(config, flags=flags)
-    optimizer = make_optimizer(recipe, flags.grad_clip, items)
-    job = job_of_run(config, sizes)
+    config, put = resolved(flags), placement(flags.layout)
+    dataset, folder = _dataset(flags.data_dir), config.checkpoint_dir
     if flags.estimate_memory_only:
+        job = job_of_run(*_settled(config, dataset))
         say(memory_report(job, put, flags.hardware))
         return
-    check_fits(job, put, room_there())
-    with put.active():
-        llama, base = _pretrained(config)
-        first_key, step_key = run_keys(flags.seed)
-        model = initial_model(sizes, dataset, llama, first_key, flags.init_items)
-        stored = stored_shapes(model, config.strategy, optimizer)
-        params, frozen = split(put(model), config.strategy, dtype)
-        lists = touching(dataset, recipe, shards(params.softmax.table))
-        state = start(params, optimizer)
-        del llama, model, params
-        meta = partial(run_meta, config, sizes, dataset, base)
-        resumed = resume(folder, state, stored, meta(None))
-        if resumed is not None:
-            state = resumed
-        elif flags.load_checkpoint is not None:
-            state = load_weights(state, stored, flags.load_checkpoint, meta(None))
-        require(
-            int(state.step) <= config.stop_at,
-            f"--stop_at is {config.stop_at}, and {folder} is at step "
-            f"{int(state.step)} already",
-        )
-        say(_opening(config, dataset, state, items))
-        step = make_step(optimizer, dtype, remat=job.remat, kernel=job.kernel)
-        batches = TrainingBatches(dataset, _batch_config(config))
-        ranker = make_ranker(recipe.seq_len, dtype, put)
-        state = train(
-            config, state, frozen, step, step_key, dataset=dataset, batches=batches,
-            ranker=ranker, folder=folder, meta=meta, put=put, stored=stored,
-            touching=None if items == "dense" else lists,
-        )  # fmt: skip
-        if int(state.step) == config.stop_at < recipe.num_steps:
+    retention = Retention(flags.keep, flags.keep_every)
+    saver = Saver(folder, retention, blocking=flags.save_blocking, report=warn)
+    with put.active(), saver:
+        if flags.fresh:
+            check_fresh(folder)
+        recover(folder, warn)
+        config, sizes = _settled(config, dataset)
+        measured = _train(config, sizes, dataset, put, saver)
+        if measured is None:
             say(f"stopped at step {config.stop_at}; the same command goes on")
-            return
-        best = best_step(folder) or int(state.step)
-        params = restore(folder / str(best), state.params, "params", stored.params)
-        metrics = evaluate(eqx.combine(params, frozen), dataset, "test", ranker)
-    if is_first():
-        result = full_result(dataset, "test", metrics, best)
-        write_json(folder / RESULT_FILE, result)
-        say(table(result))
-        say(_closing(folder, dataset))
-    barrier("the result is there")
+        elif is_first():
+            result = full_result(dataset, "test", *measured)
+            write_json(folder / RESULT_FILE, result)
+            say(table(result))
+            say(_closing(folder, dataset))
+        barrier("the result is there")
+
+
+def _settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, ModelConfig]:
+    """Returns the run with what its catalog and its folder decide, and its sizes."""
+    flags, folder = config.flags, config.checkpoint_dir
+    check_start(flags, folder, dataset)
+    items = chosen(item_optimizer(flags, folder), dataset, config.recipe)
+    flags = dataclasses.replace(flags, item_optimizer=items)
+    config = dataclasses.replace(config, flags=flags)
+    return config, model_config(config, dataset, _llama_config(flags))
+
+
+def _train(
+    config: RunConfig,
+    sizes: ModelConfig,
+    dataset: Dataset,
+    put: Placement,
+    saver: Saver,
+) -> tuple[Mapping[str, Any], int] | None:
+    """Returns metrics on the test split and the step; None before the run's last."""
+    flags, recipe, folder = config.flags, config.recipe, config.checkpoint_dir
+    dtype, job = jnp.dtype(config.dtype), job_of_run(config, sizes)
+    check_fits(job, put, room_there())
+    llama, base = _pretrained(config)
+    first_key, step_key = run_keys(flags.seed)
+    model = initial_model(sizes, dataset, llama, first_key, flags.init_items)
+    optimizer = make_optimizer(recipe, flags.grad_clip, flags.item_optimizer)
+    stored = stored_shapes(model, config.strategy, optimizer)
+    params, frozen = split(put(model), config.strategy, dtype)
+    lists = touching(dataset, recipe, shards(params.softmax.table))
+    state = start(params, optimizer)
+    like = outline(state)
+    del llama, model, params
+    meta = partial(run_meta, config, sizes, dataset, base)
+    if latest_step(folder) is not None:
+        del state  # or there would be two in memory
+        state = resume(folder, like, stored, meta(None), warn)
+    elif flags.load_checkpoint is not None:
+        state = load_weights(state, stored, flags.load_checkpoint, meta(None))
+    require(
+        int(state.step) <= config.stop_at,
+        f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
+        "already",
+    )
+    say(_opening(config, dataset, state))
+    step = make_step(optimizer, dtype, remat=job.remat, kernel=job.kernel)
+    batches = TrainingBatches(dataset, _batch_config(config))
+    ranker = make_ranker(recipe.seq_len, dtype, put)
+    state = train(
+        config, state, frozen, step, step_key, dataset=dataset, batches=batches,
+        ranker=ranker, saver=saver, meta=meta, put=put, stored=stored,
+        touching=None if flags.item_optimizer == "dense" else lists,
+    )  # fmt: skip
+    if int(state.step) == config.stop_at < recipe.num_steps:
+        return None
+    best = best_step(folder) or int(state.step)
+    del state
+    params = restore(folder / str(best), like.params, "params", stored.params)
+    return evaluate(eqx.combine(params, frozen), dataset, "test", ranker), best
 
 
 def _recipes() -> str:
@@ -204,9 +238,8 @@ def _batch_config(config: RunConfig) -> BatchConfig:
     )
 
 
-def _opening(
-    config: RunConfig, dataset: Dataset, state: State, items: ItemOptimizer
-) -> str:
+def _opening(config: RunConfig, dataset: Dataset, state: State) -> str:
+    items = config.flags.item_optimizer
     learns = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     info, recipe, step = dataset.info, config.recipe, int(state.step)
     lines = [

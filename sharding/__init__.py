@@ -39,6 +39,7 @@ from sharding.processes import (
     ProcessesError as ProcessesError,
     barrier as barrier,
     beside_others as beside_others,
+    exchange as exchange,
     initialize as initialize,
     is_first as is_first,
     leave as leave,

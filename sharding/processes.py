@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from itertools import combinations
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+
+# jax has no public way to its coordination service; Orbax takes this one too.
+from jax._src import distributed
 from jax.sharding import Mesh, PartitionSpec
 
 _VARIABLES: Mapping[str, str] = MappingProxyType(
@@ -29,6 +32,9 @@ these itself, the others are named after it."""
 
 _PEER_LOST = ("Gloo", "NCCL", "coordination service", "heartbeat")
 """Words of errors of jax that mean that another process is not there any more."""
+
+_PATIENCE_MS = 7 * 24 * 3600 * 1000
+"""How long to wait for the others: who is dead is found by its heartbeat, not here."""
 
 
 class ProcessesError(ValueError):
@@ -177,9 +183,31 @@ def meet(mesh: Mesh) -> None:
 
 
 def barrier(point: str) -> None:
-    """Returns once every process of the run has come to `point`."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(point)
+    """Returns once every process of the run has come to `point`; see `exchange`."""
+    exchange(point, "")
+
+
+def exchange(point: str, text: str) -> dict[int, str]:
+    """Returns what all processes have to say at a point, once all have come there.
+
+    It goes through the coordination service and not over the devices, so that any
+    thread may call it while others compute.
+
+    Args:
+        point: its name, never used before in this run.
+        text: a few words, or none.
+
+    Returns:
+        The texts that are not empty, by process.
+    """
+    if jax.process_count() == 1:
+        return {0: text} if text else {}
+    client: Any = distributed.global_state.client
+    if text:
+        client.key_value_set(f"{point}/{jax.process_index()}", text)
+    client.wait_at_barrier(point, _PATIENCE_MS)
+    told = dict(client.key_value_dir_get(f"{point}/"))
+    return {int(key.rpartition("/")[2]): told[key] for key in sorted(told)}
 
 
 def beside_others() -> bool:

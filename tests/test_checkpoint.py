@@ -18,6 +18,7 @@ from saved import assert_same, run_of, small_tree, tiny
 
 from eqids.config import UserError
 from eqids.fit.checkpoint import (
+    Retention,
     best_step,
     chunks,
     latest_step,
@@ -253,11 +254,13 @@ def test_best_latest_and_prune(tmp_path: Path) -> None:
     assert best_step(run) == 9
     assert resolve(run) == run / "9"
     assert resolve(run / "2") == run / "2"
-    prune(run, keep=1, protect=[10])
-    assert steps(run) == [10, 100]
+    prune(run, Retention(keep=1, keep_every=15))
+    assert steps(run) == [9, 30, 100]
     assert partials(run) == []
-    prune(run, keep=5)
-    assert steps(run) == [10, 100]
+    prune(run, Retention(keep=5))
+    assert steps(run) == [9, 30, 100]
+    prune(run, Retention(keep=1))
+    assert steps(run) == [9, 100]
 
 
 def test_without_scores_the_newest_is_best(tmp_path: Path) -> None:

@@ -149,12 +149,12 @@ KILLED = """
 import os, signal
 from pathlib import Path
 import jax.numpy as jnp
-from eqids.fit.checkpoint import step
-step.save(Path(FOLDER), 1, {"w": jnp.ones(3)}, {})
+from eqids.fit.checkpoint import save, step
+save(Path(FOLDER), 1, {"w": jnp.ones(3)}, {})
 def killed(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 step.POINT = killed
-step.save(Path(FOLDER), 2, {"w": jnp.ones(3)}, {})
+save(Path(FOLDER), 2, {"w": jnp.ones(3)}, {})
 """
 
 

@@ -18,7 +18,11 @@ from eqids.config.doors import (
     PrepareConfig as PrepareConfig,
     RecommendConfig as RecommendConfig,
 )
-from eqids.config.errors import UserError as UserError, require as require
+from eqids.config.errors import (
+    Stopped as Stopped,
+    UserError as UserError,
+    require as require,
+)
 from eqids.config.layouts import (
     EstimateConfig as EstimateConfig,
     ListConfig as ListConfig,

@@ -112,6 +112,8 @@ class TrainConfig:
     checkpoint_dir: Path | None = None
     """Where the run's checkpoints, metrics and result go; a run that is there already
     is resumed. By default runs/DATA-SIZE-STRATEGY-seedN."""
+    fresh: bool = False
+    """Start a new run for certain: refuse a --checkpoint_dir that holds anything."""
     load_checkpoint: Path | None = None
     """DIR/STEP of another run: start from its weights, with a new optimizer."""
     num_steps: int | None = None
@@ -168,8 +170,15 @@ class TrainConfig:
     save_every: int | None = None
     """Steps between checkpoints, by default --eval_every; a better evaluation and the
     last step are saved in any case."""
+    save_minutes: float | None = None
+    """Minutes after which a checkpoint is due, whatever the step."""
+    save_blocking: bool = False
+    """Let steps wait until a checkpoint is on the disk. By default it is copied into
+    host memory, which takes as much of that, and written beside the next steps."""
     keep: int = 3
     """Newest checkpoints kept; the best on validation is kept as well."""
+    keep_every: int | None = None
+    """Checkpoints of steps that this divides are kept too."""
     early_stop: int | None = None
     """Stop after this many evaluations without a better NDCG@10."""
     tensorboard: bool = False
@@ -187,12 +196,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = "num_steps stop_at batch_size seq_len item_width log_every eval_every "
-        for name in (counts + "save_every keep early_stop lora_rank").split():
+        for name in (
+            counts + "save_every keep keep_every early_stop lora_rank"
+        ).split():
             value = getattr(self, name)
             require(
                 value is None or value >= 1, f"--{name} is {value}, wanted 1 or more"
             )
-        for name in ("learning_rate", "grad_clip", "lora_alpha"):
+        for name in ("learning_rate", "grad_clip", "lora_alpha", "save_minutes"):
             value = getattr(self, name)
             require(
                 value is None or value > 0, f"--{name} is {value}, wanted more than 0"

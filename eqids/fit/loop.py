@@ -2,27 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
-from eqids.config import RunConfig
+from eqids.config import RunConfig, Stopped
 from eqids.data import Dataset
 from eqids.data.batches import TrainingBatches
-from eqids.fit.checkpoint import (
-    best_step,
-    latest_step,
-    prune,
-    read_manifest,
-    save,
-)
+from eqids.fit.checkpoint import Saver, best_step, latest_step, read_manifest
 from eqids.fit.evaluation import Ranker, evaluate
 from eqids.fit.log import Log
 from eqids.fit.step import State, Step
 from eqids.fit.touching import Touching
+from eqids.fit.wishes import Wishes
 from eqids.model import Batch, EqIDs
-from sharding import Placement, barrier, beside, is_first
+from sharding import Placement, beside
 
 Meta = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 """What a checkpoint records, given the evaluation of its weights, if there was one."""
@@ -38,7 +34,7 @@ def train(
     dataset: Dataset,
     batches: TrainingBatches,
     ranker: Ranker,
-    folder: Path,
+    saver: Saver,
     meta: Meta,
     put: Placement,
     stored: State | None = None,
@@ -55,7 +51,7 @@ def train(
         dataset: whose validation split is evaluated.
         batches: what to train on.
         ranker: for the evaluations.
-        folder: of checkpoints and metrics.
+        saver: of the run's folder, where metrics go too.
         meta: what checkpoints record.
         put: where batches go.
         stored: the shapes of the state in checkpoints, see `stored_shapes`.
@@ -66,15 +62,18 @@ def train(
         The last state, which is saved.
 
     Raises:
-        UserError: the loss is not finite, or a checkpoint could not be written.
+        UserError: the loss is not finite, or the last checkpoint could not be
+            written.
+        Stopped: a signal asked for it; the last state is saved.
     """
     flags, recipe, stop = config.flags, config.recipe, config.stop_at
-    done, size = int(state.step), recipe.batch_size
+    done, size, folder = int(state.step), recipe.batch_size, saver.directory
     own = put.rows(size)
     patience = Patience(flags.early_stop, folder, recipe.eval_every)
     if patience.spent:
         return state
-    with Log(folder, done, stop, flags.tensorboard) as log:
+    wishes = Wishes(flags.save_minutes)
+    with Log(folder, done, stop, flags.tensorboard) as log, wishes:
         # Clusters are those of the whole batch, which then every process makes.
         made = own if touching is None else slice(None)
         for arrays in batches.iterate(done, stop, made):
@@ -95,17 +94,22 @@ def train(
                 validation = evaluate(model, dataset, "valid", ranker)
                 log.validation(done, validation)
             better = validation is not None and patience.better(validation)
-            last = done == stop or patience.spent
-            if last or better or done % config.save_every == 0:
+            wishes.listen(done)
+            last = done == stop or patience.spent or wishes.signal is not None
+            if last or better or wishes.save or done % config.save_every == 0:
                 # Weights are looked at first, so that none that is not finite is saved.
                 log.flush(done)
-                save(folder, done, state, meta(validation), stored)
-                if is_first():
-                    prune(folder, flags.keep, _best(folder))
-                # Nobody reads the folder while steps are deleted.
-                barrier(f"checkpoints up to {done} are pruned")
+                saver.save(done, state, meta(validation), stored)
+                wishes.saved()
             if last:
+                saver.wait()
                 break
+    if wishes.signal is not None:
+        raise Stopped(
+            f"stopped by {Signals(wishes.signal).name} at step {done}, which is saved; "
+            "the same command goes on",
+            wishes.signal,
+        )
     return state
 
 
@@ -139,8 +143,3 @@ class Patience:
         self._waited = 0 if better else self._waited + 1
         self._best = max(self._best, score)
         return better
-
-
-def _best(folder: Path) -> list[int]:
-    step = best_step(folder)
-    return [] if step is None else [step]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,17 @@ from eqids.config import (
 from eqids.data import Dataset
 from eqids.data.batches import NUM_GAPS
 from eqids.fit.checkpoint import (
+    LOCK,
+    DamageError,
     latest_step,
     leaf_name,
+    none_left,
     read_manifest,
     resolve,
     restore,
+    set_aside,
+    steps,
+    together,
 )
 from eqids.fit.step import State
 from eqids.model import EqIDs, Llama
@@ -133,26 +139,47 @@ def run_meta(
 
 
 def resume(
-    folder: Path, like: State, stored: State, meta: Mapping[str, Any]
-) -> State | None:
-    """Returns the newest state in a run's folder, or None where it holds none.
+    folder: Path,
+    like: State,
+    stored: State,
+    meta: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> State:
+    """Returns the newest sound state in a run's folder, which holds one or more.
+
+    Steps that turn out to be damaged are set aside, loudly, and the one before is
+    taken. Of many processes all call it, and all take the same.
 
     Args:
-        folder: the run's.
-        like: a state of this run, which says where arrays go.
+        folder: the run's, which this run holds, after `recover`.
+        like: shapes of a state of this run, which say where arrays go.
         stored: its shapes in checkpoints, see `stored_shapes`.
         meta: what this run would record; a folder that differs is refused.
+        report: hears of damaged steps.
 
     Raises:
         UserError: the folder holds another run (it names the first difference), or
-            its newest checkpoint is damaged.
+            damaged steps only.
     """
-    newest = latest_step(folder)
-    if newest is None:
-        return None
-    path = folder / str(newest)
-    check_same(path, read_manifest(path).meta, meta)
-    return restore(path, like, shapes=stored)
+    for step in reversed(steps(folder)):
+        path = folder / str(step)
+        check_same(path, read_manifest(path).meta, meta)
+        try:
+            with together(f"{path} is read", DamageError):
+                return restore(path, like, shapes=stored)
+        except DamageError as error:
+            set_aside(path, error, report)
+    raise none_left(folder)
+
+
+def check_fresh(folder: Path) -> None:
+    """Raises UserError where a run's folder holds anything but a lock."""
+    names = {path.name for path in folder.iterdir()} - {LOCK}
+    require(
+        not names,
+        f"--fresh: {folder} is not empty, it holds {', '.join(sorted(names)[:5])}; "
+        "wanted a new --checkpoint_dir, or no --fresh to go on with what is there",
+    )
 
 
 def check_start(flags: TrainConfig, folder: Path, dataset: Dataset) -> None:

@@ -74,6 +74,15 @@ def stored_shapes(
     return jax.eval_shape(partial(start, optimizer=optimizer), params)
 
 
+def outline(state: State) -> State:
+    """Returns the shapes of a state and where its arrays lie, without the arrays."""
+
+    def one(x: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    return jax.tree.map(one, state)
+
+
 def make_step(
     optimizer: optax.GradientTransformation,
     dtype: DTypeLike,

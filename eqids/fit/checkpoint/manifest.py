@@ -27,6 +27,10 @@ GUARD = "manifest.json.sha256"
 _BLOCK_BYTES = 4 << 20
 
 
+class DamageError(UserError):
+    """A checkpoint that is not what was written: an older one has to serve."""
+
+
 @dataclass(frozen=True)
 class ArrayRecord:
     """One array as it is stored."""
@@ -122,18 +126,19 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of the checkpoint at `path` (DIR/STEP), checked by its guard.
 
     Raises:
-        UserError: manifest or guard is missing or damaged, belongs to another step,
-            or has a version that this code does not read.
+        DamageError: manifest or guard is missing or damaged, or that of another step.
+        UserError: no such folder, or a version that this code does not read.
     """
     label = step_label(path)
     require(path.is_dir(), f"{label}: no such folder, wanted a checkpoint")
     for name in (MANIFEST, GUARD):
-        require((path / name).is_file(), f"{label}: no file {name}, wanted one")
+        if not (path / name).is_file():
+            raise DamageError(f"{label}: no file {name}, wanted one")
     data = (path / MANIFEST).read_bytes()
-    require(
-        (path / GUARD).read_bytes() == _guard(data).encode(),
-        f"{label}: {MANIFEST} or {GUARD} is damaged, their SHA-256 differ",
-    )
+    if (path / GUARD).read_bytes() != _guard(data).encode():
+        raise DamageError(
+            f"{label}: {MANIFEST} or {GUARD} is damaged, their SHA-256 differ"
+        )
     values = json.loads(data)
     version = values.get("format_version")
     require(
@@ -142,10 +147,8 @@ def read_manifest(path: Path) -> Manifest:
     )
     manifest = _from_json(values)
     name = path.resolve().name
-    require(
-        not name.isdecimal() or name == str(manifest.step),
-        f"{label}: {MANIFEST} is that of step {manifest.step}",
-    )
+    if name.isdecimal() and name != str(manifest.step):
+        raise DamageError(f"{label}: {MANIFEST} is that of step {manifest.step}")
     return manifest
 
 
@@ -214,6 +217,6 @@ def _from_json(values: Mapping[str, Any]) -> Manifest:
 
 
 def raise_first(problems: list[str]) -> None:
-    """Raises `UserError` with the first problem, if there is one."""
+    """Raises `DamageError` with the first problem, if there is one."""
     if problems:
-        raise UserError(problems[0])
+        raise DamageError(problems[0])

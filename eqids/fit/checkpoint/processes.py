@@ -1,14 +1,40 @@
-"""One checkpoint written by many processes: each tells the first what it wrote."""
+"""One checkpoint of many processes: what one of them wrote or met, all have to know."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 
-from eqids.config import require
+from eqids.config import UserError, require
 from eqids.fit.checkpoint.manifest import FileRecord
 from eqids.fit.checkpoint.store import Written
-from sharding import barrier
+from sharding import exchange
+
+
+@contextmanager
+def together(point: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Ends once all processes have done its body; a failure of one is a failure of all.
+
+    Args:
+        point: names it, never used before in this run.
+        kind: of the error that is raised where another process failed.
+
+    Raises:
+        OSError, ValueError: the body raised it.
+        UserError: another process's body did.
+    """
+    problem: Exception | None = None
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        problem = error
+    told = exchange(point, str(problem or ""))
+    if problem is not None:
+        raise problem
+    for process, text in told.items():
+        raise kind(f"{text} (process {process})")
 
 
 def of_all_processes(folder: Path, written: Written) -> Written:
@@ -24,9 +50,9 @@ def of_all_processes(folder: Path, written: Written) -> Written:
     """
     if jax.process_count() == 1:
         return written
-    note = folder / f"process-{jax.process_index()}.json"
-    note.write_text(_to_json(written), encoding="utf-8")
-    barrier(f"{folder} is written")
+    with together(f"{folder} is written"):
+        note = folder / f"process-{jax.process_index()}.json"
+        note.write_text(_to_json(written), encoding="utf-8")
     if jax.process_index() != 0:
         return written
     whole = Written({}, {})

@@ -12,10 +12,10 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Shaped
 
-from eqids.config import UserError
 from eqids.fit.checkpoint.chunks import Box, chunks_in, shift, within
 from eqids.fit.checkpoint.manifest import (
     ArrayRecord,
+    DamageError,
     Manifest,
     content_problems,
     step_label,
@@ -49,7 +49,7 @@ class Reader:
         Chunks that meet the box are read whole, because a digest covers one chunk.
 
         Raises:
-            UserError: a chunk is missing or damaged; names step, array and file.
+            DamageError: a chunk is missing or damaged; names step, array and file.
         """
         record = self._manifest.arrays[name]
         shape = tuple(cut.stop - cut.start for cut in box)
@@ -86,11 +86,11 @@ class Reader:
         spec = array_spec(self._path / PARTS / part, name, record)
         return ts.open(spec, open=True, context=self._context).result()
 
-    def _damage(self, name: str, part: str, reason: str) -> UserError:
+    def _damage(self, name: str, part: str, reason: str) -> DamageError:
         below = f"{PARTS}/{part}/"
         files = content_problems(self._path, self._manifest, below)
         where = files[0].split(": ", 1)[1] if files else reason.split(" [", 1)[0]
-        return UserError(
+        return DamageError(
             f"{step_label(self._path)}: array {name!r} cannot be read from "
             f"{below}: {where}"
         )

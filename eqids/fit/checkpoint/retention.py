@@ -1,10 +1,8 @@
 """A run's folder of checkpoints: which steps it holds, the best one, which to drop."""
 
 import shutil
-from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-
-import jax
 
 from eqids.config import UserError, require
 from eqids.fit.checkpoint.manifest import MANIFEST, read_manifest
@@ -50,16 +48,32 @@ def best_step(directory: Path) -> int | None:
     return -max(scored)[1] if scored else latest_step(directory)
 
 
-def prune(directory: Path, keep: int, protect: Collection[int] = ()) -> None:
-    """Deletes all steps but the `keep` newest and those in `protect`.
+@dataclass(frozen=True)
+class Retention:
+    """Which steps stay; the best on validation always does."""
 
-    Of many processes the first does it.
+    keep: int = 3
+    """How many of the newest."""
+    keep_every: int | None = None
+    """Steps that this divides stay as well."""
+
+    def __post_init__(self) -> None:
+        require(self.keep >= 1, f"keep is {self.keep}, wanted 1 or more")
+        every = self.keep_every
+        require(every is None or every >= 1, f"keep_every is {every}, wanted 1 or more")
+
+
+def prune(directory: Path, retention: Retention) -> None:
+    """Deletes the steps that need not stay.
+
+    Raises:
+        UserError: a step's manifest is damaged, so that the best is not known;
+            nothing is deleted.
+        OSError: the disk refused.
     """
-    require(keep >= 1, f"keep is {keep}, wanted 1 or more")
-    if jax.process_index() != 0:
-        return
-    for step in steps(directory)[:-keep]:
-        if step not in protect:
+    best, every = best_step(directory), retention.keep_every
+    for step in steps(directory)[: -retention.keep]:
+        if step != best and (every is None or step % every != 0):
             # Renamed first: a deletion that is cut short leaves no numbered folder.
             doomed = partial_folder(directory, step)
             shutil.rmtree(doomed, ignore_errors=True)

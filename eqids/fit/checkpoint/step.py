@@ -16,10 +16,9 @@ before anything is read, and a SHA-256, compared by `verify`.
 """
 
 import dataclasses
-import itertools
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ from jaxtyping import PyTree
 
 from eqids.config import UserError, require
 from eqids.fit.checkpoint.chunks import num_chunks, whole
-from eqids.fit.checkpoint.leaves import Stored, leaf_name, match, stored_arrays
+from eqids.fit.checkpoint.leaves import leaf_name, match
 from eqids.fit.checkpoint.manifest import (
     FORMAT_VERSION,
     ArrayRecord,
@@ -43,67 +42,66 @@ from eqids.fit.checkpoint.manifest import (
     step_label,
     write_manifest,
 )
-from eqids.fit.checkpoint.processes import of_all_processes
+from eqids.fit.checkpoint.processes import of_all_processes, together
 from eqids.fit.checkpoint.reader import Reader, read_sharded
 from eqids.fit.checkpoint.retention import (
     partial_folder,
     partials,
 )
-from eqids.fit.checkpoint.store import Written, blocks_of, describe, write_parts
-from sharding import barrier
+from eqids.fit.checkpoint.store import Shard, Written, write_parts
+from sharding import is_first
 
 Tree = TypeVar("Tree", bound=PyTree)
 
 
-def save(
-    directory: Path,
-    step: int,
-    tree: PyTree,
-    meta: Mapping[str, Any],
-    shapes: PyTree | None = None,
-) -> Path:
-    """Writes a checkpoint: all of it, or nothing that anyone would take for one.
-
-    Sharded arrays are written shard by shard and never gathered. Partial folders
-    that a killed save left in `directory` are removed first.
-
-    Args:
-        directory: the run's folder, made if it does not exist.
-        step: the training step, which names the checkpoint.
-        tree: jax or NumPy arrays (typed random keys too); None is no leaf.
-        meta: facts to keep with them, as JSON values; see `Manifest.meta`.
-        shapes: a tree like `tree` of the shapes to store, where arrays are longer to
-            make a mesh divide.
-
-    Returns:
-        The checkpoint's folder, `directory/step`.
-
-    Raises:
-        UserError: the step is there already, or the disk refused.
-        TypeError: a leaf is no array.
-    """
-    target, partial = directory / str(step), partial_folder(directory, step)
+def check_absent(target: Path) -> None:
+    """Raises UserError where a step is there already."""
     require(
         not target.exists(),
         f"{step_label(target)} exists already, wanted a step that was not saved yet "
         "or another folder",
     )
-    arrays = stored_arrays(tree, shapes)
-    first = jax.process_index() == 0
+
+
+def write_step(
+    directory: Path,
+    step: int,
+    records: Mapping[str, ArrayRecord],
+    shards: Iterable[Shard],
+    meta: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint: all of it, or nothing that anyone would take for one.
+
+    All processes call it, in the folder that their run holds. Partial folders that a
+    killed run left there are removed first.
+
+    Args:
+        directory: the run's folder.
+        step: the training step, which names the checkpoint.
+        records: of all arrays, their `chunks` still empty.
+        shards: what this process is to write.
+        meta: facts to keep with them, as JSON values; see `Manifest.meta`.
+
+    Raises:
+        UserError: the disk refused, here or in another process.
+    """
+    target, partial = directory / str(step), partial_folder(directory, step)
+    first = is_first()
     try:
-        if first:
-            _begin(directory, partial)
-        barrier(f"step {step} begins")
-        written = _write(partial, arrays)
-        if first:
-            _commit(partial, target, _manifest(step, arrays, written, meta))
-        barrier(f"step {step} is there")
+        with together(f"{target} begins"):
+            if first:
+                _begin(directory, partial)
+        with together(f"{target} is written"):
+            written = write_parts(partial, shards)
+        written = of_all_processes(partial, written)
+        with together(f"{target} is there"):
+            if first:
+                _commit(partial, target, _manifest(step, records, written, meta))
     except (OSError, ValueError) as error:
         raise UserError(f"{step_label(target)} could not be saved: {error}") from error
     finally:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def restore(
@@ -173,32 +171,23 @@ def verify(path: Path, advance: Callable[[int], None] | None = None) -> list[str
 
 
 def _begin(directory: Path, partial: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     for leftover in partials(directory):
         shutil.rmtree(leftover)
     partial.mkdir()
 
 
-def _write(partial: Path, arrays: Mapping[str, Stored]) -> Written:
-    blocks = itertools.chain.from_iterable(
-        blocks_of(name, describe(stored), stored) for name, stored in arrays.items()
-    )
-    return of_all_processes(partial, write_parts(partial, blocks))
-
-
 def _manifest(
     step: int,
-    arrays: Mapping[str, Stored],
+    records: Mapping[str, ArrayRecord],
     written: Written,
     meta: Mapping[str, Any],
 ) -> Manifest:
-    records = {}
-    for name, stored in arrays.items():
-        record = describe(stored)
+    whole = {}
+    for name, record in records.items():
         chunks = (written.chunks[name, n] for n in range(num_chunks(record)))
-        records[name] = dataclasses.replace(record, chunks=tuple(chunks))
+        whole[name] = dataclasses.replace(record, chunks=tuple(chunks))
     saved = datetime.now(UTC).isoformat(timespec="seconds")
-    return Manifest(FORMAT_VERSION, step, saved, records, written.files, meta)
+    return Manifest(FORMAT_VERSION, step, saved, whole, written.files, meta)
 
 
 def _commit(partial: Path, target: Path, manifest: Manifest) -> None:

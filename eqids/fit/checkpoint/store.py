@@ -10,8 +10,9 @@ therefore reveals any flipped bit, with no second pass over the files.
 """
 
 import hashlib
+import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,23 +68,42 @@ def describe(stored: Stored) -> ArrayRecord:
     return ArrayRecord(shape, array.dtype.name, chunk, (), key)
 
 
-def blocks_of(name: str, record: ArrayRecord, stored: Stored) -> Iterator[Block]:
-    """The chunks of an array that this process is to write.
+@dataclass(frozen=True)
+class Shard:
+    """A part of an array that this process is to write."""
 
-    Of a sharded array each shard comes to the host by itself, and of equal copies
-    only the first is taken; an array that every process holds is process 0's.
+    name: str
+    """The array's name."""
+    record: ArrayRecord
+    """The array's description, its `chunks` still empty."""
+    origin: Box
+    """Where it lies in the array; it may end, or lie, past what is stored."""
+    values: jax.Array | np.ndarray
+    """On one device or on the host."""
+
+
+def shards_of(arrays: Mapping[str, Stored]) -> list[Shard]:
+    """What this process is to write of some arrays; nothing is moved yet.
+
+    Of equal copies of a shard only the first is taken, and an array that every
+    process holds is process 0's.
     """
-    for origin, shard in _shards(stored.array):
-        # A shard may end, or lie, past what is stored.
-        box = within(origin, record.shape)
-        if any(cut.start >= cut.stop for cut in box):
-            continue
-        values = np.asarray(shard)
-        for number, extent in chunks_in(record, box):
-            inner = shift(extent, origin)
-            yield Block(
-                name, record, number, extent, np.asarray(values[inner], order="C")
-            )
+    return [
+        Shard(name, record, origin, values)
+        for name, stored in arrays.items()
+        for record in [describe(stored)]
+        for origin, values in _shards(stored.array)
+        if all(cut.start < cut.stop for cut in within(origin, record.shape))
+    ]
+
+
+def _blocks_of(shard: Shard) -> Iterator[Block]:
+    """The chunks of a shard, which comes to the host by itself."""
+    name, record, origin = shard.name, shard.record, shard.origin
+    values = np.asarray(shard.values)
+    for number, extent in chunks_in(record, within(origin, record.shape)):
+        inner = shift(extent, origin)
+        yield Block(name, record, number, extent, np.asarray(values[inner], order="C"))
 
 
 @dataclass(frozen=True)
@@ -101,8 +121,9 @@ class Written:
         self.files.update(more.files)
 
 
-def write_parts(folder: Path, blocks: Iterable[Block]) -> Written:
-    """Writes blocks into parts below `folder`, a few parts at a time."""
+def write_parts(folder: Path, shards: Iterable[Shard]) -> Written:
+    """Writes shards into parts below `folder`, a few parts at a time."""
+    blocks = itertools.chain.from_iterable(map(_blocks_of, shards))
     context = ts.Context()
     written = Written({}, {})
     running: deque[Future[Written]] = deque()

@@ -1,0 +1,82 @@
+"""One run in a folder at a time: an advisory lock that dies with its process."""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from eqids.config import UserError
+
+LOCK = ".lock"
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+
+class Lock:
+    """Holds a folder from its making until `release`, or the end of the process."""
+
+    def __init__(self, directory: Path, report: Callable[[str], None]) -> None:
+        """Makes the folder if it is not there, and takes it.
+
+        Args:
+            directory: the run's folder.
+            report: hears that a filesystem has no locks; then nothing is held.
+
+        Raises:
+            UserError: another process holds it (the sentence says which), or the
+                folder cannot be written to.
+        """
+        self._path = directory / LOCK
+        try:
+            self._file = self._take()
+        except BlockingIOError as error:
+            raise UserError(
+                f"{directory} is in use by {self._holder() or 'another process'}, "
+                "wanted a folder of its own for each run, see --checkpoint_dir"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise UserError(
+                    f"{directory} cannot be written to ({error.strerror}), wanted a "
+                    "folder for checkpoints, see --checkpoint_dir"
+                ) from error
+            self._file = os.open(self._path, os.O_RDWR)
+            report(
+                f"the filesystem of {directory} has no locks ({error.strerror}): "
+                "nothing keeps a second run out of it"
+            )
+        os.ftruncate(self._file, 0)
+        holder = f"process {os.getpid()} of {socket.gethostname()}"
+        os.write(self._file, holder.encode())
+
+    def release(self) -> None:
+        """Lets others take the folder; one that holds nothing is removed."""
+        with suppress(OSError):
+            if os.listdir(self._path.parent) == [LOCK]:
+                self._path.unlink()
+                self._path.parent.rmdir()
+        os.close(self._file)
+
+    def _take(self) -> int:
+        while True:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who held it before may have removed it: then it keeps nobody out.
+                if os.path.samestat(os.fstat(file), os.stat(self._path)):
+                    return file
+            except FileNotFoundError:
+                pass
+            except OSError:
+                os.close(file)
+                raise
+            os.close(file)
+
+    def _holder(self) -> str:
+        with suppress(OSError):
+            return self._path.read_text(errors="replace").strip()
+        return ""

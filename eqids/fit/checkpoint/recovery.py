@@ -1,0 +1,77 @@
+"""Damaged steps: found, told of, and set aside, so that an older one can serve."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from eqids.config import UserError
+from eqids.fit.checkpoint.manifest import (
+    DamageError,
+    raise_first,
+    read_manifest,
+    size_problems,
+    step_label,
+)
+from eqids.fit.checkpoint.processes import together
+from eqids.fit.checkpoint.retention import steps
+from sharding import is_first
+
+_SUFFIX = ".damaged"
+
+
+def damaged(directory: Path) -> list[Path]:
+    """Steps that were set aside: folders `STEP.damaged`."""
+    return sorted(directory.glob(f"[0-9]*{_SUFFIX}*"))
+
+
+def recover(directory: Path, report: Callable[[str], None]) -> None:
+    """Sets aside the steps that can be seen to be damaged without reading arrays.
+
+    All processes of a run call it.
+
+    Args:
+        directory: the run's folder, which this run holds.
+        report: hears of every step that is set aside.
+
+    Raises:
+        UserError: no step is left.
+    """
+    for step in steps(directory):
+        path = directory / str(step)
+        try:
+            with together(f"a look at {path}", DamageError):
+                raise_first(size_problems(path, read_manifest(path)))
+        except DamageError as error:
+            set_aside(path, error, report)
+    if damaged(directory) and not steps(directory):
+        raise none_left(directory)
+
+
+def none_left(directory: Path) -> UserError:
+    """The error of a folder whose checkpoints are all damaged."""
+    names = ", ".join(path.name for path in damaged(directory))
+    return UserError(
+        f"{directory} has damaged checkpoints only ({names}), wanted a sound one to go "
+        "on from; remove them to start anew, or take another --checkpoint_dir"
+    )
+
+
+def set_aside(path: Path, why: Exception, report: Callable[[str], None]) -> None:
+    """Renames a step to `STEP.damaged`, where nothing takes it for a checkpoint.
+
+    Nothing of it is deleted.
+
+    Raises:
+        UserError: it cannot be renamed.
+    """
+    target = path.with_name(path.name + _SUFFIX)
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}{_SUFFIX}-{number}")
+    try:
+        with together(f"{path} is set aside as {target.name}"):
+            if is_first():
+                path.rename(target)
+    except OSError as error:
+        raise UserError(f"{step_label(path)} cannot be renamed: {error}") from error
+    report(f"{why}; it is set aside as {target}")
