@@ -13,6 +13,7 @@ from eqids.door import run
 from eqids.fit.checkpoint import (
     Manifest,
     best_step,
+    damaged,
     partials,
     read_manifest,
     resolve,
@@ -41,20 +42,24 @@ def list_steps(directory: RunFolder) -> None:
     Args:
         directory: the run's folder, DIR.
     """
-    found, manifests = _run_steps(directory), {}
-    print(f"{'step':>10}  {'size':>10}  {'saved':<25}  {'score':>7}")
-    for step in found:
+    rows: dict[int, Manifest | UserError] = {}
+    for step in _run_steps(directory):
         try:
-            manifests[step] = read_manifest(directory / str(step))
+            rows[step] = read_manifest(directory / str(step))
         except UserError as error:
-            print(f"{step:>10}  {error}")
+            rows[step] = error
     # Among steps that cannot be read may be the best one.
-    best = best_step(directory) if len(manifests) == len(found) else None
-    for step, manifest in manifests.items():
-        size = _size(sum(file.size for file in manifest.files.values()))
-        row = f"{step:>10}  {size:>10}  {manifest.saved:<25}  {_score(manifest):>7}"
-        print(f"{row}  best" if step == best else row)
-    _report_partials(directory)
+    sound = all(isinstance(row, Manifest) for row in rows.values())
+    best = best_step(directory) if sound else None
+    print(f"{'step':>10}  {'size':>10}  {'saved':<25}  {'score':>7}")
+    for step, row in rows.items():
+        if isinstance(row, UserError):
+            print(f"{step:>10}  {row}")
+            continue
+        size = _size(sum(file.size for file in row.files.values()))
+        text = f"{step:>10}  {size:>10}  {row.saved:<25}  {_score(row):>7}"
+        print(f"{text}  best" if step == best else text)
+    _report_others(directory)
 
 
 def verify_steps(path: Checkpoint) -> None:
@@ -72,7 +77,7 @@ def verify_steps(path: Checkpoint) -> None:
         print("\n".join(problems) or f"{folder}: sound")
         damaged += [step_label(folder)] if problems else []
     if not one:
-        _report_partials(path)
+        _report_others(path)
     if damaged:
         raise UserError(f"damaged: {', '.join(damaged)}")
 
@@ -136,7 +141,7 @@ def _run_steps(directory: Path) -> list[int]:
     require(directory.is_dir(), f"{directory}: no such folder, wanted a run's folder")
     found = steps(directory)
     require(
-        bool(found or partials(directory)),
+        bool(found or partials(directory) or damaged(directory)),
         f"{directory}: no checkpoint in it, wanted a run's folder",
     )
     return found
@@ -153,9 +158,11 @@ def _verify(path: Path) -> list[str]:
         return verify(path, bar.update)
 
 
-def _report_partials(directory: Path) -> None:
+def _report_others(directory: Path) -> None:
     for path in partials(directory):
         print(f"{path}: not a checkpoint, a save or deletion that has not ended")
+    for path in damaged(directory):
+        print(f"{path}: not a checkpoint any more, set aside as damaged")
 
 
 def _bar(total: int, name: str) -> Any:

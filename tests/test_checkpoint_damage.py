@@ -19,7 +19,15 @@ from conftest import ROOT
 from saved import assert_same, small_tree, tiny
 
 from eqids.config import UserError
-from eqids.fit.checkpoint import partials, resolve, restore, save, steps, verify
+from eqids.fit.checkpoint import (
+    LOCK,
+    partials,
+    resolve,
+    restore,
+    save,
+    steps,
+    verify,
+)
 
 
 def flip(data: bytes, rng: random.Random) -> bytes:
@@ -195,13 +203,13 @@ def test_failed_save_leaves_nothing(
         pytest.raises(UserError, match="step 2 of .* not be saved"),
     ):
         save(tmp_path, 2, small_tree(), {})
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert {path.name for path in tmp_path.iterdir()} == {"1", LOCK}
     assert verify(save(tmp_path, 2, small_tree(), {})) == []
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="step 2 of .*file could not be saved"):
+    with pytest.raises(UserError, match="file cannot be written to .File exists"):
         save(tmp_path / "file", 2, {}, {})
 
 

@@ -86,4 +86,4 @@ def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_array_equal(ours.numpy(), values, err_msg=name, strict=True)
     with safetensors.safe_open(out, "pt") as file:
         assert json.loads(file.metadata()["meta"]) == {"catalog_id": "c-1"}
-    assert [p.name for p in tmp_path.glob(".*")] == []
+    assert [p.name for p in tmp_path.glob(".*.partial")] == []

@@ -1,6 +1,7 @@
 """The train door: results, exact resuming, stages, stopping, the main job."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from runs import refused, small
 import eqids
 from eqids import checkpoint, evaluate, prepare, train
 from eqids.data import Dataset, open_dataset
-from eqids.fit.checkpoint import read_manifest, steps
+from eqids.fit.checkpoint import Saver, read_manifest, steps
 
 
 def test_a_run_leaves_checkpoints_metrics_and_a_result(finished: Path) -> None:
@@ -209,23 +210,55 @@ runpy.run_module("eqids.train", run_name="__main__", alter_sys=True)
 """
 
 
-def test_interrupting_a_run_keeps_its_last_checkpoint(
-    dataset: Dataset, tmp_path: Path
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(
+    name: str, code: int, dataset: Dataset, tmp_path: Path
 ) -> None:
-    flags = small(dataset.path, tmp_path / "run", "--save_every", "2")
-    flags += ["--num_steps", "100000"]
+    run = tmp_path / "run"
+    flags = small(dataset.path, run, "--save_every", "1000", "--log_every", "1")
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *flags], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", INTERRUPTIBLE, *flags, "--num_steps", "100000"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("step      6"))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
+    (last,) = steps(run)
+    assert f"stopped by {name} at step {last}, which is saved" in said
     assert "Traceback" not in said
-    assert steps(tmp_path / "run")[-1] >= 4
-    checkpoint.main(["verify", str(tmp_path / "run")])
+    checkpoint.main(["verify", str(run)])
+
+
+def test_fresh_refuses_a_folder_that_holds_anything(
+    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    said = refused(train.main, small(dataset.path, finished, "--fresh"), capsys)
+    assert f"--fresh: {finished} is not empty, it holds 20, 40" in said
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    train.main(small(dataset.path, empty, "--fresh", "--stop_at", "1"))
+    assert steps(empty) == [1]
+
+
+def test_minutes_and_multiples_decide_what_is_saved_and_kept(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    more = "--stop_at 12 --keep 1 --keep_every 4 --save_minutes 1e-9".split()
+    train.main(small(dataset.path, run, *more))
+    assert steps(run) == [4, 8, 12]
+
+
+def test_a_run_keeps_a_second_one_out_of_its_folder(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with Saver(run):
+        said = refused(train.main, small(dataset.path, run), capsys)
+    assert f"{run} is in use by process {os.getpid()} of " in said
+    assert not run.exists()
 
 
 # The main job

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -62,7 +63,8 @@ class Log:
     ) -> None:
         self._bar.close()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of which `_keep` has told
+                self._file.close()
         if self._events is not None:
             self._events.close()
 
@@ -115,8 +117,7 @@ class Log:
         if self._file is None:
             return
         line: dict[str, Any] = {"step": step, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._keep(json.dumps(line) + "\n")
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
@@ -125,6 +126,16 @@ class Log:
             self._bar.set_postfix_str(shown)
         else:
             self.say(f"step {step:>6}  {shown}")
+
+    def _keep(self, line: str) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            # A full disk is no reason to lose the training state.
+            path = self._folder / METRICS_FILE
+            self.say(f"warning: {path} could not be written: {error.strerror}")
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the bar."""

@@ -48,9 +48,10 @@ class Lock:
                 f"the filesystem of {directory} has no locks ({error.strerror}): "
                 "nothing keeps a second run out of it"
             )
-        os.ftruncate(self._file, 0)
-        holder = f"process {os.getpid()} of {socket.gethostname()}"
-        os.write(self._file, holder.encode())
+        with suppress(OSError):  # a full disk keeps nobody from holding a folder
+            os.ftruncate(self._file, 0)
+            holder = f"process {os.getpid()} of {socket.gethostname()}"
+            os.write(self._file, holder.encode())
 
     def release(self) -> None:
         """Lets others take the folder; one that holds nothing is removed."""

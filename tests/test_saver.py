@@ -1,0 +1,202 @@
+"""Saving beside training: copies, failures that are told, one run in a folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from pytest import MonkeyPatch
+from saved import assert_same, small_tree, tiny
+
+from eqids.config import UserError
+from eqids.fit.checkpoint import (
+    Retention,
+    Saver,
+    damaged,
+    recover,
+    restore,
+    save,
+    saver,
+    steps,
+    verify,
+)
+from eqids.fit.wishes import Wishes
+
+
+class Gate:
+    """Holds background saves until it is opened."""
+
+    def __init__(self, monkeypatch: MonkeyPatch):
+        write, self._open = saver.write_step, threading.Event()
+
+        def late(*args: Any) -> None:
+            assert self._open.wait(60)
+            write(*args)
+
+        monkeypatch.setattr(saver, "write_step", late)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_a_save_holds_what_was_there_when_it_was_called(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    tiny(monkeypatch)
+    gate = Gate(monkeypatch)
+    double = jax.jit(lambda tree: jax.tree.map(lambda x: x * 2, tree), donate_argnums=0)
+    host = np.arange(300.0)
+    want = {**small_tree(), "moving": jnp.arange(900.0), "host": host.copy()}
+    tree = {**want, "moving": jnp.arange(900.0), "host": host}
+    with Saver(tmp_path) as saving:
+        saving.save(1, tree, {})
+        tree["moving"] = double(tree["moving"]).block_until_ready()
+        host[:] = -1
+        assert steps(tmp_path) == []
+        gate.open()
+        saving.wait()
+        assert steps(tmp_path) == [1]
+        # The memory of the copy is used again, and the first save is not touched.
+        saving.save(2, {**want, "moving": tree["moving"]}, {})
+    assert verify(tmp_path / "1") == verify(tmp_path / "2") == []
+    assert_same(restore(tmp_path / "1", want), want)
+    assert_same(
+        restore(tmp_path / "2", want), {**want, "moving": jnp.arange(900.0) * 2}
+    )
+
+
+def test_failures_are_told_and_the_next_save_is_tried(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    write, told = saver.write_step, list[str]()
+
+    def fails(directory: Path, step: int, *args: Any) -> None:
+        if step % 2 == 1:
+            raise UserError(f"step {step} could not be saved: no space")
+        write(directory, step, *args)
+
+    monkeypatch.setattr(saver, "write_step", fails)
+    with Saver(tmp_path, report=told.append) as saving:
+        saving.save(1, {"w": jnp.ones(2)}, {})
+        saving.save(2, {"w": jnp.ones(2)}, {})
+        assert told == ["step 1 could not be saved: no space; training goes on"]
+        saving.save(3, {"w": jnp.ones(2)}, {})
+        saving.save(4, {"w": jnp.ones(2)}, {})
+    assert steps(tmp_path) == [2, 4]
+    assert len(told) == 2
+    with pytest.raises(UserError, match="step 5 .*: no space"), Saver(tmp_path) as last:
+        last.save(5, {"w": jnp.ones(2)}, {})
+    with pytest.raises(UserError, match="step 7 .*: no space"), Saver(tmp_path) as wait:
+        wait.save(7, {"w": jnp.ones(2)}, {})
+        wait.wait()
+    # An error of the run itself is not hidden by one of its last save.
+    with pytest.raises(KeyError), Saver(tmp_path, report=told.append) as ends:
+        ends.save(9, {"w": jnp.ones(2)}, {})
+        raise KeyError
+    assert told[-1].startswith("step 9 could not be saved")
+
+
+def test_steps_are_deleted_after_a_newer_one_is_there(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    pruned, prune = list[list[int]](), saver.prune
+
+    def spy(directory: Path, retention: Retention) -> None:
+        pruned.append(steps(directory))
+        prune(directory, retention)
+
+    monkeypatch.setattr(saver, "prune", spy)
+    with Saver(tmp_path, Retention(keep=1)) as saving:
+        for step, score in ((1, 0.9), (2, 0.1), (3, 0.2)):
+            saving.save(step, {"w": jnp.ones(2)}, {"score": score})
+    assert pruned == [[1], [1, 2], [1, 2, 3]]
+    assert steps(tmp_path) == [1, 3]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from eqids.fit.checkpoint import Saver
+saver = Saver(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} of "):
+            Saver(tmp_path)
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} of "):
+            save(tmp_path, 1, {}, {})
+    finally:
+        holder.kill()
+        holder.communicate()
+    save(tmp_path, 1, {}, {})
+    assert steps(tmp_path) == [1]
+
+
+def test_damaged_steps_are_set_aside_and_never_deleted(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step, {"w": jnp.full(3, step)}, {})
+    (tmp_path / "2" / "manifest.json").write_text("{}")
+    (file,) = (p for p in (tmp_path / "3" / "arrays").rglob("*") if p.name[0] == "m")
+    file.write_bytes(file.read_bytes()[:-1])
+    (tmp_path / "2.damaged").mkdir()
+    told = list[str]()
+    recover(tmp_path, told.append)
+    assert steps(tmp_path) == [1]
+    assert {path.name for path in damaged(tmp_path)} == {
+        "2.damaged", "2.damaged-2", "3.damaged",
+    }  # fmt: skip
+    assert [text.split(":")[0] for text in told] == [
+        f"step {step} of {tmp_path}" for step in (2, 3)
+    ]
+    (tmp_path / "1" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="has damaged checkpoints only .1.damaged, 2.d"):
+        recover(tmp_path, told.append)
+    with pytest.raises(UserError, match="has damaged checkpoints only"):
+        recover(tmp_path, told.append)
+
+
+def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with Wishes() as wishes:
+        wishes.listen(1)
+        assert wishes.signal is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        wishes.listen(2)
+        assert wishes.signal == signal.SIGTERM
+        for number in (signal.SIGTERM, signal.SIGINT):
+            assert signal.getsignal(number) == signal.SIG_DFL
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    # One that comes after the last step means what it means elsewhere.
+    with pytest.raises(KeyboardInterrupt), Wishes():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_minutes_pass(monkeypatch: MonkeyPatch) -> None:
+    time = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: time[0])
+    wishes = Wishes(save_minutes=2.0)
+    for now, wish in ((119.0, False), (120.0, True)):
+        time[0] = now
+        wishes.listen(1)
+        assert wishes.save is wish
+    wishes.saved()
+    time[0] = 239.0
+    wishes.listen(2)
+    assert not wishes.save
