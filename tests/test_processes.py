@@ -148,6 +148,47 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
         assert_close(results[0][name], results[2][name], "mesh")
 
 
+def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    run, port = tmp_path / "run", free_port(SLURM_PORTS)
+    more = "--layout fsdp --log_every 1 --save_every 10 --num_steps 100000".split()
+    words = ["-m", "eqids.train", *small(dataset.path, run, *more)]
+    words += ["--eval_every", "100000", "--heartbeat", "60"]
+    logs = [tmp_path / f"{n}.log" for n in range(2)]
+
+    def launch(*more: str) -> list[subprocess.Popen[bytes]]:
+        places = (of_slurm(n, port) for n in range(2))
+        return [
+            start([*words, *more], 2, log, **place)
+            for log, place in zip(logs, places, strict=True)
+        ]
+
+    jobs = launch()
+    with ending(jobs):
+        while "step     12 " not in logs[0].read_text():
+            assert [job.poll() for job in jobs] == [None, None], logs[0].read_text()
+            time.sleep(0.1)
+        jobs[1].send_signal(signal.SIGTERM)  # one is told, both stop
+        for job, log in zip(jobs, logs, strict=True):
+            assert job.wait(100) == 143, log.read_text()[-4000:]
+    *_, before, last = steps(run)
+    assert last % 10 == 0
+    assert f"stopped by SIGTERM at step {last}" in logs[0].read_text()
+    assert verify(run / str(last)) == []
+    # What only the second process reads is damaged, and the first goes back as well.
+    (data,) = (run / str(last) / "arrays" / "1-0" / "d").iterdir()
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    jobs = launch("--stop_at", str(last))
+    with ending(jobs):
+        for job, log in zip(jobs, logs, strict=True):
+            assert job.wait(200) == 0, log.read_text()[-4000:]
+    said = logs[0].read_text()
+    assert f"it is set aside as {run / str(last)}.damaged" in said
+    assert f"going on from step {before}, " in said
+    assert verify(run / str(last)) == []
+
+
 @pytest.mark.parametrize(
     ("victim", "how"), [(0, "SIGKILL"), (1, "SIGTERM"), (1, "SIGSTOP")]
 )
