@@ -1,4 +1,6 @@
 """Foreign weights in and out: the only room that knows a foreign tensor's name."""
 
 from convert.hf_config import read_config as read_config
-from convert.hf_llama import fingerprint as fingerprint, load_llama as load_llama
+from convert.hf_files import fingerprint as fingerprint
+from convert.hf_llama import load_llama as load_llama
+from convert.names import Tensor as Tensor, tensors_of as tensors_of

@@ -1,13 +1,12 @@
 """A Hugging Face folder of safetensors, as a `Llama`.
 
-Weights keep Hugging Face's order of axes, so that loading is a copy: each tensor is
-read from the mapped file straight into its layer of the stacked array.
+Weights keep Hugging Face's order of axes, so that loading is a copy: what a device
+holds of a stacked array is read from the mapped files layer by layer, and cast as it
+comes. Nobody reads more.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
-from safetensors import SafetensorError, safe_open
+from jax.typing import DTypeLike
 
 from convert.hf_config import read_config
-from eqids.config import LlamaConfig, UserError, require
+from convert.hf_files import tensors
+from eqids.config import LlamaConfig, require
 from eqids.model import Llama
-from sharding import words
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+from sharding import Box, Placement, Unread, words
 
 
 @dataclass(frozen=True)
@@ -58,119 +54,139 @@ ROWS = (
 )
 _IGNORED = ".self_attn.rotary_emb.inv_freq"
 """A table that old files store and everyone recomputes."""
+_NO_MESH = Placement(None, None)
+_FLOATS = ("F64", "F32", "F16", "BF16")
+"""Dtypes of weights, as safetensors calls them."""
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a folder, by its index if it has one.
-
-    Raises:
-        UserError: there is none, one that the index names is missing, or the index
-            names a file outside the folder.
-    """
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} is not an index of safetensors") from error
-    else:
-        names = [SINGLE]
-    for name in names:
-        require(
-            isinstance(name, str) and Path(name).name == name,
-            f"{index} names {name!r}, wanted a file inside the folder",
-        )
-        require((folder / name).is_file(), f"{folder} has no {name}")
-    return [folder / name for name in names]
-
-
-def fingerprint(folder: Path) -> str:
-    """Returns the SHA-256 over a folder's safetensors files, in order of name."""
-    total = hashlib.sha256()
-    for path in shard_paths(folder):
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
-def load_llama(path: Path | str, dtype: Any = jnp.float32) -> Llama:
+def load_llama(
+    path: Path | str,
+    dtype: DTypeLike = jnp.float32,
+    put: Placement = _NO_MESH,
+) -> Llama:
     """Returns the Llama in a Hugging Face folder.
+
+    Everything that may be wrong with the folder is found before any weight is read.
 
     Args:
         path: the folder: config.json and safetensors, in one file or in shards.
-        dtype: what floating-point weights are cast to.
+        dtype: what weights are cast to.
+        put: where they go; each process reads only what its devices hold. By default
+            all go to the default device.
 
     Raises:
         UserError: a file is missing or broken, or a tensor is missing, surplus,
             doubled or misshapen; it names the file or tensor.
+        LayoutError: a mesh axis does not divide an array.
     """
     folder = Path(path)
     config = read_config(folder)
+    with tensors(folder) as found:
+        return put(_unread(folder, found, config, dtype))
+
+
+def _unread(
+    folder: Path, tensors: Mapping[str, Any], config: LlamaConfig, dtype: DTypeLike
+) -> Llama:
+    """Returns a Llama whose arrays are yet to be read."""
     abstract = eqx.filter_eval_shape(Llama, config, key=jax.random.key(0))
-    with ExitStack() as stack:
-        tensors = _open(stack, folder)
-        leaves, treedef = jax.tree.flatten(abstract)
-        axes = jax.tree.leaves(words(abstract))
-        fields = [axis.field.removeprefix("blocks.") for axis in axes]
-        loaded = [
-            _read(folder, tensors, config, field, leaf, dtype)
-            for field, leaf in zip(fields, leaves, strict=True)
-        ]
-        surplus = sorted(key for key in tensors if not key.endswith(_IGNORED))
-        if config.tied:
-            surplus = [key for key in surplus if key != "lm_head.weight"]
-        require(
-            not surplus,
-            f"{folder} has {len(surplus)} tensors that a Llama has not, the first is "
-            f"{surplus[0] if surplus else ''}",
-        )
-    llama = jax.tree.unflatten(treedef, loaded)
-    words(llama)
-    return llama
+    leaves, treedef = jax.tree.flatten(abstract)
+    axes = jax.tree.leaves(words(abstract))
+    known, unread = set[str](), []
+    for axis, leaf in zip(axes, leaves, strict=True):
+        field = axis.field.removeprefix("blocks.")
+        row = next(row for row in ROWS if row.field == field)
+        keys = _keys(row, config)
+        for key in keys:
+            _check(folder, tensors, key, _foreign_shape(row, config))
+        parts = [tensors[key] for key in keys]
+        unread.append(_array(row, parts, leaf.shape, np.dtype(dtype)))
+        known |= set(keys)
+    if config.tied:
+        known.add("lm_head.weight")
+    surplus = [key for key in sorted(tensors) if key not in known]
+    surplus = [key for key in surplus if not key.endswith(_IGNORED)]
+    require(
+        not surplus,
+        f"{folder} has {len(surplus)} tensors that a Llama has not, the first is "
+        f"{surplus[0] if surplus else ''}",
+    )
+    return jax.tree.unflatten(treedef, unread)
 
 
-def _open(stack: ExitStack, folder: Path) -> dict[str, Any]:
-    """Returns the open file of each tensor, by key."""
-    tensors: dict[str, Any] = {}
-    for path in shard_paths(folder):
-        try:
-            file = stack.enter_context(safe_open(path, framework="np"))
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not whole safetensors: {error}") from error
-        for key in file.keys():  # noqa: SIM118 (not a mapping)
-            require(key not in tensors, f"{path}: {key} is in another shard as well")
-            tensors[key] = file
-    return tensors
+def _keys(row: Row, config: LlamaConfig) -> list[str]:
+    """The keys of one field, one for each layer if it is stacked."""
+    if "{}" not in row.key:
+        return [row.key]
+    return [row.key.format(layer) for layer in range(config.num_layers)]
 
 
-def _read(
-    folder: Path,
-    tensors: dict[str, Any],
-    config: LlamaConfig,
-    field: str,
-    like: jax.ShapeDtypeStruct,
-    dtype: Any,
-) -> Array:
-    """Reads one field, all layers of it, and takes its keys out of `tensors`."""
-    row = next(row for row in ROWS if row.field == field)
+def _check(
+    folder: Path, tensors: Mapping[str, Any], key: str, wanted: tuple[int, ...]
+) -> None:
+    require(key in tensors, f"{folder} has no tensor {key}")
+    shape, dtype = tuple(tensors[key].get_shape()), tensors[key].get_dtype()
+    require(shape == wanted, f"{folder}: {key} has shape {shape}, wanted {wanted}")
+    require(
+        dtype in _FLOATS,
+        f"{folder}: {key} has dtype {dtype}, wanted a floating-point one",
+    )
+
+
+def _array(
+    row: Row, parts: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype
+) -> Unread:
+    """Returns one field, all layers of it, yet to be read.
+
+    Args:
+        row: how the field's axes lie in a tensor.
+        parts: its tensors, one for each layer if it is stacked.
+        shape: of the field.
+        dtype: what is read is cast to.
+    """
     stacked = "{}" in row.key
-    num = config.num_layers if stacked else 1
-    shape = _foreign_shape(row, config)
-    out = np.empty((num, *shape), np.dtype(dtype))
-    for layer in range(num):
-        key = row.key.format(layer)
-        require(key in tensors, f"{folder} has no tensor {key}")
-        tensor = tensors.pop(key).get_tensor(key)
-        require(
-            tensor.shape == shape,
-            f"{folder}: {key} has shape {tensor.shape}, wanted {shape}",
+    sizes = shape[1:] if stacked else shape
+
+    def read(box: Box) -> np.ndarray:
+        layers, inner = (box[0], box[1:]) if stacked else (slice(0, 1), box)
+        outer, shape, within = _in_file(row, inner, sizes)
+        out = np.empty(
+            [layers.stop - layers.start, *(_size(at) for at in inner)], dtype
         )
-        require(
-            jnp.issubdtype(tensor.dtype, jnp.floating),
-            f"{folder}: {key} has dtype {tensor.dtype}, wanted a floating-point one",
-        )
-        out[layer] = tensor
-    return jnp.asarray(out.reshape(like.shape))
+        for number, part in enumerate(parts[layers]):
+            out[number] = part[outer].reshape(shape)[within]
+        return out if stacked else out[0]
+
+    return Unread(shape, dtype, read)
+
+
+def _in_file(
+    row: Row, box: Box, sizes: tuple[int, ...]
+) -> tuple[Box, tuple[int, ...], Box]:
+    """Returns the box of a tensor in which a box of our axes lies.
+
+    Of our axes in one of theirs, the first is cut in the file and the others after
+    reading.
+
+    Returns:
+        The box in the file, its shape in our axes, and our box within it.
+    """
+    outer: list[slice] = []
+    shape: list[int] = []
+    within: list[slice] = []
+    first = 0
+    for axis in row.axes:
+        last = first + len(axis.split("*"))
+        unit = math.prod(sizes[first + 1 : last])
+        outer.append(slice(box[first].start * unit, box[first].stop * unit))
+        shape += [_size(box[first]), *sizes[first + 1 : last]]
+        within += [slice(None), *box[first + 1 : last]]
+        first = last
+    return tuple(outer), tuple(shape), tuple(within)
+
+
+def _size(at: slice) -> int:
+    return at.stop - at.start
 
 
 def _foreign_shape(row: Row, config: LlamaConfig) -> tuple[int, ...]:

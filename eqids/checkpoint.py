@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from convert import tensors_of
 from eqids.config import UserError, require
 from eqids.door import run
 from eqids.fit.checkpoint import (
@@ -20,7 +21,7 @@ from eqids.fit.checkpoint import (
     steps,
     verify,
 )
-from eqids.fit.checkpoint.export import export_safetensors
+from eqids.fit.checkpoint.export import Tensor, export_safetensors
 from eqids.fit.checkpoint.manifest import MANIFEST, step_label
 
 DESCRIPTION = """Look after a run's checkpoints, whose folders are DIR/STEP.
@@ -30,6 +31,8 @@ DESCRIPTION = """Look after a run's checkpoints, whose folders are DIR/STEP.
     python -m eqids.checkpoint show runs/mine/600
     python -m eqids.checkpoint export runs/mine/600 weights.safetensors
 """
+
+_PARAMS = "params/"
 
 RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
 Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR[/STEP]")]
@@ -105,16 +108,23 @@ def show(path: Checkpoint) -> None:
 
 
 def export(path: Checkpoint, output: Output) -> None:
-    """Write every array under its name into one safetensors file.
+    """Write what was trained into one safetensors file: Llama's tensors under Hugging
+    Face's names, items, adapters and softmax under eqids.
 
     Args:
         path: the checkpoint, DIR/STEP, or DIR for a run's best.
         output: the file to write, OUT.safetensors.
     """
     path = resolve(path)
-    total = sum(r.num_bytes for r in read_manifest(path).arrays.values())
+    arrays, tensors = read_manifest(path).arrays, dict[str, Tensor]()
+    for name, record in arrays.items():
+        if not name.startswith(_PARAMS):
+            continue
+        for one in tensors_of(name.removeprefix(_PARAMS), record.shape):
+            tensors[one.name] = Tensor(name, one.shape, one.layer)
+    total = sum(arrays[name].num_bytes for name in {t.array for t in tensors.values()})
     with _bar(total, "export") as bar:
-        export_safetensors(path, output, bar.update)
+        export_safetensors(path, output, tensors, bar.update)
     print(f"{path} written to {output} ({_size(output.stat().st_size)})")
 
 

@@ -54,4 +54,5 @@ from sharding.table import (
     named_row as named_row,
 )
 from sharding.targets import gpu_devices as gpu_devices
+from sharding.unread import Box as Box, Unread as Unread
 from sharding.words import Words as Words, words as words

@@ -21,10 +21,11 @@ from sharding.layout import (
 )
 from sharding.processes import meet
 from sharding.table import named_row
+from sharding.unread import Unread
 from sharding.words import Words, words
 
-Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct
-"""An array, or the shape of one."""
+Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct | Unread
+"""An array, the shape of one, or one that is to be read."""
 
 
 def place(
@@ -33,8 +34,9 @@ def place(
     """Returns the tree with every array on the mesh, as its words say.
 
     Args:
-        tree: annotated modules holding arrays, or `jax.ShapeDtypeStruct`s, which
-            come back with their sharding.
+        tree: annotated modules holding arrays; `Unread` ones, of which this process
+            reads what its devices hold; or `jax.ShapeDtypeStruct`s, which come back
+            with their sharding. What lies in its place already stays there.
         layout: the layout, or None for no mesh.
         mesh: the layout's mesh, or None for the default device. Shapes also go on
             meshes of devices that are not there, or of none.
@@ -56,6 +58,8 @@ def place(
         shape = layout.padded(axis.names, leaf.shape)
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+        if isinstance(leaf, Unread):
+            return (leaf if shape == leaf.shape else leaf.padded(shape)).on(sharding)
         if shape != leaf.shape:
             more = [(0, n - size) for n, size in zip(shape, leaf.shape, strict=True)]
             leaf = np.pad(np.asarray(leaf), more)
@@ -65,6 +69,8 @@ def place(
 
 
 def _put(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+    if isinstance(array, jax.Array) and array.sharding == sharding:
+        return array
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
     # device_put would send the array around, to see that all processes have the same.
@@ -115,6 +121,8 @@ def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
 
 
 def _on_default_device(leaf: Shaped) -> Shaped:
+    if isinstance(leaf, Unread):
+        return leaf.whole()
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
 

@@ -85,6 +85,11 @@ def test_round_trip_of_many_chunks_and_parts(
     assert verify(path) == []
 
 
+def test_round_trip_of_ten_thousand_leaves(tmp_path: Path) -> None:
+    tree = {str(n): np.full((n % 3, 2), n, np.float32) for n in range(10_000)}
+    assert_same(restore(save(tmp_path, 1, tree, {}), tree), tree)
+
+
 def test_numpy_arrays_come_back_as_numpy(tmp_path: Path) -> None:
     tree = {"cursor": np.arange(3, dtype=np.int64), "x": np.array(2.5)}
     assert_same(restore(save(tmp_path, 0, tree, {}), tree), tree)

@@ -5,16 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
+import transformers
 from conftest import ROOT
 from saved import run_of, small_tree, tiny
 
 from eqids.checkpoint import main
-from eqids.config import UserError
+from eqids.config import LLAMA_PRESETS, UserError
 from eqids.fit.checkpoint import save
 
 
@@ -64,6 +64,12 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(monkeypatch)
     tree = small_tree()
+    wq = jnp.arange(2 * 3 * 5 * 70.0).reshape(2, 3, 5, 70)  # layer heads head width
+    llama = {"embedding": wq[0, 0], "norm": wq[0, 0, 0], "blocks": {"wq": wq}}
+    tree["params"] |= {
+        "llama": llama,
+        "softmax": {"table": wq[1], "scale": wq[0, 0, 0, 1]},
+    }
     path, out = (
         save(tmp_path, 5, tree, {"catalog_id": "c-1"}),
         tmp_path / "x.safetensors",
@@ -71,19 +77,38 @@ def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(["export", str(path), str(out)])
     got = safetensors.torch.load_file(out)
     named = {
-        "params/wide": tree["params"]["wide"],
-        "params/zero": tree["params"]["zero"],
-        "params/half": tree["params"]["half"].astype(jnp.float32),
-        "state/0": tree["state"][0],
-        "state/1": tree["state"][1],
-        "valid": tree["valid"],
-        "key": jax.random.key_data(tree["key"]),
+        "eqids.wide": tree["params"]["wide"],
+        "eqids.zero": tree["params"]["zero"],
+        "eqids.half": tree["params"]["half"].astype(jnp.float32),
+        "eqids.softmax.table": wq[1],
+        "eqids.softmax.scale": wq[0, 0, 0, 1],
+        "model.embed_tokens.weight": wq[0, 0],
+        "model.norm.weight": wq[0, 0, 0],
+        "model.layers.0.self_attn.q_proj.weight": wq[0].reshape(15, 70),
+        "model.layers.1.self_attn.q_proj.weight": wq[1].reshape(15, 70),
     }
     assert got.keys() == named.keys()
-    assert str(got["params/half"].dtype) == "torch.bfloat16"
+    assert str(got["eqids.half"].dtype) == "torch.bfloat16"
     for name, values in named.items():
-        ours = got[name].float() if name == "params/half" else got[name]
+        ours = got[name].float() if name == "eqids.half" else got[name]
         np.testing.assert_array_equal(ours.numpy(), values, err_msg=name, strict=True)
     with safetensors.safe_open(out, "pt") as file:
         assert json.loads(file.metadata()["meta"]) == {"catalog_id": "c-1"}
     assert [p.name for p in tmp_path.glob(".*.partial")] == []
+
+
+def test_an_exported_llama_has_hugging_faces_names(
+    finished: Path, tmp_path: Path
+) -> None:
+    """All of them, and none that transformers does not know."""
+    out = tmp_path / "x.safetensors"
+    main(["export", str(finished), str(out)])
+    with safetensors.safe_open(out, "np") as file:
+        names = {name for name in file.keys() if not name.startswith("eqids.")}
+    num_layers = LLAMA_PRESETS["nano"].num_layers
+    config = transformers.LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_attention_heads=1,
+        num_hidden_layers=num_layers, tie_word_embeddings=True,
+    )  # fmt: skip
+    theirs = dict(transformers.LlamaForCausalLM(config).named_parameters())
+    assert names == theirs.keys()

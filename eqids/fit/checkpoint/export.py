@@ -1,8 +1,10 @@
-"""A checkpoint's arrays as one safetensors file, written as a stream."""
+"""Arrays of a checkpoint as one safetensors file, written as a stream."""
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,7 @@ import numpy as np
 
 from eqids.config import UserError, require
 from eqids.fit.checkpoint.chunks import whole
-from eqids.fit.checkpoint.manifest import (
-    ArrayRecord,
-    Manifest,
-    read_manifest,
-    step_label,
-)
+from eqids.fit.checkpoint.manifest import Manifest, read_manifest, step_label
 from eqids.fit.checkpoint.reader import Reader
 
 _DTYPES = {
@@ -26,10 +23,25 @@ _DTYPES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file: an array, or one place on its first axis."""
+
+    array: str
+    """The array's name in the checkpoint."""
+    shape: tuple[int, ...]
+    """In the file; the order of values is the array's."""
+    place: int | None = None
+    """On the array's first axis; None for the whole."""
+
+
 def export_safetensors(
-    path: Path, output: Path, advance: Callable[[int], None] | None = None
+    path: Path,
+    output: Path,
+    tensors: Mapping[str, Tensor],
+    advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes the arrays of a checkpoint into a safetensors file, each under its name.
+    """Writes arrays of a checkpoint into a safetensors file.
 
     Memory holds one row of chunks at a time. Random keys are written as their data;
     the step and the checkpoint's `meta` (as JSON) go into the file's metadata.
@@ -37,6 +49,7 @@ def export_safetensors(
     Args:
         path: the checkpoint, DIR/STEP.
         output: the file; it appears when it is whole, over an older one.
+        tensors: what to write, by name in the file.
         advance: hears of bytes as they are read.
 
     Raises:
@@ -44,18 +57,23 @@ def export_safetensors(
             the file cannot be written.
     """
     manifest = read_manifest(path)
-    for name, record in manifest.arrays.items():
+    for tensor in tensors.values():
+        record = manifest.arrays[tensor.array]
         require(
             record.dtype in _DTYPES,
-            f"{step_label(path)}: array {name!r} is {record.dtype}, safetensors knows "
-            f"{sorted(_DTYPES)}",
+            f"{step_label(path)}: array {tensor.array!r} is {record.dtype}, "
+            f"safetensors knows {sorted(_DTYPES)}",
         )
     partial = output.with_name(f".{output.name}.partial")
+    # Wide dtypes first, so that every array is aligned to its own.
+    order = sorted(
+        tensors, key=lambda name: (-_itemsize(manifest, tensors[name]), name)
+    )
     try:
         with partial.open("wb") as file, Reader(path, manifest) as reader:
-            file.write(_header(manifest))
-            for name in _order(manifest):
-                for block in _rows(reader, name, manifest.arrays[name], advance):
+            file.write(_header(manifest, {name: tensors[name] for name in order}))
+            for name in order:
+                for block in _rows(reader, manifest, tensors[name], advance):
                     file.write(block.reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
@@ -66,28 +84,23 @@ def export_safetensors(
         partial.unlink(missing_ok=True)
 
 
-def _order(manifest: Manifest) -> list[str]:
-    """Wide dtypes first, so that every array is aligned to its own."""
-    sizes = {
-        name: jax.numpy.dtype(record.dtype).itemsize
-        for name, record in manifest.arrays.items()
-    }
-    return sorted(sizes, key=lambda name: (-sizes[name], name))
+def _itemsize(manifest: Manifest, tensor: Tensor) -> int:
+    return jax.numpy.dtype(manifest.arrays[tensor.array].dtype).itemsize
 
 
-def _header(manifest: Manifest) -> bytes:
+def _header(manifest: Manifest, tensors: Mapping[str, Tensor]) -> bytes:
     """Eight bytes of length, then JSON padded to whole words (safetensors' README)."""
     meta = json.dumps(dict(manifest.meta), ensure_ascii=False)
     header: dict[str, Any] = {
         "__metadata__": {"step": str(manifest.step), "meta": meta},
     }
     end = 0
-    for name in _order(manifest):
-        record, start = manifest.arrays[name], end
-        end += record.num_bytes
+    for name, tensor in tensors.items():
+        start = end
+        end += math.prod(tensor.shape) * _itemsize(manifest, tensor)
         header[name] = {
-            "dtype": _DTYPES[record.dtype],
-            "shape": list(record.shape),
+            "dtype": _DTYPES[manifest.arrays[tensor.array].dtype],
+            "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
     text = json.dumps(header, ensure_ascii=False).encode()
@@ -97,13 +110,19 @@ def _header(manifest: Manifest) -> bytes:
 
 def _rows(
     reader: Reader,
-    name: str,
-    record: ArrayRecord,
+    manifest: Manifest,
+    tensor: Tensor,
     advance: Callable[[int], None] | None,
-) -> Any:
-    if not record.shape:
-        yield reader.read(name, (), advance)
+) -> Iterator[np.ndarray]:
+    """The tensor's values, a row of chunks at a time."""
+    record, box = manifest.arrays[tensor.array], whole(manifest.arrays[tensor.array])
+    if tensor.place is not None:
+        box = (slice(tensor.place, tensor.place + 1), *box[1:])
+    axis = 0 if tensor.place is None else 1
+    if len(box) <= axis:
+        yield reader.read(tensor.array, box, advance)
         return
-    for start in range(0, record.shape[0], record.chunk[0]):
-        stop = min(start + record.chunk[0], record.shape[0])
-        yield reader.read(name, (slice(start, stop), *whole(record)[1:]), advance)
+    for start in range(0, record.shape[axis], record.chunk[axis]):
+        stop = min(start + record.chunk[axis], record.shape[axis])
+        rows = (*box[:axis], slice(start, stop), *box[axis + 1 :])
+        yield reader.read(tensor.array, rows, advance)

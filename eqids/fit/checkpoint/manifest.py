@@ -78,8 +78,10 @@ class Manifest:
     files: Mapping[str, FileRecord]
     """Every other file of the folder, by relative path."""
     meta: Mapping[str, Any]
-    """The run's own facts, as JSON: config, catalog id, dataset hash, base model's
-    fingerprint, data cursor, seed, versions, `score` (NDCG@10 on validation)."""
+    """The run's own facts, as JSON: config with the seed, catalog id, dataset hash,
+    protocol, base model's fingerprint, versions, `score` (NDCG@10 on validation).
+    The step is the data cursor and the state of the random generator as well: batch k
+    is a function of dataset, seed and k, and a step's key of seed and step."""
 
 
 def step_label(path: Path) -> str:
