@@ -20,7 +20,6 @@ from sharding import (
     ROWS,
     Row,
     devices_text,
-    hardware,
     words,
 )
 from sharding.hardware import GIB
@@ -42,8 +41,7 @@ def answer(config: ListConfig | MachineConfig) -> Answer:
     if isinstance(config, ShowLayoutConfig):
         return _show(config, row)
     memory = estimated(row, config.item_width)
-    room = hardware(row.hardware).capacity_bytes
-    text = memory_table(title(row), memory, row.hardware, room)
+    text = memory_table(title(row), memory, row.hardware, row.capacity_bytes)
     return text, _memory_json(row, memory)
 
 
@@ -143,6 +141,7 @@ def memory_table(title: str, memory: Memory, device: str, room: int) -> str:
         "one block at work": memory.working,
         "a piece of the softmax": memory.head,
         "words, where they are gathered": memory.words,
+        "sums over parts of a batch": memory.sums,
         "most of these at once (about)": memory.temporaries,
         "peak (about)": memory.peak,
         f"{device}, less head-room": room,
@@ -186,6 +185,6 @@ def _memory_json(row: Row, memory: Memory) -> Mapping[str, Any]:
         "argument_bytes": memory.arguments,
         "temp_bytes": memory.temporaries,
         "peak_bytes": memory.peak,
-        "capacity_bytes": hardware(row.hardware).capacity_bytes,
-        "fits": memory.peak <= hardware(row.hardware).capacity_bytes,
+        "capacity_bytes": row.capacity_bytes,
+        "fits": memory.peak <= row.capacity_bytes,
     }

@@ -54,7 +54,7 @@ from eqids.fit.runs import (
     run_meta,
     write_json,
 )
-from eqids.fit.step import State, make_step, outline, split, start, stored_shapes
+from eqids.fit.step import State, outline, split, start, stored_shapes
 from eqids.fit.touching import chosen, touching
 from eqids.model import Llama
 from eqids.proofs import memory_report
@@ -136,10 +136,13 @@ def _train(
     flags, recipe, folder = config.flags, config.recipe, config.checkpoint_dir
     dtype, job = jnp.dtype(config.dtype), job_of_run(config, sizes)
     check_fits(job, put, room_there())
-    llama, base = _pretrained(config)
+    llama, base = _pretrained(config, put)
     first_key, step_key = run_keys(flags.seed)
     model = initial_model(sizes, dataset, llama, first_key, flags.init_items)
-    optimizer = make_optimizer(recipe, flags.grad_clip, flags.item_optimizer)
+    optimizer = make_optimizer(
+        recipe, flags.grad_clip, flags.item_optimizer, flags.schedule,
+        flags.llama_learning_rate,
+    )  # fmt: skip
     stored = stored_shapes(model, config.strategy, optimizer)
     params, frozen = split(put(model), config.strategy, dtype)
     lists = touching(dataset, recipe, shards(params.softmax.table))
@@ -158,7 +161,7 @@ def _train(
         "already",
     )
     say(_opening(config, dataset, state))
-    step = make_step(optimizer, dtype, remat=job.remat, kernel=job.kernel)
+    step = job.step(optimizer)
     batches = TrainingBatches(dataset, _batch_config(config))
     ranker = make_ranker(recipe.seq_len, dtype, put)
     state = train(
@@ -217,14 +220,14 @@ def _size_name(config: LlamaConfig) -> str | None:
     return next((name for name, c in LLAMA_PRESETS.items() if c == config), None)
 
 
-def _pretrained(config: RunConfig) -> tuple[Llama | None, str | None]:
+def _pretrained(config: RunConfig, put: Placement) -> tuple[Llama | None, str | None]:
     """Returns the pretrained Llama and its fingerprint, or nothing from scratch."""
     path = config.flags.llama_path
     if path is None:
         return None, None
     say(f"loading {path}")
     dtype = "float32" if config.strategy == "all" else config.dtype
-    return convert.load_llama(path, dtype), convert.fingerprint(path)
+    return convert.load_llama(path, dtype, put), convert.fingerprint(path)
 
 
 def _batch_config(config: RunConfig) -> BatchConfig:

@@ -12,13 +12,10 @@ from conftest import assert_close
 from hypothesis import given, settings, strategies as st
 from models import FLOAT32, TINY, tiny_model
 
-from eqids.config import (
-    NANO_RECIPE,
-    ModelConfig,
-)
+from eqids.config import NANO_RECIPE, ItemOptimizer, ModelConfig, Schedule
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.fit.optimizer import decays, make_optimizer
+from eqids.fit.optimizer import decays, make_optimizer, make_schedule
 from eqids.fit.runs import run_keys
 from eqids.fit.step import State, make_step, split, start
 from eqids.model import Batch, EqIDs
@@ -175,6 +172,69 @@ def test_bfloat16_computes_in_bfloat16_and_scores_in_float32(dataset: Dataset) -
     low = model.loss(batch, dtype=jnp.bfloat16)[0]
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, model.loss(batch)[0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedules(schedule: Schedule) -> None:
+    recipe = dataclasses.replace(
+        NANO_RECIPE, num_steps=100, warmup_steps=20, learning_rate=0.5
+    )
+    rate = make_schedule(recipe, schedule)
+    values = [float(rate(step)) for step in (0, 10, 20, 60, 100)]
+    middle = {"cosine": (0.5 + 0.005) / 2, "linear": (0.5 + 0.005) / 2, "constant": 0.5}
+    last = 0.5 if schedule == "constant" else 0.005
+    np.testing.assert_allclose(
+        values, [0.0, 0.25, 0.5, middle[schedule], last], rtol=1e-5
+    )
+    quarter = {"cosine": 0.4275, "linear": 0.37625, "constant": 0.5}[schedule]
+    np.testing.assert_allclose(rate(40), quarter, rtol=1e-3)
+
+
+@pytest.mark.parametrize("items", ["dense", "lazy_adam"])
+def test_llama_has_a_rate_of_its_own(items: ItemOptimizer, dataset: Dataset) -> None:
+    """Half of the rate is half of the move, and others move as they did."""
+    recipe = dataclasses.replace(NANO_RECIPE, num_steps=10, warmup_steps=0)
+    params, frozen = split(tiny_model(dataset), "all", FLOAT32)
+    batch = Batch.of(TrainingBatches(dataset, BatchConfig(24, 8)).batch(0))
+    everything = jnp.arange(dataset.info.num_clusters)
+    touched = None if items == "dense" else everything
+
+    def moved(rate: float | None) -> EqIDs:
+        optimizer = make_optimizer(recipe, 1.0, items, llama_learning_rate=rate)
+        step = make_step(optimizer, FLOAT32, remat=False)
+        begin = start(params, optimizer)
+        state, _ = step(begin, frozen, batch, run_keys(0)[1], touched)
+        return jax.tree.map(jnp.subtract, state.params, params)
+
+    one, half = moved(None), moved(recipe.learning_rate / 2)
+    assert_close(
+        jax.tree.map(lambda x: x / 2, one.llama.blocks), half.llama.blocks, "gradient"
+    )
+    assert_close(one.softmax, half.softmax, "gradient")
+    assert_close(one.input_adapter, half.input_adapter, "gradient")
+
+
+@pytest.mark.parametrize("items", ["dense", "lazy_adam"])
+def test_parts_of_a_batch_sum_to_the_whole(
+    items: ItemOptimizer, dataset: Dataset
+) -> None:
+    """Though parts have different numbers of targets."""
+    recipe = dataclasses.replace(NANO_RECIPE, num_steps=10, warmup_steps=0)
+    optimizer = make_optimizer(recipe, 1.0, items)
+    params, frozen = split(tiny_model(dataset), "all", FLOAT32)
+    batch = Batch.of(TrainingBatches(dataset, BatchConfig(24, 8)).batch(0))
+    batch = eqx.tree_at(lambda b: b.target, batch, batch.target.at[1::4, 3:].set(-1))
+    everything = jnp.arange(dataset.info.num_clusters)
+    touched = None if items == "dense" else everything
+    ends = []
+    for accumulate in (1, 4):
+        step = make_step(optimizer, FLOAT32, remat=False, accumulate=accumulate)
+        begin = start(params, optimizer)
+        ends.append(step(begin, frozen, batch, run_keys(0)[1], touched))
+    (whole, measured), (parts, of_parts) = ends
+    assert_close(of_parts, measured, "gradient")
+    # Adam divides the gradient by itself: its moments say more than its moves.
+    assert_close(parts.optimizer, whole.optimizer, "gradient")
 
 
 def test_remat_changes_no_gradient(dataset: Dataset) -> None:

@@ -50,6 +50,7 @@ from eqids.config.train import (
     ItemOptimizer as ItemOptimizer,
     Recipe as Recipe,
     RunConfig as RunConfig,
+    Schedule as Schedule,
     Strategy as Strategy,
     TrainConfig as TrainConfig,
 )

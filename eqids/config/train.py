@@ -29,6 +29,10 @@ ItemOptimizer = Literal["auto", "dense", "lazy_adam", "adagrad"]
 """What moves item tables: dense AdamW, or what touches a batch's clusters only."""
 
 
+Schedule = Literal["cosine", "linear", "constant"]
+"""How the learning rate goes on after its warmup."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a run uses where its flags say nothing; one for each size and strategy."""
@@ -121,11 +125,20 @@ class TrainConfig:
     stop_at: int | None = None
     """Save and leave after this step; the same command goes on from there."""
     batch_size: int | None = None
-    """Rows in a batch."""
+    """Rows in a batch, of which a step takes one."""
+    accumulate: int = 1
+    """Parts of a batch that a step computes one after the other, for less memory; the
+    gradient is that of the whole batch."""
     seq_len: int | None = None
     """Positions in a row; shorter histories share one, longer ones are cut."""
     learning_rate: float | None = None
-    """Peak of the schedule: linear warmup, then a cosine down to 1% of the peak."""
+    """Peak of the schedule."""
+    llama_learning_rate: float | None = None
+    """Peak for Llama and its low-rank changes; by default --learning_rate, which then
+    is for items, adapters and softmax."""
+    schedule: Schedule = "cosine"
+    """After a linear warmup the rate falls as a cosine, or a line, to 1% of its peak,
+    or stays."""
     warmup_steps: int | None = None
     """Steps of the warmup."""
     grad_clip: float = 1.0
@@ -203,7 +216,8 @@ class TrainConfig:
             require(
                 value is None or value >= 1, f"--{name} is {value}, wanted 1 or more"
             )
-        for name in ("learning_rate", "grad_clip", "lora_alpha", "save_minutes"):
+        rates = ("learning_rate", "llama_learning_rate", "grad_clip", "lora_alpha")
+        for name in (*rates, "save_minutes"):
             value = getattr(self, name)
             require(
                 value is None or value > 0, f"--{name} is {value}, wanted more than 0"

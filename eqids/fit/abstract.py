@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from eqids.config import ItemOptimizer, ModelConfig, Recipe, Strategy
 from eqids.fit.optimizer import make_optimizer
@@ -38,6 +39,15 @@ class Job:
     """What moves item tables."""
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
+    accumulate: int = 1
+    """Parts of a batch, computed one after the other."""
+
+    def step(self, optimizer: optax.GradientTransformation) -> Step:
+        """Returns the train step of this job."""
+        return make_step(
+            optimizer, jnp.dtype(self.dtype), remat=self.remat, kernel=self.kernel,
+            accumulate=self.accumulate,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,5 +96,5 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
         draws = recipe.batch_size * (recipe.seq_len + 1)
         length = ways * expected_capacity(chances(uniform, draws), ways)
         touched = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
-    step = make_step(optimizer, dtype, remat=job.remat, kernel=job.kernel)
+    step = job.step(optimizer)
     return AbstractRun(step, state, frozen, batch, key, touched)

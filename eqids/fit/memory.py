@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
 from eqids.fit.abstract import AbstractRun, Job
+from eqids.fit.step import parts_of
 from eqids.fit.strategy import item_tables
 from eqids.model import Batch
 from eqids.model.levels import LARGE_PIECE, PIECE
@@ -43,6 +44,7 @@ class Memory:
         working: what one block needs while it is computed, gathered weights included.
         head: a piece of the softmax.
         words: words' vectors where a step gathers them, and their gradient.
+        sums: of gradients over the parts of a batch, where there are parts.
     """
 
     frozen: int
@@ -56,6 +58,7 @@ class Memory:
     working: int
     head: int
     words: int
+    sums: int
 
     @property
     def arguments(self) -> int:
@@ -73,7 +76,11 @@ class Memory:
         softmax = self.activations + self.head
         backward = self.block_gradients + self.activations + self.working
         backward += self.words // 2
-        return self.blocks + max(softmax, backward, self.gradients + self.words)
+        return (
+            self.sums
+            + self.blocks
+            + max(softmax, backward, self.gradients + self.words)
+        )
 
     @property
     def peak(self) -> int:
@@ -97,12 +104,13 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         valid = run.frozen.softmax.valid
         clusters = _bytes(valid) // math.prod(valid.shape[1:])
         blocks = blocks * own // clusters
+    gradients = _bytes(dense)
     return Memory(
         frozen=_bytes(run.frozen),
         trained=_bytes(params),
         optimizer=_bytes(run.state.optimizer) + _bytes(run.state.step),
         batch=_bytes((run.batch, run.key, run.touched)),
-        gradients=_bytes(dense),
+        gradients=gradients,
         block_gradients=_bytes(dense.llama.blocks),
         blocks=2 * blocks,
         activations=int(_KEPT * job.sizes.llama.num_layers * kept),
@@ -110,6 +118,7 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         # Pieces are large on accelerators, where half precision is used.
         head=4 * (PIECE if job.dtype == "float32" else LARGE_PIECE),
         words=_words(job, run),
+        sums=gradients + blocks if job.accumulate > 1 else 0,
     )
 
 
@@ -170,7 +179,10 @@ def _residuals(
         mask = batch.segment[:, :, None] == batch.segment[:, None, :]
         return x, mask, rope_tables(batch.position, job.sizes.llama)
 
-    x, mask, rope = jax.eval_shape(inputs, run.batch)
+    def part(batch: Batch) -> Batch:
+        return jax.tree.map(lambda x: x[0], parts_of(batch, job.accumulate))
+
+    x, mask, rope = jax.eval_shape(inputs, jax.eval_shape(part, run.batch))
     shared = trained, frozen, mask, rope
     left = list(
         jax.tree.leaves(

@@ -1,12 +1,14 @@
-"""AdamW with clipping, a warmup and a cosine."""
+"""AdamW with clipping, a schedule, and a rate of its own for Llama."""
 
+import equinox as eqx
 import jax
 import optax
 from jaxtyping import PyTree
 
-from eqids.config import ItemOptimizer, Recipe
+from eqids.config import ItemOptimizer, Recipe, Schedule
 from eqids.fit.sparse import lazy_adam, rowwise_adagrad
 from eqids.fit.strategy import item_tables
+from eqids.model import EqIDs
 from sharding import Words, words
 
 B1, B2 = 0.9, 0.98
@@ -28,34 +30,67 @@ def decays(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(matrix, words(params))
 
 
+def make_schedule(recipe: Recipe, schedule: Schedule = "cosine") -> optax.Schedule:
+    """Returns the learning rate by step.
+
+    It rises linearly from 0, for the warmup or the run if that is shorter, and then
+    falls as a cosine or a line to 1% of its peak, or stays.
+
+    Args:
+        recipe: steps, warmup and peak.
+        schedule: how it goes on after the warmup.
+    """
+    peak, warmup = recipe.learning_rate, min(recipe.warmup_steps, recipe.num_steps - 1)
+    if schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup, recipe.num_steps, end_value=0.01 * peak
+        )
+    last = peak if schedule == "constant" else 0.01 * peak
+    falls = optax.linear_schedule(peak, last, recipe.num_steps - warmup)
+    rises = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([rises, falls], [warmup])
+
+
 def make_optimizer(
-    recipe: Recipe, grad_clip: float, items: ItemOptimizer = "dense"
+    recipe: Recipe,
+    grad_clip: float,
+    items: ItemOptimizer = "dense",
+    schedule: Schedule = "cosine",
+    llama_learning_rate: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns AdamW (Loshchilov & Hutter 2019) behind a clip of the global norm.
 
-    The learning rate rises linearly from 0, for the warmup or the run if that is
-    shorter, and falls as a cosine to 1% of its peak. The norm is that of all
-    gradients, those of item tables included, however they come.
+    The norm is that of all gradients, those of item tables included, however they
+    come.
 
     Args:
         recipe: steps, warmup, peak and decay.
         grad_clip: largest norm of the whole gradient.
         items: what moves item tables; all but `dense` want their gradients as blocks
             and an extra argument `touched`, see `eqids.fit.sparse`.
+        schedule: see `make_schedule`.
+        llama_learning_rate: peak for Llama, and for its low-rank changes; by default
+            the recipe's.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=recipe.learning_rate,
-        warmup_steps=min(recipe.warmup_steps, recipe.num_steps - 1),
-        decay_steps=recipe.num_steps,
-        end_value=0.01 * recipe.learning_rate,
-    )
+    rate = make_schedule(recipe, schedule)
     dense = optax.adamw(
-        schedule, b1=B1, b2=B2, weight_decay=recipe.weight_decay, mask=decays
+        rate, b1=B1, b2=B2, weight_decay=recipe.weight_decay, mask=decays
     )
-    clip = optax.clip_by_global_norm(grad_clip)
+    clip, last = optax.clip_by_global_norm(grad_clip), optax.identity()
+    if llama_learning_rate is not None:
+        scale = optax.scale(llama_learning_rate / recipe.learning_rate)
+        last = optax.masked(scale, of_llama)
     if items == "dense":
-        return optax.chain(clip, dense)
+        return optax.chain(clip, dense, last)
     rows = lazy_adam(B1, B2) if items == "lazy_adam" else rowwise_adagrad()
-    sparse = optax.chain(rows, optax.scale_by_learning_rate(schedule))
-    return optax.chain(clip, optax.partition({False: dense, True: sparse}, item_tables))
+    sparse = optax.chain(rows, optax.scale_by_learning_rate(rate))
+    both = optax.partition({False: dense, True: sparse}, item_tables)
+    return optax.chain(clip, both, last)
+
+
+def of_llama(params: EqIDs) -> PyTree[bool]:
+    """Returns which arrays are Llama's, or change it."""
+    no = jax.tree.map(lambda _: False, params)
+    return eqx.tree_at(
+        lambda m: m.llama, no, jax.tree.map(lambda _: True, params.llama)
+    )

@@ -143,6 +143,7 @@ def job_of_run(config: RunConfig, sizes: ModelConfig) -> Job:
         kernel=kernel,
         items=flags.item_optimizer,
         grad_clip=flags.grad_clip,
+        accumulate=flags.accumulate,
     )
 
 

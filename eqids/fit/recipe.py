@@ -53,6 +53,16 @@ def resolved(flags: TrainConfig) -> RunConfig:
         f"--stop_at is {flags.stop_at}, wanted at most --num_steps, which is "
         f"{recipe.num_steps}",
     )
+    require(
+        recipe.batch_size % flags.accumulate == 0,
+        f"--accumulate is {flags.accumulate}, wanted a number that divides "
+        f"--batch_size, which is {recipe.batch_size}",
+    )
+    require(
+        flags.llama_learning_rate is None or strategy != "heads",
+        f"--llama_learning_rate is {flags.llama_learning_rate}, and Llama is frozen; "
+        "wanted --train lora or all",
+    )
     data = flags.data_dir or DEFAULT_DATA
     llama = flags.llama_size if flags.llama_path is None else flags.llama_path.name
     name = f"{data.name}-{llama}-{strategy}-seed{flags.seed}"

@@ -44,8 +44,12 @@ from eqids.model import EqIDs, Llama
 RESULT_FILE = "result.json"
 
 _IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
-             "item_optimizer", "gap_dropout", "shuffle_ties")  # fmt: skip
+             "item_optimizer", "gap_dropout", "shuffle_ties", "accumulate",
+             "schedule", "llama_learning_rate")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
+
+_BEFORE = {"item_optimizer": "dense", "accumulate": 1, "schedule": "cosine"}
+"""What runs did before there were these flags."""
 
 
 def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -247,8 +251,8 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flag(config: Mapping[str, Any], name: str) -> Any:
-    """A flag of a run; checkpoints before there was a choice of optimizer lack it."""
-    return config["flags"].get(name, "dense" if name == "item_optimizer" else None)
+    """A flag of a run; checkpoints before there was a choice lack some."""
+    return config["flags"].get(name, _BEFORE.get(name))
 
 
 def load_weights(

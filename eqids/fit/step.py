@@ -89,6 +89,7 @@ def make_step(
     *,
     remat: bool,
     kernel: Kernel = "xla",
+    accumulate: int = 1,
 ) -> Step:
     """Returns the step, `(state, frozen, batch, key, touched) -> (state, metrics)`.
 
@@ -102,6 +103,7 @@ def make_step(
         dtype: of Llama's computation.
         remat: recompute Llama's blocks in the backward pass.
         kernel: of the attention.
+        accumulate: parts of the batch that are computed one after the other.
     """
 
     def step(
@@ -112,21 +114,27 @@ def make_step(
         touched: Int[Array, " touched"] | None = None,
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
+        count = jnp.sum(batch.target >= 0)
 
-        def mean_loss(params: EqIDs, handles: Touched | None) -> tuple[Array, Array]:
-            model = eqx.combine(params, frozen)
-            total, count = model.loss(
-                batch, dtype=dtype, remat=remat, kernel=kernel, key=key, touched=handles
-            )
-            return total / jnp.maximum(count, 1), count
+        def gradients(part: Batch, key: PRNGKeyArray) -> tuple[Array, EqIDs]:
+            """The part's share of the batch's mean loss, and its gradients."""
 
-        if touched is None:
-            gradients = jax.value_and_grad(mean_loss, has_aux=True)
-            (loss, count), grads = gradients(state.params, None)
-            more = {}
+            def loss(params: EqIDs, handles: Touched | None) -> Array:
+                total, _ = eqx.combine(params, frozen).loss(
+                    part, dtype=dtype, remat=remat, kernel=kernel, key=key,
+                    touched=handles,
+                )  # fmt: skip
+                return total / jnp.maximum(count, 1)
+
+            if touched is None:
+                return jax.value_and_grad(loss)(state.params, None)
+            return _row_sparse(loss, state.params, part, touched)
+
+        if accumulate == 1:
+            loss, grads = gradients(batch, key)
         else:
-            (loss, count), grads = _row_sparse(mean_loss, state.params, batch, touched)
-            more = {"touched": touched}
+            loss, grads = _summed(gradients, batch, key, accumulate)
+        more = {} if touched is None else {"touched": touched}
         updates, optimizer_state = optimizer.update(
             grads, state.optimizer, state.params, **more
         )
@@ -139,22 +147,51 @@ def make_step(
     return jax.jit(step, donate_argnums=0, keep_unused=True)
 
 
+def parts_of(batch: Batch, num: int) -> Batch:
+    """Returns a batch as `num` parts, on a new leading axis.
+
+    Part j is every `num`-th row from row j on, so that rows stay on their devices.
+    """
+
+    def split(x: Array) -> Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // num, num, *x.shape[1:]), 0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def _summed(
+    gradients: Callable[[Batch, PRNGKeyArray], tuple[Array, EqIDs]],
+    batch: Batch,
+    key: PRNGKeyArray,
+    num: int,
+) -> tuple[Array, EqIDs]:
+    """Sums of what `gradients` returns over the parts of a batch, one at a time."""
+    parts, keys = parts_of(batch, num), jax.random.split(key, num)
+
+    def add(sums: PyTree, part: tuple[Batch, PRNGKeyArray]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, sums, gradients(*part)), None
+
+    first = jax.tree.map(lambda x: x[0], (parts, keys))
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradients, *first))
+    return jax.lax.scan(add, zeros, (parts, keys))[0]
+
+
 def _row_sparse(
-    mean_loss: Callable[..., tuple[Array, Array]],
+    loss: Callable[..., Array],
     params: EqIDs,
     batch: Batch,
     touched: Int[Array, " touched"],
-) -> tuple[tuple[Array, Array], EqIDs]:
-    """Loss, count and gradients, in which item tables are their touched blocks."""
+) -> tuple[Array, EqIDs]:
+    """Loss and gradients, in which item tables are their touched blocks."""
     tables, rest = eqx.partition(params, item_tables(params))
     handles, listed = eqx.partition(
         params.handles(batch, touched), eqx.is_inexact_array
     )
 
-    def of_both(rest: EqIDs, handles: Touched) -> tuple[Array, Array]:
-        return mean_loss(eqx.combine(rest, tables), eqx.combine(handles, listed))
+    def of_both(rest: EqIDs, handles: Touched) -> Array:
+        return loss(eqx.combine(rest, tables), eqx.combine(handles, listed))
 
-    gradients = jax.value_and_grad(of_both, argnums=(0, 1), has_aux=True)
+    gradients = jax.value_and_grad(of_both, argnums=(0, 1))
     out, (grads, of_handles) = gradients(rest, handles)
     blocks = params.table_gradients(batch, eqx.combine(of_handles, listed))
     for name, block in blocks.items():
