@@ -7,9 +7,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 from safetensors import SafetensorError, safe_open
 
 from eqids.config import UserError, require
+from sharding import exchange
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -40,15 +42,24 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns the SHA-256 over a folder's safetensors files, in order of name.
+    """Returns the SHA-256 over the digests of a folder's files, in order of name.
 
-    It reads every byte, about 15 s for 16 GB: of many processes, one is enough.
+    Every byte is read, about a second for a gigabyte. Processes of one run share the
+    files out, and tell one another: all call it, once a run for each folder.
     """
+    paths, num_processes = shard_paths(folder), jax.process_count()
+    own = paths[jax.process_index() :: num_processes]
+    told = exchange(f"fingerprint of {folder}", " ".join(map(_digest, own)))
     total = hashlib.sha256()
-    for path in shard_paths(folder):
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+    for i in range(len(paths)):
+        digests = told[i % num_processes].split()
+        total.update(bytes.fromhex(digests[i // num_processes]))
     return total.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

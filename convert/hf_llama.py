@@ -150,9 +150,7 @@ def _array(
     def read(box: Box) -> np.ndarray:
         layers, inner = (box[0], box[1:]) if stacked else (slice(0, 1), box)
         outer, shape, within = _in_file(row, inner, sizes)
-        out = np.empty(
-            [layers.stop - layers.start, *(_size(at) for at in inner)], dtype
-        )
+        out = np.empty([_size(at) for at in (layers, *inner)], dtype)
         for number, part in enumerate(parts[layers]):
             out[number] = part[outer].reshape(shape)[within]
         return out if stacked else out[0]

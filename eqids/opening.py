@@ -105,7 +105,7 @@ def assemble(
         rest = eqx.tree_at(lambda m: m.softmax.valid, rest, valid)
     else:
         folder = llama_path or config.flags.llama_path
-        llama = frozen_llama(meta["base"], folder, config.dtype)
+        llama = frozen_llama(meta["base"], folder, config.dtype, put)
         require(
             llama is None or llama.config == sizes.llama,
             f"{folder}/config.json is not the one that {path} was trained with, which "
@@ -117,8 +117,16 @@ def assemble(
     return eqx.combine(params, put(rest))
 
 
-def frozen_llama(base: str | None, path: Path | None, dtype: str) -> Llama | None:
+def frozen_llama(
+    base: str | None, path: Path | None, dtype: str, put: Placement
+) -> Llama | None:
     """Returns the Llama that a checkpoint was trained over; None if it was random.
+
+    Args:
+        base: the fingerprint of its files.
+        path: its folder.
+        dtype: what its weights are cast to.
+        put: where they go.
 
     Raises:
         UserError: the folder holds other weights than `base`, their fingerprint.
@@ -133,4 +141,4 @@ def frozen_llama(base: str | None, path: Path | None, dtype: str) -> Llama | Non
         f"{path} holds other weights (fingerprint {found}) than the checkpoint was "
         f"trained over ({base}), see --llama_path",
     )
-    return convert.load_llama(path, dtype)
+    return convert.load_llama(path, dtype, put)

@@ -13,9 +13,11 @@ from sharding.hardware import GIB
 
 
 def answer(config: PlanConfig) -> Answer:
-    """Tries every mesh, a few batch sizes, and blocks recomputed or not."""
+    """Tries every mesh or the one that is asked for, a few batch sizes, and blocks
+    recomputed or not.
+    """
     start, found = row_of(config), list[tuple[float, Row, Memory]]()
-    room = hardware(start.hardware).capacity_bytes
+    room = start.capacity_bytes
     smallest: tuple[Row, Memory] | None = None
     for row in _candidates(config, start):
         try:
@@ -28,13 +30,13 @@ def answer(config: PlanConfig) -> Answer:
             found.append((_rate(row, memory), row, memory))
     require(
         smallest is not None,
-        f"no layout of {start.num_devices} devices divides this model and batch; "
-        "wanted another --devices or --batch_size",
+        f"{_tried(config, start)} divides this model and batch; wanted another "
+        "--layout, --devices or --batch_size",
     )
     assert smallest is not None
     if not found:
         row, memory = smallest
-        return _nothing_fits(row, memory, room), {"layouts": []}
+        return _nothing_fits(config, row, memory), {"layouts": []}
     # Of equals, the mesh that moves least comes first.
     found.sort(key=lambda one: (-one[0], one[1].mesh_shape[2], one[1].mesh_shape[1]))
     lines = [
@@ -96,7 +98,10 @@ def _candidates(config: PlanConfig, start: Row) -> Iterator[Row]:
     if config.batch_size is None:
         sizes = [start.num_devices * n for n in (1, 4, 16, 64)]
     remats = (False, True) if config.remat is None else (config.remat,)
-    for shape in mesh_shapes(start.num_devices):
+    shapes = mesh_shapes(start.num_devices)
+    if config.layout is not None:
+        shapes = [start.mesh_shape]
+    for shape in shapes:
         for batch_size in sizes:
             for remat in remats:
                 yield dataclasses.replace(
@@ -143,12 +148,22 @@ def _rate(row: Row, memory: Memory) -> float:
     )
 
 
-def _nothing_fits(row: Row, memory: Memory, room: int) -> str:
+def _tried(config: PlanConfig, row: Row) -> str:
+    if config.layout is None:
+        return f"no layout of {row.num_devices} devices"
+    return f"no batch on --layout {config.layout} of {row.num_devices} devices"
+
+
+def _nothing_fits(config: PlanConfig, row: Row, memory: Memory) -> str:
+    room = row.capacity_bytes
+    mesh = "" if config.layout is None else f" on the mesh {_mesh(row)}"
     lines = [
         f"nothing fits: {row.llama_size} with {row.train} trained needs at least "
-        f"{memory.peak / GIB:.1f} GiB of each of {row.num_devices} x {row.hardware}, "
-        f"which have {room / GIB:.1f}; what would:"
+        f"{memory.peak / GIB:.1f} GiB of each of {row.num_devices} x {row.hardware}"
+        f"{mesh}, which have {room / GIB:.1f}; what would:"
     ]
+    if config.layout is not None:
+        lines += _other_meshes(config, row)
     for devices in (2**n for n in range(1, 11)):
         if devices <= row.num_devices:
             continue
@@ -173,3 +188,19 @@ def _nothing_fits(row: Row, memory: Memory, room: int) -> str:
         if peak <= room:
             lines.append(f"  --train {train} ({peak / GIB:.1f} GiB)")
     return "\n".join(lines)
+
+
+def _other_meshes(config: PlanConfig, row: Row) -> list[str]:
+    """The mesh of as many devices that needs least for this batch, if it fits."""
+    least: tuple[int, str] | None = None
+    for shape in mesh_shapes(row.num_devices):
+        try:
+            other = dataclasses.replace(row, mesh_shape=shape)
+            peak = estimated(other, config.item_width).peak
+        except LayoutError:
+            continue
+        if least is None or peak < least[0]:
+            least = peak, _mesh(other)
+    if least is None or least[0] > row.capacity_bytes:
+        return []
+    return [f"  --layout {least[1]} ({least[0] / GIB:.1f} GiB)"]

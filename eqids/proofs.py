@@ -46,7 +46,8 @@ def proved(row: Row, item_width: int | None = None) -> Proof:
     put, job = on_target(row), job_of(row, item_width)
     with put.active():
         run = abstract_run(job, put)
-        return prove(run.step, run.args, hardware(row.hardware), row.num_hosts)
+        proof = prove(run.step, run.args, hardware(row.hardware), row.num_hosts)
+    return dataclasses.replace(proof, capacity_bytes=row.capacity_bytes)
 
 
 def prove_all(path: Path, say: Callable[[str], None]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from sharding.hardware import hardware
 from sharding.layout import Layout, LayoutError
 
 
@@ -60,6 +61,12 @@ class Row:
     def num_devices(self) -> int:
         """Devices in the mesh."""
         return self.num_hosts * self.devices_per_host
+
+    @property
+    def capacity_bytes(self) -> int:
+        """What a program may use of one device; CPU devices share their host's."""
+        share = self.devices_per_host if self.hardware == "cpu" else 1
+        return hardware(self.hardware).capacity_bytes // share
 
     @property
     def layout(self) -> Layout:

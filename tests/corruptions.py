@@ -1,23 +1,23 @@
 """Corruptions: one thing wrong in a checkpoint of a real run, and who notices."""
 
 import io
-import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
+from kills import logged
 from runs import small
 
 from eqids import train
-from eqids.config import UserError
 from eqids.fit.checkpoint import (
+    DamageError,
     chunks,
     damaged,
     read_manifest,
@@ -26,26 +26,25 @@ from eqids.fit.checkpoint import (
     store,
     verify,
 )
-from eqids.fit.checkpoint.manifest import DamageError
 
-Damage = Literal["one bit flipped", "truncated", "deleted", "another step's"]
-DAMAGES: Sequence[Damage] = (
-    "one bit flipped",
-    "truncated",
-    "deleted",
-    "another step's",
+FLIPPED, TRUNCATED = "one bit flipped", "cut short"
+DELETED, SWAPPED = "deleted", "another step's"
+
+IN_NODES, IN_CHUNKS = "OCDBT data, in a node", "OCDBT data, in a chunk of values"
+_DATA = "OCDBT data"
+_FILES = {
+    "manifest.json": "manifest.json",
+    "manifest.json.sha256": "manifest.json.sha256",
+    "OCDBT manifest": "arrays/*/manifest.ocdbt",
+    _DATA: "arrays/*/d/*",
+}
+"""Kinds of files in a checkpoint."""
+
+CASES: Sequence[tuple[str, str]] = (
+    *((kind, FLIPPED) for kind in (*list(_FILES)[:3], IN_NODES, IN_CHUNKS)),
+    *((kind, damage) for damage in (TRUNCATED, DELETED, SWAPPED) for kind in _FILES),
 )
-Kind = Literal[
-    "manifest.json", "manifest.json.sha256", "OCDBT manifest", "OCDBT nodes", "chunks"
-]
-"""Of what is damaged: nodes and chunks of values share OCDBT's data files."""
-KINDS: Sequence[Kind] = (
-    "manifest.json",
-    "manifest.json.sha256",
-    "OCDBT manifest",
-    "OCDBT nodes",
-    "chunks",
-)
+"""What is damaged, and how."""
 
 _STEPS = (10, 20, 30)
 _LAST = 40
@@ -53,11 +52,11 @@ _LAST = 40
 
 @dataclass(frozen=True)
 class Corruption:
-    """One thing that was wrong, and that was noticed."""
+    """One thing that was wrong, and was noticed."""
 
-    kind: Kind
+    kind: str
     """Of what."""
-    damage: Damage
+    damage: str
     """What was done to it."""
     resumed: bool
     """Whether a run was resumed from it too."""
@@ -72,11 +71,11 @@ def corruption_sweep(
     *,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Corruption]:
-    """Damages checkpoints of a run, one thing at a time, in turn of every kind.
+    """Damages checkpoints of a run, one thing at a time, of every kind in turn.
 
     `verify` and `restore` must refuse each, by step and by array or file. A run that
-    resumes must say so, set the step aside, and go on from the one before to the same
-    losses and weights as a run that met no damage.
+    resumes must say so, set the step aside, and go on from the one before to the
+    losses and weights of a run that met no damage, to the bit.
 
     Args:
         data: the dataset folder.
@@ -89,34 +88,126 @@ def corruption_sweep(
     Raises:
         AssertionError: one was not noticed.
     """
-    rng = random.Random(seed)
+    rng, found = random.Random(seed), list[Corruption]()
     run, whole = folder / "run", folder / "whole"
+    resumed = set(rng.sample(range(num_corruptions), num_resumed))
     with pytest.MonkeyPatch.context() as patch:
-        # A run this small has many chunks, several parts, and chunks outside of nodes.
+        # Several parts, and chunks outside of OCDBT's nodes, also in a run this small.
         patch.setattr(chunks, "_CHUNK_BYTES", 32 << 10)
         patch.setattr(store, "_PART_BYTES", 512 << 10)
         _train(data, run, "--stop_at", str(_STEPS[-1]))
         _train(data, whole)
-        cases = [(kind, damage) for damage in DAMAGES for kind in KINDS]
-        resumed = set(np.linspace(0, num_corruptions - 1, num_resumed, dtype=int))
-        found = []
         for number in range(num_corruptions):
-            kind, damage = cases[number % len(cases)]
-            resume = number in resumed
+            kind, damage = CASES[number % len(CASES)]
             step, other = rng.sample(_STEPS, 2)
-            if resume:
+            if number in resumed:
                 step, other = _STEPS[-1], _STEPS[0]
-            file, good, bad = _damaged(run / str(step), run / str(other), *cases[
-                number % len(cases)], rng)
-            what = f"seed {seed}, {number}: {file.relative_to(run)}: {kind} {damage}"
-            file.unlink() if bad is None else file.write_bytes(bad)
-            _noticed(run / str(step), what)
-            if resume:
-                _falls_back(data, run, whole, folder / f"resumed-{number}", what)
+            path = run / str(step)
+            like = _like(path)
+            file, content = _damage(path, run / str(other), kind, damage, rng)
+            what = f"{number}, seed {seed}: {kind} {damage}: {file.relative_to(run)}"
+            good = file.read_bytes()
+            file.unlink() if content is None else file.write_bytes(content)
+            assert_detected(path, like, what)
+            if number in resumed:
+                _assert_passed_over(data, run, whole, folder / f"{number}", what)
             file.write_bytes(good)
-            found.append(Corruption(kind, damage, resume))
+            found.append(Corruption(kind, damage, number in resumed))
             tell(what)
-        for step in _STEPS:
-            assert verify(run / str(step)) == []
+        for step in _STEPS:  # nothing but what was done to them was wrong with them
             restore(run / str(step), _like(run / str(step)))
     return found
+
+
+def assert_detected(path: Path, tree: Any, what: str) -> None:
+    """Requires that a damaged checkpoint is refused by its name and what is wrong."""
+    problems = verify(path)
+    assert problems, f"verify saw nothing: {what}"
+    with pytest.raises(DamageError) as caught:
+        restore(path, tree)
+        pytest.fail(f"restore saw nothing: {what}")
+    for text in (*problems, str(caught.value)):
+        assert text.startswith(f"step {path.name} of {path.parent}: "), text
+        assert "array" in text or "file" in text or "manifest" in text, text
+
+
+def flip(
+    data: bytes, rng: random.Random, places: Sequence[int] | range | None = None
+) -> bytes:
+    """The data with one bit changed, in one of some bytes."""
+    place = rng.choice(range(len(data)) if places is None else places)
+    changed = bytes([data[place] ^ 1 << rng.randrange(8)])
+    return data[:place] + changed + data[place + 1 :]
+
+
+def _train(data: Path, run: Path, *more: str) -> str:
+    """Runs the door to the last step; returns what it says on both streams."""
+    flags = "--num_steps 40 --save_every 10 --keep 4 --log_every 1".split()
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        train.main(small(data, run, *flags, *more))
+    return said.getvalue()
+
+
+def _damage(
+    path: Path, other: Path, kind: str, damage: str, rng: random.Random
+) -> tuple[Path, bytes | None]:
+    """A file of a checkpoint, and what it is to hold: None where it is to be gone."""
+    in_data = kind in (IN_NODES, IN_CHUNKS)
+    pattern = _FILES[_DATA if in_data else kind]
+    files, twins = (sorted(folder.glob(pattern)) for folder in (path, other))
+    file, twin = rng.choice(list(zip(files, twins, strict=True)))
+    data = file.read_bytes()
+    if damage == DELETED:
+        return file, None
+    if damage == TRUNCATED:
+        return file, data[: rng.randrange(len(data))]
+    if damage == SWAPPED:
+        return file, twin.read_bytes()
+    if not in_data:
+        return file, flip(data, rng)
+    of_chunk = _is_of_chunk(path, data)
+    return file, flip(data, rng, np.flatnonzero(of_chunk == (kind == IN_CHUNKS)))
+
+
+def _is_of_chunk(path: Path, data: bytes) -> np.ndarray:
+    """For every byte of a data file, whether it is of a chunk outside of nodes."""
+    inside = np.zeros(len(data), bool)
+    tree, manifest = restore(path, _like(path)), read_manifest(path)
+    for name, record in manifest.arrays.items():
+        for _, box in chunks.chunks_in(record, chunks.whole(record)):
+            raw = np.ascontiguousarray(tree[name][box]).tobytes()
+            if len(raw) + 4 <= store._INLINE_BYTES:  # with its CRC-32C
+                continue
+            at = data.find(raw)
+            while at >= 0:
+                inside[at : at + len(raw) + 4] = True
+                at = data.find(raw, at + len(raw))
+    assert inside.any() and not inside.all()
+    return inside
+
+
+def _like(path: Path) -> dict[str, Any]:
+    """Host arrays of the shapes that a checkpoint holds, by name."""
+    return {
+        name: np.empty(record.shape, jax.numpy.dtype(record.dtype))
+        for name, record in read_manifest(path).arrays.items()
+    }
+
+
+def _assert_passed_over(
+    data: Path, run: Path, whole: Path, copy: Path, what: str
+) -> None:
+    """Resumes a run whose newest step is damaged."""
+    shutil.copytree(run, copy)
+    *_, before, newest = steps(copy)
+    said = _train(data, copy)
+    assert f"step {newest} of {copy}: " in said, (what, said)
+    assert f"it is set aside as {copy / str(newest)}.damaged" in said, (what, said)
+    assert f"going on from step {before}, " in said, (what, said)
+    assert [path.name for path in damaged(copy)] == [f"{newest}.damaged"]
+    wanted = dict(logged(whole))
+    for key, values in logged(copy):
+        assert values == wanted[key], (what, key)
+    one, two = (read_manifest(f / str(_LAST)).arrays for f in (copy, whole))
+    assert one == two, what

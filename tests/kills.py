@@ -85,10 +85,10 @@ def kill_sweep(
     _finish(data, run, stop, num_processes)
     whole = folder / "whole"
     _finish(data, whole, stop, num_processes, "--save_every", str(stop))
-    wanted = dict(_logged(whole))
-    for key, values in _logged(run):
+    wanted = dict(logged(whole))
+    for key, values in logged(run):
         assert values == wanted[key], (seed, key, values, wanted[key])
-    assert {key for key, _ in _logged(run)} == wanted.keys()
+    assert {key for key, _ in logged(run)} == wanted.keys()
     one, two = (read_manifest(f / str(stop)).arrays for f in (run, whole))
     assert one == two, f"seed {seed}: weights differ after {num_kills} kills"
     return kills
@@ -166,16 +166,16 @@ def _survived(run: Path, said: str, started: bool) -> Kill:
     assert damaged(run) == [] and "damaged" not in said, said
     for step in steps(run):
         assert verify(run / str(step)) == []
-    newest, logged = latest_step(run) or 0, 0
+    newest, done = latest_step(run) or 0, 0
     if (run / "metrics.jsonl").exists():
-        *_, ((logged, _), _) = [((0, ""), {}), *_logged(run)]
-    assert logged - newest <= 2 * SAVE_EVERY, (logged, newest)
+        *_, ((done, _), _) = [((0, ""), {}), *logged(run)]
+    assert done - newest <= 2 * SAVE_EVERY, (done, newest)
     left = [_number(path) for path in partials(run)]
     assert len(left) <= 1
     moment: Moment = "between them" if started else "before any step"
     if left:
         moment = "in a save" if left[0] > newest else "in a deletion"
-    return Kill(moment, max(0, logged - newest))
+    return Kill(moment, max(0, done - newest))
 
 
 def _number(partial: Path) -> int:
@@ -190,7 +190,7 @@ def _finish(data: Path, run: Path, stop: int, num_processes: int, *more: str) ->
             assert job.wait() == 0, log.read_text()[-4000:]
 
 
-def _logged(run: Path) -> list[tuple[tuple[int, str], Mapping[str, Any]]]:
+def logged(run: Path) -> list[tuple[tuple[int, str], Mapping[str, Any]]]:
     """All that was ever logged, without what a clock has measured.
 
     A line's key is its step and the name of its first value: a step that is

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, assert_close
+from folders import write_hf
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused, small
 
+from convert import fingerprint
 from eqids import train
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
@@ -109,7 +111,9 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> None:
     more = "--layout fsdp --item_optimizer lazy_adam --log_every 2 --keep 1".split()
-    more += "--num_steps 6 --eval_every 3".split()
+    more += "--num_steps 6 --eval_every 3 --train lora --adapter linear".split()
+    write_hf(tmp_path / "llama", shards=3)
+    more += ["--llama_path", str(tmp_path / "llama")]
     one, two = tmp_path / "one", tmp_path / "two"
     commands = [
         ["-m", "eqids.train", *small(dataset.path, run, *more)] for run in (two, one)
@@ -132,6 +136,9 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
         assert mine.keys() == theirs.keys()
         for name in mine.keys() - {"time", "targets_per_s"}:
             assert_close(mine[name], theirs[name], "mesh")
+    # Each hashed some of the Llama's files.
+    bases = [read_manifest(run / "6").meta["base"] for run in (one, two)]
+    assert bases == 2 * [fingerprint(tmp_path / "llama")]
     # Both wrote their shards, and one process reads them all.
     assert verify(two / "6") == []
     arrays = read_manifest(two / "6").arrays.values()

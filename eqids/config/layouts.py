@@ -96,7 +96,10 @@ class ProveConfig(MachineConfig):
 
 @dataclass(frozen=True)
 class PlanConfig(MachineConfig):
-    """Try layouts and batch sizes, keep what fits, rank by tokens a second at best."""
+    """Try layouts and batch sizes, keep what fits, rank by tokens a second at best.
+
+    With --layout, its mesh is the only one that is tried.
+    """
 
     prove: bool = False
     """Compile the best few instead of estimating them only."""

@@ -82,16 +82,20 @@ def _nearest(job: Job, put: Placement) -> Iterator[tuple[str, int]]:
 
 
 def _tried(job: Job, put: Placement, flags: str) -> Iterator[tuple[str, int]]:
-    size = job.recipe.batch_size
-    settings = [("", size, job.remat)] if flags else []
+    """Settings under one layout; what changes no gradient comes first."""
+    size, parts = job.recipe.batch_size, job.accumulate
+    settings = [("", size, parts, job.remat)] if flags else []
     if not job.remat:
-        settings.append(("--remat", size, True))
+        settings.append(("--remat", size, parts, True))
+    while size % (parts := 2 * parts) == 0:
+        settings.append((f"--remat --accumulate {parts}", size, parts, True))
     while size := size // 2:
-        settings.append((f"--remat --batch_size {size}", size, True))
-    for said, size, remat in settings:
+        settings.append((f"--remat --batch_size {size}", size, 1, True))
+    for said, size, parts, remat in settings:
         recipe = dataclasses.replace(job.recipe, batch_size=size)
+        other = dataclasses.replace(job, recipe=recipe, remat=remat, accumulate=parts)
         try:
-            less = needed(dataclasses.replace(job, recipe=recipe, remat=remat), put)
+            less = needed(other, put)
         except LayoutError:
             continue
         yield (flags + said).strip(), less.peak

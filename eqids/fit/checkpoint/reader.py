@@ -1,9 +1,11 @@
-"""Reading arrays back: every chunk against its digest, every shard to its device."""
+"""Reading arrays back: boxes of them, every chunk against its digest."""
 
 import math
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,26 @@ from eqids.fit.checkpoint.manifest import (
     content_problems,
     step_label,
 )
+from eqids.fit.checkpoint.memory import aligned
 from eqids.fit.checkpoint.store import PARTS, array_spec, sha256
 
-_NUM_WORKERS = min(8, os.cpu_count() or 1)
+_NUM_WORKERS = min(16, 2 * (os.cpu_count() or 1))
+"""Threads that read chunks; half of them wait for the disk."""
+_AHEAD_BYTES = 256 << 20
+"""What is read before it is asked for."""
+
+Advance = Callable[[int], None]
+"""Hears of bytes as they are read."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A box on its way from the disk."""
+
+    values: Shaped[np.ndarray, "..."]
+    """Where it arrives."""
+    chunks: Sequence[Future[int]]
+    """Bytes of every chunk that it meets, once it is there and checked."""
 
 
 class Reader:
@@ -42,7 +61,7 @@ class Reader:
         self._pool.shutdown(cancel_futures=True)
 
     def read(
-        self, name: str, box: Box, advance: Callable[[int], None] | None = None
+        self, name: str, box: Box, advance: Advance | None = None
     ) -> Shaped[np.ndarray, "..."]:
         """Values of array `name` inside `box`, zeros past the array's end.
 
@@ -51,36 +70,78 @@ class Reader:
         Raises:
             DamageError: a chunk is missing or damaged; names step, array and file.
         """
+        (values,) = self.read_each([(name, box)], advance)
+        return values
+
+    def read_each(
+        self, boxes: Iterable[tuple[str, Box]], advance: Advance | None = None
+    ) -> Iterator[Shaped[np.ndarray, "..."]]:
+        """Yields the values of boxes in turn; meanwhile the next ones are read.
+
+        Args:
+            boxes: names of arrays, and boxes of each; see `read`.
+            advance: hears of bytes as they are read.
+
+        Raises:
+            DamageError: as `read` does, when it is the box's turn.
+        """
+        begun, ahead = deque[_Reading](), 0
+
+        def first() -> Shaped[np.ndarray, "..."]:
+            reading = begun.popleft()
+            for chunk in reading.chunks:
+                num_bytes = chunk.result()
+                if advance is not None:
+                    advance(num_bytes)
+            return reading.values
+
+        for name, box in boxes:
+            begun.append(self._begin(name, box))
+            ahead += begun[-1].values.nbytes
+            while ahead > _AHEAD_BYTES:
+                values = first()
+                ahead -= values.nbytes
+                yield values
+        while begun:
+            yield first()
+
+    def _begin(self, name: str, box: Box) -> _Reading:
         record = self._manifest.arrays[name]
         shape = tuple(cut.stop - cut.start for cut in box)
-        values = _empty(shape, jax.numpy.dtype(record.dtype))
+        dtype = jax.numpy.dtype(record.dtype)
+        values = aligned(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
         stored = within(box, record.shape)
         if stored != box:
             values[...] = 0
         stores: dict[str, Any] = {}
 
-        def fill(chunk: tuple[int, Box]) -> int:
-            number, extent = chunk
-            part, digest = record.chunks[number]
-            try:
-                if part not in stores:
-                    stores[part] = self._open(part, name, record)
-                got = stores[part][extent].read().result()
-            except Exception as error:  # tensorstore raises whatever its status maps to
-                raise self._damage(name, part, str(error)) from error
-            if sha256(got) != digest:
-                raise self._damage(name, part, "its SHA-256 is not the manifest's")
+        def fill(number: int, extent: Box) -> int:
             common = tuple(
                 slice(max(a.start, b.start), min(a.stop, b.stop))
                 for a, b in zip(extent, box, strict=True)
             )
-            values[shift(common, box)] = got[shift(common, extent)]
+            index: tuple[Any, ...] = (*shift(common, box), ...)  # a view, of () too
+            place = values[index]
+            part, digest = record.chunks[number]
+            try:
+                if part not in stores:
+                    stores[part] = self._open(part, name, record)
+                source = stores[part][extent]
+                if common == extent:
+                    ts.array(place, copy=False).write(source).result()
+                    got = place
+                else:
+                    got = source.read().result()
+            except Exception as error:  # tensorstore raises whatever its status maps to
+                raise self._damage(name, part, str(error)) from error
+            if sha256(got) != digest:
+                raise self._damage(name, part, "its SHA-256 is not the manifest's")
+            if got is not place:
+                place[...] = got[shift(common, extent)]
             return got.nbytes
 
-        for num_bytes in self._pool.map(fill, chunks_in(record, stored)):
-            if advance is not None:
-                advance(num_bytes)
-        return values
+        chunks = chunks_in(record, stored)
+        return _Reading(values, [self._pool.submit(fill, *chunk) for chunk in chunks])
 
     def _open(self, part: str, name: str, record: ArrayRecord) -> Any:
         spec = array_spec(self._path / PARTS / part, name, record)
@@ -94,45 +155,3 @@ class Reader:
             f"{step_label(self._path)}: array {name!r} cannot be read from "
             f"{below}: {where}"
         )
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> Shaped[np.ndarray, "..."]:
-    # Aligned as XLA wants it, so that on a CPU the array is taken over, not copied.
-    num_bytes = math.prod(shape) * dtype.itemsize
-    raw = np.empty(num_bytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + num_bytes].view(dtype).reshape(shape)
-
-
-def read_sharded(
-    reader: Reader,
-    name: str,
-    shape: tuple[int, ...],
-    sharding: jax.sharding.Sharding,
-) -> jax.Array:
-    """Reads one shard at a time, once for all devices that hold it.
-
-    A sharding over an abstract mesh (of `jax.eval_shape`) means the mesh in use.
-    Where `shape` is larger than what is stored, zeros follow.
-    """
-    if isinstance(sharding, jax.NamedSharding) and isinstance(
-        sharding.mesh, jax.sharding.AbstractMesh
-    ):
-        sharding = jax.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
-    holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        assert index is not None  # it is for devices of other processes only
-        pairs = zip(index, shape, strict=True)
-        extent = tuple(cut.indices(size)[:2] for cut, size in pairs)
-        holders.setdefault(extent, []).append(device)
-    shards = []
-    for extent, devices in holders.items():
-        values = reader.read(name, tuple(slice(*ends) for ends in extent))
-        for device in devices:
-            place = jax.sharding.SingleDeviceSharding(
-                device, memory_kind=sharding.memory_kind
-            )
-            shards.append(jax.device_put(values, place))
-    return jax.make_array_from_single_device_arrays(
-        shape, sharding, shards, dtype=shards[0].dtype
-    )

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
 from eqids.config import UserError, require
@@ -42,8 +41,9 @@ from eqids.fit.checkpoint.manifest import (
     step_label,
     write_manifest,
 )
+from eqids.fit.checkpoint.placing import Target
 from eqids.fit.checkpoint.processes import of_all_processes, together
-from eqids.fit.checkpoint.reader import Reader, read_sharded
+from eqids.fit.checkpoint.reader import Reader
 from eqids.fit.checkpoint.retention import (
     partial_folder,
     partials,
@@ -132,11 +132,13 @@ def restore(
     wanted = {leaf_name(route, prefix): leaf for route, leaf in paths}
     sizes = jax.tree.leaves(like if shapes is None else shapes)
     match(step_label(path), manifest, dict(zip(wanted, sizes, strict=True)), prefix)
+    targets = [
+        Target.of(name, manifest.arrays[name], leaf) for name, leaf in wanted.items()
+    ]
     with Reader(path, manifest) as reader:
-        leaves = [
-            _place(reader, name, manifest.arrays[name], leaf)
-            for name, leaf in wanted.items()
-        ]
+        boxes = [(target.name, box) for target in targets for box in target.boxes]
+        values = reader.read_each(boxes)
+        leaves = [target.take(values) for target in targets]
     return jax.tree_util.tree_unflatten(treedef, leaves)
 
 
@@ -205,20 +207,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _place(reader: Reader, name: str, record: ArrayRecord, like: Any) -> Any:
-    if isinstance(like, np.ndarray):
-        return reader.read(name, whole(record))
-    if like.sharding is None:
-        array = jax.device_put(reader.read(name, whole(record)))
-    else:
-        shape = record.shape if record.key is not None else like.shape
-        array = read_sharded(reader, name, shape, like.sharding)
-    require(
-        array.dtype == record.dtype,
-        f"array {name!r} is {record.dtype}, which needs jax_enable_x64",
-    )
-    if record.key is None:
-        return array
-    return jax.random.wrap_key_data(array, impl=record.key)

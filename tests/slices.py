@@ -1,0 +1,88 @@
+"""How many bytes of weights a program reads from safetensors."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import convert.hf_llama
+from convert.hf_files import tensors
+from eqids.model import Llama
+
+FIELDS = {
+    "attention_norm": "input_layernorm",
+    "wq": "self_attn.q_proj",
+    "wk": "self_attn.k_proj",
+    "wv": "self_attn.v_proj",
+    "wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "w_gate": "mlp.gate_proj",
+    "w_up": "mlp.up_proj",
+    "w_down": "mlp.down_proj",
+}
+
+
+class Reads:
+    """Bytes read so far, and the most that were read at once."""
+
+    total = 0
+    largest = 0
+
+
+class Counted:
+    """A slice of safetensors that counts what is read of it."""
+
+    def __init__(self, inner: Any, reads: Reads):
+        self._inner, self._reads = inner, reads
+        self.get_shape, self.get_dtype = inner.get_shape, inner.get_dtype
+
+    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+        part = self._inner[box]
+        self._reads.total += part.nbytes
+        self._reads.largest = max(self._reads.largest, part.nbytes)
+        return part
+
+
+def count_reads() -> Reads:
+    """Has every read of weights counted from now on."""
+    reads = Reads()
+
+    @contextmanager
+    def counted(folder: Path) -> Iterator[Mapping[str, Counted]]:
+        with tensors(folder) as found:
+            yield {key: Counted(value, reads) for key, value in found.items()}
+
+    convert.hf_llama.tensors = counted  # type: ignore[assignment]
+    return reads
+
+
+def expected(foreign: Mapping[str, np.ndarray], llama: Llama) -> dict[str, np.ndarray]:
+    """The arrays of a Llama by field, from a folder's tensors, in plain numpy."""
+    arrays = {
+        "embedding": foreign["model.embed_tokens.weight"],
+        "norm": foreign["model.norm.weight"],
+    }
+    if "lm_head.weight" in foreign:
+        arrays["lm_head"] = foreign["lm_head.weight"]
+    for field, name in FIELDS.items():
+        layers = range(llama.config.num_layers)
+        stacked = [foreign[f"model.layers.{n}.{name}.weight"] for n in layers]
+        shape = getattr(llama.blocks, field).shape
+        arrays[field] = np.stack(stacked).reshape(shape)
+    return arrays
+
+
+def assert_parts(llama: Llama, foreign: Mapping[str, np.ndarray]) -> None:
+    """Holds what this process has of a Llama to a folder's tensors, to the bit."""
+    wanted = expected(foreign, llama)
+    leaves = jax.tree_util.tree_leaves_with_path(llama)
+    assert len(leaves) == len(wanted)
+    for path, leaf in leaves:
+        whole = wanted[path[-1].name].astype(leaf.dtype)
+        assert leaf.shape == whole.shape
+        for shard in leaf.addressable_shards:
+            ours, theirs = np.asarray(shard.data), whole[shard.index]
+            assert ours.tobytes() == theirs.tobytes(), (path, shard.index)

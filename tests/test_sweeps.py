@@ -1,0 +1,27 @@
+"""A part of the sweeps of kills and corruptions, with another seed every time."""
+
+import random
+from pathlib import Path
+
+from corruptions import CASES, corruption_sweep
+from kills import Kill, kill_sweep
+from sweep_checkpoints import Sweeps, page
+
+from eqids.data import Dataset
+
+
+def test_a_run_that_is_killed_again_and_again(dataset: Dataset, tmp_path: Path) -> None:
+    kills = kill_sweep(dataset.path, tmp_path, 15, random.randrange(10**6))
+    moments = [kill.moment for kill in kills]
+    assert len(moments) == 15 and "in a save" in moments
+
+
+def test_whatever_is_damaged_is_noticed_and_passed_over(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    seed, num = random.randrange(10**6), 10 * len(CASES)
+    found = corruption_sweep(dataset.path, tmp_path, num, 6, seed)
+    for kind, damage in CASES:
+        assert sum((row.kind, row.damage) == (kind, damage) for row in found) == 10
+    text = page(Sweeps(seed=seed), {"one": [Kill("in a save", 17)]}, found, 3.0)
+    assert "| OCDBT manifest | deleted | 10 of 10 |" in text
