@@ -1,4 +1,4 @@
-"""Measure EqIDs beside its peers: `python -m bench {head,topk}`."""
+"""Measure EqIDs beside its peers: `python -m bench {head,topk,checkpoint}`."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import tyro
 
 from bench.machine import pin, use_huge_pages
-from bench.options import HeadOptions, Options, TopkOptions
+from bench.options import CheckpointOptions, HeadOptions, Options, TopkOptions
 from bench.plot import check_plotting, save
 from eqids.door import run
 
@@ -15,11 +15,16 @@ DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
     python -m bench head --quick
     python -m bench head --json head.json --plot head.png
     python -m bench topk --checkpoint runs/mine
+    python -m bench checkpoint --size 2 --folder /scratch
 
 Peers that are not installed are left out, and said so: pip install 'eqids[peers]'.
 """
 
-SECTIONS: Mapping[str, type[Options]] = {"head": HeadOptions, "topk": TopkOptions}
+SECTIONS: Mapping[str, type[Options]] = {
+    "head": HeadOptions,
+    "topk": TopkOptions,
+    "checkpoint": CheckpointOptions,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

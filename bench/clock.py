@@ -3,7 +3,8 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 Clock = Callable[[], tuple[float, float]]
@@ -13,6 +14,27 @@ Clock = Callable[[], tuple[float, float]]
 def now() -> tuple[float, float]:
     """Returns this process's wall and CPU time."""
     return time.perf_counter(), time.process_time()
+
+
+class Stoppable:
+    """A clock that can be stopped while contenders make ready or tidy up."""
+
+    def __init__(self, clock: Clock = now) -> None:
+        self._clock, self._skipped = clock, (0.0, 0.0)
+
+    def __call__(self) -> tuple[float, float]:
+        wall, cpu = self._clock()
+        return wall - self._skipped[0], cpu - self._skipped[1]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Does not count its body."""
+        before = self()
+        try:
+            yield
+        finally:
+            after = self._clock()
+            self._skipped = after[0] - before[0], after[1] - before[1]
 
 
 @dataclass(frozen=True)

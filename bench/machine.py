@@ -10,7 +10,10 @@ from typing import Any
 
 from eqids.config import require
 
-_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "torch", "faiss-cpu")
+_PACKAGES = (
+    "jax", "jaxlib", "equinox", "optax", "numpy", "torch", "faiss-cpu", "tensorstore",
+    "orbax-checkpoint",
+)  # fmt: skip
 
 
 def pin(cores: int) -> None:

@@ -1,8 +1,9 @@
 """What `python -m bench` is told; fields are flags, their texts the help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.machine import num_cores
 from eqids.config import require
 
 
@@ -94,3 +95,35 @@ class TopkOptions(Options):
     """Search a trained catalog too: DIR/STEP, or a run's DIR (its best step)."""
     data_dir: Path | None = None
     """The dataset folder of --checkpoint, by default the one of its run."""
+
+
+@dataclass(frozen=True)
+class CheckpointOptions(Options):
+    """Time saving and restoring of sharded arrays beside Orbax and a copy of files.
+
+    And the memory that it takes, and how long training waits for a save beside it.
+    """
+
+    cores: int = field(default_factory=num_cores)
+    """Cores that the process pins itself to; by default all it may use."""
+    size: float = 2.0
+    """Gigabytes to save (0.05 with --quick); disk and memory need four times that."""
+    devices: int = 8
+    """CPU devices that are made up to cut the arrays over; of accelerators, all are
+    used."""
+    folder: Path | None = None
+    """An existing folder on the disk to measure; what is written is deleted."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes to save."""
+        return int(1e9 * (min(self.size, 0.05) if self.quick else self.size))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.size > 0, f"--size is {self.size}, wanted more than 0")
+        require(self.devices >= 1, f"--devices is {self.devices}, wanted 1 or more")
+        require(
+            self.folder is None or self.folder.is_dir(),
+            f"--folder {self.folder}: no such folder",
+        )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqids.data.batches import query_batch
+from eqids.data.batches import last_positions, query_batch
 from eqids.model import Batch, EqIDs, HierarchicalSoftmax
 from eqids.opening import open_checkpoint
 from sharding import placement
@@ -29,8 +29,8 @@ def trained_head(
     spans = [slice(dataset.offsets[u], dataset.offsets[u + 1]) for u in users]
     slots = [dataset.slots[span] for span in spans]
     times = [None if dataset.times is None else dataset.times[s] for s in spans]
-    batch = Batch.of(query_batch(slots, times, seq_len))
-    last = jnp.array([min(len(history), seq_len) - 1 for history in slots])
+    arrays = query_batch(slots, times, seq_len, opened.words)
+    batch, last = Batch.of(arrays), jnp.asarray(last_positions(arrays))
 
     ask = jax.jit(EqIDs.queries_at, static_argnames="dtype")
     return opened.model.softmax, ask(opened.model, batch, last, dtype=opened.dtype)

@@ -63,6 +63,8 @@ def load_llama(
     path: Path | str,
     dtype: DTypeLike = jnp.float32,
     put: Placement = _NO_MESH,
+    *,
+    head: bool = True,
 ) -> Llama:
     """Returns the Llama in a Hugging Face folder.
 
@@ -73,6 +75,7 @@ def load_llama(
         dtype: what weights are cast to.
         put: where they go; each process reads only what its devices hold. By default
             all go to the default device.
+        head: load the head for words too, if it has one of its own.
 
     Raises:
         UserError: a file is missing or broken, or a tensor is missing, surplus,
@@ -82,7 +85,20 @@ def load_llama(
     folder = Path(path)
     config = read_config(folder)
     with tensors(folder) as found:
-        return put(_unread(folder, found, config, dtype))
+        llama = _unread(folder, found, config, dtype)
+        return put(llama if head else llama.headless())
+
+
+def check_llama(folder: Path) -> LlamaConfig:
+    """Requires that a folder holds a whole Llama, by its config and headers.
+
+    Raises:
+        UserError: as `load_llama` does.
+    """
+    config = read_config(folder)
+    with tensors(folder) as found:
+        _unread(folder, found, config, jnp.float32)
+    return config
 
 
 def _unread(

@@ -46,6 +46,8 @@ def parse_command(
     argv: Sequence[str] | None,
     module: str,
     description: str,
+    *,
+    positional: bool = False,
 ) -> Config:
     """Reads a command and its flags; see `parse`.
 
@@ -54,18 +56,20 @@ def parse_command(
         argv: the words of the command line, by default the process's own.
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
+        positional: whether what must be given is told by its place, without a flag.
 
     Raises:
         UserError: flags that contradict each other, or a value out of range.
     """
     unchecked = {name: _unchecked(kind) for name, kind in kinds.items()}
+    more = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     read = tyro.extras.subcommand_cli_from_dict(
         unchecked,  # type: ignore[arg-type]
         args=argv,
         prog=f"python -m {module}",
         description=description,
         use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, *more),
     )
     (name,) = (name for name, kind in unchecked.items() if type(read) is kind)
     return _checked(kinds[name], read)

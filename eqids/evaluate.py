@@ -29,9 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     put = placement("data")
     with put.active():
         opened = open_checkpoint(
-            config.checkpoint, config.data_dir, config.llama_path, put
-        )
-        ranker = make_ranker(opened.config.recipe.seq_len, opened.dtype, put)
+            config.checkpoint, config.data_dir, config.llama_path, put,
+            config.tokenizer,
+        )  # fmt: skip
+        seq_len = opened.config.recipe.seq_len
+        ranker = make_ranker(seq_len, opened.dtype, put, opened.words)
         dataset, split = opened.dataset, config.split
         metrics = evaluate(opened.model, dataset, split, ranker)
     if is_first():

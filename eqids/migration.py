@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from eqids.config import RunConfig, from_json, require
+from eqids.config import RunConfig, from_json, require, to_json
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.earlier import as_of
 from eqids.data.lineage import Change
+from eqids.data.words import Words
 from eqids.fit.checkpoint import leaf_name, read_manifest, resolve, restore, steps
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.migrate import Migrated, migrate, version_of
+from eqids.fit.words import words_again
 from eqids.model import Batch, EqIDs
 from eqids.opening import assemble
 from sharding import placement
@@ -80,6 +82,7 @@ class Migration:
             RunConfig, manifest.meta["config"], f"{self.path}: config"
         )
         self._put = placement("data")
+        self._words = self._words_of(dataset)
         self._users = np.zeros(dataset.num_users, np.bool_)
 
     def before(self, change: Change) -> Metrics:
@@ -99,7 +102,11 @@ class Migration:
 
         with self._put.active():
             model = self._model(self._meta, stored, then)
-            return self._metrics(model, _only(then, self._users))
+            words = self._words
+            if words is not None:
+                slots_then = now.lineage.slots_at(self._version)
+                words = words.moved(slots_then, then.num_slots)
+            return self._metrics(model, _only(then, self._users), words)
 
     def write(self, dataset: Dataset) -> Metrics:
         """Writes the checkpoint for the present version.
@@ -109,13 +116,19 @@ class Migration:
             those for all.
         """
         migrated = migrate(self.path, dataset)
+        self._words = self._words_of(dataset)
+        if self._words is not None:
+            words = {"words": to_json(self._words.config)}
+            meta = {**migrated.meta, "config": migrated.meta["config"] | words}
+            migrated = replace(migrated, meta=meta)
         with self._put.active():
             queries = self._queries(self._migrated(migrated, dataset), dataset)
             migrated = migrated.fitted(queries)
             model = self._migrated(migrated, dataset)
-            metrics = everyone = self._metrics(model, dataset)
+            metrics = everyone = self._metrics(model, dataset, self._words)
             if not np.array_equal(self._users, dataset.valid_at > 0):
-                metrics = self._metrics(model, _only(dataset, self._users))
+                those = _only(dataset, self._users)
+                metrics = self._metrics(model, those, self._words)
         migrated.save(self._output, everyone)
         return metrics
 
@@ -142,21 +155,29 @@ class Migration:
         """Queries at positions of training histories; they know no target."""
         recipe, seed = self._config.recipe, self._config.flags.seed
         config = BatchConfig(recipe.seq_len, recipe.batch_size, seed)
-        batches = TrainingBatches(dataset, config)
+        batches = TrainingBatches(dataset, config, self._words)
         ask = jax.jit(lambda model, batch: model.queries(batch, dtype=self._dtype))
         found: list[np.ndarray] = []
         step = 0
         while sum(map(len, found)) < _QUERIES and step < 2 * batches.batches_per_epoch:
             batch = Batch.of(batches.batch(step))
             queries = np.asarray(ask(model, self._put(batch)), np.float32)
-            found.append(queries[np.asarray(batch.segment) > 0])
+            there = np.asarray(batch.segment) > 0
+            if self._words is not None:
+                there = np.asarray(batch.target) >= 0
+            found.append(queries[there])
             step += 1
         return np.concatenate(found)[:_QUERIES]
 
-    def _metrics(self, model: EqIDs, dataset: Dataset) -> Metrics:
+    def _words_of(self, dataset: Dataset) -> Words | None:
+        llama = self._llama_path
+        return words_again(self.path, self._config, dataset, llama_path=llama)
+
+    def _metrics(self, model: EqIDs, dataset: Dataset, words: Words | None) -> Metrics:
         if not (dataset.valid_at > 0).any():
             return None
-        ranker = make_ranker(self._config.recipe.seq_len, self._dtype, self._put)
+        seq_len = self._config.recipe.seq_len
+        ranker = make_ranker(seq_len, self._dtype, self._put, words)
         return evaluate(model, dataset, "valid", ranker)
 
     @property

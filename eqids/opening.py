@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import convert
 from eqids.config import ModelConfig, RunConfig, from_json, require
 from eqids.data import Dataset, open_dataset
+from eqids.data.words import Words
 from eqids.fit.checkpoint import Manifest, read_manifest, resolve, restore
 from eqids.fit.runs import check_catalog, initial_model, run_keys
 from eqids.fit.step import split
 from eqids.fit.strategy import trainable
+from eqids.fit.words import check_words, words_again
 from eqids.model import EqIDs, Llama
 from sharding import Placement
 
@@ -30,6 +32,7 @@ class Opened:
         config: of the run that made it.
         dataset: the catalog and histories it is used with.
         model: the whole model, placed.
+        words: beside its items, or none.
     """
 
     path: Path
@@ -37,6 +40,7 @@ class Opened:
     config: RunConfig
     dataset: Dataset
     model: EqIDs
+    words: Words | None = None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -45,7 +49,11 @@ class Opened:
 
 
 def open_checkpoint(
-    checkpoint: Path, data_dir: Path | None, llama_path: Path | None, put: Placement
+    checkpoint: Path,
+    data_dir: Path | None,
+    llama_path: Path | None,
+    put: Placement,
+    tokenizer: Path | None = None,
 ) -> Opened:
     """Opens a checkpoint with its dataset and, if Llama was frozen, its Llama.
 
@@ -54,22 +62,27 @@ def open_checkpoint(
         data_dir: the dataset folder, by default the one of the run.
         llama_path: the Llama's folder, by default the one of the run.
         put: where the model goes.
+        tokenizer: the file of the tokenizer, by default the one of the run; it is
+            only looked at where the run has words.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, another catalog or another
-            Llama than it was trained with.
+        UserError: no such checkpoint, a damaged one, another catalog, other words or
+            another Llama than it was trained with.
     """
     path = resolve(checkpoint)
     manifest = read_manifest(path)
     config = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     dataset = open_dataset(data_dir or config.data_dir)
     check_catalog(path, manifest.meta, dataset)
+    words = words_again(path, config, dataset, tokenizer, llama_path)
+    if words is not None:
+        check_words(path, config, dataset, words)
 
     def stored(like: EqIDs, shapes: EqIDs) -> EqIDs:
         return restore(path, like, "params", shapes)
 
     model = assemble(path, manifest.meta, stored, dataset, llama_path, put)
-    return Opened(path, manifest, config, dataset, model)
+    return Opened(path, manifest, config, dataset, model, words)
 
 
 def assemble(
@@ -133,6 +146,19 @@ def frozen_llama(
     """
     if base is None:
         return None
+    return convert.load_llama(check_base(base, path), dtype, put, head=False)
+
+
+def check_base(base: str, path: Path | None) -> Path:
+    """Returns the folder of the Llama that a checkpoint was trained over.
+
+    Args:
+        base: the fingerprint of its files.
+        path: where it may be.
+
+    Raises:
+        UserError: there is no path, or its folder holds other weights.
+    """
     require(path is not None, "the checkpoint needs its Llama: add --llama_path DIR")
     assert path is not None
     found = convert.fingerprint(path)
@@ -141,4 +167,4 @@ def frozen_llama(
         f"{path} holds other weights (fingerprint {found}) than the checkpoint was "
         f"trained over ({base}), see --llama_path",
     )
-    return convert.load_llama(path, dtype, put)
+    return path

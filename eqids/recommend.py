@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints recommendations, or writes those of a file to another."""
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
     check_output(config.output, "--output")
-    recommender = load(config.checkpoint, config.data_dir, config.llama_path)
+    recommender = load(
+        config.checkpoint, config.data_dir, config.llama_path, config.tokenizer
+    )
     histories = _histories(recommender, config)
     found = recommender.search(
         histories,

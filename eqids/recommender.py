@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
 from eqids.config import require
-from eqids.data.batches import query_batch
+from eqids.data.batches import last_positions, query_batch
 from eqids.model import Batch, EqIDs
 from eqids.model.search import TopK, top_k
 from eqids.opening import Opened, open_checkpoint
@@ -118,9 +118,10 @@ class Recommender:
             chunk = list(histories[first : first + size])
             rows = chunk + chunk[:1] * (size - len(chunk))
             slots, times = [h.slots for h in rows], [h.times for h in rows]
+            arrays = query_batch(slots, times, seq_len, self.opened.words)
             asked = _Asked(
-                batch=Batch.of(query_batch(slots, times, seq_len)),
-                last=jnp.array([min(len(s), seq_len) - 1 for s in slots]),
+                batch=Batch.of(arrays),
+                last=jnp.asarray(last_positions(arrays)),
                 exclude=None if seen is None else _padded(seen, first, size),
                 allowed=jnp.asarray(allowed),
             )
@@ -271,6 +272,7 @@ def load(
     checkpoint: Path | str,
     data_dir: Path | str | None = None,
     llama_path: Path | str | None = None,
+    tokenizer: Path | str | None = None,
 ) -> Recommender:
     """Opens a run or one of its checkpoints for recommending.
 
@@ -278,10 +280,14 @@ def load(
         checkpoint: DIR/STEP, or a run's DIR, which means its best step.
         data_dir: the dataset folder, by default the one of the run.
         llama_path: the folder of the frozen Llama, by default the one of the run.
+        tokenizer: the tokenizer.json of a run with words, by default the one of the
+            run.
 
     Raises:
         UserError: see `eqids.opening.open_checkpoint`.
     """
-    data, llama = (None if p is None else Path(p) for p in (data_dir, llama_path))
-    opened = open_checkpoint(Path(checkpoint), data, llama, placement("none"))
+    data, llama, words = (
+        None if p is None else Path(p) for p in (data_dir, llama_path, tokenizer)
+    )
+    opened = open_checkpoint(Path(checkpoint), data, llama, placement("none"), words)
     return Recommender(opened)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import convert
+from convert.hub import fetch_llama
 from eqids.config import (
     LLAMA_PRESETS,
     NANO_RECIPE,
@@ -26,6 +27,7 @@ from eqids.config import (
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.prepare import prepare
+from eqids.data.words import Words
 from eqids.door import parse, run, say, warn
 from eqids.fit.checkpoint import (
     Retention,
@@ -40,7 +42,7 @@ from eqids.fit.fitting import check_fits, room_there
 from eqids.fit.loop import train
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.planning import job_of_run
-from eqids.fit.recipe import DEFAULT_DATA, resolved
+from eqids.fit.recipe import DEFAULT_DATA, resolved, wants_hub
 from eqids.fit.runs import (
     RESULT_FILE,
     check_fresh,
@@ -56,6 +58,7 @@ from eqids.fit.runs import (
 )
 from eqids.fit.step import State, outline, split, start, stored_shapes
 from eqids.fit.touching import chosen, touching
+from eqids.fit.words import check_vocab, words_asked
 from eqids.model import Llama
 from eqids.proofs import memory_report
 from eqids.report import full_result, table
@@ -78,6 +81,12 @@ Two stages with a pretrained Llama, frozen first, then trained as a whole:
         --data_dir data/mine --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/stage2 --num_steps 500 --learning_rate 1e-5
 
+Words beside the items, which the Llama knows (python -m eqids.prepare --text):
+
+    python -m eqids.train --llama_path Llama-3.2-1B --freeze_llama \\
+        --data_dir data/mine --text_tokens_per_item 16 --seq_len 256 \\
+        --prompt "Films that someone watched, oldest first:"
+
 A second stage that changes Llama by low-rank matrices only, for a fraction of the
 memory (--lora_rank, --lora_alpha, --lora_targets):
 
@@ -93,8 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     initialize(**dataclasses.asdict(flags.processes))
     config, put = resolved(flags), placement(flags.layout)
     dataset, folder = _dataset(flags.data_dir), config.checkpoint_dir
+    config = _with_llama(config)
+    flags = config.flags
+    words = words_asked(flags, dataset, say)
     if flags.estimate_memory_only:
-        job = job_of_run(*_settled(config, dataset))
+        job = job_of_run(*_settled(config, dataset, words))
         say(memory_report(job, put, flags.hardware))
         return
     retention = Retention(flags.keep, flags.keep_every)
@@ -103,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if flags.fresh:
             check_fresh(folder)
         recover(folder, warn)
-        config, sizes = _settled(config, dataset)
-        measured = _train(config, sizes, dataset, put, saver)
+        config, sizes = _settled(config, dataset, words)
+        measured = _train(config, sizes, dataset, words, put, saver)
         if measured is None:
             say(f"stopped at step {config.stop_at}; the same command goes on")
         elif is_first():
@@ -115,20 +127,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         barrier("the result is there")
 
 
-def _settled(config: RunConfig, dataset: Dataset) -> tuple[RunConfig, ModelConfig]:
+def _settled(
+    config: RunConfig, dataset: Dataset, words: Words | None
+) -> tuple[RunConfig, ModelConfig]:
     """Returns the run with what its catalog and its folder decide, and its sizes."""
     flags, folder = config.flags, config.checkpoint_dir
     check_start(flags, folder, dataset)
     items = chosen(item_optimizer(flags, folder), dataset, config.recipe)
     flags = dataclasses.replace(flags, item_optimizer=items)
-    config = dataclasses.replace(config, flags=flags)
-    return config, model_config(config, dataset, _llama_config(flags))
+    of_words = None if words is None else words.config
+    config = dataclasses.replace(config, flags=flags, words=of_words)
+    return config, model_config(config, dataset, _llama_config(flags, words))
 
 
 def _train(
     config: RunConfig,
     sizes: ModelConfig,
     dataset: Dataset,
+    words: Words | None,
     put: Placement,
     saver: Saver,
 ) -> tuple[Mapping[str, Any], int] | None:
@@ -162,8 +178,8 @@ def _train(
     )
     say(_opening(config, dataset, state))
     step = job.step(optimizer)
-    batches = TrainingBatches(dataset, _batch_config(config))
-    ranker = make_ranker(recipe.seq_len, dtype, put)
+    batches = TrainingBatches(dataset, _batch_config(config), words)
+    ranker = make_ranker(recipe.seq_len, dtype, put, words)
     state = train(
         config, state, frozen, step, step_key, dataset=dataset, batches=batches,
         ranker=ranker, saver=saver, meta=meta, put=put, stored=stored,
@@ -204,15 +220,31 @@ def _dataset(data_dir: Path | None) -> Dataset:
     return dataset
 
 
-def _llama_config(flags: TrainConfig) -> LlamaConfig:
+def _with_llama(config: RunConfig) -> RunConfig:
+    """Returns the run with the folder of its Llama, fetched from the hub if need be."""
+    flags = config.flags
+    if flags.estimate_memory_only or not wants_hub(flags):
+        return config
+    path = fetch_llama(flags.llama_size, say)
+    return dataclasses.replace(
+        config, flags=dataclasses.replace(flags, llama_path=path)
+    )
+
+
+def _llama_config(flags: TrainConfig, words: Words | None) -> LlamaConfig:
+    """Returns the Llama's sizes; one from scratch learns all words of its tokenizer."""
     if flags.llama_path is None:
-        return LLAMA_PRESETS[flags.llama_size]
+        preset = LLAMA_PRESETS[flags.llama_size]
+        vocab = 0 if words is None else words.vocab
+        return dataclasses.replace(preset, vocab=max(preset.vocab, vocab))
     found = convert.read_config(flags.llama_path)
     require(
         flags.llama_size in ("nano", _size_name(found)),
         f"{flags.llama_path} is not a Llama of --llama_size {flags.llama_size}, its "
         f"sizes are {found}",
     )
+    if words is not None:
+        check_vocab(words, found)
     return found
 
 
@@ -227,7 +259,8 @@ def _pretrained(config: RunConfig, put: Placement) -> tuple[Llama | None, str | 
         return None, None
     say(f"loading {path}")
     dtype = "float32" if config.strategy == "all" else config.dtype
-    return convert.load_llama(path, dtype, put), convert.fingerprint(path)
+    llama = convert.load_llama(path, dtype, put, head=False)
+    return llama, convert.fingerprint(path)
 
 
 def _batch_config(config: RunConfig) -> BatchConfig:

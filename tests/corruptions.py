@@ -131,9 +131,7 @@ def assert_detected(path: Path, tree: Any, what: str) -> None:
         assert "array" in text or "file" in text or "manifest" in text, text
 
 
-def flip(
-    data: bytes, rng: random.Random, places: Sequence[int] | range | None = None
-) -> bytes:
+def flip(data: bytes, rng: random.Random, places: Sequence[int] | None = None) -> bytes:
     """The data with one bit changed, in one of some bytes."""
     place = rng.choice(range(len(data)) if places is None else places)
     changed = bytes([data[place] ^ 1 << rng.randrange(8)])
@@ -167,7 +165,9 @@ def _damage(
     if not in_data:
         return file, flip(data, rng)
     of_chunk = _is_of_chunk(path, data)
-    return file, flip(data, rng, np.flatnonzero(of_chunk == (kind == IN_CHUNKS)))
+    return file, flip(
+        data, rng, np.flatnonzero(of_chunk == (kind == IN_CHUNKS)).tolist()
+    )
 
 
 def _is_of_chunk(path: Path, data: bytes) -> np.ndarray:

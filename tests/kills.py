@@ -25,7 +25,7 @@ from eqids.fit.checkpoint import (
 
 SAVE_EVERY = 10
 
-Moment = Literal["in a save", "in a deletion", "between them", "before any step"]
+Moment = Literal["in a save", "in a deletion", "between them", "before any save"]
 """What a process was at when it was killed, by the folders that it left."""
 
 _LONGEST_START = 120.0
@@ -79,7 +79,7 @@ def kill_sweep(
         said = "".join(log.read_text() for log in logs)
         if started:
             assert before is None or f"going on from step {before}" in said, said
-        kills.append(_survived(run, said, started))
+        kills.append(_survived(run, said, before))
         tell(f"kill {number + 1} of {num_kills}: {kills[-1]}")
     stop = (latest_step(run) or 0) + 2 * SAVE_EVERY + 5
     _finish(data, run, stop, num_processes)
@@ -126,12 +126,12 @@ def _kill(
     before: int | None,
     rng: random.Random,
 ) -> bool:
-    """Kills at a random moment; returns whether the run had made steps before.
+    """Kills at a random moment; returns whether it had to be behind a save.
 
-    Half of the kills wait for a save and fall in it or right behind it, most others
-    anywhere between steps, and some while the run starts.
+    Some kills wait for a save and fall in it or right behind it, more fall anywhere
+    behind the first save, and a few while the run starts.
     """
-    aim = rng.choices(("save", "any", "start"), (10, 9, 1))[0]
+    aim = rng.choices(("save", "any", "start"), (6, 8, 2))[0]
     if aim == "start":
         time.sleep(rng.uniform(0, 4))
     else:
@@ -161,8 +161,8 @@ def _wait(
         time.sleep(0.001)
 
 
-def _survived(run: Path, said: str, started: bool) -> Kill:
-    """Looks at what a kill has left."""
+def _survived(run: Path, said: str, before: int | None) -> Kill:
+    """Looks at what a kill has left of a run that started with a step, or none."""
     assert damaged(run) == [] and "damaged" not in said, said
     for step in steps(run):
         assert verify(run / str(step)) == []
@@ -172,8 +172,10 @@ def _survived(run: Path, said: str, started: bool) -> Kill:
     assert done - newest <= 2 * SAVE_EVERY, (done, newest)
     left = [_number(path) for path in partials(run)]
     assert len(left) <= 1
-    moment: Moment = "between them" if started else "before any step"
-    if left:
+    moment: Moment = "between them"
+    if newest == (before or 0):  # what is left may be from an earlier kill
+        moment = "before any save"
+    elif left:
         moment = "in a save" if left[0] > newest else "in a deletion"
     return Kill(moment, max(0, done - newest))
 

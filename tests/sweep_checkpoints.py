@@ -31,8 +31,8 @@ with another seed every time.
 ## Kills
 
 A run of tiny sizes, which saves every {save_every} steps, is killed with SIGKILL,
-started again, killed again, and so on. About half of the kills wait for a save and
-strike within 50 ms, most others at any moment of training, a few while the run starts.
+started again, killed again, and so on. Some kills wait for a save and strike within
+50 ms, more at any moment behind the first save, and a few while the run starts.
 Each kill counts as survived when every numbered folder is sound (`verify`), no more
 steps are lost than two saves apart (one due, one under way), and the next start takes
 the newest step without a word of damage. After all of them every line of metrics ever

@@ -1,14 +1,11 @@
 """Checkpoints: whole or absent, and loud when damaged."""
 
-import contextlib
 import hashlib
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from conftest import ROOT
+from corruptions import assert_detected, flip
 from saved import assert_same, small_tree, tiny
+from surroundings import full_disk, read_only_folder
 
 from eqids.config import UserError
 from eqids.fit.checkpoint import (
@@ -28,23 +27,6 @@ from eqids.fit.checkpoint import (
     steps,
     verify,
 )
-
-
-def flip(data: bytes, rng: random.Random) -> bytes:
-    place = rng.randrange(len(data))
-    damaged = bytes([data[place] ^ 1 << rng.randrange(8)])
-    return data[:place] + damaged + data[place + 1 :]
-
-
-def assert_detected(path: Path, tree: Any, what: str) -> None:
-    problems = verify(path)
-    assert problems, f"verify saw nothing: {what}"
-    with pytest.raises(UserError) as caught:
-        restore(path, tree)
-        pytest.fail(f"restore saw nothing: {what}")
-    for text in (*problems, str(caught.value)):
-        assert text.startswith(f"step {path.name} of {path.parent}: "), text
-        assert "array" in text or "file" in text or "manifest" in text, text
 
 
 def test_every_corruption_is_detected(
@@ -179,19 +161,6 @@ def test_killed_save_leaves_no_step(point: str, tmp_path: Path) -> None:
     assert (steps(tmp_path), partials(tmp_path)) == ([1, 3], [])
 
 
-@contextlib.contextmanager
-def full_disk(num_bytes: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-
-
 @pytest.mark.parametrize("num_bytes", [100, 3000])
 def test_failed_save_leaves_nothing(
     num_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -211,6 +180,13 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file cannot be written to .File exists"):
         save(tmp_path / "file", 2, {}, {})
+
+
+def test_folder_that_is_read_only() -> None:
+    with read_only_folder() as folder:
+        for path in (folder, folder / "run"):
+            with pytest.raises(UserError, match="cannot be written to .Permission den"):
+                save(path, 2, {}, {})
 
 
 def test_a_step_is_never_overwritten(tmp_path: Path) -> None:

@@ -194,10 +194,14 @@ def test_a_damaged_checkpoint_is_refused_by_every_door(
     for door, flags in (
         (evaluate.main, ["--checkpoint", str(folder / "40")]),
         (recommend.main, ["--checkpoint", str(folder / "40"), "--user", "user 0"]),
-        (train.main, small(dataset.path, folder)),
         (checkpoint.main, ["verify", str(folder / "40")]),
     ):
         assert "40" in refused(door, flags, capsys)
+    # Who goes on from it goes on from the one before, and says so.
+    train.main(small(dataset.path, folder))
+    said = capsys.readouterr()
+    assert f"warning: step 40 of {folder}: array " in said.err
+    assert f"going on from step 20, found in {folder}" in said.out
 
 
 def test_help_teaches(capsys: CaptureFixture[str]) -> None:

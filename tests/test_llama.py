@@ -14,8 +14,14 @@ from conftest import assert_close
 from hypothesis import given, settings, strategies as st
 
 from convert import load_llama, read_config
-from eqids.config import LLAMA_PRESETS, LlamaConfig, RopeScaling, UserError
-from eqids.model import Llama
+from eqids.config import (
+    LLAMA_PRESETS,
+    LlamaConfig,
+    ModelConfig,
+    RopeScaling,
+    UserError,
+)
+from eqids.model import EqIDs, Llama
 from eqids.model.llama import Kernel, cudnn_attends
 from sharding import words
 
@@ -264,3 +270,13 @@ def test_cudnn_attends_half_precision_and_even_lengths() -> None:
     assert not cudnn_attends(llama, 64, "float32")
     assert not cudnn_attends(llama, 51, "bfloat16")
     assert not cudnn_attends(LlamaConfig(16, 1, 2, 2, 4, 8, 9), 64, "bfloat16")
+
+
+def test_an_eqids_has_no_head_for_words() -> None:
+    llama = Llama(LlamaConfig(16, 2, 2, 1, 8, 24, 7, tied=False), key=jax.random.key(0))
+    assert llama.lm_head is not None
+    sizes = ModelConfig(llama.config, 2, 2, item_width=4)
+    model = EqIDs(sizes, llama=llama, key=jax.random.key(1))
+    assert model.llama.lm_head is None
+    with pytest.raises(ValueError, match="this Llama has no head for words"):
+        model.llama.logits(jnp.zeros((1, 2), jnp.int32))

@@ -47,7 +47,10 @@ def test_unset_flags_come_from_the_recipe(
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: resolved(TrainConfig(llama_size="1b")), "--llama_path"),
+        (
+            lambda: resolved(TrainConfig(llama_path=Path("llama"), from_scratch=True)),
+            "--llama_path and --from_scratch contradict",
+        ),
         (lambda: resolved(TrainConfig(stop_at=10**9)), "--stop_at is 1000000000"),
         (lambda: TrainConfig(seq_len=0), "--seq_len is 0"),
         (lambda: TrainConfig(dropout=1.0), "--dropout is 1.0"),

@@ -13,6 +13,16 @@ from eqids.config.catalog import (
     RetireConfig as RetireConfig,
     ShowConfig as ShowConfig,
 )
+from eqids.config.convert import (
+    ConversionConfig as ConversionConfig,
+    EqidsToHfConfig as EqidsToHfConfig,
+    FloatName as FloatName,
+    GgufToHfConfig as GgufToHfConfig,
+    HfToHfConfig as HfToHfConfig,
+    InspectConfig as InspectConfig,
+    ItemsConfig as ItemsConfig,
+    LlamaFolderConfig as LlamaFolderConfig,
+)
 from eqids.config.doors import (
     EvaluateConfig as EvaluateConfig,
     PrepareConfig as PrepareConfig,
@@ -53,4 +63,5 @@ from eqids.config.train import (
     Schedule as Schedule,
     Strategy as Strategy,
     TrainConfig as TrainConfig,
+    WordsConfig as WordsConfig,
 )

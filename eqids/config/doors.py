@@ -36,6 +36,10 @@ class PrepareConfig:
     """CSV or Parquet file of item titles, with the column --item_column."""
     title_column: str = "title"
     """Column of titles in --items."""
+    text: str | None = None
+    """What a model may read of an item: a text with columns of the items in braces,
+    such as '{title} ({year}), {genres}'; by default the title and, where the source
+    has them, the genres."""
     min_rating: float | None = None
     """Drop interactions rated lower."""
     min_user_interactions: int = 1
@@ -98,6 +102,11 @@ class PrepareConfig:
             or not self.source.startswith(("csv:", "parquet:")),
             "--min_rating needs --rating_column, the column that holds the ratings",
         )  # fmt: skip
+        require(
+            self.text is None or self.items is not None
+            or not self.source.startswith(("csv:", "parquet:")),
+            "--text needs --items, the file whose columns it names",
+        )  # fmt: skip
 
     def _check_vectors(self) -> None:
         path = self.cluster_vectors
@@ -154,6 +163,9 @@ class EvaluateConfig:
     """Write the result there as JSON."""
     llama_path: Path | None = None
     """Where the frozen Llama is, if it is no longer where the run found it."""
+    tokenizer: Path | None = None
+    """Where the tokenizer.json of a run with words is, if it is no longer where the
+    run found it."""
     processes: ProcessesConfig = ProcessesConfig()
     """How the processes of a run find one another."""
 
@@ -181,6 +193,9 @@ class RecommendConfig:
     """Recommend items of the history too."""
     llama_path: Path | None = None
     """Where the frozen Llama is, if it is no longer where the run found it."""
+    tokenizer: Path | None = None
+    """Where the tokenizer.json of a run with words is, if it is no longer where the
+    run found it."""
 
     def __post_init__(self) -> None:
         require(self.k >= 1, f"--k is {self.k}, wanted 1 or more")

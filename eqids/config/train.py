@@ -93,7 +93,8 @@ class TrainConfig:
     """What `python -m eqids.train` is told."""
 
     llama_size: LlamaSize = "nano"
-    """Size of the Llama; nano starts from scratch, the others from --llama_path."""
+    """Size of the Llama; nano starts from scratch, the others from --llama_path, or
+    from the Hugging Face hub (gated ones want HF_TOKEN, or `hf auth login`)."""
     llama_path: Path | None = None
     """Folder of a pretrained Llama: config.json and safetensors, as on the hub."""
     from_scratch: bool = False
@@ -101,8 +102,8 @@ class TrainConfig:
     freeze_llama: bool = False
     """The same as --train heads."""
     train: Strategy | None = None
-    """heads: items, adapters and softmax learn, Llama is frozen (the default with
-    --llama_path). lora: low-rank changes of the frozen Llama learn too. all:
+    """heads: items, adapters and softmax learn, Llama is frozen (the default of
+    pretrained ones). lora: low-rank changes of the frozen Llama learn too. all:
     everything learns (the default from scratch)."""
     lora_rank: int = 16
     """Inner size of LoRA's changes, with --train lora."""
@@ -129,6 +130,13 @@ class TrainConfig:
     accumulate: int = 1
     """Parts of a batch that a step computes one after the other, for less memory; the
     gradient is that of the whole batch."""
+    prompt: str | None = None
+    """Words that every history opens with, for the Llama."""
+    text_tokens_per_item: int = 0
+    """Words of an item's text that follow it, at most; 0 is none."""
+    tokenizer: Path | None = None
+    """The tokenizer.json that splits texts into words, by default that of
+    --llama_path."""
     seq_len: int | None = None
     """Positions in a row; shorter histories share one, longer ones are cut."""
     learning_rate: float | None = None
@@ -222,7 +230,7 @@ class TrainConfig:
             require(
                 value is None or value > 0, f"--{name} is {value}, wanted more than 0"
             )
-        for name in ("warmup_steps", "weight_decay"):
+        for name in ("warmup_steps", "weight_decay", "text_tokens_per_item"):
             value = getattr(self, name)
             require(
                 value is None or value >= 0, f"--{name} is {value}, wanted 0 or more"
@@ -244,6 +252,11 @@ class TrainConfig:
             f"--freeze_llama and --train {self.train} contradict each other, wanted "
             "one of them",
         )
+        require(
+            self.tokenizer is None or self.reads_words,
+            f"--tokenizer {self.tokenizer} is for words beside items, wanted "
+            "--text_tokens_per_item or --prompt too",
+        )
         targets = self.lora_targets
         require(
             0 < len(targets) == len(set(targets)),
@@ -252,9 +265,24 @@ class TrainConfig:
         )
 
     @property
+    def reads_words(self) -> bool:
+        """Whether there are words beside the items."""
+        return bool(self.prompt) or self.text_tokens_per_item > 0
+
+    @property
     def lora(self) -> LoraConfig:
         """LoRA's changes, where they are trained."""
         return LoraConfig(self.lora_rank, self.lora_alpha, self.lora_targets)
+
+
+@dataclass(frozen=True)
+class WordsConfig:
+    """The words of a run, by their hashes."""
+
+    tokenizer: str
+    """SHA-256 of the tokenizer's file."""
+    words: str
+    """SHA-256 of the tokens of the prompt and of every item."""
 
 
 @dataclass(frozen=True)
@@ -277,3 +305,5 @@ class RunConfig:
     """The dataset folder."""
     checkpoint_dir: Path
     """The run's folder."""
+    words: WordsConfig | None = None
+    """Words beside the items, or none."""

@@ -10,6 +10,8 @@ import numpy as np
 from eqids.config import require
 from eqids.data.dataset import Dataset
 from eqids.data.packing import EpochPlan, PackingPlan
+from eqids.data.word_packing import Events, WordPackingPlan
+from eqids.data.words import Laid, Words, lay_out, num_newest
 
 Arrays = Mapping[str, np.ndarray]
 """The fields of the model's `Batch`: int32 NumPy arrays `[batch, seq]`."""
@@ -61,17 +63,31 @@ class BatchConfig:
 class TrainingBatches:
     """The endless, seekable stream of training batches."""
 
-    def __init__(self, dataset: Dataset, config: BatchConfig):
+    def __init__(
+        self, dataset: Dataset, config: BatchConfig, words: Words | None = None
+    ):
         """Plans the epochs.
 
+        Args:
+            dataset: whose training events.
+            config: how they become batches.
+            words: beside the items, or none.
+
         Raises:
-            UserError: no user has two training events.
+            UserError: no user has two training events, or rows are too short for an
+                item with its words.
         """
         self._dataset = dataset
         self.config = config
-        self.plan = PackingPlan(dataset.train_length, config.seq_len, config.seed)
+        self._words = words
+        self.plan: PackingPlan | WordPackingPlan
+        if words is None:
+            self.plan = PackingPlan(dataset.train_length, config.seq_len, config.seed)
+        else:
+            words.check(config.seq_len)
+            self.plan = _planned(dataset, config, words)
         require(
-            self.plan.num_rows > 0,
+            self.plan.num_targets > 0,
             f"{dataset.path}: no user has two training events, so there is nothing to "
             "train on",
         )
@@ -80,8 +96,8 @@ class TrainingBatches:
 
     @property
     def batches_per_epoch(self) -> float:
-        """Batches in an epoch; a batch may straddle two."""
-        return self.plan.num_rows / self.config.batch_size
+        """Batches in an epoch, on average; a batch may straddle two."""
+        return self.plan.rows_per_epoch / self.config.batch_size
 
     def batch(self, k: int, rows: slice = slice(None)) -> Arrays:
         """Returns batch k, or only these rows of it."""
@@ -105,7 +121,7 @@ class TrainingBatches:
         return iter(batches.to_iter_dataset(options))
 
     def _row(self, index: int) -> Arrays:
-        epoch, row = divmod(index, self.plan.num_rows)
+        epoch, row = self.plan.locate(index)
         plan = self._epoch(epoch)
         rng = np.random.default_rng((self.config.seed, epoch, row, 1))
         out = _empty_row(self.config.seq_len)
@@ -133,38 +149,60 @@ class TrainingBatches:
                 slots = slots[np.lexsort((rng.random(length + 1), times))]
             if rng.random() < self.config.gap_dropout:
                 times = None
-        at = slice(plan.offset[window], plan.offset[window] + length)
-        out["items"][at] = slots[:-1]
+        gaps = gap_buckets(times, length + 1)
+        laid = lay_out(slots[:-1], gaps[:-1], self._words)
+        first = int(plan.offset[window])
+        _write(out, laid, slice(first, first + len(laid.items)), segment)
         # Retired items are read, and never asked for.
-        out["target"][at] = np.where(self._valid[slots[1:]], slots[1:], -1)
-        out["gap"][at] = gap_buckets(times, length + 1)[:-1]
-        out["segment"][at] = segment
-        out["position"][at] = np.arange(length)
+        wanted = np.where(self._valid[slots[1:]], slots[1:], -1)
+        out["target"][first + laid.ends] = wanted
 
 
 def query_batch(
     histories: Sequence[np.ndarray],
     times: Sequence[np.ndarray | None],
     seq_len: int,
+    words: Words | None = None,
 ) -> Arrays:
-    """Returns a batch of one history a row, its last `seq_len` events, no targets.
+    """Returns a batch of one history a row, the end that fits, without targets.
+
+    Items are kept with all of their words or not at all.
 
     Args:
         histories: slots of each history, oldest first, at least one event.
         times: the times of each, or none.
         seq_len: positions in a row.
+        words: as in training.
     """
     rows = []
     for slots, seconds in zip(histories, times, strict=True):
-        out, kept = _empty_row(seq_len), slots[-seq_len:]
-        at = slice(0, len(kept))
-        out["items"][at] = kept
-        kept_times = None if seconds is None else seconds[-seq_len:]
-        out["gap"][at] = gap_buckets(kept_times, len(kept))
-        out["segment"][at] = 1
-        out["position"][at] = np.arange(len(kept))
+        out, kept = _empty_row(seq_len), num_newest(slots, seq_len, words)
+        kept_times = None if seconds is None else seconds[-kept:]
+        laid = lay_out(slots[-kept:], gap_buckets(kept_times, kept), words)
+        _write(out, laid, slice(len(laid.items)), 1)
         rows.append(out)
     return _stack(rows)
+
+
+def last_positions(batch: Arrays) -> np.ndarray:
+    """Returns where each row of a `query_batch` ends, and is asked: int32 [batch]."""
+    return np.count_nonzero(batch["segment"], axis=1).astype(np.int32) - 1
+
+
+def _planned(dataset: Dataset, config: BatchConfig, words: Words) -> WordPackingPlan:
+    tied = np.zeros(len(dataset.slots), np.bool_)
+    if dataset.times is not None and config.shuffle_ties:
+        tied[1:] = np.diff(dataset.times) == 0
+    size = 1 + words.length[dataset.slots]
+    events = Events(dataset.offsets, dataset.train_length, size, tied)
+    return WordPackingPlan(events, len(words.prompt), config.seq_len, config.seed)
+
+
+def _write(out: Arrays, laid: Laid, at: slice, segment: int) -> None:
+    for field in ("words", "items", "gap"):
+        out[field][at] = getattr(laid, field)
+    out["segment"][at] = segment
+    out["position"][at] = np.arange(len(laid.items))
 
 
 def _empty_row(seq_len: int) -> dict[str, np.ndarray]:

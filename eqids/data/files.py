@@ -1,6 +1,7 @@
 """The files of a dataset folder: their names, columns, arrays and hashes."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,16 @@ ITEM_COLUMNS = ("slot", "item", "title", "text", "count", ITEM_FLAG)
 def data_files(catalog_version: int) -> tuple[str, ...]:
     """The files of a dataset besides `dataset.json`."""
     return DATA_FILES if catalog_version == 1 else (*DATA_FILES, LINEAGE_FILE)
+
+
+def words_file(tokenizer: str) -> str:
+    """The cache of items' words, by the SHA-256 of their tokenizer."""
+    return f"words-{tokenizer[:12]}.safetensors"
+
+
+def is_cache(name: str) -> bool:
+    """Whether a file of a dataset folder can be made again from the others."""
+    return re.fullmatch(r"words-[0-9a-f]{12}\.safetensors", name) is not None
 
 
 def file_sha256(path: Path) -> str:

@@ -53,27 +53,30 @@ class PackingPlan:
         self._index = np.arange(len(self._user)) - first[self._user]
         is_rest = self._index == full[self._user]
         self._length = np.where(is_rest, rest[self._user], seq_len)
-        self._by_length = np.argsort(-self._length, kind="stable")
-        self._row, self._offset = pack(self._length[self._by_length], seq_len)
-        self.num_rows = int(self._row.max(initial=-1)) + 1
+        self._packed = Packed(self._length, seq_len)
+        self.num_rows = self._packed.num_rows
         self.num_targets = int(pairs.sum())
+
+    @property
+    def rows_per_epoch(self) -> float:
+        """Rows of an epoch."""
+        return float(self.num_rows)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Returns the epoch of a row of the endless stream, and its number there."""
+        return divmod(index, self.num_rows)
 
     def epoch(self, epoch: int) -> EpochPlan:
         """Returns the plan of one epoch."""
         # The last word keeps these draws apart from those of any row.
         rng = np.random.default_rng((self._seed, epoch, 0, 2))
-        window = rng.permutation(len(self._user))
-        window = window[np.argsort(-self._length[window], kind="stable")]
-        row = rng.permutation(self.num_rows)[self._row]
-        order = np.argsort(row, kind="stable")
-        window, row = window[order], row[order]
-        counts = np.bincount(row, minlength=self.num_rows)
+        window, row_start, offset = self._packed.drawn(rng)
         return EpochPlan(
-            row_start=np.concatenate([[0], np.cumsum(counts)]),
+            row_start=row_start,
             user=self._user[window],
             start=self._starts(rng)[window],
             length=self._length[window],
-            offset=self._offset[order],
+            offset=offset,
         )
 
     def _starts(self, rng: np.random.Generator) -> np.ndarray:
@@ -83,6 +86,38 @@ class PackingPlan:
         shifted = self._index * self._seq_len + np.where(self._index >= before, rest, 0)
         is_rest = self._index == self._full[self._user]
         return np.where(is_rest, before * self._seq_len, shifted)
+
+
+class Packed:
+    """Windows packed into rows once; those of one length trade places every epoch."""
+
+    def __init__(self, lengths: np.ndarray, capacity: int):
+        """Packs.
+
+        Args:
+            lengths: int [window], positions of each, from 1 to `capacity`.
+            capacity: positions in a row.
+        """
+        self._lengths = lengths
+        self._row, self._offset = pack(np.sort(lengths)[::-1], capacity)
+        self.num_rows = int(self._row.max(initial=-1)) + 1
+
+    def drawn(
+        self, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draws which window takes which place, and the order of the rows.
+
+        Returns:
+            int64 [window], windows in the order of their rows; int64 [row + 1], where
+            each row's begin; int64 [window], the first position of each in its row.
+        """
+        window = rng.permutation(len(self._lengths))
+        window = window[np.argsort(-self._lengths[window], kind="stable")]
+        row = rng.permutation(self.num_rows)[self._row]
+        order = np.argsort(row, kind="stable")
+        counts = np.bincount(row, minlength=self.num_rows)
+        row_start = np.concatenate([[0], np.cumsum(counts)])
+        return window[order], row_start, self._offset[order]
 
 
 def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:

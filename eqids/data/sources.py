@@ -11,6 +11,7 @@ import ibis.expr.types as ir
 from eqids.config import PrepareConfig, require
 from eqids.data.fetch import fetch_movielens, unpack
 from eqids.data.tables import ROW, atomic, delimited, parquet, with_header
+from eqids.data.template import text_of
 
 _GENRES = (
     "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
@@ -50,6 +51,7 @@ def open_source(
         UserError: if a file or column does not exist or cannot be read.
     """
     kind, _, path = config.source.partition(":")
+    told, config = config, config if config.items is None else replace(config, text=None)
     if kind in _MOVIELENS:
         archive = Path(path) if path else fetch_movielens(kind, progress)
         source = _MOVIELENS[kind](con, config, archive, folder)
@@ -60,9 +62,13 @@ def open_source(
             "parquet:PATH or recbole:PATH.inter",
         )
         source = _FILES[kind](con, config, Path(path))
-    if config.items is None:
-        return source
-    return replace(source, items=_titles(con, config))
+    if told.items is not None:
+        return replace(source, items=_titles(con, told))
+    require(
+        told.text is None or source.items is not None,
+        "--text needs --items, the file whose columns it names",
+    )
+    return source
 
 
 def _from_csv(con: Any, config: PrepareConfig, path: Path) -> Source:
@@ -99,12 +105,12 @@ def _ml_100k(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> So
     choices = [("ml-100k.inter", "ml-100k.item"), ("u.data", "u.item")]
     events, items = unpack(archive, choices, folder)
     if events.suffix == ".inter":
-        return _from_recbole(con, PrepareConfig(), events)
+        return _from_recbole(con, PrepareConfig(text=config.text), events)
     flags = ["unknown", *_GENRES]
     names = ["item_id", "title", "released", "video", "link", *flags]
     films = delimited(con, items, "|", names, quote="", encoding="latin-1")
-    genres = [ibis.ifelse(films[g] == "1", ", " + g, "") for g in _GENRES]
-    texts = films.mutate(text=_joined([films["title"], *genres]))
+    genres = _joined([ibis.ifelse(films[g] == "1", ", " + g, "") for g in _GENRES])
+    texts = _with_texts(films.mutate(genres=genres.substr(2)), config, items)
     return _rated(delimited(con, events, "\t", _RATED, quote=""), events, texts)
 
 
@@ -113,7 +119,7 @@ def _ml_1m(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Sour
     names = ["item_id", "title", "genres"]
     films = delimited(con, items, "::", names, quote="", encoding="latin-1")
     table = delimited(con, events, "::", _RATED, quote="")
-    return _rated(table, events, _with_genres(films))
+    return _rated(table, events, _with_texts(_listed(films), config, items))
 
 
 def _ml_20m(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Source:
@@ -121,7 +127,7 @@ def _ml_20m(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Sou
     names = ["item_id", "title", "genres"]
     films = delimited(con, items, ",", names, header=True)
     table = delimited(con, events, ",", _RATED, header=True)
-    return _rated(table, events, _with_genres(films))
+    return _rated(table, events, _with_texts(_listed(films), config, items))
 
 
 _MOVIELENS: Mapping[str, Callable[[Any, PrepareConfig, Path, Path], Source]] = {
@@ -131,10 +137,20 @@ _MOVIELENS: Mapping[str, Callable[[Any, PrepareConfig, Path, Path], Source]] = {
 }
 
 
-def _with_genres(films: ir.Table) -> ir.Table:
+def _listed(films: ir.Table) -> ir.Table:
     genres = films["genres"].nullif("(no genres listed)").replace("|", ", ")
-    text = films["title"] + (", " + genres).fill_null("")
-    return films.mutate(text=text)
+    return films.mutate(genres=genres)
+
+
+def _with_texts(films: ir.Table, config: PrepareConfig, file: Path) -> ir.Table:
+    """Texts of films, whose titles end in their year; a template sees both apart."""
+    if config.text is None:
+        genres = (", " + films["genres"].nullif("")).fill_null("")
+        return films.mutate(text=films["title"] + genres)
+    year = films["title"].re_extract(r"\((\d{4})\)\s*$", 1)
+    title = films["title"].re_replace(r"\s*\(\d{4}\)\s*$", "")
+    apart = films.mutate(title=title, year=year)
+    return films.mutate(text=text_of(config.text, file, apart))
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -196,22 +212,31 @@ def _titles(con: Any, config: PrepareConfig) -> ir.Table:
     for name, column in columns.items():
         _require_column(path, table, column, f"--{name}_column")
     title = table[config.title_column].cast("string")
+    text = title if config.text is None else text_of(config.text, path, table)
     return table.select(
-        key=table[config.item_column].cast("string"), title=title, text=title, row=ROW
+        key=table[config.item_column].cast("string"), title=title, text=text, row=ROW
     )
 
 
 def _atomic_items(con: Any, config: PrepareConfig, path: Path) -> ir.Table | None:
-    """The title (year) and class of each line of a RecBole `.item` file."""
+    """The title (year) and class of each line of a RecBole `.item` file.
+
+    A template may call them title, year and genres, or as the file does.
+    """
     table = atomic(con, path)
     names = [name for name in table.columns if name.endswith(("title", "name"))]
     if config.item_column not in table.columns or not names:
         return None
     title = table[names[0]]
+    named = {"title": title}
     if "release_year" in table.columns:
-        year = table["release_year"]
+        year = named["year"] = table["release_year"]
         title = title + (" (" + year + ")").fill_null("")
     text = title
     if "class" in table.columns:
-        text = text + (", " + table["class"].replace(" ", ", ")).fill_null("")
+        genres = named["genres"] = table["class"].replace(" ", ", ")
+        text = text + (", " + genres).fill_null("")
+    if config.text is not None:
+        own = {name: cell for name, cell in named.items() if name not in table.columns}
+        text = text_of(config.text, path, table.mutate(**own))
     return table.select(key=table[config.item_column], title=title, text=text, row=ROW)

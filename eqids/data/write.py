@@ -27,6 +27,7 @@ from eqids.data.files import (
     USERS_FILE,
     data_files,
     file_sha256,
+    is_cache,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
 from eqids.data.lineage import Lineage
@@ -125,7 +126,8 @@ def check_target(path: Path, overwrite: bool) -> None:
         f"{path} exists already: add --overwrite to replace it, or choose another "
         "--data_dir",
     )
-    strange = sorted(there - {INFO_FILE, *DATA_FILES, LINEAGE_FILE})
+    known = {INFO_FILE, *DATA_FILES, LINEAGE_FILE}
+    strange = sorted(name for name in there - known if not is_cache(name))
     require(
         not strange,
         f"{path} holds {strange[0] if strange else ''!r}, which is no dataset's file, "

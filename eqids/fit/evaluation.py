@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from eqids.config import require
 from eqids.data import Dataset
-from eqids.data.batches import query_batch
+from eqids.data.batches import last_positions, query_batch
+from eqids.data.words import Words
 from eqids.fit.ranking import metrics
 from eqids.model import Batch, EqIDs
 from eqids.model.rank import ranks
@@ -104,14 +105,19 @@ Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
 """Ranks a chunk's targets: filtered, unfiltered; and their log-probabilities."""
 
 
-def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
+def make_ranker(
+    seq_len: int, dtype: DTypeLike, put: Placement, words: Words | None = None
+) -> Ranker:
     """Returns a function that ranks the targets of a chunk; it compiles once.
 
     Args:
-        seq_len: the model sees the last so many events of a history.
+        seq_len: positions; the model sees the last events of a history that fit.
         dtype: of Llama's computation.
         put: where the model is.
+        words: beside the items, as in training, or none.
     """
+    if words is not None:
+        words.check(seq_len)
 
     @jax.jit
     def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
@@ -120,10 +126,10 @@ def make_ranker(seq_len: int, dtype: DTypeLike, put: Placement) -> Ranker:
         return replicated(ranks(model.softmax, query, asked.target, asked.seen))
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
-        lengths = [min(len(history), seq_len) for history in chunk.histories]
+        arrays = query_batch(chunk.histories, chunk.times, seq_len, words)
         asked = Queries(
-            batch=Batch.of(query_batch(chunk.histories, chunk.times, seq_len)),
-            last=jnp.array(lengths, jnp.int32) - 1,
+            batch=Batch.of(arrays),
+            last=jnp.asarray(last_positions(arrays)),
             target=jnp.asarray(chunk.target),
             seen=jnp.asarray(chunk.seen),
         )

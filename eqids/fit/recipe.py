@@ -23,17 +23,10 @@ def resolved(flags: TrainConfig) -> RunConfig:
     """Returns the run that the flags ask for, by the recipe of its size and strategy.
 
     Raises:
-        UserError: a size other than nano without its weights, LoRA without a
-            pretrained Llama or its flags without LoRA, or a step to stop at that is
-            past the last.
+        UserError: LoRA without a pretrained Llama or its flags without LoRA, a Llama
+            that is both there and random, or a step to stop at that is past the last.
     """
-    scratch = flags.llama_size == "nano" or flags.from_scratch
-    scratch = scratch and flags.llama_path is None
-    require(
-        scratch or flags.llama_path is not None or flags.estimate_memory_only,
-        f"--llama_size {flags.llama_size} needs --llama_path DIR, the folder of its "
-        "weights, or --from_scratch to start from random ones",
-    )
+    scratch = flags.llama_path is None and not wants_hub(flags)
     require(
         flags.llama_path is None or not flags.from_scratch,
         "--llama_path and --from_scratch contradict each other, wanted one of them",
@@ -78,12 +71,18 @@ def resolved(flags: TrainConfig) -> RunConfig:
     )
 
 
+def wants_hub(flags: TrainConfig) -> bool:
+    """Returns whether a run starts from a published Llama that is yet to be found."""
+    published = flags.llama_size != "nano" and not flags.from_scratch
+    return published and flags.llama_path is None
+
+
 def _check_lora(flags: TrainConfig, strategy: Strategy) -> None:
-    pretrained = flags.llama_path is not None or flags.estimate_memory_only
+    pretrained = flags.llama_path is not None or wants_hub(flags)
     require(
-        strategy != "lora" or pretrained,
-        "--train lora needs --llama_path DIR: it changes a pretrained Llama a little, "
-        "and random weights are worth no keeping",
+        strategy != "lora" or pretrained or flags.estimate_memory_only,
+        "--train lora needs --llama_path DIR or a published --llama_size: it changes "
+        "a pretrained Llama a little, and random weights are worth no keeping",
     )
     defaults = TrainConfig()
     for name in ("lora_rank", "lora_alpha", "lora_targets"):

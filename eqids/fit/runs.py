@@ -45,10 +45,12 @@ RESULT_FILE = "result.json"
 
 _IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
              "item_optimizer", "gap_dropout", "shuffle_ties", "accumulate",
-             "schedule", "llama_learning_rate")  # fmt: skip
+             "schedule", "llama_learning_rate", "prompt",
+             "text_tokens_per_item")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
 
-_BEFORE = {"item_optimizer": "dense", "accumulate": 1, "schedule": "cosine"}
+_BEFORE = {"item_optimizer": "dense", "accumulate": 1, "schedule": "cosine",
+           "text_tokens_per_item": 0}  # fmt: skip
 """What runs did before there were these flags."""
 
 
@@ -247,6 +249,7 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
         "--train": config["strategy"],
         **{f"--lora_{name}": value for name, value in lora.items()},
         "--dtype": config["dtype"],
+        **(config.get("words") or {"tokenizer": None, "words": None}),
     }
 
 

@@ -70,12 +70,14 @@ class EqIDs(eqx.Module):
             valid: which places hold an item; by default all.
             counts: how often each item is used; by default equally often.
             vectors: where item vectors start, see `initial_table`.
-            llama: a pretrained one; by default it starts at random too.
+            llama: a pretrained one; by default it starts at random too. No word is
+                predicted, so it loses its head for them.
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
         sizes = (c.num_clusters, c.room, c.item_width)
         llama = Llama(c.llama, key=keys[0]) if llama is None else llama
+        llama = llama.headless()
         if c.lora is not None:
             k = jax.random.fold_in(keys[0], 1)
             blocks = llama.blocks.with_lora(c.lora, key=k)

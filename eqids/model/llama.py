@@ -256,8 +256,20 @@ class Llama(eqx.Module):
         x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys))
         return rms_norm(x, self.norm, self.config.norm_eps)
 
+    def headless(self) -> "Llama":
+        """Returns it without a head of its own for words, for who asks for none."""
+        return eqx.tree_at(
+            lambda m: m.lm_head, self, None, is_leaf=lambda x: x is None
+        )
+
     def logits(self, words: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
-        """Returns the float32 logits of the next word at every position."""
+        """Returns the float32 logits of the next word at every position.
+
+        Raises:
+            ValueError: it is headless.
+        """
+        if self.lm_head is None and not self.config.tied:
+            raise ValueError("this Llama has no head for words, as inside of an EqIDs")
         position = jnp.broadcast_to(jnp.arange(words.shape[1]), words.shape)
         x = self.hidden(self.embed(words), jnp.ones_like(words), position)
         head = gathered(self.embedding if self.lm_head is None else self.lm_head)

@@ -1,0 +1,205 @@
+"""Saving and restoring sharded arrays, beside Orbax and a copy of the files."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+
+from bench.checkpoint_ways import (
+    BEGIN,
+    COPY,
+    COPY_COLD,
+    ORBAX,
+    OURS,
+    RAW,
+    RESTORE,
+    SAVE,
+    VERIFY,
+    WARM,
+    Orbax,
+    Ours,
+    Way,
+    can_forget,
+    copying,
+    has_orbax,
+    random_tree,
+    size_of,
+)
+from bench.clock import Stoppable, Timing, alternate
+from bench.contender import Measured, measure_each
+from bench.machine import free_bytes, peak_bytes, reset_peak
+from bench.options import CheckpointOptions
+from bench.record import Curve, Row, Section, find, ratio
+from eqids.config import require
+
+FIRST = "the first time"
+
+MEANINGS = {
+    "blocking_share": "time that a step waits for a save beside training / a save",
+    "save_share": "speed of a save / of copying its files, which are in memory",
+    "restore_share": "speed of restoring / of copying the files, both from the disk",
+    "restore_warm_share": "the same of files that are in memory",
+    "peak_ratio": "host memory of a save, or of one beside training if that takes "
+    "more, / bytes saved",
+    "peak_ratio_restore": "host memory of restoring / bytes restored, which are in it",
+    "orbax_save_ratio": "time of Orbax / ours, a save",
+    "orbax_blocking_ratio": "the same, the time that a step waits",
+    "orbax_restore_ratio": "the same, restoring from the disk",
+    "orbax_restore_warm_ratio": "the same, restoring from memory",
+    "orbax_peak_ratio": "host memory of Orbax as peak_ratio is ours",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a process measures.
+
+    Attributes:
+        folder: where it writes.
+        alone: the one thing it does, a single time; by default all in turns.
+    """
+
+    folder: Path
+    alone: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return ", ".join(self.alone) + f", {FIRST}" if self.alone else "all in turns"
+
+
+def measure(options: CheckpointOptions) -> Section:
+    """Returns the timings and memory of every way."""
+    near = options.folder or Path.cwd()
+    need, free = 4 * options.num_bytes, shutil.disk_usage(near).free
+    require(
+        free >= need,
+        f"{near} has {free / 1e9:.1f} GB left, wanted {need / 1e9:.1f}, see --folder "
+        "and --size",
+    )
+    free = free_bytes()
+    require(
+        free >= need,
+        f"{free / 1e9:.1f} GB of memory are free, wanted {need / 1e9:.1f}, see --size",
+    )
+    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=near) as name:
+        folder = Path(name)
+        alone = [(OURS, SAVE), (OURS, BEGIN), (OURS, RESTORE)]
+        if has_orbax():
+            alone += [(ORBAX, SAVE), (ORBAX, BEGIN), (ORBAX, RESTORE)]
+        cases = [*(Case(folder, one) for one in alone), Case(folder)]
+        rows, notes = measure_each(measure_case, options, cases)
+    return Section(
+        "checkpoint", _keys(rows), MEANINGS, rows, _notes() + notes, _curve(rows)
+    )
+
+
+def measure_case(options: CheckpointOptions, case: Case) -> Measured:
+    """Measures in this process, which has not used jax yet."""
+    tree = random_tree(options.num_bytes, options.devices, options.seed)
+    clock = Stoppable()
+    ours = Ours(case.folder, tree, clock)
+    used: list[Ours | Orbax] = [ours]
+    if has_orbax() and (case.alone is None or case.alone[0] == ORBAX):
+        used.append(Orbax(case.folder, tree, clock))
+    ways = {(way.name, way.work): way for one in used for way in one.ways()}
+    try:
+        if case.alone is not None:
+            way = ways[case.alone]
+            return [_once(way, tree, clock)], []
+        for way in copying(ours.kept, case.folder, clock):
+            ways[way.name, way.work] = way
+        runs = {", ".join(label): way.run for label, way in ways.items()}
+        timings = alternate(
+            runs, options.most_repetitions, options.most_seconds, clock=clock
+        )
+        return [
+            _row(way, way.work, timings[name], tree)
+            for name, way in zip(runs, ways.values(), strict=True)
+        ], []
+    finally:
+        for one in used:
+            one.close()
+
+
+def _once(way: Way, tree: Mapping[str, jax.Array], clock: Stoppable) -> Row:
+    """Does it a single time in this process, and watches memory."""
+    if way.work == RESTORE:
+        way.run()
+    reset_peak()
+    before = peak_bytes()
+    wall, cpu = clock()
+    way.run()
+    wall_end, cpu_end = clock()
+    after = peak_bytes()
+    timing = Timing((wall_end - wall,), (cpu_end - cpu,))
+    row = _row(way, f"{way.work}, {FIRST}", timing, tree)
+    if before is None or after is None:
+        return row
+    share = (after - before) / size_of(dict(tree))
+    return replace(row, peak_bytes=after, facts={**row.facts, "memory": share})
+
+
+def _row(way: Way, work: str, timing: Timing, tree: Mapping[str, jax.Array]) -> Row:
+    size = size_of(dict(tree))
+    case = {"MB": round(size / 1e6), "arrays": len(tree), "devices": len(jax.devices())}
+    kind = jax.devices()[0].device_kind
+    row = Row(case, way.name, work, max(1, case["MB"]), timing, "wall", kind)
+    return replace(row, facts={"GB/s": size / row.seconds.median / 1e9})
+
+
+def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
+    def at(name: str, work: str) -> Row | None:
+        return find(rows, name, work)
+
+    def memory(name: str, *works: str) -> float | None:
+        found = [at(name, f"{work}, {FIRST}") for work in works]
+        shares = [row.facts["memory"] for row in found if row and "memory" in row.facts]
+        return max(shares, default=None)
+
+    return {
+        "blocking_share": ratio(at(OURS, BEGIN), at(OURS, SAVE)),
+        "save_share": ratio(at(RAW, COPY), at(OURS, SAVE)),
+        "restore_share": ratio(at(RAW, COPY_COLD), at(OURS, RESTORE)),
+        "restore_warm_share": ratio(at(RAW, COPY), at(OURS, WARM)),
+        "peak_ratio": memory(OURS, SAVE, BEGIN),
+        "peak_ratio_restore": memory(OURS, RESTORE),
+        "orbax_save_ratio": ratio(at(ORBAX, SAVE), at(OURS, SAVE)),
+        "orbax_blocking_ratio": ratio(at(ORBAX, BEGIN), at(OURS, BEGIN)),
+        "orbax_restore_ratio": ratio(at(ORBAX, RESTORE), at(OURS, RESTORE)),
+        "orbax_restore_warm_ratio": ratio(at(ORBAX, WARM), at(OURS, WARM)),
+        "orbax_peak_ratio": memory(ORBAX, SAVE, BEGIN),
+    }
+
+
+def _notes() -> list[str]:
+    notes = [
+        f"{SAVE}, {COPY}: until all of it is on the disk. {BEGIN}: until training may go "
+        "on; the rest is waited for with the clock stopped, and in turns the memory of "
+        "the copy is used again.",
+        f"{FIRST}: in a process of its own; memory: in bytes saved, beyond what the "
+        "process held before.",
+        "EqIDs takes a SHA-256 of every chunk and of every file that it saves, and "
+        "compares that of every chunk that it restores; Orbax takes none.",
+    ]
+    cold = (
+        f"{RESTORE}, {VERIFY} and {COPY_COLD} read files that were dropped from memory"
+    )
+    if can_forget():
+        notes.append(f"{cold} before; {WARM} and {COPY} read files that are in it.")
+    else:
+        notes.append("All files are read from memory: this system cannot drop them.")
+    if not has_orbax():
+        notes.append("Orbax is left out: it is not installed (eqids[peers] has it).")
+    return notes
+
+
+def _curve(rows: Sequence[Row]) -> Curve:
+    """Seconds of every way; there is one size."""
+    series = {
+        f"{row.name}, {row.work}": [(float(row.case["MB"]), row.seconds.median)]
+        for row in rows
+        if not row.work.endswith(FIRST)
+    }
+    return Curve("Saving and restoring sharded arrays", "MB", "seconds", series)

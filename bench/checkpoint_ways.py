@@ -1,0 +1,236 @@
+"""Ways to write sharded arrays to the disk and to read them back."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bench.clock import Stoppable
+from eqids.fit.checkpoint import Saver, restore, save, verify
+
+OURS, ORBAX, RAW = "EqIDs", "Orbax", "file copy"
+SAVE, BEGIN, RESTORE, WARM = "save", "begin a save", "restore", "restore, warm"
+VERIFY, COPY, COPY_COLD = "verify", "copy", "copy, cold"
+
+Tree = dict[str, jax.Array]
+
+
+def random_tree(num_bytes: int, num_devices: int, seed: int) -> Tree:
+    """Returns float32 arrays of random bits, cut over this process's devices.
+
+    Args:
+        num_bytes: of all of them, about.
+        num_devices: as many CPU devices are made up, before jax has made others;
+            accelerators are as many as there are.
+        seed: of the values.
+    """
+    jax.config.update("jax_num_cpu_devices", num_devices)
+    mesh = jax.make_mesh((len(jax.devices()),), ("x",))
+    cut = jax.NamedSharding(mesh, jax.P("x"))
+    num_arrays, width = 8, 1024
+    rows = max(1, num_bytes // (num_arrays * width * 4 * mesh.size)) * mesh.size
+    rng = np.random.default_rng(seed)
+    tree = {}
+    for number in range(num_arrays):
+        bits = rng.integers(0, 2**30, (rows, width), np.uint32)  # finite ones
+        tree[f"array-{number}"] = jax.device_put(bits.view(np.float32), cut)
+    return jax.block_until_ready(tree)
+
+
+def size_of(tree: Tree) -> int:
+    """Returns the bytes of all arrays."""
+    return sum(array.nbytes for array in tree.values())
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do one kind of work; it stops the clock for what is not the work."""
+
+    name: str
+    work: str
+    run: Callable[[], None]
+
+
+class Ours:
+    """Checkpoints of EqIDs."""
+
+    def __init__(self, folder: Path, tree: Tree, clock: Stoppable) -> None:
+        self._folder, self._tree, self._clock = folder, tree, clock
+        self._like = _like(tree)
+        self._step = 0
+        self._saver: Saver | None = None
+
+    @property
+    def kept(self) -> Path:
+        """A checkpoint to read, made once for all processes."""
+        path = self._folder / "kept" / "0"
+        return path if path.exists() else save(path.parent, 0, self._tree, {})
+
+    def ways(self) -> list[Way]:
+        """Saving, and reading what was saved."""
+        return [
+            Way(OURS, SAVE, self._save),
+            Way(OURS, BEGIN, self._begin),
+            Way(OURS, RESTORE, lambda: self._restore(cold=True)),
+            Way(OURS, WARM, lambda: self._restore(cold=False)),
+            Way(OURS, VERIFY, self._verify),
+        ]
+
+    def close(self) -> None:
+        """Ends what saves in the background."""
+        if self._saver is not None:
+            self._saver.__exit__(None, None, None)
+
+    def _save(self) -> None:
+        path = save(self._folder / "saved", self._next(), self._tree, {})
+        with self._clock.stopped():
+            shutil.rmtree(path)
+
+    def _begin(self) -> None:
+        if self._saver is None:
+            self._saver = Saver(self._folder / "begun")
+        step = self._next()
+        self._saver.save(step, self._tree, {})
+        with self._clock.stopped():
+            self._saver.wait()
+            shutil.rmtree(self._folder / "begun" / str(step))
+
+    def _next(self) -> int:
+        self._step += 1
+        return self._step
+
+    def _restore(self, cold: bool) -> None:
+        with self._clock.stopped():
+            ready(self.kept, cold)
+        got = restore(self.kept, self._like)
+        jax.block_until_ready(got)
+        with self._clock.stopped():
+            _compare(got, self._tree)
+
+    def _verify(self) -> None:
+        with self._clock.stopped():
+            ready(self.kept, cold=True)
+        problems = verify(self.kept)
+        assert not problems, problems
+
+
+class Orbax:
+    """Checkpoints of Orbax, by its own defaults."""
+
+    def __init__(self, folder: Path, tree: Tree, clock: Stoppable) -> None:
+        orbax = importlib.import_module("orbax.checkpoint")
+        self._folder, self._tree, self._clock = folder.absolute(), tree, clock
+        self._saver = orbax.StandardCheckpointer()
+        self._like = _like(tree)
+
+    def ways(self) -> list[Way]:
+        """Saving, and reading what was saved."""
+        return [
+            Way(ORBAX, SAVE, lambda: self._save(waits=True)),
+            Way(ORBAX, BEGIN, lambda: self._save(waits=False)),
+            Way(ORBAX, RESTORE, lambda: self._restore(cold=True)),
+            Way(ORBAX, WARM, lambda: self._restore(cold=False)),
+        ]
+
+    def close(self) -> None:
+        """Ends what saves in the background."""
+        self._saver.close()
+
+    def _save(self, waits: bool) -> None:
+        path = self._folder / "orbax-saved"
+        self._saver.save(path, self._tree)
+        if waits:
+            self._saver.wait_until_finished()
+        with self._clock.stopped():
+            self._saver.wait_until_finished()
+            shutil.rmtree(path)
+
+    def _restore(self, cold: bool) -> None:
+        path = self._folder / "orbax-kept"
+        with self._clock.stopped():
+            if not path.exists():
+                self._saver.save(path, self._tree)
+                self._saver.wait_until_finished()
+            ready(path, cold)
+        got = self._saver.restore(path, self._like)
+        jax.block_until_ready(got)
+        with self._clock.stopped():
+            _compare(got, self._tree)
+
+
+def copying(source: Path, folder: Path, clock: Stoppable) -> list[Way]:
+    """Ways to copy the files of a checkpoint, and to have them on the disk."""
+    target = folder / "copied"
+
+    def copy(cold: bool) -> None:
+        with clock.stopped():
+            ready(source, cold)
+        shutil.copytree(source, target, copy_function=shutil.copyfile)
+        for path in [*target.rglob("*"), target]:
+            _with(path, os.fsync)
+        with clock.stopped():
+            shutil.rmtree(target)
+
+    return [
+        Way(RAW, COPY, lambda: copy(cold=False)),
+        Way(RAW, COPY_COLD, lambda: copy(cold=True)),
+    ]
+
+
+def has_orbax() -> bool:
+    """Returns whether Orbax is installed."""
+    try:
+        importlib.metadata.version("orbax-checkpoint")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def can_forget() -> bool:
+    """Returns whether this system can be asked to drop a file from memory."""
+    return hasattr(os, "posix_fadvise")
+
+
+def ready(folder: Path, cold: bool) -> None:
+    """Has the files of a folder in memory, or on the disk only where that works."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        if not cold:
+            with path.open("rb") as file:
+                while file.read(1 << 20):
+                    pass
+        elif can_forget():
+            _with(path, os.fsync)
+            _with(path, lambda f: os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED))
+
+
+def _with(path: Path, use: Callable[[int], None]) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        use(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _like(tree: Tree) -> Any:
+    return {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+        for name, array in tree.items()
+    }
+
+
+def _compare(got: Tree, tree: Tree) -> None:
+    for name, array in tree.items():
+        pairs: Sequence[Any] = list(
+            zip(got[name].addressable_shards, array.addressable_shards, strict=True)
+        )
+        same = all(np.array_equal(one.data, two.data) for one, two in pairs)
+        assert same, f"{name} was not restored"

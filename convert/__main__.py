@@ -1,0 +1,101 @@
+"""Weights in and out: `python -m convert {inspect,gguf-to-hf,hf-to-hf,…}`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from convert.outputs import FLOATS, Advance
+from eqids.config import (
+    ConversionConfig,
+    EqidsToHfConfig,
+    GgufToHfConfig,
+    HfToHfConfig,
+    InspectConfig,
+    ItemsConfig,
+)
+from eqids.door import check_output, parse_command, run
+
+DESCRIPTION = """Weights of others for EqIDs, and of EqIDs for others.
+
+    python -m convert inspect SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m convert gguf-to-hf SmolLM2-135M-Instruct.Q4_1.gguf llamas/smollm2
+    python -m convert hf-to-hf llamas/smollm2 llamas/smollm2-half --dtype bfloat16
+    python -m convert eqids-to-hf runs/shop exported/shop
+    python -m convert items runs/shop exported/shop-items
+
+Outputs are folders, written under another name, read back and renamed: what is there
+is whole. An output that is there already is refused.
+"""
+
+COMMANDS: Mapping[str, type[Any]] = {
+    "inspect": InspectConfig,
+    "gguf-to-hf": GgufToHfConfig,
+    "hf-to-hf": HfToHfConfig,
+    "eqids-to-hf": EqidsToHfConfig,
+    "items": ItemsConfig,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Says what a file is, or converts one and prints the SHA-256 of what it wrote."""
+    config = parse_command(COMMANDS, argv, "convert", DESCRIPTION, positional=True)
+    if isinstance(config, InspectConfig):
+        _inspect(config)
+        return
+    with tqdm(unit="B", unit_scale=True, desc=config.output.name, disable=None) as bar:
+
+        def advance(num_bytes: int, total: int) -> None:
+            bar.total = total
+            bar.update(num_bytes)
+
+        digests = _convert(config, advance)
+    for name, digest in sorted(digests.items()):
+        print(f"{digest}  {config.output / name}")
+
+
+def _inspect(config: InspectConfig) -> None:
+    from eqids.fit.runs import write_json
+    from eqids.inspecting import answer
+
+    check_output(config.json, "--json")
+    text, values = answer(config.path)
+    print(text)
+    if config.json is not None:
+        write_json(config.json, values)
+        print(f"written to {config.json}")
+
+
+def _convert(config: ConversionConfig, advance: Advance) -> Mapping[str, str]:
+    # Each is imported where it is wanted: `--help` should not wait for jax.
+    if isinstance(config, GgufToHfConfig):
+        from convert.gguf_llama import gguf_to_hf
+
+        return gguf_to_hf(
+            config.input,
+            config.output,
+            dtype=FLOATS[config.dtype],
+            max_shard_bytes=config.max_shard_bytes,
+            advance=advance,
+            report=tqdm.write,
+        )
+    if isinstance(config, HfToHfConfig):
+        from convert.hf_write import hf_to_hf
+
+        return hf_to_hf(
+            config.input,
+            config.output,
+            dtype=None if config.dtype is None else FLOATS[config.dtype],
+            max_shard_bytes=config.max_shard_bytes,
+            advance=advance,
+        )
+    from eqids import exporting
+
+    if isinstance(config, EqidsToHfConfig):
+        return exporting.eqids_to_hf(config, advance)
+    assert isinstance(config, ItemsConfig)
+    return exporting.items(config, advance)
+
+
+if __name__ == "__main__":
+    run(main)

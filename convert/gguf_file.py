@@ -1,0 +1,213 @@
+"""A GGUF file: its metadata and where its tensors lie (llama.cpp's `gguf.md`).
+
+Nothing in the file is believed before it is compared with the file's size, so that a
+broken one costs no memory. Quantised blocks are decoded by the `gguf` package.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from convert.outputs import row_ranges
+from eqids.config import UserError, require
+
+MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
+    11: "<q", 12: "<d",
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+SUPPORTED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+"""Types of tensors that are read."""
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """Where a tensor lies."""
+
+    shape: tuple[int, ...]
+    """Outermost axis first (the file has it the other way round)."""
+    kind: str
+    """Its type, such as Q4_1."""
+    offset: int
+    """Of its first byte in the file."""
+    num_bytes: int
+    """In the file."""
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """What a GGUF file says of itself."""
+
+    path: Path
+    """The file."""
+    metadata: Mapping[str, Any]
+    """Values by key: numbers, strings, booleans, lists of them."""
+    tensors: Mapping[str, GgufTensor]
+    """By name."""
+
+    def rows(self, name: str, unit: int = 1) -> Iterator[np.ndarray]:
+        """Yields a tensor as float32 [row, column], a few rows at a time.
+
+        Args:
+            name: the tensor's.
+            unit: of rows that stay together.
+        """
+        tensor = self.tensors[name]
+        kind = GGMLQuantizationType[tensor.kind]
+        num_rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
+        data = np.memmap(
+            self.path, np.uint8, "r", tensor.offset,
+            (num_rows, tensor.num_bytes // num_rows),
+        )  # fmt: skip
+        for rows in row_ranges(num_rows, 4 * columns, unit):
+            yield gguf.dequantize(np.ascontiguousarray(data[rows]), kind)
+
+
+class _Bytes:
+    """A file's bytes, of which no more are given out than there are."""
+
+    def __init__(self, path: Path):
+        self._path, self._data, self._at = path, np.memmap(path, np.uint8, "r"), 0
+
+    @property
+    def at(self) -> int:
+        return self._at
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def take(self, num_bytes: int) -> bytes:
+        require(
+            num_bytes <= self.size - self._at,
+            f"{self._path} ends at byte {self.size}, where {num_bytes} more are wanted "
+            f"from byte {self._at}: it is cut off or damaged",
+        )
+        self._at += num_bytes
+        return self._data[self._at - num_bytes : self._at].tobytes()
+
+    def number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self) -> str:
+        start = self._at
+        try:
+            return self.take(self.number("<Q")).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self._path}: the text at byte {start} is not UTF-8"
+            ) from error
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.text()
+        if kind == _ARRAY:
+            inner, count = self.number("<I"), self.number("<Q")
+            if inner == _STRING:
+                self._check(count, 8)
+                return [self.text() for _ in range(count)]
+            form = self._form(inner)
+            self._check(count, struct.calcsize(form))
+            array = np.frombuffer(self.take(count * struct.calcsize(form)), form)
+            return array.tolist()
+        return self.number(self._form(kind))
+
+    def _form(self, kind: int) -> str:
+        require(
+            kind in _SCALARS,
+            f"{self._path}: a value before byte {self._at} has type {kind}, which "
+            "GGUF does not have (or it is an array of arrays)",
+        )
+        return _SCALARS[kind]
+
+    def _check(self, count: int, least: int) -> None:
+        require(
+            count * least <= self.size - self._at,
+            f"{self._path}: an array before byte {self._at} claims {count} values, "
+            "more than the file has room for",
+        )
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Reads what a GGUF file says of itself, and where its tensors lie.
+
+    Raises:
+        UserError: it is no GGUF of version 2 or 3, or it is cut off or damaged.
+    """
+    require(path.is_file(), f"{path} is not a file, wanted a GGUF file")
+    require(path.stat().st_size >= 4, f"{path} is too short, wanted a GGUF file")
+    data = _Bytes(path)
+    start = data.take(4)
+    require(start == MAGIC, f"{path} begins with {start!r}, wanted {MAGIC!r}")
+    version = data.number("<I")
+    require(
+        version in _VERSIONS,
+        f"{path} is GGUF of version {version}, wanted 2 or 3, little-endian",
+    )
+    num_tensors, num_values = data.number("<Q"), data.number("<Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(num_values):
+        key = data.text()
+        require(key not in metadata, f"{path}: {key} is there twice")
+        metadata[key] = data.value(data.number("<I"))
+    found = [_tensor_record(data) for _ in range(num_tensors)]
+    alignment = metadata.get("general.alignment", 32)
+    require(
+        isinstance(alignment, int) and alignment > 0,
+        f"{path}: general.alignment is {alignment!r}, wanted a positive number",
+    )
+    start_of_data = -(-data.at // alignment) * alignment
+    tensors: dict[str, GgufTensor] = {}
+    for name, shape, kind, offset in found:
+        require(name not in tensors, f"{path}: tensor {name} is there twice")
+        tensors[name] = _tensor(
+            path, name, shape, kind, start_of_data + offset, data.size
+        )
+    _check_apart(path, tensors)
+    return GgufFile(path, metadata, tensors)
+
+
+def _tensor_record(data: _Bytes) -> tuple[str, tuple[int, ...], int, int]:
+    name, num_axes = data.text(), data.number("<I")
+    sizes = struct.unpack(f"<{num_axes}Q", data.take(8 * num_axes))
+    return name, sizes[::-1], data.number("<I"), data.number("<Q")
+
+
+def _tensor(
+    path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, size: int
+) -> GgufTensor:
+    try:
+        known = GGMLQuantizationType(kind)
+    except ValueError:
+        raise UserError(f"{path}: tensor {name} has type {kind}, unknown") from None
+    block, block_bytes = GGML_QUANT_SIZES[known]
+    require(
+        0 < len(shape) <= 4 and min(shape) > 0 and shape[-1] % block == 0,
+        f"{path}: tensor {name} has shape {list(shape)}, wanted 1 to 4 axes and rows "
+        f"in blocks of {block}",
+    )
+    num_bytes = math.prod(shape) // block * block_bytes
+    require(
+        offset + num_bytes <= size,
+        f"{path}: tensor {name} ends at byte {offset + num_bytes}, and the file at "
+        f"byte {size}: it is cut off or damaged",
+    )
+    return GgufTensor(shape, known.name, offset, num_bytes)
+
+
+def _check_apart(path: Path, tensors: Mapping[str, GgufTensor]) -> None:
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+        require(
+            tensor.offset >= end, f"{path}: tensor {name} overlaps the one before it"
+        )
+        end = tensor.offset + tensor.num_bytes

@@ -1,0 +1,213 @@
+"""The tokenizer in a GGUF file's metadata, as the files that Hugging Face reads."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from convert.gguf_file import GgufFile
+from eqids.config import require
+
+_LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3 cuts text into words (llama-models, `tokenizer.py`)."""
+_BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+_CONTROL, _USER_DEFINED = 3, 4
+"""Types of tokens that are found in a text before anything else."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What `tokenizer.ggml.pre` names."""
+
+    pre_tokenizers: tuple[Mapping[str, Any], ...]
+    """How text is cut into words."""
+    ignore_merges: bool = False
+    """Whether a word that is a token is that token, whatever its merges."""
+    add_bos: bool = False
+    """Whether a text begins with a token of its own, where the file does not say."""
+
+
+_SMOLLM = _Kind(({"type": "Digits", "individual_digits": True}, _BYTE_LEVEL))
+_LLAMA3 = _Kind(
+    (
+        {
+            "type": "Split",
+            "pattern": {"Regex": _LLAMA3_WORDS},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        {**_BYTE_LEVEL, "use_regex": False},
+    ),
+    ignore_merges=True,
+    add_bos=True,
+)
+_KINDS: Mapping[str, _Kind] = {
+    "gpt-2": _Kind((_BYTE_LEVEL,)),
+    "smollm": _SMOLLM,
+    "llama-bpe": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "llama3": _LLAMA3,
+}
+
+
+def token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `bos_token_id` and `eos_token_id`, where the file has them."""
+    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in _ENDS}
+    return {f"{name}_token_id": n for name, n in ids.items() if n is not None}
+
+
+_ENDS = ("bos", "eos")
+_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+"""Hugging Face's names of special tokens, and GGUF's."""
+
+
+def tokenizer_files(file: GgufFile, report: Callable[[str], None]) -> dict[str, bytes]:
+    """Returns tokenizer.json and tokenizer_config.json, or neither.
+
+    Args:
+        file: with the tokens in its metadata.
+        report: hears why there is none, where the kind is not supported.
+
+    Raises:
+        UserError: tokens, their types and merges do not belong together.
+    """
+    metadata = file.metadata
+    model = metadata.get("tokenizer.ggml.model")
+    name = metadata.get("tokenizer.ggml.pre")
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if model != "gpt2" or kind is None:
+        report(
+            f"no tokenizer is written: that of {file.path} is {model!r} with words cut "
+            f"as {name!r}, wanted 'gpt2' with one of {', '.join(_KINDS)}"
+        )
+        return {}
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    merges = metadata.get("tokenizer.ggml.merges")
+    types = metadata.get("tokenizer.ggml.token_type")
+    for key, value in (("tokens", tokens), ("merges", merges)):
+        require(
+            isinstance(value, list) and all(isinstance(one, str) for one in value),
+            f"{file.path}: tokenizer.ggml.{key} is not a list of texts",
+        )
+    assert isinstance(tokens, list) and isinstance(merges, list)
+    types = [1] * len(tokens) if types is None else types
+    vocab = {token: number for number, token in enumerate(tokens)}
+    require(
+        isinstance(types, list) and len(types) == len(tokens) == len(vocab),
+        f"{file.path}: tokenizer.ggml.tokens has {len(tokens)} tokens, of which "
+        f"{len(vocab)} differ; wanted as many, and as many of token_type",
+    )
+    _check_merges(file, vocab, merges)
+    special = _special(file, tokens)
+    settings = _json(kind, metadata, vocab, merges, types, special)
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": metadata.get("llama.context_length", 1 << 30),
+        **{f"{name}_token": token for name, token in special.items()},
+    }
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        about["chat_template"] = template
+    return {
+        "tokenizer.json": json.dumps(settings, ensure_ascii=False).encode(),
+        "tokenizer_config.json": json.dumps(
+            about, indent=2, ensure_ascii=False
+        ).encode(),
+    }
+
+
+def _check_merges(file: GgufFile, vocab: Mapping[str, int], merges: list[str]) -> None:
+    for number, merge in enumerate(merges):
+        left, _, right = merge.partition(" ")
+        require(
+            left in vocab and right in vocab and left + right in vocab,
+            f"{file.path}: tokenizer.ggml.merges[{number}] is {merge!r}, wanted two "
+            "tokens whose join is a token",
+        )
+
+
+def _special(file: GgufFile, tokens: list[str]) -> dict[str, str]:
+    found = {}
+    for name, spelled in _SPECIAL.items():
+        key = f"tokenizer.ggml.{spelled}_token_id"
+        number = file.metadata.get(key)
+        if number is None:
+            continue
+        require(
+            isinstance(number, int) and 0 <= number < len(tokens),
+            f"{file.path}: {key} is {number!r}, wanted one of {len(tokens)} tokens",
+        )
+        found[name] = tokens[number]
+    return found
+
+
+def _json(
+    kind: _Kind,
+    metadata: Mapping[str, Any],
+    vocab: Mapping[str, int],
+    merges: list[str],
+    types: list[int],
+    special: Mapping[str, str],
+) -> dict[str, Any]:
+    """The content of tokenizer.json (huggingface/tokenizers)."""
+    added = [
+        {
+            "id": vocab[token],
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": type_ == _CONTROL,
+        }
+        for token, type_ in zip(vocab, types, strict=True)
+        if type_ in (_CONTROL, _USER_DEFINED)
+    ]
+    bos = special.get("bos")
+    wanted = metadata.get("tokenizer.ggml.add_bos_token", kind.add_bos)
+    template = None if bos is None or not wanted else _begun_by(bos, vocab[bos])
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": list(kind.pre_tokenizers),
+        },
+        "post_processor": template,
+        "decoder": _BYTE_LEVEL,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": kind.ignore_merges,
+            "vocab": dict(vocab),
+            "merges": merges,
+        },
+    }
+
+
+def _begun_by(token: str, number: int) -> dict[str, Any]:
+    first = {"SpecialToken": {"id": token, "type_id": 0}}
+    a, b = ({"Sequence": {"id": one, "type_id": 0}} for one in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, a],
+        "pair": [first, a, first, b],
+        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+    }

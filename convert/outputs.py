@@ -1,0 +1,224 @@
+"""Folders that appear when they are whole: streamed, read back, renamed."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from eqids.config import UserError, require
+
+DTYPES: Mapping[str, np.dtype] = {
+    "BOOL": np.dtype(np.bool_),
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+}
+"""By the names of safetensors."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Advance = Callable[[int, int], None]
+"""Hears of bytes that were written, and of how many there will be in all."""
+FLOATS = {str(DTYPES[name]): DTYPES[name] for name in ("F32", "F16", "BF16")}
+"""Dtypes of weights by the names that numpy and Hugging Face give them."""
+PART_BYTES = 16 << 20
+"""Of a tensor, what is in memory at a time (a row at least)."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor to write, whose values are read when its turn comes."""
+
+    shape: tuple[int, ...]
+    """In the file."""
+    dtype: np.dtype
+    """As it comes, and as it is written unless another one is asked for."""
+    parts: Callable[[], Iterator[np.ndarray]]
+    """Returns the values in order, a part at a time, whatever their shapes."""
+
+    @staticmethod
+    def of(array: np.ndarray) -> "Weight":
+        """Returns an array in memory as a tensor to write."""
+        return Weight(array.shape, array.dtype, lambda: iter([array]))
+
+    def as_dtype(self, dtype: np.dtype) -> "Weight":
+        """Returns the same values in another dtype, which holds them."""
+
+        def parts() -> Iterator[np.ndarray]:
+            return (part.astype(dtype) for part in self.parts())
+
+        return Weight(self.shape, dtype, parts)
+
+    def num_bytes(self, dtype: np.dtype | None = None) -> int:
+        """Returns its size, in its own dtype or another."""
+        return math.prod(self.shape) * (dtype or self.dtype).itemsize
+
+
+class NewFolder:
+    """A folder under a temporary name; see `new_folder`."""
+
+    def __init__(self, path: Path, advance: Advance):
+        """Begins to write.
+
+        Args:
+            path: the folder, which is there and empty.
+            advance: hears of bytes of tensors as they are written.
+        """
+        self.path, self._advance, self._total = path, advance, 0
+        self.digests: dict[str, str] = {}
+
+    def expect(
+        self, weights: Mapping[str, Weight], dtype: np.dtype | None = None
+    ) -> None:
+        """Counts tensors among what will be written, for those who watch."""
+        self._total += sum(weight.num_bytes(dtype) for weight in weights.values())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file of few bytes."""
+        (self.path / name).write_bytes(data)
+        self.digests[name] = hashlib.sha256(data).hexdigest()
+
+    def write_json(self, name: str, values: Any) -> None:
+        """Writes a JSON file."""
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        self.write(name, text.encode())
+
+    def write_with(self, name: str, write: Callable[[Path], None]) -> None:
+        """Writes a file by a function of its path."""
+        write(self.path / name)
+        self.digests[name] = _digest(self.path / name)
+
+    def write_tensors(
+        self, name: str, weights: Mapping[str, Weight], dtype: np.dtype | None = None
+    ) -> None:
+        """Writes a safetensors file, a part of a tensor at a time.
+
+        Args:
+            name: of the file.
+            weights: tensors by name.
+            dtype: what they are cast to; by default each keeps its own.
+
+        Raises:
+            UserError: a finite value is infinite in `dtype`.
+        """
+        # Wide dtypes first, so that every tensor is aligned to its own.
+        width = {key: (dtype or one.dtype).itemsize for key, one in weights.items()}
+        ordered = {
+            key: weights[key] for key in sorted(weights, key=lambda k: -width[k])
+        }
+        total = hashlib.sha256()
+        with (self.path / name).open("wb") as file:
+
+            def put(data: bytes | memoryview) -> None:
+                file.write(data)
+                total.update(data)
+
+            put(_header(ordered, dtype))
+            for key, weight in ordered.items():
+                written = 0
+                for part in weight.parts():
+                    part = _cast(key, part, dtype or weight.dtype)
+                    put(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+                    self._advance(part.nbytes, self._total)
+                    written += part.nbytes
+                assert written == weight.num_bytes(dtype), (key, written)
+        self.digests[name] = total.hexdigest()
+
+    def verify(self) -> None:
+        """Reads every file back from the disk.
+
+        Raises:
+            UserError: one does not hold what was written.
+        """
+        for name, digest in self.digests.items():
+            path = self.path / name
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            found = _digest(path)
+            require(
+                found == digest,
+                f"{name} reads back with SHA-256 {found}, {digest} was written: the "
+                "disk is not to be trusted",
+            )
+
+
+@contextmanager
+def new_folder(
+    path: Path, advance: Advance = lambda done, total: None
+) -> Iterator[NewFolder]:
+    """Writes a folder under a temporary name, reads it back and renames it.
+
+    Args:
+        path: the folder, which must not be there.
+        advance: hears of bytes as they are written.
+
+    Raises:
+        UserError: it is there, or could not be written; nothing is left then.
+    """
+    require(
+        not path.exists(), f"{path} is there already, wanted a folder that is not yet"
+    )
+    target = path.resolve()
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        folder = NewFolder(partial, advance)
+        yield folder
+        folder.verify()
+        partial.rename(target)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def row_ranges(num_rows: int, row_bytes: int, unit: int = 1) -> Iterator[slice]:
+    """Yields ranges of rows of about `PART_BYTES`, in multiples of `unit` rows."""
+    step = max(PART_BYTES // max(row_bytes * unit, 1), 1) * unit
+    for start in range(0, num_rows, step):
+        yield slice(start, min(start + step, num_rows))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cast(key: str, part: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if part.dtype == dtype:
+        return part
+    with np.errstate(over="ignore"):
+        cast = part.astype(dtype)
+    require(
+        not np.isinf(cast).any() or bool(np.isinf(part).any()),
+        f"{key} has values that {dtype} does not hold (the largest is "
+        f"{np.abs(part).max():.6g}), wanted another --dtype",
+    )
+    return cast
+
+
+def _header(weights: Mapping[str, Weight], dtype: np.dtype | None) -> bytes:
+    """Eight bytes of length, then JSON padded to whole words (safetensors' README)."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for key, weight in weights.items():
+        start, end = end, end + weight.num_bytes(dtype)
+        header[key] = {
+            "dtype": _NAMES[dtype or weight.dtype],
+            "shape": list(weight.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

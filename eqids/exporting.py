@@ -1,0 +1,276 @@
+"""What `python -m convert {eqids-to-hf,items}` write: a checkpoint, for others."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convert.hf_files import shard_paths, tensors
+from convert.hf_write import (
+    HEAD,
+    arrays_of,
+    base_config,
+    copy_companions,
+    hf_config,
+    llama_weights,
+    merged,
+    of_slice,
+    write_llama,
+)
+from convert.names import tensors_of
+from convert.outputs import FLOATS, Advance, NewFolder, Weight, new_folder
+from eqids.config import (
+    EqidsToHfConfig,
+    ItemsConfig,
+    ModelConfig,
+    RunConfig,
+    from_json,
+    require,
+    to_json,
+)
+from eqids.data import open_dataset
+from eqids.fit.checkpoint import Manifest, read_manifest, resolve
+from eqids.fit.checkpoint.chunks import whole
+from eqids.fit.checkpoint.reader import Reader
+from eqids.fit.runs import check_catalog
+from eqids.model.lora import FIELDS
+from eqids.opening import check_base, open_checkpoint
+from sharding import Placement
+
+TENSORS_FILE, INFO_FILE = "eqids.safetensors", "eqids.json"
+"""Items, adapters and softmax, beside the tensors of Llama; and what they are."""
+FORMAT_VERSION = 1
+_PARAMS = "params/"
+_LLAMA = _PARAMS + "llama/"
+
+
+class _Arrays:
+    """What was trained, read from a checkpoint when it is asked for."""
+
+    def __init__(self, reader: Reader, manifest: Manifest):
+        self._reader, self._records = reader, manifest.arrays
+
+    def __call__(self, name: str, layer: int | None = None) -> np.ndarray:
+        """Returns an array by its name in the checkpoint, or a layer of it."""
+        box = whole(self._records[name])
+        if layer is None:
+            return self._reader.read(name, box)
+        return self._reader.read(name, (slice(layer, layer + 1), *box[1:]))[0]
+
+    def of_llama(self, path: str, layer: int | None) -> np.ndarray:
+        """Returns an array of the Llama by its path in it, or a layer of it."""
+        return self(_LLAMA + path, layer)
+
+    def beside_llama(self) -> dict[str, Weight]:
+        """Returns the arrays of items, adapters and softmax, as tensors to write."""
+        found = {}
+        for name, record in self._records.items():
+            if not name.startswith(_PARAMS) or name.startswith(_LLAMA):
+                continue
+
+            def parts(name: str = name) -> Iterator[np.ndarray]:
+                yield self(name)
+
+            (tensor,) = tensors_of(name.removeprefix(_PARAMS), record.shape)
+            found[tensor.name] = Weight(tensor.shape, np.dtype(record.dtype), parts)
+        return found
+
+
+def eqids_to_hf(
+    config: EqidsToHfConfig, advance: Advance = lambda done, total: None
+) -> dict[str, str]:
+    """Writes a checkpoint as a Hugging Face folder, items and heads beside it.
+
+    A frozen Llama is copied from its folder, every tensor to the bit. Low-rank changes
+    are merged in float32, which is what is written then.
+
+    Args:
+        config: what to write, and where.
+        advance: hears of bytes as they are written.
+
+    Returns:
+        The SHA-256 of every file, by name.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, another Llama than it was
+            trained over, or an output that is there already.
+    """
+    path = resolve(config.input)
+    manifest = read_manifest(path)
+    dtype = None if config.dtype is None else FLOATS[config.dtype]
+    with (
+        Reader(path, manifest) as reader,
+        _llama(config, path, manifest, _Arrays(reader, manifest)) as (found, folder),
+        new_folder(config.output, advance) as new,
+    ):
+        sizes = _sizes(path, manifest)
+        stored = dtype or next(iter(found.values())).dtype
+        beside = _Arrays(reader, manifest).beside_llama()
+        new.expect(beside)
+        content = hf_config(sizes.llama, str(stored))
+        if folder is not None and (folder / "config.json").is_file():
+            changed = dtype is not None or sizes.lora is not None
+            content = base_config(folder, str(stored) if changed else None)
+            copy_companions(new, folder)
+        write_llama(new, found, content, dtype, config.max_shard_bytes)
+        new.write_tensors(TENSORS_FILE, beside)
+        new.write_json(INFO_FILE, _info(manifest, new))
+    return new.digests
+
+
+@contextmanager
+def _llama(
+    config: EqidsToHfConfig, path: Path, manifest: Manifest, arrays: _Arrays
+) -> Iterator[tuple[dict[str, Weight], Path | None]]:
+    """The tensors of a checkpoint's Llama, and the folder of its base if it is there.
+
+    Args:
+        config: where the base may be.
+        path: the checkpoint.
+        manifest: what it says of itself.
+        arrays: what was trained.
+    """
+    run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
+    sizes = _sizes(path, manifest)
+    folder, base = config.llama_path or run.flags.llama_path, manifest.meta["base"]
+    float32 = np.dtype(np.float32)
+    if run.strategy == "all" and sizes.llama.tied:
+        there = folder is not None and folder.is_dir()
+        weights = llama_weights(sizes.llama, float32, arrays.of_llama)
+        yield weights, folder if there else None
+        return
+    if base is None:
+        # A random Llama that was frozen: the run's seed makes it again.
+        opened = open_checkpoint(path, None, None, Placement(None, None))
+        llama = opened.model.llama
+        stored = np.dtype(llama.embedding.dtype)
+        yield llama_weights(sizes.llama, stored, arrays_of(llama)), None
+        return
+    folder = check_base(base, folder)
+    with tensors(folder) as found:
+        weights = {key: of_slice(found[key]) for key in found}
+        if run.strategy == "all":
+            # The head for words never learns, and is in no checkpoint.
+            trained = llama_weights(sizes.llama, float32, arrays.of_llama)
+            trained[HEAD] = weights[HEAD].as_dtype(float32)
+            weights = trained
+        elif sizes.lora is not None:
+            scale = sizes.lora.alpha / sizes.lora.rank
+            scales = {FIELDS[target]: scale for target in sizes.lora.targets}
+            weights = merged(weights, sizes.llama, scales, arrays.of_llama)
+            weights = {key: one.as_dtype(float32) for key, one in weights.items()}
+        yield weights, folder
+
+
+def _sizes(path: Path, manifest: Manifest) -> ModelConfig:
+    """The model's; a Llama that never had a head for words is written as a tied one."""
+    sizes = from_json(ModelConfig, manifest.meta["model"], f"{path}: model")
+    if manifest.meta["base"] is not None:
+        return sizes
+    return replace(sizes, llama=replace(sizes.llama, tied=True))
+
+
+def _info(manifest: Manifest, new: NewFolder) -> dict[str, Any]:
+    """The content of eqids.json: whatever one must know to use the tensors."""
+    meta = manifest.meta
+    names = ("catalog_id", "dataset_hash", "protocol", "base", "score", "versions")
+    llama = hashlib.sha256()
+    for path in shard_paths(new.path):
+        llama.update(bytes.fromhex(new.digests[path.name]))
+    return {
+        "format_version": FORMAT_VERSION,
+        "step": manifest.step,
+        "saved": manifest.saved,
+        "llama": llama.hexdigest(),
+        "tensors": new.digests[TENSORS_FILE],
+        **{name: meta[name] for name in names},
+        "model": {**meta["model"], "lora": None},
+        "config": meta["config"],
+    }
+
+
+def items(
+    config: ItemsConfig, advance: Advance = lambda done, total: None
+) -> dict[str, str]:
+    """Writes the vectors of items and clusters with the items' ids.
+
+    Vectors are those that the softmax multiplies a query with, in float32, an item a
+    row: ready for an index of nearest neighbours. What ranks items is their
+    probability, which takes their clusters and biases too.
+
+    Args:
+        config: what to write, and where.
+        advance: hears of bytes as they are written.
+
+    Returns:
+        The SHA-256 of every file, by name.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, another catalog, or an output
+            that is there already.
+    """
+    path = resolve(config.input)
+    manifest = read_manifest(path)
+    run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
+    dataset = open_dataset(config.data_dir or run.data_dir)
+    check_catalog(path, manifest.meta, dataset)
+    with Reader(path, manifest) as reader:
+        arrays = _Arrays(reader, manifest)
+        names = ("table", "bias", "cluster_table", "cluster_bias")
+        table, bias, cluster_table, cluster_bias = (
+            arrays(f"{_PARAMS}softmax/{name}") for name in names
+        )
+    catalog = dataset.items()
+    catalog = catalog[~catalog["retired"]]
+    slot = catalog["slot"].to_numpy()
+    cluster = slot // dataset.info.room
+    vectors = table.reshape(-1, table.shape[-1])[slot]
+    rows = {
+        "item": pa.Array.from_pandas(catalog["item"]),
+        "title": pa.Array.from_pandas(catalog["title"]),
+        "slot": pa.array(slot),
+        "cluster": pa.array(cluster),
+        "bias": pa.array(bias.reshape(-1)[slot]),
+        "vector": _lists(vectors),
+    }
+    clusters = {
+        "cluster": pa.array(np.arange(len(cluster_table), dtype=np.int32)),
+        "num_items": pa.array(np.bincount(cluster, minlength=len(cluster_table))),
+        "bias": pa.array(cluster_bias),
+        "vector": _lists(cluster_table),
+    }
+    weights = {
+        "item_vectors": vectors,
+        "item_bias": bias.reshape(-1)[slot],
+        "item_slot": slot.astype(np.int32),
+        "cluster_vectors": cluster_table,
+        "cluster_bias": cluster_bias,
+    }
+    with new_folder(config.output, advance) as new:
+        for name, columns in (("items", rows), ("clusters", clusters)):
+            _write_parquet(new, f"{name}.parquet", columns)
+        tensors = {name: Weight.of(array) for name, array in weights.items()}
+        new.expect(tensors)
+        new.write_tensors("items.safetensors", tensors)
+        about = {name: manifest.meta[name] for name in ("catalog_id", "dataset_hash")}
+        about |= {"step": manifest.step, "protocol": to_json(dataset.info.protocol)}
+        new.write_json("items.json", about)
+    return new.digests
+
+
+def _lists(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(values, vectors.shape[-1])
+
+
+def _write_parquet(new: NewFolder, name: str, columns: Mapping[str, pa.Array]) -> None:
+    table = pa.table(dict(columns))
+    new.write_with(name, lambda path: pq.write_table(table, path))
+    again = pq.read_table(new.path / name)
+    require(again.equals(table), f"{name} does not read back as it was written")

@@ -1,0 +1,92 @@
+"""The words beside a run's items: as its flags want them, and as it was trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from eqids.config import LlamaConfig, RunConfig, TrainConfig, require
+from eqids.data import Dataset
+from eqids.data.files import ITEMS_FILE, file_sha256
+from eqids.data.text import tokenizer_file, words_of
+from eqids.data.words import Words
+
+
+def words_asked(
+    flags: TrainConfig, dataset: Dataset, report: Callable[[str], None]
+) -> Words | None:
+    """Returns the words that flags ask for beside a dataset's items, if they do.
+
+    Raises:
+        UserError: there is no tokenizer, or no item has a text.
+    """
+    if not flags.reads_words:
+        return None
+    path = tokenizer_file(flags.tokenizer, flags.llama_path)
+    prompt, per_item = flags.prompt or "", flags.text_tokens_per_item
+    return words_of(dataset, path, prompt, per_item, report)
+
+
+def words_again(
+    checkpoint: Path,
+    config: RunConfig,
+    dataset: Dataset,
+    tokenizer: Path | None = None,
+    llama_path: Path | None = None,
+) -> Words | None:
+    """Returns the words beside items that a checkpoint was trained with, if any.
+
+    Args:
+        checkpoint: for messages.
+        config: of its run.
+        dataset: whose items, of any version of the catalog.
+        tokenizer: its file, by default where the run found it.
+        llama_path: the Llama's folder, by default the one of the run.
+
+    Raises:
+        UserError: the tokenizer is not there, or is another one.
+    """
+    if config.words is None:
+        return None
+    flags = config.flags
+    if tokenizer is None and flags.tokenizer is not None:
+        tokenizer = flags.tokenizer
+        require(
+            tokenizer.exists(),
+            f"{checkpoint} was trained with words split by {tokenizer}, which is not "
+            "there: add --tokenizer FILE",
+        )
+    path = tokenizer_file(tokenizer, llama_path or flags.llama_path)
+    found = file_sha256(path)
+    require(
+        found == config.words.tokenizer,
+        f"{path} is another tokenizer (its sha256 is {found}) than the one that "
+        f"{checkpoint} was trained with ({config.words.tokenizer}), see --tokenizer",
+    )
+    prompt, per_item = flags.prompt or "", flags.text_tokens_per_item
+    return words_of(dataset, path, prompt, per_item, lambda sentence: None)
+
+
+def check_words(
+    checkpoint: Path, config: RunConfig, dataset: Dataset, words: Words
+) -> None:
+    """Raises UserError where items have other words than a checkpoint was trained with.
+
+    Args:
+        checkpoint: for messages.
+        config: of its run.
+        dataset: with the same catalog.
+        words: of its items.
+    """
+    require(
+        words.config == config.words,
+        f"{checkpoint} was trained with other texts of items than {dataset.path}/"
+        f"{ITEMS_FILE} has; wanted the same, see --text of eqids.prepare",
+    )
+
+
+def check_vocab(words: Words, llama: LlamaConfig) -> None:
+    """Raises UserError where a Llama does not know the tokens of some words."""
+    require(
+        words.vocab_used <= llama.vocab,
+        f"the tokenizer gives token {words.vocab_used - 1}, and the Llama knows "
+        f"{llama.vocab}; wanted the Llama's own tokenizer, see --tokenizer",
+    )

@@ -1,0 +1,287 @@
+"""Published Llamas from a hub, which a server on this machine plays."""
+
+import errno
+import functools
+import hashlib
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants as hub_constants
+import pytest
+from conftest import ROOT
+from folders import write_hf
+from runs import refused, small
+
+from convert import load_llama
+from convert.hub import REPOSITORIES, fetch_llama
+from eqids import train
+from eqids.config import PRETRAINED_RECIPES, TrainConfig, UserError
+from eqids.data import Dataset
+from eqids.fit.recipe import resolved
+
+LLAMA = REPOSITORIES["1b"]
+TOKEN = "hf_of-somebody"
+
+
+@dataclass
+class Hub:
+    """What the server has, what it does, and what it was asked."""
+
+    folder: Path
+    url: str = ""
+    token: str | None = None
+    error: tuple[int, str] | None = None
+    cut: int | None = None
+    """Bytes after which the next answer of weights breaks off."""
+    asked: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+
+
+def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            hub.asked.append(f"{self.command} {path}")
+            given = self.headers.get("Authorization")
+            if hub.error is not None:
+                status, code = hub.error
+                self._answer(status, b"", {"X-Error-Code": code} if code else {})
+            elif hub.token is not None and given != f"Bearer {hub.token}":
+                self._answer(401, b"", {"X-Error-Code": "GatedRepo"})
+            elif path.startswith(f"/api/models/{LLAMA.name}/tree/{LLAMA.revision}"):
+                files = [self._entry(one) for one in sorted(hub.folder.iterdir())]
+                self._answer(200, json.dumps(files).encode(), {})
+            elif path == f"/api/models/{LLAMA.name}/revision/{LLAMA.revision}":
+                names = sorted(one.name for one in hub.folder.iterdir())
+                files = [{"rfilename": name} for name in names]
+                about = {"id": LLAMA.name, "sha": LLAMA.revision, "siblings": files}
+                self._answer(200, json.dumps(about).encode(), {})
+            else:
+                self._file(hub.folder / path.split("/")[-1])
+
+        def _entry(self, path: Path) -> dict[str, Any]:
+            data = path.read_bytes()
+            entry = {"type": "file", "path": path.name, "size": len(data)}
+            entry["oid"] = hashlib.sha1(data).hexdigest()
+            if path.suffix == ".safetensors":
+                digest = hashlib.sha256(data).hexdigest()
+                entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 9}
+            return entry
+
+        def _file(self, path: Path) -> None:
+            data = path.read_bytes()
+            large = path.suffix == ".safetensors"
+            claimed = hub.folder.parent / f"{path.name}.claimed"
+            digest = (hashlib.sha256 if large else hashlib.sha1)(data).hexdigest()
+            if claimed.exists():
+                digest = claimed.read_text()
+            headers = {"X-Repo-Commit": LLAMA.revision, "ETag": f'"{digest}"'}
+            status, span = 200, self.headers.get("Range")
+            if span is not None:
+                hub.ranges.append(span)
+                start = int(span.removeprefix("bytes=").split("-")[0])
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                status, data = 206, data[start:]
+            cut = None
+            if large and self.command == "GET" and hub.cut is not None:
+                cut, hub.cut = hub.cut, None
+            self._answer(status, data, headers, cut)
+
+        def _answer(
+            self,
+            status: int,
+            data: bytes,
+            headers: dict[str, str],
+            cut: int | None = None,
+        ) -> None:
+            self.send_response(status)
+            headers = {"Content-Length": str(len(data)), **headers}
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data[:cut])
+            if cut is not None:
+                self.close_connection = True
+
+    return Handler
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one Llama, and an empty cache."""
+    write_hf(tmp_path / "served", shards=2)
+    for name in ("tokenizer.json", "LICENSE", "pytorch_model.bin", "notes.md"):
+        (tmp_path / "served" / name).write_text("{}")
+    hub = Hub(tmp_path / "served")
+    address = ("127.0.0.1", 0)
+    with http.server.ThreadingHTTPServer(address, _handler(hub)) as server:
+        serve = functools.partial(server.serve_forever, poll_interval=0.02)
+        threading.Thread(target=serve, daemon=True).start()
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        _use(monkeypatch, hub.url, tmp_path / "cache")
+        yield hub
+        server.shutdown()
+
+
+def _use(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+    """What HF_ENDPOINT and HF_HOME do, for they are read at import."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_CACHE": str(cache),
+        "HF_TOKEN_PATH": str(cache / "token"),
+    }.items():
+        monkeypatch.setattr(hub_constants, name, value)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def test_only_what_is_needed_is_fetched_and_only_once(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    path = fetch_llama("1b", said.append)
+    load_llama(path)
+    assert path.is_relative_to(tmp_path / "cache") and path.name == LLAMA.revision
+    assert {file.name for file in path.iterdir()} == {
+        "config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "LICENSE",
+        "model-00002-of-00002.safetensors", "model.safetensors.index.json",
+    }  # fmt: skip
+    for file in path.iterdir():
+        assert file.read_bytes() == (hub.folder / file.name).read_bytes()
+    assert len(said) == 1 and LLAMA.name in said[0]
+    hub.asked.clear()
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    assert fetch_llama("1b", said.append) == path
+    assert hub.asked == [] and len(said) == 1
+
+
+def test_what_broke_off_is_resumed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_constants, "DOWNLOAD_CHUNK_SIZE", 100)
+    hub.cut = 1000
+    path = fetch_llama("1b")
+    assert hub.ranges == ["bytes=1000-"]
+    for file in path.glob("*.safetensors"):
+        assert file.read_bytes() == (hub.folder / file.name).read_bytes()
+
+
+def test_weights_with_a_wrong_hash_are_refused_and_removed(
+    hub: Hub, tmp_path: Path
+) -> None:
+    name = "model-00002-of-00002.safetensors"
+    right = hashlib.sha256((hub.folder / name).read_bytes()).hexdigest()
+    (tmp_path / f"{name}.claimed").write_text(right)
+    data = bytearray((hub.folder / name).read_bytes())
+    data[-1] ^= 1
+    (hub.folder / name).write_bytes(data)
+    for _ in range(2):  # nor is it taken from the cache the next time
+        with pytest.raises(UserError, match=rf"{name} of {LLAMA.name} came with SHA"):
+            fetch_llama("1b")
+    data[-1] ^= 1
+    (hub.folder / name).write_bytes(data)
+    load_llama(fetch_llama("1b"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ((401, "GatedRepo"), "is gated: accept its licence at https://huggingface.co/"),
+        ((403, "GatedRepo"), "meta-llama/Llama-3.2-1B, then set HF_TOKEN, or run `hf"),
+        ((401, "RepoNotFound"), "is not on the hub, or not for you"),
+        ((404, "RepoNotFound"), "is not on the hub, or not for you"),
+        ((404, "RevisionNotFound"), f"has no revision {LLAMA.revision}"),
+        ((403, ""), "the hub refused the token"),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    hub: Hub, error: tuple[int, str], said: str, tmp_path: Path
+) -> None:
+    hub.error = error
+    with pytest.raises(UserError, match=said) as caught:
+        fetch_llama("1b")
+    assert "\n" not in str(caught.value) and "--llama_path" in str(caught.value)
+
+
+def test_a_token_opens_what_is_gated(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.token = TOKEN
+    with pytest.raises(UserError, match="is gated"):
+        fetch_llama("1b")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    load_llama(fetch_llama("1b"))
+
+
+def test_no_network_no_cache_and_no_room_are_told_apart(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="not in the hub's cache, and HF_HUB_OFFLINE"):
+        fetch_llama("1b")
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+    _use(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="could not be fetched from the hub .*network"):
+        fetch_llama("1b")
+    _use(monkeypatch, hub.url, tmp_path / "served/LICENSE/cache")
+    with pytest.raises(UserError, match="could not be fetched|cannot be written"):
+        fetch_llama("1b")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    _use(monkeypatch, hub.url, tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(UserError, match="the disk has no room for .* set HF_HOME"):
+        fetch_llama("1b")
+
+
+def test_the_environment_is_the_hubs_own(hub: Hub, tmp_path: Path) -> None:
+    hub.token = TOKEN
+    code = "from convert.hub import fetch_llama; print(fetch_llama('1b'))"
+    env = {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN,
+        "PATH": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "home")
+
+
+def test_training_asks_the_hub_where_no_folder_is_given(
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = resolved(TrainConfig(llama_size="1b"))
+    assert config.strategy == "heads" and config.recipe == PRETRAINED_RECIPES["heads"]
+    assert config.checkpoint_dir.name == "ml-100k-1b-heads-seed0"
+    assert resolved(TrainConfig(llama_size="1b", train="lora")).strategy == "lora"
+    write_hf(tmp_path / "llama")
+    asked: list[str] = []
+
+    def fetch(size: str, report: Callable[[str], None]) -> Path:
+        asked.append(size)
+        return tmp_path / "llama"
+
+    monkeypatch.setattr(train, "fetch_llama", fetch)
+    flags = small(dataset.path, tmp_path / "run", "--llama_size", "3b")
+    assert "is not a Llama of --llama_size 3b" in refused(train.main, flags, capsys)
+    assert asked == ["3b"]
