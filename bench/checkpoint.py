@@ -59,10 +59,12 @@ class Case:
 
     Attributes:
         folder: where it writes.
+        orbax: whether Orbax takes part.
         alone: the one thing it does, a single time; by default all in turns.
     """
 
     folder: Path
+    orbax: bool
     alone: tuple[str, str] | None = None
 
     def __str__(self) -> str:
@@ -88,7 +90,8 @@ def measure(options: CheckpointOptions) -> Section:
         alone = [(OURS, SAVE), (OURS, BEGIN), (OURS, RESTORE)]
         if has_orbax():
             alone += [(ORBAX, SAVE), (ORBAX, BEGIN), (ORBAX, RESTORE)]
-        cases = [*(Case(folder, one) for one in alone), Case(folder)]
+        turns = Case(folder, has_orbax())
+        cases = [*(replace(turns, alone=one) for one in alone), turns]
         rows, notes = measure_each(measure_case, options, cases)
     return Section(
         "checkpoint", _keys(rows), MEANINGS, rows, _notes() + notes, _curve(rows)
@@ -101,7 +104,7 @@ def measure_case(options: CheckpointOptions, case: Case) -> Measured:
     clock = Stoppable()
     ours = Ours(case.folder, tree, clock)
     used: list[Ours | Orbax] = [ours]
-    if has_orbax() and (case.alone is None or case.alone[0] == ORBAX):
+    if case.orbax and (case.alone is None or case.alone[0] == ORBAX):
         used.append(Orbax(case.folder, tree, clock))
     ways = {(way.name, way.work): way for one in used for way in one.ways()}
     try:
@@ -175,9 +178,9 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def _notes() -> list[str]:
     notes = [
-        f"{SAVE}, {COPY}: until all of it is on the disk. {BEGIN}: until training may go "
-        "on; the rest is waited for with the clock stopped, and in turns the memory of "
-        "the copy is used again.",
+        f"{SAVE}, {COPY}: until all of it is on the disk. {BEGIN}: until training may "
+        "go on; the rest is waited for with the clock stopped, and in turns the memory "
+        "of the copy is used again.",
         f"{FIRST}: in a process of its own; memory: in bytes saved, beyond what the "
         "process held before.",
         "EqIDs takes a SHA-256 of every chunk and of every file that it saves, and "

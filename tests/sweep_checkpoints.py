@@ -2,7 +2,7 @@
 
     python tests/sweep_checkpoints.py --output docs/reliability.md
 
-It takes about half an hour on two CPU cores; tests/test_sweeps.py does a part of it.
+It takes about twenty minutes on two CPU cores; tests/test_sweeps.py does a part of it.
 """
 
 import tempfile
@@ -32,7 +32,8 @@ with another seed every time.
 
 A run of tiny sizes, which saves every {save_every} steps, is killed with SIGKILL,
 started again, killed again, and so on. Some kills wait for a save and strike within
-50 ms, more at any moment behind the first save, and a few while the run starts.
+50 ms, more at any moment behind the first save, and a few while the run starts, before
+it has saved anything.
 Each kill counts as survived when every numbered folder is sound (`verify`), no more
 steps are lost than two saves apart (one due, one under way), and the next start takes
 the newest step without a word of damage. After all of them every line of metrics ever
@@ -124,12 +125,12 @@ def page(
         f"{flags.corruptions} --resumed {flags.resumed}"
     )
     rows = [
-        (f"{processes}, {moment}", f"{num} of {num}")
+        (processes, moment, f"{num} of {num}")
         for processes, row in kills.items()
         for moment, num in Counter(kill.moment for kill in row).most_common()
     ]
     total = sum(len(row) for row in kills.values())
-    rows.append(("**together**", f"**{total} of {total}**"))
+    rows.append(("**together**", "", f"**{total} of {total}**"))
     counts = Counter((row.kind, row.damage) for row in corruptions)
     found = [
         (kind, damage, f"{counts[kind, damage]} of {counts[kind, damage]}")
@@ -142,7 +143,7 @@ def page(
         command=command,
         minutes=minutes,
         save_every=SAVE_EVERY,
-        kills=_table(("processes, killed", "survived"), rows),
+        kills=_table(("processes", "killed", "survived"), rows),
         lost=max(kill.lost for row in kills.values() for kill in row),
         corruptions=_table(("file", "damage", "noticed"), found),
         resumed=sum(row.resumed for row in corruptions),

@@ -17,8 +17,16 @@ from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
 import eqids
-from bench import __main__ as door, catalogs, contender, head, machine, topk
-from bench.clock import Spread, Timing, alternate, exponent
+from bench import (
+    __main__ as door,
+    catalogs,
+    checkpoint,
+    contender,
+    head,
+    machine,
+    topk,
+)
+from bench.clock import Spread, Stoppable, Timing, alternate, exponent
 from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
 from bench.options import Options
 from bench.record import Curve, Row, Section, find, ratio
@@ -236,6 +244,49 @@ def test_the_quick_bench_ends_with_a_table_and_json(
         assert all(r["facts"]["same"] == 1 for r in ours)
 
 
+def test_a_stopped_clock_does_not_count() -> None:
+    watch = Stopwatch()
+    clock = Stoppable(watch)
+    work, rest = watch.work("work", 2, 3), watch.work("rest", 7)
+
+    def run() -> None:
+        with clock.stopped():
+            rest()
+        work()
+        with clock.stopped():
+            rest()
+
+    timings = alternate({"a": run}, 1, 100, clock=clock)
+    assert timings["a"] == Timing((3,), (1.5,))
+
+
+@pytest.mark.parametrize("peer", [True, False])
+def test_the_quick_bench_of_checkpoints(
+    peer: bool, tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    if peer and not checkpoint.has_orbax():
+        pytest.skip("needs orbax-checkpoint")
+    monkeypatch.setattr(checkpoint, "has_orbax", lambda: peer)
+    monkeypatch.setattr(door, "pin", lambda cores: None)
+    path = tmp_path / "result.json"
+    argv = ["checkpoint", "--quick", "--size", "0.01", "--repetitions", "1"]
+    door.main([*argv, "--folder", str(tmp_path), "--json", str(path)])
+    found, text = json.loads(path.read_text())["checkpoint"], capsys.readouterr().out
+    for key in checkpoint.MEANINGS:
+        assert f"checkpoint.{key} " in text
+        assert (found[key] is None) == (not peer and key.startswith("orbax"))
+        assert found[key] is None or math.isfinite(found[key])
+    assert (f"{checkpoint.ORBAX} is left out" in text) is not peer
+    shares = {(row["name"], row["work"]): row["facts"] for row in found["rows"]}
+    assert shares["EqIDs", "begin a save, the first time"]["memory"] > 0.5
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    rows = {(r["name"], r["work"]): r["seconds"]["median"] for r in found["rows"]}
+    slow, fast = rows["EqIDs", "save"], rows["EqIDs", "begin a save"]
+    assert found["blocking_share"] == pytest.approx(fast / slow)
+    slow, fast = rows["EqIDs", "save"], rows["file copy", "copy"]
+    assert found["save_share"] == pytest.approx(fast / slow)
+
+
 def test_mistakes_are_told_in_a_sentence(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
@@ -247,6 +298,10 @@ def test_mistakes_are_told_in_a_sentence(
         (["topk", "--cores", "10000"], "--cores is 10000, but this process may use"),
         (["topk", "--plot", str(tmp_path / "x.png")], "pip install 'eqids[bench]'"),
         (["topk", "--checkpoint", str(tmp_path / "run")], "no such"),
+        (["checkpoint", "--size", "0"], "--size is 0.0, wanted more than 0"),
+        (["checkpoint", "--devices", "0"], "--devices is 0, wanted 1 or more"),
+        (["checkpoint", "--size", "1e9"], "GB left, wanted 4000000000.0, see --folder"),
+        (["checkpoint", "--folder", str(tmp_path / "no")], "no such folder"),
     ):
         said = refused(door.main, argv, capsys)
         assert words in " ".join(said.split())

@@ -51,7 +51,10 @@ def open_source(
         UserError: if a file or column does not exist or cannot be read.
     """
     kind, _, path = config.source.partition(":")
-    told, config = config, config if config.items is None else replace(config, text=None)
+    told, config = (
+        config,
+        config if config.items is None else replace(config, text=None),
+    )
     if kind in _MOVIELENS:
         archive = Path(path) if path else fetch_movielens(kind, progress)
         source = _MOVIELENS[kind](con, config, archive, folder)

@@ -56,9 +56,7 @@ def _cell(column: Any) -> Any:
         text = ibis.literal(", ").join(column.cast("array<string>"))
     elif column.type().is_floating():
         # Integers with empty cells are read as floats.
-        whole = column.round().try_cast("int64")
-        number = column.cast("string")
-        text = ibis.ifelse(column == whole, whole.cast("string"), number)
+        text = column.cast("string").re_replace(r"\.0$", "")
         text = ibis.ifelse(column.isnan(), "", text)
     else:
         text = column.cast("string")

@@ -258,9 +258,7 @@ class Llama(eqx.Module):
 
     def headless(self) -> "Llama":
         """Returns it without a head of its own for words, for who asks for none."""
-        return eqx.tree_at(
-            lambda m: m.lm_head, self, None, is_leaf=lambda x: x is None
-        )
+        return eqx.tree_at(lambda m: m.lm_head, self, None, is_leaf=lambda x: x is None)
 
     def logits(self, words: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
         """Returns the float32 logits of the next word at every position.

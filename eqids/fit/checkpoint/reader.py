@@ -16,7 +16,6 @@ from jaxtyping import Shaped
 
 from eqids.fit.checkpoint.chunks import Box, chunks_in, shift, within
 from eqids.fit.checkpoint.manifest import (
-    ArrayRecord,
     DamageError,
     Manifest,
     content_problems,
@@ -53,6 +52,7 @@ class Reader:
         # Nodes are read once per part instead of once per chunk.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 64 << 20}})
         self._pool = ThreadPoolExecutor(_NUM_WORKERS)
+        self._stores: dict[tuple[str, str], Any] = {}
 
     def __enter__(self) -> "Reader":
         return self
@@ -113,7 +113,6 @@ class Reader:
         stored = within(box, record.shape)
         if stored != box:
             values[...] = 0
-        stores: dict[str, Any] = {}
 
         def fill(number: int, extent: Box) -> int:
             common = tuple(
@@ -124,9 +123,7 @@ class Reader:
             place = values[index]
             part, digest = record.chunks[number]
             try:
-                if part not in stores:
-                    stores[part] = self._open(part, name, record)
-                source = stores[part][extent]
+                source = self._store(part, name)[extent]
                 if common == extent:
                     ts.array(place, copy=False).write(source).result()
                     got = place
@@ -143,9 +140,13 @@ class Reader:
         chunks = chunks_in(record, stored)
         return _Reading(values, [self._pool.submit(fill, *chunk) for chunk in chunks])
 
-    def _open(self, part: str, name: str, record: ArrayRecord) -> Any:
-        spec = array_spec(self._path / PARTS / part, name, record)
-        return ts.open(spec, open=True, context=self._context).result()
+    def _store(self, part: str, name: str) -> Any:
+        if (part, name) not in self._stores:
+            record = self._manifest.arrays[name]
+            spec = array_spec(self._path / PARTS / part, name, record)
+            opened = ts.open(spec, open=True, context=self._context).result()
+            self._stores[part, name] = opened
+        return self._stores[part, name]
 
     def _damage(self, name: str, part: str, reason: str) -> DamageError:
         below = f"{PARTS}/{part}/"

@@ -18,7 +18,7 @@ before anything is read, and a SHA-256, compared by `verify`.
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,7 +67,7 @@ def write_step(
     directory: Path,
     step: int,
     records: Mapping[str, ArrayRecord],
-    shards: Iterable[Shard],
+    shards: list[Shard],
     meta: Mapping[str, Any],
 ) -> None:
     """Writes a checkpoint: all of it, or nothing that anyone would take for one.
@@ -79,7 +79,7 @@ def write_step(
         directory: the run's folder.
         step: the training step, which names the checkpoint.
         records: of all arrays, their `chunks` still empty.
-        shards: what this process is to write.
+        shards: what this process is to write; emptied on the way.
         meta: facts to keep with them, as JSON values; see `Manifest.meta`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 An array is a zarr3 array cut into chunks that never cross a shard, so that whoever
 holds a shard writes and reads whole chunks. Chunks are gathered into *parts*: OCDBT
-databases of about 128 MiB, each written by one atomic transaction. That bounds
+databases of about 64 MiB, each written by one atomic transaction. That bounds
 the host memory of a save (a transaction holds what it writes until it commits) and
 leaves no dead bytes: in a part every byte belongs to a chunk, whose SHA-256 is in
 the manifest, or to an OCDBT node, whose CRC-32C is in the node. Reading the arrays
@@ -35,8 +35,9 @@ from eqids.fit.checkpoint.manifest import (
 PARTS = "arrays"
 """Folder of the parts inside a checkpoint; a part is `PROCESS-NUMBER`."""
 
-_PART_BYTES = 128 << 20
-_NUM_PARTS_AT_ONCE = 2
+_PART_BYTES = 64 << 20
+_NUM_PARTS_AT_ONCE = 4
+"""While some wait for the disk, others are hashed."""
 # OCDBT keeps values up to this size inside its own nodes, where a CRC-32C guards
 # them: zarr's metadata must be among them, for nothing else checks it.
 _INLINE_BYTES = 4096
@@ -121,9 +122,14 @@ class Written:
         self.files.update(more.files)
 
 
-def write_parts(folder: Path, shards: Iterable[Shard]) -> Written:
-    """Writes shards into parts below `folder`, a few parts at a time."""
-    blocks = itertools.chain.from_iterable(map(_blocks_of, shards))
+def write_parts(folder: Path, shards: list[Shard]) -> Written:
+    """Writes shards into parts below `folder`, a few parts at a time.
+
+    Args:
+        folder: the checkpoint's.
+        shards: emptied on the way, so that what came to the host can leave it.
+    """
+    blocks = itertools.chain.from_iterable(map(_blocks_of, _emptied(shards)))
     context = ts.Context()
     written = Written({}, {})
     running: deque[Future[Written]] = deque()
@@ -137,6 +143,12 @@ def write_parts(folder: Path, shards: Iterable[Shard]) -> Written:
         for job in running:
             written.add(job.result())
     return written
+
+
+def _emptied(shards: list[Shard]) -> Iterator[Shard]:
+    shards.reverse()
+    while shards:
+        yield shards.pop()
 
 
 def _shards(array: jax.Array | np.ndarray) -> Iterator[tuple[Box, Any]]:
