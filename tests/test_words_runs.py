@@ -132,8 +132,8 @@ def test_words_follow_a_catalog_that_grows(
     shutil.copytree(dataset.path, tmp_path / "d")
     (tmp_path / "new.csv").write_text("item,title,text\nx,X,The Third Man\n")
     data = ["--data_dir", str(tmp_path / "d")]
-    catalog.main(["add", *data, "--items", str(tmp_path / "new.csv"),
-                  "--checkpoint", str(run), "--output", str(tmp_path / "v2")])  # fmt: skip
+    more = ["--checkpoint", str(run), "--output", str(tmp_path / "v2")]
+    catalog.main(["add", *data, "--items", str(tmp_path / "new.csv"), *more])
     grown = open_dataset(tmp_path / "d")
     opened = eqids.load(tmp_path / "v2", tmp_path / "d").opened
     assert opened.words is not None
