@@ -6,14 +6,17 @@
         --user_column listener --item_column track --time_column played_at \\
         --items tracks.csv --title_column name --min_user_interactions 3
 
+    python -m eqids.prepare --text "{title} ({year}), {genres}"
+
     python -m eqids.prepare --source csv:today.csv --data_dir data/today \\
         --catalog data/plays
 
-The first fetches MovieLens-100K into data/ml-100k; the last gives items the places
-that they have in yesterday's dataset, so that its checkpoints go on: today.csv must
-hold all events, yesterday's too. Users and items keep your ids; histories are split
-into training, validation and test events, and items are clustered by who used them.
-Then train with `python -m eqids.train --data_dir DIR`.
+The first fetches MovieLens-100K into data/ml-100k. --text says what a Llama may read
+of an item, by columns of the items. The last gives items the places that they have in
+yesterday's dataset, so that its checkpoints go on: today.csv must hold all events,
+yesterday's too. Users and items keep your ids; histories are split into training,
+validation and test events, and items are clustered by who used them. Then train with
+`python -m eqids.train --data_dir DIR`.
 """
 
 import sys

@@ -35,7 +35,7 @@ from eqids.fit.checkpoint import (
     best_step,
     latest_step,
     recover,
-    restore,
+    restore_sound,
 )
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.fitting import check_fits, room_there
@@ -187,9 +187,10 @@ def _train(
     )  # fmt: skip
     if int(state.step) == config.stop_at < recipe.num_steps:
         return None
-    best = best_step(folder) or int(state.step)
     del state
-    params = restore(folder / str(best), like.params, "params", stored.params)
+    best, params = restore_sound(
+        folder, best_step, like.params, stored.params, warn, "params"
+    )
     return evaluate(eqx.combine(params, frozen), dataset, "test", ranker), best
 
 

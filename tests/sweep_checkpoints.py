@@ -124,7 +124,7 @@ def page(
         f"\\\n    --kills_of_two {flags.kills_of_two} --corruptions "
         f"{flags.corruptions} --resumed {flags.resumed}"
     )
-    rows = [
+    rows: list[Sequence[str]] = [
         (processes, moment, f"{num} of {num}")
         for processes, row in kills.items()
         for moment, num in Counter(kill.moment for kill in row).most_common()

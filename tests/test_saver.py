@@ -20,9 +20,11 @@ from eqids.config import UserError
 from eqids.fit.checkpoint import (
     Retention,
     Saver,
+    best_step,
     damaged,
     recover,
     restore,
+    restore_sound,
     save,
     saver,
     steps,
@@ -94,9 +96,13 @@ def test_failures_are_told_and_the_next_save_is_tried(
     assert len(told) == 2
     with pytest.raises(UserError, match="step 5 .*: no space"), Saver(tmp_path) as last:
         last.save(5, {"w": jnp.ones(2)}, {})
-    with pytest.raises(UserError, match="step 7 .*: no space"), Saver(tmp_path) as wait:
+    with (
+        pytest.raises(UserError, match="step 7 .*: no space"),
+        Saver(tmp_path, report=told.append) as wait,
+    ):
         wait.save(7, {"w": jnp.ones(2)}, {})
         wait.wait()
+    assert len(told) == 2, "an error that was raised is told of again"
     # An error of the run itself is not hidden by one of its last save.
     with pytest.raises(KeyError), Saver(tmp_path, report=told.append) as ends:
         ends.save(9, {"w": jnp.ones(2)}, {})
@@ -170,6 +176,21 @@ def test_damaged_steps_are_set_aside_and_never_deleted(tmp_path: Path) -> None:
         recover(tmp_path, told.append)
     with pytest.raises(UserError, match="has damaged checkpoints only"):
         recover(tmp_path, told.append)
+
+
+def test_the_best_step_that_is_sound_is_taken(tmp_path: Path) -> None:
+    for step, score in ((1, 0.1), (2, 0.3), (3, 0.2)):
+        save(tmp_path, step, {"params": {"w": jnp.full(9, step)}}, {"score": score})
+    for file in (tmp_path / "2" / "arrays").rglob("*"):
+        if file.is_file():
+            file.write_bytes(bytes(file.stat().st_size))
+    told, like = list[str](), {"w": jnp.zeros(9, int)}
+    step, params = restore_sound(tmp_path, best_step, like, like, told.append, "params")
+    assert step == 3 and params["w"][0] == 3
+    assert steps(tmp_path) == [1, 3]
+    assert len(told) == 1 and told[0].startswith(
+        f"step 2 of {tmp_path}: array 'params/w'"
+    )
 
 
 def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:

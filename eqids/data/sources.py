@@ -51,24 +51,22 @@ def open_source(
         UserError: if a file or column does not exist or cannot be read.
     """
     kind, _, path = config.source.partition(":")
-    told, config = (
-        config,
-        config if config.items is None else replace(config, text=None),
-    )
+    # --text names columns of --items where there are both.
+    own = config if config.items is None else replace(config, text=None)
     if kind in _MOVIELENS:
         archive = Path(path) if path else fetch_movielens(kind, progress)
-        source = _MOVIELENS[kind](con, config, archive, folder)
+        source = _MOVIELENS[kind](con, own, archive, folder)
     else:
         require(
             kind in ("csv", "parquet", "recbole") and bool(path),
             f"--source is {config.source!r}, wanted ml-100k, ml-1m, ml-20m, csv:PATH, "
             "parquet:PATH or recbole:PATH.inter",
         )
-        source = _FILES[kind](con, config, Path(path))
-    if told.items is not None:
-        return replace(source, items=_titles(con, told))
+        source = _FILES[kind](con, own, Path(path))
+    if config.items is not None:
+        return replace(source, items=_titles(con, config))
     require(
-        told.text is None or source.items is not None,
+        config.text is None or source.items is not None,
         "--text needs --items, the file whose columns it names",
     )
     return source

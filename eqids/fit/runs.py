@@ -27,16 +27,12 @@ from eqids.data import Dataset
 from eqids.data.batches import NUM_GAPS
 from eqids.fit.checkpoint import (
     LOCK,
-    DamageError,
     latest_step,
     leaf_name,
-    none_left,
     read_manifest,
     resolve,
     restore,
-    set_aside,
-    steps,
-    together,
+    restore_sound,
 )
 from eqids.fit.step import State
 from eqids.model import EqIDs, Llama
@@ -153,8 +149,7 @@ def resume(
 ) -> State:
     """Returns the newest sound state in a run's folder, which holds one or more.
 
-    Steps that turn out to be damaged are set aside, loudly, and the one before is
-    taken. Of many processes all call it, and all take the same.
+    See `restore_sound` for steps that are damaged.
 
     Args:
         folder: the run's, which this run holds, after `recover`.
@@ -167,15 +162,10 @@ def resume(
         UserError: the folder holds another run (it names the first difference), or
             damaged steps only.
     """
-    for step in reversed(steps(folder)):
-        path = folder / str(step)
-        check_same(path, read_manifest(path).meta, meta)
-        try:
-            with together(f"{path} is read", DamageError):
-                return restore(path, like, shapes=stored)
-        except DamageError as error:
-            set_aside(path, error, report)
-    raise none_left(folder)
+    path = folder / str(latest_step(folder))
+    check_same(path, read_manifest(path).meta, meta)
+    _, state = restore_sound(folder, latest_step, like, stored, report)
+    return state
 
 
 def check_fresh(folder: Path) -> None:

@@ -7,12 +7,10 @@ from eqids.fit.checkpoint.manifest import (
     Manifest as Manifest,
     read_manifest as read_manifest,
 )
-from eqids.fit.checkpoint.processes import together as together
 from eqids.fit.checkpoint.recovery import (
     damaged as damaged,
-    none_left as none_left,
     recover as recover,
-    set_aside as set_aside,
+    restore_sound as restore_sound,
 )
 from eqids.fit.checkpoint.retention import (
     Retention as Retention,

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from jaxtyping import PyTree
 
 from eqids.config import UserError
 from eqids.fit.checkpoint.manifest import (
@@ -13,7 +16,10 @@ from eqids.fit.checkpoint.manifest import (
 )
 from eqids.fit.checkpoint.processes import together
 from eqids.fit.checkpoint.retention import steps
+from eqids.fit.checkpoint.step import restore
 from sharding import is_first
+
+Tree = TypeVar("Tree", bound=PyTree)
 
 _SUFFIX = ".damaged"
 
@@ -53,6 +59,43 @@ def none_left(directory: Path) -> UserError:
         f"{directory} has damaged checkpoints only ({names}), wanted a sound one to go "
         "on from; remove them to start anew, or take another --checkpoint_dir"
     )
+
+
+def restore_sound(
+    directory: Path,
+    choose: Callable[[Path], int | None],
+    like: Tree,
+    shapes: PyTree,
+    report: Callable[[str], None],
+    prefix: str = "",
+) -> tuple[int, Tree]:
+    """Restores a step, or where it turns out to be damaged, the next that is chosen.
+
+    Damaged ones are set aside, loudly. Of many processes all call it, and all take
+    the same.
+
+    Args:
+        directory: the run's folder, which this run holds.
+        choose: returns a step of it, `latest_step` or `best_step`.
+        like: as for `restore`, and so are `shapes` and `prefix`.
+        shapes: of what is stored.
+        report: hears of damaged steps.
+        prefix: of what is wanted.
+
+    Returns:
+        The step, and what was restored of it.
+
+    Raises:
+        UserError: no sound step is left.
+    """
+    while (step := choose(directory)) is not None:
+        path = directory / str(step)
+        try:
+            with together(f"{path} is read, {prefix or 'all of it'}", DamageError):
+                return step, restore(path, like, prefix, shapes)
+        except DamageError as error:
+            set_aside(path, error, report)
+    raise none_left(directory)
 
 
 def set_aside(path: Path, why: Exception, report: Callable[[str], None]) -> None:

@@ -122,8 +122,9 @@ class Saver:
             UserError: it failed.
         """
         self._settle()
-        if self._failed is not None:
-            raise self._failed
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
 
     def _settle(self) -> None:
         """Waits for the save under way."""

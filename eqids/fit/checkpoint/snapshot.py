@@ -74,7 +74,9 @@ class Staging:
 def _on_host(shard: Shard) -> bool:
     """Whether NumPy would see the memory that a step may change."""
     values = shard.values
-    return isinstance(values, np.ndarray) or any(
+    if isinstance(values, np.ndarray):
+        return True
+    return "host" in (values.sharding.memory_kind or "") or any(
         device.platform == "cpu" for device in values.devices()
     )
 
