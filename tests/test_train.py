@@ -1,4 +1,4 @@
-"""The train door: results, exact resuming, stages, stopping, the main job."""
+"""The train door: results, stages, signals, stopping, the main job."""
 
 import json
 import os
@@ -36,25 +36,6 @@ def test_a_run_leaves_checkpoints_metrics_and_a_result(finished: Path) -> None:
         assert set(part["filtered"]) == set(part["unfiltered"]) == names
     assert result["protocol"]["candidates"] == "full catalog"
     assert {"num_users", "nll", "seen_target_share", "step"} <= set(result)
-
-
-def test_stopped_and_resumed_is_bitwise_the_uninterrupted_run(
-    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
-) -> None:
-    flags = small(dataset.path, tmp_path / "run")
-    train.main([*flags, "--stop_at", "20"])
-    assert steps(tmp_path / "run") == [20]
-    train.main(flags)
-    assert "going on from step 20" in capsys.readouterr().out
-    for step in ("20", "40"):
-        one, two = (read_manifest(f / step) for f in (finished, tmp_path / "run"))
-        assert one.arrays.keys() == two.arrays.keys()
-        assert any(name.startswith("optimizer/") for name in one.arrays)
-        for name, record in one.arrays.items():
-            assert record == two.arrays[name], name
-    results = [json.loads((f / "result.json").read_text())
-               for f in (finished, tmp_path / "run")]  # fmt: skip
-    assert results[0] == results[1]
 
 
 def test_typing_a_finished_run_again_trains_nothing(
