@@ -80,7 +80,7 @@ def measure(options: CheckpointOptions) -> Section:
         f"{near} has {free / 1e9:.1f} GB left, wanted {need / 1e9:.1f}, see --folder "
         "and --size",
     )
-    free = free_bytes()
+    need, free = 6 * options.num_bytes, free_bytes()
     require(
         free >= need,
         f"{free / 1e9:.1f} GB of memory are free, wanted {need / 1e9:.1f}, see --size",

@@ -107,7 +107,8 @@ class CheckpointOptions(Options):
     cores: int = field(default_factory=num_cores)
     """Cores that the process pins itself to; by default all it may use."""
     size: float = 2.0
-    """Gigabytes to save (0.05 with --quick); disk and memory need four times that."""
+    """Gigabytes to save (0.05 with --quick); the disk needs four times, memory six
+    times that."""
     devices: int = 8
     """CPU devices that are made up to cut the arrays over; of accelerators, all are
     used."""

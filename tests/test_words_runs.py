@@ -130,7 +130,7 @@ def test_words_follow_a_catalog_that_grows(
 ) -> None:
     dataset, _, run = trained
     shutil.copytree(dataset.path, tmp_path / "d")
-    (tmp_path / "new.csv").write_text("item,title,text\nx,X,The Third Man\n")
+    (tmp_path / "new.csv").write_text("item_id,title,text\nx,X,The Third Man\n")
     data = ["--data_dir", str(tmp_path / "d")]
     more = ["--checkpoint", str(run), "--output", str(tmp_path / "v2")]
     catalog.main(["add", *data, "--items", str(tmp_path / "new.csv"), *more])
@@ -174,11 +174,11 @@ sizes = ModelConfig(llama, 7, dataset.info.room, item_width=8)
 batches = TrainingBatches(dataset, BatchConfig(32, 8), words)
 FLOAT32 = jnp.dtype("float32")
 
-def losses(put, strategy):
+def losses(put):
     with put.active():
         model = initial_model(sizes, dataset, None, jax.random.key(0))
         optimizer = make_optimizer(NANO_RECIPE, 1.0)
-        params, frozen = split(put(model), strategy, FLOAT32)
+        params, frozen = split(put(model), "all", FLOAT32)
         state = start(params, optimizer)
         step = make_step(optimizer, FLOAT32, remat=False)
         out = []
@@ -190,14 +190,10 @@ def losses(put, strategy):
         result = evaluate(eqx.combine(state.params, frozen), dataset, "valid", ranker)
         return [*out, result["nll"]]
 
-found = {}
-for strategy in ("heads", "all"):
-    for name in ("none", "fsdp", "tensor"):
-        put = Placement(None, None)
-        if name != "none":
-            layout = sharding.named_layout(name, 8)
-            put = Placement(layout, sharding.make_mesh(layout))
-        found[f"{strategy} {name}"] = losses(put, strategy)
+found = {"none": losses(Placement(None, None))}
+for name in ("fsdp", "tensor"):
+    layout = sharding.named_layout(name, 8)
+    found[name] = losses(Placement(layout, sharding.make_mesh(layout)))
 print(json.dumps(found))
 """
 
@@ -206,6 +202,6 @@ def test_losses_with_words_are_the_same_on_eight_devices(tmp_path: Path) -> None
     found = json.loads(
         run_python(MESH.replace("FOLDER", repr(str(tmp_path)))).splitlines()[-1]
     )
-    for name, losses in found.items():
-        assert_close(losses, found[f"{name.split()[0]} none"], "mesh")
-    assert found["all none"][1:] != found["heads none"][1:]
+    for losses in found.values():
+        assert_close(losses, found["none"], "mesh")
+    assert len(set(found["none"])) == 5

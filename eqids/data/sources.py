@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 from eqids.config import PrepareConfig, require
 from eqids.data.fetch import fetch_movielens, unpack
 from eqids.data.tables import ROW, atomic, delimited, parquet, with_header
-from eqids.data.template import text_of
+from eqids.data.template import columns_of, text_of
 
 _GENRES = (
     "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
@@ -150,7 +150,7 @@ def _with_texts(films: ir.Table, config: PrepareConfig, file: Path) -> ir.Table:
         return films.mutate(text=films["title"] + genres)
     year = films["title"].re_extract(r"\((\d{4})\)\s*$", 1)
     title = films["title"].re_replace(r"\s*\(\d{4}\)\s*$", "")
-    apart = films.mutate(title=title, year=year)
+    apart = columns_of(films) | {"title": title, "year": year}
     return films.mutate(text=text_of(config.text, file, apart))
 
 
@@ -213,7 +213,9 @@ def _titles(con: Any, config: PrepareConfig) -> ir.Table:
     for name, column in columns.items():
         _require_column(path, table, column, f"--{name}_column")
     title = table[config.title_column].cast("string")
-    text = title if config.text is None else text_of(config.text, path, table)
+    text = title
+    if config.text is not None:
+        text = text_of(config.text, path, columns_of(table))
     return table.select(
         key=table[config.item_column].cast("string"), title=title, text=text, row=ROW
     )
@@ -238,6 +240,5 @@ def _atomic_items(con: Any, config: PrepareConfig, path: Path) -> ir.Table | Non
         genres = named["genres"] = table["class"].replace(" ", ", ")
         text = text + (", " + genres).fill_null("")
     if config.text is not None:
-        own = {name: cell for name, cell in named.items() if name not in table.columns}
-        text = text_of(config.text, path, table.mutate(**own))
+        text = text_of(config.text, path, named | columns_of(table))
     return table.select(key=table[config.item_column], title=title, text=text, row=ROW)

@@ -1,6 +1,7 @@
 """Texts of items from a template: `{title} ({year}), {genres}`."""
 
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,20 @@ from eqids.config import UserError, require
 from eqids.data.tables import ROW
 
 
-def text_of(template: str, file: Path, table: ir.Table) -> Any:
-    """Returns the column of texts that a template makes of a table's columns.
+def columns_of(table: ir.Table) -> dict[str, Any]:
+    """The columns of a file, by name."""
+    return {name: table[name] for name in table.columns if name != ROW}
+
+
+def text_of(template: str, file: Path, columns: Mapping[str, Any]) -> Any:
+    """Returns the column of texts that a template makes of others.
 
     An empty cell leaves nothing in its place; a list's values stand between commas.
 
     Args:
         template: a text with names of columns in braces; `{{` is a brace.
-        file: the table's, for messages.
-        table: the items.
+        file: where they come from, for messages.
+        columns: of the items, by name.
 
     Raises:
         UserError: the template is not one, or names a column that is not there.
@@ -29,13 +35,12 @@ def text_of(template: str, file: Path, table: ir.Table) -> Any:
         text = text + literal
         if name is None:
             continue
-        there = [column for column in table.columns if column != ROW]
         require(
-            name in there,
+            name in columns,
             f"--text {template!r} names {name!r}, which is no column of {file}: it has "
-            f"{', '.join(there)}",
+            f"{', '.join(columns)}",
         )
-        text = text + _cell(table[name])
+        text = text + _cell(columns[name])
     return text
 
 
