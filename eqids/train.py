@@ -176,7 +176,7 @@ def _train(
         f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
         "already",
     )
-    say(_opening(config, dataset, state))
+    say(_opening(config, dataset, words, state))
     step = job.step(optimizer)
     batches = TrainingBatches(dataset, _batch_config(config), words)
     ranker = make_ranker(recipe.seq_len, dtype, put, words)
@@ -275,7 +275,9 @@ def _batch_config(config: RunConfig) -> BatchConfig:
     )
 
 
-def _opening(config: RunConfig, dataset: Dataset, state: State) -> str:
+def _opening(
+    config: RunConfig, dataset: Dataset, words: Words | None, state: State
+) -> str:
     items = config.flags.item_optimizer
     learns = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     info, recipe, step = dataset.info, config.recipe, int(state.step)
@@ -285,6 +287,12 @@ def _opening(config: RunConfig, dataset: Dataset, state: State) -> str:
         f"{config.strategy}: {learns:,} parameters train; {recipe.num_steps:,} steps "
         f"of {recipe.batch_size} x {recipe.seq_len} into {config.checkpoint_dir}",
     ]
+    if words is not None:
+        lines.append(
+            f"words: {len(words.prompt)} open a history, then at most "
+            f"{words.per_item} an item, {words.length[dataset.slots].mean():.1f} on "
+            "average"
+        )
     if jax.process_count() > 1:
         lines.append(
             f"{jax.process_count()} processes with {jax.device_count()} devices; if "
