@@ -49,7 +49,7 @@ def fingerprint(folder: Path) -> str:
     """
     paths, num_processes = shard_paths(folder), jax.process_count()
     own = paths[jax.process_index() :: num_processes]
-    told = exchange(f"fingerprint of {folder}", " ".join(map(_digest, own)))
+    told = exchange(f"fingerprint of {folder}", " ".join(map(file_sha256, own)))
     total = hashlib.sha256()
     for i in range(len(paths)):
         digests = told[i % num_processes].split()
@@ -57,7 +57,8 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

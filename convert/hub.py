@@ -1,13 +1,12 @@
 """Published Llamas on the Hugging Face hub, fetched once into its cache."""
 
 import errno
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.hf_files import shard_paths
+from convert.hf_files import file_sha256, shard_paths
 from convert.hf_write import COMPANIONS
 from eqids.config import LlamaSize, UserError, require
 
@@ -100,8 +99,7 @@ def _check_digests(path: Path, repository: Repository) -> None:
         blob = file.resolve()
         if not _SHA256.fullmatch(blob.name):
             continue
-        with blob.open("rb") as data:
-            found = hashlib.file_digest(data, "sha256").hexdigest()
+        found = file_sha256(blob)
         if found != blob.name:
             file.unlink()
             blob.unlink(missing_ok=True)

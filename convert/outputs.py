@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
+from convert.hf_files import file_sha256
 from eqids.config import UserError, require
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -22,8 +24,8 @@ DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
+    **{f"I{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)},
+    **{f"U{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
 }
 """By the names of safetensors."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -31,6 +33,8 @@ Advance = Callable[[int, int], None]
 """Hears of bytes that were written, and of how many there will be in all."""
 FLOATS = {str(DTYPES[name]): DTYPES[name] for name in ("F32", "F16", "BF16")}
 """Dtypes of weights by the names that numpy and Hugging Face give them."""
+_METADATA = MappingProxyType({"format": "pt"})
+"""What transformers wants to read in a file."""
 PART_BYTES = 16 << 20
 """Of a tensor, what is in memory at a time (a row at least)."""
 
@@ -62,6 +66,50 @@ class Weight:
     def num_bytes(self, dtype: np.dtype | None = None) -> int:
         """Returns its size, in its own dtype or another."""
         return math.prod(self.shape) * (dtype or self.dtype).itemsize
+
+
+def write_safetensors(
+    file: BinaryIO,
+    weights: Mapping[str, Weight],
+    dtype: np.dtype | None = None,
+    *,
+    metadata: Mapping[str, str] = _METADATA,
+    advance: Callable[[int], object] = lambda num_bytes: None,
+) -> str:
+    """Writes tensors as safetensors, a part of one at a time.
+
+    Args:
+        file: what to write to.
+        weights: tensors by name.
+        dtype: what they are cast to; by default each keeps its own.
+        metadata: of the whole file.
+        advance: hears of bytes as they are written.
+
+    Returns:
+        The SHA-256 of what was written.
+
+    Raises:
+        UserError: a finite value is infinite in `dtype`.
+    """
+    # Wide dtypes first, so that every tensor is aligned to its own.
+    width = {key: (dtype or one.dtype).itemsize for key, one in weights.items()}
+    ordered = {key: weights[key] for key in sorted(weights, key=lambda k: -width[k])}
+    total = hashlib.sha256()
+
+    def put(data: bytes | memoryview) -> None:
+        file.write(data)
+        total.update(data)
+
+    put(_header(ordered, dtype, metadata))
+    for key, weight in ordered.items():
+        written = 0
+        for part in weight.parts():
+            part = _cast(key, part, dtype or weight.dtype)
+            put(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            advance(part.nbytes)
+            written += part.nbytes
+        assert written == weight.num_bytes(dtype), (key, written)
+    return total.hexdigest()
 
 
 class NewFolder:
@@ -96,7 +144,7 @@ class NewFolder:
     def write_with(self, name: str, write: Callable[[Path], None]) -> None:
         """Writes a file by a function of its path."""
         write(self.path / name)
-        self.digests[name] = _digest(self.path / name)
+        self.digests[name] = file_sha256(self.path / name)
 
     def write_tensors(
         self, name: str, weights: Mapping[str, Weight], dtype: np.dtype | None = None
@@ -111,28 +159,10 @@ class NewFolder:
         Raises:
             UserError: a finite value is infinite in `dtype`.
         """
-        # Wide dtypes first, so that every tensor is aligned to its own.
-        width = {key: (dtype or one.dtype).itemsize for key, one in weights.items()}
-        ordered = {
-            key: weights[key] for key in sorted(weights, key=lambda k: -width[k])
-        }
-        total = hashlib.sha256()
         with (self.path / name).open("wb") as file:
-
-            def put(data: bytes | memoryview) -> None:
-                file.write(data)
-                total.update(data)
-
-            put(_header(ordered, dtype))
-            for key, weight in ordered.items():
-                written = 0
-                for part in weight.parts():
-                    part = _cast(key, part, dtype or weight.dtype)
-                    put(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-                    self._advance(part.nbytes, self._total)
-                    written += part.nbytes
-                assert written == weight.num_bytes(dtype), (key, written)
-        self.digests[name] = total.hexdigest()
+            self.digests[name] = write_safetensors(
+                file, weights, dtype, advance=lambda n: self._advance(n, self._total)
+            )
 
     def verify(self) -> None:
         """Reads every file back from the disk.
@@ -144,7 +174,7 @@ class NewFolder:
             path = self.path / name
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-            found = _digest(path)
+            found = file_sha256(path)
             require(
                 found == digest,
                 f"{name} reads back with SHA-256 {found}, {digest} was written: the "
@@ -190,11 +220,6 @@ def row_ranges(num_rows: int, row_bytes: int, unit: int = 1) -> Iterator[slice]:
         yield slice(start, min(start + step, num_rows))
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _cast(key: str, part: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if part.dtype == dtype:
         return part
@@ -208,9 +233,11 @@ def _cast(key: str, part: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return cast
 
 
-def _header(weights: Mapping[str, Weight], dtype: np.dtype | None) -> bytes:
+def _header(
+    weights: Mapping[str, Weight], dtype: np.dtype | None, metadata: Mapping[str, str]
+) -> bytes:
     """Eight bytes of length, then JSON padded to whole words (safetensors' README)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for key, weight in weights.items():
         start, end = end, end + weight.num_bytes(dtype)

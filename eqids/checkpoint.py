@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
-from convert import tensors_of
 from eqids.config import UserError, require
 from eqids.door import run
 from eqids.fit.checkpoint import (
@@ -21,7 +20,6 @@ from eqids.fit.checkpoint import (
     steps,
     verify,
 )
-from eqids.fit.checkpoint.export import Tensor, export_safetensors
 from eqids.fit.checkpoint.manifest import MANIFEST, step_label
 
 DESCRIPTION = """Look after a run's checkpoints, whose folders are DIR/STEP.
@@ -31,8 +29,6 @@ DESCRIPTION = """Look after a run's checkpoints, whose folders are DIR/STEP.
     python -m eqids.checkpoint show runs/mine/600
     python -m eqids.checkpoint export runs/mine/600 weights.safetensors
 """
-
-_PARAMS = "params/"
 
 RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
 Checkpoint = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR[/STEP]")]
@@ -115,16 +111,16 @@ def export(path: Checkpoint, output: Output) -> None:
         path: the checkpoint, DIR/STEP, or DIR for a run's best.
         output: the file to write, OUT.safetensors.
     """
+    from eqids import exporting  # the others need not wait for models
+
     path = resolve(path)
-    arrays, tensors = read_manifest(path).arrays, dict[str, Tensor]()
-    for name, record in arrays.items():
-        if not name.startswith(_PARAMS):
-            continue
-        for one in tensors_of(name.removeprefix(_PARAMS), record.shape):
-            tensors[one.name] = Tensor(name, one.shape, one.layer)
-    total = sum(arrays[name].num_bytes for name in {t.array for t in tensors.values()})
-    with _bar(total, "export") as bar:
-        export_safetensors(path, output, tensors, bar.update)
+    with _bar(None, "export") as bar:
+
+        def advance(num_bytes: int, total: int) -> None:
+            bar.total = total
+            bar.update(num_bytes)
+
+        exporting.export(path, output, advance)
     print(f"{path} written to {output} ({_size(output.stat().st_size)})")
 
 
@@ -175,7 +171,7 @@ def _report_others(directory: Path) -> None:
         print(f"{path}: not a checkpoint any more, set aside as damaged")
 
 
-def _bar(total: int, name: str) -> Any:
+def _bar(total: int | None, name: str) -> Any:
     return tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=None)
 
 

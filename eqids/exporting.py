@@ -1,9 +1,12 @@
-"""What `python -m convert {eqids-to-hf,items}` write: a checkpoint, for others."""
+"""A checkpoint, for others: one file, a Hugging Face folder, or vectors with ids."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,21 @@ from convert.hf_write import (
     of_slice,
     write_llama,
 )
-from convert.names import tensors_of
-from convert.outputs import FLOATS, Advance, NewFolder, Weight, new_folder
+from convert.names import Tensor, tensors_of
+from convert.outputs import (
+    FLOATS,
+    Advance,
+    NewFolder,
+    Weight,
+    new_folder,
+    write_safetensors,
+)
 from eqids.config import (
     EqidsToHfConfig,
     ItemsConfig,
     ModelConfig,
     RunConfig,
+    UserError,
     from_json,
     require,
     to_json,
@@ -67,19 +78,65 @@ class _Arrays:
         """Returns an array of the Llama by its path in it, or a layer of it."""
         return self(_LLAMA + path, layer)
 
-    def beside_llama(self) -> dict[str, Weight]:
-        """Returns the arrays of items, adapters and softmax, as tensors to write."""
-        found = {}
-        for name, record in self._records.items():
-            if not name.startswith(_PARAMS) or name.startswith(_LLAMA):
-                continue
+    def weights(self, *, without: tuple[str, ...] = ()) -> dict[str, Weight]:
+        """Returns what was trained as tensors to write, a row of chunks at a time.
 
-            def parts(name: str = name) -> Iterator[np.ndarray]:
-                yield self(name)
+        Args:
+            without: what names of arrays begin with that are left out.
+        """
+        return {
+            tensor.name: Weight(
+                tensor.shape, np.dtype(record.dtype), partial(self._parts, name, tensor)
+            )
+            for name, record in self._records.items()
+            if name.startswith(_PARAMS) and not name.startswith(without)
+            for tensor in tensors_of(name.removeprefix(_PARAMS), record.shape)
+        }
 
-            (tensor,) = tensors_of(name.removeprefix(_PARAMS), record.shape)
-            found[tensor.name] = Weight(tensor.shape, np.dtype(record.dtype), parts)
-        return found
+    def _parts(self, name: str, tensor: Tensor) -> Iterator[np.ndarray]:
+        record, first, axis = self._records[name], whole(self._records[name]), 0
+        if tensor.layer is not None:
+            first, axis = (slice(tensor.layer, tensor.layer + 1), *first[1:]), 1
+        if len(first) == axis:
+            yield self._reader.read(name, first)
+            return
+        for start in range(0, record.shape[axis], record.chunk[axis]):
+            stop = min(start + record.chunk[axis], record.shape[axis])
+            rows = (*first[:axis], slice(start, stop), *first[axis + 1 :])
+            yield self._reader.read(name, rows)
+
+
+def export(path: Path, output: Path, advance: Callable[[int, int], object]) -> None:
+    """Writes what was trained into one safetensors file, under the names of others.
+
+    The step and the checkpoint's `meta` (as JSON) go into the file's metadata.
+
+    Args:
+        path: the checkpoint, DIR/STEP.
+        output: the file; it appears when it is whole, over an older one.
+        advance: hears of bytes as they are written, and of how many there will be.
+
+    Raises:
+        UserError: an array is damaged, or the file cannot be written.
+    """
+    manifest = read_manifest(path)
+    said = json.dumps(dict(manifest.meta), ensure_ascii=False)
+    unfinished = output.with_name(f".{output.name}.partial")
+    try:
+        with unfinished.open("wb") as file, Reader(path, manifest) as reader:
+            weights = _Arrays(reader, manifest).weights()
+            total = sum(weight.num_bytes() for weight in weights.values())
+            write_safetensors(
+                file, weights, metadata={"step": str(manifest.step), "meta": said},
+                advance=lambda num_bytes: advance(num_bytes, total),
+            )  # fmt: skip
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(output)
+    except OSError as error:
+        raise UserError(f"{output} could not be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def eqids_to_hf(
@@ -111,7 +168,7 @@ def eqids_to_hf(
     ):
         sizes = _sizes(path, manifest)
         stored = dtype or next(iter(found.values())).dtype
-        beside = _Arrays(reader, manifest).beside_llama()
+        beside = _Arrays(reader, manifest).weights(without=(_LLAMA,))
         new.expect(beside)
         content = hf_config(sizes.llama, str(stored))
         if folder is not None and (folder / "config.json").is_file():

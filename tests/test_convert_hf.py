@@ -142,7 +142,7 @@ def test_a_disk_that_lies_is_found_out(
     from convert import outputs
 
     write_hf(tmp_path / "a")
-    monkeypatch.setattr(outputs, "_digest", lambda path: "0" * 64)
+    monkeypatch.setattr(outputs, "file_sha256", lambda path: "0" * 64)
     with pytest.raises(UserError, match="model.safetensors reads back|config.json"):
         hf_to_hf(tmp_path / "a", tmp_path / "b", max_shard_bytes=GB)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

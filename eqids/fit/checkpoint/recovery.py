@@ -106,14 +106,14 @@ def set_aside(path: Path, why: Exception, report: Callable[[str], None]) -> None
     Raises:
         UserError: it cannot be renamed.
     """
-    target = path.with_name(path.name + _SUFFIX)
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}{_SUFFIX}-{number}")
+    target, number = path.with_name(path.name + _SUFFIX), 1
     try:
-        with together(f"{path} is set aside as {target.name}"):
+        with together(f"{path} is set aside"):
+            # Only the first looks: to a slower one its new name would seem taken.
             if is_first():
+                while target.exists():
+                    number += 1
+                    target = path.with_name(f"{path.name}{_SUFFIX}-{number}")
                 path.rename(target)
     except OSError as error:
         raise UserError(f"{step_label(path)} cannot be renamed: {error}") from error
