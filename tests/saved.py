@@ -48,6 +48,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks and parts of a few KiB, some outside of OCDBT's nodes."""
     monkeypatch.setattr(chunks, "_CHUNK_BYTES", 1024)
     monkeypatch.setattr(store, "_PART_BYTES", 3000)
+    monkeypatch.setattr(store, "_ALONE_BYTES", 1000)
     monkeypatch.setattr(store, "_INLINE_BYTES", 700)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: equal to the bit, on any mesh; the best and the newest are kept."""
 
+import hashlib
 import json
 import socket
 import subprocess
@@ -90,6 +91,33 @@ def test_round_trip_of_ten_thousand_leaves(tmp_path: Path) -> None:
     assert_same(restore(save(tmp_path, 1, tree, {}), tree), tree)
 
 
+def test_large_chunks_are_hashed_once_and_files_still_have_their_own_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "_CHUNK_BYTES", 64 << 10)
+    monkeypatch.setattr(store, "_ALONE_BYTES", 32 << 10)
+    hashed, hash_file = list[int](), store.file_sha256
+
+    def spy(path: Path) -> str:
+        hashed.append(path.stat().st_size)
+        return hash_file(path)
+
+    monkeypatch.setattr(store, "file_sha256", spy)
+    tree = {
+        "noise": np.random.default_rng(0).random((300, 100)),
+        "zero": jnp.zeros((128, 129)),
+        "half": jnp.ones((300, 200), jnp.bfloat16),
+        "small": np.arange(3),
+    }
+    path = save(tmp_path, 1, tree, {})
+    assert sum(hashed) < 30_000
+    files = read_manifest(path).files
+    assert sum(file.size for file in files.values()) > 400_000
+    for name, file in files.items():
+        assert hashlib.sha256((path / name).read_bytes()).hexdigest() == file.sha256
+    assert_same(restore(path, tree), tree)
+
+
 def test_numpy_arrays_come_back_as_numpy(tmp_path: Path) -> None:
     tree = {"cursor": np.arange(3, dtype=np.int64), "x": np.array(2.5)}
     assert_same(restore(save(tmp_path, 0, tree, {}), tree), tree)
@@ -113,7 +141,7 @@ def test_chunks_tile_every_shard(data: st.DataObject) -> None:
         patch.setattr(chunks, "_CHUNK_BYTES", limit)
         chunk = chunks.chunk_shape(shape, shard, 4)
     record = ArrayRecord(shape, "float32", chunk, ())
-    assert np.prod(chunk) * 4 <= max(limit, 4)
+    assert np.prod(chunk) <= 4 * max(1, limit // 4)
     seen = np.full(shape, -1)
     for place in np.ndindex(*counts):
         box = tuple(
@@ -127,6 +155,24 @@ def test_chunks_tile_every_shard(data: st.DataObject) -> None:
             assert np.all(seen[extent] == -1), "two chunks overlap"
             seen[extent] = number
     assert set(np.unique(seen)) == set(range(chunks.num_chunks(record)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "shard", "wanted"),
+    [
+        ((262144, 1024), (32768, 1024), (8192, 1024)),
+        ((244088, 1024), (30511, 1024), (2347, 1024)),  # 13 x 2347 rows
+        ((240168, 1024), (30021, 1024), (10007, 1024)),  # 3 x 10007 rows
+        ((320072, 1024), (40009, 1024), (40009, 205)),  # a prime number of rows
+        ((244088, 1024), (244088, 128), (61022, 128)),  # four nearly equal ones
+        ((8 * 40000003,), (40000003,), (40000003,)),
+        ((4, 2048, 8192), (1, 2048, 8192), (1, 1024, 8192)),
+    ],
+)
+def test_no_chunk_is_a_sliver(
+    shape: tuple[int, ...], shard: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    assert chunks.chunk_shape(shape, shard, 4) == wanted
 
 
 def test_staged_shards_are_copies_and_their_memory_is_used_again() -> None:

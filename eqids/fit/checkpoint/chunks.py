@@ -9,16 +9,18 @@ from eqids.fit.checkpoint.manifest import ArrayRecord
 Box = tuple[slice, ...]
 """A region of an array: start and stop on every axis."""
 
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 32 << 20
 
 
 def chunk_shape(
     shape: tuple[int, ...], shard: tuple[int, ...], itemsize: int
 ) -> tuple[int, ...]:
-    """Shape of the chunks of an array: at most about 8 MiB, inside one shard.
+    """Shape of the chunks of an array: about 32 MiB, inside one shard.
 
     Leading axes are cut first, so that a chunk is contiguous in its shard. An axis
     that is sharded is cut into equal pieces only: a ragged one would cross shards.
+    Where its size has no divisor that comes near, it stays whole, and the axes behind
+    it are cut; where there are none, a chunk is larger, but it is never a sliver.
     """
     chunk = [max(1, size) for size in shard]
     for axis, size in enumerate(chunk):
@@ -26,10 +28,24 @@ def chunk_shape(
         if num_bytes <= _CHUNK_BYTES:
             break
         wanted = max(1, size * _CHUNK_BYTES // num_bytes)
-        if shard[axis] != shape[axis]:
-            wanted = next(n for n in range(wanted, 0, -1) if size % n == 0)
-        chunk[axis] = wanted
+        if shard[axis] == shape[axis]:
+            # The last chunk is stored as large as the others: it should be nearly so.
+            chunk[axis] = math.ceil(size / math.ceil(size / wanted))
+            continue
+        divisor = _divisor_near(size, wanted)
+        chunk[axis] = divisor or size
+        if divisor is not None and divisor > wanted:
+            break
     return tuple(chunk)
+
+
+def _divisor_near(size: int, wanted: int) -> int | None:
+    """The largest divisor up to what is wanted, or the least one above it; None if
+    both are further from it than a factor of four."""
+    below = next(n for n in range(wanted, 0, -1) if size % n == 0)
+    if 4 * below >= wanted:
+        return below
+    return next((n for n in range(wanted + 1, 4 * wanted + 1) if size % n == 0), None)
 
 
 def num_chunks(record: ArrayRecord) -> int:

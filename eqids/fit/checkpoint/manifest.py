@@ -24,7 +24,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GUARD = "manifest.json.sha256"
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 256 << 10
 
 
 class DamageError(UserError):
@@ -92,12 +92,12 @@ def step_label(path: Path) -> str:
 
 def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file's content; `advance` hears of every block's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_bytes := file.readinto(block):
+            digest.update(block[:num_bytes])
             if advance is not None:
-                advance(len(block))
+                advance(num_bytes)
     return digest.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 An array is a zarr3 array cut into chunks that never cross a shard, so that whoever
 holds a shard writes and reads whole chunks. Chunks are gathered into *parts*: OCDBT
-databases of about 64 MiB, each written by one atomic transaction. That bounds
+databases of about 32 MiB, each written by one atomic transaction. That bounds
 the host memory of a save (a transaction holds what it writes until it commits) and
 leaves no dead bytes: in a part every byte belongs to a chunk, whose SHA-256 is in
 the manifest, or to an OCDBT node, whose CRC-32C is in the node. Reading the arrays
@@ -35,9 +35,13 @@ from eqids.fit.checkpoint.manifest import (
 PARTS = "arrays"
 """Folder of the parts inside a checkpoint; a part is `PROCESS-NUMBER`."""
 
-_PART_BYTES = 64 << 20
+_PART_BYTES = 32 << 20
+# Larger chunks have a part of their own, whose file begins with their values: its
+# SHA-256 goes on from theirs, and every byte is hashed once.
+_ALONE_BYTES = 4 << 20
 _NUM_PARTS_AT_ONCE = 4
 """While some wait for the disk, others are hashed."""
+_EDGE_BYTES = 4096
 # OCDBT keeps values up to this size inside its own nodes, where a CRC-32C guards
 # them: zarr's metadata must be among them, for nothing else checks it.
 _INLINE_BYTES = 4096
@@ -171,6 +175,9 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
     batch: list[Block] = []
     num_bytes = 0
     for block in blocks:
+        if block.values.nbytes >= _ALONE_BYTES:
+            yield [block]
+            continue
         batch.append(block)
         num_bytes += block.values.nbytes
         if num_bytes >= _PART_BYTES:
@@ -181,8 +188,7 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
 
 
 def sha256(values: np.ndarray) -> str:
-    flat = np.ascontiguousarray(values).reshape(-1)
-    return hashlib.sha256(flat.view(np.uint8).data).hexdigest()
+    return hashlib.sha256(_bytes(values)).hexdigest()
 
 
 def _write_part(
@@ -202,13 +208,45 @@ def _write_part(
             block.values, can_reference_source_data_indefinitely=True
         ).result()
     commit = transaction.commit_async()
-    chunks = {(b.name, b.number): (part, sha256(b.values)) for b in batch}
+    digests = [hashlib.sha256(_bytes(block.values)) for block in batch]
     commit.result()
-    files = {
-        f"{PARTS}/{part}/{name}": FileRecord(path.stat().st_size, file_sha256(path))
-        for name, path in files_below(place).items()
-    }
-    return Written(chunks, files)
+    begins = (batch[0].values, digests[0]) if len(batch) == 1 else None
+    return Written(
+        {
+            (block.name, block.number): (part, digest.hexdigest())
+            for block, digest in zip(batch, digests, strict=True)
+        },
+        {
+            f"{PARTS}/{part}/{name}": FileRecord(
+                path.stat().st_size, _file_sha256(path, begins)
+            )
+            for name, path in files_below(place).items()
+        },
+    )
+
+
+def _file_sha256(path: Path, begins: tuple[np.ndarray, Any] | None) -> str:
+    """SHA-256 of a file, of which the beginning may have been hashed already.
+
+    Args:
+        path: the file.
+        begins: values that it may begin with, and their digest.
+    """
+    if begins is None:
+        return file_sha256(path)
+    values, digest = _bytes(begins[0]), begins[1].copy()
+    edge = min(_EDGE_BYTES, len(values))
+    with path.open("rb") as file:
+        first = file.read(edge)
+        file.seek(len(values) - edge)
+        if first != values[:edge] or file.read(edge) != values[len(values) - edge :]:
+            return file_sha256(path)
+        digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _bytes(values: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def array_spec(folder: Path, name: str, record: ArrayRecord) -> dict[str, Any]:
