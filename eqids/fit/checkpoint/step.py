@@ -17,6 +17,7 @@ before anything is read, and a SHA-256, compared by `verify`.
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -98,7 +99,9 @@ def write_step(
             if first:
                 _commit(partial, target, _manifest(step, records, written, meta))
     except (OSError, ValueError) as error:
-        raise UserError(f"{step_label(target)} could not be saved: {error}") from error
+        raise UserError(
+            f"{step_label(target)} could not be saved: {_reason(error)}"
+        ) from error
     finally:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -170,6 +173,12 @@ def verify(path: Path, advance: Callable[[int], None] | None = None) -> list[str
             except UserError as error:
                 problems.append(str(error))
     return problems
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, where tensorstore wraps it in a report of its own."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else str(error)
 
 
 def _begin(directory: Path, partial: Path) -> None:
