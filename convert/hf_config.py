@@ -1,10 +1,10 @@
 """`config.json` of a Hugging Face Llama, as a `LlamaConfig`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from convert.json_file import read_object
 from eqids.config import LlamaConfig, RopeScaling, UserError, require
 
 ARCHITECTURE = "LlamaForCausalLM"
@@ -23,19 +23,18 @@ def read_config(folder: Path) -> LlamaConfig:
     path = folder / "config.json"
     require(folder.is_dir(), f"{folder}: no such folder, wanted a Hugging Face Llama")
     require(path.is_file(), f"{folder} has no config.json, wanted a Hugging Face Llama")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    require(isinstance(values, dict), f"{path} holds no JSON object")
+    values = read_object(path)
     _check_supported(path, values)
 
     def size(name: str, default: int | None = None) -> int:
         value = values.get(name)
         value = default if value is None else value
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        raise UserError(f"{path}: {name} is {value!r}, wanted a whole number")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        require(
+            whole and 0 < value < 2**31,
+            f"{path}: {name} is {value!r}, wanted a whole number from 1 to 2**31 - 1",
+        )
+        return value
 
     width, num_heads = size("hidden_size"), size("num_attention_heads")
     theta, scaling = _rope(path, values)
@@ -86,7 +85,11 @@ def _rope(path: Path, values: Mapping[str, Any]) -> tuple[float, RopeScaling | N
         f"{path}: rope_type is {kind!r}, wanted 'default', 'linear' or 'llama3'",
     )
     names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    given = {name: rope[name] for name in names if name in rope}
+    given: dict[str, Any] = {
+        name: _number(path, name, rope, None) for name in names if name in rope
+    }
+    if names[2] in given:
+        given[names[2]] = int(given[names[2]])
     require("factor" in rope, f"{path}: rope settings have no factor")
     return theta, RopeScaling(kind, _number(path, "factor", rope, None), **given)
 

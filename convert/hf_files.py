@@ -1,7 +1,6 @@
 """The safetensors files of a Hugging Face folder: which there are, and their keys."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 from safetensors import SafetensorError, safe_open
 
+from convert.json_file import read_object
 from eqids.config import UserError, require
 from sharding import exchange
 
@@ -26,19 +26,41 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} is not an index of safetensors") from error
+        where = read_object(index).get("weight_map")
+        require(
+            isinstance(where, dict) and bool(where),
+            f"{index} is not an index of safetensors: it has no weight_map",
+        )
+        for name in where.values():
+            require(
+                isinstance(name, str) and Path(name).name == name,
+                f"{index} names {name!r}, wanted a file inside the folder",
+            )
+        names = sorted(set(where.values()))
     else:
         names = [SINGLE]
     for name in names:
-        require(
-            isinstance(name, str) and Path(name).name == name,
-            f"{index} names {name!r}, wanted a file inside the folder",
-        )
         require((folder / name).is_file(), f"{folder} has no {name}")
+        check_inside(folder, folder / name)
     return [folder / name for name in names]
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Requires that a file lies in its folder, or in the cache of the hub it is of.
+
+    That cache has a folder of links for each revision, beside one of files.
+
+    Raises:
+        UserError: it is a link that leads elsewhere.
+    """
+    real, home = path.resolve(), folder.resolve()
+    homes = [home]
+    if home.parent.name == "snapshots":
+        homes.append(home.parent.parent / "blobs")
+    require(
+        any(real.is_relative_to(home) for home in homes),
+        f"{path} is a link out of its folder, to {real}; wanted the file itself",
+    )
 
 
 def fingerprint(folder: Path) -> str:

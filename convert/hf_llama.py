@@ -6,7 +6,7 @@ comes. Nobody reads more.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from convert.hf_config import read_config
 from convert.hf_files import tensors
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
-from sharding import Box, Placement, Unread, words
+from sharding import Box, Placement, Unread, Words, words
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load_llama(
 ) -> Llama:
     """Returns the Llama in a Hugging Face folder.
 
-    Everything that may be wrong with the folder is found before any weight is read.
+    Whatever may be wrong with the folder but values is found before a weight is read.
 
     Args:
         path: the folder: config.json and safetensors, in one file or in shards.
@@ -79,14 +79,16 @@ def load_llama(
 
     Raises:
         UserError: a file is missing or broken, or a tensor is missing, surplus,
-            doubled or misshapen; it names the file or tensor.
+            doubled, misshapen or not finite; it names the file or tensor.
         LayoutError: a mesh axis does not divide an array.
     """
     folder = Path(path)
     config = read_config(folder)
     with tensors(folder) as found:
         llama = _unread(folder, found, config, dtype)
-        return put(llama if head else llama.headless())
+        llama = put(llama if head else llama.headless())
+    _check_finite(folder, llama)
+    return llama
 
 
 def check_llama(folder: Path) -> LlamaConfig:
@@ -110,11 +112,10 @@ def _unread(
     axes = jax.tree.leaves(words(abstract))
     known, unread = set[str](), []
     for axis, leaf in zip(axes, leaves, strict=True):
-        field = axis.field.removeprefix("blocks.")
-        row = next(row for row in ROWS if row.field == field)
-        keys = _keys(row, config)
-        for key in keys:
+        row = _row(axis)
+        for key in _keys(row, config):
             _check(folder, tensors, key, _foreign_shape(row, config))
+        keys = list(_keys(row, config))
         parts = [tensors[key] for key in keys]
         unread.append(_array(row, parts, leaf.shape, np.dtype(dtype)))
         known |= set(keys)
@@ -130,11 +131,38 @@ def _unread(
     return jax.tree.unflatten(treedef, unread)
 
 
-def _keys(row: Row, config: LlamaConfig) -> list[str]:
+def _check_finite(folder: Path, llama: Llama) -> None:
+    """Requires that all weights are finite, as they came and as they were cast."""
+    rows = map(_row, jax.tree.leaves(words(llama)))
+    for row, finite in zip(rows, jax.tree.leaves(_finite(llama)), strict=True):
+        of_keys = np.atleast_1d(np.asarray(finite))
+        for key, fine in zip(_keys(row, llama.config), of_keys, strict=True):
+            require(bool(fine), f"{folder}: {key} has values that are not finite")
+
+
+@jax.jit
+def _finite(llama: Llama) -> Llama:
+    """Whether all values of each array are finite, or of each layer's where stacked."""
+
+    def of(axes: Words, x: jax.Array) -> jax.Array:
+        first = int(axes.names[0] == "layer")
+        return jnp.isfinite(x).all(axis=tuple(range(first, x.ndim)))
+
+    return jax.tree.map(of, words(llama), llama)
+
+
+def _row(axes: Words) -> Row:
+    field = axes.field.removeprefix("blocks.")
+    return next(row for row in ROWS if row.field == field)
+
+
+def _keys(row: Row, config: LlamaConfig) -> Iterator[str]:
     """The keys of one field, one for each layer if it is stacked."""
     if "{}" not in row.key:
-        return [row.key]
-    return [row.key.format(layer) for layer in range(config.num_layers)]
+        yield row.key
+        return
+    for layer in range(config.num_layers):
+        yield row.key.format(layer)
 
 
 def _check(

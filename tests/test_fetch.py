@@ -182,3 +182,15 @@ def test_a_cache_that_cannot_be_made(
     monkeypatch.setenv("EQIDS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="set EQIDS_CACHE"):
         prepared(tmp_path, "ml-1m")
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    bomb = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ml-1m/ratings.dat", bytes(20_000_000))
+        archive.writestr("ml-1m/movies.dat", b"1::A::B")
+    into = tmp_path / "into"
+    into.mkdir()
+    with pytest.raises(UserError, match=r"ml-1m\.zip unpacks to 20,000,007 bytes"):
+        fetch.unpack(bomb, [["ratings.dat", "movies.dat"]], into)
+    assert list(into.iterdir()) == []

@@ -30,6 +30,8 @@ TERMS = (
 )
 _SECONDS = 30
 _BLOCK = 1 << 20
+_MOST_TIMES = 100
+"""Texts of numbers shrink to a fifth."""
 
 
 def cache_folder() -> Path:
@@ -142,6 +144,12 @@ def _download(url: str, path: Path, name: str) -> None:
 def _check_zip(path: Path, origin: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            require(
+                size <= _MOST_TIMES * path.stat().st_size,
+                f"{origin} unpacks to {size:,} bytes, more than {_MOST_TIMES} times "
+                "its size: wanted an archive of texts, not a zip bomb",
+            )
             broken = archive.testzip()
     except zipfile.BadZipFile:
         raise UserError(f"{origin} is not a whole zip file") from None

@@ -1,0 +1,38 @@
+"""JSON that others wrote: objects, read in bounded memory and without doubt."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eqids.config import UserError, require
+
+_MOST_BYTES = 64 << 20
+"""The largest index on the hub is a few MB."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        UserError: it is no JSON object, is larger than 64 MiB, or has a name twice.
+    """
+    size = path.stat().st_size
+    require(
+        size <= _MOST_BYTES,
+        f"{path} has {size:,} bytes, wanted at most {_MOST_BYTES:,} of JSON",
+    )
+
+    def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in pairs:
+            require(name not in values, f"{path} has {name!r} twice in one object")
+            values[name] = value
+        return values
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    require(isinstance(values, dict), f"{path} holds no JSON object")
+    return values
