@@ -27,14 +27,14 @@ def read_config(folder: Path) -> LlamaConfig:
     _check_supported(path, values)
 
     def size(name: str, default: int | None = None) -> int:
-        value = values.get(name)
+        value: Any = values.get(name)
         value = default if value is None else value
         whole = isinstance(value, int) and not isinstance(value, bool)
-        require(
-            whole and 0 < value < 2**31,
-            f"{path}: {name} is {value!r}, wanted a whole number from 1 to 2**31 - 1",
+        if whole and 0 < value < 2**31:
+            return value
+        raise UserError(
+            f"{path}: {name} is {value!r}, wanted a whole number from 1 to 2**31 - 1"
         )
-        return value
 
     width, num_heads = size("hidden_size"), size("num_attention_heads")
     theta, scaling = _rope(path, values)

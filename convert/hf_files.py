@@ -26,7 +26,7 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        where = read_object(index).get("weight_map")
+        where: Any = read_object(index).get("weight_map")
         require(
             isinstance(where, dict) and bool(where),
             f"{index} is not an index of safetensors: it has no weight_map",

@@ -1,6 +1,5 @@
 """A Llama as a Hugging Face folder: config, shards and their index, companions."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ import jax
 import numpy as np
 
 from convert.hf_config import ARCHITECTURE
-from convert.hf_files import INDEX, SINGLE, tensors
+from convert.hf_files import INDEX, SINGLE, check_inside, tensors
 from convert.hf_llama import check_llama
-from convert.names import Tensor, tensors_of
+from convert.json_file import read_object
+from convert.names import Tensor, path_of, tensors_of
 from convert.outputs import DTYPES, Advance, NewFolder, Weight, new_folder, row_ranges
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
@@ -97,16 +97,12 @@ def save_llama(
 def arrays_of(llama: Llama) -> Read:
     """Returns what reads the arrays of a Llama in memory."""
     leaves = jax.tree_util.tree_leaves_with_path(llama)
-    arrays = {_path(route): leaf for route, leaf in leaves}
+    arrays = {path_of(route): leaf for route, leaf in leaves}
 
     def read(path: str, layer: int | None) -> np.ndarray:
         return np.asarray(arrays[path] if layer is None else arrays[path][layer])
 
     return read
-
-
-def _path(route: Any) -> str:
-    return jax.tree_util.keystr(route, simple=True, separator="/")
 
 
 def write_llama(
@@ -167,12 +163,13 @@ def copy_companions(new: NewFolder, folder: Path) -> None:
     """Copies what lies beside the weights of a folder: the tokenizer, a licence."""
     for name in COMPANIONS:
         if (folder / name).is_file():
+            check_inside(folder, folder / name)
             new.write(name, (folder / name).read_bytes())
 
 
 def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:
     """Returns the content of a folder's config.json, with another dtype."""
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    values = read_object(folder / "config.json")
     if dtype is not None:
         # transformers 5 says `dtype`, and `torch_dtype` was said before.
         names = [name for name in ("dtype", "torch_dtype") if name in values]
@@ -227,7 +224,7 @@ def llama_tensors(config: LlamaConfig) -> dict[str, tuple[str, Tensor]]:
     abstract = eqx.filter_eval_shape(Llama, config, key=jax.random.key(0))
     found = {}
     for route, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-        path = _path(route)
+        path = path_of(route)
         for tensor in tensors_of(f"llama/{path}", leaf.shape):
             found[tensor.name] = (path, tensor)
     return found

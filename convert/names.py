@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import jax
 
 from convert.hf_llama import ROWS, Row
 
@@ -19,6 +22,11 @@ class Tensor:
     """In the file; the order of values is ours."""
     layer: int | None = None
     """Its place on the array's first axis, where it is a layer."""
+
+
+def path_of(route: Any) -> str:
+    """Returns the path of a leaf in a model as text: llama/blocks/wq."""
+    return jax.tree_util.keystr(route, simple=True, separator="/")
 
 
 def tensors_of(path: str, shape: tuple[int, ...]) -> list[Tensor]:

@@ -11,9 +11,10 @@ def load(
     checkpoint: Path | str,
     data_dir: Path | str | None = None,
     llama_path: Path | str | None = None,
+    tokenizer: Path | str | None = None,
 ) -> "Recommender":
     """Opens a trained model; see `eqids.recommender.load`."""
     # Imported here, so that preparing data does not pay for importing JAX.
     from eqids import recommender
 
-    return recommender.load(checkpoint, data_dir, llama_path)
+    return recommender.load(checkpoint, data_dir, llama_path, tokenizer)

@@ -157,6 +157,7 @@ def _with_checkpoint(
         dataset,
         after.catalog.version,
         config.llama_path,
+        config.tokenizer,
     )
     if config.dry_run:
         print(_summary(before, after))

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 from tqdm import tqdm
@@ -61,7 +61,7 @@ def parse_command(
     Raises:
         UserError: flags that contradict each other, or a value out of range.
     """
-    unchecked = {name: _unchecked(kind) for name, kind in kinds.items()}
+    unchecked = {name: _unchecked(kind, positional) for name, kind in kinds.items()}
     more = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     read = tyro.extras.subcommand_cli_from_dict(
         unchecked,  # type: ignore[arg-type]
@@ -75,9 +75,25 @@ def parse_command(
     return _checked(kinds[name], read)
 
 
-def _unchecked(kind: type[Config]) -> type[Config]:
-    """The same flags without `__post_init__`, whose errors tyro would rephrase."""
-    space = {"__doc__": kind.__doc__, "__post_init__": lambda self: None}
+def _unchecked(kind: type[Config], positional: bool = False) -> type[Config]:
+    """The same flags without `__post_init__`, whose errors tyro would rephrase.
+
+    What a command is told by its place is called by its name, and not by its type.
+    """
+    hints = get_type_hints(kind)
+    named = {
+        field.name: Annotated[
+            hints[field.name],
+            tyro.conf.arg(metavar=field.name.upper()),
+        ]
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if positional and field.default is dataclasses.MISSING
+    }
+    space = {
+        "__doc__": kind.__doc__,
+        "__post_init__": lambda self: None,
+        "__annotations__": named,
+    }
     return type(kind.__name__, (kind,), space)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from eqids.config import EvaluateConfig
 from eqids.door import check_output, parse, run, say
-from eqids.fit.evaluation import evaluate, make_ranker
+from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
 from eqids.fit.runs import write_json
-from eqids.opening import open_checkpoint
+from eqids.opening import open_model
 from eqids.report import full_result, table
 from sharding import barrier, initialize, is_first, placement
 
@@ -18,26 +18,24 @@ the history filtered and not. For example:
 
     python -m eqids.evaluate --checkpoint runs/ml-100k-nano-all-seed0
     python -m eqids.evaluate --checkpoint runs/mine/600 --split valid --json valid.json
+    python -m eqids.evaluate --init_from exported/mine
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the metrics of a checkpoint, and writes them with --json."""
+    """Prints the metrics of a model, and writes them with --json."""
     config = parse(EvaluateConfig, argv, "eqids.evaluate", DESCRIPTION)
     check_output(config.json, "--json")
     initialize(**dataclasses.asdict(config.processes))
     put = placement("data")
     with put.active():
-        opened = open_checkpoint(
-            config.checkpoint, config.data_dir, config.llama_path, put,
-            config.tokenizer,
-        )  # fmt: skip
+        opened = open_model(config, put)
         seq_len = opened.config.recipe.seq_len
         ranker = make_ranker(seq_len, opened.dtype, put, opened.words)
-        dataset, split = opened.dataset, config.split
+        dataset, split = of_some_users(opened.dataset, config.eval_users), config.split
         metrics = evaluate(opened.model, dataset, split, ranker)
     if is_first():
-        result = full_result(dataset, split, metrics, opened.manifest.step)
+        result = full_result(dataset, split, metrics, opened.step)
         say(table(result))
         if config.json is not None:
             write_json(config.json, result)

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convert.hf_files import shard_paths, tensors
+from convert.hf_eqids import FORMAT_VERSION, INFO_FILE, TENSORS_FILE
+from convert.hf_files import file_sha256, shard_paths, tensors
 from convert.hf_write import (
     HEAD,
     arrays_of,
@@ -46,17 +47,15 @@ from eqids.config import (
     to_json,
 )
 from eqids.data import open_dataset
+from eqids.data.text import TOKENIZER_FILE
 from eqids.fit.checkpoint import Manifest, read_manifest, resolve
 from eqids.fit.checkpoint.chunks import whole
 from eqids.fit.checkpoint.reader import Reader
 from eqids.fit.runs import check_catalog
 from eqids.model.lora import FIELDS
-from eqids.opening import check_base, open_checkpoint
+from eqids.opening import check_base, llama_folder, open_checkpoint
 from sharding import Placement
 
-TENSORS_FILE, INFO_FILE = "eqids.safetensors", "eqids.json"
-"""Items, adapters and softmax, beside the tensors of Llama; and what they are."""
-FORMAT_VERSION = 1
 _PARAMS = "params/"
 _LLAMA = _PARAMS + "llama/"
 
@@ -175,9 +174,10 @@ def eqids_to_hf(
             changed = dtype is not None or sizes.lora is not None
             content = base_config(folder, str(stored) if changed else None)
             copy_companions(new, folder)
+        _copy_tokenizer(new, path, manifest)
         write_llama(new, found, content, dtype, config.max_shard_bytes)
         new.write_tensors(TENSORS_FILE, beside)
-        new.write_json(INFO_FILE, _info(manifest, new))
+        new.write_json(INFO_FILE, _info(manifest, sizes, new))
     return new.digests
 
 
@@ -209,7 +209,7 @@ def _llama(
         stored = np.dtype(llama.embedding.dtype)
         yield llama_weights(sizes.llama, stored, arrays_of(llama)), None
         return
-    folder = check_base(base, folder)
+    folder = check_base(base, llama_folder(run, folder))
     with tensors(folder) as found:
         weights = {key: of_slice(found[key]) for key in found}
         if run.strategy == "all":
@@ -225,6 +225,17 @@ def _llama(
         yield weights, folder
 
 
+def _copy_tokenizer(new: NewFolder, path: Path, manifest: Manifest) -> None:
+    """Copies the tokenizer of a run that named its own, if it is still there."""
+    run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
+    named = run.flags.tokenizer
+    if run.words is None or named is None:
+        return
+    file = named / TOKENIZER_FILE if named.is_dir() else named
+    if file.is_file() and file_sha256(file) == run.words.tokenizer:
+        new.write(TOKENIZER_FILE, file.read_bytes())
+
+
 def _sizes(path: Path, manifest: Manifest) -> ModelConfig:
     """The model's; a Llama that never had a head for words is written as a tied one."""
     sizes = from_json(ModelConfig, manifest.meta["model"], f"{path}: model")
@@ -233,7 +244,7 @@ def _sizes(path: Path, manifest: Manifest) -> ModelConfig:
     return replace(sizes, llama=replace(sizes.llama, tied=True))
 
 
-def _info(manifest: Manifest, new: NewFolder) -> dict[str, Any]:
+def _info(manifest: Manifest, sizes: ModelConfig, new: NewFolder) -> dict[str, Any]:
     """The content of eqids.json: whatever one must know to use the tensors."""
     meta = manifest.meta
     names = ("catalog_id", "dataset_hash", "protocol", "base", "score", "versions")
@@ -247,7 +258,7 @@ def _info(manifest: Manifest, new: NewFolder) -> dict[str, Any]:
         "llama": llama.hexdigest(),
         "tensors": new.digests[TENSORS_FILE],
         **{name: meta[name] for name in names},
-        "model": {**meta["model"], "lora": None},
+        "model": to_json(replace(sizes, lora=None)),
         "config": meta["config"],
     }
 

@@ -1,6 +1,5 @@
 """What `python -m convert inspect` answers: what a file or folder is."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from convert.gguf_llama import gguf_config
 from convert.hf_config import read_config
 from convert.hf_files import shard_paths
 from convert.hf_llama import check_llama
+from convert.json_file import read_object
 from eqids.config import (
     LLAMA_PRESETS,
     LlamaConfig,
@@ -190,8 +190,7 @@ def _hugging_face(path: Path) -> _Found:
     tensors: list[_Tensor] = []
     problem, llama, facts = None, None, {}
     try:
-        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        names = values.get("architectures") if isinstance(values, dict) else None
+        names = read_object(path / "config.json").get("architectures")
         facts["architecture"] = ", ".join(map(str, names or []))
         for file in shard_paths(path):
             tensors += _safetensors(file)[0]

@@ -19,11 +19,11 @@ from eqids.data.earlier import as_of
 from eqids.data.lineage import Change
 from eqids.data.words import Words
 from eqids.fit.checkpoint import leaf_name, read_manifest, resolve, restore, steps
-from eqids.fit.evaluation import evaluate, make_ranker
+from eqids.fit.evaluation import evaluate, make_ranker, of_users
 from eqids.fit.migrate import Migrated, migrate, version_of
-from eqids.fit.words import words_again
+from eqids.fit.words import prompt_computed
 from eqids.model import Batch, EqIDs
-from eqids.opening import assemble
+from eqids.opening import assemble, words_there
 from sharding import placement
 
 _QUERIES = 8192
@@ -42,6 +42,7 @@ class Migration:
         dataset: Dataset,
         version: int,
         llama_path: Path | None,
+        tokenizer: Path | None = None,
     ):
         """Refuses what could not be carried out, before anything is written.
 
@@ -51,6 +52,8 @@ class Migration:
             dataset: with the present version of the catalog.
             version: of the catalog to bring it to.
             llama_path: where the frozen Llama is, by default where the run found it.
+            tokenizer: the file of the tokenizer of a run with words, by default where
+                the run found it.
 
         Raises:
             UserError: no such checkpoint, one of another catalog or of that version
@@ -77,6 +80,7 @@ class Migration:
         same = version == dataset.info.catalog_version
         _check_folder(self._output, dataset.info.catalog_id if same else None)
         self._dataset, self._llama_path = dataset, llama_path
+        self._tokenizer = tokenizer
         self._meta = manifest.meta
         self._config = from_json(
             RunConfig, manifest.meta["config"], f"{self.path}: config"
@@ -106,7 +110,7 @@ class Migration:
             if words is not None:
                 slots_then = now.lineage.slots_at(self._version)
                 words = words.moved(slots_then, then.num_slots)
-            return self._metrics(model, _only(then, self._users), words)
+            return self._metrics(model, of_users(then, self._users), words)
 
     def write(self, dataset: Dataset) -> Metrics:
         """Writes the checkpoint for the present version.
@@ -127,7 +131,7 @@ class Migration:
             model = self._migrated(migrated, dataset)
             metrics = everyone = self._metrics(model, dataset, self._words)
             if not np.array_equal(self._users, dataset.valid_at > 0):
-                those = _only(dataset, self._users)
+                those = of_users(dataset, self._users)
                 metrics = self._metrics(model, those, self._words)
         migrated.save(self._output, everyone)
         return metrics
@@ -155,7 +159,8 @@ class Migration:
         """Queries at positions of training histories; they know no target."""
         recipe, seed = self._config.recipe, self._config.flags.seed
         config = BatchConfig(recipe.seq_len, recipe.batch_size, seed)
-        batches = TrainingBatches(dataset, config, self._words)
+        model, words = self._with_prompt(model, self._words)
+        batches = TrainingBatches(dataset, config, words)
         ask = jax.jit(lambda model, batch: model.queries(batch, dtype=self._dtype))
         found: list[np.ndarray] = []
         step = 0
@@ -170,25 +175,25 @@ class Migration:
         return np.concatenate(found)[:_QUERIES]
 
     def _words_of(self, dataset: Dataset) -> Words | None:
-        llama = self._llama_path
-        return words_again(self.path, self._config, dataset, llama_path=llama)
+        where = self._tokenizer, self._llama_path
+        return words_there(self.path, self._config, dataset, *where)
 
     def _metrics(self, model: EqIDs, dataset: Dataset, words: Words | None) -> Metrics:
         if not (dataset.valid_at > 0).any():
             return None
         seq_len = self._config.recipe.seq_len
+        model, words = self._with_prompt(model, words)
         ranker = make_ranker(seq_len, self._dtype, self._put, words)
         return evaluate(model, dataset, "valid", ranker)
+
+    def _with_prompt(
+        self, model: EqIDs, words: Words | None
+    ) -> tuple[EqIDs, Words | None]:
+        return prompt_computed(model, words, self._config.strategy, self._dtype)
 
     @property
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self._config.dtype)
-
-
-def _only(dataset: Dataset, users: np.ndarray) -> Dataset:
-    """The dataset with validation targets of some users, bool [user]."""
-    at = np.where(users, dataset.valid_at, -1).astype(np.int32)
-    return replace(dataset, valid_at=at)
 
 
 def _check_folder(output: Path, catalog_id: str | None) -> None:

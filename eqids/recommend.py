@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from eqids.config import RecommendConfig, UserError, require
 from eqids.door import check_output, parse, run
-from eqids.recommender import History, Recommender, load
+from eqids.opening import open_model
+from eqids.recommender import History, Recommender
+from sharding import placement
 
 DESCRIPTION = """Name the most probable next items, exactly, with their probabilities.
 
@@ -20,6 +22,7 @@ another, CSV where it is called so and else Parquet:
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
+    python -m eqids.recommend --init_from exported/mine --user 1
     python -m eqids.recommend --checkpoint runs/mine --input a.parquet \\
         --output b.parquet
 """
@@ -29,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints recommendations, or writes those of a file to another."""
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
     check_output(config.output, "--output")
-    recommender = load(
-        config.checkpoint, config.data_dir, config.llama_path, config.tokenizer
-    )
+    recommender = Recommender(open_model(config, placement("none")))
     histories = _histories(recommender, config)
     found = recommender.search(
         histories,

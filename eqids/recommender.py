@@ -13,11 +13,12 @@ import pandas as pd
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
-from eqids.config import require
+from convert.hf_eqids import is_pair
+from eqids.config import OpenConfig, require
 from eqids.data.batches import last_positions, query_batch
 from eqids.model import Batch, EqIDs
 from eqids.model.search import TopK, top_k
-from eqids.opening import Opened, open_checkpoint
+from eqids.opening import Opened, open_model
 from sharding import placement
 
 _ROWS = 64
@@ -37,7 +38,7 @@ class Recommender:
     """A trained model with its catalog."""
 
     def __init__(self, opened: Opened):
-        """Holds a checkpoint; `load` opens one by its path."""
+        """Holds a model; `load` opens one by its path."""
         self.opened = opened
         self.dataset = opened.dataset
         items = opened.dataset.items().set_index("slot")
@@ -274,20 +275,29 @@ def load(
     llama_path: Path | str | None = None,
     tokenizer: Path | str | None = None,
 ) -> Recommender:
-    """Opens a run or one of its checkpoints for recommending.
+    """Opens a run, one of its checkpoints or what was made of one for recommending.
 
     Args:
-        checkpoint: DIR/STEP, or a run's DIR, which means its best step.
+        checkpoint: DIR/STEP, or a run's DIR, which means its best step; or a folder
+            that `eqids-to-hf` wrote.
         data_dir: the dataset folder, by default the one of the run.
         llama_path: the folder of the frozen Llama, by default the one of the run.
         tokenizer: the tokenizer.json of a run with words, by default the one of the
             run.
 
     Raises:
-        UserError: see `eqids.opening.open_checkpoint`.
+        UserError: see `eqids.opening.open_model`.
     """
+    path = Path(checkpoint)
     data, llama, words = (
         None if p is None else Path(p) for p in (data_dir, llama_path, tokenizer)
     )
-    opened = open_checkpoint(Path(checkpoint), data, llama, placement("none"), words)
-    return Recommender(opened)
+    pair = is_pair(path)
+    config = OpenConfig(
+        checkpoint=None if pair else path,
+        init_from=path if pair else None,
+        data_dir=data,
+        llama_path=llama,
+        tokenizer=words,
+    )
+    return Recommender(open_model(config, placement("none")))

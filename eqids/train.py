@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import convert
+from convert.hf_eqids import read_pair
 from convert.hub import fetch_llama
 from eqids.config import (
     LLAMA_PRESETS,
@@ -37,7 +38,8 @@ from eqids.fit.checkpoint import (
     recover,
     restore_sound,
 )
-from eqids.fit.evaluation import evaluate, make_ranker
+from eqids.fit.cold import ColdItems
+from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
 from eqids.fit.fitting import check_fits, room_there
 from eqids.fit.loop import train
 from eqids.fit.optimizer import make_optimizer
@@ -49,7 +51,6 @@ from eqids.fit.runs import (
     check_start,
     initial_model,
     item_optimizer,
-    load_weights,
     model_config,
     resume,
     run_keys,
@@ -57,11 +58,15 @@ from eqids.fit.runs import (
     write_json,
 )
 from eqids.fit.step import State, outline, split, start, stored_shapes
+from eqids.fit.text_vectors import text_start
 from eqids.fit.touching import chosen, touching
-from eqids.fit.words import check_vocab, words_asked
+from eqids.fit.weights import load_weights
+from eqids.fit.words import check_vocab, prompt_computed, words_asked
 from eqids.model import Llama
+from eqids.opening import check_pair_catalog
 from eqids.proofs import memory_report
 from eqids.report import full_result, table
+from eqids.starting import flags_with_pair, load_pair_weights
 from sharding import Placement, barrier, initialize, is_first, placement, shards
 
 DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
@@ -93,6 +98,11 @@ memory (--lora_rank, --lora_alpha, --lora_targets):
     python -m eqids.train --llama_path Llama-3.2-1B --train lora \\
         --data_dir data/mine --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/lora --num_steps 1000
+
+A run from a folder that python -m convert eqids-to-hf wrote, by any --train:
+
+    python -m eqids.train --init_from exported/mine --train all \\
+        --data_dir data/mine --checkpoint_dir runs/more
 """
 
 
@@ -100,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains, evaluates and says what to type next."""
     flags = parse(TrainConfig, argv, "eqids.train", DESCRIPTION + _recipes())
     initialize(**dataclasses.asdict(flags.processes))
-    config, put = resolved(flags), placement(flags.layout)
+    config, put = resolved(flags_with_pair(flags)), placement(flags.layout)
     dataset, folder = _dataset(flags.data_dir), config.checkpoint_dir
     config = _with_llama(config)
     flags = config.flags
@@ -120,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if measured is None:
             say(f"stopped at step {config.stop_at}; the same command goes on")
         elif is_first():
-            result = full_result(dataset, "test", *measured)
+            asked = of_some_users(dataset, flags.eval_users)
+            result = full_result(asked, "test", *measured)
             write_json(folder / RESULT_FILE, result)
             say(table(result))
             say(_closing(folder, dataset))
@@ -133,6 +144,8 @@ def _settled(
     """Returns the run with what its catalog and its folder decide, and its sizes."""
     flags, folder = config.flags, config.checkpoint_dir
     check_start(flags, folder, dataset)
+    if flags.init_from is not None and latest_step(folder) is None:
+        check_pair_catalog(read_pair(flags.init_from), dataset)
     items = chosen(item_optimizer(flags, folder), dataset, config.recipe)
     flags = dataclasses.replace(flags, item_optimizer=items)
     of_words = None if words is None else words.config
@@ -154,7 +167,11 @@ def _train(
     check_fits(job, put, room_there())
     llama, base = _pretrained(config, put)
     first_key, step_key = run_keys(flags.seed)
-    model = initial_model(sizes, dataset, llama, first_key, flags.init_items)
+    texts = None
+    if flags.init_items == "text":
+        assert llama is not None, "refused by the recipe"
+        texts = text_start(flags, dataset, llama, recipe.item_width, dtype, put, say)
+    model = initial_model(sizes, dataset, llama, first_key, flags.init_items, texts)
     optimizer = make_optimizer(
         recipe, flags.grad_clip, flags.item_optimizer, flags.schedule,
         flags.llama_learning_rate,
@@ -170,20 +187,27 @@ def _train(
         del state  # or there would be two in memory
         state = resume(folder, like, stored, meta(None), warn)
     elif flags.load_checkpoint is not None:
-        state = load_weights(state, stored, flags.load_checkpoint, meta(None))
+        state = load_weights(state, stored, flags.load_checkpoint, meta(None), put)
+    elif flags.init_from is not None:
+        state = load_pair_weights(
+            state, stored, frozen, flags.init_from, meta(None), put
+        )
     require(
         int(state.step) <= config.stop_at,
         f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
         "already",
     )
     say(_opening(config, dataset, words, state))
+    frozen, words = prompt_computed(frozen, words, config.strategy, dtype)
     step = job.step(optimizer)
     batches = TrainingBatches(dataset, _batch_config(config), words)
     ranker = make_ranker(recipe.seq_len, dtype, put, words)
+    asked = of_some_users(dataset, flags.eval_users)
     state = train(
-        config, state, frozen, step, step_key, dataset=dataset, batches=batches,
+        config, state, frozen, step, step_key, dataset=asked, batches=batches,
         ranker=ranker, saver=saver, meta=meta, put=put, stored=stored,
         touching=None if flags.item_optimizer == "dense" else lists,
+        cold=None if texts is None else put(ColdItems.of(dataset, texts)),
     )  # fmt: skip
     if int(state.step) == config.stop_at < recipe.num_steps:
         return None
@@ -191,7 +215,7 @@ def _train(
     best, params = restore_sound(
         folder, best_step, like.params, stored.params, warn, "params"
     )
-    return evaluate(eqx.combine(params, frozen), dataset, "test", ranker), best
+    return evaluate(eqx.combine(params, frozen), asked, "test", ranker), best
 
 
 def _recipes() -> str:

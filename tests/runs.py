@@ -1,13 +1,22 @@
-"""Runs that take a second, and doors that refuse."""
+"""Runs that take a second or none at all, and doors that refuse."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from pytest import CaptureFixture
 
+from convert import fingerprint, load_llama, read_config
+from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
 from eqids.door import run
+from eqids.fit.checkpoint import save
+from eqids.fit.recipe import resolved
+from eqids.fit.runs import initial_model, model_config, run_keys, run_meta
+from eqids.fit.step import split
 
 Door = Callable[[list[str]], None]
 
@@ -17,6 +26,23 @@ def small(data: Path, folder: Path, *more: str) -> list[str]:
     sizes = "--batch_size 4 --seq_len 16 --item_width 8 --num_steps 40 --eval_every 20"
     flags = ["--data_dir", str(data), "--checkpoint_dir", str(folder), *sizes.split()]
     return [*flags, "--learning_rate", "1e-2", *more]
+
+
+def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
+    """Saves what a run might have learnt by step 4: its start, and noise on it."""
+    config, path, llama = resolved(flags), flags.llama_path, None
+    sizes, base = LLAMA_PRESETS["nano"], None
+    if path is not None:
+        sizes, base, llama = read_config(path), fingerprint(path), load_llama(path)
+    whole = model_config(config, dataset, sizes)
+    model = initial_model(whole, dataset, llama, run_keys(flags.seed)[0])
+    params, _ = split(model, config.strategy, jnp.float32)
+    leaves, treedef = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    leaves = [x + 0.1 * rng.standard_normal(x.shape, np.float32) for x in leaves]
+    params = jax.tree.unflatten(treedef, leaves)
+    meta = run_meta(config, whole, dataset, base, None)
+    save(folder, 4, {"params": params}, meta)
 
 
 def flags(dataset: Dataset, *more: str) -> list[str]:

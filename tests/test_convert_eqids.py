@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -16,16 +15,12 @@ import transformers
 from conftest import assert_close
 from folders import write_hf
 from ggufs import write_gguf
-from runs import refused
+from runs import refused, save_noisy
 from safetensors.numpy import load_file
 
-from convert import __main__ as door, fingerprint, load_llama, read_config
-from eqids.config import LLAMA_PRESETS, TrainConfig
+from convert import __main__ as door, fingerprint, load_llama
+from eqids.config import TrainConfig
 from eqids.data import Dataset
-from eqids.fit.checkpoint import save
-from eqids.fit.recipe import resolved
-from eqids.fit.runs import initial_model, model_config, run_keys, run_meta
-from eqids.fit.step import split
 from eqids.opening import Opened, open_checkpoint
 from sharding import Placement
 
@@ -57,25 +52,8 @@ def trained(
         flags = TrainConfig(
             data_dir=dataset.path, item_width=8, adapter="linear", **words
         )
-        _save(folder / name, flags, dataset)
+        save_noisy(folder / name, flags, dataset)
     return {name: folder / name for name in asked}
-
-
-def _save(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
-    """Saves what a run might have learnt by step 4: its start, and noise on it."""
-    config, path, llama = resolved(flags), flags.llama_path, None
-    sizes, base = LLAMA_PRESETS["nano"], None
-    if path is not None:
-        sizes, base, llama = read_config(path), fingerprint(path), load_llama(path)
-    whole = model_config(config, dataset, sizes)
-    model = initial_model(whole, dataset, llama, run_keys(flags.seed)[0])
-    params, _ = split(model, config.strategy, jnp.float32)
-    leaves, treedef = jax.tree.flatten(params)
-    rng = np.random.default_rng(0)
-    leaves = [x + 0.1 * rng.standard_normal(x.shape, np.float32) for x in leaves]
-    params = jax.tree.unflatten(treedef, leaves)
-    meta = run_meta(config, whole, dataset, base, None)
-    save(folder, 4, {"params": params}, meta)
 
 
 def opened(run: Path) -> Opened:

@@ -69,6 +69,78 @@ def test_devices_hold_their_boxes_and_each_is_read_once(tmp_path: Path) -> None:
         assert share == 1.0, name
 
 
+ACCOUNT = """
+import json, math
+from collections import Counter
+from pathlib import Path
+import jax
+import convert.hf_llama as hf
+from eqids.config import LLAMA_PRESETS
+from sharding import Unread, placement
+
+config = LLAMA_PRESETS["8b"]
+
+class Nothing:
+    '''Takes the place of arrays that nobody has the memory for.'''
+    def reshape(self, shape): return self
+    def __getitem__(self, box): return self
+    def __setitem__(self, box, value): pass
+
+class Tensor:
+    def __init__(self, key, shape): self.key, self.shape = key, shape
+    def get_shape(self): return self.shape
+    def get_dtype(self): return "BF16"
+    def __getitem__(self, box):
+        sizes = [at.stop - at.start for at in box]
+        read[self.key] += 2 * math.prod(sizes)
+        largest.append(2 * math.prod(sizes))
+        return Nothing()
+
+class numpy:
+    def __getattr__(self, name): return getattr(real, name)
+    def empty(self, shape, dtype): return Nothing()
+
+def account(self, sharding):
+    boxes = {}
+    for device, index in sharding.addressable_devices_indices_map(self.shape).items():
+        cuts = tuple(at.indices(n)[:2] for at, n in zip(index, self.shape, strict=True))
+        boxes.setdefault(cuts, []).append(device)
+    for box, devices in boxes.items():
+        self.read(tuple(slice(*cut) for cut in box))
+        for device in devices:
+            held[device] += 2 * math.prod(stop - start for start, stop in box)
+    return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
+
+real, hf.np, Unread.on = hf.np, numpy(), account
+tensors = {
+    key: Tensor(key, hf._foreign_shape(row, config))
+    for row in hf.ROWS for key in hf._keys(row, config)
+}
+whole = {key: 2 * math.prod(tensor.shape) for key, tensor in tensors.items()}
+found = {}
+for name in ("1x8x1", "1x2x4", "1x1x8"):
+    read, held, largest, put = Counter(), Counter(), [], placement(name)
+    with put.active():
+        put(hf._unread(Path("8b"), tensors, config, "bfloat16"))
+    found[name] = {
+        "once": read == whole, "bytes": sum(read.values()),
+        "held": [held[device] for device in jax.devices()], "largest": max(largest),
+    }
+print(json.dumps(found))
+"""
+
+
+def test_of_8b_eight_devices_read_the_file_once_between_them() -> None:
+    """By accounting: 16 GB of tensors, of which none is allocated."""
+    found = json.loads(run_python(TESTS + ACCOUNT).splitlines()[-1])
+    for name, counted in found.items():
+        assert counted["once"], name
+        assert counted["bytes"] == 2 * 8_030_261_248
+        # Norms are whole on each device, and all else is split.
+        assert max(counted["held"]) < 1.001 * counted["bytes"] / 8
+        assert counted["largest"] <= 2 * 128_256 * 4096 // 8
+
+
 PROCESS = """
 import json, sys
 from pathlib import Path

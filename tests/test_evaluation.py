@@ -9,7 +9,7 @@ from models import FLOAT32, NOWHERE, tiny_model
 from eqids.data import Dataset
 from eqids.data.batches import query_batch
 from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popularity
-from eqids.fit.evaluation import chunks, evaluate, make_ranker
+from eqids.fit.evaluation import Split, chunks, evaluate, make_ranker, of_some_users
 from eqids.fit.ranking import metrics, ranks
 from eqids.model import Batch
 
@@ -93,6 +93,21 @@ def test_the_test_history_includes_the_validation_item(dataset: Dataset) -> None
             valid.histories, test.histories, valid.target, strict=True
         ):
             np.testing.assert_array_equal(two, np.append(one, target))
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_some_users_are_the_same_ones_each_time(dataset: Dataset, split: Split) -> None:
+    def targets(dataset: Dataset) -> list[int]:
+        users = np.flatnonzero(getattr(dataset, f"{split}_at") > 0)
+        return [int(user) for user in users]
+
+    some, everyone = targets(of_some_users(dataset, 7)), targets(dataset)
+    assert len(some) == 7 and set(some) < set(everyone)
+    assert some == targets(of_some_users(dataset, 7)) != everyone[:7]
+    assert of_some_users(dataset, None) is dataset
+    assert targets(of_some_users(dataset, 10**6)) == everyone
+    result = evaluate_baseline(of_some_users(dataset, 7), split, popularity(dataset))
+    assert result != evaluate_baseline(dataset, split, popularity(dataset))
 
 
 def test_baselines_equal_loops_over_training_events(dataset: Dataset) -> None:

@@ -13,6 +13,7 @@ from eqids.config import (
     LLAMA_PRESETS,
     NANO_RECIPE,
     PRETRAINED_RECIPES,
+    EvaluateConfig,
     ModelConfig,
     Strategy,
     TrainConfig,
@@ -42,6 +43,8 @@ def test_unset_flags_come_from_the_recipe(
     assert (config.strategy, config.recipe) == (strategy, recipe)
     changed = resolved(dataclasses.replace(flags, seq_len=9, learning_rate=0.5))
     assert changed.recipe == dataclasses.replace(recipe, seq_len=9, learning_rate=0.5)
+    words = resolved(dataclasses.replace(flags, text_tokens_per_item=8))
+    assert words.recipe == dataclasses.replace(recipe, seq_len=4 * recipe.seq_len)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,8 @@ def test_unset_flags_come_from_the_recipe(
         ),
         (lambda: resolved(TrainConfig(stop_at=10**9)), "--stop_at is 1000000000"),
         (lambda: TrainConfig(seq_len=0), "--seq_len is 0"),
+        (lambda: TrainConfig(eval_users=0), "--eval_users is 0"),
+        (lambda: EvaluateConfig(checkpoint=Path("x"), eval_users=0), "--eval_users is"),
         (lambda: TrainConfig(dropout=1.0), "--dropout is 1.0"),
         (lambda: TrainConfig(learning_rate=-1.0), "--learning_rate is -1.0"),
         (lambda: TrainConfig(freeze_llama=True, train="all"), "--freeze_llama"),

@@ -21,16 +21,22 @@ from eqids.model import Batch
 ASKED = ["--text_tokens_per_item", "3", "--prompt", "Up", "--seq_len", "32"]
 
 
+def asked(tokenizer: Path) -> list[str]:
+    return [*ASKED, "--tokenizer", str(tokenizer), "--train", "heads"]
+
+
 @pytest.fixture(scope="module")
 def trained(
     dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Dataset, Path, Path]:
-    """A dataset with texts, its tokenizer, and the folder of a run with words."""
+    """A dataset with texts, its tokenizer, and the folder of a run with words.
+
+    Llama is frozen: its prompt is computed once.
+    """
     folder = tmp_path_factory.mktemp("words")
     texted = with_texts(dataset, folder / "d", TEXTS)
     tokenizer = write_tokenizer(folder / "tokenizer.json")
-    flags = small(texted.path, folder / "run", *ASKED, "--tokenizer", str(tokenizer))
-    train.main(flags)
+    train.main(small(texted.path, folder / "run", *asked(tokenizer)))
     return texted, tokenizer, folder / "run"
 
 
@@ -42,7 +48,8 @@ def test_a_run_records_its_words_and_opens_with_them(
     assert manifest.meta["config"]["flags"]["prompt"] == "Up"
     recommender = eqids.load(run)
     opened = recommender.opened
-    assert opened.words is not None and opened.words.config == opened.config.words
+    assert opened.words is not None and len(opened.words.prompt) == 0
+    assert opened.model.opening is not None and opened.model.opening.length > 0
     # Nano's 256 words are fewer than the tokenizer's.
     assert opened.model.config.llama.vocab == opened.words.vocab > 256
     history = dataset.history(0)[:9]
@@ -71,6 +78,11 @@ def test_evaluation_from_the_door_is_that_of_the_run(
     said = json.loads((run / "result.json").read_text())
     assert result["nll"] == pytest.approx(said["nll"], rel=1e-6)
     assert result["filtered"] == said["filtered"]
+    evaluate.main(
+        ["--checkpoint", str(run), "--json", str(tmp_path / "r.json"),
+         "--tokenizer", str(moved), "--eval_users", "7"]
+    )  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text())["num_users"] == 7
 
 
 def test_a_checkpoint_wants_its_own_tokenizer_and_texts(
@@ -97,12 +109,12 @@ def test_a_run_goes_on_with_its_own_words_only(
     trained: tuple[Dataset, Path, Path], tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     dataset, tokenizer, run = trained
-    same = ["--tokenizer", str(tokenizer)]
+    same = ["--tokenizer", str(tokenizer), "--train", "heads"]
     other = write_tokenizer(tmp_path / "other.json", vocab=300, texts=["else"])
     for more, said in (
         ([*ASKED[2:], *same], "--text_tokens_per_item 3, this run has 0"),
         ([*ASKED, *same, "--prompt", "No"], "--prompt Up, this run has No"),
-        ([*ASKED, "--tokenizer", str(other)], ", this run has "),
+        (asked(other), ", this run has "),
     ):
         told = refused(train.main, small(dataset.path, run, *more), capsys)
         assert said in told and "wanted the same" in told

@@ -25,6 +25,7 @@ from eqids.config.convert import (
 )
 from eqids.config.doors import (
     EvaluateConfig as EvaluateConfig,
+    OpenConfig as OpenConfig,
     PrepareConfig as PrepareConfig,
     RecommendConfig as RecommendConfig,
 )

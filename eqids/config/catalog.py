@@ -28,6 +28,9 @@ class ChangeConfig:
     old one: DIR-v2 for version 2."""
     llama_path: Path | None = None
     """Where the frozen Llama is, if it is no longer where the run found it."""
+    tokenizer: Path | None = None
+    """Where the tokenizer.json of a run with words is, if it is no longer where the
+    run found it."""
     dry_run: bool = False
     """Say what would happen, and write nothing."""
 

@@ -149,35 +149,59 @@ class PrepareConfig:
         return self.data_dir or Path("data") / name
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What `python -m eqids.evaluate` is told."""
+@dataclass(frozen=True, kw_only=True)
+class OpenConfig:
+    """Where a trained model is, and what it needs."""
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     """A checkpoint DIR/STEP, or a run's DIR, which means its best step."""
+    init_from: Path | None = None
+    """Instead of --checkpoint: a folder that python -m convert eqids-to-hf wrote."""
     data_dir: Path | None = None
     """The dataset folder; by default the one that the run was trained on."""
-    split: Literal["valid", "test"] = "test"
-    """Which targets to rank."""
-    json: Path | None = None
-    """Write the result there as JSON."""
     llama_path: Path | None = None
     """Where the frozen Llama is, if it is no longer where the run found it."""
     tokenizer: Path | None = None
     """Where the tokenizer.json of a run with words is, if it is no longer where the
     run found it."""
+
+    def __post_init__(self) -> None:
+        require(
+            (self.checkpoint is None) != (self.init_from is None),
+            "wanted one of --checkpoint and --init_from, the model to open",
+        )
+        require(
+            self.init_from is None or self.llama_path is None,
+            f"--init_from {self.init_from} has a Llama of its own, wanted no "
+            "--llama_path",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(OpenConfig):
+    """What `python -m eqids.evaluate` is told."""
+
+    split: Literal["valid", "test"] = "test"
+    """Which targets to rank."""
+    eval_users: int | None = None
+    """Evaluate this many users only, the same ones each time; by default all."""
+    json: Path | None = None
+    """Write the result there as JSON."""
     processes: ProcessesConfig = ProcessesConfig()
     """How the processes of a run find one another."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.eval_users is None or self.eval_users >= 1,
+            f"--eval_users is {self.eval_users}, wanted 1 or more",
+        )
 
-@dataclass(frozen=True)
-class RecommendConfig:
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendConfig(OpenConfig):
     """What `python -m eqids.recommend` is told."""
 
-    checkpoint: Path
-    """A checkpoint DIR/STEP, or a run's DIR, which means its best step."""
-    data_dir: Path | None = None
-    """The dataset folder; by default the one that the run was trained on."""
     user: str | None = None
     """A user of the dataset; all that is known of the user is the history."""
     history: str | None = None
@@ -191,13 +215,9 @@ class RecommendConfig:
     """How many items."""
     keep_seen: bool = False
     """Recommend items of the history too."""
-    llama_path: Path | None = None
-    """Where the frozen Llama is, if it is no longer where the run found it."""
-    tokenizer: Path | None = None
-    """Where the tokenizer.json of a run with words is, if it is no longer where the
-    run found it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.k >= 1, f"--k is {self.k}, wanted 1 or more")
         given = sum(x is not None for x in (self.user, self.history, self.input))
         require(

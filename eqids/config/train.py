@@ -21,7 +21,7 @@ Strategy = Literal["heads", "lora", "all"]
 """What trains: all but Llama; that and low-rank changes of Llama; or everything."""
 
 
-InitItems = Literal["interactions", "random"]
+InitItems = Literal["interactions", "text", "random"]
 """Where item vectors start."""
 
 
@@ -121,6 +121,9 @@ class TrainConfig:
     """Start a new run for certain: refuse a --checkpoint_dir that holds anything."""
     load_checkpoint: Path | None = None
     """DIR/STEP of another run: start from its weights, with a new optimizer."""
+    init_from: Path | None = None
+    """A folder that python -m convert eqids-to-hf wrote: start from its Llama, and from
+    its items, adapters and softmax, with a new optimizer."""
     num_steps: int | None = None
     """Steps of the run, which the learning rate's schedule spans."""
     stop_at: int | None = None
@@ -138,7 +141,8 @@ class TrainConfig:
     """The tokenizer.json that splits texts into words, by default that of
     --llama_path."""
     seq_len: int | None = None
-    """Positions in a row; shorter histories share one, longer ones are cut."""
+    """Positions in a row; shorter histories share one, longer ones are cut. With words
+    the default is four times as long."""
     learning_rate: float | None = None
     """Peak of the schedule."""
     llama_learning_rate: float | None = None
@@ -162,8 +166,11 @@ class TrainConfig:
     tied_items: bool = True
     """Use one table for items that enter and items that are predicted."""
     init_items: InitItems = "interactions"
-    """Item vectors start from a truncated SVD of who used what in training, or at
-    random."""
+    """Item vectors start from a truncated SVD of who used what in training
+    (interactions; of other vectors, if the dataset's clusters were made of others);
+    from what a pretrained Llama makes of their texts (text: items without a training
+    event stay out of training, and stand where their texts place them among the
+    others); or at random."""
     item_optimizer: ItemOptimizer = "auto"
     """dense: AdamW on the whole catalog, every step. lazy_adam: the same moments, but
     only clusters that a batch touches move. adagrad: one number of state an item.
@@ -188,6 +195,8 @@ class TrainConfig:
     """Steps between lines of metrics."""
     eval_every: int | None = None
     """Steps between evaluations on the validation split."""
+    eval_users: int | None = None
+    """Evaluate this many users only, the same ones each time; by default all."""
     save_every: int | None = None
     """Steps between checkpoints, by default --eval_every; a better evaluation and the
     last step are saved in any case."""
@@ -218,7 +227,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = "num_steps stop_at batch_size seq_len item_width log_every eval_every "
         for name in (
-            counts + "save_every keep keep_every early_stop lora_rank"
+            counts + "eval_users save_every keep keep_every early_stop lora_rank"
         ).split():
             value = getattr(self, name)
             require(
@@ -253,9 +262,19 @@ class TrainConfig:
             "one of them",
         )
         require(
-            self.tokenizer is None or self.reads_words,
+            self.tokenizer is None or self.reads_words or self.init_items == "text",
             f"--tokenizer {self.tokenizer} is for words beside items, wanted "
             "--text_tokens_per_item or --prompt too",
+        )
+        require(
+            self.init_from is None or self.llama_path in (None, self.init_from),
+            f"--init_from {self.init_from} has a Llama of its own, wanted no "
+            "--llama_path",
+        )
+        require(
+            self.init_from is None or self.load_checkpoint is None,
+            f"--init_from {self.init_from} and --load_checkpoint "
+            f"{self.load_checkpoint} contradict each other, wanted one of them",
         )
         targets = self.lora_targets
         require(

@@ -78,9 +78,8 @@ def words_of(
         ids, offsets = _cached(dataset, engine, sha256, report)
         require(
             len(ids) > 0,
-            f"{dataset.path / ITEMS_FILE}: no item has a text, and "
-            f"--text_tokens_per_item is {per_item}; prepare the dataset with --items "
-            "and --text",
+            f"{dataset.path / ITEMS_FILE}: no item has a text, and words of items are "
+            "wanted; prepare the dataset with --items and --text",
         )
     vocab = 1 + max(engine.get_vocab(with_added_tokens=True).values(), default=-1)
     opening = np.array([*_before(engine), *_encoded(engine, prompt)], np.int32)

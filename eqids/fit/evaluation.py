@@ -1,7 +1,7 @@
 """Evaluation on the full catalog, in chunks of users."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import equinox as eqx
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config import require
 from eqids.data import Dataset
@@ -52,6 +52,28 @@ def targets_of(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
     users = np.flatnonzero(position > 0)
     require(len(users) > 0, f"{dataset.path} has no user with a {split} target")
     return users, position[users]
+
+
+def of_users(dataset: Dataset, users: Bool[np.ndarray, " user"]) -> Dataset:
+    """Returns the dataset without the targets of other users than these."""
+    valid, test = (
+        np.where(users, at, -1).astype(np.int32)
+        for at in (dataset.valid_at, dataset.test_at)
+    )
+    return replace(dataset, valid_at=valid, test_at=test)
+
+
+def of_some_users(dataset: Dataset, most: int | None) -> Dataset:
+    """Returns the dataset with the targets of at most so many users.
+
+    They are drawn evenly, and whatever the run, the same ones from the same dataset.
+    """
+    asked = np.flatnonzero((dataset.valid_at > 0) | (dataset.test_at > 0))
+    if most is None or most >= len(asked):
+        return dataset
+    users = np.zeros(dataset.num_users, np.bool_)
+    users[np.random.default_rng(0).choice(asked, most, replace=False)] = True
+    return of_users(dataset, users)
 
 
 def chunks(

@@ -12,6 +12,7 @@ from eqids.config import RunConfig, Stopped
 from eqids.data import Dataset
 from eqids.data.batches import TrainingBatches
 from eqids.fit.checkpoint import Saver, best_step, latest_step, read_manifest
+from eqids.fit.cold import ColdItems
 from eqids.fit.evaluation import Ranker, evaluate
 from eqids.fit.log import Log
 from eqids.fit.step import State, Step
@@ -39,6 +40,7 @@ def train(
     put: Placement,
     stored: State | None = None,
     touching: Touching | None = None,
+    cold: ColdItems | None = None,
 ) -> State:
     """Trains from the state's step to the run's last, and leaves checkpoints.
 
@@ -57,6 +59,7 @@ def train(
         stored: the shapes of the state in checkpoints, see `stored_shapes`.
         touching: lists a batch's clusters, where item tables have a row-sparse
             optimizer.
+        cold: items that training leaves out, and where they stand when it is over.
 
     Returns:
         The last state, which is saved.
@@ -73,6 +76,7 @@ def train(
     if patience.spent:
         return state
     wishes = Wishes(flags.save_minutes)
+    taught = frozen if cold is None else cold.hidden(frozen)
     with Log(folder, done, stop, flags.tensorboard) as log, wishes:
         # Clusters are those of the whole batch, which then every process makes.
         made = own if touching is None else slice(None)
@@ -82,7 +86,7 @@ def train(
                 touched = beside(touching(arrays), state.params.softmax.table)
                 arrays = {name: array[own] for name, array in arrays.items()}
             batch = Batch(**put.batch(arrays, size))
-            state, metrics = step(state, frozen, batch, key, touched)
+            state, metrics = step(state, taught, batch, key, touched)
             log.add(metrics)
             done += 1
             if done % flags.log_every == 0:
@@ -90,6 +94,7 @@ def train(
             validation = None
             if done % recipe.eval_every == 0 or done == recipe.num_steps:
                 log.flush(done)
+                state = state if cold is None else cold.placed(state)
                 model = eqx.combine(state.params, frozen)
                 validation = evaluate(model, dataset, "valid", ranker)
                 log.validation(done, validation)
@@ -99,6 +104,7 @@ def train(
             if last or better or wishes.save or done % config.save_every == 0:
                 # Weights are looked at first, so that none that is not finite is saved.
                 log.flush(done)
+                state = state if cold is None else cold.placed(state)
                 saver.save(done, state, meta(validation), stored)
                 wishes.saved()
             if last:

@@ -17,14 +17,17 @@ from eqids.config import (
 )
 
 DEFAULT_DATA = Path("data/ml-100k")
+_WITH_WORDS = 4
+"""How much longer rows are by default where items have words."""
 
 
 def resolved(flags: TrainConfig) -> RunConfig:
     """Returns the run that the flags ask for, by the recipe of its size and strategy.
 
     Raises:
-        UserError: LoRA without a pretrained Llama or its flags without LoRA, a Llama
-            that is both there and random, or a step to stop at that is past the last.
+        UserError: LoRA without a pretrained Llama or its flags without LoRA, texts
+            to be read without one, a Llama that is both there and random, or a step
+            to stop at that is past the last.
     """
     scratch = flags.llama_path is None and not wants_hub(flags)
     require(
@@ -33,9 +36,16 @@ def resolved(flags: TrainConfig) -> RunConfig:
     )
     strategy = "heads" if flags.freeze_llama else flags.train
     strategy = strategy or ("all" if scratch else "heads")
+    require(
+        flags.init_items != "text" or not scratch or flags.estimate_memory_only,
+        "--init_items text needs --llama_path DIR or a published --llama_size: a Llama "
+        "that has read nothing makes nothing of a text",
+    )
     nano = scratch and flags.llama_size == "nano"
     _check_lora(flags, strategy)
     recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
+    if flags.reads_words:
+        recipe = dataclasses.replace(recipe, seq_len=_WITH_WORDS * recipe.seq_len)
     names = [field.name for field in dataclasses.fields(Recipe)]
     given = {name: getattr(flags, name) for name in names}
     recipe = dataclasses.replace(

@@ -1,6 +1,5 @@
 """A run's identity: what its checkpoints record, and what a resume must agree with."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -8,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from eqids.config import (
@@ -28,10 +27,8 @@ from eqids.data.batches import NUM_GAPS
 from eqids.fit.checkpoint import (
     LOCK,
     latest_step,
-    leaf_name,
     read_manifest,
     resolve,
-    restore,
     restore_sound,
 )
 from eqids.fit.step import State
@@ -90,6 +87,7 @@ def initial_model(
     llama: Llama | None,
     key: PRNGKeyArray,
     init_items: InitItems = "interactions",
+    text: np.ndarray | None = None,
 ) -> EqIDs:
     """Returns the model that a run starts from.
 
@@ -98,14 +96,16 @@ def initial_model(
         dataset: the catalog, how often its items are used, and their vectors.
         llama: a pretrained one, or None for random weights.
         key: randomness.
-        init_items: whether item vectors start from the dataset's or at random.
+        init_items: where item vectors start: from the dataset's, those of texts, or
+            at random.
+        text: float32 [cluster, room, width], vectors of texts, if they start there.
     """
-    vectors = dataset.item_vectors if init_items == "interactions" else None
+    starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
     return EqIDs(
         config,
         valid=dataset.item_valid,
         counts=dataset.item_counts,
-        vectors=vectors,
+        vectors=starts[init_items],
         llama=llama,
         key=key,
     )
@@ -246,60 +246,6 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _flag(config: Mapping[str, Any], name: str) -> Any:
     """A flag of a run; checkpoints before there was a choice lack some."""
     return config["flags"].get(name, _BEFORE.get(name))
-
-
-def load_weights(
-    state: State, stored: State, checkpoint: Path, meta: Mapping[str, Any]
-) -> State:
-    """Returns a new run's state with the weights of another run's checkpoint.
-
-    What trains here and did not there (Llama or its low-rank changes, after a frozen
-    stage) keeps the values it has.
-
-    Args:
-        state: at step 0.
-        stored: its shapes in checkpoints, see `stored_shapes`.
-        checkpoint: DIR/STEP, or a run's DIR, which means its best step.
-        meta: what the new run would record.
-
-    Raises:
-        UserError: no such checkpoint, another catalog, arrays of other shapes, heads
-            that were trained over another frozen Llama than this run's, or over
-            low-rank changes that this run has not.
-    """
-    path = resolve(checkpoint)
-    manifest = read_manifest(path)
-    names = ["catalog_id"]
-    if manifest.meta["config"]["strategy"] != "all":
-        names.append("base")
-    for name in names:
-        require(
-            manifest.meta[name] == meta[name],
-            f"{path} was made with {name} {manifest.meta[name]}, this run has "
-            f"{meta[name]}; wanted the same",
-        )
-    seeds = [m["config"]["flags"]["seed"] for m in (manifest.meta, meta)]
-    require(
-        "base" not in names or meta["base"] is not None or seeds[0] == seeds[1],
-        f"{path} was trained over the frozen random Llama of --seed {seeds[0]}, this "
-        f"run has {seeds[1]}; wanted the same",
-    )
-    was, now = (m["model"].get("lora") for m in (manifest.meta, meta))
-    require(
-        was is None or was == now,
-        f"{path} was trained with LoRA {was}, this run has {now}; wanted the same",
-    )
-
-    def known(route: Any, leaf: Any) -> Any:
-        return leaf if leaf_name(route, "params") in manifest.arrays else None
-
-    wanted, shapes = (
-        jax.tree_util.tree_map_with_path(known, params)
-        for params in (state.params, stored.params)
-    )
-    loaded = restore(path, wanted, "params", shapes)
-    params = eqx.combine(loaded, state.params)
-    return dataclasses.replace(state, params=params)
 
 
 def check_catalog_version(

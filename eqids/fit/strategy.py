@@ -24,6 +24,9 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
         and no place in a checkpoint.
     """
     learns = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), model)
+    if model.opening is not None:
+        opening = jax.tree.map(lambda _: False, model.opening)
+        learns = eqx.tree_at(lambda m: m.opening, learns, opening)
     if strategy == "all":
         return learns
     llama = jax.tree.map(lambda _: False, model.llama)

@@ -1,13 +1,22 @@
 """The words beside a run's items: as its flags want them, and as it was trained."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from eqids.config import LlamaConfig, RunConfig, TrainConfig, require
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from eqids.config import LlamaConfig, RunConfig, Strategy, TrainConfig, require
 from eqids.data import Dataset
 from eqids.data.files import ITEMS_FILE, file_sha256
 from eqids.data.text import tokenizer_file, words_of
 from eqids.data.words import Words
+from eqids.model import EqIDs, Llama
+
+_opening = jax.jit(Llama.opening, static_argnums=2)
 
 
 def words_asked(
@@ -63,6 +72,31 @@ def words_again(
     )
     prompt, per_item = flags.prompt or "", flags.text_tokens_per_item
     return words_of(dataset, path, prompt, per_item, lambda sentence: None)
+
+
+def prompt_computed(
+    frozen: EqIDs, words: Words | None, strategy: Strategy, dtype: DTypeLike
+) -> tuple[EqIDs, Words | None]:
+    """Computes the prompt once where Llama is frozen, and takes it out of the rows.
+
+    Args:
+        frozen: the frozen part of a model or all of it, where it is used.
+        words: beside the items, or none.
+        strategy: what trains, or trained.
+        dtype: of Llama's computation.
+
+    Returns:
+        What is frozen, with the opening of every sequence, and the words of rows; or
+        both as they are, where Llama trains or there is no prompt.
+    """
+    if words is None or strategy != "heads" or len(words.prompt) == 0:
+        return frozen, words
+    prompt = jnp.asarray(words.prompt)
+    opening = _opening(frozen.llama, prompt, jnp.dtype(dtype))
+    opened = eqx.tree_at(
+        lambda m: m.opening, frozen, opening, is_leaf=lambda x: x is None
+    )
+    return opened, replace(words, prompt=words.prompt[:0])
 
 
 def check_words(

@@ -14,6 +14,7 @@ One meaning a word, in every annotation of the project:
 | `touched` | clusters that a batch has items or targets in |
 | `query`, `user` | rows that are asked for items |
 | `chunk`, `piece`, `row` | what a loop treats at a time |
+| `opening`, `keys` | words that every sequence begins with; these and the sequence |
 | `hidden` | inside an adapter |
 | `rank` | between the two matrices of a low-rank change (LoRA) |
 | `gaps` | buckets of the time between items |
@@ -27,6 +28,6 @@ from eqids.model.adapter import (
 )
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
 from eqids.model.likelihood import Touched as Touched
-from eqids.model.llama import Llama as Llama
+from eqids.model.llama import Llama as Llama, Opening as Opening
 from eqids.model.search import TopK as TopK
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from eqids.config import ModelConfig
 from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
 from eqids.model.likelihood import Touched, add_rows
-from eqids.model.llama import Kernel, Llama, dropout
+from eqids.model.llama import Kernel, Llama, Opening, dropout
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup, per_shard
 
@@ -43,7 +43,10 @@ class Batch(eqx.Module):
 
 
 class EqIDs(eqx.Module):
-    """A Llama between item vectors and a hierarchical softmax over the catalog."""
+    """A Llama between item vectors and a hierarchical softmax over the catalog.
+
+    `opening` is what every sequence begins with where that is not in the batches.
+    """
 
     llama: Llama
     input_table: Float[Array, "cluster room item_width"] | None
@@ -51,6 +54,7 @@ class EqIDs(eqx.Module):
     gap_table: Float[Array, "gaps width"]
     output_adapter: OutputAdapter | LinearOutput
     softmax: HierarchicalSoftmax
+    opening: Opening | None
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(
@@ -97,6 +101,7 @@ class EqIDs(eqx.Module):
             self.input_adapter = LinearInput(c.item_width, c.llama.width, key=keys[3])
             self.output_adapter = LinearOutput(c.item_width, c.llama.width, key=keys[4])
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
+        self.opening = None
         self.config = c
 
     def embed(
@@ -141,7 +146,7 @@ class EqIDs(eqx.Module):
         x = dropout(self.embed(batch, dtype, touched), rate, k1)
         x = self.llama.hidden(
             x, batch.segment, batch.position, rate=rate, remat=remat, kernel=kernel,
-            key=k2,
+            key=k2, opening=self.opening,
         )  # fmt: skip
         return self.output_adapter(dropout(x, rate, k3))
 

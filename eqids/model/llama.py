@@ -21,6 +21,9 @@ INIT_STD = 0.02
 """Of every random weight, as Llama's own `initializer_range`."""
 
 
+Rope = tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]
+"""Cosines and sines of rotary positions."""
+
 Kernel = Literal["xla", "cudnn", "recomputed"]
 """What computes attention: XLA's products, which keep the scores for the backward pass;
 cuDNN's fused kernel, which keeps none; or XLA's with scores computed again."""
@@ -53,6 +56,21 @@ def dropout(
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape, out_sharding=like(x))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+class Opening(eqx.Module):
+    """What every sequence begins with, as each block's keys and values of it.
+
+    Computed once where Llama is frozen, instead of in every row of every batch.
+    """
+
+    keys: Float[Array, "layer opening kv_heads head"]
+    values: Float[Array, "layer opening kv_heads head"]
+
+    @property
+    def length(self) -> int:
+        """Its positions."""
+        return self.keys.shape[-3]
 
 
 class Block(eqx.Module):
@@ -96,33 +114,51 @@ class Block(eqx.Module):
         lora = low_rank_changes(self, config, key=key)
         return eqx.tree_at(lambda b: b.lora, self, lora, is_leaf=lambda x: x is None)
 
+    def merged(self) -> "Block":
+        """Returns the blocks with their low-rank changes added, and none beside."""
+        if self.lora is None:
+            return self
+        names = list(self.lora)
+        new = [self.lora[name].added(getattr(self, name)) for name in names]
+        out = eqx.tree_at(lambda b: [getattr(b, name) for name in names], self, new)
+        return eqx.tree_at(lambda b: b.lora, out, None)
+
     def __call__(
         self,
         x: Float[Array, "batch seq width"],
-        mask: Bool[Array, "batch seq seq"],
-        rope: tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]],
+        mask: Bool[Array, "batch seq keys"],
+        rope: Rope,
         rate: float,
         key: PRNGKeyArray | None,
         kernel: Kernel = "xla",
+        opening: Opening | None = None,
     ) -> Float[Array, "batch seq width"]:
         k1, k2 = (None, None) if key is None else jax.random.split(key)
         y = rms_norm(x, self.attention_norm, self.config.norm_eps)
-        x = x + dropout(self.attend(y, mask, rope, kernel), rate, k1)
+        x = x + dropout(self.attend(y, mask, rope, kernel, opening), rate, k1)
         y = rms_norm(x, self.ffn_norm, self.config.norm_eps)
         return x + dropout(self.feed_forward(y), rate, k2)
 
     def attend(
         self,
         x: Float[Array, "batch seq width"],
-        mask: Bool[Array, "batch seq seq"],
-        rope: tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]],
+        mask: Bool[Array, "batch seq keys"],
+        rope: Rope,
         kernel: Kernel = "xla",
+        opening: Opening | None = None,
     ) -> Float[Array, "batch seq width"]:
         q = rotate(self.times("wq", "bsw,hdw->bshd", x), *rope)
-        k = rotate(self.times("wk", "bsw,hdw->bshd", x), *rope)
-        v = self.times("wv", "bsw,hdw->bshd", x)
-        y = attention(q, k, v, mask, kernel)
+        k, v = self.keys_values(x, rope)
+        y = attention(q, k, v, mask, kernel, opening)
         return self.times("wo", "bshd,whd->bsw", y, like(x))
+
+    def keys_values(
+        self, x: Float[Array, "batch seq width"], rope: Rope
+    ) -> tuple[
+        Float[Array, "batch seq kv_heads head"], Float[Array, "batch seq kv_heads head"]
+    ]:
+        k = rotate(self.times("wk", "bsw,hdw->bshd", x), *rope)
+        return k, self.times("wv", "bsw,hdw->bshd", x)
 
     def feed_forward(
         self, x: Float[Array, "batch seq width"]
@@ -149,12 +185,30 @@ def attention(
     q: Float[Array, "batch seq heads head"],
     k: Float[Array, "batch seq kv_heads head"],
     v: Float[Array, "batch seq kv_heads head"],
-    mask: Bool[Array, "batch seq seq"],
+    mask: Bool[Array, "batch seq keys"],
     kernel: Kernel = "xla",
+    opening: Opening | None = None,
 ) -> Float[Array, "batch seq heads head"]:
-    """Softmax attention with grouped queries, on each shard's own rows and heads."""
+    """Softmax attention with grouped queries, on each shard's own rows and heads.
 
-    def local(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        mask: what each position sees, of the opening and then of the sequence.
+        kernel: what computes it.
+        opening: one block's keys and values before those of every row.
+    """
+    before = () if opening is None else (opening.keys, opening.values)
+    if opening is not None and kernel == "cudnn" and opening.length % 2:
+        kernel = "recomputed"  # cuDNN wants an even number of keys
+
+    def local(q: Array, k: Array, v: Array, mask: Array, *before: Array) -> Array:
+        if before:
+            k, v = (
+                jnp.concatenate([jnp.broadcast_to(x, (len(y), *x.shape)), y], axis=1)
+                for x, y in zip(before, (k, v), strict=True)
+            )
         which: Literal["xla", "cudnn"] = "cudnn" if kernel == "cudnn" else "xla"
         return jax.nn.dot_product_attention(
             q, k, v, mask=mask[:, None], implementation=which
@@ -163,13 +217,21 @@ def attention(
     if kernel == "recomputed":
         local = jax.checkpoint(local)
     sharding = like(q)
+    arrays = (q, k, v, mask, *before)
     if sharding is None:
-        return local(q, k, v, mask)
+        return local(*arrays)
     # Outside shard_map, some implementations silently drop the output's sharding.
-    specs = tuple(jax.typeof(x).sharding.spec for x in (q, k, v, mask))
+    specs = tuple(jax.typeof(x).sharding.spec for x in arrays)
     return jax.shard_map(
         local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec
-    )(q, k, v, mask)
+    )(*arrays)
+
+
+def _sees(segment: Int[Array, "batch seq"]) -> Bool[Array, "batch seq seq"]:
+    """Returns what each position sees: its own segment, up to itself."""
+    seq = segment.shape[1]
+    same = segment[:, :, None] == segment[:, None, :]
+    return same & jnp.tril(jnp.ones((seq, seq), bool))
 
 
 def checkpointed(body: Callable[..., Any], remat: bool) -> Callable[..., Any]:
@@ -226,6 +288,7 @@ class Llama(eqx.Module):
         remat: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
+        opening: Opening | None = None,
     ) -> Float[Array, "batch seq width"]:
         """Returns the final, normalised hidden states.
 
@@ -239,22 +302,47 @@ class Llama(eqx.Module):
                 inside them. Gathered weights are never kept.
             kernel: of the attention.
             key: randomness of the dropout.
+            opening: what every segment begins with, before its first position.
         """
-        seq = embeddings.shape[1]
-        mask = segment[:, :, None] == segment[:, None, :]
-        mask = mask & jnp.tril(jnp.ones((seq, seq), bool))
+        mask = _sees(segment)
+        if opening is not None:
+            position = position + opening.length
+            mask = jnp.pad(
+                mask, ((0, 0), (0, 0), (opening.length, 0)), constant_values=True
+            )
         rope = rope_tables(position, self.config)
 
         def body(
-            x: Array, layer: tuple[Block, PRNGKeyArray | None]
+            x: Array, layer: tuple[Block, PRNGKeyArray | None, Opening | None]
         ) -> tuple[Array, None]:
-            block, key = layer
-            return block(x, mask, rope, rate, key, kernel), None
+            block, key, before = layer
+            return block(x, mask, rope, rate, key, kernel, before), None
 
         body = checkpointed(body, remat)
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
-        x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys))
+        x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys, opening))
         return rms_norm(x, self.norm, self.config.norm_eps)
+
+    def opening(
+        self, words: Int[Array, " opening"], dtype: DTypeLike = jnp.float32
+    ) -> Opening:
+        """Returns the keys and values of words that sequences are to begin with.
+
+        Args:
+            words: their tokens.
+            dtype: of the computation.
+        """
+        position = jnp.arange(len(words))[None]
+        mask = _sees(jnp.ones_like(position))
+        rope = rope_tables(position, self.config)
+
+        def body(x: Array, block: Block) -> tuple[Array, tuple[Array, Array]]:
+            y = rms_norm(x, block.attention_norm, self.config.norm_eps)
+            k, v = block.keys_values(y, rope)
+            return block(x, mask, rope, 0.0, None), (k[0], v[0])
+
+        _, of_blocks = jax.lax.scan(body, self.embed(words[None], dtype), self.blocks)
+        return Opening(*of_blocks)
 
     def headless(self) -> "Llama":
         """Returns it without a head of its own for words, for who asks for none."""

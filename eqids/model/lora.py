@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqids.config import LoraConfig, LoraTarget
-from sharding import Words, gathered, words
+from sharding import Words, gathered, like, words
 
 FIELDS: Mapping[LoraTarget, str] = types.MappingProxyType(
     {
@@ -66,6 +66,17 @@ class LowRank(eqx.Module):
         self.outputs = axes.names[1 : 1 + num_outputs]
         self.inputs = axes.names[1 + num_outputs :]
         self.scale = config.alpha / config.rank
+
+    def added(self, matrix: Float[Array, "layer *axes"]) -> Float[Array, "layer *axes"]:
+        """Returns the matrix with the change multiplied out and added."""
+        outputs, inputs = "uv"[: len(self.outputs)], "xy"[: len(self.inputs)]
+        change = jnp.einsum(
+            f"l{outputs}r,lr{inputs}->l{outputs}{inputs}",
+            gathered(self.b),
+            gathered(self.a),
+            out_sharding=like(matrix),
+        )
+        return matrix + self.scale * change
 
     def __call__(
         self,

@@ -1,0 +1,175 @@
+"""A prompt computed once is the prompt in every row, where Llama is frozen."""
+
+import dataclasses
+import json
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import assert_close, run_python
+from models import FLOAT32, TINY, tiny_model
+from test_words import random_words
+
+from eqids.data import Dataset
+from eqids.data.batches import (
+    BatchConfig,
+    TrainingBatches,
+    last_positions,
+    query_batch,
+)
+from eqids.data.words import Words
+from eqids.fit.step import split
+from eqids.fit.words import prompt_computed
+from eqids.model import Batch, EqIDs
+from eqids.model.llama import Llama
+
+
+def both_ways(dataset: Dataset, **sizes: Any) -> list[tuple[EqIDs, Words]]:
+    """A model and words whose prompt lies in every row, and the same computed once."""
+    words = random_words(dataset, 1, per_item=2, prompt=5)
+    model = tiny_model(dataset, **sizes)
+    opened, apart = prompt_computed(model, words, "heads", FLOAT32)
+    assert apart is not None and len(apart.prompt) == 0
+    return [(model, words), (opened, apart)]
+
+
+def test_queries_and_gradients_are_those_of_a_prompt_in_the_row(
+    dataset: Dataset,
+) -> None:
+    """Of histories that end at many lengths; grouped queries, dropout off."""
+
+    @jax.jit
+    def queries(model: EqIDs, batch: Batch, last: jax.Array) -> jax.Array:
+        return model.queries_at(batch, last, dtype=FLOAT32)
+
+    histories = [dataset.history(user)[: 1 + user] for user in range(9)]
+    found = []
+    for model, words in both_ways(dataset):
+        seq_len = 60 - (len(words.prompt) == 0) * 5
+        arrays = query_batch(histories, [None] * 9, seq_len, words)
+        last = jnp.asarray(last_positions(arrays))
+        batch = Batch.of(arrays)
+
+        def total(
+            table: jax.Array,
+            model: EqIDs = model,
+            batch: Batch = batch,
+            last: jax.Array = last,
+        ) -> jax.Array:
+            changed = eqx.tree_at(lambda m: m.softmax.table, model, table)
+            return jnp.sum(jnp.sin(queries(changed, batch, last)))
+
+        found.append(
+            (queries(model, batch, last), jax.grad(total)(model.softmax.table))
+        )
+    assert_close(found[1], found[0], "gradient")
+    assert np.abs(found[0][1]).max() > 1e-4
+
+
+def test_packed_rows_hold_no_prompt_and_cost_less(dataset: Dataset) -> None:
+    """The loss of an epoch's targets, and how many rows they take."""
+    losses, rows = [], []
+
+    @jax.jit
+    def loss(model: EqIDs, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return model.loss(batch)
+
+    for model, words in both_ways(dataset):
+        # Windows are cut by the room beside the prompt: no history is cut here.
+        seq_len = 100 + len(words.prompt)
+        config = BatchConfig(seq_len, 8, gap_dropout=0.0, shuffle_ties=False)
+        batches = TrainingBatches(dataset, config, words)
+        total, count, k = 0.0, 0, 0
+        rows.append(batches.plan.rows_per_epoch)
+        for k in range(int(np.ceil(batches.batches_per_epoch))):
+            arrays = batches.batch(k)
+            wanted = np.arange(8 * k, 8 * k + 8) < rows[-1]
+            arrays["target"][~wanted] = -1
+            one, targets = loss(model, Batch.of(arrays))
+            total, count = total + float(one), count + int(targets)
+        assert count == batches.plan.num_targets
+        losses.append(total / count)
+    assert_close(losses[1], losses[0], "float32")
+    assert rows[1] <= rows[0]
+
+
+def test_only_a_frozen_llama_has_its_prompt_computed(dataset: Dataset) -> None:
+    words, model = random_words(dataset, 1, per_item=2, prompt=5), tiny_model(dataset)
+    for strategy in ("all", "lora"):
+        assert prompt_computed(model, words, strategy, FLOAT32) == (model, words)
+    assert prompt_computed(model, None, "heads", FLOAT32) == (model, None)
+    none = random_words(dataset, 1, per_item=2, prompt=0)
+    assert prompt_computed(model, none, "heads", FLOAT32) == (model, none)
+    _, apart = prompt_computed(model, words, "heads", FLOAT32)
+    assert apart is not None and apart.least_seq_len == words.least_seq_len - 5
+
+
+def test_an_opening_never_trains(dataset: Dataset) -> None:
+    opened, _ = both_ways(dataset)[1]
+    params, frozen = split(opened, "heads", "float32")
+    assert not jax.tree.leaves(params.opening)
+    assert frozen.opening.length == 5
+
+
+def test_llamas_opening_is_what_its_blocks_would_see() -> None:
+    """Against hidden states of the whole sequence, by plain Llama."""
+    config = dataclasses.replace(TINY, num_layers=3)
+    llama = Llama(config, key=jax.random.key(1))
+    words = jax.random.randint(jax.random.key(2), (2, 11), 0, config.vocab)
+    words = words.at[1, :4].set(words[0, :4])
+    position = jnp.broadcast_to(jnp.arange(11), words.shape)
+    segment = jnp.ones_like(words)
+    whole = llama.hidden(llama.embed(words), segment, position)
+    rest = llama.hidden(
+        llama.embed(words[:, 4:]), segment[:, 4:], position[:, :7],
+        opening=llama.opening(words[0, :4]),
+    )  # fmt: skip
+    assert_close(rest, whole[:, 4:], "float32")
+
+
+MESHES = """
+import json
+import equinox as eqx, jax, jax.numpy as jnp, numpy as np
+from eqids.config import LlamaConfig, ModelConfig
+from eqids.fit.step import split
+from eqids.fit.words import prompt_computed
+from eqids.data.words import Words
+from eqids.model import Batch, EqIDs
+from sharding import Placement, make_mesh, named_layout
+
+llama = LlamaConfig(32, 2, 4, 4, 8, 64, 64, tied=True)
+model = EqIDs(ModelConfig(llama, 11, 5, item_width=16), key=jax.random.key(0))
+shape, rng = (16, 12), np.random.default_rng(0)
+slots = rng.integers(0, 55, (2, *shape)).astype(np.int32)
+batch = Batch(
+    words=np.zeros(shape, np.int32), items=slots[0], gap=np.zeros(shape, np.int32),
+    segment=np.ones(shape, np.int32), target=slots[1],
+    position=np.broadcast_to(np.arange(12, dtype=np.int32), shape),
+)
+none = np.zeros(55, np.int64)
+words = Words(none[:0], none, none, np.array([3, 1, 4, 1, 5], np.int32))
+
+@jax.jit
+def loss(model, batch):
+    return model.loss(batch)[0]
+
+found = {}
+for name in (None, "8x1x1", "2x1x4", "1x8x1", "2x2x2"):
+    layout = None if name is None else named_layout(name, 8)
+    put = Placement(layout, None if layout is None else make_mesh(layout))
+    with put.active():
+        params, frozen = split(put(model), "heads", "float32")
+        frozen, _ = prompt_computed(frozen, words, "heads", jnp.float32)
+        found[str(name)] = float(loss(eqx.combine(params, frozen), put(batch)))
+print(json.dumps(found))
+"""
+
+
+def test_every_mesh_has_the_same_loss() -> None:
+    found = json.loads(run_python(MESHES))
+    want = found.pop("None")
+    assert len(found) == 4
+    for name, loss in found.items():
+        assert abs(loss - want) < 1e-5 * want, name
