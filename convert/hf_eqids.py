@@ -12,11 +12,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 
+from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import file_sha256, fingerprint
 from convert.hf_llama import load_llama
@@ -153,9 +152,7 @@ def load_pair(pair: Pair, like: EqIDs, put: Placement) -> EqIDs:
     beside = load_beside(pair, like, put)
     llama = load_llama(pair.folder, dtype, put, head=False)
     # Those of Llama are none in the first, and all others are its own.
-    model = eqx.combine(beside, eqx.tree_at(lambda m: m.llama, like, llama))
-    check_finite(pair, model)
-    return model
+    return eqx.combine(beside, eqx.tree_at(lambda m: m.llama, like, llama))
 
 
 def load_beside(pair: Pair, like: EqIDs, put: Placement) -> EqIDs:
@@ -203,32 +200,11 @@ def load_beside(pair: Pair, like: EqIDs, put: Placement) -> EqIDs:
         f"{path} has {len(surplus)} tensors that the model has not, the first is "
         f"{min(surplus, default='')}",
     )
-    return put(tree)
-
-
-def check_finite(pair: Pair, model: EqIDs) -> None:
-    """Requires that all values of a pair's model are finite.
-
-    Raises:
-        UserError: some are not; it names the tensor.
-    """
-    arrays = eqx.filter(model, eqx.is_inexact_array)
-    leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    for (route, leaf), finite in zip(leaves, _finite(arrays), strict=True):
-        for tensor in tensors_of(path_of(route), leaf.shape):
-            layer = slice(None) if tensor.layer is None else tensor.layer
-            require(
-                bool(np.atleast_1d(finite)[layer].all()),
-                f"{pair.folder}: {tensor.name} has values that are not finite",
-            )
-
-
-@jax.jit
-def _finite(tree: PyTree) -> list[jax.Array]:
-    """Whether the values of each leaf are finite; of blocks, those of each layer."""
-
-    def of(route: Any, x: jax.Array) -> jax.Array:
-        first = int(path_of(route).startswith(f"{_LLAMA}blocks/"))
-        return jnp.isfinite(x).all(axis=tuple(range(first, x.ndim)))
-
-    return [of(*leaf) for leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    placed = put(tree)
+    told = jax.tree.leaves(finite(placed))
+    for (route, _), fine in zip(
+        jax.tree_util.tree_leaves_with_path(placed), told, strict=True
+    ):
+        (tensor,) = tensors_of(path_of(route), ())
+        require(bool(fine), f"{path}: {tensor.name} has values that are not finite")
+    return placed

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import tensors
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
-from sharding import Box, Placement, Unread, Words, words
+from sharding import Box, Placement, Unread, Words, aligned, words
 
 
 @dataclass(frozen=True)
@@ -134,21 +135,10 @@ def _unread(
 def _check_finite(folder: Path, llama: Llama) -> None:
     """Requires that all weights are finite, as they came and as they were cast."""
     rows = map(_row, jax.tree.leaves(words(llama)))
-    for row, finite in zip(rows, jax.tree.leaves(_finite(llama)), strict=True):
-        of_keys = np.atleast_1d(np.asarray(finite))
+    for row, told in zip(rows, jax.tree.leaves(finite(llama)), strict=True):
+        of_keys = np.atleast_1d(np.asarray(told))
         for key, fine in zip(_keys(row, llama.config), of_keys, strict=True):
             require(bool(fine), f"{folder}: {key} has values that are not finite")
-
-
-@jax.jit
-def _finite(llama: Llama) -> Llama:
-    """Whether all values of each array are finite, or of each layer's where stacked."""
-
-    def of(axes: Words, x: jax.Array) -> jax.Array:
-        first = int(axes.names[0] == "layer")
-        return jnp.isfinite(x).all(axis=tuple(range(first, x.ndim)))
-
-    return jax.tree.map(of, words(llama), llama)
 
 
 def _row(axes: Words) -> Row:
@@ -194,7 +184,8 @@ def _array(
     def read(box: Box) -> np.ndarray:
         layers, inner = (box[0], box[1:]) if stacked else (slice(0, 1), box)
         outer, shape, within = _in_file(row, inner, sizes)
-        out = np.empty([_size(at) for at in (layers, *inner)], dtype)
+        into = [_size(at) for at in (layers, *inner)]
+        out = aligned(math.prod(into) * dtype.itemsize).view(dtype).reshape(into)
         for number, part in enumerate(parts[layers]):
             out[number] = part[outer].reshape(shape)[within]
         return out if stacked else out[0]

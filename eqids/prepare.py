@@ -8,11 +8,14 @@
 
     python -m eqids.prepare --text "{title} ({year}), {genres}"
 
+    python -m eqids.prepare --cluster_vectors text --llama_path llamas/smollm2
+
     python -m eqids.prepare --source csv:today.csv --data_dir data/today \\
         --catalog data/plays
 
 The first fetches MovieLens-100K into data/ml-100k. --text says what a Llama may read
-of an item, by columns of the items. The last gives items the places that they have in
+of an item, by columns of the items; --cluster_vectors text clusters items by what a
+Llama makes of that, used or not. The last gives items the places that they have in
 yesterday's dataset, so that its checkpoints go on: today.csv must hold all events,
 yesterday's too. Users and items keep your ids; histories are split into training,
 validation and test events, and items are clustered by who used them. Then train with
@@ -22,11 +25,14 @@ validation and test events, and items are clustered by who used them. Then train
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, DatasetInfo
+from eqids.data.clustering import Reader
 from eqids.data.info import INFO_FILE, read_info
 from eqids.data.prepare import prepare
 from eqids.door import parse, run
@@ -36,10 +42,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads flags, prepares the dataset and says what it holds."""
     start = time.perf_counter()
     config = parse(PrepareConfig, argv, "eqids.prepare", __doc__)
-    dataset = prepare(config, lambda sentence: tqdm.write(sentence, sys.stdout))
+    read = None if config.llama_path is None else _reader(config.llama_path)
+    dataset = prepare(config, lambda text: tqdm.write(text, sys.stdout), read)
     print(summary(dataset))
     print(f"done in {time.perf_counter() - start:.1f} s; next:")
     print("\n".join(f"  python -m {command}" for command in _next(config, dataset)))
+
+
+def _reader(llama_path: Path) -> Reader:
+    """Returns what makes vectors of texts with a Llama, once it is seen to be there."""
+    # Doors that need no model should not pay for importing jax.
+    import convert
+    from eqids.data.text import tokenizer_file, words_of_texts
+    from eqids.fit.text_vectors import MOST_TOKENS, principal, text_vectors
+    from eqids.fit.words import check_vocab
+    from sharding import placement
+
+    tokenizer, sizes = tokenizer_file(None, llama_path), convert.read_config(llama_path)
+
+    def read(texts: Sequence[str], width: int) -> np.ndarray:
+        words = words_of_texts(texts, tokenizer, MOST_TOKENS)
+        check_vocab(words, sizes)
+        put = placement("none")
+        llama = convert.load_llama(llama_path, "float32", put, head=False)
+        return principal(text_vectors(llama, words, "float32", put), width)
+
+    return read
 
 
 def _next(config: PrepareConfig, dataset: Dataset) -> list[str]:

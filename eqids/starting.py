@@ -7,10 +7,9 @@ from typing import Any
 
 import equinox as eqx
 
-from convert.hf_eqids import check_finite, check_pair, load_beside, read_pair
+from convert.hf_eqids import check_pair, load_beside, read_pair
 from eqids.config import TrainConfig
 from eqids.fit.step import State
-from eqids.model import EqIDs
 from sharding import Placement
 
 
@@ -40,7 +39,6 @@ def flags_with_pair(flags: TrainConfig) -> TrainConfig:
 def load_pair_weights(
     state: State,
     stored: State,
-    frozen: EqIDs,
     folder: Path,
     meta: Mapping[str, Any],
     put: Placement,
@@ -50,7 +48,6 @@ def load_pair_weights(
     Args:
         state: at step 0.
         stored: its shapes in checkpoints, see `stored_shapes`.
-        frozen: what does not train.
         folder: the pair's.
         meta: what the new run would record.
         put: where weights go.
@@ -61,5 +58,4 @@ def load_pair_weights(
     pair = read_pair(folder)
     check_pair(pair, meta["base"])
     params = eqx.combine(load_beside(pair, stored.params, put), state.params)
-    check_finite(pair, eqx.combine(params, frozen))
     return replace(state, params=params)

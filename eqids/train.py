@@ -58,7 +58,7 @@ from eqids.fit.runs import (
     write_json,
 )
 from eqids.fit.step import State, outline, split, start, stored_shapes
-from eqids.fit.text_vectors import text_start
+from eqids.fit.text_vectors import text_start, texts_asked
 from eqids.fit.touching import chosen, touching
 from eqids.fit.weights import load_weights
 from eqids.fit.words import check_vocab, prompt_computed, words_asked
@@ -165,13 +165,14 @@ def _train(
     flags, recipe, folder = config.flags, config.recipe, config.checkpoint_dir
     dtype, job = jnp.dtype(config.dtype), job_of_run(config, sizes)
     check_fits(job, put, room_there())
+    texts = texts_asked(flags, dataset, sizes.llama, say)
     llama, base = _pretrained(config, put)
     first_key, step_key = run_keys(flags.seed)
-    texts = None
-    if flags.init_items == "text":
-        assert llama is not None, "refused by the recipe"
-        texts = text_start(flags, dataset, llama, recipe.item_width, dtype, put, say)
-    model = initial_model(sizes, dataset, llama, first_key, flags.init_items, texts)
+    known = None
+    if texts is not None:
+        assert llama is not None, "the recipe refuses texts without"
+        known = text_start(texts, dataset, llama, recipe.item_width, dtype, put)
+    model = initial_model(sizes, dataset, llama, first_key, flags.init_items, known)
     optimizer = make_optimizer(
         recipe, flags.grad_clip, flags.item_optimizer, flags.schedule,
         flags.llama_learning_rate,
@@ -189,9 +190,7 @@ def _train(
     elif flags.load_checkpoint is not None:
         state = load_weights(state, stored, flags.load_checkpoint, meta(None), put)
     elif flags.init_from is not None:
-        state = load_pair_weights(
-            state, stored, frozen, flags.init_from, meta(None), put
-        )
+        state = load_pair_weights(state, stored, flags.init_from, meta(None), put)
     require(
         int(state.step) <= config.stop_at,
         f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
@@ -207,7 +206,7 @@ def _train(
         config, state, frozen, step, step_key, dataset=asked, batches=batches,
         ranker=ranker, saver=saver, meta=meta, put=put, stored=stored,
         touching=None if flags.item_optimizer == "dense" else lists,
-        cold=None if texts is None else put(ColdItems.of(dataset, texts)),
+        cold=None if known is None else put(ColdItems.of(dataset, known)),
     )  # fmt: skip
     if int(state.step) == config.stop_at < recipe.num_steps:
         return None

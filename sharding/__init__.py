@@ -21,6 +21,7 @@ from sharding.layout import (
     mesh_shapes as mesh_shapes,
     named_layout as named_layout,
 )
+from sharding.memory import aligned as aligned
 from sharding.ops import (
     axes_of as axes_of,
     gathered as gathered,

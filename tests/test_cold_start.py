@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import equinox as eqx
@@ -18,8 +19,8 @@ from tokens import with_texts, write_tokenizer
 
 from bench import cold as bench
 from convert import save_llama
-from eqids import train
-from eqids.config import NANO_RECIPE
+from eqids import prepare, train
+from eqids.config import NANO_RECIPE, PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.words import Words, words_by_slot
 from eqids.fit import text_vectors as reading
@@ -154,7 +155,7 @@ def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Users who use items of one kind each, which their titles tell."""
     folder, rng = tmp_path_factory.mktemp("loyal"), np.random.default_rng(0)
     num_items, num_users = 48, 120
-    titles = [(n, f"{KINDS[n % 4]} {n}") for n in range(num_items)]
+    titles = [(n, f"{n} {KINDS[n % 4]}") for n in range(num_items)]
     items = write_csv(folder / "items.csv", titles, ("item_id", "title"))
     plays = [
         (user, 4 * item + user % 4, time)
@@ -191,7 +192,7 @@ def test_texts_are_read_by_a_llama_that_has_read(
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (bare / name).symlink_to(llama / name)
+        shutil.copy(llama / name, bare)
     mute = with_texts(loyal, tmp_path / "mute", [""])
     for data, more, said in (
         (loyal, [], "--init_items text needs --llama_path DIR or a published"),
@@ -200,6 +201,30 @@ def test_texts_are_read_by_a_llama_that_has_read(
     ):
         flags = small(data.path, tmp_path / "run", "--init_items", "text", *more)
         assert said in refused(train.main, flags, capsys)
+
+
+def test_clusters_are_made_of_texts(
+    loyal: Dataset, llama: Path, tmp_path: Path
+) -> None:
+    folder = loyal.path.parent
+    asked = {
+        "source": f"csv:{folder / 'plays.csv'}",
+        "items": str(folder / "items.csv"),
+        "data_dir": str(tmp_path / "d"),
+        "cluster_vectors": "text",
+        "llama_path": str(llama),
+        "num_clusters": "4",
+        "vector_width": "8",
+    }
+    prepare.main([word for name, of in asked.items() for word in (f"--{name}", of)])
+    found = open_dataset(tmp_path / "d")
+    kinds = found.items()["title"].str.split().str[-1]
+    cluster = found.items()["slot"] // found.info.room
+    assert set(kinds.groupby(cluster).nunique()) == {1}
+    assert found.info.clusters.vectors == "text" and found.item_vectors.shape[2] == 8
+    for vectors, path in (("text", None), ("words", llama)):
+        with pytest.raises(UserError, match="--llama_path DIR go together"):
+            PrepareConfig(cluster_vectors=vectors, llama_path=path)
 
 
 MESH = """

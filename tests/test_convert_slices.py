@@ -83,6 +83,7 @@ config = LLAMA_PRESETS["8b"]
 class Nothing:
     '''Takes the place of arrays that nobody has the memory for.'''
     def reshape(self, shape): return self
+    def view(self, dtype): return self
     def __getitem__(self, box): return self
     def __setitem__(self, box, value): pass
 
@@ -96,10 +97,6 @@ class Tensor:
         largest.append(2 * math.prod(sizes))
         return Nothing()
 
-class numpy:
-    def __getattr__(self, name): return getattr(real, name)
-    def empty(self, shape, dtype): return Nothing()
-
 def account(self, sharding):
     boxes = {}
     for device, index in sharding.addressable_devices_indices_map(self.shape).items():
@@ -111,7 +108,7 @@ def account(self, sharding):
             held[device] += 2 * math.prod(stop - start for start, stop in box)
     return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
 
-real, hf.np, Unread.on = hf.np, numpy(), account
+hf.aligned, Unread.on = lambda num_bytes: Nothing(), account
 tensors = {
     key: Tensor(key, hf._foreign_shape(row, config))
     for row in hf.ROWS for key in hf._keys(row, config)

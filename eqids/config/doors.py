@@ -54,11 +54,15 @@ class PrepareConfig:
     similar counts, or nothing (random, for comparison)."""
     cluster_vectors: str = "interactions"
     """Item vectors: from interactions (who used them in training), from words (their
-    titles and texts), or your own: PATH.parquet (a column of ids named as
+    titles and texts), from text (what the Llama of --llama_path makes of their
+    texts), or your own: PATH.parquet (a column of ids named as
     --item_column, a column of lists or columns of numbers) or PATH.npy (a row for each
     row of --items)."""
+    llama_path: Path | None = None
+    """Folder of a pretrained Llama with its tokenizer.json, for --cluster_vectors
+    text."""
     vector_width: int = 64
-    """Size of vectors from interactions or words (truncated SVD)."""
+    """Size of vectors from interactions, words or text (truncated SVD)."""
     spherical: bool = False
     """Compare vectors by direction, as text embeddings want it, whatever their
     length, which tells of popularity in those from interactions."""
@@ -111,10 +115,15 @@ class PrepareConfig:
     def _check_vectors(self) -> None:
         path = self.cluster_vectors
         require(
-            path in ("interactions", "words")
+            path in ("interactions", "words", "text")
             or path.endswith((".parquet", ".pq", ".npy")),
-            f"--cluster_vectors is {path!r}, wanted interactions, words, PATH.parquet "
-            "or PATH.npy",
+            f"--cluster_vectors is {path!r}, wanted interactions, words, text, "
+            "PATH.parquet or PATH.npy",
+        )
+        require(
+            (path == "text") == (self.llama_path is not None),
+            "--cluster_vectors text and --llama_path DIR go together: the vectors, and "
+            "the Llama that makes them",
         )
         require(
             not path.endswith(".npy") or self.items is not None,

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from eqids.data.own_vectors import own_vectors
 from eqids.data.quality import balance, consecutive_share, random_share
 from eqids.data.split import Split
 from eqids.data.vectors import item_vectors, item_vectors_bytes, word_vectors
+
+Reader = Callable[[Sequence[str], int], np.ndarray]
+"""Makes float32 [item, width] of texts, with a model that this room does not know."""
 
 _LARGE = 1_000_000
 """Items from which memory and progress are told."""
@@ -46,6 +49,7 @@ def make_catalog(
     split: Split,
     config: PrepareConfig,
     progress: Callable[[str], None],
+    read: Reader | None = None,
 ) -> Clustered:
     """Puts items into clusters, from training events, words or the user's vectors.
 
@@ -54,6 +58,7 @@ def make_catalog(
         split: which events are training events; no other is looked at.
         config: how to cluster.
         progress: is told what takes long or is unusual.
+        read: makes vectors of texts, where they are wanted.
 
     Raises:
         UserError: if the user's vectors are not as they must be.
@@ -64,7 +69,7 @@ def make_catalog(
     users, item = users[training], found.item[training]
     num_items = len(found.items)
     num_clusters = config.num_clusters or default_num_clusters(num_items)
-    vectors = _vectors(found, users, item, config, progress)
+    vectors = _vectors(found, users, item, config, progress, read)
     count = np.bincount(item, minlength=num_items)
     with _telling(num_items, num_clusters, vectors.shape[1], progress) as told:
         cluster = assign(
@@ -93,17 +98,21 @@ def _vectors(
     item: np.ndarray,
     config: PrepareConfig,
     progress: Callable[[str], None],
+    read: Reader | None,
 ) -> np.ndarray:
     """float32 [item, vector_width]."""
     width, seed = config.vector_width, config.seed
-    if config.cluster_vectors == "words":
-        texts = found.items["text"].to_pylist()
+    if config.cluster_vectors in ("words", "text"):
+        texts = [text or "" for text in found.items["text"].to_pylist()]
         require(
             any(texts),
-            "--cluster_vectors is words, but nothing is said of the items: give their "
-            "titles with --items and --title_column",
+            f"--cluster_vectors is {config.cluster_vectors}, but nothing is said of "
+            "the items: give their titles with --items and --title_column",
         )
-        return word_vectors(texts, width, seed)
+        if config.cluster_vectors == "words":
+            return word_vectors(texts, width, seed)
+        assert read is not None, "the door reads texts"
+        return read(texts, width)
     if config.cluster_vectors != "interactions":
         path = Path(config.cluster_vectors)
         return own_vectors(path, found.items["item"], config, progress)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import PrepareConfig, require
-from eqids.data.clustering import Clustered, make_catalog
+from eqids.data.clustering import Clustered, Reader, make_catalog
 from eqids.data.dataset import Dataset, open_dataset
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.interactions import Interactions, read_interactions
@@ -22,12 +22,17 @@ from eqids.data.split import Split, leave_one_out, temporal
 from eqids.data.write import check_target, write_dataset
 
 
-def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
+def prepare(
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+    read: Reader | None = None,
+) -> Dataset:
     """Reads a source, splits it, clusters its items and writes a dataset folder.
 
     Args:
         config: what to read and how.
         progress: is told each step in a sentence.
+        read: makes vectors of texts, where clusters want them of a Llama.
 
     Returns:
         The dataset, opened from the folder.
@@ -46,7 +51,7 @@ def prepare(config: PrepareConfig, progress: Callable[[str], None]) -> Dataset:
         split = temporal(found.offsets, found.time)
     else:
         split = leave_one_out(found.offsets)
-    catalog, items, lineage = _placed(config, found, split, old, progress)
+    catalog, items, lineage = _placed(config, found, split, old, progress, read)
     info = replace(
         _info(config, found, split, catalog),
         num_items=items.num_rows,
@@ -71,11 +76,12 @@ def _placed(
     split: Split,
     old: Dataset | None,
     progress: Callable[[str], None],
+    read: Reader | None,
 ) -> tuple[Clustered, pa.Table, Lineage | None]:
     """Where items stand, the rows of `items.parquet`, and the catalog's versions."""
     if old is None:
         progress(f"clustering {len(found.items):,} items ({config.clusters})")
-        catalog = make_catalog(found, split, config, progress)
+        catalog = make_catalog(found, split, config, progress, read)
         items = found.items.append_column("slot", pa.array(catalog.slot))
         return catalog, items.append_column("count", pa.array(catalog.count)), None
     progress(f"finding {len(found.items):,} items in {old.path}")

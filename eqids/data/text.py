@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,23 @@ def words_of(
     return words_by_slot(ids, offsets, opening, per_item, sha256, vocab)
 
 
+def words_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Words:
+    """Returns the words of texts that are of no dataset yet; see `words_of`.
+
+    Args:
+        texts: a slot each.
+        tokenizer: a `tokenizer.json`.
+        per_item: words of a text at most.
+
+    Raises:
+        UserError: no such tokenizer.
+    """
+    engine = _open(tokenizer)
+    ids, lengths = _tokenized(texts, engine)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return words_by_slot(ids, offsets, np.array(_before(engine), np.int32), per_item)
+
+
 def _open(path: Path) -> Tokenizer:
     try:
         engine = Tokenizer.from_file(str(path))
@@ -119,24 +136,31 @@ def _cached(
     found = _read(path, wanted)
     if found is None:
         report(f"splitting the texts of {dataset.info.num_items:,} items into words")
-        found = _tokenized(dataset, engine)
+        found = _of_dataset(dataset, engine)
         _write(path, found, wanted, report)
     return found
 
 
-def _tokenized(dataset: Dataset, engine: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def _of_dataset(dataset: Dataset, engine: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     table = pq.read_table(dataset.path / ITEMS_FILE, columns=["slot", "text"])
-    texts = table["text"].fill_null("").to_pylist()
+    ids, lengths = _tokenized(table["text"].fill_null("").to_pylist(), engine)
+    by_slot = np.zeros(dataset.num_slots, np.int64)
+    by_slot[table["slot"].to_numpy()] = lengths
+    # Items stand in the order of their slots, so their words do.
+    return ids, np.concatenate([[0], np.cumsum(by_slot)])
+
+
+def _tokenized(
+    texts: Sequence[str], engine: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of all texts, one after the other, and how many each has."""
     lengths, parts = np.zeros(len(texts), np.int64), [np.zeros(0, np.int32)]
     for first in range(0, len(texts), _TEXTS):
         chunk = texts[first : first + _TEXTS]
         encoded = [x.ids for x in engine.encode_batch(chunk, add_special_tokens=False)]
         lengths[first : first + len(chunk)] = [len(ids) for ids in encoded]
         parts += [np.array(ids, np.int32) for ids in encoded]
-    by_slot = np.zeros(dataset.num_slots, np.int64)
-    by_slot[table["slot"].to_numpy()] = lengths
-    # Items stand in the order of their slots, so their words do.
-    return np.concatenate(parts), np.concatenate([[0], np.cumsum(by_slot)])
+    return np.concatenate(parts), lengths
 
 
 def _read(

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from eqids.config import TrainConfig
+from eqids.config import LlamaConfig, TrainConfig
 from eqids.data import Dataset
 from eqids.data.text import tokenizer_file, words_of
 from eqids.data.words import Words
@@ -38,35 +38,52 @@ class _Texts(eqx.Module):
     position: Int[Array, "batch seq"]
 
 
-def text_start(
+def texts_asked(
     flags: TrainConfig,
+    dataset: Dataset,
+    llama: LlamaConfig,
+    report: Callable[[str], None],
+) -> Words | None:
+    """Returns the texts that a run's item vectors are to start from, if they are to.
+
+    Args:
+        flags: the run's.
+        dataset: whose items.
+        llama: the Llama that is to read them.
+        report: hears how many items have none; these start at zero.
+
+    Raises:
+        UserError: no item has a text, or there is no tokenizer of this Llama.
+    """
+    if flags.init_items != "text":
+        return None
+    path = tokenizer_file(flags.tokenizer, flags.llama_path)
+    words = words_of(dataset, path, "", MOST_TOKENS, report)
+    check_vocab(words, llama)
+    missing = dataset.info.num_items - int(np.count_nonzero(words.length))
+    if missing:
+        report(f"{missing:,} of {dataset.info.num_items:,} items have no text to read")
+    return words
+
+
+def text_start(
+    words: Words,
     dataset: Dataset,
     llama: Llama,
     item_width: int,
     dtype: DTypeLike,
     put: Placement,
-    report: Callable[[str], None],
 ) -> Float[np.ndarray, "cluster room item_width"]:
-    """Returns where the item vectors of a run start that start from texts.
+    """Returns where item vectors start: what a Llama makes of texts, projected.
 
     Args:
-        flags: the run's, which say where the tokenizer is.
+        words: the texts, by slot.
         dataset: whose items.
-        llama: the run's, pretrained, where `put` places it.
+        llama: a pretrained one, where `put` places it.
         item_width: size of an item's vector.
         dtype: of Llama's computation.
         put: where texts go.
-        report: hears how many items have none: these start at zero.
-
-    Raises:
-        UserError: no item has a text, or there is no tokenizer of this Llama.
     """
-    path = tokenizer_file(flags.tokenizer, flags.llama_path)
-    words = words_of(dataset, path, "", MOST_TOKENS, report)
-    check_vocab(words, llama.config)
-    missing = dataset.info.num_items - int(np.count_nonzero(words.length))
-    if missing:
-        report(f"{missing:,} of {dataset.info.num_items:,} items have no text to read")
     vectors = principal(text_vectors(llama, words, dtype, put), item_width)
     return vectors.reshape(dataset.info.num_clusters, dataset.info.room, item_width)
 

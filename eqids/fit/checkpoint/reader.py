@@ -21,8 +21,8 @@ from eqids.fit.checkpoint.manifest import (
     content_problems,
     step_label,
 )
-from eqids.fit.checkpoint.memory import aligned
 from eqids.fit.checkpoint.store import PARTS, array_spec, sha256
+from sharding import aligned
 
 _NUM_WORKERS = min(16, 2 * (os.cpu_count() or 1))
 """Threads that read chunks; half of them wait for the disk."""

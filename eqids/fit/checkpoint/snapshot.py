@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from eqids.fit.checkpoint.memory import aligned
 from eqids.fit.checkpoint.store import Shard
+from sharding import aligned
 
 _SLICE_BYTES = 16 << 20
 """What one thread copies at a time."""

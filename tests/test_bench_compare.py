@@ -1,0 +1,106 @@
+"""Comparing two results of the bench: noise, drift, and a build that was slowed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from pytest import CaptureFixture
+from runs import refused
+
+from bench import __main__ as door, compare
+from bench.clock import Timing
+from bench.record import Curve, Row, Section
+
+REGRESSION = "REGRESSION"
+
+
+def timing(seconds: float, seed: int, spread: float = 0.02) -> Timing:
+    rng = np.random.default_rng(seed)
+    times = tuple(seconds * np.exp(spread * rng.standard_normal(7)))
+    return Timing(times, tuple(2 * t for t in times))
+
+
+def row(name: str, work: str, timing: Timing) -> Row:
+    return Row({"batch": 8}, name, work, 8, timing, "wall", "cpu")
+
+
+def written(path: Path, rows: list[Row], **more: Any) -> Path:
+    section = Section("train", {"ratio": 1.0}, {"ratio": ""}, rows, [],
+                      Curve("", "", "", {}))  # fmt: skip
+    result = {"train": section.to_json(), "machine": {"cpu": "x"}, "commit": "a"}
+    path.write_text(json.dumps({**result, **more}))
+    return path
+
+
+def verdicts(before: Path, after: Path) -> dict[str, str]:
+    changes, _ = compare.compare(before, after)
+    return {change.label: change.verdict for change in changes}
+
+
+def test_a_slowed_copy_is_flagged(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    rows = [row("EqIDs", "step", timing(1, 0)), row("EqIDs", "head", timing(1, 1))]
+    before = written(tmp_path / "a.json", rows)
+    slow = [row("EqIDs", "step", timing(1.3, 2)), row("EqIDs", "head", timing(0.7, 3))]
+    after = written(tmp_path / "b.json", slow, commit="b")
+    found = verdicts(before, after)
+    assert found == {
+        "train: step (batch 8)": REGRESSION,
+        "train: head (batch 8)": "faster",
+    }
+    with pytest.raises(SystemExit) as exit_:
+        door.main(["compare", str(before), str(after)])
+    assert exit_.value.code == 1
+    said = capsys.readouterr().out
+    assert "1 of 2 regressed" in said and "commit differs: a and b" in said
+    door.main(["compare", str(before), str(before)])
+    assert "no regression beyond noise" in capsys.readouterr().out
+
+
+@given(st.integers(0, 10_000), st.floats(0.0, 0.1))
+def test_two_runs_of_one_build_are_the_same(seed: int, spread: float) -> None:
+    key = "train", "", "EqIDs", "step"
+    one, two = ({key: timing(1, 2 * seed + turn, spread).wall} for turn in (0, 1))
+    assert compare._change(one, two, key, [key]).verdict == "-"
+
+
+def test_a_machine_that_is_slower_slows_the_peers_too(tmp_path: Path) -> None:
+    rows = [row("EqIDs", "step", timing(1, 0)), row("torch", "step", timing(2, 1))]
+    slow = [row("EqIDs", "step", timing(1.5, 2)), row("torch", "step", timing(3, 3))]
+    before = written(tmp_path / "a.json", rows)
+    after = written(tmp_path / "b.json", slow)
+    (change,) = compare.compare(before, after)[0]
+    assert change.verdict == "-"
+    assert change.ratio == pytest.approx(1, abs=0.05)
+    # What a peer loses is not ours to answer for.
+    after = written(tmp_path / "b.json", [slow[0], rows[1]])
+    assert verdicts(before, after) == {"train: step (batch 8)": REGRESSION}
+
+
+def test_noisy_repetitions_widen_the_band(tmp_path: Path) -> None:
+    key = "train", "", "EqIDs", "step"
+    calm, noisy = (1.0, 1.01, 1.02), (1.0, 1.3, 1.6)
+    slower = (1.3, 1.31, 1.32)
+    assert compare._change({key: calm}, {key: slower}, key, [key]).verdict == REGRESSION
+    assert compare._change({key: calm}, {key: noisy}, key, [key]).verdict == "-"
+    alone = compare._change({key: (1.0,)}, {key: (1.04,)}, key, [key])
+    assert alone.noise == compare.LEAST and alone.verdict == "-"
+
+
+def test_mistakes_of_comparing_are_told(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    good = written(tmp_path / "a.json", [row("EqIDs", "step", timing(1, 0))])
+    other = written(tmp_path / "o.json", [row("EqIDs", "other", timing(1, 0))])
+    (tmp_path / "b.json").write_text("{")
+    (tmp_path / "c.json").write_text('{"machine": {}}')
+    for name, words in (
+        ("no.json", "could not be read"),
+        ("b.json", "is not JSON"),
+        ("c.json", "is no result of the bench"),
+        (other.name, "have no measurement of ours in common"),
+    ):
+        said = refused(door.main, ["compare", str(good), str(tmp_path / name)], capsys)
+        assert words in " ".join(said.split())

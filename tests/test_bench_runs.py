@@ -1,0 +1,90 @@
+"""The bench of the loader and of recommendations, and all sections at once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytest import CaptureFixture, MonkeyPatch
+from runs import refused
+
+from bench import __main__ as door, data, everything, recommend
+from bench.options import AllOptions, RecommendOptions, TopkOptions
+from eqids.config import UserError
+from eqids.data import Dataset
+from eqids.data.batches import BatchConfig, TrainingBatches
+
+
+@pytest.fixture(autouse=True)
+def unpinned(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "pin", lambda cores: None)
+
+
+def test_the_quick_bench_of_data(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    path = tmp_path / "result.json"
+    argv = ["data", "--quick", "--repetitions", "2", "--data_dir", str(dataset.path)]
+    argv += ["--batch_size", "4", "--seq_len", "16", "--num_batches", "3"]
+    door.main([*argv, "--json", str(path)])
+    found, text = json.loads(path.read_text())["data"], capsys.readouterr().out
+    for key in data.MEANINGS:
+        assert f"data.{key} " in text
+    rows = {row["work"]: row for row in found["rows"]}
+    loader = rows[data.ITEMS]
+    assert loader["units"] == 12
+    assert found["rows_per_second"] == pytest.approx(12 / loader["seconds"]["median"])
+    batches = TrainingBatches(dataset, BatchConfig(16, 4))
+    targets = sum(np.count_nonzero(batches.batch(k)["target"] >= 0) for k in range(3))
+    assert found["targets_per_second"] == pytest.approx(
+        targets / loader["seconds"]["median"]
+    )
+    assert found["words_targets_per_second"] > 0
+    assert 0 < found["waiting_share"] < 1
+    assert found["programs"] == 1
+
+
+def test_words_are_as_many_as_a_text_has(dataset: Dataset) -> None:
+    words = data.item_words(dataset, per_item=1, seed=0)
+    held = dataset.item_valid.ravel()
+    assert words.length[held].tolist() == [1] * held.sum()  # "Film 7", cut to one
+    assert not words.length[~held].any()
+
+
+def test_the_quick_bench_of_recommendations(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    path = tmp_path / "result.json"
+    argv = ["recommend", "--quick", "--repetitions", "2", "--users", "5"]
+    door.main([*argv, "--data_dir", str(dataset.path), "--json", str(path)])
+    found, text = json.loads(path.read_text())["recommend"], capsys.readouterr().out
+    for key in recommend.MEANINGS:
+        assert f"recommend.{key} " in text and found[key] > 0
+    rows = {row["work"]: row for row in found["rows"]}
+    # The first answer waits for the compiler, the next ones do not.
+    assert found["first_ms"] > 2 * found["repeated_ms"]
+    assert found["users_per_second"] == pytest.approx(
+        5 / rows[recommend.MANY]["seconds"]["median"]
+    )
+    assert "random weights" in text
+
+
+def test_all_sections_make_one_result(
+    tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    path = tmp_path / "all.json"
+    monkeypatch.setattr(door, "SECTIONS", {"topk": TopkOptions})
+    door.main(["all", "--quick", "--seed", "3", "--json", str(path)])
+    whole = json.loads(path.read_text())
+    assert set(whole) == {"topk", "config", "machine", "versions", "commit"}
+    assert whole["config"]["topk"]["quick"] is True
+    assert whole["config"]["topk"]["seed"] == 3
+    assert whole["topk"]["ratio_flat"] > 0
+    said = refused(door.main, ["all", "--json", str(tmp_path / "no" / "x")], capsys)
+    assert "cannot be written" in " ".join(said.split())
+
+
+def test_a_section_that_fails_is_told(tmp_path: Path) -> None:
+    options = AllOptions(quick=True, data_dir=tmp_path / "no")
+    with pytest.raises(UserError, match="bench recommend ended with exit code 2"):
+        everything.measure_all(options, {"recommend": RecommendOptions})
