@@ -1,42 +1,64 @@
-"""Measure EqIDs beside its peers: `python -m bench {head,topk,checkpoint}`."""
+"""Measure EqIDs beside its peers: `python -m bench SECTION`."""
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
-
-import tyro
+from typing import Any
 
 from bench.machine import pin, use_huge_pages
-from bench.options import CheckpointOptions, HeadOptions, Options, TopkOptions
+from bench.options import (
+    AllOptions,
+    CheckpointOptions,
+    CompareOptions,
+    DataOptions,
+    HeadOptions,
+    LoadOptions,
+    Options,
+    RecommendOptions,
+    TopkOptions,
+    TrainOptions,
+)
 from bench.plot import check_plotting, save
-from eqids.door import run
+from eqids.door import parse_command, run
 
 DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
 
-    python -m bench head --quick
+    python -m bench all --quick
+    python -m bench train --json train.json
+    python -m bench train --llama_size nano --train heads all --batch_size 16 64
     python -m bench head --json head.json --plot head.png
     python -m bench topk --checkpoint runs/mine
     python -m bench checkpoint --size 2 --folder /scratch
+    python -m bench compare before.json after.json
 
 Peers that are not installed are left out, and said so: pip install 'eqids[peers]'.
 """
 
 SECTIONS: Mapping[str, type[Options]] = {
+    "train": TrainOptions,
     "head": HeadOptions,
     "topk": TopkOptions,
+    "load": LoadOptions,
+    "data": DataOptions,
     "checkpoint": CheckpointOptions,
+    "recommend": RecommendOptions,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures one section, prints its table, and writes what was asked for."""
-    options = tyro.extras.subcommand_cli_from_dict(
-        dict(SECTIONS),
-        prog="python -m bench",
-        description=DESCRIPTION,
-        args=argv,
-        use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    """Measures, prints tables, and writes what was asked for; or compares."""
+    commands: dict[str, Any] = dict(SECTIONS)
+    commands |= {"all": AllOptions, "compare": CompareOptions}
+    options: Any = parse_command(commands, argv, "bench", DESCRIPTION, positional=True)
+    if isinstance(options, CompareOptions):
+        _compare(options)
+    elif isinstance(options, AllOptions):
+        _measure_all(options)
+    else:
+        _measure(options)
+
+
+def _measure(options: Options) -> None:
     name = next(name for name, kind in SECTIONS.items() if type(options) is kind)
     if options.plot is not None:
         check_plotting()
@@ -55,6 +77,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.plot is not None:
         save(section.curve, options.plot)
         print(f"drawn into {options.plot}")
+
+
+def _measure_all(options: AllOptions) -> None:
+    from bench.everything import measure_all
+    from eqids.fit.runs import write_json
+
+    whole = measure_all(options, SECTIONS)
+    if options.json is not None:
+        write_json(options.json, whole)
+        print(f"written to {options.json}")
+
+
+def _compare(options: CompareOptions) -> None:
+    from bench.compare import compare, text
+
+    changes, notes = compare(options.before, options.after)
+    print(text(changes, notes))
+    if any(change.verdict == "REGRESSION" for change in changes):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,13 @@ def compiled(
         args: examples of what it is called with.
         donate: numbers of the arguments whose memory it may take over.
     """
+    return lowered(jax.jit(function, donate_argnums=tuple(donate)), *args)
+
+
+def lowered(function: Any, *args: Any) -> Program:
+    """Compiles what `jax.jit` made, for arguments like these."""
     start = time.perf_counter()
-    program = jax.jit(function, donate_argnums=tuple(donate)).lower(*args).compile()
+    program = function.lower(*args).compile()
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     return Program(program, seconds, memory and memory.temp_size_in_bytes)

@@ -1,7 +1,5 @@
 """The full softmax's steps, as contenders of `python -m bench head`."""
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 
 import jax
@@ -12,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from bench.contender import Contender, compiled
 from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
 from bench.head_ours import LEARNING_RATE, STEP, UPDATE
-from bench.machine import num_cores
+from bench.train_torch import torch_with_threads
 
 CHUNKED, WHOLE, TORCH = "full softmax, chunked", "full softmax", "torch cross_entropy"
 
@@ -78,19 +76,13 @@ class JaxPeers:
         )
 
 
-def has_torch() -> bool:
-    """Returns whether torch is installed."""
-    return importlib.util.find_spec("torch") is not None
-
-
 def torch_peer(
     vectors: Float[np.ndarray, "item item_width"],
     hidden: Float[Array, "target item_width"],
     item: Int[Array, " target"],
 ) -> Contender:
     """torch's cross entropy over all logits, on as many threads as there are cores."""
-    torch = importlib.import_module("torch")
-    torch.set_num_threads(num_cores())
+    torch = torch_with_threads()
     table = torch.from_numpy(vectors).requires_grad_()
     bias = torch.zeros(len(vectors)).requires_grad_()
     query = torch.from_numpy(np.array(hidden)).requires_grad_()

@@ -12,7 +12,7 @@ from eqids.config import require
 
 _PACKAGES = (
     "jax", "jaxlib", "equinox", "optax", "numpy", "torch", "faiss-cpu", "tensorstore",
-    "orbax-checkpoint",
+    "orbax-checkpoint", "transformers",
 )  # fmt: skip
 
 
@@ -108,6 +108,11 @@ def reset_peak() -> None:
 def peak_bytes() -> int | None:
     """Returns the most memory this process held since `reset_peak`, or its start."""
     return _kib("/proc/self/status", "VmHWM")
+
+
+def anonymous_bytes() -> int | None:
+    """Returns the memory this process holds now, without pages of mapped files."""
+    return _kib("/proc/self/status", "RssAnon")
 
 
 def _git(where: Path, *words: str) -> str:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from bench.machine import num_cores
-from eqids.config import require
+from eqids.config import LlamaSize, Strategy, require
+from eqids.door import check_output
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,162 @@ class TopkOptions(Options):
     """Search a trained catalog too: DIR/STEP, or a run's DIR (its best step)."""
     data_dir: Path | None = None
     """The dataset folder of --checkpoint, by default the one of its run."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """Time the train step beside the same model in transformers and torch.
+
+    On dense batches of random items, and on real histories. Of flags that take
+    several values, all combinations are measured; the first is what the keys are of.
+    """
+
+    cores: int = field(default_factory=num_cores)
+    """Cores that the process pins itself to; by default all it may use."""
+    llama_size: LlamaSize = "smollm2-135m"
+    """Sizes of the Llama, whose weights are random (nano with --quick)."""
+    llama_path: Path | None = None
+    """Take the sizes from the config.json of this folder instead."""
+    train: tuple[Strategy, ...] = ("heads",)
+    """What trains: all but Llama (heads), low-rank changes of it too (lora), or
+    everything (all)."""
+    dtype: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Of Llama's computation; histories are measured in the first only."""
+    on: tuple[Literal["dense", "histories"], ...] = ("dense", "histories")
+    """Full rows of random items, or the histories of a dataset: packed, one in a row,
+    and, by the peer, padded to the longest in a batch."""
+    batch_size: tuple[int, ...] = (8,)
+    """Rows in a batch; of histories, the first."""
+    seq_len: tuple[int, ...] = (128,)
+    """Positions in a dense row."""
+    window: int = 200
+    """Positions in a row of histories."""
+    num_batches: int = 2
+    """Packed batches of histories in one repetition."""
+    num_items: int = 1_682
+    """Items of the dense batches' catalog; by default as many as ML-100K has."""
+    data_dir: Path | None = None
+    """A dataset folder, whose histories are used; by default ML-100K, fetched if it is
+    not there."""
+    peers: bool = True
+    """Time torch too, if it is installed."""
+    profile: Path | None = None
+    """Leave a trace of one of our steps in this folder, for Perfetto or XProf."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_size", "seq_len"):
+            _require_positive(name, *getattr(self, name))
+        for name in ("window", "num_batches", "num_items"):
+            _require_positive(name, getattr(self, name))
+        for name in ("train", "dtype", "on"):
+            require(len(getattr(self, name)) > 0, f"--{name} is empty, wanted a value")
+
+
+def _require_positive(name: str, *values: int) -> None:
+    require(
+        len(values) > 0 and min(values) >= 1,
+        f"--{name} is {' '.join(map(str, values))}, wanted 1 or more",
+    )
+
+
+@dataclass(frozen=True)
+class LoadOptions(Options):
+    """Time the way of a pretrained Llama from safetensors to arrays.
+
+    Beside a plain read of the files, and beside safetensors' own loader of torch.
+    """
+
+    llama_size: LlamaSize = "1b"
+    """Whose sizes random weights have, in bfloat16 (smollm2-135m with --quick)."""
+    llama_path: Path | None = None
+    """Load this folder instead."""
+    folder: Path | None = None
+    """Where random weights are written and removed, by default here."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What ours casts to."""
+
+    @property
+    def size_of_llama(self) -> LlamaSize:
+        """Whose sizes are measured."""
+        return "smollm2-135m" if self.quick else self.llama_size
+
+
+@dataclass(frozen=True)
+class DataOptions(Options):
+    """Time the loader, with and without words, and what train steps wait for it."""
+
+    cores: int = field(default_factory=num_cores)
+    """Cores that the process pins itself to; by default all it may use."""
+    data_dir: Path | None = None
+    """A dataset folder, by default ML-100K, fetched if it is not there."""
+    batch_size: int = 64
+    """Rows in a batch."""
+    seq_len: int = 50
+    """Positions in a row."""
+    num_batches: int = 20
+    """Batches in one repetition."""
+    tokens_per_item: int = 8
+    """Words of an item at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_size", "seq_len", "num_batches", "tokens_per_item"):
+            _require_positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class RecommendOptions(Options):
+    """Time recommendations: many users at once, and one user, first and again."""
+
+    cores: int = field(default_factory=num_cores)
+    """Cores that the process pins itself to; by default all it may use."""
+    checkpoint: Path | None = None
+    """Ask this model, DIR/STEP or a run's DIR (its best step); by default nano with
+    random weights."""
+    data_dir: Path | None = None
+    """The dataset folder, by default the one of the checkpoint's run, or else ML-100K,
+    fetched if it is not there."""
+    users: int = 256
+    """Users who are asked for at once."""
+    k: int = 10
+    """Items recommended to each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("users", "k"):
+            _require_positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class AllOptions:
+    """Measure every section in turn, each with its own defaults."""
+
+    quick: bool = False
+    """Small cases: ends within five minutes, and shows that the bench works."""
+    json: Path | None = None
+    """Write all results there, with one key for each section."""
+    data_dir: Path | None = None
+    """The dataset folder of sections that want one, by default ML-100K, fetched if it
+    is not there."""
+    seed: int = 0
+    """Seeds whatever is drawn."""
+
+    def __post_init__(self) -> None:
+        check_output(self.json, "--json")
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare two results of the bench, row by row.
+
+    Ends with exit code 1 where our time for something grew by more than noise.
+    """
+
+    before: Path
+    """What --json wrote of the one build."""
+    after: Path
+    """What it wrote of the other."""
 
 
 @dataclass(frozen=True)

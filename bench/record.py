@@ -19,7 +19,7 @@ class Row:
         case: what was measured.
         name: the contender.
         work: what it did.
-        units: targets or queries in one repetition.
+        units: targets, queries, rows or users in one repetition.
         timing: every repetition.
         clock: which of its two times counts, see `bench.contender.race`.
         device: that jax used.

@@ -33,9 +33,7 @@ def table(section: Section) -> str:
             + [row.name, row.work, *_timing(row)]
             + [_cell(row.facts.get(name)) for name in facts]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
-    text.append("")
+    text = [*aligned(lines), ""]
     for name, meaning in section.meanings.items():
         value = section.keys[name]
         shown = "not measured" if value is None else f"{value:.3g}"
@@ -75,9 +73,19 @@ def _cell(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else _number(value)
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Numbers to the right, words to the left."""
-    return [
-        cell.rjust(width) if cell[:1].isdigit() or cell == "-" else cell.ljust(width)
-        for cell, width in zip(line, widths, strict=True)
-    ]
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Returns lines whose cells stand below one another.
+
+    Numbers stand to the right, words to the left.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def cells(line: Sequence[str]) -> list[str]:
+        return [
+            cell.rjust(width)
+            if cell[:1].isdigit() or cell == "-"
+            else cell.ljust(width)
+            for cell, width in zip(line, widths, strict=True)
+        ]
+
+    return ["  ".join(cells(line)).rstrip() for line in lines]

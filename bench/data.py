@@ -1,0 +1,186 @@
+"""The loader: batches a second, with and without words, and whether a step waits."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.contender import Contender, Measured, measure_each, race
+from bench.histories import opened
+from bench.options import DataOptions
+from bench.record import Curve, Row, Section, find
+from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
+from eqids.data import Dataset
+from eqids.data.batches import Arrays, BatchConfig, TrainingBatches
+from eqids.data.words import Words, words_by_slot
+from eqids.fit import make_optimizer, make_step, split, start
+from eqids.fit.runs import run_keys
+from eqids.model import Batch, EqIDs
+
+OURS = "EqIDs"
+ITEMS, WORDS = "batches", "batches with words"
+LOADED, READY = "steps, loaded beside", "steps, batches in memory"
+
+MEANINGS = {
+    "rows_per_second": "rows that one thread makes in a second",
+    "targets_per_second": "targets in them",
+    "words_rows_per_second": "rows with words that it makes in a second",
+    "words_targets_per_second": "targets in them",
+    "waiting_share": "of a train step of nano, spent waiting for its batch",
+    "loading_share": "by which steps are slower than with batches in memory",
+    "programs": "compiled for the steps, 1 if none is compiled again",
+}
+
+
+def measure(options: DataOptions) -> Section:
+    """Returns the timings of the loader, alone and beside the step."""
+    rows, notes = measure_each(measure_case, options, [WORDS, LOADED])
+    return Section("data", _keys(rows), MEANINGS, rows, notes, _curve(rows))
+
+
+def measure_case(options: DataOptions, which: str) -> Measured:
+    """Measures the loader alone, or beside the step, in this process."""
+    dataset = opened(options.data_dir)
+    size, seq_len = options.batch_size, options.seq_len
+    config = BatchConfig(seq_len, size, options.seed)
+    case = {"batch": size, "seq": seq_len, "batches": options.num_batches}
+    items = TrainingBatches(dataset, config)
+    if which == WORDS:
+        words = item_words(dataset, options.tokens_per_item, options.seed)
+        loaders = {ITEMS: items, WORDS: TrainingBatches(dataset, config, words)}
+        contenders = [
+            _alone(name, loader, options.num_batches)
+            for name, loader in loaders.items()
+        ]
+        note = (
+            f"{dataset.path}; words: the text of every item cut at spaces, at most "
+            f"{options.tokens_per_item}, {words.length.mean():.1f} on average."
+        )
+    else:
+        contenders = _Steps(dataset, items, options).contenders()
+        note = (
+            f"steps: nano on {size} x {seq_len}, each waited for before the next batch "
+            "is asked for; the loader is another thread, as in a run."
+        )
+    rows = race(case, size * options.num_batches, contenders, options)
+    return [_with_rate(row) for row in rows], [note]
+
+
+def item_words(dataset: Dataset, per_item: int, seed: int) -> Words:
+    """Returns as many random words for every item as its text has between spaces."""
+    rng, items = np.random.default_rng(seed), dataset.items()
+    length = np.zeros(dataset.num_slots, np.int64)
+    length[items["slot"]] = [len(text.split()) for text in items["text"]]
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    vocab = LLAMA_PRESETS["nano"].vocab
+    ids = rng.integers(0, vocab, offsets[-1]).astype(np.int32)
+    return words_by_slot(ids, offsets, np.zeros(0, np.int32), per_item, vocab=vocab)
+
+
+def _alone(name: str, loader: TrainingBatches, number: int) -> Contender:
+    """Makes batches on this thread, every time others."""
+    made = [0]
+
+    def run() -> None:
+        for k in range(made[0], made[0] + number):
+            loader.batch(k)
+        made[0] += number
+
+    targets = sum(
+        int(np.count_nonzero(loader.batch(k)["target"] >= 0)) for k in range(number)
+    )
+    return Contender(OURS, name, run, facts={"targets": float(targets)})
+
+
+class _Steps:
+    """nano's train step, and the two ways to feed it."""
+
+    def __init__(self, dataset: Dataset, loader: TrainingBatches, options: DataOptions):
+        recipe, info = NANO_RECIPE, dataset.info
+        sizes = ModelConfig(
+            LLAMA_PRESETS["nano"], info.num_clusters, info.room, recipe.item_width,
+            recipe.adapter, dropout=recipe.dropout,
+        )  # fmt: skip
+        first, self._key = run_keys(options.seed)
+        model = EqIDs(sizes, valid=dataset.item_valid, key=first)
+        params, self._frozen = split(model, "all", jnp.float32)
+        optimizer = make_optimizer(recipe, 1.0)
+        self._state = start(params, optimizer)
+        self._step = make_step(optimizer, jnp.float32, remat=False)
+        self._loader, self._number = loader, options.num_batches
+        self._ready = [loader.batch(k) for k in range(self._number)]
+        # One stream for all repetitions, as in a run: its thread is ahead already.
+        self._stream = loader.iterate(0, 2**31)
+        self._facts: dict[str, float] = {}
+
+    def contenders(self) -> list[Contender]:
+        """Steps on batches as they come, and on batches that are there."""
+
+        def loaded() -> None:
+            waited, total = self._run(islice(self._stream, self._number))
+            self._facts["waited"] = self._facts.get("waited", 0.0) + waited
+            self._facts["seconds"] = self._facts.get("seconds", 0.0) + total
+            self._facts["programs"] = self._step._cache_size()
+
+        def ready() -> None:
+            self._run(iter(self._ready))
+
+        ready()  # compiles
+        return [
+            Contender(OURS, LOADED, loaded, facts=self._facts),
+            Contender(OURS, READY, ready),
+        ]
+
+    def _run(self, batches: Any) -> tuple[float, float]:
+        """Returns the seconds spent waiting for batches, and all of them."""
+        waited, began = 0.0, time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            arrays: Arrays | None = next(batches, None)
+            waited += time.perf_counter() - asked
+            if arrays is None:
+                return waited, time.perf_counter() - began
+            self._state, metrics = self._step(
+                self._state, self._frozen, Batch.of(arrays), self._key, None
+            )
+            jax.block_until_ready(metrics)
+
+
+def _with_rate(row: Row) -> Row:
+    facts = {"rows/s": row.units / row.seconds.median}
+    if "targets" in row.facts:
+        facts["targets/s"] = row.facts["targets"] / row.seconds.median
+    if "waited" in row.facts:
+        facts["waiting"] = row.facts["waited"] / row.facts["seconds"]
+        facts["programs"] = row.facts["programs"]
+    return dataclasses.replace(row, facts=facts)
+
+
+def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
+    found: dict[str, Callable[[str], float]] = {
+        work: row.facts.__getitem__
+        for work in (ITEMS, WORDS, LOADED)
+        if (row := find(rows, OURS, work)) is not None
+    }
+    loaded, ready = find(rows, OURS, LOADED), find(rows, OURS, READY)
+    assert loaded is not None and ready is not None, "steps were not measured"
+    return {
+        "rows_per_second": found[ITEMS]("rows/s"),
+        "targets_per_second": found[ITEMS]("targets/s"),
+        "words_rows_per_second": found[WORDS]("rows/s"),
+        "words_targets_per_second": found[WORDS]("targets/s"),
+        "waiting_share": loaded.facts["waiting"],
+        "loading_share": loaded.seconds.median / ready.seconds.median - 1,
+        "programs": loaded.facts["programs"],
+    }
+
+
+def _curve(rows: Sequence[Row]) -> Curve:
+    """Rows a second; there is one size."""
+    series = {row.work: [(float(row.units), row.facts["rows/s"])] for row in rows}
+    return Curve("The loader", "rows in one repetition", "rows a second", series)

@@ -1,0 +1,53 @@
+"""Every section of the bench in turn, each by its own command line, into one result."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.options import AllOptions, Options
+from eqids.config import require
+
+_SHARED = ("machine", "versions", "commit")
+
+
+def measure_all(
+    options: AllOptions, sections: Mapping[str, type[Options]]
+) -> dict[str, Any]:
+    """Returns one key for each section, and the flags of each under `config`.
+
+    Each is a process of its own, for each pins itself to other cores. What was
+    measured at last tells the machine.
+
+    Args:
+        options: for all of them.
+        sections: by name, what each is told.
+
+    Raises:
+        UserError: a section ended with an error, which it has told.
+    """
+    whole: dict[str, Any] = {"config": {}}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for name, kind in sections.items():
+            path = Path(folder) / f"{name}.json"
+            flags = ["--json", str(path), "--seed", str(options.seed)]
+            if options.quick:
+                flags.append("--quick")
+            fields = {field.name for field in dataclasses.fields(kind)}
+            if options.data_dir is not None and "data_dir" in fields:
+                flags += ["--data_dir", str(options.data_dir)]
+            print(f"\n== python -m bench {name}", flush=True)
+            done = subprocess.run([sys.executable, "-m", "bench", name, *flags])
+            require(
+                done.returncode == 0,
+                f"bench {name} ended with exit code {done.returncode}, see above",
+            )
+            found = json.loads(path.read_text(encoding="utf-8"))
+            whole[name] = found[name]
+            whole["config"][name] = found["config"]
+            whole |= {key: found[key] for key in _SHARED}
+    return whole

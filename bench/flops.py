@@ -1,0 +1,91 @@
+"""What the matrix products of a train step take, by formula.
+
+Counted is what the mathematics asks for, whatever a program does: no padding, no score
+of a later position, nothing computed twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eqids.config import LlamaConfig, LoraTarget, ModelConfig, Strategy
+from eqids.data.batches import Arrays
+
+Shape = tuple[int, int]
+"""Outputs and inputs of a matrix."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much there is in batches.
+
+    Attributes:
+        positions: that hold an item or a word.
+        pairs: of positions that see each other, each with itself included.
+        targets: positions that predict an item.
+    """
+
+    positions: int
+    pairs: int
+    targets: int
+
+    @staticmethod
+    def of(batches: Sequence[Arrays]) -> "Amount":
+        """Counts batches; segments of a row do not see each other."""
+        positions = pairs = targets = 0
+        for batch in batches:
+            for segment in batch["segment"]:
+                size = np.bincount(segment)[1:].astype(np.int64)
+                positions += int(size.sum())
+                pairs += int((size * (size + 1) // 2).sum())
+            targets += int(np.count_nonzero(batch["target"] >= 0))
+        return Amount(positions, pairs, targets)
+
+
+def block_matrices(config: LlamaConfig) -> dict[LoraTarget, Shape]:
+    """Returns the matrices of one block."""
+    width, ffn = config.width, config.ffn
+    queries, keys = config.num_heads * config.head, config.num_kv_heads * config.head
+    return {
+        "q": (queries, width),
+        "k": (keys, width),
+        "v": (keys, width),
+        "o": (width, queries),
+        "gate": (ffn, width),
+        "up": (ffn, width),
+        "down": (width, ffn),
+    }
+
+
+def train_flops(sizes: ModelConfig, strategy: Strategy, amount: Amount) -> int:
+    """Returns the FLOPs of a train step's matrix products.
+
+    A matrix takes 2 for each weight and position, 2 more for the gradient of what
+    enters it, and 2 more for its own where it trains. Attention takes 4 for each pair
+    and channel, 8 more backward.
+
+    Args:
+        sizes: the model's.
+        strategy: what trains.
+        amount: what it trains on.
+    """
+    llama = sizes.llama
+    matrices = block_matrices(llama)
+    weights = sum(a * b for a, b in matrices.values())
+    each = (6 if strategy == "all" else 4) * weights
+    if strategy == "lora":
+        assert sizes.lora is not None, "LoRA without its rank"
+        each += 6 * sizes.lora.rank * sum(
+            sum(matrices[name]) for name in sizes.lora.targets
+        )  # fmt: skip
+    blocks = llama.num_layers * each * amount.positions
+    attention = llama.num_layers * 12 * llama.num_heads * llama.head * amount.pairs
+    item_width, width = sizes.item_width, llama.width
+    adapter = item_width * width
+    if sizes.adapter == "mlp":
+        adapter = 4 * item_width * (item_width + width)
+    adapters = 6 * adapter * (amount.positions + amount.targets)
+    logits = sizes.num_clusters + sizes.room
+    head = 6 * item_width * logits * amount.targets
+    return blocks + attention + adapters + head

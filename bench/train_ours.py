@@ -1,0 +1,66 @@
+"""The train step of a run, as a contender of `python -m bench train`."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from bench.contender import Contender, lowered
+from bench.flops import Amount, train_flops
+from eqids.data.batches import Arrays
+from eqids.fit import make_optimizer, split, start
+from eqids.fit.abstract import Job
+from eqids.fit.runs import run_keys
+from eqids.model import Batch, EqIDs
+
+OURS = "EqIDs"
+
+
+class Ours:
+    """A model of random weights, and the step that `eqids.train` would run on it."""
+
+    def __init__(
+        self,
+        job: Job,
+        valid: Bool[np.ndarray, "cluster room"] | None,
+        seed: int,
+    ):
+        """Starts at step 0.
+
+        Args:
+            job: what is trained.
+            valid: the places of the catalog that hold an item, by default all.
+            seed: of weights and dropout.
+        """
+        self.job = job
+        first, self._key = run_keys(seed)
+        model = EqIDs(job.sizes, valid=valid, key=first)
+        params, self._frozen = split(model, job.strategy, jnp.dtype(job.dtype))
+        optimizer = make_optimizer(job.recipe, job.grad_clip, job.items)
+        self._state = start(params, optimizer)
+        self._step = job.step(optimizer)
+
+    def steps(self, name: str, batches: Sequence[Arrays]) -> Contender:
+        """One step on each batch, which are of one shape and on the device already.
+
+        Args:
+            name: of the work.
+            batches: what to train on.
+        """
+        placed = [Batch.of(arrays) for arrays in batches]
+        program = lowered(self._step, *self._args(placed[0]))
+
+        def run() -> None:
+            for batch in placed:
+                self._state, metrics = program.call(*self._args(batch))
+            jax.block_until_ready((self._state, metrics))
+
+        amount = Amount.of(batches)
+        flops = train_flops(self.job.sizes, self.job.strategy, amount)
+        facts = {"tokens": float(amount.positions), "GFLOP": flops / 1e9}
+        return Contender(OURS, name, run, program, facts)
+
+    def _args(self, batch: Batch) -> tuple:
+        return self._state, self._frozen, batch, self._key, None

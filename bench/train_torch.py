@@ -1,0 +1,197 @@
+"""The same model and step in torch: transformers' Llama under a full softmax."""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.machine import num_cores
+from eqids.config import LlamaConfig, ModelConfig, Recipe, Strategy
+from eqids.data.batches import Arrays
+
+_MODULES = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+"""transformers' names of the matrices of a block."""
+
+
+def has_torch() -> bool:
+    """Returns whether torch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def has_transformers() -> bool:
+    """Returns whether torch and transformers are."""
+    return has_torch() and importlib.util.find_spec("transformers") is not None
+
+
+def torch_with_threads() -> Any:
+    """Returns torch, which uses as many threads as this process may use cores."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(num_cores())
+    return torch
+
+
+class TorchRecommender:
+    """Items through an adapter, a Llama and an adapter, to logits of all items.
+
+    Where Llama computes in bfloat16, its frozen weights are kept so, and the rest is
+    under autocast, as torch's users do it. What trains is float32.
+    """
+
+    def __init__(
+        self, sizes: ModelConfig, num_items: int, strategy: Strategy, dtype: str
+    ):
+        """Starts from random weights.
+
+        Args:
+            sizes: the model's, of which clusters do not matter.
+            num_items: of the catalog.
+            strategy: what trains.
+            dtype: of Llama's computation.
+        """
+        torch = self._torch = torch_with_threads()
+        nn = torch.nn
+        self.llama = _llama(sizes.llama)
+        width, item_width = sizes.llama.width, sizes.item_width
+        self.items = nn.Embedding(num_items, item_width)
+        self.bias = nn.Parameter(torch.zeros(num_items))
+        self.gaps = nn.Embedding(sizes.num_gaps, width)
+        self.enter, self.leave = nn.Linear(item_width, width), nn.Linear(
+            width, item_width
+        )  # fmt: skip
+        if sizes.adapter == "mlp":
+            hidden = 4 * item_width
+            self.enter, self.leave = (
+                nn.Sequential(
+                    nn.Linear(a, hidden), nn.GELU(approximate="tanh"),
+                    nn.Linear(hidden, b),
+                )
+                for a, b in ((item_width, width), (width, item_width))
+            )  # fmt: skip
+        own = [self.items, self.gaps, self.enter, self.leave]
+        self.parameters = [self.bias, *(p for m in own for p in m.parameters())]
+        self._dtype = getattr(torch, dtype)
+        if strategy == "all":
+            # No word enters: their embedding has no gradient, and does not move.
+            self.parameters += self.llama.parameters()
+        else:
+            self.llama.requires_grad_(False).to(self._dtype)
+        if strategy == "lora":
+            self._add_lora(sizes)
+
+    def loss(self, batch: Mapping[str, Any]) -> Any:
+        """Returns the mean negative log-likelihood of a batch's targets.
+
+        Histories stand at the left, one in a row: no position sees what is padding,
+        so that no mask is needed beside the causal one, and attention can be fused.
+
+        Args:
+            batch: items, gap and target, tensors [batch, seq]; see `tensors`.
+        """
+        torch = self._torch
+        with torch.autocast("cpu", torch.bfloat16, self._dtype == torch.bfloat16):
+            entered = self.enter(self.items(batch["items"])) + self.gaps(batch["gap"])
+            entered = entered.to(self._dtype)
+            hidden = self.llama(inputs_embeds=entered, use_cache=False)[0]
+            known = batch["target"] >= 0
+            query = self.leave(hidden[known]).float()
+        logits = torch.addmm(self.bias, query, self.items.weight.T)
+        return torch.nn.functional.cross_entropy(logits, batch["target"][known])
+
+    def _add_lora(self, sizes: ModelConfig) -> None:
+        torch, lora = self._torch, sizes.lora
+        assert lora is not None, "LoRA without its rank"
+        for layer in self.llama.layers:
+            for name in lora.targets:
+                linear = layer.get_submodule(_MODULES[name])
+                a = torch.nn.Parameter(torch.randn(lora.rank, linear.in_features))
+                b = torch.nn.Parameter(torch.zeros(linear.out_features, lora.rank))
+                linear.register_forward_hook(_change(a, b, lora.alpha / lora.rank))
+                self.parameters += [a, b]
+
+
+class TorchStep:
+    """A train step: loss, gradients, clipping, AdamW on what trains."""
+
+    def __init__(self, model: TorchRecommender, recipe: Recipe, grad_clip: float):
+        self._torch, self._model = torch_with_threads(), model
+        self._clip = grad_clip
+        self._optimizer = self._torch.optim.AdamW(
+            model.parameters, recipe.learning_rate, (0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+        )  # fmt: skip
+
+    def __call__(self, batch: Mapping[str, Any]) -> float:
+        """Moves the model, and returns its loss before."""
+        self._optimizer.zero_grad()
+        loss = self._model.loss(batch)
+        loss.backward()
+        self._torch.nn.utils.clip_grad_norm_(self._model.parameters, self._clip)
+        self._optimizer.step()
+        return loss.item()
+
+
+def tensors(
+    batches: Sequence[Arrays], number: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Returns batches as `TorchRecommender` takes them.
+
+    Args:
+        batches: one history in a row.
+        number: int [slot], of the item there; by default the slot itself.
+    """
+    torch = torch_with_threads()
+
+    def numbered(slot: np.ndarray) -> np.ndarray:
+        return slot if number is None else np.where(slot >= 0, number[slot], -1)
+
+    return [
+        {
+            "items": torch.from_numpy(np.maximum(numbered(batch["items"]), 0)).long(),
+            "gap": torch.from_numpy(batch["gap"]).long(),
+            "target": torch.from_numpy(numbered(batch["target"])).long(),
+        }
+        for batch in batches
+    ]
+
+
+def _llama(config: LlamaConfig) -> Any:
+    """transformers' Llama without a head, its attention fused."""
+    transformers = importlib.import_module("transformers")
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if config.rope_scaling is not None:
+        rope = dict(vars(config.rope_scaling))
+    return transformers.LlamaModel(
+        transformers.LlamaConfig(
+            hidden_size=config.width,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            head_dim=config.head,
+            intermediate_size=config.ffn,
+            vocab_size=config.vocab,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={**rope, "rope_theta": config.rope_theta},
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def _change(a: Any, b: Any, scale: float) -> Any:
+    """A hook that adds a low-rank change to what a matrix returns."""
+
+    def hook(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        (x,) = inputs
+        a_, b_ = a.to(x.dtype), b.to(x.dtype)
+        return output + scale * (x @ a_.T) @ b_.T
+
+    return hook
