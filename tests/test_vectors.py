@@ -201,7 +201,7 @@ def test_other_mistakes_are_named(tmp_path: Path) -> None:
         _read(path, items=items)
     with pytest.raises(UserError, match="needs --items"):
         PrepareConfig(cluster_vectors="v.npy")
-    with pytest.raises(UserError, match=r"'genres', wanted interactions, words, text, "):
+    with pytest.raises(UserError, match=r"'genres', wanted interactions, words, text"):
         PrepareConfig(cluster_vectors="genres")
     with pytest.raises(UserError, match=r"none\.parquet is not a file that exists"):
         check_vectors(PrepareConfig(cluster_vectors="none.parquet"))
