@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from convert.gguf_file import MAGIC, read_gguf
 from convert.gguf_llama import gguf_config
 from convert.hf_config import read_config
+from convert.hf_eqids import TENSORS_FILE, is_pair, read_pair
 from convert.hf_files import shard_paths
 from convert.hf_llama import check_llama
 from convert.json_file import read_object
@@ -188,7 +189,8 @@ def _dataset(path: Path) -> _Found:
 
 def _hugging_face(path: Path) -> _Found:
     tensors: list[_Tensor] = []
-    problem, llama, facts = None, None, {}
+    facts: dict[str, Any] = {}
+    problem, llama = None, None
     try:
         names = read_object(path / "config.json").get("architectures")
         facts["architecture"] = ", ".join(map(str, names or []))
@@ -198,10 +200,13 @@ def _hugging_face(path: Path) -> _Found:
         check_llama(path)
     except (UserError, ValueError) as error:
         problem = str(error)
-    beside = path / "eqids.safetensors"
-    if beside.is_file():
-        tensors += _safetensors(beside)[0]
     kind = "Hugging Face folder"
+    if is_pair(path):
+        kind = "Hugging Face folder with EqIDs' items beside it (--init_from)"
+        pair = read_pair(path)
+        tensors += _safetensors(path / TENSORS_FILE)[0]
+        names = ("catalog_id", "score", "base")
+        facts |= {"step": pair.step, **{name: pair.meta.get(name) for name in names}}
     return _Found(kind, tensors, llama, facts, problem)
 
 

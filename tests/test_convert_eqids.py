@@ -227,6 +227,11 @@ def test_inspect_says_what_everything_is(
     assert (values["kind"], values["step"]) == ("EqIDs checkpoint", 4)
     text, values = told(dataset.path, capsys)
     assert values["kind"] == "EqIDs dataset" and values["num_items"] == 27
+    export(trained["lora"], tmp_path / "pair")
+    capsys.readouterr()
+    text, values = told(tmp_path / "pair", capsys)
+    assert "--init_from" in values["kind"] and values["step"] == 4
+    assert "eqids.softmax.table" in text and values["problem"] is None
     write_gguf(tmp_path / "a.gguf", "Q4_K")
     _, values = told(tmp_path / "a.gguf", capsys)
     assert values["kind"] == "GGUF file" and values["llama"]["width"] == 256
