@@ -153,6 +153,11 @@ def asked(withheld: Withheld) -> Iterator[Chunk]:
         before = np.cumsum(~withheld.cold[events])
         for at in np.flatnonzero(withheld.cold[events] & (before > 0)):
             found.append((user, before[at], withheld.slot[events[at]]))
+    require(
+        len(found) > 0,
+        "no evaluated user used a withheld item after another one, wanted a larger "
+        "--share or --num_users",
+    )
     user, length, target = np.array(found, np.int64).T
     order = np.argsort(length, kind="stable")
     for first in range(0, len(order), MOST_USERS):

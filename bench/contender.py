@@ -68,6 +68,7 @@ class Contender:
         run: does it, and returns when it is done.
         program: what `run` calls, if it is compiled.
         facts: for its row.
+        device: that it runs on, by default jax's.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Contender:
     run: Callable[[], None]
     program: Program | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
+    device: str | None = None
     peak_bytes: int | None = None
 
     def __call__(self) -> None:
@@ -117,7 +119,7 @@ def race(
             units=units,
             timing=timings[contender.label],
             clock="cpu" if one and on_cpu else "wall",
-            device=jax.devices()[0].device_kind,
+            device=contender.device or jax.devices()[0].device_kind,
             compile_seconds=getattr(contender.program, "compile_seconds", None),
             temp_bytes=getattr(contender.program, "temp_bytes", None),
             peak_bytes=contender.peak_bytes,

@@ -231,9 +231,8 @@ def _torch(step: TorchStep, name: str, windows: Sequence[Window],
         for batch in placed:
             step(batch)
 
-    return Contender(
-        TORCH, name, run, facts={"tokens": float(Amount.of(batches).positions)}
-    )
+    facts = {"tokens": float(Amount.of(batches).positions)}
+    return Contender(TORCH, name, run, facts=facts, device="cpu")
 
 
 def _trace(options: TrainOptions, ours: Contender) -> None:

@@ -4,7 +4,6 @@ A folder of Hugging Face holds the Llama, low-rank changes merged. Beside it lie
 `eqids.safetensors`, all other arrays of the model, and `eqids.json`, what they are.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import file_sha256, fingerprint
 from convert.hf_llama import load_llama
+from convert.json_file import read_object
 from convert.names import path_of, tensors_of
 from eqids.config import ModelConfig, RunConfig, UserError, from_json, require
 from eqids.model import EqIDs
@@ -70,11 +70,7 @@ def read_pair(folder: Path) -> Pair:
             f"{folder} has no {name}, wanted a folder that python -m convert "
             "eqids-to-hf wrote",
         )
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    require(isinstance(meta, dict), f"{path} holds no JSON object")
+    meta = read_object(path)
     version = meta.get("format_version")
     require(
         version == FORMAT_VERSION,

@@ -137,7 +137,7 @@ def open_pair(
     check_pair_catalog(pair, dataset)
     if tokenizer is None and beside.is_file():
         tokenizer = beside
-    words = words_there(folder, config, dataset, tokenizer)
+    words = words_there(folder, config, dataset, tokenizer, folder)
     if words is not None:
         check_words(folder, config, dataset, words)
     check_pair(pair)

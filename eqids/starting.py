@@ -10,6 +10,7 @@ import equinox as eqx
 from convert.hf_eqids import check_pair, load_beside, read_pair
 from eqids.config import TrainConfig
 from eqids.fit.step import State
+from eqids.fit.weights import check_unused
 from sharding import Placement
 
 
@@ -57,5 +58,6 @@ def load_pair_weights(
     """
     pair = read_pair(folder)
     check_pair(pair, meta["base"])
+    check_unused(folder, pair.meta, meta)
     params = eqx.combine(load_beside(pair, stored.params, put), state.params)
     return replace(state, params=params)

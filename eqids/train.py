@@ -61,7 +61,12 @@ from eqids.fit.step import State, outline, split, start, stored_shapes
 from eqids.fit.text_vectors import text_start, texts_asked
 from eqids.fit.touching import chosen, touching
 from eqids.fit.weights import load_weights
-from eqids.fit.words import check_vocab, prompt_computed, words_asked
+from eqids.fit.words import (
+    check_vocab,
+    opening_length,
+    prompt_computed,
+    words_asked,
+)
 from eqids.model import Llama
 from eqids.opening import check_pair_catalog
 from eqids.proofs import memory_report
@@ -116,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = config.flags
     words = words_asked(flags, dataset, say)
     if flags.estimate_memory_only:
-        job = job_of_run(*_settled(config, dataset, words))
+        settled = _settled(config, dataset, words)
+        job = job_of_run(*settled, opening_length(words, config.strategy))
         say(memory_report(job, put, flags.hardware))
         return
     retention = Retention(flags.keep, flags.keep_every)
@@ -163,7 +169,8 @@ def _train(
 ) -> tuple[Mapping[str, Any], int] | None:
     """Returns metrics on the test split and the step; None before the run's last."""
     flags, recipe, folder = config.flags, config.recipe, config.checkpoint_dir
-    dtype, job = jnp.dtype(config.dtype), job_of_run(config, sizes)
+    dtype = jnp.dtype(config.dtype)
+    job = job_of_run(config, sizes, opening_length(words, config.strategy))
     check_fits(job, put, room_there())
     texts = texts_asked(flags, dataset, sizes.llama, say)
     llama, base = _pretrained(config, put)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
@@ -42,7 +41,7 @@ class Unread:
 
     def whole(self) -> jax.Array:
         """Returns all of it, on the default device."""
-        return jnp.asarray(self.read(tuple(slice(0, n) for n in self.shape)))
+        return jax.device_put(self.read(tuple(slice(0, n) for n in self.shape)))
 
     def on(self, sharding: Sharding) -> jax.Array:
         """Returns the array, of which each of this process's devices reads its box.

@@ -118,6 +118,23 @@ def test_large_chunks_are_hashed_once_and_files_still_have_their_own_digest(
     assert_same(restore(path, tree), tree)
 
 
+def test_a_chunk_that_is_padded_inside_is_no_beginning_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its edges are zeros, as those of what the padding is."""
+    monkeypatch.setattr(store, "_ALONE_BYTES", 1)
+    monkeypatch.setattr(store, "_EDGE_BYTES", 64)
+    monkeypatch.setattr(store, "_INLINE_BYTES", 100)
+    record = ArrayRecord((7, 21, 64), "float32", (7, 5, 64), ())
+    values = np.zeros(record.shape, np.float32)
+    values[3] = np.random.default_rng(0).random((21, 64))
+    whole = tuple(slice(0, size) for size in record.shape)
+    written = store.write_parts(tmp_path, [Shard("x", record, whole, values)])
+    assert len(written.chunks) == 5
+    for name, file in written.files.items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == file.sha256
+
+
 def test_numpy_arrays_come_back_as_numpy(tmp_path: Path) -> None:
     tree = {"cursor": np.arange(3, dtype=np.int64), "x": np.array(2.5)}
     assert_same(restore(save(tmp_path, 0, tree, {}), tree), tree)

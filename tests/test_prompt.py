@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import assert_close, run_python
 from models import FLOAT32, TINY, tiny_model
 from test_words import random_words
@@ -22,8 +23,8 @@ from eqids.data.batches import (
 from eqids.data.words import Words
 from eqids.fit.step import split
 from eqids.fit.words import prompt_computed
-from eqids.model import Batch, EqIDs
-from eqids.model.llama import Llama
+from eqids.model import Batch, EqIDs, llama as llama_module
+from eqids.model.llama import Kernel, Llama
 
 
 def both_ways(dataset: Dataset, **sizes: Any) -> list[tuple[EqIDs, Words]]:
@@ -68,7 +69,7 @@ def test_queries_and_gradients_are_those_of_a_prompt_in_the_row(
     assert np.abs(found[0][1]).max() > 1e-4
 
 
-def test_packed_rows_hold_no_prompt_and_cost_less(dataset: Dataset) -> None:
+def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
     """The loss of an epoch's targets, and how many rows they take."""
     losses, rows = [], []
 
@@ -127,6 +128,33 @@ def test_llamas_opening_is_what_its_blocks_would_see() -> None:
         opening=llama.opening(words[0, :4]),
     )  # fmt: skip
     assert_close(rest, whole[:, 4:], "float32")
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_cudnn_is_given_an_even_number_of_keys(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would be given, computed by XLA: positions that nobody sees are none."""
+    llama = Llama(TINY, key=jax.random.key(1))
+    words = jax.random.randint(jax.random.key(2), (2, 6), 0, TINY.vocab)
+    position = jnp.broadcast_to(jnp.arange(6), words.shape)
+    opening, given = llama.opening(jnp.arange(length)), list[int]()
+    attend = llama_module.jax.nn.dot_product_attention
+
+    def xla(q: Any, k: Any, v: Any, mask: Any, implementation: str) -> Any:
+        given.append(k.shape[1])
+        return attend(q, k, v, mask=mask)
+
+    def hidden(kernel: Kernel) -> jax.Array:
+        embeddings, segment = llama.embed(words), jnp.ones_like(words)
+        return llama.hidden(
+            embeddings, segment, position, kernel=kernel, opening=opening
+        )
+
+    wanted = hidden("xla")
+    monkeypatch.setattr(llama_module.jax.nn, "dot_product_attention", xla)
+    assert_close(hidden("cudnn"), wanted, "float32")
+    assert set(given) == {10 if length == 4 else 12}
 
 
 MESHES = """

@@ -58,7 +58,7 @@ class ColdItems(eqx.Module):
     def placed(self, state: State) -> State:
         """Returns a state whose unused items stand where their likes do.
 
-        Those of a cluster without a used item keep their places.
+        Those without a text, or in a cluster without a used item, keep their places.
         """
         return eqx.tree_at(lambda s: s.params, state, _placed(state.params, self))
 
@@ -92,7 +92,8 @@ def _likes(
         text = text / jnp.maximum(length, 1e-9)
         cosine = jnp.where(used, text @ text.T, -jnp.inf)
         own = jnp.arange(len(used))
-        return jnp.where(unused & used.any(), cosine.argmax(axis=-1), own)
+        told = unused & text.any(axis=-1) & used.any()
+        return jnp.where(told, cosine.argmax(axis=-1), own)
 
     # One at a time: all cosines at once would be of many times the tables' size.
     return jax.lax.map(of_cluster, (text, used, unused))

@@ -68,9 +68,12 @@ def of_some_users(dataset: Dataset, most: int | None) -> Dataset:
 
     They are drawn evenly, and whatever the run, the same ones from the same dataset.
     """
-    asked = np.flatnonzero((dataset.valid_at > 0) | (dataset.test_at > 0))
-    if most is None or most >= len(asked):
+    valid, test = dataset.valid_at > 0, dataset.test_at > 0
+    if most is None or most >= np.count_nonzero(valid | test):
         return dataset
+    # Of those with targets of both splits, as long as there are enough.
+    both = valid & test
+    asked = np.flatnonzero(both if np.count_nonzero(both) >= most else valid | test)
     users = np.zeros(dataset.num_users, np.bool_)
     users[np.random.default_rng(0).choice(asked, most, replace=False)] = True
     return of_users(dataset, users)

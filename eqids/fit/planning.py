@@ -114,12 +114,14 @@ def job_of(row: Row, item_width: int | None = None) -> Job:
     )
 
 
-def job_of_run(config: RunConfig, sizes: ModelConfig) -> Job:
+def job_of_run(config: RunConfig, sizes: ModelConfig, opening: int = 0) -> Job:
     """Returns what a run trains, as far as memory and time go.
 
     Args:
         config: the run's; with `--hardware`, what it would be there.
         sizes: the model's.
+        opening: positions of a prompt that is computed once, which count as if they
+            were in the rows: no less than what they take as keys of every row.
     """
     flags, recipe, dtype = config.flags, config.recipe, config.dtype
     gpu = jax.default_backend() == "gpu"
@@ -136,7 +138,7 @@ def job_of_run(config: RunConfig, sizes: ModelConfig) -> Job:
         kernel = flags.attention
     return Job(
         sizes=sizes,
-        recipe=recipe,
+        recipe=dataclasses.replace(recipe, seq_len=recipe.seq_len + opening),
         strategy=config.strategy,
         dtype=dtype,
         remat=flags.remat,

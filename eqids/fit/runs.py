@@ -39,7 +39,7 @@ RESULT_FILE = "result.json"
 _IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
              "item_optimizer", "gap_dropout", "shuffle_ties", "accumulate",
              "schedule", "llama_learning_rate", "prompt",
-             "text_tokens_per_item")  # fmt: skip
+             "text_tokens_per_item", "eval_users")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
 
 _BEFORE = {"item_optimizer": "dense", "accumulate": 1, "schedule": "cosine",

@@ -70,6 +70,25 @@ def load_weights(
     return dataclasses.replace(state, params=eqx.combine(loaded, params))
 
 
+def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Requires that a new run leaves out unused items where an older one did.
+
+    Args:
+        path: of the older one, for messages.
+        old: what it records.
+        new: what the new run would record.
+
+    Raises:
+        UserError: they would be pushed away from where their likes stand.
+    """
+    was, now = (meta["config"]["flags"].get("init_items") for meta in (old, new))
+    require(
+        was != "text" or now == "text",
+        f"{path} was trained with --init_items text, which leaves out of training what "
+        f"nobody has used yet, and this run has --init_items {now}; wanted the same",
+    )
+
+
 def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Requires that a new run can start from the weights of a checkpoint.
 
@@ -99,6 +118,7 @@ def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         f"{path} was trained over the frozen random Llama of --seed {seeds[0]}, this "
         f"run has {seeds[1]}; wanted the same",
     )
+    check_unused(path, old, new)
     was, now = (meta["model"].get("lora") for meta in (old, new))
     merges = was is not None and new["config"]["strategy"] == "all"
     require(

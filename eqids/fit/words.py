@@ -74,6 +74,11 @@ def words_again(
     return words_of(dataset, path, prompt, per_item, lambda sentence: None)
 
 
+def opening_length(words: Words | None, strategy: Strategy) -> int:
+    """Returns the positions of the prompt that `prompt_computed` computes."""
+    return 0 if words is None or strategy != "heads" else len(words.prompt)
+
+
 def prompt_computed(
     frozen: EqIDs, words: Words | None, strategy: Strategy, dtype: DTypeLike
 ) -> tuple[EqIDs, Words | None]:
@@ -89,7 +94,7 @@ def prompt_computed(
         What is frozen, with the opening of every sequence, and the words of rows; or
         both as they are, where Llama trains or there is no prompt.
     """
-    if words is None or strategy != "heads" or len(words.prompt) == 0:
+    if words is None or opening_length(words, strategy) == 0:
         return frozen, words
     prompt = jnp.asarray(words.prompt)
     opening = _opening(frozen.llama, prompt, jnp.dtype(dtype))

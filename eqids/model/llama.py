@@ -72,6 +72,11 @@ class Opening(eqx.Module):
         """Its positions."""
         return self.keys.shape[-3]
 
+    def evened(self) -> "Opening":
+        """Returns it after a position that nobody may see: cuDNN wants even numbers."""
+        first = ((0, 0), (1, 0), (0, 0), (0, 0))
+        return jax.tree.map(lambda x: jnp.pad(x, first), self)
+
 
 class Block(eqx.Module):
     """The weights of all blocks; `jax.lax.scan` hands `__call__` one layer's slice."""
@@ -200,8 +205,6 @@ def attention(
         opening: one block's keys and values before those of every row.
     """
     before = () if opening is None else (opening.keys, opening.values)
-    if opening is not None and kernel == "cudnn" and opening.length % 2:
-        kernel = "recomputed"  # cuDNN wants an even number of keys
 
     def local(q: Array, k: Array, v: Array, mask: Array, *before: Array) -> Array:
         if before:
@@ -232,6 +235,12 @@ def _sees(segment: Int[Array, "batch seq"]) -> Bool[Array, "batch seq seq"]:
     seq = segment.shape[1]
     same = segment[:, :, None] == segment[:, None, :]
     return same & jnp.tril(jnp.ones((seq, seq), bool))
+
+
+def _with_columns(
+    mask: Bool[Array, "batch seq keys"], num: int, value: bool
+) -> Bool[Array, "batch seq more"]:
+    return jnp.pad(mask, ((0, 0), (0, 0), (num, 0)), constant_values=value)
 
 
 def checkpointed(body: Callable[..., Any], remat: bool) -> Callable[..., Any]:
@@ -307,9 +316,9 @@ class Llama(eqx.Module):
         mask = _sees(segment)
         if opening is not None:
             position = position + opening.length
-            mask = jnp.pad(
-                mask, ((0, 0), (0, 0), (opening.length, 0)), constant_values=True
-            )
+            mask = _with_columns(mask, opening.length, True)
+            if kernel == "cudnn" and opening.length % 2:
+                opening, mask = opening.evened(), _with_columns(mask, 1, False)
         rope = rope_tables(position, self.config)
 
         def body(

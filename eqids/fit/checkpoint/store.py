@@ -210,7 +210,10 @@ def _write_part(
     commit = transaction.commit_async()
     digests = [hashlib.sha256(_bytes(block.values)) for block in batch]
     commit.result()
-    begins = (batch[0].values, digests[0]) if len(batch) == 1 else None
+    first = batch[0]
+    # A chunk is stored as large as its grid's: padded inside, it is no beginning.
+    contiguous = first.values.shape[1:] == first.record.chunk[1:]
+    begins = (first.values, digests[0]) if len(batch) == 1 and contiguous else None
     return Written(
         {
             (block.name, block.number): (part, digest.hexdigest())
