@@ -193,6 +193,7 @@ def note(options: Options, case: int) -> contender.Measured:
     return [row("a", case)], [f"case {case}"]
 
 
+@pytest.mark.long
 def test_cases_are_measured_in_processes_of_their_own() -> None:
     rows, notes = contender.measure_each(note, Options(), [1, 2])
     assert rows == [row("a", 1), row("a", 2)]
@@ -213,6 +214,7 @@ def test_peers_that_do_not_fit_are_left_out_and_said(monkeypatch: MonkeyPatch) -
     assert notes[1].startswith("rest is left out at here: it needs about 50.0 GB")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("section", ["head", "topk"])
 def test_the_quick_bench_ends_with_a_table_and_json(
     section: str, tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
@@ -260,6 +262,7 @@ def test_a_stopped_clock_does_not_count() -> None:
     assert timings["a"] == Timing((3,), (1.5,))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", [True, False])
 def test_the_quick_bench_of_checkpoints(
     peer: bool, tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch

@@ -20,6 +20,7 @@ def unpinned(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(door, "pin", lambda cores: None)
 
 
+@pytest.mark.long
 def test_the_quick_bench_of_data(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
@@ -51,6 +52,7 @@ def test_words_are_as_many_as_a_text_has(dataset: Dataset) -> None:
     assert not words.length[~held].any()
 
 
+@pytest.mark.long
 def test_the_quick_bench_of_recommendations(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
@@ -69,6 +71,7 @@ def test_the_quick_bench_of_recommendations(
     assert "random weights" in text
 
 
+@pytest.mark.long
 def test_all_sections_make_one_result(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
@@ -84,6 +87,7 @@ def test_all_sections_make_one_result(
     assert "cannot be written" in " ".join(said.split())
 
 
+@pytest.mark.long
 def test_a_section_that_fails_is_told(tmp_path: Path) -> None:
     options = AllOptions(quick=True, data_dir=tmp_path / "no")
     with pytest.raises(UserError, match="bench recommend ended with exit code 2"):

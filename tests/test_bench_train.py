@@ -216,6 +216,7 @@ def test_the_peer_learns_in_bfloat16() -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.long
 def test_the_quick_bench_of_training(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str],
     monkeypatch: MonkeyPatch,

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import pytest
 from corruptions import CASES, corruption_sweep
 from kills import Kill, kill_sweep
 from sweep_checkpoints import Sweeps, page
@@ -10,12 +11,14 @@ from sweep_checkpoints import Sweeps, page
 from eqids.data import Dataset
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again(dataset: Dataset, tmp_path: Path) -> None:
     kills = kill_sweep(dataset.path, tmp_path, 15, random.randrange(10**6))
     moments = [kill.moment for kill in kills]
     assert len(moments) == 15 and "in a save" in moments
 
 
+@pytest.mark.long
 def test_whatever_is_damaged_is_noticed_and_passed_over(
     dataset: Dataset, tmp_path: Path
 ) -> None:
