@@ -1,7 +1,7 @@
 """Recommending items that nobody has used yet: `python -m bench.cold`.
 
     python -m bench.cold --llama_path llamas/smollm2 --folder runs/cold \\
-        --train "--num_steps 300 --batch_size 8 --seq_len 64"
+        --train="--num_steps 300 --batch_size 8 --seq_len 64"
 
 Withholds some items of a dataset: they stay in its catalog, and their events leave its
 histories. Trains once for each start of the item vectors, with all else equal, then
