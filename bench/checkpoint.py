@@ -32,10 +32,8 @@ from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import free_bytes, peak_bytes, reset_peak
 from bench.options import CheckpointOptions
-from bench.record import Curve, Row, Section, find, ratio
+from bench.record import FIRST, Row, Section, find, of_one_size, ratio
 from eqids.config import require
-
-FIRST = "the first time"
 
 MEANINGS = {
     "blocking_share": "time that a step waits for a save beside training / a save",
@@ -94,7 +92,12 @@ def measure(options: CheckpointOptions) -> Section:
         cases = [*(replace(turns, alone=one) for one in alone), turns]
         rows, notes = measure_each(measure_case, options, cases)
     return Section(
-        "checkpoint", _keys(rows), MEANINGS, rows, _notes() + notes, _curve(rows)
+        "checkpoint",
+        _keys(rows),
+        MEANINGS,
+        rows,
+        _notes() + notes,
+        of_one_size("Saving and restoring sharded arrays", rows),
     )
 
 
@@ -196,13 +199,3 @@ def _notes() -> list[str]:
     if not has_orbax():
         notes.append("Orbax is left out: it is not installed (eqids[peers] has it).")
     return notes
-
-
-def _curve(rows: Sequence[Row]) -> Curve:
-    """Seconds of every way; there is one size."""
-    series = {
-        f"{row.name}, {row.work}": [(float(row.case["MB"]), row.seconds.median)]
-        for row in rows
-        if not row.work.endswith(FIRST)
-    }
-    return Curve("Saving and restoring sharded arrays", "MB", "seconds", series)

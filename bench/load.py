@@ -20,7 +20,7 @@ from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import anonymous_bytes, free_bytes
 from bench.options import LoadOptions
-from bench.record import Curve, Row, Section, find, ratio
+from bench.record import FIRST, Row, Section, find, of_one_size, ratio
 from convert import load_llama
 from convert.hf_files import shard_paths
 from convert.hf_write import hf_config, llama_tensors, write_llama
@@ -30,7 +30,6 @@ from eqids.config import LLAMA_PRESETS, LlamaConfig, require
 OURS, TORCH = "EqIDs", "safetensors.torch"
 LOAD, READ, READ_COPY = "load", "read", "read, then copy"
 MAP, MAP_COPY = "load_file", "load_file, then copy"
-FIRST = "the first time"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 MEANINGS = {
@@ -65,7 +64,14 @@ def measure(options: LoadOptions) -> Section:
             write_random(config, folder, options.seed)
         cases = [Case(folder, alone) for alone in (True, False)]
         rows, notes = measure_each(measure_case, options, cases)
-    return Section("load", _keys(rows), MEANINGS, rows, _notes() + notes, _curve(rows))
+    return Section(
+        "load",
+        _keys(rows),
+        MEANINGS,
+        rows,
+        _notes() + notes,
+        of_one_size("Loading a pretrained Llama", rows),
+    )
 
 
 def write_random(config: LlamaConfig, folder: Path, seed: int) -> None:
@@ -222,12 +228,3 @@ def _notes() -> list[str]:
     if not _has_torch():
         notes.append(f"{TORCH} is left out: torch is not installed.")
     return notes
-
-
-def _curve(rows: Sequence[Row]) -> Curve:
-    series = {
-        f"{row.name}, {row.work}": [(float(row.case["MB"]), row.seconds.median)]
-        for row in rows
-        if not row.work.endswith(FIRST)
-    }
-    return Curve("Loading a pretrained Llama", "MB", "seconds", series)

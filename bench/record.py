@@ -63,6 +63,20 @@ class Curve:
     series: Mapping[str, Sequence[tuple[float, float]]]
 
 
+FIRST = "the first time"
+"""What work is called that was done once, in a process of its own."""
+
+
+def of_one_size(title: str, rows: Sequence[Row]) -> Curve:
+    """Returns the seconds of every way that was timed in turns, at the one size."""
+    series = {
+        f"{row.name}, {row.work}": [(float(row.case["MB"]), row.seconds.median)]
+        for row in rows
+        if not row.work.endswith(FIRST)
+    }
+    return Curve(title, "MB", "seconds", series)
+
+
 @dataclass(frozen=True)
 class Section:
     """One section of the bench, measured.

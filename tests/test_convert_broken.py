@@ -3,9 +3,10 @@
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from broken import SINGLE, corpus, write_sound
-from folders import write_hf
+from folders import random_tensors, write_hf
 from hypothesis import given, settings, strategies as st
 from pytest import CaptureFixture, TempPathFactory
 from runs import refused
@@ -50,18 +51,20 @@ def test_a_broken_folder_is_refused(
 @pytest.mark.parametrize("shards", [1, 3])
 def test_sound_folders_of_the_corpus_load(shards: int, tmp_path: Path) -> None:
     write_sound(tmp_path / "llama", shards)
-    load_llama(tmp_path / "llama")
+    loaded = load_llama(tmp_path / "llama")
+    wanted = random_tensors(tied=False)["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(loaded.embedding, wanted)
 
 
 def test_links_inside_the_cache_of_the_hub_are_followed(tmp_path: Path) -> None:
     folder = tmp_path / "models--x--y" / "snapshots" / "abc"
     folder.parent.mkdir(parents=True)
-    write_hf(folder)
+    wanted = write_hf(folder)["model.embed_tokens.weight"]
     blobs = tmp_path / "models--x--y" / "blobs"
     blobs.mkdir()
     (folder / SINGLE).rename(blobs / "123")
     (folder / SINGLE).symlink_to("../../blobs/123")
-    load_llama(folder)
+    np.testing.assert_array_equal(load_llama(folder).embedding, wanted)
 
 
 @pytest.fixture(scope="module")
