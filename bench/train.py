@@ -48,7 +48,7 @@ from eqids.data.batches import BatchConfig
 from eqids.data.clusters import default_num_clusters
 from eqids.fit.abstract import Job
 from eqids.fit.fitting import needed
-from eqids.model.llama import cudnn_attends
+from eqids.model.attention import cudnn_attends
 from sharding import HARDWARE, placement
 
 TORCH = "transformers + torch"

@@ -22,7 +22,7 @@ from eqids.config import (
     UserError,
 )
 from eqids.model import EqIDs, Llama
-from eqids.model.llama import Kernel, cudnn_attends
+from eqids.model.attention import Kernel, cudnn_attends
 from sharding import words
 
 ROPES = (

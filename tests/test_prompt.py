@@ -24,7 +24,8 @@ from eqids.data.words import Words
 from eqids.fit.step import split
 from eqids.fit.words import prompt_computed
 from eqids.model import Batch, EqIDs, llama as llama_module
-from eqids.model.llama import Kernel, Llama
+from eqids.model.attention import Kernel
+from eqids.model.llama import Llama
 
 
 def both_ways(dataset: Dataset, **sizes: Any) -> list[tuple[EqIDs, Words]]:

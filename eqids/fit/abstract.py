@@ -15,7 +15,7 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import State, Step, make_step, split, start
 from eqids.fit.touching import chances, expected_capacity
 from eqids.model import Batch, EqIDs
-from eqids.model.llama import Kernel
+from eqids.model.attention import Kernel
 from sharding import Placement, beside, shards
 
 

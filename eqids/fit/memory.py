@@ -18,8 +18,9 @@ from eqids.fit.abstract import AbstractRun, Job
 from eqids.fit.step import parts_of
 from eqids.fit.strategy import item_tables
 from eqids.model import Batch
+from eqids.model.attention import Kernel
 from eqids.model.levels import LARGE_PIECE, PIECE
-from eqids.model.llama import Kernel, checkpointed
+from eqids.model.llama import checkpointed
 from eqids.model.rope import rope_tables
 from sharding import gathered, lookup
 

@@ -20,7 +20,7 @@ from eqids.config import (
 )
 from eqids.data.clusters import default_num_clusters
 from eqids.fit.abstract import Job
-from eqids.model.llama import Kernel, cudnn_attends
+from eqids.model.attention import Kernel, cudnn_attends
 from sharding import (
     ROWS,
     Placement,

@@ -15,7 +15,7 @@ from eqids.config import Strategy
 from eqids.fit.sparse import apply_updates
 from eqids.fit.strategy import item_tables, trainable
 from eqids.model import Batch, EqIDs, Touched
-from eqids.model.llama import Kernel
+from eqids.model.attention import Kernel
 
 
 class State(eqx.Module):

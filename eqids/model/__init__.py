@@ -26,8 +26,9 @@ from eqids.model.adapter import (
     LinearOutput as LinearOutput,
     OutputAdapter as OutputAdapter,
 )
+from eqids.model.attention import Opening as Opening
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
 from eqids.model.likelihood import Touched as Touched
-from eqids.model.llama import Llama as Llama, Opening as Opening
+from eqids.model.llama import Llama as Llama
 from eqids.model.search import TopK as TopK
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

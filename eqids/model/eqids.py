@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import ModelConfig
 from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
+from eqids.model.attention import Kernel, Opening
 from eqids.model.likelihood import Touched, add_rows
-from eqids.model.llama import Kernel, Llama, Opening, dropout
+from eqids.model.llama import Llama, dropout
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup, per_shard
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,6 +13,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import LlamaConfig, LoraConfig
+from eqids.model.attention import (
+    Kernel,
+    Opening,
+    attention,
+    sees,
+    with_columns,
+)
 from eqids.model.lora import LowRank, low_rank_changes
 from eqids.model.rope import rope_tables, rotate
 from sharding import gathered, like, lookup
@@ -23,20 +30,6 @@ INIT_STD = 0.02
 
 Rope = tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]
 """Cosines and sines of rotary positions."""
-
-Kernel = Literal["xla", "cudnn", "recomputed"]
-"""What computes attention: XLA's products, which keep the scores for the backward pass;
-cuDNN's fused kernel, which keeps none; or XLA's with scores computed again."""
-
-
-def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
-    """Returns whether cuDNN's attention takes such heads and positions."""
-    return (
-        jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-        and seq_len % 2 == 0
-        and config.head % 8 == 0
-        and config.head <= 128
-    )
 
 
 def rms_norm(
@@ -56,26 +49,6 @@ def dropout(
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape, out_sharding=like(x))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-class Opening(eqx.Module):
-    """What every sequence begins with, as each block's keys and values of it.
-
-    Computed once where Llama is frozen, instead of in every row of every batch.
-    """
-
-    keys: Float[Array, "layer opening kv_heads head"]
-    values: Float[Array, "layer opening kv_heads head"]
-
-    @property
-    def length(self) -> int:
-        """Its positions."""
-        return self.keys.shape[-3]
-
-    def evened(self) -> "Opening":
-        """Returns it after a position that nobody may see: cuDNN wants even numbers."""
-        first = ((0, 0), (1, 0), (0, 0), (0, 0))
-        return jax.tree.map(lambda x: jnp.pad(x, first), self)
 
 
 class Block(eqx.Module):
@@ -186,63 +159,6 @@ class Block(eqx.Module):
         return y if change is None else y + change(x, out_sharding)
 
 
-def attention(
-    q: Float[Array, "batch seq heads head"],
-    k: Float[Array, "batch seq kv_heads head"],
-    v: Float[Array, "batch seq kv_heads head"],
-    mask: Bool[Array, "batch seq keys"],
-    kernel: Kernel = "xla",
-    opening: Opening | None = None,
-) -> Float[Array, "batch seq heads head"]:
-    """Softmax attention with grouped queries, on each shard's own rows and heads.
-
-    Args:
-        q: queries.
-        k: keys.
-        v: values.
-        mask: what each position sees, of the opening and then of the sequence.
-        kernel: what computes it.
-        opening: one block's keys and values before those of every row.
-    """
-    before = () if opening is None else (opening.keys, opening.values)
-
-    def local(q: Array, k: Array, v: Array, mask: Array, *before: Array) -> Array:
-        if before:
-            k, v = (
-                jnp.concatenate([jnp.broadcast_to(x, (len(y), *x.shape)), y], axis=1)
-                for x, y in zip(before, (k, v), strict=True)
-            )
-        which: Literal["xla", "cudnn"] = "cudnn" if kernel == "cudnn" else "xla"
-        return jax.nn.dot_product_attention(
-            q, k, v, mask=mask[:, None], implementation=which
-        )
-
-    if kernel == "recomputed":
-        local = jax.checkpoint(local)
-    sharding = like(q)
-    arrays = (q, k, v, mask, *before)
-    if sharding is None:
-        return local(*arrays)
-    # Outside shard_map, some implementations silently drop the output's sharding.
-    specs = tuple(jax.typeof(x).sharding.spec for x in arrays)
-    return jax.shard_map(
-        local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec
-    )(*arrays)
-
-
-def _sees(segment: Int[Array, "batch seq"]) -> Bool[Array, "batch seq seq"]:
-    """Returns what each position sees: its own segment, up to itself."""
-    seq = segment.shape[1]
-    same = segment[:, :, None] == segment[:, None, :]
-    return same & jnp.tril(jnp.ones((seq, seq), bool))
-
-
-def _with_columns(
-    mask: Bool[Array, "batch seq keys"], num: int, value: bool
-) -> Bool[Array, "batch seq more"]:
-    return jnp.pad(mask, ((0, 0), (0, 0), (num, 0)), constant_values=value)
-
-
 def checkpointed(body: Callable[..., Any], remat: bool) -> Callable[..., Any]:
     """Returns a function of one block whose backward pass keeps no copies of weights.
 
@@ -313,12 +229,12 @@ class Llama(eqx.Module):
             key: randomness of the dropout.
             opening: what every segment begins with, before its first position.
         """
-        mask = _sees(segment)
+        mask = sees(segment)
         if opening is not None:
             position = position + opening.length
-            mask = _with_columns(mask, opening.length, True)
+            mask = with_columns(mask, opening.length, True)
             if kernel == "cudnn" and opening.length % 2:
-                opening, mask = opening.evened(), _with_columns(mask, 1, False)
+                opening, mask = opening.evened(), with_columns(mask, 1, False)
         rope = rope_tables(position, self.config)
 
         def body(
@@ -342,7 +258,7 @@ class Llama(eqx.Module):
             dtype: of the computation.
         """
         position = jnp.arange(len(words))[None]
-        mask = _sees(jnp.ones_like(position))
+        mask = sees(jnp.ones_like(position))
         rope = rope_tables(position, self.config)
 
         def body(x: Array, block: Block) -> tuple[Array, tuple[Array, Array]]:
