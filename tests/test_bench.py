@@ -325,6 +325,7 @@ def test_the_machine_is_described() -> None:
     assert machine.peak_bytes() < after - 40_000_000  # type: ignore[operator]
 
 
+@pytest.mark.long
 def test_a_trained_catalog_is_asked_what_its_users_ask(
     dataset: Dataset, finished: Path
 ) -> None:

@@ -167,6 +167,7 @@ def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepared(folder, f"csv:{source}", items=items)
 
 
+@pytest.mark.long
 def test_withheld_items_are_found_by_their_words(
     loyal: Dataset, llama: Path, tmp_path: Path
 ) -> None:
@@ -267,6 +268,7 @@ print(json.dumps(out))
 """
 
 
+@pytest.mark.long
 def test_eight_devices_read_and_place_as_one(tmp_path: Path) -> None:
     told = run_python(MESH.replace("FOLDER", repr(str(tmp_path))))
     alone, *others = json.loads(told.splitlines()[-1])

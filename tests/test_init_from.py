@@ -136,6 +136,7 @@ def test_doors_open_a_pair_as_they_do_a_checkpoint(
     assert_close(rows[0]["probability"], rows[1]["probability"], "float32")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [("heads", "all"), ("tied lora", "heads"), ("lora", "lora")],

@@ -196,6 +196,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_every_mesh_has_the_same_loss() -> None:
     found = json.loads(run_python(MESHES))
     want = found.pop("None")
