@@ -46,7 +46,7 @@ from eqids.config import (
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig
 from eqids.data.clusters import default_num_clusters
-from eqids.fit.abstract import Job
+from eqids.fit.abstract import Job, activations_of
 from eqids.fit.fitting import needed
 from eqids.model.attention import cudnn_attends
 from sharding import HARDWARE, placement
@@ -112,7 +112,17 @@ class Workload:
         fused = cudnn_attends(self.llama, self.seq_len, self.dtype)
         fused = fused and jax.default_backend() == "gpu"
         kernel: Literal["cudnn", "xla"] = "cudnn" if fused else "xla"
-        return Job(sizes, recipe, self.strategy, self.dtype, False, kernel, "dense")
+        activations = activations_of(self.dtype, jax.default_backend() == "cpu")
+        return Job(
+            sizes,
+            recipe,
+            self.strategy,
+            self.dtype,
+            activations,
+            False,
+            kernel,
+            "dense",
+        )
 
 
 def measure(options: TrainOptions) -> Section:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import run_python
+from conftest import TOLERANCE, run_python
 
 LAYOUTS = ["8x1x1", "2x1x4", "1x8x1", "2x2x2"]
 
@@ -16,7 +16,7 @@ from eqids.fit.step import split
 from eqids.model import Batch, EqIDs
 from sharding import Placement, make_mesh, named_layout
 
-STRATEGY = sys.argv[1] if len(sys.argv) > 1 else "all"
+STRATEGY, FROZEN = sys.argv[1:3]
 # Clusters that no mesh divides; histories of several users in a row.
 llama = LlamaConfig(32, 2, 4, 4, 8, 64, 64, tied=True)
 lora = LoraConfig(4, 8.0) if STRATEGY == "lora" else None
@@ -48,7 +48,7 @@ def run(name, at=None):
     layout = None if name is None else named_layout(name, 8)
     put = Placement(layout, None if layout is None else make_mesh(layout))
     with put.active():
-        params, frozen = split(put(model), STRATEGY, "float32")
+        params, frozen = split(put(model), STRATEGY, FROZEN)
 
         @jax.jit
         def step(params, frozen, batch):
@@ -93,17 +93,24 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("strategy", ["heads", "lora", "all"])
-def test_eight_devices_train_as_one(strategy: str) -> None:
-    code = (
-        f"import sys; sys.argv = ['', {strategy!r}]\nLAYOUTS = {LAYOUTS!r}\n" + SCRIPT
-    )
+@pytest.mark.parametrize(
+    ("strategy", "frozen"),
+    [
+        ("heads", "float32"), ("lora", "float32"), ("all", "float32"),
+        ("lora", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_eight_devices_train_as_one(strategy: str, frozen: str) -> None:
+    """Sums in another order can round to another bfloat16 neighbour."""
+    argv = ["", strategy, frozen]
+    code = f"import sys; sys.argv = {argv!r}\nLAYOUTS = {LAYOUTS!r}\n" + SCRIPT
     found = json.loads(run_python(code).splitlines()[-1])
     assert found["moved"] > 1e-3
+    most = TOLERANCE["mesh" if frozen == "float32" else frozen]
     for name in LAYOUTS:
-        assert found[name]["loss"] < 1e-5, (name, found)
-        assert found[name]["gradient"] < 1e-5, (name, found)
-        assert found[name]["params"] < 1e-5, (name, found)
+        assert found[name]["loss"] < most, (name, found)
+        assert found[name]["gradient"] < most, (name, found)
+        assert found[name]["params"] < most, (name, found)
 
 
 PARTS = """
@@ -141,6 +148,6 @@ for items in ("dense", "lazy_adam"):
 def test_parts_of_a_batch_on_eight_devices_sum_to_the_whole_on_one() -> None:
     """Adam's moments and the metrics, with dense and with row-sparse item tables."""
     setup = SCRIPT[: SCRIPT.index("def run(name")]
-    code = "import sys; sys.argv = ['', 'all']\n" + setup + PARTS
+    code = "import sys; sys.argv = ['', 'all', 'float32']\n" + setup + PARTS
     for line in run_python(code).splitlines()[-2:]:
         assert float(line) < 1e-5

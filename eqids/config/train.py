@@ -180,12 +180,13 @@ class TrainConfig:
     shuffle_ties: bool = True
     """Draw a new order of the events that share a time, each epoch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of Llama's computation; auto is bfloat16 on a GPU and float32 elsewhere."""
+    """Of Llama's computation; auto is bfloat16 on a GPU and float32 elsewhere. On a
+    CPU, training in bfloat16 means frozen weights and products with them."""
     remat: bool = False
     """Recompute Llama's blocks in the backward pass: less memory, more time."""
-    attention: Literal["auto", "xla", "cudnn", "recomputed"] = "auto"
-    """XLA's products, cuDNN's fused kernel (GPUs, bfloat16), or XLA's with the scores
-    computed again in the backward pass; auto is cudnn where that can be."""
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """XLA's products, or cuDNN's fused kernel (GPUs, bfloat16); auto is cudnn where
+    that can be."""
     layout: str = "data"
     """How the devices there are share the work: the batch only (data), the weights
     too (fsdp), heads and feed-forward as well (tensor), a mesh DATAxFSDPxTENSOR such

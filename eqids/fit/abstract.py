@@ -30,7 +30,9 @@ class Job:
     strategy: Strategy
     """What trains."""
     dtype: str
-    """Of Llama's computation."""
+    """Of Llama's frozen weights and of products with them."""
+    activations: str
+    """The dtype of what is between products, see `activations_of`."""
     remat: bool
     """Whether blocks are recomputed in the backward pass."""
     kernel: Kernel
@@ -45,9 +47,18 @@ class Job:
     def step(self, optimizer: optax.GradientTransformation) -> Step:
         """Returns the train step of this job."""
         return make_step(
-            optimizer, jnp.dtype(self.dtype), remat=self.remat, kernel=self.kernel,
-            accumulate=self.accumulate,
+            optimizer, jnp.dtype(self.activations), remat=self.remat,
+            kernel=self.kernel, accumulate=self.accumulate,
         )  # fmt: skip
+
+
+def activations_of(dtype: str, on_cpu: bool) -> str:
+    """Returns the dtype of activations: float32 on a CPU, else that of the weights.
+
+    XLA's CPU programs convert bfloat16 to float32 wherever they move or add it, and
+    what a scan keeps for its backward pass over and over (docs/performance.md).
+    """
+    return "float32" if on_cpu else dtype
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from eqids.fit.strategy import item_tables
 from eqids.model import Batch
 from eqids.model.attention import Kernel
 from eqids.model.levels import LARGE_PIECE, PIECE
-from eqids.model.llama import checkpointed
+from eqids.model.llama import Kept, checkpointed, kept_with
 from eqids.model.rope import rope_tables
 from sharding import gathered, lookup
 
-_KEPT = 0.75
-"""Share of what a block leaves to its backward pass that XLA keeps; the rest it makes
-again inside of fusions (mean of the layouts in docs/layouts.md)."""
+_OF_ALL = 0.75
+"""Share that XLA keeps of all that a block leaves to its backward pass; the rest it
+makes again inside of fusions (mean of the layouts in docs/layouts.md)."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
     params, tables = run.state.params, item_tables(run.state.params)
     dense = eqx.filter(params, jax.tree.map(lambda table: not table, tables))
     kept, inside, weights = _block(job, run)
+    if kept_with(job.kernel, job.remat) != "products":
+        kept = int(_OF_ALL * kept)
     blocks = _bytes(eqx.filter(params, tables))
     if run.touched is not None:
         own = _bytes(run.touched) // run.touched.dtype.itemsize
@@ -114,7 +116,7 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         gradients=gradients,
         block_gradients=_bytes(dense.llama.blocks),
         blocks=2 * blocks,
-        activations=int(_KEPT * job.sizes.llama.num_layers * kept),
+        activations=job.sizes.llama.num_layers * kept,
         working=inside + weights,
         # Pieces are large on accelerators, where half precision is used.
         head=4 * (PIECE if job.dtype == "float32" else LARGE_PIECE),
@@ -128,7 +130,8 @@ def _block(job: Job, run: AbstractRun) -> tuple[int, int, int]:
     both = run.state.params.llama.blocks, run.frozen.llama.blocks
     trained, frozen = jax.tree.map(_first, both)
     kept, inside = (
-        _residuals(job, run, trained, frozen, remat) for remat in (job.remat, False)
+        _residuals(job, run, trained, frozen, what)
+        for what in (kept_with(job.kernel, job.remat), "all")
     )
 
     def used(*blocks: PyTree) -> PyTree:
@@ -159,12 +162,12 @@ def _first(stacked: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def _residuals(
-    job: Job, run: AbstractRun, trained: PyTree, frozen: PyTree, remat: bool
+    job: Job, run: AbstractRun, trained: PyTree, frozen: PyTree, what: Kept
 ) -> int:
     """Bytes of what one block's vjp closes over, besides what all blocks are given."""
 
-    # cuDNN cannot be traced where it is not; it keeps what recomputing would.
-    kernel: Kernel = "xla" if job.kernel == "xla" else "recomputed"
+    # cuDNN cannot be traced where it is not.
+    kernel: Kernel = "xla" if job.kernel == "xla" else "like_cudnn"
 
     def pullback(
         trained: PyTree, x: Array, frozen: PyTree, mask: Array, rope: PyTree, key: Array
@@ -173,10 +176,12 @@ def _residuals(
             block = eqx.combine(trained, frozen)
             return block(x, mask, rope, job.sizes.dropout, key, kernel)
 
-        return jax.vjp(checkpointed(block, remat), trained, x)[1]
+        return jax.vjp(checkpointed(block, what), trained, x)[1]
 
     def inputs(batch: Batch) -> tuple[Array, Array, PyTree]:
-        x = lookup(jnp.zeros((1, job.sizes.llama.width), job.dtype), batch.segment)
+        x = lookup(
+            jnp.zeros((1, job.sizes.llama.width), job.activations), batch.segment
+        )
         mask = batch.segment[:, :, None] == batch.segment[:, None, :]
         return x, mask, rope_tables(batch.position, job.sizes.llama)
 

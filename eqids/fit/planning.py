@@ -19,7 +19,7 @@ from eqids.config import (
     require,
 )
 from eqids.data.clusters import default_num_clusters
-from eqids.fit.abstract import Job
+from eqids.fit.abstract import Job, activations_of
 from eqids.model.attention import Kernel, cudnn_attends
 from sharding import (
     ROWS,
@@ -108,6 +108,7 @@ def job_of(row: Row, item_width: int | None = None) -> Job:
         recipe=recipe,
         strategy=strategy,
         dtype=dtype,
+        activations=activations_of(dtype, row.hardware == "cpu"),
         remat=row.remat,
         kernel="cudnn" if fused else "xla",
         items="lazy_adam" if row.num_items > _SPARSE_FROM else "dense",
@@ -124,14 +125,16 @@ def job_of_run(config: RunConfig, sizes: ModelConfig, opening: int = 0) -> Job:
             were in the rows: no less than what they take as keys of every row.
     """
     flags, recipe, dtype = config.flags, config.recipe, config.dtype
-    gpu = jax.default_backend() == "gpu"
+    backend = jax.default_backend()
+    gpu, on_cpu = backend == "gpu", backend == "cpu"
     if flags.hardware not in (None, "cpu"):
-        gpu, dtype = True, "bfloat16" if flags.dtype == "auto" else dtype
+        gpu, on_cpu = True, False
+        dtype = "bfloat16" if flags.dtype == "auto" else dtype
     can = gpu and cudnn_attends(sizes.llama, recipe.seq_len, dtype)
     require(
         flags.attention != "cudnn" or can,
         "--attention cudnn needs a GPU, bfloat16, an even --seq_len and heads of at "
-        "most 128 that 8 divides; wanted auto, xla or recomputed",
+        "most 128 that 8 divides; wanted auto or xla",
     )
     kernel: Kernel = "cudnn" if can else "xla"
     if flags.attention != "auto":
@@ -141,6 +144,7 @@ def job_of_run(config: RunConfig, sizes: ModelConfig, opening: int = 0) -> Job:
         recipe=dataclasses.replace(recipe, seq_len=recipe.seq_len + opening),
         strategy=config.strategy,
         dtype=dtype,
+        activations=activations_of(dtype, on_cpu),
         remat=flags.remat,
         kernel=kernel,
         items=flags.item_optimizer,

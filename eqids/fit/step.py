@@ -100,7 +100,7 @@ def make_step(
 
     Args:
         optimizer: as it was given to `start`.
-        dtype: of Llama's computation.
+        dtype: of Llama's activations.
         remat: recompute Llama's blocks in the backward pass.
         kernel: of the attention.
         accumulate: parts of the batch that are computed one after the other.

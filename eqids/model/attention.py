@@ -1,19 +1,23 @@
 """Attention: what computes it, what a position sees, what comes before sequences."""
 
+import math
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config import LlamaConfig
+from eqids.model.product import PRODUCT
 from sharding import like
 
-Kernel = Literal["xla", "cudnn", "recomputed"]
-"""What computes attention: XLA's products, which keep the scores for the backward pass;
-cuDNN's fused kernel, which keeps none; or XLA's with scores computed again."""
+Kernel = Literal["xla", "cudnn", "like_cudnn"]
+"""What computes attention: XLA's products, whose scores the backward pass computes
+again; cuDNN's fused kernel; or, where that cannot even be traced, products that leave
+to the backward pass what the kernel does."""
 
 
 def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
@@ -24,6 +28,10 @@ def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
         and config.head % 8 == 0
         and config.head <= 128
     )
+
+
+_NEVER = -1e30
+"""The score of what is not seen; finite, so that seeing nothing is no NaN."""
 
 
 class Opening(eqx.Module):
@@ -72,12 +80,13 @@ def attention(
                 jnp.concatenate([jnp.broadcast_to(x, (len(y), *x.shape)), y], axis=1)
                 for x, y in zip(before, (k, v), strict=True)
             )
-        which: Literal["xla", "cudnn"] = "cudnn" if kernel == "cudnn" else "xla"
-        return jax.nn.dot_product_attention(
-            q, k, v, mask=mask[:, None], implementation=which
-        )
+        if kernel == "cudnn":
+            return jax.nn.dot_product_attention(
+                q, k, v, mask=mask[:, None], implementation=kernel
+            )
+        return _by_products(q, k, v, mask)
 
-    if kernel == "recomputed":
+    if kernel == "like_cudnn":
         local = jax.checkpoint(local)
     sharding = like(q)
     arrays = (q, k, v, mask, *before)
@@ -88,6 +97,25 @@ def attention(
     return jax.shard_map(
         local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec
     )(*arrays)
+
+
+def _by_products(
+    q: Float[Array, "batch seq heads head"],
+    k: Float[Array, "batch keys kv_heads head"],
+    v: Float[Array, "batch keys kv_heads head"],
+    mask: Bool[Array, "batch seq keys"],
+) -> Float[Array, "batch seq heads head"]:
+    """Attention where the queries of a group are the rows of one matrix."""
+    batch, seq, heads, head = q.shape
+    keys, groups = k.shape[1:3]
+    q = q.reshape(batch, seq, groups, heads // groups, head).transpose(0, 2, 3, 1, 4)
+    rows = q.reshape(batch, groups, -1, head)
+    score = jnp.einsum("bgrd,bkgd->bgrk", rows, k, preferred_element_type=jnp.float32)
+    score = score.reshape(batch, groups, -1, seq, keys) / math.sqrt(head)
+    weight = jax.nn.softmax(jnp.where(mask[:, None, None], score, _NEVER), axis=-1)
+    weight = weight.astype(v.dtype).reshape(batch, groups, -1, keys)
+    y = checkpoint_name(jnp.einsum("bgrk,bkgd->bgrd", weight, v), PRODUCT)
+    return y.reshape(q.shape).transpose(0, 3, 1, 2, 4).reshape(batch, seq, heads, head)
 
 
 def sees(segment: Int[Array, "batch seq"]) -> Bool[Array, "batch seq seq"]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -21,6 +22,7 @@ from eqids.model.attention import (
     with_columns,
 )
 from eqids.model.lora import LowRank, low_rank_changes
+from eqids.model.product import PRODUCT, narrowed, product
 from eqids.model.rope import rope_tables, rotate
 from sharding import gathered, like, lookup
 
@@ -153,30 +155,55 @@ class Block(eqx.Module):
         out_sharding: NamedSharding | None = None,
     ) -> Float[Array, "batch seq *outputs"]:
         """Returns `x` times a matrix of the block, and times its low-rank change."""
-        weight = gathered(getattr(self, name).astype(x.dtype))
-        y = jnp.einsum(equation, x, weight, out_sharding=out_sharding)
+        y = product(equation, x, getattr(self, name), out_sharding)
         change = None if self.lora is None else self.lora.get(name)
-        return y if change is None else y + change(x, out_sharding)
+        return checkpoint_name(
+            y if change is None else y + change(x, out_sharding), PRODUCT
+        )
 
 
-def checkpointed(body: Callable[..., Any], remat: bool) -> Callable[..., Any]:
-    """Returns a function of one block whose backward pass keeps no copies of weights.
+Kept = Literal["nothing", "products", "all"]
+"""What a block leaves to its backward pass besides what entered it."""
+
+
+def kept_with(kernel: Kernel, remat: bool) -> Kept:
+    """Returns what blocks keep.
+
+    From products all else is quickly made again, scores of the attention too: they are
+    a product, but a large one. Not so where cuDNN computes these, whose result XLA
+    cannot make inside of others.
+
+    Args:
+        kernel: of the attention.
+        remat: whether blocks are recomputed.
+    """
+    if remat:
+        return "nothing"
+    return "products" if kernel == "xla" else "all"
+
+
+def checkpointed(body: Callable[..., Any], kept: Kept) -> Callable[..., Any]:
+    """Returns a function of one block whose backward pass makes again what is not kept.
 
     Args:
         body: what `jax.lax.scan` runs.
-        remat: keep nothing but what enters.
+        kept: what is; copies of weights never are.
     """
-    policy = None if remat else _all_but_weights
-    return jax.checkpoint(body, policy=policy, prevent_cse=False)
+    policies: dict[Kept, Callable[..., bool] | None] = {
+        "nothing": None,
+        "products": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+        "all": _all_but_weights,
+    }
+    return jax.checkpoint(body, policy=policies[kept], prevent_cse=False)
 
 
 def _all_but_weights(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:
-    """A policy for `jax.checkpoint`: keeps all but gathered weights and casts.
+    """A policy for `jax.checkpoint`: keeps all but gathered weights, casts and names.
 
-    Both stand for whole copies of the model, layer after layer, and cost little to
-    make again.
+    The first two stand for whole copies of the model, layer after layer, and cost
+    little to make again; what has a name is kept without it.
     """
-    return primitive.name not in ("reshard", "convert_element_type")
+    return primitive.name not in ("reshard", "convert_element_type", "name")
 
 
 class Llama(eqx.Module):
@@ -201,7 +228,8 @@ class Llama(eqx.Module):
         self, words: Int[Array, "batch seq"], dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "batch seq width"]:
         """Returns the embeddings of word tokens."""
-        return lookup(gathered(self.embedding.astype(dtype)), words)
+        table = gathered(narrowed(self.embedding, dtype))
+        return lookup(table, words).astype(dtype)
 
     def hidden(
         self,
@@ -243,7 +271,7 @@ class Llama(eqx.Module):
             block, key, before = layer
             return block(x, mask, rope, rate, key, kernel, before), None
 
-        body = checkpointed(body, remat)
+        body = checkpointed(body, kept_with(kernel, remat))
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
         x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys, opening))
         return rms_norm(x, self.norm, self.config.norm_eps)

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqids.config import LoraConfig, LoraTarget
+from eqids.model.product import PRODUCT
 from sharding import Words, gathered, like, words
 
 FIELDS: Mapping[LoraTarget, str] = types.MappingProxyType(
@@ -93,6 +95,7 @@ class LowRank(eqx.Module):
         a, b = (gathered(w.astype(x.dtype)) for w in (self.a, self.b))
         ends = tuple(range(-len(self.inputs), 0))
         y = jnp.tensordot(x, a, (ends, ends), out_sharding=out_sharding)
+        y = checkpoint_name(y, PRODUCT)
         return jnp.tensordot(self.scale * y, b, (-1, -1), out_sharding=out_sharding)
 
 
