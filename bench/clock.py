@@ -72,6 +72,7 @@ def alternate(
     repetitions: int,
     budget: float,
     *,
+    settle: bool = False,
     clock: Clock = now,
 ) -> dict[str, Timing]:
     """Times contenders in turns, so that what disturbs one disturbs the others too.
@@ -84,6 +85,9 @@ def alternate(
         contenders: by name, what to run; returns when its work is done.
         repetitions: of each, at most.
         budget: seconds of wall time for the repetitions of one contender.
+        settle: begin every turn with a run that does not count, for work that is
+            repeated without a pause where it is used: the first run after another
+            contender's meets that one's memory.
         clock: for tests.
     """
     spent, counts = {}, {}
@@ -99,6 +103,8 @@ def alternate(
         for name in names if turn % 2 == 0 else reversed(names):
             count = counts[name]
             if (turn + 1) * count // repetitions > turn * count // repetitions:
+                if settle:
+                    contenders[name]()
                 spent[name].append(_time(contenders[name], clock))
     return {
         name: Timing(*(tuple(times) for times in zip(*rows, strict=True)))

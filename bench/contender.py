@@ -95,7 +95,12 @@ class Contender:
 
 
 def race(
-    case: Case, units: int, contenders: Sequence[Contender], options: Options
+    case: Case,
+    units: int,
+    contenders: Sequence[Contender],
+    options: Options,
+    *,
+    settle: bool = False,
 ) -> list[Row]:
     """Times contenders in turns, see `bench.clock.alternate`.
 
@@ -104,13 +109,16 @@ def race(
         units: targets or queries in one repetition.
         contenders: who.
         options: how often.
+        settle: begin every turn with a run that does not count.
     """
     # On one core the CPU's time tells the same as the wall's, and other processes
     # on that core disturb it less.
     one = num_cores() == 1
     on_cpu = jax.default_backend() == "cpu"
     named = {contender.label: contender for contender in contenders}
-    timings = alternate(named, options.most_repetitions, options.most_seconds)
+    timings = alternate(
+        named, options.most_repetitions, options.most_seconds, settle=settle
+    )
     return [
         Row(
             case=case,

@@ -1,4 +1,7 @@
-"""The loader: batches a second, with and without words, and whether a step waits."""
+"""The loader: batches a second, with and without words, and whether a step waits.
+
+Steps are nano's, as a run makes them; RecTools' SASRec trains beside them.
+"""
 
 import dataclasses
 import time
@@ -14,6 +17,7 @@ from bench.contender import Contender, Measured, measure_each, race
 from bench.histories import opened
 from bench.options import DataOptions
 from bench.record import Curve, Row, Section, find
+from bench.sasrec import SASREC, has_rectools, sasrec_epochs
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data import Dataset
 from eqids.data.batches import Arrays, BatchConfig, TrainingBatches
@@ -25,6 +29,7 @@ from eqids.model import Batch, EqIDs
 OURS = "EqIDs"
 ITEMS, WORDS = "batches", "batches with words"
 LOADED, READY = "steps, loaded beside", "steps, batches in memory"
+EPOCH = "an epoch"
 
 MEANINGS = {
     "rows_per_second": "rows that one thread makes in a second",
@@ -34,6 +39,7 @@ MEANINGS = {
     "waiting_share": "of a train step of nano, spent waiting for its batch",
     "loading_share": "by which steps are slower than with batches in memory",
     "programs": "compiled for the steps, 1 if none is compiled again",
+    "ratio_sasrec": "targets a second of nano's steps / of RecTools' SASRec",
 }
 
 
@@ -62,11 +68,23 @@ def measure_case(options: DataOptions, which: str) -> Measured:
             f"{options.tokens_per_item}, {words.length.mean():.1f} on average."
         )
     else:
-        contenders = _Steps(dataset, items, options).contenders()
+        steps = _Steps(dataset, items, options)
+        contenders = steps.contenders()
         note = (
-            f"steps: nano on {size} x {seq_len}, each waited for before the next batch "
-            "is asked for; the loader is another thread, as in a run."
+            f"steps: nano ({steps.parameters:,} parameters) on {size} x {seq_len}, "
+            "each waited for before the next batch is asked for; the loader is another "
+            "thread, as in a run. "
         )
+        if has_rectools():
+            peer = sasrec_epochs(
+                EPOCH, dataset, seq_len, steps.parameters, options.seed
+            )
+            contenders.append(peer)
+            note += (
+                f"SASRec has {peer.facts['parameters']:,.0f}, and RecTools' defaults."
+            )
+        else:
+            note += "SASRec is left out: rectools[torch] is not installed."
     rows = race(case, size * options.num_batches, contenders, options)
     return [_with_rate(row) for row in rows], [note]
 
@@ -109,14 +127,17 @@ class _Steps:
         first, self._key = run_keys(options.seed)
         model = EqIDs(sizes, valid=dataset.item_valid, key=first)
         params, self._frozen = split(model, "all", jnp.float32)
+        self.parameters = sum(x.size for x in jax.tree.leaves(params))
         optimizer = make_optimizer(recipe, 1.0)
         self._state = start(params, optimizer)
         self._step = make_step(optimizer, jnp.float32, remat=False)
         self._loader, self._number = loader, options.num_batches
         self._ready = [loader.batch(k) for k in range(self._number)]
+        targets = sum(np.count_nonzero(b["target"] >= 0) for b in self._ready)
+        self._targets = {"targets": float(targets)}
         # One stream for all repetitions, as in a run: its thread is ahead already.
         self._stream = loader.iterate(0, 2**31)
-        self._facts: dict[str, float] = {}
+        self._facts = dict(self._targets)
 
     def contenders(self) -> list[Contender]:
         """Steps on batches as they come, and on batches that are there."""
@@ -133,7 +154,7 @@ class _Steps:
         ready()  # compiles
         return [
             Contender(OURS, LOADED, loaded, facts=self._facts),
-            Contender(OURS, READY, ready),
+            Contender(OURS, READY, ready, facts=self._targets),
         ]
 
     def _run(self, batches: Any) -> tuple[float, float]:
@@ -152,9 +173,11 @@ class _Steps:
 
 
 def _with_rate(row: Row) -> Row:
-    facts = {"rows/s": row.units / row.seconds.median}
-    if "targets" in row.facts:
-        facts["targets/s"] = row.facts["targets"] / row.seconds.median
+    facts = {"targets/s": row.facts["targets"] / row.seconds.median}
+    if row.name == OURS:
+        facts["rows/s"] = row.units / row.seconds.median
+    if "parameters" in row.facts:
+        facts["parameters"] = row.facts["parameters"]
     if "waited" in row.facts:
         facts["waiting"] = row.facts["waited"] / row.facts["seconds"]
         facts["programs"] = row.facts["programs"]
@@ -168,6 +191,7 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
         if (row := find(rows, OURS, work)) is not None
     }
     loaded, ready = find(rows, OURS, LOADED), find(rows, OURS, READY)
+    peer = find(rows, SASREC, EPOCH)
     assert loaded is not None and ready is not None, "steps were not measured"
     return {
         "rows_per_second": found[ITEMS]("rows/s"),
@@ -177,10 +201,17 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
         "waiting_share": loaded.facts["waiting"],
         "loading_share": loaded.seconds.median / ready.seconds.median - 1,
         "programs": loaded.facts["programs"],
+        "ratio_sasrec": None
+        if peer is None
+        else loaded.facts["targets/s"] / peer.facts["targets/s"],
     }
 
 
 def _curve(rows: Sequence[Row]) -> Curve:
     """Rows a second; there is one size."""
-    series = {row.work: [(float(row.units), row.facts["rows/s"])] for row in rows}
+    series = {
+        row.work: [(float(row.units), row.facts["rows/s"])]
+        for row in rows
+        if row.name == OURS
+    }
     return Curve("The loader", "rows in one repetition", "rows a second", series)

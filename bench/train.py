@@ -183,7 +183,9 @@ def _dense(options: TrainOptions, workload: Workload) -> list[Row]:
     if peers:
         limits += torch_matmuls(TORCH_LIMIT, *args)
     _trace(options, ours)
-    rows = race(workload.case, amount.targets, [ours, *peers, *limits], options)
+    rows = race(
+        workload.case, amount.targets, [ours, *peers, *limits], options, settle=True
+    )
     gflop = flops_of(*args[:2], amount.positions) / 1e9
     return _with_rates([_as_limit(row, gflop) for row in rows])
 
@@ -207,7 +209,7 @@ def _histories(options: TrainOptions, workload: Workload, dataset: Dataset) -> M
         contenders.append(_torch(step, name, windows, workload, number))
     _trace(options, contenders[0])
     amount = Amount.of(packed)
-    rows = race(workload.case, amount.targets, contenders, options)
+    rows = race(workload.case, amount.targets, contenders, options, settle=True)
     note = (
         f"{workload}: {len(windows)} windows with {amount.targets:,} targets of "
         f"{dataset.path}, in {len(packed)} batches packed and {len(unpacked)} not."
@@ -321,6 +323,8 @@ def _notes() -> list[str]:
     notes = [
         "us each: of a target. GFLOP/s: of what the mathematics asks for, by formula "
         "(bench/flops.py); of the products alone, of what they compute.",
+        "Every turn begins with a step that is not timed: the first after another's "
+        "step meets its memory, which a run never does.",
         "Weights are random. The peer has the same Llama, adapters, freezing and "
         "AdamW, under a full softmax over the catalog at positions with a target.",
     ]

@@ -65,6 +65,15 @@ def test_contenders_take_turns_in_changing_order() -> None:
     assert timings["b"] == Timing((1, 1, 1), (0.5, 0.5, 0.5))
 
 
+def test_turns_can_begin_with_a_run_that_does_not_count() -> None:
+    watch = Stopwatch()
+    work = {"a": watch.work("a", 9, 1), "b": watch.work("b", 7, 5, 2)}
+    timings = alternate(work, 2, 100, settle=True, clock=watch)
+    assert "".join(watch.turns) == "ab" + "aabb" + "bbaa"
+    assert timings["a"].wall == (9, 9)
+    assert timings["b"].wall == (2, 5)
+
+
 def test_slow_contenders_run_less_often_evenly_spread_or_once() -> None:
     watch = Stopwatch()
     work = {n: watch.work(n, s) for n, s in {"a": 1, "b": 4, "c": 11}.items()}

@@ -8,7 +8,7 @@ import pytest
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
-from bench import __main__ as door, data, everything, recommend
+from bench import __main__ as door, data, everything, recommend, sasrec
 from bench.options import AllOptions, RecommendOptions, TopkOptions
 from eqids.config import UserError
 from eqids.data import Dataset
@@ -43,6 +43,23 @@ def test_the_quick_bench_of_data(
     assert found["words_targets_per_second"] > 0
     assert 0 < found["waiting_share"] < 1
     assert found["programs"] == 1
+
+
+def test_sasrec_is_given_the_training_events_in_their_order(dataset: Dataset) -> None:
+    events = sasrec.training_events(dataset)
+    for user in range(dataset.num_users):
+        own = events[events["user_id"] == user]
+        history = dataset.history(user)[: dataset.train_length[user]]
+        assert own["item_id"].tolist() == history.tolist()
+        assert own["datetime"].is_monotonic_increasing
+        assert own["datetime"].is_unique
+
+
+def test_sasrec_is_as_large_as_nano() -> None:
+    """262,752 is what RecTools 0.19 makes of width 96, 1,683 items, 50 places."""
+    width = sasrec.width_for(1_682 + 1 + 50, 278_325)
+    assert width == 96
+    assert abs(262_752 / 278_325 - 1) < 0.06
 
 
 def test_words_are_as_many_as_a_text_has(dataset: Dataset) -> None:
