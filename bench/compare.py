@@ -95,7 +95,7 @@ def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
         )
     told = [
         "ratio: our time after / before, beyond what peers changed by in the same "
-        f"case. noise: of all repetitions of both files, {LEAST:.0%} at least.",
+        f"case. noise: from quartile to quartile, {LEAST:.0%} at least.",
         *notes,
     ]
     return "\n".join([*aligned(lines), "", *told, verdict])
@@ -109,7 +109,8 @@ def _change(a: Rows, b: Rows, key: tuple[str, ...], both: Sequence[Any]) -> Chan
     ]
     peers = statistics.median(shifts) if shifts else 0.0
     apart = max(shifts, default=0.0) - min(shifts, default=0.0)
-    widths = [math.log(max(times) / min(times)) for times in (a[key], b[key])]
+    spreads = [Spread.of(times) for times in (a[key], b[key])]
+    widths = [math.log(spread.high / spread.low) for spread in spreads]
     noise = math.expm1(math.hypot(*widths, apart / 2))
     section, case, _, work = key
     label = f"{section}: {work} ({case})"
