@@ -95,7 +95,8 @@ def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
         )
     told = [
         "ratio: our time after / before, beyond what peers changed by in the same "
-        f"case. noise: from quartile to quartile, {LEAST:.0%} at least.",
+        f"case. noise: of all repetitions of both files but tenths at the ends, {LEAST:.0%} "
+        "at least.",
         *notes,
     ]
     return "\n".join([*aligned(lines), "", *told, verdict])
@@ -109,14 +110,23 @@ def _change(a: Rows, b: Rows, key: tuple[str, ...], both: Sequence[Any]) -> Chan
     ]
     peers = statistics.median(shifts) if shifts else 0.0
     apart = max(shifts, default=0.0) - min(shifts, default=0.0)
-    spreads = [Spread.of(times) for times in (a[key], b[key])]
-    widths = [math.log(spread.high / spread.low) for spread in spreads]
+    widths = [_width(times) for times in (a[key], b[key])]
     noise = math.expm1(math.hypot(*widths, apart / 2))
     section, case, _, work = key
     label = f"{section}: {work} ({case})"
     return Change(
         label, _median(a[key]), _median(b[key]), math.exp(peers), max(LEAST, noise)
     )
+
+
+def _width(seconds: tuple[float, ...]) -> float:
+    """The logarithm of slowest over fastest, a tenth of the times left out at each end.
+
+    Among many repetitions some are stray.
+    """
+    stray = len(seconds) // 10
+    ordered = sorted(seconds)
+    return math.log(ordered[-1 - stray] / ordered[stray])
 
 
 def _median(seconds: tuple[float, ...]) -> float:
