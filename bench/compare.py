@@ -95,8 +95,8 @@ def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
         )
     told = [
         "ratio: our time after / before, beyond what peers changed by in the same "
-        f"case. noise: of all repetitions of both files but tenths at the ends, {LEAST:.0%} "
-        "at least.",
+        "case. noise: of all repetitions of both files but tenths at the ends, "
+        f"{LEAST:.0%} at least.",
         *notes,
     ]
     return "\n".join([*aligned(lines), "", *told, verdict])
