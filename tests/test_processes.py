@@ -127,9 +127,12 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
     with ending([alone]):
         assert alone.wait(300) == 0, logs[2].read_text()[-4000:]
     assert "2 processes with 4 devices" in logs[0].read_text()
-    # The second one is silent, but for gloo, which tells that it is there.
+    # The second one is silent, but for gloo, which tells that it is there: of how many,
+    # a number that may follow alone where two of its threads speak at once.
     said = logs[1].read_text().splitlines()
-    assert [x for x in said if x and not x.startswith("[Gloo]")] == []
+    assert [
+        x for x in said if not x.startswith("[Gloo]") and x.strip(" 0123456789")
+    ] == []
     rows = [metrics(run) for run in (one, two)]
     assert [x["step"] for x in rows[0]] == [2, 3, 3, 4, 6, 6]
     for mine, theirs in zip(*rows, strict=True):
