@@ -119,7 +119,7 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         activations=job.sizes.llama.num_layers * kept,
         working=inside + weights,
         # Pieces are large on accelerators, where half precision is used.
-        head=4 * (PIECE if job.dtype == "float32" else LARGE_PIECE),
+        head=4 * (PIECE if job.activations == "float32" else LARGE_PIECE),
         words=_words(job, run),
         sums=gradients + blocks if job.accumulate > 1 else 0,
     )
