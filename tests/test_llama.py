@@ -23,7 +23,7 @@ from eqids.config import (
     UserError,
 )
 from eqids.model import EqIDs, Llama
-from eqids.model.attention import Kernel, cudnn_attends
+from eqids.model.attention import Kernel
 from eqids.model.product import product
 from sharding import words
 
@@ -290,14 +290,6 @@ def test_products_with_wider_weights_are_in_the_precision_of_activations() -> No
     y = product("bw,fw->bf", x, weight)
     assert y.dtype == x.dtype
     assert jnp.all(y == 3)
-
-
-def test_cudnn_attends_half_precision_and_even_lengths() -> None:
-    llama = LLAMA_PRESETS["1b"]
-    assert cudnn_attends(llama, 64, "bfloat16")
-    assert not cudnn_attends(llama, 64, "float32")
-    assert not cudnn_attends(llama, 51, "bfloat16")
-    assert not cudnn_attends(LlamaConfig(16, 1, 2, 2, 4, 8, 9), 64, "bfloat16")
 
 
 def test_an_eqids_has_no_head_for_words() -> None:

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config import LlamaConfig
-from eqids.model.product import PRODUCT
+from eqids.model.product import PRODUCT, product
 from sharding import like
 
 Kernel = Literal["xla", "cudnn", "like_cudnn"]
@@ -32,6 +32,9 @@ def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
 
 _NEVER = -1e30
 """The score of what is not seen; finite, so that seeing nothing is no NaN."""
+
+_PART, _MOST_PARTS = 64, 4
+"""Least queries in a part, and most parts, see `_ends_of_parts`."""
 
 
 class Opening(eqx.Module):
@@ -66,9 +69,10 @@ def attention(
 
     Args:
         q: queries.
-        k: keys.
+        k: keys; products are computed in the narrower precision of both.
         v: values.
-        mask: what each position sees, of the opening and then of the sequence.
+        mask: what each position sees, of the opening and then of the sequence up to
+            itself.
         kernel: what computes it.
         opening: one block's keys and values before those of every row.
     """
@@ -105,17 +109,37 @@ def _by_products(
     v: Float[Array, "batch keys kv_heads head"],
     mask: Bool[Array, "batch seq keys"],
 ) -> Float[Array, "batch seq heads head"]:
-    """Attention where the queries of a group are the rows of one matrix."""
+    """Attention of one part of the queries after another, on no key behind its last.
+
+    The queries of a group are the rows of one matrix.
+    """
     batch, seq, heads, head = q.shape
-    keys, groups = k.shape[1:3]
+    before, groups = k.shape[1] - seq, k.shape[2]
     q = q.reshape(batch, seq, groups, heads // groups, head).transpose(0, 2, 3, 1, 4)
-    rows = q.reshape(batch, groups, -1, head)
-    score = jnp.einsum("bgrd,bkgd->bgrk", rows, k, preferred_element_type=jnp.float32)
-    score = score.reshape(batch, groups, -1, seq, keys) / math.sqrt(head)
-    weight = jax.nn.softmax(jnp.where(mask[:, None, None], score, _NEVER), axis=-1)
-    weight = weight.astype(v.dtype).reshape(batch, groups, -1, keys)
-    y = checkpoint_name(jnp.einsum("bgrk,bkgd->bgrd", weight, v), PRODUCT)
-    return y.reshape(q.shape).transpose(0, 3, 1, 2, 4).reshape(batch, seq, heads, head)
+    parts, start = [], 0
+    for stop in _ends_of_parts(seq):
+        keys = before + stop
+        rows = q[..., start:stop, :].reshape(batch, groups, -1, head)
+        score = product("bgrd,bkgd->bgrk", rows, k[:, :keys], dtype=jnp.float32)
+        score = score.reshape(batch, groups, -1, stop - start, keys) / math.sqrt(head)
+        seen = mask[:, None, None, start:stop, :keys]
+        weight = jax.nn.softmax(jnp.where(seen, score, _NEVER), axis=-1)
+        weight = weight.astype(q.dtype).reshape(batch, groups, -1, keys)
+        part = product("bgrk,bkgd->bgrd", weight, v[:, :keys])
+        parts.append(part.reshape(batch, groups, -1, stop - start, head))
+        start = stop
+    y = checkpoint_name(jnp.concatenate(parts, axis=3), PRODUCT)
+    return y.transpose(0, 3, 1, 2, 4).reshape(batch, seq, heads, head)
+
+
+def _ends_of_parts(seq: int) -> list[int]:
+    """Where parts of the queries end, which are about equal.
+
+    Of n parts (n - 1) / 2n of the scores, which nobody sees, are never computed; small
+    parts cost more than they spare.
+    """
+    num = min(max(seq // _PART, 1), _MOST_PARTS)
+    return [seq * (part + 1) // num for part in range(num)]
 
 
 def sees(segment: Int[Array, "batch seq"]) -> Bool[Array, "batch seq seq"]:

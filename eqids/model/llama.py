@@ -137,8 +137,11 @@ class Block(eqx.Module):
     ) -> tuple[
         Float[Array, "batch seq kv_heads head"], Float[Array, "batch seq kv_heads head"]
     ]:
+        """Returns them in the precision of products, see `product`."""
         k = rotate(self.times("wk", "bsw,hdw->bshd", x), *rope)
-        return k, self.times("wv", "bsw,hdw->bshd", x)
+        v = self.times("wv", "bsw,hdw->bshd", x)
+        dtype = narrowed(self.wk, x.dtype).dtype
+        return k.astype(dtype), v.astype(dtype)
 
     def feed_forward(
         self, x: Float[Array, "batch seq width"]

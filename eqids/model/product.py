@@ -19,6 +19,7 @@ def product(
     x: Float[Array, "*inputs"],
     weight: Float[Array, "*sizes"],
     out_sharding: NamedSharding | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*outputs"]:
     """Returns an einsum in the precision of `x`.
 
@@ -28,15 +29,20 @@ def product(
     without converting it. Gradients are computed alike.
 
     Args:
-        equation: of two operands, whose every letter is in two of the three terms.
+        equation: of two operands, whose letters are each in two of the three terms or
+            in all.
         x: activations.
-        weight: as it is stored; a mesh gathers it.
+        weight: as it is stored; a mesh gathers it. Or other activations.
         out_sharding: where einsum cannot tell.
+        dtype: of the result, at least that of `x`, by default the same.
     """
     weight = gathered(narrowed(weight, x.dtype))
     if weight.dtype != x.dtype:
-        return _rounded(equation, out_sharding, x, weight)
-    return jnp.einsum(equation, x, weight, out_sharding=out_sharding)
+        y = _rounded(equation, out_sharding, x, weight)
+        return y if dtype is None else y.astype(dtype)
+    return jnp.einsum(
+        equation, x, weight, out_sharding=out_sharding, preferred_element_type=dtype
+    )
 
 
 def narrowed(

@@ -1,0 +1,93 @@
+"""Attention by products against torch's, forward and backward."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from conftest import assert_close
+
+from eqids.config import LLAMA_PRESETS, LlamaConfig
+from eqids.model.attention import (
+    Opening,
+    attention,
+    cudnn_attends,
+    sees,
+    with_columns,
+)
+
+
+def theirs(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, dy: jax.Array
+) -> list[np.ndarray]:
+    """What torch returns, and the gradients to q, k and v."""
+    leaves = [torch.tensor(np.asarray(x, np.float64)) for x in (q, k, v)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    y = torch.nn.functional.scaled_dot_product_attention(
+        *[x.transpose(1, 2) for x in leaves],
+        attn_mask=torch.tensor(np.asarray(mask))[:, None],
+        enable_gqa=True,
+    ).transpose(1, 2)
+    y.backward(torch.tensor(np.asarray(dy, np.float64)))
+    return [y.detach().numpy(), *[x.grad.numpy() for x in leaves]]
+
+
+@pytest.mark.parametrize("seq", [1, 7, 127, 128, 201, 300])
+@pytest.mark.parametrize("before", [0, 3])
+def test_attention_in_parts_is_torchs(
+    seq: int, before: int, getkey: Callable[[], jax.Array]
+) -> None:
+    q = jax.random.normal(getkey(), (2, seq, 6, 4))
+    k, v = (jax.random.normal(getkey(), (2, seq, 2, 4)) for _ in "kv")
+    dy = jax.random.normal(getkey(), q.shape)
+    segment = jnp.stack([jnp.arange(seq) // 90, jnp.arange(seq) // 250])
+    mask = with_columns(sees(segment), before, True)
+    first = [jax.random.normal(getkey(), (before, 2, 4)) for _ in "kv"]
+    stacked = Opening(*[x[None] for x in first])
+    opening = jax.tree.map(lambda x: x[0], stacked) if before else None
+    y, pull = jax.vjp(lambda *xs: attention(*xs, mask, opening=opening), q, k, v)
+    k, v = (
+        jnp.concatenate([jnp.broadcast_to(x, (2, *x.shape)), of_rows], axis=1)
+        for x, of_rows in zip(first, (k, v), strict=True)
+    )
+    expected, dq, dk, dv = theirs(q, k, v, mask, dy)
+    assert_close(y, expected, "float32")
+    assert_close(pull(dy), (dq, dk[:, before:], dv[:, before:]), "gradient")
+
+
+def test_attention_rounds_what_it_multiplies_to_narrower_keys(
+    getkey: Callable[[], jax.Array],
+) -> None:
+    q = jax.random.normal(getkey(), (2, 130, 6, 4))
+    keys = [jax.random.normal(getkey(), (2, 130, 2, 4)) for _ in "kv"]
+    k, v = (x.astype(jnp.bfloat16) for x in keys)
+    dy = jax.random.normal(getkey(), q.shape)
+    mask = sees(jnp.ones((2, 130), jnp.int32))
+    y, pull = jax.vjp(lambda *xs: attention(*xs, mask), q, k, v)
+    dq, dk, dv = pull(dy)
+    assert (y.dtype, dq.dtype, dk.dtype) == (q.dtype, q.dtype, k.dtype)
+    whole = [x.astype(jnp.float32) for x in (q.astype(jnp.bfloat16), k, v)]
+    expected = theirs(*whole, mask, dy)
+    ours = y, dq, dk.astype(jnp.float32), dv.astype(jnp.float32)
+    assert_close(ours, tuple(expected), "bfloat16")
+
+
+def test_attention_computes_little_of_what_nobody_sees() -> None:
+    def flops(seq: int) -> float:
+        q, mask = jnp.ones((1, seq, 4, 32)), sees(jnp.ones((1, seq), jnp.int32))
+        k = jnp.ones((1, seq, 2, 32))
+        return jax.jit(attention).lower(q, k, k, mask).cost_analysis()["flops"]
+
+    whole, parts = flops(64), flops(256)
+    assert parts < 0.66 * 16 * whole
+
+
+def test_cudnn_attends_half_precision_and_even_lengths() -> None:
+    llama = LLAMA_PRESETS["1b"]
+    assert cudnn_attends(llama, 64, "bfloat16")
+    assert not cudnn_attends(llama, 64, "float32")
+    assert not cudnn_attends(llama, 51, "bfloat16")
+    assert not cudnn_attends(LlamaConfig(16, 1, 2, 2, 4, 8, 9), 64, "bfloat16")
