@@ -16,6 +16,7 @@ from eqids.fit.recipe import DEFAULT_DATA
 
 FIELDS = ("words", "items", "gap", "segment", "position", "target")
 _EMPTY = {"items": -1, "target": -1}
+_LOOKED_AT = 64
 
 
 def opened(data_dir: Path | None) -> Dataset:
@@ -59,10 +60,32 @@ def random_windows(
 
 def packed_batches(
     dataset: Dataset, config: BatchConfig, num_batches: int
-) -> list[Arrays]:
-    """Returns the first batches of a run."""
-    batches = TrainingBatches(dataset, config)
-    return [batches.batch(k) for k in range(num_batches)]
+) -> tuple[list[Arrays], float]:
+    """Returns batches of a run that follow one another, and the windows in a usual row.
+
+    Few batches may have many short windows or few long ones, and packing is worth more
+    or less there: returned are those of the first epoch, or of its first 64 batches,
+    whose number of windows in a row is nearest to the mean.
+
+    Args:
+        dataset: whose histories.
+        config: of the batches.
+        num_batches: how many.
+
+    Returns:
+        The batches, and the mean of all that they were chosen from.
+    """
+    run = TrainingBatches(dataset, config)
+    most = max(num_batches, min(_LOOKED_AT, int(run.batches_per_epoch)))
+    batches = [run.batch(k) for k in range(most)]
+    windows = [int(batch["segment"].max(axis=1).sum()) for batch in batches]
+    mean = sum(windows) / most
+
+    def off(first: int) -> float:
+        return abs(sum(windows[first : first + num_batches]) - num_batches * mean)
+
+    first = min(range(most - num_batches + 1), key=off)
+    return batches[first : first + num_batches], mean / config.batch_size
 
 
 def windows_of(batches: Sequence[Arrays], seed: int) -> list[Window]:

@@ -52,11 +52,10 @@ def num_cores() -> int:
 
 def describe() -> dict[str, Any]:
     """Returns the CPU, the cores this process may use, memory, and settings."""
-    cpu = re.search(r"model name\s*: (.*)", _read("/proc/cpuinfo"))
     allowed = hasattr(os, "sched_getaffinity") and sorted(os.sched_getaffinity(0))
     settings = ("XLA_", "JAX_", "OMP_", "MKL_", "GLIBC_")
     return {
-        "cpu": cpu[1] if cpu else platform.processor(),
+        "cpu": _cpu(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "affinity": allowed or None,
@@ -66,6 +65,17 @@ def describe() -> dict[str, Any]:
             if name.startswith(settings)
         },
     }  # fmt: skip
+
+
+def _cpu() -> str:
+    """The processor's name, and its family and model: virtual machines hide names."""
+    told = _read("/proc/cpuinfo")
+    names = ("model name", "cpu family", "model")
+    found = [re.search(rf"^{name}\s*: (.*)", told, re.MULTILINE) for name in names]
+    name, family, model = (match[1] if match else None for match in found)
+    if name is None:
+        return platform.processor()
+    return name if family is None else f"{name}, family {family}, model {model}"
 
 
 def versions() -> dict[str, str]:

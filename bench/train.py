@@ -194,7 +194,7 @@ def _histories(options: TrainOptions, workload: Workload, dataset: Dataset) -> M
     job = workload.job(dataset.info.num_clusters, dataset.info.room)
     _check_memory(job)
     config = BatchConfig(workload.seq_len, workload.batch_size, options.seed)
-    packed = packed_batches(dataset, config, options.num_batches)
+    packed, usual = packed_batches(dataset, config, options.num_batches)
     windows = windows_of(packed, options.seed)
     unpacked = one_in_a_row(windows, workload.batch_size, workload.seq_len)
     model = Ours(job, dataset.item_valid, options.seed)
@@ -212,7 +212,9 @@ def _histories(options: TrainOptions, workload: Workload, dataset: Dataset) -> M
     rows = race(workload.case, amount.targets, contenders, options, settle=True)
     note = (
         f"{workload}: {len(windows)} windows with {amount.targets:,} targets of "
-        f"{dataset.path}, in {len(packed)} batches packed and {len(unpacked)} not."
+        f"{dataset.path}, in {len(packed)} batches packed and {len(unpacked)} not: "
+        f"{len(windows) / len(packed) / workload.batch_size:.2f} in a row, of "
+        f"{usual:.2f} in a run, which is the most that packing can be worth there."
     )
     return _with_rates(rows), [note]
 

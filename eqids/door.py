@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -142,11 +143,18 @@ def run(main: Callable[[], None]) -> None:
 
     Interrupted, it exits with 130, as shells expect, and a run that a signal stopped
     and that is saved with 128 and the signal's number (143 for SIGTERM); where another
-    process of the run is gone, with 1; anything else is a fault of ours and stays a
-    traceback.
+    process of the run is gone, with 1; where nobody reads its output any more, as
+    behind `| head`, with 141; anything else is a fault of ours and stays a traceback.
     """
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left to print goes nowhere, or Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         _exit(130, "interrupted")
     except Stopped as stopped:

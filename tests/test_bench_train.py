@@ -35,7 +35,7 @@ from eqids.config import (
     Strategy,
 )
 from eqids.data import Dataset
-from eqids.data.batches import BatchConfig
+from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.fit.strategy import trainable
 from eqids.model import Batch, EqIDs
 from sharding.hlo import count
@@ -97,7 +97,7 @@ def test_amounts_count_what_sees_each_other() -> None:
 
 
 def test_windows_are_the_same_however_they_stand(dataset: Dataset) -> None:
-    packed = packed_batches(dataset, BatchConfig(16, 4), 3)
+    packed, _ = packed_batches(dataset, BatchConfig(16, 4), 3)
     windows = windows_of(packed, seed=1)
     padded, rows = one_in_a_row(windows, 4), one_in_a_row(windows, 4, 16)
     contents = [
@@ -115,6 +115,18 @@ def test_windows_are_the_same_however_they_stand(dataset: Dataset) -> None:
         lengths = batch["segment"].sum(axis=1)
         assert 1 <= lengths.min() and lengths.max() == batch["items"].shape[1]
         assert len(lengths) <= 4
+
+
+def test_batches_have_as_many_windows_in_a_row_as_the_epoch(dataset: Dataset) -> None:
+    config = BatchConfig(16, 4)
+    run = TrainingBatches(dataset, config)
+    whole = [run.batch(k) for k in range(int(run.batches_per_epoch))]
+    counts = [len(windows_of([batch], seed=0)) / 4 for batch in whole]
+    chosen, usual = packed_batches(dataset, config, 1)
+    assert usual == pytest.approx(np.mean(counts))
+    off = abs(len(windows_of(chosen, seed=0)) / 4 - usual)
+    assert off == pytest.approx(min(abs(count - usual) for count in counts))
+    assert max(counts) > min(counts)
 
 
 def copied(model: EqIDs, torch_model: TorchRecommender) -> None:

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,17 @@ def test_recommendations_are_the_models_most_probable_items(
         np.testing.assert_allclose(found["probability"], scores[order], rtol=1e-4)
         assert set(found["user"]) == {"one"}
     assert found["probability"].sum() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "--help"]])
+def test_a_door_whose_output_nobody_reads_ends_quietly(words: list[str]) -> None:
+    command = [sys.executable, "-m", "eqids.checkpoint", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    door = subprocess.Popen(command, text=True, **pipes)
+    assert door.stdout is not None and door.stderr is not None
+    door.stdout.close()
+    assert door.stderr.read() == ""
+    assert door.wait() == 141
 
 
 def test_allow_and_deny(finished: Path) -> None:
