@@ -1,6 +1,7 @@
 """Evaluating, recommending, and what every door says of a mistake."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -60,12 +61,11 @@ def test_recommendations_are_the_models_most_probable_items(
 @pytest.mark.parametrize("words", [["--help"], ["list", "--help"]])
 def test_a_door_whose_output_nobody_reads_ends_quietly(words: list[str]) -> None:
     command = [sys.executable, "-m", "eqids.checkpoint", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    door = subprocess.Popen(command, text=True, **pipes)
-    assert door.stdout is not None and door.stderr is not None
-    door.stdout.close()
-    assert door.stderr.read() == ""
-    assert door.wait() == 141
+    unread, written = os.pipe()
+    os.close(unread)
+    done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_allow_and_deny(finished: Path) -> None:
