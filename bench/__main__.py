@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.machine import pin, use_huge_pages
+from bench.machine import busy_cores, pin, use_huge_pages
 from bench.options import (
     AllOptions,
     CheckpointOptions,
@@ -19,7 +19,8 @@ from bench.options import (
     TrainOptions,
 )
 from bench.plot import check_plotting, save
-from eqids.door import parse_command, run
+from eqids.config import require
+from eqids.door import parse_command, run, warn
 
 DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
 
@@ -33,6 +34,9 @@ DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
 
 Peers that are not installed are left out, and said so: pip install 'eqids[peers]'.
 """
+
+_BUSY = 0.3
+"""Cores at work for others above which a measurement is not to be trusted."""
 
 SECTIONS: Mapping[str, type[Options]] = {
     "train": TrainOptions,
@@ -62,6 +66,11 @@ def _measure(options: Options) -> None:
     name = next(name for name, kind in SECTIONS.items() if type(options) is kind)
     if options.plot is not None:
         check_plotting()
+    busy = busy_cores()
+    if busy is not None and busy > _BUSY:
+        warn(
+            f"other processes keep {busy:.1f} cores busy: times and ratios will be off"
+        )
     # Before jax is imported, which starts a thread for each core it sees.
     pin(options.cores)
     if options.huge_pages:
@@ -72,7 +81,7 @@ def _measure(options: Options) -> None:
     section = importlib.import_module(f"bench.{name}").measure(options)
     print(table(section))
     if options.json is not None:
-        write_json(options.json, result(section, options))
+        write_json(options.json, result(section, options, busy))
         print(f"written to {options.json}")
     if options.plot is not None:
         save(section.curve, options.plot)
@@ -83,18 +92,23 @@ def _measure_all(options: AllOptions) -> None:
     from bench.everything import measure_all
     from eqids.fit.runs import write_json
 
-    whole = measure_all(options, SECTIONS)
+    whole, failed = measure_all(options, SECTIONS)
     if options.json is not None:
         write_json(options.json, whole)
         print(f"written to {options.json}")
+    require(
+        not failed,
+        f"bench {', '.join(failed)} ended with an error, see above; the others are "
+        "measured",
+    )
 
 
 def _compare(options: CompareOptions) -> None:
-    from bench.compare import compare, text
+    from bench.compare import REGRESSION, compare, text
 
     changes, notes = compare(options.before, options.after)
     print(text(changes, notes))
-    if any(change.verdict == "REGRESSION" for change in changes):
+    if any(change.verdict == REGRESSION for change in changes):
         sys.exit(1)
 
 

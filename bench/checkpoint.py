@@ -13,7 +13,6 @@ from bench.checkpoint_ways import (
     COPY,
     COPY_COLD,
     ORBAX,
-    OURS,
     RAW,
     RESTORE,
     SAVE,
@@ -32,7 +31,7 @@ from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import free_bytes, peak_bytes, reset_peak
 from bench.options import CheckpointOptions
-from bench.record import FIRST, Row, Section, find, of_one_size, ratio
+from bench.record import FIRST, OURS, Row, Section, find, of_one_size, ratio
 from eqids.config import require
 
 MEANINGS = {
@@ -112,8 +111,10 @@ def measure_case(options: CheckpointOptions, case: Case) -> Measured:
     ways = {(way.name, way.work): way for one in used for way in one.ways()}
     try:
         if case.alone is not None:
-            way = ways[case.alone]
-            return [_once(way, tree, clock)], []
+            row = _once(ways[case.alone], tree, clock)
+            if case.alone[1] == SAVE:
+                _ = used[-1].kept  # for the process that restores alone
+            return [row], []
         for way in copying(ours.kept, case.folder, clock):
             ways[way.name, way.work] = way
         runs = {", ".join(label): way.run for label, way in ways.items()}
@@ -131,8 +132,6 @@ def measure_case(options: CheckpointOptions, case: Case) -> Measured:
 
 def _once(way: Way, tree: Mapping[str, jax.Array], clock: Stoppable) -> Row:
     """Does it a single time in this process, and watches memory."""
-    if way.work == RESTORE:
-        way.run()
     reset_peak()
     before = peak_bytes()
     wall, cpu = clock()

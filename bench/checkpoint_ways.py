@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from bench.clock import Stoppable
+from bench.record import OURS
 from eqids.fit.checkpoint import Saver, restore, save, verify
 
-OURS, ORBAX, RAW = "EqIDs", "Orbax", "file copy"
+ORBAX, RAW = "Orbax", "file copy"
 SAVE, BEGIN, RESTORE, WARM = "save", "begin a save", "restore", "restore, warm"
 VERIFY, COPY, COPY_COLD = "verify", "copy", "copy, cold"
 
@@ -153,12 +154,18 @@ class Orbax:
             self._saver.wait_until_finished()
             shutil.rmtree(path)
 
-    def _restore(self, cold: bool) -> None:
+    @property
+    def kept(self) -> Path:
+        """A checkpoint to read, made once for all processes."""
         path = self._folder / "orbax-kept"
+        if not path.exists():
+            self._saver.save(path, self._tree)
+            self._saver.wait_until_finished()
+        return path
+
+    def _restore(self, cold: bool) -> None:
         with self._clock.stopped():
-            if not path.exists():
-                self._saver.save(path, self._tree)
-                self._saver.wait_until_finished()
+            path = self.kept
             ready(path, cold)
         got = self._saver.restore(path, self._like)
         jax.block_until_ready(got)

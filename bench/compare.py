@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.clock import Spread
+from bench.record import OURS
 from bench.report import aligned
 from eqids.config import UserError, require
 
-OURS = "EqIDs"
 LEAST = 0.05
 """Share by which times may differ whatever repetitions say."""
+MOST = 0.5
+"""Noise above which nothing is said."""
+REGRESSION, UNKNOWN = "REGRESSION", "cannot tell"
 
-Rows = Mapping[tuple[str, ...], tuple[float, ...]]
-"""Seconds of every repetition, by section, case, contender and work."""
+Key = tuple[str, str, str, str, str]
+"""Section, process, case, contender and work."""
+Rows = Mapping[Key, tuple[float, ...]]
+"""Seconds of every repetition."""
+_HOW_OFTEN = {"json", "plot", "profile", "repetitions", "budget"}
+"""Flags that change no work."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +32,20 @@ class Change:
     """How our time for one thing changed from the first file to the second.
 
     Attributes:
-        label: section, case and work.
+        label: section, process, case and work.
         before: seconds, the median.
         after: seconds, the median.
         peers: how many times as long those took whose code is not ours, in the same
-            case; 1 where there are none.
-        noise: share by which the ratio may differ from theirs.
+            case of the same process; 1 where none was timed more than once.
+        noise: share by which the ratio may differ from 1; None where ours was timed
+            once, so that nobody knows.
     """
 
     label: str
     before: float
     after: float
     peers: float
-    noise: float
+    noise: float | None
 
     @property
     def ratio(self) -> float:
@@ -46,9 +54,14 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Slower or faster beyond noise, or neither."""
+        """Slower or faster beyond noise, or neither, or that none can be given.
+
+        What became no slower by the clock has not regressed, whatever peers did.
+        """
+        if self.noise is None or self.noise > MOST:
+            return UNKNOWN
         if self.ratio > 1 + self.noise:
-            return "REGRESSION"
+            return REGRESSION if self.after > self.before else "-"
         return "faster" if self.ratio < 1 / (1 + self.noise) else "-"
 
 
@@ -59,9 +72,9 @@ def compare(before: Path, after: Path) -> tuple[list[Change], list[str]]:
         UserError: a file is not a result, or they share no row of ours.
     """
     files = _read(before), _read(after)
-    a, b = (dict(_rows(file)) for file in files)
+    a, b = _rows(files[0], before), _rows(files[1], after)
     both = [key for key in a if key in b]
-    changes = [_change(a, b, key, both) for key in both if key[2] == OURS]
+    changes = [_change(a, b, key, both) for key in both if key[3] == OURS]
     require(
         len(changes) > 0, f"{before} and {after} have no measurement of ours in common"
     )
@@ -69,6 +82,12 @@ def compare(before: Path, after: Path) -> tuple[list[Change], list[str]]:
         f"{name} differs: {files[0].get(name)} and {files[1].get(name)}"
         for name in ("machine", "versions", "commit")
         if files[0].get(name) != files[1].get(name)
+    ]
+    flags = [dict(_flags(file.get("config"))) for file in files]
+    notes += [
+        f"--{name} differs, so that the work may: {flags[0][name]} and {flags[1][name]}"
+        for name in flags[0]
+        if name in flags[1] and flags[0][name] != flags[1][name]
     ]
     alone = len(a) + len(b) - 2 * len(both)
     if alone:
@@ -81,11 +100,12 @@ def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
     lines = [["", "before ms", "after ms", "ratio", "noise", ""]]
     for change in changes:
         times = (f"{1000 * x:.4g}" for x in (change.before, change.after))
-        noise = f"{100 * change.noise:.0f}%"
+        noise = "-" if change.noise is None else f"{100 * change.noise:.0f}%"
         lines.append(
             [change.label, *times, f"{change.ratio:.3f}", noise, change.verdict]
         )
-    slower = [change for change in changes if change.verdict == "REGRESSION"]
+    slower = [change for change in changes if change.verdict == REGRESSION]
+    unknown = sum(change.verdict == UNKNOWN for change in changes)
     verdict = "no regression beyond noise"
     if slower:
         worst = max(slower, key=lambda change: change.ratio)
@@ -93,29 +113,43 @@ def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
             f"{len(slower)} of {len(changes)} regressed, the worst to "
             f"{worst.ratio:.2f} times: {worst.label}"
         )
+    if unknown:
+        verdict += (
+            f"; {unknown} of {len(changes)} cannot be told: timed once, or noise of "
+            f"more than {MOST:.0%} (wanted a quiet machine, more --repetitions)"
+        )
     told = [
         "ratio: our time after / before, beyond what peers changed by in the same "
-        "case. noise: of all repetitions of both files but tenths at the ends, "
-        f"{LEAST:.0%} at least.",
+        "case. noise: of all repetitions of both files, ours and peers', but tenths at "
+        f"the ends, {LEAST:.0%} at least.",
         *notes,
     ]
     return "\n".join([*aligned(lines), "", *told, verdict])
 
 
-def _change(a: Rows, b: Rows, key: tuple[str, ...], both: Sequence[Any]) -> Change:
-    shifts = [
-        math.log(_median(b[other]) / _median(a[other]))
+def _change(a: Rows, b: Rows, key: Key, both: Sequence[Key]) -> Change:
+    peers = [
+        other
         for other in both
-        if other[:2] == key[:2] and other[2] != OURS
+        if other[:3] == key[:3]
+        and other[3] != OURS
+        and min(len(a[other]), len(b[other])) > 1
     ]
-    peers = statistics.median(shifts) if shifts else 0.0
+    shifts = [math.log(_median(b[peer]) / _median(a[peer])) for peer in peers]
     apart = max(shifts, default=0.0) - min(shifts, default=0.0)
     widths = [_width(times) for times in (a[key], b[key])]
-    noise = math.expm1(math.hypot(*widths, apart / 2))
-    section, case, _, work = key
-    label = f"{section}: {work} ({case})"
+    if peers:
+        widths += [
+            statistics.median(_width(rows[peer]) for peer in peers) for rows in (a, b)
+        ]
+    noise = max(LEAST, math.expm1(math.hypot(*widths, apart / 2)))
+    section, process, case, _, work = key
     return Change(
-        label, _median(a[key]), _median(b[key]), math.exp(peers), max(LEAST, noise)
+        label=f"{section}: {work} ({', '.join(filter(None, (process, case)))})",
+        before=_median(a[key]),
+        after=_median(b[key]),
+        peers=math.exp(statistics.median(shifts)) if shifts else 1.0,
+        noise=noise if min(len(a[key]), len(b[key])) > 1 else None,
     )
 
 
@@ -133,14 +167,42 @@ def _median(seconds: tuple[float, ...]) -> float:
     return Spread.of(seconds).median
 
 
-def _rows(file: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], tuple]]:
-    for section, found in file.items():
-        if not isinstance(found, dict) or "rows" not in found:
+def _rows(file: Mapping[str, Any], path: Path) -> dict[Key, tuple[float, ...]]:
+    found: dict[Key, tuple[float, ...]] = {}
+    for section, content in file.items():
+        if not isinstance(content, dict) or "rows" not in content:
             continue
-        for row in found["rows"]:
-            case = ", ".join(f"{name} {value}" for name, value in row["case"].items())
-            key = section, case, row["name"], row["work"]
-            yield key, tuple(row["timing"][row["clock"]])
+        try:
+            timed = [_timed(section, row) for row in content["rows"]]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is no result of this version's bench: {error!r} in a row of "
+                f"{section}"
+            ) from error
+        for key, times in timed:
+            good = len(times) > 0 and all(0 < seconds < math.inf for seconds in times)
+            require(
+                good,
+                f"{path}: {section}, {key[4]} of {key[3]} took {list(times)}, wanted "
+                "seconds",
+            )
+        found |= dict(timed)
+    return found
+
+
+def _timed(section: str, row: Mapping[str, Any]) -> tuple[Key, tuple[float, ...]]:
+    case = ", ".join(f"{name} {x}" for name, x in row["case"].items())
+    key = section, row["process"], case, row["name"], row["work"]
+    return key, tuple(float(x) for x in row["timing"][row["clock"]])
+
+
+def _flags(config: object, section: str = "") -> Iterator[tuple[str, Any]]:
+    """All flags of a result by name, those of several sections by theirs too."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            yield from _flags(value, f"{name}.")
+        elif name not in _HOW_OFTEN:
+            yield section + name, value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -148,7 +210,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} could not be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     has = isinstance(found, dict) and any(
         isinstance(section, dict) and "rows" in section for section in found.values()

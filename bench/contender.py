@@ -8,7 +8,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -150,7 +150,7 @@ def measure_each(
         cases: its second, one at a time.
 
     Returns:
-        All rows, and all notes.
+        All rows, each with the name of its case, and all notes.
 
     Raises:
         UserError: a process was killed, as systems do for want of memory.
@@ -161,8 +161,9 @@ def measure_each(
             bar.set_postfix_str(str(case))
             if bar.disable:
                 print(f"measuring {case}", file=sys.stderr, flush=True)
-            more = _in_child(measure_case, options, case)
-            rows, notes = rows + more[0], notes + more[1]
+            found, more = _in_child(measure_case, options, case)
+            rows += [replace(row, process=str(case)) for row in found]
+            notes += more
     return rows, notes
 
 

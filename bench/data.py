@@ -16,7 +16,7 @@ import numpy as np
 from bench.contender import Contender, Measured, measure_each, race
 from bench.histories import opened
 from bench.options import DataOptions
-from bench.record import Curve, Row, Section, find
+from bench.record import OURS, Curve, Row, Section, find
 from bench.sasrec import SASREC, has_rectools, sasrec_epochs
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data import Dataset
@@ -26,7 +26,6 @@ from eqids.fit import make_optimizer, make_step, split, start
 from eqids.fit.runs import run_keys
 from eqids.model import Batch, EqIDs
 
-OURS = "EqIDs"
 ITEMS, WORDS = "batches", "batches with words"
 LOADED, READY = "steps, loaded beside", "steps, batches in memory"
 EPOCH = "an epoch"

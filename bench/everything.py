@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.options import AllOptions, Options
-from eqids.config import require
 
 _SHARED = ("machine", "versions", "commit")
 
 
 def measure_all(
     options: AllOptions, sections: Mapping[str, type[Options]]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """Returns one key for each section, and the flags of each under `config`.
 
     Each is a process of its own, for each pins itself to other cores. What was
@@ -27,10 +27,11 @@ def measure_all(
         options: for all of them.
         sections: by name, what each is told.
 
-    Raises:
-        UserError: a section ended with an error, which it has told.
+    Returns:
+        The results, and the sections that ended with an error, which they have told.
     """
     whole: dict[str, Any] = {"config": {}}
+    failed = list[str]()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for name, kind in sections.items():
             path = Path(folder) / f"{name}.json"
@@ -42,12 +43,13 @@ def measure_all(
                 flags += ["--data_dir", str(options.data_dir)]
             print(f"\n== python -m bench {name}", flush=True)
             done = subprocess.run([sys.executable, "-m", "bench", name, *flags])
-            require(
-                done.returncode == 0,
-                f"bench {name} ended with exit code {done.returncode}, see above",
-            )
+            if done.returncode == 128 + signal.SIGINT:
+                raise KeyboardInterrupt
+            if done.returncode != 0:
+                failed.append(name)
+                continue
             found = json.loads(path.read_text(encoding="utf-8"))
             whole[name] = found[name]
             whole["config"][name] = found["config"]
             whole |= {key: found[key] for key in _SHARED}
-    return whole
+    return whole, failed

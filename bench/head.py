@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, Int
 from bench.catalogs import popularity, random_head, slots_of, zipf_items
 from bench.clock import exponent
 from bench.contender import Contender, Measured, measure_each, race
-from bench.head_ours import OURS, STEP, UPDATE, Ours
+from bench.head_ours import STEP, UPDATE, Ours
 from bench.head_peers import CHUNKED, TORCH, WHOLE, JaxPeers, torch_peer
 from bench.machine import free_bytes
 from bench.options import HeadOptions
-from bench.record import Curve, Row, Section, find, ratio
+from bench.record import OURS, Curve, Row, Section, find, ratio
 from bench.train_torch import has_torch
 from eqids.data.clusters import default_num_clusters
 

@@ -8,11 +8,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from bench.contender import Contender, compiled
+from bench.record import OURS
 from eqids.fit.sparse import apply_updates, lazy_adam
 from eqids.fit.touching import Touching, chances, expected_capacity
 from eqids.model import HierarchicalSoftmax
 
-OURS = "EqIDs"
 STEP, UPDATE = "forward + backward", "with update"
 LEARNING_RATE = 1e-3
 

@@ -93,4 +93,4 @@ def torch_peer(
         logits = torch.addmm(bias, query, table.T)
         torch.nn.functional.cross_entropy(logits, target, reduction="sum").backward()
 
-    return Contender(TORCH, STEP, run)
+    return Contender(TORCH, STEP, run, device="cpu")

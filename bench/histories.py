@@ -113,9 +113,13 @@ def one_in_a_row(
     Args:
         windows: in order.
         batch_size: rows of a batch at most.
-        seq_len: positions in a row, and all batches have as many rows, some of which
-            may be empty; by default a batch is as long as its longest window.
+        seq_len: positions in a row, and all batches have as many rows, the number from
+            `batch_size` on that leaves the fewest of them empty; by default a batch is
+            as long as its longest window.
     """
+    if seq_len is not None:
+        sizes = range(batch_size, 2 * batch_size)
+        batch_size = min(sizes, key=lambda rows: -len(windows) % rows)
     num_batches = -(-len(windows) // batch_size)
     most = -(-len(windows) // num_batches)
     batches: list[Arrays] = []

@@ -1,7 +1,6 @@
 """A pretrained Llama's weights, from files to arrays in their places."""
 
 import importlib
-import importlib.util
 import shutil
 import tempfile
 import threading
@@ -20,14 +19,15 @@ from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import anonymous_bytes, free_bytes
 from bench.options import LoadOptions
-from bench.record import FIRST, Row, Section, find, of_one_size, ratio
+from bench.record import FIRST, OURS, Row, Section, find, of_one_size, ratio
+from bench.train_torch import has_torch
 from convert import load_llama
 from convert.hf_files import shard_paths
 from convert.hf_write import hf_config, llama_tensors, write_llama
 from convert.outputs import Weight, new_folder
 from eqids.config import LLAMA_PRESETS, LlamaConfig, require
 
-OURS, TORCH = "EqIDs", "safetensors.torch"
+TORCH = "safetensors.torch"
 LOAD, READ, READ_COPY = "load", "read", "read, then copy"
 MAP, MAP_COPY = "load_file", "load_file, then copy"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -121,7 +121,7 @@ def measure_case(options: LoadOptions, case: Case) -> Measured:
     ways = {(OURS, LOAD): ours}
     ways |= {(RAW, READ): lambda: _read(paths, clock, copies=False)}
     ways |= {(RAW, READ_COPY): lambda: _read(paths, clock, copies=True)}
-    if _has_torch():
+    if has_torch():
         ways |= {(TORCH, MAP): lambda: _map(paths, clock, copies=False)}
         ways |= {(TORCH, MAP_COPY): lambda: _map(paths, clock, copies=True)}
     runs = {", ".join(label): way for label, way in ways.items()}
@@ -196,10 +196,6 @@ def _check_room(near: Path, config: LlamaConfig) -> None:
     )
 
 
-def _has_torch() -> bool:
-    return importlib.util.find_spec("torch") is not None
-
-
 def _row(name: str, work: str, timing: Timing, paths: Sequence[Path]) -> Row:
     size = sum(path.stat().st_size for path in paths)
     case = {"MB": round(size / 1e6), "files": len(paths)}
@@ -225,6 +221,6 @@ def _notes() -> list[str]:
         "disk. EqIDs checks that every weight is finite, the others do not.",
         f"{MAP}: tensors stay mapped, and nothing is read until they are used.",
     ]
-    if not _has_torch():
+    if not has_torch():
         notes.append(f"{TORCH} is left out: torch is not installed.")
     return notes

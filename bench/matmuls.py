@@ -89,4 +89,4 @@ def torch_matmuls(
         for x, y in runs:
             x @ y
 
-    return [Contender(name, MATMULS, run)]
+    return [Contender(name, MATMULS, run, device="cpu")]

@@ -14,7 +14,7 @@ class Options:
     """What every section of the bench is told."""
 
     quick: bool = False
-    """Small catalogs: ends within 30 seconds, and shows that the bench works."""
+    """Small cases, few repetitions: shows within about a minute that it works."""
     json: Path | None = None
     """Write the machine, the versions, the results and every repetition there."""
     plot: Path | None = None
@@ -25,13 +25,13 @@ class Options:
     repetitions: int = 7
     """Timed runs of each contender, after one to warm up."""
     huge_pages: bool = True
-    """Let all contenders allocate in huge pages, as GLIBC_TUNABLES=
-    glibc.malloc.hugetlb=1 does for any program on Linux."""
+    """Whether all contenders allocate in huge pages, as GLIBC_TUNABLES=
+    glibc.malloc.hugetlb=1 has any program do on Linux."""
     budget: float = 30.0
     """Seconds for all repetitions of one contender: slow peers are run less often, a
     peer whose warm-up takes longer only that once."""
     seed: int = 0
-    """Seeds vectors, targets and queries."""
+    """Seeds whatever is drawn."""
 
     @property
     def most_repetitions(self) -> int:
@@ -50,11 +50,8 @@ class Options:
         require(
             self.budget > 0, f"--budget is {self.budget}, wanted a number of seconds"
         )
-        for name, path in (("json", self.json), ("plot", self.plot)):
-            require(
-                path is None or path.absolute().parent.is_dir(),
-                f"--{name} {path}: its folder does not exist",
-            )
+        check_output(self.json, "--json")
+        check_output(self.plot, "--plot")
 
 
 @dataclass(frozen=True)
@@ -135,9 +132,10 @@ class TrainOptions(Options):
     """A dataset folder, whose histories are used; by default ML-100K, fetched if it is
     not there."""
     peers: bool = True
-    """Time torch too, if it is installed."""
+    """Whether torch is timed too, if it is installed."""
     profile: Path | None = None
-    """Leave a trace of one of our steps in this folder, for Perfetto or XProf."""
+    """Leave a trace of ours in this folder, in one of its own for each case, for
+    Perfetto or XProf."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +150,13 @@ class TrainOptions(Options):
 def _require_positive(name: str, *values: int) -> None:
     require(
         len(values) > 0 and min(values) >= 1,
-        f"--{name} is {' '.join(map(str, values))}, wanted 1 or more",
+        f"--{name} is {' '.join(map(str, values)) or 'empty'}, wanted 1 or more",
+    )
+
+
+def _require_folder(name: str, folder: Path | None) -> None:
+    require(
+        folder is None or folder.is_dir(), f"--{name} {folder}: there is no such folder"
     )
 
 
@@ -171,6 +175,11 @@ class LoadOptions(Options):
     """Where random weights are written and removed, by default here."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What ours casts to."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_folder("folder", self.folder)
+        _require_folder("llama_path", self.llama_path)
 
     @property
     def size_of_llama(self) -> LlamaSize:
@@ -282,7 +291,4 @@ class CheckpointOptions(Options):
         super().__post_init__()
         require(self.size > 0, f"--size is {self.size}, wanted more than 0")
         require(self.devices >= 1, f"--devices is {self.devices}, wanted 1 or more")
-        require(
-            self.folder is None or self.folder.is_dir(),
-            f"--folder {self.folder}: no such folder",
-        )
+        _require_folder("folder", self.folder)

@@ -16,17 +16,30 @@ def check_plotting() -> None:
 
 
 def save(curve: Curve, path: Path) -> None:
-    """Draws a curve, both axes logarithmic, into a PNG file."""
+    """Draws a curve, both axes logarithmic, into a PNG file; of one size, bars."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    names = list(curve.series)
+    sizes = {x for points in curve.series.values() for x, _ in points}
+    figure = Figure(figsize=(8, 4.5 + 0.2 * len(names)), layout="constrained")
     axes = figure.subplots()
-    for name, points in curve.series.items():
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
-    axes.set(title=curve.title, xlabel=curve.x, ylabel=curve.y)
-    axes.set(xscale="log", yscale="log")
+    color = matplotlib.colormaps["tab20"]
+    if len(sizes) == 1:
+        values = [points[0][1] for points in curve.series.values()]
+        bars = axes.barh(names, values, color=color(0))
+        axes.bar_label(bars, fmt="%.3g", padding=3)
+        axes.invert_yaxis()
+        axes.set(xscale="log", xlabel=f"{curve.y} ({curve.x}: {sizes.pop():,.0f})")
+    else:
+        for number, (name, points) in enumerate(curve.series.items()):
+            x, y = zip(*sorted(points), strict=True)
+            marker = "os^Dv"[number // 20 % 5]
+            axes.plot(x, y, label=name, color=color(number % 20), marker=marker)
+        axes.set(xscale="log", yscale="log", xlabel=curve.x, ylabel=curve.y)
+        figure.legend(loc="outside lower center", fontsize="small")
+    axes.set_title(curve.title)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2)
     partial = path.with_name(f".{path.name}.partial")
     figure.savefig(partial, format="png", dpi=150)
     partial.replace(path)

@@ -12,7 +12,7 @@ from bench.clock import Timing
 from bench.contender import Contender, Measured, measure_each, race
 from bench.histories import opened
 from bench.options import RecommendOptions
-from bench.record import Curve, Row, Section, find
+from bench.record import OURS, Curve, Row, Section, find
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
 from eqids.fit.checkpoint import resolve
@@ -22,7 +22,6 @@ from eqids.opening import Opened, open_checkpoint
 from eqids.recommender import History, Recommender
 from sharding import placement
 
-OURS = "EqIDs"
 FIRST, AGAIN, MANY = "one user, the first time", "one user", "many users"
 
 MEANINGS = {
@@ -44,9 +43,11 @@ def measure_case(options: RecommendOptions, asked: Path | str) -> Measured:
     model = _opened(options)
     recommender, dataset = Recommender(model), model.dataset
     users = np.flatnonzero(np.diff(dataset.offsets) > 0)
-    users = users[np.linspace(0, len(users) - 1, options.users).astype(int)]
+    number = min(options.users, len(users))
+    users = users[np.linspace(0, len(users) - 1, number).astype(int)]
     many = [_history(dataset, int(user)) for user in users]
-    case = {"items": dataset.info.num_items, "k": options.k}
+    num_items = dataset.info.num_items
+    case = {"items": num_items, "k": min(options.k, num_items)}
     ask = _asking(recommender, options)
 
     began, cpu = time.perf_counter(), time.process_time()

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from bench.clock import Spread, Timing
 
+OURS = "EqIDs"
+"""What tables call ours."""
 Case = Mapping[str, float]
 """What was measured: catalog, width and so on."""
 
@@ -28,6 +30,7 @@ class Row:
         peak_bytes: of the process during the first repetition, the tables of all
             contenders included.
         facts: what else is known, such as the clusters touched.
+        process: what measured it, among other rows; see `bench.contender.measure_each`.
     """
 
     case: Case
@@ -41,6 +44,7 @@ class Row:
     temp_bytes: int | None = None
     peak_bytes: int | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
+    process: str = ""
 
     @property
     def seconds(self) -> Spread:
@@ -115,7 +119,10 @@ def find(rows: Sequence[Row], name: str, work: str, **case: float) -> Row | None
 
 
 def ratio(slow: Row | None, fast: Row | None) -> float | None:
-    """Returns how many times the second's median fits into the first's."""
-    if slow is None or fast is None:
+    """Returns how many times the second's median fits into the first's.
+
+    None where one of them is missing, or they ran on devices of two kinds.
+    """
+    if slow is None or fast is None or slow.device != fast.device:
         return None
     return slow.seconds.median / fast.seconds.median

@@ -5,13 +5,20 @@ from typing import Any
 
 from bench import machine
 from bench.options import Options
-from bench.record import Row, Section
+from bench.record import FIRST, OURS, Row, Section
 from eqids.config import to_json
 
 
-def result(section: Section, options: Options) -> dict[str, Any]:
-    """Returns a section with where and with what it was measured, as JSON values."""
+def result(section: Section, options: Options, busy: float | None) -> dict[str, Any]:
+    """Returns a section with where and with what it was measured, as JSON values.
+
+    Args:
+        section: what was measured.
+        options: what it was told.
+        busy: cores that others kept busy before it began, if that is known.
+    """
     return {
+        "busy_cores": busy,
         section.name: section.to_json(),
         "config": to_json(options),
         "machine": machine.describe(),
@@ -34,11 +41,28 @@ def table(section: Section) -> str:
             + [_cell(row.facts.get(name)) for name in facts]
         )
     text = [*aligned(lines), ""]
+    widest = max(map(len, section.meanings), default=0)
     for name, meaning in section.meanings.items():
         value = section.keys[name]
         shown = "not measured" if value is None else f"{value:.3g}"
-        text.append(f"{section.name}.{name:<18} {shown:>12}  {meaning}")
-    return "\n".join([*text, "", *section.notes])
+        text.append(f"{section.name}.{name:<{widest}} {shown:>12}  {meaning}")
+    return "\n".join([*text, "", *_reading(section.rows), *section.notes])
+
+
+def _reading(rows: Sequence[Row]) -> list[str]:
+    """How to read timings."""
+    clocks = {"wall": "the clock on the wall", "cpu": "the CPU, of all threads"}
+    used = " or ".join(clocks[clock] for clock in sorted({row.clock for row in rows}))
+    notes = [f"ms: medians, by {used}."]
+    if any(
+        len(row.timing.wall) == 1 and row.name != OURS and not row.work.endswith(FIRST)
+        for row in rows
+    ):
+        notes.append(
+            "A peer with 1 run was only warmed up, which spent its --budget: a ratio "
+            "to it flatters ours."
+        )
+    return notes
 
 
 def _names(cells: Sequence[Any]) -> list[str]:

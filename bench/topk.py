@@ -15,12 +15,12 @@ from jaxtyping import Array, Float, Int
 from bench.catalogs import cluster_perplexity, queries, random_head
 from bench.contender import Contender, Measured, Program, compiled, measure_each, race
 from bench.options import TopkOptions
-from bench.record import Case, Curve, Row, Section, find, ratio
+from bench.record import OURS, Case, Curve, Row, Section, find, ratio
 from bench.trained import trained_head
 from eqids.fit.checkpoint import resolve
 from eqids.model import HierarchicalSoftmax
 
-OURS, FULL, FAISS = "EqIDs", "full scoring, top_k", "faiss IndexFlatIP"
+FULL, FAISS = "full scoring, top_k", "faiss IndexFlatIP"
 PEAKED, MIDDLE, FLATTEST = 8.0, 126.0, 0.99
 """Cluster perplexities; the last as a share of the number of clusters."""
 BATCHES, KS = (32, 1), (10, 100)
@@ -125,7 +125,7 @@ class _Search:
             flat = np.asarray(hidden)
             flat = np.concatenate([flat, np.ones_like(flat[:, :1])], axis=1)
             search = functools.partial(self.index.search, flat, self.k)
-            contenders.append(Contender(FAISS, work, search))
+            contenders.append(Contender(FAISS, work, search, device="cpu"))
         return contenders
 
 

@@ -6,8 +6,6 @@ packs them, one in a row, and padded to the longest of a batch as torch's users 
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import jax
 
@@ -24,31 +22,23 @@ from bench.histories import (
 from bench.machine import free_bytes
 from bench.matmuls import MATMULS, flops_of, jax_matmuls, torch_matmuls
 from bench.options import TrainOptions
-from bench.record import Case, Curve, Row, Section, find, ratio
-from bench.train_ours import OURS, Ours
+from bench.record import OURS, Curve, Row, Section, find, ratio
+from bench.train_ours import Ours
 from bench.train_torch import (
     TorchRecommender,
     TorchStep,
     has_transformers,
     tensors,
 )
-from convert import read_config
+from bench.workload import Workload, workloads_of
 from eqids.config import (
-    LLAMA_PRESETS,
-    NANO_RECIPE,
-    PRETRAINED_RECIPES,
-    LlamaConfig,
-    LoraConfig,
-    ModelConfig,
-    Strategy,
     require,
 )
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig
 from eqids.data.clusters import default_num_clusters
-from eqids.fit.abstract import Job, activations_of
+from eqids.fit.abstract import Job
 from eqids.fit.fitting import needed
-from eqids.model.attention import cudnn_attends
 from sharding import HARDWARE, placement
 
 TORCH = "transformers + torch"
@@ -68,92 +58,14 @@ MEANINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A model, and what it is trained on.
-
-    Attributes:
-        name: of the Llama.
-        llama: its sizes.
-        strategy: what trains.
-        dtype: of Llama's computation.
-        on: random items in full rows, or a dataset's histories.
-        batch_size: rows.
-        seq_len: positions in a row.
-    """
-
-    name: str
-    llama: LlamaConfig
-    strategy: Strategy
-    dtype: str
-    on: Literal["dense", "histories"]
-    batch_size: int
-    seq_len: int
-
-    def __str__(self) -> str:
-        return f"{self.name}, {self.strategy}, {self.dtype}"
-
-    @property
-    def case(self) -> Case:
-        """The numbers of it."""
-        return {"batch": self.batch_size, "seq": self.seq_len}
-
-    def job(self, num_clusters: int, room: int) -> Job:
-        """Returns what a run of this would train, without dropout."""
-        nano = self.llama == LLAMA_PRESETS["nano"]
-        recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[self.strategy]
-        recipe = dataclasses.replace(
-            recipe, batch_size=self.batch_size, seq_len=self.seq_len
-        )
-        sizes = ModelConfig(
-            self.llama, num_clusters, room, recipe.item_width, recipe.adapter,
-            lora=LoraConfig() if self.strategy == "lora" else None,
-        )  # fmt: skip
-        fused = cudnn_attends(self.llama, self.seq_len, self.dtype)
-        fused = fused and jax.default_backend() == "gpu"
-        kernel: Literal["cudnn", "xla"] = "cudnn" if fused else "xla"
-        activations = activations_of(self.dtype, jax.default_backend() == "cpu")
-        return Job(
-            sizes,
-            recipe,
-            self.strategy,
-            self.dtype,
-            activations,
-            False,
-            kernel,
-            "dense",
-        )
-
-
 def measure(options: TrainOptions) -> Section:
     """Returns the timings of every workload."""
-    workloads = _workloads(options)
+    workloads = workloads_of(options)
+    if "histories" in options.on:
+        opened(options.data_dir)  # A mistake is told before anything is measured.
     rows, notes = measure_each(measure_case, options, workloads)
-    return Section(
-        "train", _keys(rows, workloads), MEANINGS, rows, _notes() + notes, _curve(rows)
-    )
-
-
-def _workloads(options: TrainOptions) -> list[Workload]:
-    name: str = "nano" if options.quick else options.llama_size
-    llama = LLAMA_PRESETS[name]
-    if options.llama_path is not None:
-        name, llama = options.llama_path.name, read_config(options.llama_path)
-    found = []
-    for strategy in options.train:
-        for number, dtype in enumerate(options.dtype):
-            if "dense" in options.on:
-                found += [
-                    Workload(name, llama, strategy, dtype, "dense", size, length)
-                    for size in options.batch_size
-                    for length in options.seq_len
-                ]
-            if "histories" in options.on and number == 0:
-                sizes = options.batch_size[0], options.window
-                found.append(
-                    Workload(name, llama, strategy, dtype, "histories", *sizes)
-                )
-    return found
+    notes = _notes(options) + [_first_of(workloads)] + notes
+    return Section("train", _keys(rows, workloads), MEANINGS, rows, notes, _curve(rows))
 
 
 def measure_case(options: TrainOptions, workload: Workload) -> Measured:
@@ -172,17 +84,17 @@ def _dense(options: TrainOptions, workload: Workload) -> list[Row]:
         num_slots, workload.batch_size, workload.seq_len, options.seed
     )
     batches = one_in_a_row(windows, workload.batch_size)
-    ours = Ours(job, None, options.seed).steps(str(workload), batches)
+    ours = Ours(job, None, options.seed).steps(workload.label, batches)
     peers = []
     if options.peers and has_transformers():
         step = _torch_step(job, num_slots)
-        peers.append(_torch(step, str(workload), windows, workload, None))
+        peers.append(_torch(step, workload.label, windows, workload, None))
     amount = Amount.of(batches)
     args = workload.llama, workload.strategy, workload.dtype, amount.positions
     limits = [jax_matmuls(JAX_LIMIT, *args)]
     if peers:
         limits += torch_matmuls(TORCH_LIMIT, *args)
-    _trace(options, ours)
+    _trace(options, workload, ours)
     rows = race(
         workload.case, amount.targets, [ours, *peers, *limits], options, settle=True
     )
@@ -199,22 +111,22 @@ def _histories(options: TrainOptions, workload: Workload, dataset: Dataset) -> M
     unpacked = one_in_a_row(windows, workload.batch_size, workload.seq_len)
     model = Ours(job, dataset.item_valid, options.seed)
     contenders = [
-        model.steps(f"{workload}, {PACKED}", packed),
-        model.steps(f"{workload}, {ROWS}", unpacked),
+        model.steps(f"{workload.label}, {PACKED}", packed),
+        model.steps(f"{workload.label}, {ROWS}", unpacked),
     ]
     if options.peers and has_transformers():
         number = dataset.item_valid.ravel().cumsum() - 1
         step = _torch_step(job, int(number[-1]) + 1)
-        name = f"{workload}, {PADDED}"
+        name = f"{workload.label}, {PADDED}"
         contenders.append(_torch(step, name, windows, workload, number))
-    _trace(options, contenders[0])
+    _trace(options, workload, contenders[0])
     amount = Amount.of(packed)
     rows = race(workload.case, amount.targets, contenders, options, settle=True)
     note = (
         f"{workload}: {len(windows)} windows with {amount.targets:,} targets of "
         f"{dataset.path}, in {len(packed)} batches packed and {len(unpacked)} not: "
-        f"{len(windows) / len(packed) / workload.batch_size:.2f} in a row, of "
-        f"{usual:.2f} in a run, which is the most that packing can be worth there."
+        f"{len(windows) / len(packed) / workload.batch_size:.2f} in a packed row, "
+        f"where a run has {usual:.2f}: so much is packing worth if time goes by rows."
     )
     return _with_rates(rows), [note]
 
@@ -249,11 +161,12 @@ def _torch(step: TorchStep, name: str, windows: Sequence[Window],
     return Contender(TORCH, name, run, facts=facts, device="cpu")
 
 
-def _trace(options: TrainOptions, ours: Contender) -> None:
-    """Leaves a trace of our second step, for Perfetto and XProf."""
+def _trace(options: TrainOptions, workload: Workload, ours: Contender) -> None:
+    """Leaves a trace of our second repetition, for Perfetto and XProf."""
     if options.profile is not None:
         ours.run()
-        with jax.profiler.trace(str(options.profile)):
+        name = str(workload).replace(", ", "-").replace(" ", "")
+        with jax.profiler.trace(str(options.profile / name)):
             ours.run()
 
 
@@ -287,16 +200,15 @@ def _keys(
     def at(name: str, workload: Workload | None, how: str = "") -> Row | None:
         if workload is None:
             return None
-        return find(rows, name, f"{workload}{how}", **workload.case)
+        return find(rows, name, f"{workload.label}{how}", **workload.case)
 
     def share(workload: Workload | None) -> float | None:
         """Of the products alone, which ran in the same race."""
-        ours = at(OURS, workload)
-        if ours is None:
+        own = [row for row in rows if row.process == str(workload)]
+        ours, limit = at(OURS, workload), find(own, JAX_LIMIT, MATMULS)
+        if ours is None or limit is None:
             return None
-        limit = rows[rows.index(ours) :]
-        limit = [row for row in limit if (row.name, row.work) == (JAX_LIMIT, MATMULS)]
-        return ours.facts["GFLOP/s"] / limit[0].facts["GFLOP/s"]
+        return ours.facts["GFLOP/s"] / limit.facts["GFLOP/s"]
 
     dense, half, real = first("dense"), first("dense", "bfloat16"), first("histories")
     packed = at(OURS, real, f", {PACKED}")
@@ -321,18 +233,30 @@ def _share_of_peak(ours: Row | None) -> float | None:
     return None
 
 
-def _notes() -> list[str]:
+def _first_of(workloads: Sequence[Workload]) -> str:
+    """Which of many workloads the keys are of."""
+    named = {(w.on, w.dtype): str(w) for w in reversed(workloads)}
+    return f"Keys are of: {'; '.join(reversed(named.values()))}."
+
+
+def _notes(options: TrainOptions) -> list[str]:
     notes = [
         "us each: of a target. GFLOP/s: of what the mathematics asks for, by formula "
         "(bench/flops.py); of the products alone, of what they compute.",
         "Every turn begins with a step that is not timed: the first after another's "
-        "step meets its memory, which a run never does.",
-        "Weights are random. The peer has the same Llama, adapters, freezing and "
-        "AdamW, under a full softmax over the catalog at positions with a target.",
+        "step meets its memory, which a run never does. Weights are random.",
     ]
+    if not options.peers:
+        return notes
     if not has_transformers():
-        notes.append("The peer is left out: torch and transformers are not installed.")
-    return notes
+        return [*notes, "The peer is left out: torch and transformers are missing."]
+    return [
+        *notes,
+        "The peer has the same Llama, adapters, freezing and AdamW, under a full "
+        "softmax over the catalog at positions with a target. It runs as its users "
+        "run it, op by op and not compiled, and on the CPU: on a GPU there is no "
+        "ratio.",
+    ]
 
 
 def _curve(rows: Sequence[Row]) -> Curve:

@@ -29,8 +29,6 @@ from bench import (
 from bench.clock import Spread, Stoppable, Timing, alternate, exponent
 from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
 from bench.options import Options
-from bench.record import Curve, Row, Section, find, ratio
-from bench.report import table
 from bench.trained import trained_head
 from eqids.config import UserError
 from eqids.data import Dataset
@@ -96,36 +94,6 @@ def test_exponent_is_the_slope_of_logarithms(power: float, factor: float) -> Non
     sizes = [1e4, 1e5, 1e6, 1e7]
     found = exponent(sizes, [factor * size**power for size in sizes])
     assert found == pytest.approx(power, abs=1e-6)
-
-
-def row(name: str, *seconds: float, **case: float) -> Row:
-    return Row(case, name, "step", 10, Timing(seconds, seconds), "cpu", "cpu")
-
-
-def test_rows_are_found_by_case_and_compared_by_medians() -> None:
-    rows = [row("a", 1, 2, 9, n=1), row("b", 8, 8, n=1), row("b", 20, n=2, m=1)]
-    assert find(rows, "b", "step", n=2) == rows[2]
-    assert find(rows, "a", "step", n=2) is None
-    assert ratio(find(rows, "b", "step"), rows[0]) == 4
-    assert ratio(None, rows[0]) is None
-    assert rows[0].each == 0.2
-
-
-def test_the_table_shows_every_row_key_and_note() -> None:
-    rows = [row("ours", 0.001, 0.002, 0.004, items=1_000), row("full", 2.5, items=7)]
-    curve = Curve("", "", "", {})
-    keys, meanings = {"x": 2.0, "y": None}, {"x": "one", "y": "two"}
-    text = table(Section("some", keys, meanings, rows, ["a note"], curve))
-    assert [line.split() for line in text.splitlines()] == [
-        "items ms quartiles us each runs compile s temp MB peak MB".split(),
-        "1,000 ours step 2 1.5 to 3 200 3 - - -".split(),
-        "7 full step 2,500 2,500 to 2,500 250,000 1 - - -".split(),
-        [],
-        "some.x 2 one".split(),
-        "some.y not measured two".split(),
-        [],
-        ["a", "note"],
-    ]
 
 
 @pytest.mark.parametrize("items, chunk", [(1, 4), (12, 4), (13, 4), (3, 1)])
@@ -304,7 +272,9 @@ def test_mistakes_are_told_in_a_sentence(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for argv, words in (
-        (["head", "--json", str(tmp_path / "no" / "x.json")], "does not exist"),
+        (["head", "--json", str(tmp_path / "no" / "x.json")], "cannot be written"),
+        (["topk", "--json", str(tmp_path)], "is a folder, wanted a file"),
+        (["topk", "--plot", str(tmp_path)], "is a folder, wanted a file"),
         (["head", "--targets", "0"], "--targets is 0, wanted 1 or more"),
         (["topk", "--cores", "0"], "--cores is 0, wanted 1 or more"),
         (["topk", "--cores", "10000"], "--cores is 10000, but this process may use"),
@@ -314,6 +284,9 @@ def test_mistakes_are_told_in_a_sentence(
         (["checkpoint", "--devices", "0"], "--devices is 0, wanted 1 or more"),
         (["checkpoint", "--size", "1e9"], "GB left, wanted 4000000000.0, see --folder"),
         (["checkpoint", "--folder", str(tmp_path / "no")], "no such folder"),
+        (["load", "--folder", str(tmp_path / "no")], "no such folder"),
+        (["load", "--llama_path", str(tmp_path / "no")], "no such folder"),
+        (["train", "--data_dir", str(tmp_path / "no")], str(tmp_path / "no")),
     ):
         said = refused(door.main, argv, capsys)
         assert words in " ".join(said.split())

@@ -23,8 +23,8 @@ def timing(seconds: float, seed: int, spread: float = 0.02) -> Timing:
     return Timing(times, tuple(2 * t for t in times))
 
 
-def row(name: str, work: str, timing: Timing) -> Row:
-    return Row({"batch": 8}, name, work, 8, timing, "wall", "cpu")
+def row(name: str, work: str, timing: Timing, process: str = "") -> Row:
+    return Row({"batch": 8}, name, work, 8, timing, "wall", "cpu", process=process)
 
 
 def written(path: Path, rows: list[Row], **more: Any) -> Path:
@@ -61,9 +61,9 @@ def test_a_slowed_copy_is_flagged(tmp_path: Path, capsys: CaptureFixture[str]) -
 
 @given(st.integers(0, 10_000), st.floats(0.0, 0.1))
 def test_two_runs_of_one_build_are_the_same(seed: int, spread: float) -> None:
-    key = "train", "", "EqIDs", "step"
+    key = "train", "", "", "EqIDs", "step"
     one, two = ({key: timing(1, 2 * seed + turn, spread).wall} for turn in (0, 1))
-    assert compare._change(one, two, key, [key]).verdict == "-"
+    assert compare._change(one, two, key, [key]).verdict in ("-", compare.UNKNOWN)
 
 
 def test_a_machine_that_is_slower_slows_the_peers_too(tmp_path: Path) -> None:
@@ -80,13 +80,75 @@ def test_a_machine_that_is_slower_slows_the_peers_too(tmp_path: Path) -> None:
 
 
 def test_noisy_repetitions_widen_the_band(tmp_path: Path) -> None:
-    key = "train", "", "EqIDs", "step"
-    calm, noisy = (1.0, 1.01, 1.02), (1.0, 1.3, 1.6)
+    key = "train", "", "", "EqIDs", "step"
+    calm, noisy = (1.0, 1.01, 1.02), (1.0, 1.3, 1.4)
     slower = (1.3, 1.31, 1.32)
     assert compare._change({key: calm}, {key: slower}, key, [key]).verdict == REGRESSION
     assert compare._change({key: calm}, {key: noisy}, key, [key]).verdict == "-"
+    noisier = compare._change({key: calm}, {key: (1.0, 2.0, 3.0)}, key, [key])
     alone = compare._change({key: (1.0,)}, {key: (1.04,)}, key, [key])
-    assert alone.noise == compare.LEAST and alone.verdict == "-"
+    assert noisier.verdict == alone.verdict == compare.UNKNOWN
+    said = compare.text([noisier, alone], [])
+    assert "no regression beyond noise; 2 of 2 cannot be told" in said
+
+
+def test_what_became_faster_is_no_regression_whatever_peers_did(
+    tmp_path: Path,
+) -> None:
+    rows = [row("EqIDs", "step", timing(1, 0)), row("torch", "step", timing(2, 1))]
+    before = written(tmp_path / "a.json", rows)
+    quick = [row("EqIDs", "step", timing(0.9, 2)), row("torch", "step", timing(1, 3))]
+    after = written(tmp_path / "b.json", quick)
+    (change,) = compare.compare(before, after)[0]
+    assert change.ratio > 1.5 and change.verdict == "-"
+
+
+def test_noisy_peers_and_those_timed_once_prove_little(tmp_path: Path) -> None:
+    ours = row("EqIDs", "step", timing(1, 0))
+    slow = row("EqIDs", "step", timing(1.25, 2))
+
+    def change(*peers: Timing) -> compare.Change:
+        files = [
+            written(tmp_path / f"{name}.json", [mine, row("torch", "step", peer)])
+            for name, mine, peer in zip("ab", (ours, slow), peers, strict=True)
+        ]
+        return compare.compare(*files)[0][0]
+
+    once = change(Timing((2.0,), (2.0,)), Timing((1.0,), (1.0,)))
+    assert once.peers == 1 and once.verdict == REGRESSION
+    noisy = change(timing(2, 1, spread=0.3), timing(2, 3, spread=0.3))
+    assert noisy.noise is not None and noisy.noise > 0.3
+    assert noisy.verdict != REGRESSION
+
+
+def test_rows_of_other_processes_are_others(tmp_path: Path) -> None:
+    """The same contender at the same work, in float32 and in bfloat16."""
+    rows = [
+        row(name, "step", timing(seconds, number), process)
+        for number, process in enumerate(("float32", "bfloat16"))
+        for name, seconds in (("EqIDs", 1.0), ("jax", 2.0))
+    ]
+    before = written(tmp_path / "a.json", rows)
+    rows[3] = row("jax", "step", timing(4.0, 3), "bfloat16")
+    after = written(tmp_path / "b.json", rows)
+    changes = {change.label: change for change in compare.compare(before, after)[0]}
+    assert changes["train: step (float32, batch 8)"].peers == 1
+    assert changes["train: step (bfloat16, batch 8)"].peers > 1.5
+
+
+def test_flags_that_change_the_work_are_told(tmp_path: Path) -> None:
+    rows = [row("EqIDs", "step", timing(1, 0))]
+    flags = {"targets": 1024, "seed": 0, "repetitions": 7, "json": "a.json"}
+    before = written(tmp_path / "a.json", rows, config=flags)
+    flags = {"targets": 128, "seed": 0, "repetitions": 5, "json": "b.json"}
+    after = written(tmp_path / "b.json", rows, config=flags)
+    notes = compare.compare(before, after)[1]
+    assert notes == ["--targets differs, so that the work may: 1024 and 128"]
+    whole = [
+        written(tmp_path / f"{number}.json", rows, config={"train": {"seed": number}})
+        for number in (0, 1)
+    ]
+    assert "--train.seed differs" in compare.compare(*whole)[1][0]
 
 
 def test_mistakes_of_comparing_are_told(
@@ -96,10 +158,25 @@ def test_mistakes_of_comparing_are_told(
     other = written(tmp_path / "o.json", [row("EqIDs", "other", timing(1, 0))])
     (tmp_path / "b.json").write_text("{")
     (tmp_path / "c.json").write_text('{"machine": {}}')
+    (tmp_path / "d.json").write_text("[" * 100_000)
+    rows = json.loads(good.read_text())["train"]["rows"]
+    nothing, never = ({**rows[0], "timing": {"wall": x}} for x in ([], [0.0]))
+    nameless = {key: x for key, x in rows[0].items() if key != "name"}
+    bad = {"rows": 3, "words": ["x"], "nameless": [nameless], "nothing": [nothing],
+           "never": [never]}  # fmt: skip
+    for name, value in bad.items():
+        content = json.dumps({"train": {"rows": value}})
+        (tmp_path / f"{name}.json").write_text(content)
     for name, words in (
         ("no.json", "could not be read"),
         ("b.json", "is not JSON"),
         ("c.json", "is no result of the bench"),
+        ("d.json", "is not JSON"),
+        ("rows.json", "is no result of this version's bench"),
+        ("words.json", "is no result of this version's bench"),
+        ("nameless.json", "KeyError('name') in a row of train"),
+        ("nothing.json", "took [], wanted seconds"),
+        ("never.json", "took [0.0], wanted seconds"),
         (other.name, "have no measurement of ours in common"),
     ):
         said = refused(door.main, ["compare", str(good), str(tmp_path / name)], capsys)

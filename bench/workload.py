@@ -1,0 +1,107 @@
+"""What `python -m bench train` trains, and on what."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+
+from bench.options import TrainOptions
+from bench.record import Case
+from convert import read_config
+from eqids.config import (
+    LLAMA_PRESETS,
+    NANO_RECIPE,
+    PRETRAINED_RECIPES,
+    LlamaConfig,
+    LoraConfig,
+    ModelConfig,
+    Strategy,
+)
+from eqids.fit.abstract import Job, activations_of
+from eqids.model.attention import cudnn_attends
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model, and what it is trained on.
+
+    Attributes:
+        name: of the Llama.
+        llama: its sizes.
+        strategy: what trains.
+        dtype: of Llama's computation.
+        on: random items in full rows, or a dataset's histories.
+        batch_size: rows.
+        seq_len: positions in a row.
+    """
+
+    name: str
+    llama: LlamaConfig
+    strategy: Strategy
+    dtype: str
+    on: Literal["dense", "histories"]
+    batch_size: int
+    seq_len: int
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.on}, {self.batch_size} x {self.seq_len}"
+
+    @property
+    def label(self) -> str:
+        """What is trained, and how."""
+        return f"{self.name}, {self.strategy}, {self.dtype}"
+
+    @property
+    def case(self) -> Case:
+        """The numbers of it."""
+        return {"batch": self.batch_size, "seq": self.seq_len}
+
+    def job(self, num_clusters: int, room: int) -> Job:
+        """Returns what a run of this would train, without dropout."""
+        nano = self.llama == LLAMA_PRESETS["nano"]
+        recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[self.strategy]
+        recipe = dataclasses.replace(
+            recipe, batch_size=self.batch_size, seq_len=self.seq_len
+        )
+        sizes = ModelConfig(
+            self.llama, num_clusters, room, recipe.item_width, recipe.adapter,
+            lora=LoraConfig() if self.strategy == "lora" else None,
+        )  # fmt: skip
+        fused = cudnn_attends(self.llama, self.seq_len, self.dtype)
+        fused = fused and jax.default_backend() == "gpu"
+        kernel: Literal["cudnn", "xla"] = "cudnn" if fused else "xla"
+        activations = activations_of(self.dtype, jax.default_backend() == "cpu")
+        return Job(
+            sizes,
+            recipe,
+            self.strategy,
+            self.dtype,
+            activations,
+            False,
+            kernel,
+            "dense",
+        )
+
+
+def workloads_of(options: TrainOptions) -> list[Workload]:
+    """Returns all combinations that flags ask for; keys are of the first ones."""
+    name: str = "nano" if options.quick else options.llama_size
+    llama = LLAMA_PRESETS[name]
+    if options.llama_path is not None:
+        name, llama = options.llama_path.name, read_config(options.llama_path)
+    found = []
+    for strategy in options.train:
+        for number, dtype in enumerate(options.dtype):
+            if "dense" in options.on:
+                found += [
+                    Workload(name, llama, strategy, dtype, "dense", size, length)
+                    for size in options.batch_size
+                    for length in options.seq_len
+                ]
+            if "histories" in options.on and number == 0:
+                sizes = options.batch_size[0], options.window
+                found.append(
+                    Workload(name, llama, strategy, dtype, "histories", *sizes)
+                )
+    return found
