@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a plot shows: named series of points, on two logarithmic axes."""
+    """What a plot shows: named series of points, see `bench.plot.save`."""
 
     title: str
     x: str

@@ -183,7 +183,7 @@ def test_cases_are_measured_in_processes_of_their_own() -> None:
 
 def test_peers_that_do_not_fit_are_left_out_and_said(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(head, "free_bytes", lambda: 100 * 10**9)
-    rest = head._Peer("rest", lambda: row("rest", 1), 50 * 10**9, 0)
+    rest = head._Peer("rest", lambda: contender.Contender("", "", list), 50 * 10**9, 0)
     work = dataclasses.replace(rest, name="work", rest=0, work=45 * 10**9)
     made, notes = head._that_fit([rest, work, rest], "here")
     assert len(made) == 1

@@ -46,7 +46,7 @@ def test_the_table_shows_every_row_key_and_note() -> None:
     ]
 
 
-def test_curves_of_one_size_are_bars_and_others_lines(tmp_path: Path) -> None:
+def test_single_points_are_bars_and_others_lines(tmp_path: Path) -> None:
     """As many as there are, each with its name; nothing else is left beside them."""
     points = [(1.0, 2.0), (2.0, 8.0)]
     lines = {f"way {number}, with a long name": points for number in range(23)}
