@@ -138,10 +138,8 @@ def _change(a: Rows, b: Rows, key: Key, both: Sequence[Key]) -> Change:
     shifts = [math.log(_median(b[peer]) / _median(a[peer])) for peer in peers]
     apart = max(shifts, default=0.0) - min(shifts, default=0.0)
     widths = [_width(times) for times in (a[key], b[key])]
-    if peers:
-        widths += [
-            statistics.median(_width(rows[peer]) for peer in peers) for rows in (a, b)
-        ]
+    # The more peers, the less one of them moves the median of their shifts.
+    widths += [_width(rows[peer]) / len(peers) for peer in peers for rows in (a, b)]
     noise = max(LEAST, math.expm1(math.hypot(*widths, apart / 2)))
     section, process, case, _, work = key
     return Change(

@@ -17,6 +17,7 @@ from eqids.fit.recipe import DEFAULT_DATA
 FIELDS = ("words", "items", "gap", "segment", "position", "target")
 _EMPTY = {"items": -1, "target": -1}
 _LOOKED_AT = 64
+"""Batches of a run that some are chosen from, see `packed_batches`."""
 
 
 def opened(data_dir: Path | None) -> Dataset:
@@ -64,7 +65,7 @@ def packed_batches(
     """Returns batches of a run that follow one another, and the windows in a usual row.
 
     Few batches may have many short windows or few long ones, and packing is worth more
-    or less there: returned are those of the first epoch, or of its first 64 batches,
+    or less there: returned are those of the first epoch, or of its first batches,
     whose number of windows in a row is nearest to the mean.
 
     Args:

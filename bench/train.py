@@ -31,9 +31,7 @@ from bench.train_torch import (
     tensors,
 )
 from bench.workload import Workload, workloads_of
-from eqids.config import (
-    require,
-)
+from eqids.config import require
 from eqids.data import Dataset
 from eqids.data.batches import BatchConfig
 from eqids.data.clusters import default_num_clusters
