@@ -31,7 +31,16 @@ from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import free_bytes, peak_bytes, reset_peak
 from bench.options import CheckpointOptions
-from bench.record import FIRST, OURS, Row, Section, find, of_one_size, ratio
+from bench.record import (
+    FIRST,
+    OURS,
+    Row,
+    Section,
+    find,
+    of_one_size,
+    ratio,
+    row_of_bytes,
+)
 from eqids.config import require
 
 MEANINGS = {
@@ -150,8 +159,7 @@ def _row(way: Way, work: str, timing: Timing, tree: Mapping[str, jax.Array]) -> 
     size = size_of(dict(tree))
     case = {"MB": round(size / 1e6), "arrays": len(tree), "devices": len(jax.devices())}
     kind = jax.devices()[0].device_kind
-    row = Row(case, way.name, work, max(1, case["MB"]), timing, "wall", kind)
-    return replace(row, facts={"GB/s": size / row.seconds.median / 1e9})
+    return row_of_bytes(size, case, way.name, work, timing, kind)
 
 
 def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
@@ -180,9 +188,9 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def _notes() -> list[str]:
     notes = [
-        f"{SAVE}, {COPY}: until all of it is on the disk. {BEGIN}: until training may "
-        "go on; the rest is waited for with the clock stopped, and in turns the memory "
-        "of the copy is used again.",
+        f"{SAVE}, {COPY}: until all of it is on the disk; us each: of a MB. "
+        f"{BEGIN}: until training may go on; the rest is waited for with the clock "
+        "stopped, and in turns the memory of the copy is used again.",
         f"{FIRST}: in a process of its own; memory: in bytes saved, beyond what the "
         "process held before.",
         "EqIDs takes a SHA-256 of every chunk and of every file that it saves, and "

@@ -5,6 +5,7 @@ threads, fragmented memory or compiled programs to the next.
 """
 
 import multiprocessing
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -174,10 +175,18 @@ def _in_child(
     here, there = fresh.Pipe(duplex=False)
     words = there, measure_case, options, case
     child = fresh.Process(target=_answer, args=words, daemon=True)
+    # Ctrl-C reaches both; the parent answers it, and the child's stack tells nobody
+    # anything.
+    answering = signal.signal(signal.SIGINT, signal.SIG_IGN)
     child.start()
+    signal.signal(signal.SIGINT, answering)
     there.close()
     try:
         answer = here.recv()
+    except KeyboardInterrupt:
+        child.terminate()
+        child.join()
+        raise
     except EOFError:
         child.join()
         code = child.exitcode or 0
@@ -203,5 +212,3 @@ def _answer(
         where.send(measure_case(options, case))
     except UserError as error:
         where.send(error)
-    except KeyboardInterrupt:
-        return  # The parent was interrupted too, and says so.

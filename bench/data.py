@@ -85,6 +85,7 @@ def measure_case(options: DataOptions, which: str) -> Measured:
         else:
             note += "SASRec is left out: rectools[torch] is not installed."
     rows = race(case, size * options.num_batches, contenders, options)
+    note += " us each: of a row of ours."
     return [_with_rate(row) for row in rows], [note]
 
 

@@ -55,6 +55,7 @@ def measure(options: HeadOptions) -> Section:
         f"{options.targets:,} targets drawn by Zipf's law, whatever their clusters; "
         "us each: of a target. Full softmaxes have one level, and are compared for "
         "time and memory only.",
+        "Updates: Adam of the touched clusters for ours, AdamW of all for the peer.",
         f"huge pages: {os.environ.get('GLIBC_TUNABLES', 'as the system has them')}.",
         *([] if has_torch() else ["torch is left out: it is not installed."]),
         *notes,

@@ -19,7 +19,16 @@ from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import anonymous_bytes, free_bytes
 from bench.options import LoadOptions
-from bench.record import FIRST, OURS, Row, Section, find, of_one_size, ratio
+from bench.record import (
+    FIRST,
+    OURS,
+    Row,
+    Section,
+    find,
+    of_one_size,
+    ratio,
+    row_of_bytes,
+)
 from bench.train_torch import has_torch
 from convert import load_llama
 from convert.hf_files import shard_paths
@@ -200,8 +209,7 @@ def _row(name: str, work: str, timing: Timing, paths: Sequence[Path]) -> Row:
     size = sum(path.stat().st_size for path in paths)
     case = {"MB": round(size / 1e6), "files": len(paths)}
     kind = jax.devices()[0].device_kind
-    row = Row(case, name, work, max(1, case["MB"]), timing, "wall", kind)
-    return replace(row, facts={"GB/s": size / row.seconds.median / 1e9})
+    return row_of_bytes(size, case, name, work, timing, kind)
 
 
 def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
@@ -218,7 +226,8 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
 def _notes() -> list[str]:
     notes = [
         "All files are in memory before (a page cache): what is measured is not the "
-        "disk. EqIDs checks that every weight is finite, the others do not.",
+        "disk. EqIDs checks that every weight is finite, the others do not. us each: "
+        "of a MB.",
         f"{MAP}: tensors stay mapped, and nothing is read until they are used.",
     ]
     if not has_torch():

@@ -175,6 +175,8 @@ class LoadOptions(Options):
     """Where random weights are written and removed, by default here."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What ours casts to."""
+    cores: int = 1
+    """Cores that the process pins itself to; times are the clock's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

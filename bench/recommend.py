@@ -74,7 +74,7 @@ def measure_case(options: RecommendOptions, asked: Path | str) -> Measured:
     trained = "random weights" if options.checkpoint is None else "trained"
     note = (
         f"{asked}: {trained}, {dataset.path}; items of a history "
-        "are left out, and every answer is a DataFrame."
+        "are left out, and every answer is a DataFrame; us each: of a user."
     )
     return rows, [note]
 

@@ -71,6 +71,14 @@ FIRST = "the first time"
 """What work is called that was done once, in a process of its own."""
 
 
+def row_of_bytes(
+    size: int, case: Case, name: str, work: str, timing: Timing, device: str
+) -> Row:
+    """Returns the row of something that moves so many bytes, whose units are MB."""
+    row = Row(case, name, work, max(1, round(size / 1e6)), timing, "wall", device)
+    return dataclasses.replace(row, facts={"GB/s": size / row.seconds.median / 1e9})
+
+
 def of_one_size(title: str, rows: Sequence[Row]) -> Curve:
     """Returns the seconds of every way that was timed in turns, at the one size."""
     series = {

@@ -183,7 +183,8 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
 def _notes(rows: Sequence[Row]) -> list[str]:
     notes = [
         "visited: clusters whose items were scored, the median of the queries; same: "
-        "share of queries for which full scoring finds the same items.",
+        "share of queries for which full scoring finds the same items; us each: of a "
+        "query.",
     ]
     if any(row.name == FAISS for row in rows):
         return notes + [
