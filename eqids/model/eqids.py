@@ -163,9 +163,13 @@ class EqIDs(eqx.Module):
         """
 
         def pick(_: tuple[()], hidden: Array, position: Array) -> Array:
-            return jnp.take_along_axis(hidden, position[:, None, None], axis=1)[:, 0]
+            return jnp.take_along_axis(hidden, position[:, None, None], axis=1)
 
-        return per_shard(pick, (), self.queries(batch, dtype=dtype), position)
+        hidden = self.llama.hidden(
+            self.embed(batch, dtype), batch.segment, batch.position,
+            opening=self.opening,
+        )  # fmt: skip
+        return self.output_adapter(per_shard(pick, (), hidden, position))[:, 0]
 
     def loss(
         self,
