@@ -29,6 +29,7 @@ from bench import (
 from bench.clock import Spread, Stoppable, Timing, alternate, exponent
 from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
 from bench.options import Options
+from bench.record import Row
 from bench.trained import trained_head
 from eqids.config import UserError
 from eqids.data import Dataset
@@ -166,14 +167,19 @@ def refuse(options: Options, case: int) -> contender.Measured:
     raise UserError(f"case {case} is refused")
 
 
+def once(seconds: float) -> Row:
+    return Row({}, "a", "step", 10, Timing((seconds,), (seconds,)), "cpu", "cpu")
+
+
 def note(options: Options, case: int) -> contender.Measured:
-    return [row("a", case)], [f"case {case}"]
+    return [once(case)], [f"case {case}"]
 
 
 @pytest.mark.long
 def test_cases_are_measured_in_processes_of_their_own() -> None:
     rows, notes = contender.measure_each(note, Options(), [1, 2])
-    assert rows == [row("a", 1), row("a", 2)]
+    assert [row.process for row in rows] == ["1", "2"]
+    assert [dataclasses.replace(row, process="") for row in rows] == [once(1), once(2)]
     assert notes == ["case 1", "case 2"]
     with pytest.raises(UserError, match="case 3 is refused"):
         contender.measure_each(refuse, Options(), [3])
@@ -205,7 +211,8 @@ def test_the_quick_bench_ends_with_a_table_and_json(
     for key in room.MEANINGS:
         assert key in result[section]
         assert f"{section}.{key} " in text
-    assert set(result) == {section, "config", "machine", "versions", "commit"}
+    about = {"config", "machine", "versions", "commit", "busy_cores"}
+    assert set(result) == {section} | about
     assert result["config"]["quick"] is True
     assert result["versions"]["jax"] == jax.__version__
     for one in result[section]["rows"]:
