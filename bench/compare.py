@@ -17,6 +17,8 @@ LEAST = 0.05
 """Share by which times may differ whatever repetitions say."""
 MOST = 0.5
 """Noise above which nothing is said."""
+FEWEST = 5
+"""Repetitions under which nothing is said: those of --quick are fewer."""
 REGRESSION, UNKNOWN = "REGRESSION", "cannot tell"
 
 Key = tuple[str, str, str, str, str]
@@ -37,8 +39,8 @@ class Change:
         after: seconds, the median.
         peers: how many times as long those took whose code is not ours, in the same
             case of the same process; 1 where none was timed more than once.
-        noise: share by which the ratio may differ from 1; None where ours was timed
-            once, so that nobody knows.
+        noise: share by which the ratio may differ from 1; None where ours was timed so
+            few times that nobody knows.
     """
 
     label: str
@@ -115,8 +117,9 @@ def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
         )
     if unknown:
         verdict += (
-            f"; {unknown} of {len(changes)} cannot be told: timed once, or noise of "
-            f"more than {MOST:.0%} (wanted a quiet machine, more --repetitions)"
+            f"; {unknown} of {len(changes)} cannot be told: timed fewer than "
+            f"{FEWEST} times, or noise of more than {MOST:.0%} (wanted a quiet "
+            "machine, more --repetitions)"
         )
     told = [
         "ratio: our time after / before, beyond what peers changed by in the same "
@@ -147,7 +150,7 @@ def _change(a: Rows, b: Rows, key: Key, both: Sequence[Key]) -> Change:
         before=_median(a[key]),
         after=_median(b[key]),
         peers=math.exp(statistics.median(shifts)) if shifts else 1.0,
-        noise=noise if min(len(a[key]), len(b[key])) > 1 else None,
+        noise=noise if min(len(a[key]), len(b[key])) >= FEWEST else None,
     )
 
 

@@ -202,7 +202,7 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
         "loading_share": loaded.seconds.median / ready.seconds.median - 1,
         "programs": loaded.facts["programs"],
         "ratio_sasrec": None
-        if peer is None
+        if peer is None or peer.device != loaded.device
         else loaded.facts["targets/s"] / peer.facts["targets/s"],
     }
 

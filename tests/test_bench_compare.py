@@ -81,14 +81,14 @@ def test_a_machine_that_is_slower_slows_the_peers_too(tmp_path: Path) -> None:
 
 def test_noisy_repetitions_widen_the_band(tmp_path: Path) -> None:
     key = "train", "", "", "EqIDs", "step"
-    calm, noisy = (1.0, 1.01, 1.02), (1.0, 1.3, 1.4)
-    slower = (1.3, 1.31, 1.32)
+    calm, noisy = (1.0, 1.01, 1.01, 1.01, 1.02), (1.0, 1.3, 1.3, 1.3, 1.4)
+    slower = (1.3, 1.31, 1.31, 1.31, 1.32)
     assert compare._change({key: calm}, {key: slower}, key, [key]).verdict == REGRESSION
     assert compare._change({key: calm}, {key: noisy}, key, [key]).verdict == "-"
-    noisier = compare._change({key: calm}, {key: (1.0, 2.0, 3.0)}, key, [key])
-    alone = compare._change({key: (1.0,)}, {key: (1.04,)}, key, [key])
-    assert noisier.verdict == alone.verdict == compare.UNKNOWN
-    said = compare.text([noisier, alone], [])
+    noisier = compare._change({key: calm}, {key: (1.0, 2, 2, 2, 3)}, key, [key])
+    few = compare._change({key: calm}, {key: slower[:4]}, key, [key])
+    assert noisier.verdict == few.verdict == compare.UNKNOWN
+    said = compare.text([noisier, few], [])
     assert "no regression beyond noise; 2 of 2 cannot be told" in said
 
 

@@ -1,7 +1,6 @@
 """Back from the pair that `eqids-to-hf` writes; and one run from another's weights."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,15 +9,13 @@ from typing import Any
 
 import huggingface_hub.constants as hub_constants
 import jax
-import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_close, make_dataset, run_python
-from folders import write_hf
+from conftest import assert_close, run_python
+from pairs import STILL, save_pair, write_bases
 from pytest import CaptureFixture
 from runs import refused, save_noisy, small
-from safetensors.numpy import load_file, save_file
 from tokens import TEXTS, with_texts, write_tokenizer
 
 import eqids
@@ -33,18 +30,12 @@ from sharding import Placement
 
 NOWHERE = Placement(None, None)
 STRATEGIES = ("heads", "lora", "all", "tied lora", "tied all", "random")
-SIZES = "--batch_size 4 --seq_len 16"
-STILL = f"{SIZES} --num_steps 1 --learning_rate 1e-30 --item_optimizer dense"
-"""Flags of a run that ends where it starts."""
 WORDS = ["--text_tokens_per_item", "3", "--prompt", "Up", "--seq_len", "32"]
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bases")
-    write_hf(folder / "untied", shards=2)
-    write_hf(folder / "tied", tied=True)
-    return folder
+    return write_bases(tmp_path_factory.mktemp("bases"))
 
 
 @pytest.fixture(scope="module")
@@ -53,27 +44,7 @@ def saved(
 ) -> Callable[[str], tuple[Path, Path]]:
     """Returns the checkpoint of a strategy and the pair that was made of it."""
     folder = tmp_path_factory.mktemp("saved")
-
-    def of(name: str) -> tuple[Path, Path]:
-        run, pair = folder / f"{name} run", folder / f"{name} pair"
-        if run.exists():
-            return run, pair
-        *tied, strategy = name.split()
-        base = bases / ("tied" if tied else "untied")
-        asked: dict[str, Any] = {"train": strategy, "llama_path": base}
-        if strategy == "random":
-            asked = {"train": "heads"}
-        if strategy == "lora":
-            asked["lora_rank"] = 2
-        flags = TrainConfig(
-            data_dir=dataset.path, item_width=8, adapter="linear", seq_len=16,
-            tied_items=not tied, **asked,
-        )  # fmt: skip
-        save_noisy(run, flags, dataset)
-        convert_door.main(["eqids-to-hf", str(run), str(pair)])
-        return run, pair
-
-    return of
+    return lambda name: save_pair(folder, name, bases, dataset)
 
 
 def measured(tmp_path: Path, *flags: str) -> dict[str, Any]:
@@ -223,129 +194,6 @@ def test_a_catalog_brings_a_run_with_words_along_by_its_tokenizer(
     said = refused(evaluate.main, flags, capsys)
     assert "was trained on an earlier version of the catalog" in said
     assert "eqids.catalog migrate" in said and "eqids-to-hf" in said
-
-
-Tensors = dict[str, np.ndarray]
-
-
-def _edited(file: str, edit: Callable[[Tensors], Any]) -> Callable[[Path], None]:
-    """Changes tensors of a pair, and the digest of their file with them."""
-
-    def change(folder: Path) -> None:
-        found = load_file(folder / file)
-        edit(found)
-        save_file(found, folder / file, metadata={"format": "pt"})
-        digest = hashlib.sha256((folder / file).read_bytes()).digest()
-        name = "tensors" if file.startswith("eqids") else "llama"
-        if name == "llama":
-            digest = hashlib.sha256(digest).digest()
-        _said(**{name: digest.hex()})(folder)
-
-    return change
-
-
-def _said(**values: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "eqids.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return change
-
-
-def _flipped(file: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        data = bytearray((folder / file).read_bytes())
-        data[-1] ^= 1
-        (folder / file).write_bytes(data)
-
-    return change
-
-
-def _set(key: str, value: Any) -> Callable[[Tensors], Any]:
-    return lambda found: found.__setitem__(key, value(found[key]))
-
-
-def _nan(array: np.ndarray) -> np.ndarray:
-    array.flat[-1] = np.nan
-    return array
-
-
-BESIDE, LLAMA = "eqids.safetensors", "model.safetensors"
-BIAS, NORM = "eqids.softmax.bias", "model.layers.1.input_layernorm.weight"
-BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no info": (lambda f: (f / "eqids.json").unlink(), "has no eqids.json, wanted a"),
-    "no tensors": (lambda f: (f / BESIDE).unlink(), f"has no {BESIDE}, wanted a fol"),
-    "no JSON": (lambda f: (f / "eqids.json").write_text("{"), "eqids.json is not JSON"),
-    "a list": (lambda f: (f / "eqids.json").write_text("[]"), "holds no JSON object"),
-    "version": (_said(format_version=2), "format_version is 2, wanted 1"),
-    "no field": (_said(config={}), "eqids.json: config: no field 'flags'"),
-    "kind": (_said(config=3), "eqids.json: config is 3, wanted an object"),
-    "kind inside": (_said(model={"llama": 3}), "eqids.json: model"),
-    "tensors": (_flipped(BESIDE), f"{BESIDE} holds other weights (SHA-256 "),
-    "llama": (_flipped(LLAMA), "holds other weights (SHA-256 "),
-    "no llama": (lambda f: (f / LLAMA).unlink(), f"has no {LLAMA}"),
-    "catalog": (_said(catalog_id="other"), "was trained on the catalog other, and"),
-    "missing": (_edited(BESIDE, lambda t: t.pop(BIAS)), f"has no tensor {BIAS}"),
-    "surplus": (
-        _edited(BESIDE, lambda t: t.update({"eqids.more": np.zeros(1)})),
-        "has 1 tensors that the model has not, the first is eqids.more",
-    ),
-    "shape": (
-        _edited(BESIDE, _set(BIAS, lambda x: x[:, :1].copy())),
-        f"{BIAS} is F32 of shape (5, 1), wanted F32 of (5, 6)",
-    ),
-    "dtype": (
-        _edited(BESIDE, _set(BIAS, lambda x: x.astype(ml_dtypes.bfloat16))),
-        f"{BIAS} is BF16 of shape (5, 6), wanted F32 of (5, 6)",
-    ),
-    "NaN": (_edited(BESIDE, _set(BIAS, _nan)), f"{BIAS} has values that are not fin"),
-    "NaN in Llama": (_edited(LLAMA, _set(NORM, _nan)), f"{NORM} has values that are"),
-    "missing in Llama": (_edited(LLAMA, lambda t: t.pop(NORM)), f"no tensor {NORM}"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_pair_is_refused_in_a_sentence(
-    case: str,
-    saved: Callable[[str], tuple[Path, Path]],
-    tmp_path: Path,
-    capsys: CaptureFixture[str],
-) -> None:
-    shutil.copytree(saved("tied all")[1], tmp_path / "pair")
-    breaks, said = BROKEN[case]
-    breaks(tmp_path / "pair")
-    told = refused(evaluate.main, ["--init_from", str(tmp_path / "pair")], capsys)
-    assert said in told and str(tmp_path / "pair") in told
-    assert told.count("\n") == 1
-
-
-def test_training_refuses_a_broken_pair_too(
-    saved: Callable[[str], tuple[Path, Path]],
-    dataset: Dataset,
-    tmp_path: Path,
-    capsys: CaptureFixture[str],
-) -> None:
-    names = ("kind", "llama", "tensors", "missing", "NaN", "NaN in Llama")
-    for number, case in enumerate(names):
-        pair = tmp_path / str(number)
-        shutil.copytree(saved("tied all")[1], pair)
-        breaks, said = BROKEN[case]
-        breaks(pair)
-        flags = ["--data_dir", str(dataset.path), "--init_from", str(pair), "--train",
-                 "heads", "--checkpoint_dir", str(tmp_path / "run")]  # fmt: skip
-        assert said in refused(train.main, [*flags, *STILL.split()], capsys)
-    pair = saved("tied all")[1]
-    flags = ["--data_dir", str(dataset.path), "--init_from", str(pair)]
-    flags += ["--checkpoint_dir", str(tmp_path / "run"), *STILL.split()]
-    for more, said in (
-        (["--item_width", "4"], "is F32 of shape (5, 6, 8), wanted F32 of (5, 6, 4)"),
-        (["--llama_path", str(tmp_path)], "has a Llama of its own"),
-        (["--load_checkpoint", "runs/a"], "contradict each other, wanted one of them"),
-    ):
-        assert said in refused(train.main, [*flags, *more], capsys)
-    other = make_dataset(tmp_path / "other", seed=1)
-    flags[1] = str(other.path)
-    assert "was trained on the catalog" in refused(train.main, flags, capsys)
 
 
 def test_one_model_is_opened_and_no_other(
