@@ -35,6 +35,7 @@ from eqids.data import Dataset, DatasetInfo
 from eqids.data.clustering import Reader
 from eqids.data.info import INFO_FILE, read_info
 from eqids.data.prepare import prepare
+from eqids.data.times import span
 from eqids.door import parse, run
 
 
@@ -94,8 +95,10 @@ def summary(dataset: Dataset) -> str:
         "items": f"{info.num_items:,} ({counts.items_dropped:,} dropped as rare, "
         f"{counts.items_untrained:,} in no training event)",
         "events": f"{info.num_events:,} of {counts.rows_read:,} rows, density "
-        f"{density:.2%} ({counts.rated_lower:,} rated lower, "
-        f"{counts.duplicates_dropped:,} duplicates, {counts.rare_dropped:,} rare)",
+        f"{density:.2%} ({counts.missing_dropped:,} without a value, "
+        f"{counts.rated_lower:,} rated lower, {counts.duplicates_dropped:,} "
+        f"duplicates, {counts.rare_dropped:,} rare)",
+        "times": _times(dataset),
         "ties": f"{counts.tied_neighbours:,} neighbours in one moment, ordered by "
         f"{ties[info.protocol.ties]}",
         "split": f"{info.protocol.split}: {counts.users_valid:,} users validate, "
@@ -104,6 +107,15 @@ def summary(dataset: Dataset) -> str:
         "dataset": info.dataset_hash[:16],
     }
     return "\n".join(f"{name:<9} {text}" for name, text in rows.items())
+
+
+def _times(dataset: Dataset) -> str:
+    """The range of times as dates."""
+    info, times = dataset.info, dataset.times
+    if times is None:
+        by = info.protocol.order_column
+        return "none, in the order of " + ("rows" if by is None else f"column {by!r}")
+    return f"{span(int(times.min()), int(times.max()))} (from {info.time_unit})"
 
 
 def _clusters(info: DatasetInfo) -> str:

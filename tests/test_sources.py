@@ -4,7 +4,6 @@ import datetime as dt
 from decimal import Decimal
 from pathlib import Path
 
-import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +11,7 @@ import pytest
 from plays import HEADER, item_histories, prepared, write_csv
 
 from eqids.config import UserError
-from eqids.data.tables import ROW, delimited, parquet
+from eqids.data.tables import ROW, delimited, engine, parquet
 
 # Ibis 12 calls what DuckDB 2 has renamed.
 pytestmark = pytest.mark.filterwarnings(
@@ -24,17 +23,18 @@ pytestmark = pytest.mark.filterwarnings(
 def test_a_million_rows_keep_the_order_of_the_file(tmp_path: Path, kind: str) -> None:
     rows = np.random.default_rng(0).permutation(1_000_000)
     table = pa.table({"value": rows})
-    con = ibis.duckdb.connect(threads=4)
-    if kind == "csv":
-        path = tmp_path / "a.csv"
-        path.write_text("value\n" + "\n".join(map(str, rows.tolist())) + "\n")
-        read = delimited(con, path, ",", ["value"], header=True)
-    else:
-        path = tmp_path / "a.parquet"
-        pq.write_table(table, path, row_group_size=10_000)
-        read = parquet(con, path)
-    stored = con.create_table("stored", read, temp=True)
-    found = stored.order_by(ROW).to_pyarrow()
+    with engine() as reader:
+        reader.con.raw_sql("SET threads = 4")
+        if kind == "csv":
+            path = tmp_path / "a.csv"
+            path.write_text("value\n" + "\n".join(map(str, rows.tolist())) + "\n")
+            read = delimited(reader, path, ",", ["value"], header=True)
+        else:
+            path = tmp_path / "a.parquet"
+            pq.write_table(table, path, row_group_size=10_000)
+            read = parquet(reader, path)
+        stored = reader.con.create_table("stored", read.named(), temp=True)
+        found = stored.order_by(ROW).to_pyarrow()
     assert found["value"].cast("int64").to_numpy().tolist() == rows.tolist()
     assert found[ROW].to_numpy().tolist() == list(range(1_000_000))
 
@@ -183,11 +183,14 @@ _GOOD = [("a", 1, 10), ("a", 2, 11), ("a", 3, 12)]
         (_GOOD, ("uid", "item_id", "timestamp"), {},
          r"no column 'user_id': it has uid, item_id, timestamp; .*--user_column"),
         (_GOOD, ("user_id", "item_id", "when"), {}, "--time_column, or 'None'"),
-        (_GOOD, ("user_id", "item_id", "Item_ID"), {}, "names column 'item_id' twice"),
+        (_GOOD, ("user_id", "item_id", "item_id"), {},
+         "names column 'item_id' 2 times"),
         ([*_GOOD, ("a", 4, "")], HEADER, {},
-         "column 'timestamp' is empty in row 4"),
-        ([*_GOOD, ("", 4, 5)], HEADER, {}, "column 'user_id' is empty in row 4"),
-        ([("a", "", 4), *_GOOD], HEADER, {}, "column 'item_id' is empty in row 1"),
+         "'timestamp' is empty in 1 of 4 rows, first in row 4; .*--missing drop"),
+        ([*_GOOD, ("", 4, 5)], HEADER, {},
+         "'user_id' is empty in 1 of 4 rows, first in row 4"),
+        ([("a", "", 4), *_GOOD], HEADER, {},
+         "'item_id' is empty in 1 of 4 rows, first in row 1"),
         ([*_GOOD, ("a", 4, "soon")], HEADER, {},
          "column 'timestamp' is 'soon' in row 4, wanted numbers"),
         ([("a", 4, "soon"), *_GOOD], HEADER, {}, "is 'soon' in row 1"),
@@ -252,9 +255,21 @@ def test_bad_files_are_explained(
 def test_nulls_and_odd_types_in_parquet(tmp_path: Path) -> None:
     good = {"user_id": [1, 1, 1], "item_id": [1, 2, 3], "timestamp": [1, 2, 3]}
     for name, values, message in [
-        ("user_id", [1, None, 1], "column 'user_id' is empty in row 2"),
-        ("item_id", [1.0, 2.0, float("nan")], "column 'item_id' is empty in row 3"),
-        ("timestamp", [1, None, 3], "column 'timestamp' is empty in row 2"),
+        (
+            "user_id",
+            [1, None, 1],
+            "column 'user_id' is empty in 1 of 3 rows, first in row 2",
+        ),
+        (
+            "item_id",
+            [1.0, 2.0, float("nan")],
+            "column 'item_id' is empty in 1 of 3 rows, first in row 3",
+        ),
+        (
+            "timestamp",
+            [1, None, 3],
+            "column 'timestamp' is empty in 1 of 3 rows, first in row 2",
+        ),
         ("timestamp", [True, False, True], "column 'timestamp' is boolean"),
         ("item_id", [[1], [2], [3]], "wanted ids that are integers or text"),
     ]:

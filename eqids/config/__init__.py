@@ -28,6 +28,7 @@ from eqids.config.doors import (
     OpenConfig as OpenConfig,
     PrepareConfig as PrepareConfig,
     RecommendConfig as RecommendConfig,
+    TimeUnit as TimeUnit,
 )
 from eqids.config.errors import (
     Stopped as Stopped,

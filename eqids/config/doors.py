@@ -7,6 +7,11 @@ from typing import Literal
 from eqids.config.errors import require
 from eqids.config.processes import ProcessesConfig
 
+TimeUnit = Literal[
+    "days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds"
+]
+"""Unit of times that are numbers."""
+
 _CLUSTERING = ("clusters", "cluster_vectors", "vector_width", "spherical",
                "num_clusters", "free_share")  # fmt: skip
 """Flags of `prepare` that say how items are clustered."""
@@ -28,8 +33,15 @@ class PrepareConfig:
     item_column: str = "item_id"
     """Column of item ids (csv and parquet sources)."""
     time_column: str | None = "timestamp"
-    """Column of times: numbers (seconds), or dates and timestamps; 'None' where
-    rows already stand in order of time."""
+    """Column of times: numbers since 1970 (see --time_unit), dates or timestamps;
+    'None' if there are no times and rows already stand in order."""
+    time_unit: Literal["auto"] | TimeUnit = "auto"
+    """Unit of times that are numbers. auto: seconds, unless all times would then be
+    before 1971 or after 2100 and another unit fits."""
+    order_column: str | None = None
+    """Column that orders a user's events (numbers, dates or timestamps), for data
+    without times, or whose times are too coarse to order events. Times are then
+    optional."""
     rating_column: str | None = None
     """Column of ratings, needed by --min_rating only."""
     items: Path | None = None
@@ -40,6 +52,12 @@ class PrepareConfig:
     """What a model may read of an item: a text with columns of the items in braces,
     such as '{title} ({year}), {genres}'; by default the title and, where the source
     has them, the genres."""
+    missing: Literal["refuse", "drop"] = "refuse"
+    """Rows without a user, item or time. refuse: an error that says how many there
+    are. drop: leave them out, and count them."""
+    null_values: tuple[str, ...] = ()
+    r"""Texts that mean an empty cell, such as NULL or \N. Among numbers NULL, \N, nan,
+    None, NA and the like always do."""
     min_rating: float | None = None
     """Drop interactions rated lower."""
     min_user_interactions: int = 1
@@ -102,6 +120,12 @@ class PrepareConfig:
         if self.catalog is not None:
             self._check_catalog(self.catalog)
         require(
+            self.order_column is None
+            or self.source.startswith(("csv:", "parquet:", "recbole:")),
+            f"--order_column is {self.order_column!r}, and --source {self.source} has "
+            "times; it is for csv, parquet and recbole sources",
+        )
+        require(
             self.min_rating is None or self.rating_column is not None
             or not self.source.startswith(("csv:", "parquet:")),
             "--min_rating needs --rating_column, the column that holds the ratings",
@@ -154,7 +178,11 @@ class PrepareConfig:
     def folder(self) -> Path:
         """The dataset folder to write."""
         kind, _, path = self.source.partition(":")
-        name = Path(path).stem if kind in ("csv", "parquet", "recbole") else kind
+        name = kind
+        if kind in ("csv", "parquet", "recbole"):
+            file = Path(path)
+            packed = file.suffix.lower() in (".gz", ".zst", ".bz2", ".xz")
+            name = Path(file.stem).stem if packed else file.stem
         return self.data_dir or Path("data") / name
 
 

@@ -1,22 +1,59 @@
 """What a source's columns hold: ids, times and ratings, checked and given a type."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
-import ibis
 import ibis.expr.types as ir
 
-from eqids.config import UserError, require
+from eqids.config import PrepareConfig, TimeUnit, UserError, require
+from eqids.data.missing import (
+    ColumnSurvey,
+    check_missing,
+    is_missing,
+    number,
+    stamp,
+    survey,
+)
 from eqids.data.sources import Source
 from eqids.data.tables import reading
+from eqids.data.times import (
+    SECONDS,
+    YEAR_1971,
+    YEAR_2100,
+    Taken,
+    span,
+    spells_dates,
+    unit_of,
+)
 
 _TIME_WANTED = (
     "wanted numbers (unix seconds), dates, timestamps, or text like "
     "2024-05-01 12:30:00 or 2024-05-01T12:30:00Z"
 )
+_ORDER_WANTED = "wanted numbers, dates or timestamps"
 
 
-def typed_events(source: Source, min_rating: float | None) -> tuple[ir.Table, int]:
+@dataclass(frozen=True)
+class TypedEvents:
+    """The events of a source, with checked values."""
+
+    table: ir.Table
+    """user, item and row; `when`, integers or floats, where there are times; `rank`,
+    likewise, where a column orders events."""
+    num_rows: int
+    """Rows of the source."""
+    num_missing: int
+    """Rows that were left out because a value is missing."""
+    unit: TimeUnit | None
+    """Unit of `when`, or none where there are no times."""
+
+
+def typed_events(
+    source: Source, config: PrepareConfig, progress: Callable[[str], None]
+) -> TypedEvents:
     """The events of a source with checked values.
 
     Ids of a source of text are integers if every one spells an integer, written as
@@ -24,49 +61,56 @@ def typed_events(source: Source, min_rating: float | None) -> tuple[ir.Table, in
 
     Args:
         source: the columns as the file has them.
-        min_rating: events rated lower are left out; none keeps all.
-
-    Returns:
-        The table: user, item, `when` (unix seconds, integers or floats; only if the
-        source has times) and row; and the number of rows of the source.
+        config: the filters, and what missing values and times mean.
+        progress: is told what times were taken for, and what is unusual.
 
     Raises:
         UserError: naming file, column, row and value at the first bad cell.
     """
-    table = source.events
     _require_id_types(source)
-    found = _survey(source)
-    require(found["rows"] > 0, f"{source.file} has no rows, only column names")
-    for name in ("user", "item"):
-        _require_filled(source, name, found[f"{name}_empty"])
-    columns = {n: _id(table[n], found.get(f"{n}_integers")) for n in ("user", "item")}
-    if "time" in table.columns:
-        _require_filled(source, "time", found["time_empty"])
-        columns["when"] = _time(source, found)
-    keep = None
-    if min_rating is not None:
-        keep = _rating(source) >= min_rating
-    typed = table.filter(keep) if keep is not None else table
-    return typed.select(**columns, row=table["row"]), found["rows"]
+    names = [name for name in source.columns if name != "rating"]
+    if config.min_rating is not None:
+        _require_rating(source)
+        names.append("rating")
+    num_rows, found = survey(source, names, config.null_values)
+    require(num_rows > 0, f"{source.file} has no rows, only column names")
+    check_missing(source, num_rows, found, config.missing, progress)
+    whole, num_missing = _whole(source, found, config, progress)
+    require(
+        num_missing < num_rows,
+        f"{source.file}: none of {num_rows:,} rows has a value in all of "
+        f"{', '.join(source.columns[name] for name in names)}",
+    )
+    table = whole.events
+    columns = {n: _id(whole, n, found[n]) for n in ("user", "item")}
+    unit: TimeUnit | None = None
+    if "time" in found:
+        columns["when"], unit = _times(whole, found["time"], config, progress)
+    if "order" in found:
+        columns["rank"], _ = _moments(whole, "order", found["order"], _ORDER_WANTED)
+    typed = table
+    if config.min_rating is not None:
+        typed = table.filter(_rating(whole) >= config.min_rating)
+    return TypedEvents(
+        typed.select(**columns, row=table["row"]), num_rows, num_missing, unit
+    )
 
 
-def _survey(source: Source) -> Mapping[str, Any]:
-    """One pass over the file: rows, empty cells, and what texts spell."""
-    table, row = source.events, source.events["row"]
-    wanted: dict[str, Any] = {"rows": table.count()}
-    for name in ("user", "item", "time"):
-        if name in table.columns:
-            wanted[f"{name}_empty"] = row.min(where=_is_empty(table[name]))
-            if isinstance(table[name], ir.StringValue):
-                wanted[f"{name}_integers"] = _spells_integer(table[name]).all()
-    if "time" in table.columns and isinstance(table["time"], ir.StringValue):
-        wanted["time_numbers"] = _number(table["time"]).count()
-        wanted["time_stamps"] = _stamp(table["time"]).count()
-    if not source.spelled:
-        for name in ("user_integers", "item_integers"):
-            wanted.pop(name, None)
-    with reading(source.file):
-        return table.aggregate(**wanted).to_pyarrow().to_pylist()[0]
+def seconds(when: Any, unit: TimeUnit) -> Any:
+    """The expression of whole unix seconds, rounded down.
+
+    Args:
+        when: integers or floats.
+        unit: theirs.
+    """
+    factor = SECONDS[unit]
+    if when.type().is_integer() and factor < 1:
+        # Whole numbers of one unit in a second; floats would round 19 digits up.
+        parts = factor.denominator
+        return ((when - (when % parts + parts) % parts) / parts).cast("int64")
+    if when.type().is_integer():
+        return when * int(factor)
+    return (when * float(factor)).floor().cast("int64")
 
 
 def _require_id_types(source: Source) -> None:
@@ -79,74 +123,144 @@ def _require_id_types(source: Source) -> None:
         )
 
 
-def _require_filled(source: Source, name: str, row: int | None) -> None:
-    if row is not None:
-        raise UserError(
-            f"{source.file}: column {source.columns[name]!r} is empty in row "
-            f"{row + 1}, wanted a value in every row"
-        )
+def _whole(
+    source: Source,
+    found: Mapping[str, ColumnSurvey],
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+) -> tuple[Source, int]:
+    """The rows of a source that lack no value, and how many others there are."""
+    lacking = {name: one.missing for name, one in found.items() if one.missing}
+    if not lacking:
+        return source, 0
+    table = source.events
+    missing = [is_missing(table[n], found[n], config.null_values) for n in lacking]
+    dropped = reduce(or_, missing)
+    with reading(source.file):
+        num_missing = int(table.aggregate(n=dropped.sum()).to_pyarrow()["n"][0].as_py())
+    named = ", ".join(f"{source.columns[n]!r} {k:,}" for n, k in lacking.items())
+    progress(
+        f"{num_missing:,} rows are left out (--missing drop), for they have no value "
+        f"in: {named}"
+    )
+    return replace(source, events=table.filter(~dropped)), num_missing
 
 
-def _is_empty(column: Any) -> Any:
-    empty = column.isnull()
-    return empty | column.isnan() if column.type().is_floating() else empty
+def _id(source: Source, name: str, found: ColumnSurvey) -> Any:
+    column = source.events[name]
+    integers = source.spelled and found.integers == found.others
+    return column.cast("int64") if integers and not _keeps_words(found) else column
 
 
-def _spells_integer(text: Any) -> Any:
-    return (text.try_cast("int64").cast("string") == text).fill_null(False)
+def _keeps_words(found: ColumnSurvey) -> bool:
+    return found.words > 0 and not found.words_are_missing
 
 
-def _id(column: Any, integers: bool | None) -> Any:
-    return column.cast("int64") if integers else column
-
-
-def _number(text: Any) -> Any:
-    number = text.try_cast("float64")
-    bad = number.isnan() | number.isinf() | (number.abs() >= 2.0**62)
-    return ibis.ifelse(bad, ibis.null("float64"), number)
-
-
-def _stamp(column: Any) -> Any:
-    """Seconds since 1970 of dates, timestamps and texts; UTC where no zone is said."""
-    kind = "timestamp('UTC')"
-    if isinstance(column, ir.StringValue):
-        stamp = column.try_cast(kind)
-    else:
-        stamp = column.cast(kind)
-    # Ibis calls the seconds int32, DuckDB gives a double with fractions.
-    return stamp.epoch_seconds().cast("float64")
-
-
-def _time(source: Source, found: Mapping[str, Any]) -> Any:
-    column = source.events["time"]
+def _moments(
+    source: Source, name: str, found: ColumnSurvey, wanted: str
+) -> tuple[Any, bool]:
+    """The expression of a column that orders events, and whether it holds numbers."""
+    column = source.events[name]
     kind = column.type()
-    if kind.is_string():
-        if found["time_integers"]:
-            return column.cast("int64")
-        numeric = found["time_numbers"] >= found["time_stamps"]
-        time = _number(column) if numeric else _stamp(column)
+    numeric = True
+    if kind.is_string() and found.integers == found.others:
+        moment = column.cast("int64")
+    elif kind.is_string():
+        numeric = found.numbers >= found.stamps
+        moment = number(column) if numeric else stamp(column)
     elif kind.is_integer():
-        time = column.try_cast("int64")
+        moment = column.try_cast("int64")
     elif kind.is_floating() or kind.is_decimal():
-        time = _number(column)
+        moment = number(column)
     elif kind.is_date() or kind.is_timestamp() or kind.is_unknown():
-        time = _stamp(column)
+        numeric, moment = False, stamp(column)
     else:
         raise UserError(
-            f"{source.file}: column {source.columns['time']!r} is {kind}, "
-            f"{_TIME_WANTED}"
+            f"{source.file}: column {source.columns[name]!r} is {kind}, {wanted}"
         )
-    _require_values(source, "time", time, _TIME_WANTED)
-    return time
+    _require_values(source, name, moment, wanted)
+    return moment, numeric
 
 
-def _rating(source: Source) -> Any:
+def _times(
+    source: Source,
+    found: ColumnSurvey,
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+) -> tuple[Any, TimeUnit]:
+    """The expression of times and their unit."""
+    when, numeric = _moments(source, "time", found, _TIME_WANTED)
+    column = f"{source.file}: column {source.columns['time']!r}"
+    if not numeric:
+        require(
+            config.time_unit == "auto",
+            f"--time_unit is {config.time_unit}, and {column} holds dates or "
+            "timestamps, which need no unit",
+        )
+        return when, "seconds"
+    with reading(source.file):
+        ends = source.events.aggregate(least=when.min(), most=when.max()).to_pyarrow()
+    least, most = ends["least"][0].as_py(), ends["most"][0].as_py()
+    unit = config.time_unit
+    if unit == "auto":
+        unit = _taken(column, least, most, unit_of(least, most), progress)
+    longest = max(abs(least), abs(most)) * SECONDS[unit]
+    require(
+        longest < 2**62,
+        f"{column} holds numbers up to {max(abs(least), abs(most))}, which are too "
+        f"large for {unit}; see --time_unit",
+    )
+    return when, unit
+
+
+def _taken(
+    column: str,
+    least: int | float,
+    most: int | float,
+    taken: Taken,
+    progress: Callable[[str], None],
+) -> TimeUnit:
+    """Says what numbers are taken for; refuses those that are plausibly nothing."""
+    numbers = f"{column} holds numbers from {least} to {most}"
+    require(
+        taken.fits or not spells_dates(least, most),
+        f"{numbers}, which look like dates written without dashes; wanted text like "
+        "2024-05-01, or --time_unit seconds if they are seconds after all",
+    )
+    require(
+        taken.fits or most < YEAR_1971,
+        f"{numbers}: {taken.why}, and no other unit puts them between 1971 and 2100; "
+        "wanted --time_unit, or dates such as 2024-05-01",
+    )
+    dates = span(int(least), int(most))
+    if not taken.fits:
+        progress(
+            f"warning: {numbers}: {taken.why} ({dates}), and they are taken as seconds "
+            "as no other unit fits; if they are ranks, name the column with "
+            "--order_column and not as --time_column, else say their --time_unit"
+        )
+    elif taken.unit != "seconds":
+        progress(
+            f"{numbers}, which are taken as {taken.unit}: {taken.why}; --time_unit "
+            "says otherwise"
+        )
+    elif most >= YEAR_2100:
+        progress(
+            f"warning: {numbers}, as seconds {dates}: are all of them in one unit?"
+        )
+    return taken.unit
+
+
+def _require_rating(source: Source) -> None:
     require(
         "rating" in source.columns,
         f"{source.file}: --min_rating needs --rating_column, the column that holds "
         "the ratings",
     )
-    rating = _number(source.events["rating"])
+
+
+def _rating(source: Source) -> Any:
+    rating = number(source.events["rating"])
     _require_values(source, "rating", rating, "wanted a number in every row")
     return rating
 

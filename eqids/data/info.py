@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eqids.config import UserError, from_json, require, to_json
+from eqids.config import TimeUnit, UserError, from_json, require, to_json
 
 FORMAT_VERSION = 2
 """Folders of version 1 differ only in that their items have no column `retired`."""
@@ -39,6 +39,8 @@ class Protocol:
     """temporal: unix time from which events test (90% quantile)."""
     seed: int = 0
     """Seeds the hash that breaks ties, where it is used."""
+    order_column: str | None = None
+    """Column that ordered a user's events, where it was not that of times."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Counts:
 
     rows_read: int
     """Rows of the source."""
+    missing_dropped: int = 0
+    """Rows dropped because a value is missing."""
     rated_lower: int = 0
     """Rows dropped by min_rating."""
     duplicates_dropped: int = 0
@@ -125,6 +129,8 @@ class DatasetInfo:
     """What preparation read, dropped and found."""
     clusters: ClustersInfo
     """How items were put into clusters."""
+    time_unit: TimeUnit | None = None
+    """Unit of the source's times; dates count as seconds."""
     catalog_id: str = ""
     """Hash of the mapping from slots to item ids and of which are retired; what
     checkpoints are bound to."""

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eqids.config import PrepareConfig, require
-from eqids.data.columns import typed_events
+from eqids.config import PrepareConfig, TimeUnit, UserError, require
+from eqids.data.columns import TypedEvents, seconds, typed_events
 from eqids.data.info import Counts
 from eqids.data.sources import Source
-from eqids.data.tables import reading
+from eqids.data.tables import Engine, reading
 
 _PRIME = 2**31 - 1
 _ID_ORDER = 0.9
@@ -40,10 +40,15 @@ class Interactions:
     """What was read and dropped."""
     num_unnamed: int = 0
     """Items of which no title is known."""
+    time_unit: TimeUnit | None = None
+    """Unit of the source's times, or none where it has no times."""
 
 
 def read_interactions(
-    con: Any, source: Source, config: PrepareConfig, progress: Callable[[str], None]
+    engine: Engine,
+    source: Source,
+    config: PrepareConfig,
+    progress: Callable[[str], None],
 ) -> Interactions:
     """Reads, filters and orders interactions, in the database.
 
@@ -51,15 +56,18 @@ def read_interactions(
     other engines could serve.
 
     Args:
-        con: an Ibis connection to DuckDB, which keeps the order of files.
+        engine: DuckDB, which keeps the order of files.
         source: the file.
-        config: filters and seed.
+        config: filters, seed, and what missing values and times mean.
         progress: is told what is unusual.
 
     Raises:
         UserError: at a bad cell, or if the filters leave nothing.
     """
-    events, users, items, counts = _numbered_events(con, source, config)
+    con, typed = engine.con, typed_events(source, config, progress)
+    events, users, items, counts = _numbered_events(con, source, typed, config)
+    if {"when", "rank"} <= set(events.columns):
+        _require_one_order(source, events, users)
     core = _frequent(con, events, config)
     counts = replace(counts, rare_dropped=_count(events) - _count(core))
     require(
@@ -68,30 +76,32 @@ def read_interactions(
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    if "when" in core.columns:
-        tied, ascending = _ties(core)
+    key = _sort_key(core)
+    if key is not None:
+        tied, ascending = _ties(core, key)
         counts = replace(counts, tied_neighbours=tied, ascending_ties=ascending)
     hashed = counts.ascending_ties > _ID_ORDER * counts.tied_neighbours
     if hashed:
+        share = counts.ascending_ties / counts.tied_neighbours
         progress(
             f"warning: of {counts.tied_neighbours:,} neighbouring events of one user "
-            f"and time {counts.ascending_ties / counts.tied_neighbours:.0%} ascend by "
+            f"and {'time' if key == 'when' else 'rank'} {share:.0%} ascend by "
             "item, so the file's order is one of ids: ties are broken by a seeded hash"
         )
-    table = _ordered(core, config.seed if hashed else None).to_pyarrow()
+    table = _ordered(core, typed.unit, config.seed if hashed else None).to_pyarrow()
     user_table = users.order_by("number").to_pyarrow()
     with reading(config.items or source.file):
         item_table = _titled(items, source.items).order_by("number").to_pyarrow()
-    return _compact(table, user_table, item_table, hashed, counts)
+    found = _compact(table, user_table, item_table, hashed, counts)
+    return replace(found, time_unit=typed.unit)
 
 
 def _numbered_events(
-    con: Any, source: Source, config: PrepareConfig
+    con: Any, source: Source, typed: TypedEvents, config: PrepareConfig
 ) -> tuple[ir.Table, ir.Table, ir.Table, Counts]:
     """Events with numbers for ids and no duplicates, and what the numbers mean."""
-    typed, num_rows = typed_events(source, config.min_rating)
     with reading(source.file):
-        raw = con.create_table("raw", typed, temp=True)
+        raw = con.create_table("raw", typed.table, temp=True)
     rated = _count(raw)
     require(
         rated > 0, f"{source.file}: no rating reaches --min_rating {config.min_rating}"
@@ -101,15 +111,23 @@ def _numbered_events(
     joined = raw.join(named, "user")
     joined = joined.join(items.select(item="id", item_number="number"), "item")
     columns = {"user": joined["user_number"], "item": joined["item_number"]}
-    if "when" in raw.columns:
-        columns["when"] = joined["when"]
-    events = joined.select(**columns, row=joined["row"])
-    if "when" in raw.columns:
-        events = events.group_by(list(columns)).aggregate(row=events["row"].min())
+    moments = {n: joined[n] for n in ("when", "rank") if n in raw.columns}
+    events = joined.select(**columns, **moments, row=joined["row"])
+    if moments:
+        # Of events of one time the first counts, whatever their ranks.
+        same = [*columns, next(iter(moments))]
+        least = {
+            name: events[name].min() for name in events.columns if name not in same
+        }
+        events = events.group_by(same).aggregate(**least)
     events = con.create_table("events", events, temp=True)
     con.raw_sql("DROP TABLE raw")
-    dropped = rated - _count(events)
-    counts = Counts(num_rows, rated_lower=num_rows - rated, duplicates_dropped=dropped)
+    counts = Counts(
+        typed.num_rows,
+        missing_dropped=typed.num_missing,
+        rated_lower=typed.num_rows - typed.num_missing - rated,
+        duplicates_dropped=rated - _count(events),
+    )
     return events, users, items, counts
 
 
@@ -142,9 +160,32 @@ def _frequent(con: Any, events: ir.Table, config: PrepareConfig) -> ir.Table:
     return events
 
 
-def _ties(events: ir.Table) -> tuple[int, int]:
-    """Neighbours in the file's order with one user and time; those ascending by id."""
-    order = ibis.window(group_by=["user", "when"], order_by="row")
+def _sort_key(events: ir.Table) -> str | None:
+    """The column that orders a user's events, or none: the file's order does."""
+    return next((name for name in ("rank", "when") if name in events.columns), None)
+
+
+def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> None:
+    """Requires that times never fall where ranks rise."""
+    order = ibis.window(group_by="user", order_by=["rank", "row"])
+    before = events.mutate(before=events["when"].lag(1).over(order))
+    falls = before.filter(before["when"] < before["before"])
+    first = falls.order_by("row").limit(1).to_pyarrow().to_pylist()
+    if not first:
+        return
+    time, rank = source.columns["time"], source.columns["order"]
+    id_ = users.filter(users["number"] == first[0]["user"]).to_pyarrow()["id"][0]
+    raise UserError(
+        f"{source.file}: column {time!r} falls in row {first[0]['row'] + 1}, where "
+        f"column {rank!r} rises, for user {id_.as_py()!r}; wanted both in one order, "
+        "or --time_column None to go by the other alone"
+    )
+
+
+def _ties(events: ir.Table, key: str) -> tuple[int, int]:
+    """Neighbours in the file's order with one user and time or rank; those of them
+    that ascend by id."""
+    order = ibis.window(group_by=["user", key], order_by="row")
     before = events.select(item="item", before=events["item"].lag(1).over(order))
     tied = before.aggregate(
         tied=before["before"].count(),
@@ -153,13 +194,15 @@ def _ties(events: ir.Table) -> tuple[int, int]:
     return tied["tied"][0].as_py(), tied["ascending"][0].as_py() or 0
 
 
-def _ordered(events: ir.Table, seed: int | None) -> ir.Table:
-    """user, item and time, sorted by user, time and, in ties, file order or a hash."""
-    order = [events["user"]]
+def _ordered(events: ir.Table, unit: TimeUnit | None, seed: int | None) -> ir.Table:
+    """user, item and, where known, time in seconds, sorted by user, time or rank and,
+    in ties, the file's order or a hash."""
+    order, key = [events["user"]], _sort_key(events)
     columns = {"user": events["user"], "item": events["item"]}
-    if "when" in events.columns:
-        order.append(events["when"])
-        columns["time"] = events["when"].floor().cast("int64")
+    if unit is not None:
+        columns["time"] = seconds(events["when"], unit)
+    if key is not None:
+        order.append(events[key])
         if seed is not None:
             order.append(_hash(events["user"], events["item"], seed))
     return events.order_by([*order, events["row"]]).select(**columns)

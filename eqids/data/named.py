@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ibis
 import numpy as np
 import pyarrow as pa
 
 from eqids.config import require
 from eqids.data.files import read_npy
 from eqids.data.revise import ids_of, spelled_like
-from eqids.data.tables import ROW, parquet, reading, with_header
+from eqids.data.tables import ROW, engine, reading, table_of_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,22 +98,16 @@ def read_vectors(path: Path, num_items: int, width: int) -> np.ndarray:
 
 
 def _read(path: Path, item: str) -> pa.Table:
-    con = ibis.duckdb.connect()
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            table = parquet(con, path)
-        else:
-            table = with_header(con, path, [item])
-        names = [name for name in table.columns if name != ROW]
+    with engine() as reader:
+        table = table_of_file(reader, path, [item])
         require(
-            item in names,
-            f"{path} has no column {item!r}: it has {', '.join(names)}; name the right "
+            item in table,
+            f"{path} has no column {item!r}: it has {table.listed()}; name the right "
             "one with --item_column",
         )
         with reading(path):
-            return table.order_by(ROW).select(*names).to_pyarrow()
-    finally:
-        con.disconnect()
+            rows = table.table.order_by(ROW).drop(ROW).to_pyarrow()
+        return rows.rename_columns(list(table.columns))
 
 
 def _named(path: Path, table: pa.Table, given: str | None, default: str) -> str:

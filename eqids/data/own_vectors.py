@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 
 from eqids.config import PrepareConfig, UserError, require
 from eqids.data.files import read_npy
-from eqids.data.tables import ROW, parquet, reading, with_header
+from eqids.data.tables import ROW, engine, reading, table_of_file
 
 _ROWS = 2**18
 """Rows of a file read at a time."""
@@ -180,17 +179,11 @@ def _listed(config: PrepareConfig) -> pa.Array:
     """The item ids of --items as text, in the file's order."""
     path, column = config.items, config.item_column
     assert path is not None
-    con = ibis.duckdb.connect()
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            table = parquet(con, path)
-        else:
-            table = with_header(con, path, [column])
+    with engine() as reader:
+        table = table_of_file(reader, path, [column])
         with reading(path):
-            ids = table.order_by(ROW).select(id=table[column].cast("string"))
+            ids = table.table.order_by(ROW).select(id=table[column].cast("string"))
             return ids.to_pyarrow()["id"].combine_chunks()
-    finally:
-        con.disconnect()
 
 
 def _require_new(

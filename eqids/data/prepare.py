@@ -1,11 +1,8 @@
 """From raw interactions to a dataset folder."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-import ibis
 import numpy as np
 import pyarrow as pa
 
@@ -19,6 +16,7 @@ from eqids.data.lineage import Lineage
 from eqids.data.own_vectors import check_vectors
 from eqids.data.sources import open_source
 from eqids.data.split import Split, leave_one_out, temporal
+from eqids.data.tables import engine
 from eqids.data.write import check_target, write_dataset
 
 
@@ -157,14 +155,9 @@ def _as_clustered(known: Known) -> Clustered:
 
 
 def _read(config: PrepareConfig, progress: Callable[[str], None]) -> Interactions:
-    with tempfile.TemporaryDirectory(prefix="eqids-") as folder:
-        con = ibis.duckdb.connect(temp_directory=f"{folder}/spilled")
-        try:
-            con.raw_sql("SET TimeZone = 'UTC'")
-            source = open_source(con, config, Path(folder), progress)
-            return read_interactions(con, source, config, progress)
-        finally:
-            con.disconnect()
+    with engine() as reader:
+        source = open_source(reader, config, progress)
+        return read_interactions(reader, source, config, progress)
 
 
 def _info(
@@ -177,6 +170,7 @@ def _info(
         num_events=len(found.item),
         num_clusters=catalog.num_clusters,
         room=catalog.room,
+        time_unit=found.time_unit,
         protocol=_protocol(config, found, split),
         counts=_counts(found, split, catalog),
         clusters=catalog.info,
@@ -184,16 +178,18 @@ def _info(
 
 
 def _protocol(config: PrepareConfig, found: Interactions, split: Split) -> Protocol:
+    timed = found.time is not None
     return Protocol(
         split=config.split,
         ties=found.ties,
-        duplicates="kept" if found.time is None else "dropped",
+        duplicates="dropped" if timed or config.order_column else "kept",
         min_rating=config.min_rating,
         min_user_interactions=config.min_user_interactions,
         min_item_interactions=config.min_item_interactions,
         valid_from=split.valid_from,
         test_from=split.test_from,
         seed=config.seed,
+        order_column=config.order_column,
     )
 
 

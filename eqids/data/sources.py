@@ -10,7 +10,16 @@ import ibis.expr.types as ir
 
 from eqids.config import PrepareConfig, require
 from eqids.data.fetch import fetch_movielens, unpack
-from eqids.data.tables import ROW, atomic, delimited, parquet, with_header
+from eqids.data.tables import (
+    ROW,
+    Engine,
+    FileTable,
+    atomic,
+    delimited,
+    parquet,
+    table_of_file,
+    with_header,
+)
 from eqids.data.template import columns_of, text_of
 
 _GENRES = (
@@ -27,9 +36,10 @@ class Source:
     file: Path
     """The file of interactions, for messages."""
     columns: Mapping[str, str]
-    """The file's names of user, item, and where they exist time and rating."""
+    """The file's names of user, item, and where they exist time, order and rating."""
     events: ir.Table
-    """Those columns as user, item, time, rating, and `row` in the file's order."""
+    """Those columns as user, item, time, order, rating, and `row` in the file's
+    order."""
     spelled: bool
     """Whether every value is text, which may spell a number."""
     items: ir.Table | None = None
@@ -37,14 +47,13 @@ class Source:
 
 
 def open_source(
-    con: Any, config: PrepareConfig, folder: Path, progress: Callable[[str], None]
+    engine: Engine, config: PrepareConfig, progress: Callable[[str], None]
 ) -> Source:
     """The tables that `config.source` names.
 
     Args:
-        con: an Ibis connection to DuckDB.
+        engine: what reads it.
         config: source, columns and the file of titles.
-        folder: an empty folder for what has to be unpacked.
         progress: is told what is fetched.
 
     Raises:
@@ -55,16 +64,16 @@ def open_source(
     own = config if config.items is None else replace(config, text=None)
     if kind in _MOVIELENS:
         archive = Path(path) if path else fetch_movielens(kind, progress)
-        source = _MOVIELENS[kind](con, own, archive, folder)
+        source = _MOVIELENS[kind](engine, own, archive)
     else:
         require(
             kind in ("csv", "parquet", "recbole") and bool(path),
             f"--source is {config.source!r}, wanted ml-100k, ml-1m, ml-20m, csv:PATH, "
             "parquet:PATH or recbole:PATH.inter",
         )
-        source = _FILES[kind](con, own, Path(path))
+        source = _FILES[kind](engine, own, Path(path))
     if config.items is not None:
-        return replace(source, items=_titles(con, config))
+        return replace(source, items=_titles(engine, config))
     require(
         config.text is None or source.items is not None,
         "--text needs --items, the file whose columns it names",
@@ -72,66 +81,69 @@ def open_source(
     return source
 
 
-def _from_csv(con: Any, config: PrepareConfig, path: Path) -> Source:
-    table = with_header(con, path, list(_named_columns(config).values()))
-    return _events(path, table, _named_columns(config), spelled=True)
+def _from_csv(engine: Engine, config: PrepareConfig, path: Path) -> Source:
+    needed = _named_columns(config)
+    if config.order_column is not None:
+        needed.pop("time", None)
+    table = with_header(engine, path, list(needed.values()))
+    return _events(path, table, _columns_of(config, table), spelled=True)
 
 
-def _from_parquet(con: Any, config: PrepareConfig, path: Path) -> Source:
-    table = parquet(con, path)
-    return _events(path, table, _named_columns(config), spelled=False)
+def _from_parquet(engine: Engine, config: PrepareConfig, path: Path) -> Source:
+    table = parquet(engine, path)
+    return _events(path, table, _columns_of(config, table), spelled=False)
 
 
-def _from_recbole(con: Any, config: PrepareConfig, path: Path) -> Source:
-    table = atomic(con, path)
-    columns = _named_columns(config)
+def _from_recbole(engine: Engine, config: PrepareConfig, path: Path) -> Source:
+    table = atomic(engine, path)
+    columns = _columns_of(config, table)
     if config.rating_column is None and "rating" in table.columns:
         columns["rating"] = "rating"
     source = _events(path, table, columns, spelled=True)
     beside = path.with_suffix(".item")
     if not beside.is_file():
         return source
-    items = _atomic_items(con, config, beside)
+    items = _atomic_items(engine, config, beside)
     return replace(source, items=items)
 
 
-_FILES: Mapping[str, Callable[[Any, PrepareConfig, Path], Source]] = {
+_FILES: Mapping[str, Callable[[Engine, PrepareConfig, Path], Source]] = {
     "csv": _from_csv,
     "parquet": _from_parquet,
     "recbole": _from_recbole,
 }
 
 
-def _ml_100k(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Source:
+def _ml_100k(engine: Engine, config: PrepareConfig, archive: Path) -> Source:
     choices = [("ml-100k.inter", "ml-100k.item"), ("u.data", "u.item")]
-    events, items = unpack(archive, choices, folder)
+    events, items = unpack(archive, choices, engine.folder)
     if events.suffix == ".inter":
-        return _from_recbole(con, PrepareConfig(text=config.text), events)
+        return _from_recbole(engine, PrepareConfig(text=config.text), events)
     flags = ["unknown", *_GENRES]
     names = ["item_id", "title", "released", "video", "link", *flags]
-    films = delimited(con, items, "|", names, quote="", encoding="latin-1")
+    films = delimited(engine, items, "|", names, quote="", encoding="latin-1").named()
     genres = _joined([ibis.ifelse(films[g] == "1", ", " + g, "") for g in _GENRES])
     texts = _with_texts(films.mutate(genres=genres.substr(2)), config, items)
-    return _rated(delimited(con, events, "\t", _RATED, quote=""), events, texts)
+    return _rated(delimited(engine, events, "\t", _RATED, quote=""), events, texts)
 
 
-def _ml_1m(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Source:
-    events, items = unpack(archive, [("ratings.dat", "movies.dat")], folder)
+def _ml_1m(engine: Engine, config: PrepareConfig, archive: Path) -> Source:
+    events, items = unpack(archive, [("ratings.dat", "movies.dat")], engine.folder)
     names = ["item_id", "title", "genres"]
-    films = delimited(con, items, "::", names, quote="", encoding="latin-1")
-    table = delimited(con, events, "::", _RATED, quote="")
+    films = delimited(engine, items, "::", names, quote="", encoding="latin-1").named()
+    table = delimited(engine, events, "::", _RATED, quote="")
     return _rated(table, events, _with_texts(_listed(films), config, items))
 
 
-def _ml_20m(con: Any, config: PrepareConfig, archive: Path, folder: Path) -> Source:
-    events, items = unpack(archive, [("ratings.csv", "movies.csv")], folder)
+def _ml_20m(engine: Engine, config: PrepareConfig, archive: Path) -> Source:
+    events, items = unpack(archive, [("ratings.csv", "movies.csv")], engine.folder)
     names = ["item_id", "title", "genres"]
-    films = delimited(con, items, ",", names, header=True)
-    table = delimited(con, events, ",", _RATED, header=True)
+    films = delimited(engine, items, ",", names, header=True).named()
+    table = delimited(engine, events, ",", _RATED, header=True)
     return _rated(table, events, _with_texts(_listed(films), config, items))
 
 
-_MOVIELENS: Mapping[str, Callable[[Any, PrepareConfig, Path, Path], Source]] = {
+_MOVIELENS: Mapping[str, Callable[[Engine, PrepareConfig, Path], Source]] = {
     "ml-100k": _ml_100k,
     "ml-1m": _ml_1m,
     "ml-20m": _ml_20m,
@@ -161,7 +173,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return total
 
 
-def _rated(table: ir.Table, file: Path, films: ir.Table) -> Source:
+def _rated(table: FileTable, file: Path, films: ir.Table) -> Source:
     columns = {
         "user": "user_id",
         "item": "item_id",
@@ -178,55 +190,66 @@ def _named_columns(config: PrepareConfig) -> dict[str, str]:
         "user": config.user_column,
         "item": config.item_column,
         "time": config.time_column,
+        "order": config.order_column,
         "rating": config.rating_column,
     }
     return {name: column for name, column in columns.items() if column is not None}
 
 
+def _columns_of(config: PrepareConfig, table: FileTable) -> dict[str, str]:
+    """The columns that flags name; the default one of times may lack beside an order.
+
+    Data that knows the order of events need not know their times.
+    """
+    columns = _named_columns(config)
+    default = columns.get("time") == PrepareConfig.time_column
+    if config.order_column is not None and default and columns["time"] not in table:
+        del columns["time"]
+    return columns
+
+
 def _events(
-    file: Path, table: ir.Table, columns: Mapping[str, str], spelled: bool
+    file: Path, table: FileTable, columns: Mapping[str, str], spelled: bool
 ) -> Source:
     for name, column in columns.items():
-        _require_column(file, table, column, f"--{name}_column")
+        _require_column(table, column, f"--{name}_column")
     chosen = {name: table[column] for name, column in columns.items()}
-    return Source(file, columns, table.select(**chosen, row=table[ROW]), spelled)
+    return Source(file, columns, table.table.select(**chosen, row=table.row), spelled)
 
 
-def _require_column(file: Path, table: ir.Table, column: str, flag: str) -> None:
-    there = [name for name in table.columns if name != ROW]
-    hint = ", or 'None' if rows stand in order of time" if "time" in flag else ""
+def _require_column(table: FileTable, column: str, flag: str) -> None:
+    hint = ""
+    if "time" in flag:
+        hint = ", or 'None' if there are no times and rows stand in order"
     require(
-        column in there,
-        f"{file} has no column {column!r}: it has {', '.join(there)}; name the right "
-        f"one with {flag}{hint}",
+        column in table,
+        f"{table.file} has no column {column!r}: it has {table.listed()}; name the "
+        f"right one with {flag}{hint}",
     )
 
 
-def _titles(con: Any, config: PrepareConfig) -> ir.Table:
+def _titles(engine: Engine, config: PrepareConfig) -> ir.Table:
     path = config.items
     assert path is not None
     columns = {"item": config.item_column, "title": config.title_column}
-    if path.suffix in (".parquet", ".pq"):
-        table = parquet(con, path)
-    else:
-        table = with_header(con, path, list(columns.values()))
+    table = table_of_file(engine, path, list(columns.values()))
     for name, column in columns.items():
-        _require_column(path, table, column, f"--{name}_column")
+        _require_column(table, column, f"--{name}_column")
     title = table[config.title_column].cast("string")
     text = title
     if config.text is not None:
         text = text_of(config.text, path, columns_of(table))
-    return table.select(
+    return table.table.select(
         key=table[config.item_column].cast("string"), title=title, text=text, row=ROW
     )
 
 
-def _atomic_items(con: Any, config: PrepareConfig, path: Path) -> ir.Table | None:
+def _atomic_items(engine: Engine, config: PrepareConfig, path: Path) -> ir.Table | None:
     """The title (year) and class of each line of a RecBole `.item` file.
 
     A template may call them title, year and genres, or as the file does.
     """
-    table = atomic(con, path)
+    table = atomic(engine, path)
     names = [name for name in table.columns if name.endswith(("title", "name"))]
     if config.item_column not in table.columns or not names:
         return None
@@ -241,4 +264,6 @@ def _atomic_items(con: Any, config: PrepareConfig, path: Path) -> ir.Table | Non
         text = text + (", " + genres).fill_null("")
     if config.text is not None:
         text = text_of(config.text, path, named | columns_of(table))
-    return table.select(key=table[config.item_column], title=title, text=text, row=ROW)
+    return table.table.select(
+        key=table[config.item_column], title=title, text=text, row=ROW
+    )

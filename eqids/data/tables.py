@@ -1,21 +1,125 @@
-"""Files as Ibis tables on DuckDB: every column as the file has it, rows numbered."""
+"""Files as Ibis tables on DuckDB: every column as the file has it, rows numbered.
+
+Nothing is guessed: names are literal, columns go by their place, and no reader adds
+columns of its own.
+"""
 
 import contextlib
 import csv
-from collections.abc import Iterator, Sequence
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from eqids.config import UserError, require
+from eqids.data.raw_files import is_parquet, linked, text_file
 
 ROW = "eqids_row"
 """Column that numbers the rows in the file's order, from 0."""
 
 _DELIMITERS = (",", "\t", ";", "|", "::", " ")
+_LONGEST_HEADER = 1 << 20
+"""Characters of a line of column names at most."""
+_LONGEST_COMPLAINT = 500
+"""Characters of an engine's message that are shown."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What reads files."""
+
+    con: Any
+    """An Ibis connection to DuckDB."""
+    folder: Path
+    """An empty folder for links, unpacked files and what does not fit into memory."""
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Engine]:
+    """Opens an engine, and removes what it left when it is closed.
+
+    Raises:
+        UserError: the temporary folder's name would be taken for a pattern.
+    """
+    with tempfile.TemporaryDirectory(prefix="eqids-") as folder:
+        require(
+            not re.search(r"[*?\[]", folder),
+            f"the folder of temporary files, {folder}, has one of * ? [ in its name; "
+            "set TMPDIR to another",
+        )
+        con = ibis.duckdb.connect(temp_directory=f"{folder}/spilled")
+        try:
+            con.raw_sql("SET TimeZone = 'UTC'")
+            # Parquet's statistics leave NaN out: DuckDB 2.0 takes from them that a
+            # column has none, and isnan() for false.
+            con.raw_sql("SET disabled_optimizers = 'statistics_propagation'")
+            yield Engine(con, Path(folder))
+        finally:
+            con.disconnect()
+
+
+@dataclass(frozen=True, eq=False)
+class FileTable(Mapping[str, Any]):
+    """The columns of a file by the names that it gives them, whatever these are.
+
+    Engines know some names as their own, and do not tell upper from lower case; so
+    the columns of `table` are called `c0`, `c1` and so on.
+    """
+
+    file: Path
+    """For messages."""
+    columns: tuple[str, ...]
+    """Names as the file has them, which may repeat."""
+    table: ir.Table
+    """The columns, in the file's order, and `ROW`."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns a column.
+
+        Raises:
+            KeyError: there is none of that name.
+            UserError: there are two.
+        """
+        places = [n for n, column in enumerate(self.columns) if column == name]
+        if not places:
+            raise KeyError(name)
+        require(
+            len(places) == 1,
+            f"{self.file} names column {name!r} {len(places)} times, wanted it once",
+        )
+        return self.table[f"c{places[0]}"]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields each name once."""
+        return iter(dict.fromkeys(self.columns))
+
+    def __len__(self) -> int:
+        """Returns the number of different names."""
+        return len(set(self.columns))
+
+    @property
+    def row(self) -> Any:
+        """The number of each row, from 0."""
+        return self.table[ROW]
+
+    def named(self) -> ir.Table:
+        """The table by the file's names, which must be different for an engine."""
+        return self.table.rename({name: f"c{n}" for n, name in enumerate(self.columns)})
+
+    def listed(self) -> str:
+        """The names for a message; those that could be misread are quoted."""
+        return ", ".join(
+            name if re.fullmatch(r"[^\s,'\"](.*[^\s,'\"])?", name) else repr(name)
+            for name in self.columns
+        )
 
 
 @contextlib.contextmanager
@@ -26,112 +130,180 @@ def reading(file: Path) -> Iterator[None]:
     except (duckdb.InvalidInputException, duckdb.IOException) as error:
         said = str(error).split("Possible ")[0].split("\nLINE ")[0].split("\n\n")[0]
         said = " | ".join(said.splitlines())
-        raise UserError(f"{file} cannot be read: {said}") from None
+        if "state machine" in said:
+            said = (
+                "it is no CSV as RFC 4180 wants it: lines end in different ways, or a "
+                "quote is not closed"
+            )
+        # The engine knows the file by a name of ours.
+        said = re.sub(r"[\"']?/\S*/eqids-\S+", "the file", said)
+        raise UserError(f"{file} cannot be read: {said[:_LONGEST_COMPLAINT]}") from None
 
 
 def delimited(
-    con: Any,
+    engine: Engine,
     path: Path,
     delimiter: str,
     names: Sequence[str],
     header: bool = False,
     quote: str = '"',
     encoding: str = "utf-8",
-) -> ir.Table:
+) -> FileTable:
     """A file of delimited text, all columns as strings.
 
     Nothing is guessed, since DuckDB's sniffer may drop rows that look odd to it.
 
     Args:
-        con: an Ibis connection to DuckDB.
-        path: the file.
+        engine: what reads it.
+        path: the file, which may be compressed.
         delimiter: one to four characters between fields.
         names: of the columns, in the file's order.
         header: whether the first line holds names and is skipped.
         quote: the character around fields that hold a delimiter, or none.
         encoding: utf-8 or latin-1.
     """
-    with reading(path):
-        table = con.read_csv(
-            str(path),
-            auto_detect=False,
-            columns=dict.fromkeys(names, "VARCHAR"),
-            delim=delimiter,
-            header=header,
-            quote=quote,
-            escape=quote,
-            encoding=encoding,
-        )
-    return table.mutate(ibis.row_number().name(ROW))
+    return _delimited(
+        engine, path, text_file(path, engine.folder), delimiter, names, header, quote,
+        encoding,
+    )  # fmt: skip
 
 
-def with_header(con: Any, path: Path, wanted: Sequence[str]) -> ir.Table:
+def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
     """A CSV file whose first line names its columns.
 
     Args:
-        con: an Ibis connection to DuckDB.
-        path: the file.
+        engine: what reads it.
+        path: the file, which may be compressed.
         wanted: columns that tell the delimiter: the first that separates them all.
     """
-    line = _first_line(path)
-    splits = {delimiter: _split(line, delimiter) for delimiter in _DELIMITERS}
+    text = text_file(path, engine.folder)
+    splits = {one: _header(path, text, one) for one in _DELIMITERS}
     telling = [d for d, names in splits.items() if set(wanted) <= set(names)]
     delimiter = telling[0] if telling else max(splits, key=lambda d: len(splits[d]))
-    # Data frames write their index under an empty name.
-    names = [name or f"column{n}" for n, name in enumerate(splits[delimiter])]
-    _require_unique(path, names)
-    return delimited(con, path, delimiter, names, header=True)
+    return _delimited(engine, path, text, delimiter, splits[delimiter], header=True)
 
 
-def atomic(con: Any, path: Path) -> ir.Table:
+def atomic(engine: Engine, path: Path) -> FileTable:
     """A RecBole atomic file: tab-separated, with a header of `name:type`."""
-    fields = _first_line(path).split("\t")
+    text = text_file(path, engine.folder)
+    fields = _first_line(path, text).rstrip("\r\n").split("\t")
     require(
         all(":" in field for field in fields),
         f"{path} starts with {fields[0]!r}, wanted RecBole's header of name:type "
         "fields between tabs",
     )
     names = [field.partition(":")[0] for field in fields]
-    _require_unique(path, names)
-    return delimited(con, path, "\t", names, header=True, quote="")
+    return _delimited(engine, path, text, "\t", names, header=True, quote="")
 
 
-def parquet(con: Any, path: Path) -> ir.Table:
-    """A Parquet file."""
-    _require_file(path)
+def parquet(engine: Engine, path: Path) -> FileTable:
+    """A Parquet file.
+
+    Raises:
+        UserError: it is no whole Parquet file, or has no columns.
+    """
+    link = linked(path, engine.folder)
+    try:
+        names = pq.read_schema(link).names
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read: it is not a whole Parquet file ({error})"
+        ) from None
+    require(bool(names), f"{path} has no columns")
+    columns = ", ".join(f"c{n}" for n in range(len(names)))
+    source = f"read_parquet({_sql(str(link))}, hive_partitioning = false)"
+    # Beside an alias of all columns the engine's own name cannot be a user's.
+    select = f"SELECT file_row_number AS {ROW}, * FROM {source} AS t({columns})"
+    return _viewed(engine, path, names, select)
+
+
+def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
+    """A Parquet file, or a CSV file with a header; its first bytes say which.
+
+    Args:
+        engine: what reads it.
+        path: the file.
+        wanted: columns that tell the delimiter of a CSV file.
+    """
+    if is_parquet(path):
+        return parquet(engine, path)
+    return with_header(engine, path, wanted)
+
+
+def _delimited(
+    engine: Engine,
+    path: Path,
+    text: Path,
+    delimiter: str,
+    names: Sequence[str],
+    header: bool = False,
+    quote: str = '"',
+    encoding: str = "utf-8",
+) -> FileTable:
+    columns = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(names)))
+    options = {
+        "auto_detect": "false",
+        "columns": f"{{{columns}}}",
+        "delim": _sql(delimiter),
+        "header": str(header).lower(),
+        "quote": _sql(quote),
+        "escape": _sql(quote),
+        "encoding": _sql(encoding),
+        "new_line": _sql(_line_end(text, quote)),
+        "compression": "'none'",
+        "hive_partitioning": "false",
+    }
+    given = ", ".join(f"{name} = {value}" for name, value in options.items())
+    source = f"read_csv({_sql(str(text))}, {given})"
+    select = f"SELECT row_number() OVER () - 1 AS {ROW}, * FROM {source}"
+    return _viewed(engine, path, names, select)
+
+
+def _viewed(engine: Engine, path: Path, names: Sequence[str], select: str) -> FileTable:
+    view = ibis.util.gen_name("file")
     with reading(path):
-        table = con.read_parquet(str(path), file_row_number=True)
-    return table.rename({ROW: "file_row_number"})
+        engine.con.raw_sql(f'CREATE VIEW "{view}" AS {select}')
+    return FileTable(path, tuple(names), engine.con.table(view))
 
 
-def _first_line(path: Path) -> str:
-    _require_file(path)
-    with path.open(encoding="utf-8-sig") as file:
+def _line_end(text: Path, quote: str) -> str:
+    """What ends the first line, as DuckDB spells it: it guesses from the first end
+    that it finds, also where that is part of a quoted name, and then reads nothing."""
+    with text.open("rb") as file:
+        begin = file.read(_LONGEST_HEADER)
+    if quote:
+        begin = re.sub(rb'"[^"]*"', b"", begin)
+    found = re.search(rb"\r\n|\n|\r", begin)
+    ends = {b"\r\n": r"\r\n", b"\r": r"\r"}
+    return ends.get(found[0], r"\n") if found else r"\n"
+
+
+def _sql(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _header(path: Path, text: Path, delimiter: str) -> list[str]:
+    """The fields of the first line; a quoted name may hold a line's end."""
+    line = _first_line(path, text)
+    if len(delimiter) > 1:
+        return line.rstrip("\r\n").split(delimiter)
+    with text.open(encoding="utf-8-sig", newline="") as file:
         try:
-            line = file.readline().rstrip("\n")
+            return next(csv.reader(file, delimiter=delimiter))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{path} has no line of column names: {error}") from None
+
+
+def _first_line(path: Path, text: Path) -> str:
+    with text.open(encoding="utf-8-sig") as file:
+        try:
+            line = file.readline(_LONGEST_HEADER)
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text ({error})") from None
     require(bool(line.strip()), f"{path} is empty, wanted a line of column names")
-    return line
-
-
-def _require_file(path: Path) -> None:
-    require(path.exists(), f"{path} does not exist")
-    require(path.is_file(), f"{path} is a folder, wanted a file")
-    require(path.stat().st_size > 0, f"{path} is empty")
-
-
-def _split(line: str, delimiter: str) -> list[str]:
-    if len(delimiter) > 1:
-        return line.split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter))
-
-
-def _require_unique(path: Path, names: Sequence[str]) -> None:
-    # DuckDB does not tell upper from lower case in names.
-    folded = [name.casefold() for name in names]
-    twice = [name for name in names if folded.count(name.casefold()) > 1]
     require(
-        not twice,
-        f"{path} names column {twice[0] if twice else ''!r} twice, wanted each once",
+        len(line) < _LONGEST_HEADER,
+        f"{path} has a first line of over {_LONGEST_HEADER:,} characters, wanted one "
+        "of column names",
     )
+    return line

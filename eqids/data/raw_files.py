@@ -1,0 +1,129 @@
+"""Files of users as an engine may read them: by their own name, and unpacked.
+
+Engines take a name for a pattern (`plays[1].csv`), guess columns from folder names,
+and compression from the end of a name. So they are given a link with a name of ours,
+or an unpacked copy, and what a file is, its first bytes say.
+"""
+
+import bz2
+import gzip
+import lzma
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from eqids.config import UserError, require
+
+PARQUET = b"PAR1"
+"""First bytes of a Parquet file."""
+
+
+def _open_zstd(path: Path) -> Any:
+    return pa.input_stream(str(path), compression="zstd")
+
+
+_COMPRESSED: Mapping[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+"""First bytes of compressed files, and what opens them and checks their checksums."""
+
+_OTHER_KINDS: Mapping[bytes, str] = {
+    PARQUET: "a Parquet file, not text; give it as parquet:PATH, or with a name that "
+    "ends in .parquet",
+    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save it as CSV",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet; save it as CSV",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"ARROW1": "an Arrow file; save it as Parquet",
+    b"ORC": "an ORC file; save it as Parquet",
+    b"\x89HDF": "an HDF5 file; save it as Parquet or CSV",
+    b"\xff\xfe": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
+    b"\xfe\xff": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run "
+    "`git lfs pull`",
+}
+"""First bytes of what is sometimes given as text, and what to do with it."""
+
+
+def require_file(path: Path) -> None:
+    """Raises UserError unless a path is a file with something in it."""
+    require(path.exists(), f"{path} does not exist")
+    require(path.is_file(), f"{path} is a folder, wanted a file")
+    try:
+        with path.open("rb") as file:
+            require(bool(file.read(1)), f"{path} is empty")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def is_parquet(path: Path) -> bool:
+    """Returns whether a file is Parquet, by its first bytes."""
+    require_file(path)
+    return _begins(path, PARQUET)
+
+
+def linked(path: Path, folder: Path) -> Path:
+    """Returns a link to a file, with a name that no engine reads anything into.
+
+    Args:
+        path: the file.
+        folder: where the link goes.
+    """
+    require_file(path)
+    link = _new(folder)
+    link.symlink_to(path.resolve())
+    return link
+
+
+def text_file(path: Path, folder: Path) -> Path:
+    """Returns a file of the plain text in a file, which may be compressed.
+
+    Files compressed by gzip, zstd, bzip2 or xz are unpacked, so that one that is cut
+    off is found: DuckDB reads the first part of a zstd file as if it were all.
+
+    Args:
+        path: the file.
+        folder: where a link or the unpacked copy goes.
+
+    Raises:
+        UserError: there is no such file, it is no text, or its compressed content is
+            damaged.
+    """
+    require_file(path)
+    for begin, kind in _OTHER_KINDS.items():
+        require(not _begins(path, begin), f"{path} is {kind}")
+    for begin, opened in _COMPRESSED.items():
+        if _begins(path, begin):
+            return _unpacked(path, opened, _new(folder))
+    return linked(path, folder)
+
+
+def _unpacked(path: Path, opened: Callable[[Path], Any], target: Path) -> Path:
+    try:
+        with opened(path) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.filename == str(target):
+            raise
+        raise UserError(
+            f"{path} is compressed, and cannot be unpacked ({error}): it is cut off "
+            "or damaged"
+        ) from None
+    require(target.stat().st_size > 0, f"{path} is empty")
+    return target
+
+
+def _new(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder)) / "file"
+
+
+def _begins(path: Path, begin: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(begin)) == begin

@@ -1,0 +1,107 @@
+"""Times that are numbers: which unit they are in, and what they are as dates."""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from eqids.config import TimeUnit
+
+SECONDS: Mapping[TimeUnit, Fraction] = {
+    "days": Fraction(86_400),
+    "hours": Fraction(3_600),
+    "minutes": Fraction(60),
+    "seconds": Fraction(1),
+    "milliseconds": Fraction(1, 10**3),
+    "microseconds": Fraction(1, 10**6),
+    "nanoseconds": Fraction(1, 10**9),
+}
+"""Seconds in each unit, which counts from 1970-01-01 00:00:00 UTC."""
+
+YEAR_1971, _YEAR_1990, YEAR_2100 = (
+    int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp())
+    for year in (1971, 1990, 2100)
+)
+_EARLIEST: Mapping[TimeUnit, int] = {
+    "days": _YEAR_1990,
+    "hours": _YEAR_1990,
+    "minutes": _YEAR_1990,
+    "milliseconds": YEAR_1971,
+    "microseconds": YEAR_1971,
+    "nanoseconds": YEAR_1971,
+}
+"""From when on a unit is believed. Small numbers may be anything, a rank or a counter
+too, so coarse units are held to a narrower range; no two ranges overlap."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The unit that numbers are taken to be in."""
+
+    unit: TimeUnit
+    """The unit."""
+    why: str = ""
+    """Why it is not seconds, or what is odd; empty where seconds fit."""
+    fits: bool = True
+    """Whether the times are plausible in it."""
+
+
+def unit_of(least: int | float, most: int | float) -> Taken:
+    """Returns the unit that numbers are most plausibly in.
+
+    They are seconds, unless all of them would be before 1971 or after 2100 and another
+    unit puts all of them into plausible years.
+
+    Args:
+        least: the smallest of them.
+        most: the largest of them.
+    """
+    if most >= YEAR_1971 and least < YEAR_2100:
+        return Taken("seconds")
+    when = "after 2100" if least >= YEAR_2100 else "before 1971"
+    for unit, earliest in _EARLIEST.items():
+        first, last = least * SECONDS[unit], most * SECONDS[unit]
+        if earliest <= first and last < YEAR_2100 and not spells_dates(least, most):
+            why = f"as seconds all of them are {when}, as {unit} they are from " + span(
+                int(first), int(last)
+            )
+            return Taken(unit, why)
+    return Taken("seconds", f"as seconds all of them are {when}", fits=False)
+
+
+def spells_dates(least: int | float, most: int | float) -> bool:
+    """Returns whether numbers look like dates, as 20240131 does.
+
+    Args:
+        least: the smallest of them.
+        most: the largest of them.
+    """
+    return all(_spells_date(number) for number in (least, most))
+
+
+def _spells_date(number: int | float) -> bool:
+    text = str(int(number))
+    if number != int(number) or len(text) != 8:
+        return False
+    try:
+        return 1900 <= dt.datetime.strptime(text, "%Y%m%d").year < 2100
+    except ValueError:
+        return False
+
+
+def span(first: int, last: int) -> str:
+    """Returns a range of unix seconds as dates.
+
+    Args:
+        first: the earliest.
+        last: the latest.
+    """
+    return f"{date(first)} to {date(last)}"
+
+
+def date(seconds: int) -> str:
+    """Returns the day of a unix time, such as 2024-01-31."""
+    days, start = seconds // 86_400, dt.date(1970, 1, 1).toordinal()
+    if 1 <= start + days <= dt.date.max.toordinal():
+        return dt.date.fromordinal(start + days).isoformat()
+    return "before year 1" if seconds < 0 else "after year 9999"
