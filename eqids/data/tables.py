@@ -26,6 +26,13 @@ ROW = "eqids_row"
 """Column that numbers the rows in the file's order, from 0."""
 
 _DELIMITERS = (",", "\t", ";", "|", "::", " ")
+_OWN_FAULTS = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ParserException,
+    duckdb.SyntaxException,
+)
+"""What DuckDB raises where a query of ours is wrong, and not a file."""
 _LONGEST_HEADER = 1 << 20
 """Characters of a line of column names at most."""
 _LONGEST_COMPLAINT = 500
@@ -127,7 +134,9 @@ def reading(file: Path) -> Iterator[None]:
     """Turns DuckDB's complaint about the content of `file` into a `UserError`."""
     try:
         yield
-    except (duckdb.InvalidInputException, duckdb.IOException) as error:
+    except _OWN_FAULTS:
+        raise
+    except duckdb.Error as error:  # a damaged file may be met by any other of them
         said = str(error).split("Possible ")[0].split("\nLINE ")[0].split("\n\n")[0]
         said = " | ".join(said.splitlines())
         if "state machine" in said:
@@ -206,8 +215,10 @@ def parquet(engine: Engine, path: Path) -> FileTable:
     try:
         names = pq.read_schema(link).names
     except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split()).replace(str(link), "the file")
         raise UserError(
-            f"{path} cannot be read: it is not a whole Parquet file ({error})"
+            f"{path} cannot be read: it is not a whole Parquet file "
+            f"({said[:_LONGEST_COMPLAINT]})"
         ) from None
     require(bool(names), f"{path} has no columns")
     columns = ", ".join(f"c{n}" for n in range(len(names)))
