@@ -118,7 +118,7 @@ class TextsInfo:
     """What titles and texts of items are made of, for items that come later."""
 
     template: str
-    """Text with names of columns in braces."""
+    """Text with names of columns in braces; empty where there are no texts."""
     title_column: str = "title"
     """Column of titles."""
     year_in_title: bool = False

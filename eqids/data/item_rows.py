@@ -1,6 +1,6 @@
 """Rows of a file that names items: each id once, and what was dropped is counted."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ class ItemRows:
     item_column: str
     """Its column of ids."""
     table: ir.Table
-    """id (as the file has it), title and text (empty where the file has none), `row`
-    in the file's order, from 0, and columns beside that duplicates must agree in."""
+    """id (as the file has it), `row` in the file's order, from 0, title and text
+    (empty where the file has none), and other columns that rows of one id must agree
+    in."""
     texts: TextsInfo | None = None
     """What titles and texts are made of."""
 
@@ -38,6 +39,8 @@ class DistinctItems:
     table: ir.Table
     """The columns of `ItemRows.table`, the first row of each id, and `key`, the id as
     text."""
+    every: ir.Table
+    """`key` and `row` of all rows."""
     num_rows: int
     """Rows of the file."""
     num_repeated: int
@@ -78,15 +81,16 @@ def item_rows(
         texts: the template.
         columns: what it may name.
         said: where it comes from, for messages.
-        beside: other columns that duplicates must agree in.
+        beside: other columns that rows of one id must agree in, by name.
 
     Raises:
         UserError: the template names what is not there, or a column holds no texts.
     """
-    shown = ibis.literal("")
+    shown = text = ibis.literal("")
     if title is not None:
         shown = cell_of(file, texts.title_column, title)
-    text = text_of(texts.template, file, columns, said)
+    if texts.template:
+        text = text_of(texts.template, file, columns, said)
     rows = table.select(
         id=table[item_column], title=shown, text=text, row=table[ROW], **beside
     )
@@ -110,7 +114,7 @@ def distinct_items(con: Any, rows: ItemRows) -> DistinctItems:
     table = con.create_table(ibis.util.gen_name("items"), keyed, temp=True)
     names = [n for n in table.columns if n not in ("id", "key", "row")]
     _require_ids(rows, table)
-    apart = [table[name].min() != table[name].max() for name in names]
+    apart = [_differ(table, table[name]) for name in names]
     groups = table.group_by("key").aggregate(
         row=table["row"].min(), apart=ibis.or_(ibis.literal(False), *apart)
     )
@@ -118,7 +122,14 @@ def distinct_items(con: Any, rows: ItemRows) -> DistinctItems:
     _refuse_contradiction(rows, table, groups, names)
     num_rows, num_kept = (int(t.count().to_pyarrow().as_py()) for t in (table, groups))
     kept = table.semi_join(groups, "row")
-    return DistinctItems(kept, num_rows, num_rows - num_kept)
+    every = table.select("key", "row")
+    return DistinctItems(kept, every, num_rows, num_rows - num_kept)
+
+
+def _differ(table: ir.Table, column: Any) -> Any:
+    """Whether the values of a group are more than one, an empty cell being one."""
+    some_empty = (column.count() > 0) & (column.count() < table.count())
+    return some_empty | (column.min() != column.max()).fill_null(False)
 
 
 def _require_ids(rows: ItemRows, table: ir.Table) -> None:
@@ -152,5 +163,6 @@ def _refuse_contradiction(
     )
 
 
-def _short(value: str) -> str:
-    return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…")
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
