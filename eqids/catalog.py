@@ -18,7 +18,14 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.catalog import Catalog
 from eqids.data.lineage import Change
 from eqids.data.named import NamedItems, read_ids, read_items, read_vectors
-from eqids.data.revise import catalog_of, id_type, ids_of, revise, spelled_like
+from eqids.data.revise import (
+    catalog_of,
+    id_type,
+    ids_of,
+    num_other_texts,
+    revise,
+    spelled_like,
+)
 from eqids.data.template import field
 from eqids.door import parse_command, run
 
@@ -118,8 +125,11 @@ def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
         None if vectors is None else vectors[new],
         None if similar is None else [similar[one] for one in new.tolist()],
     )
-    skipped = len(found.ids) - len(new)
-    return _Next(*change, found.table.take(new), skipped, found.num_repeated)
+    table, skipped = found.table.take(new), len(found.ids) - len(new)
+    other = num_other_texts(dataset, table)
+    if other:
+        print(f"{other:,} items that are back keep the title and text that they had")
+    return _Next(*change, table, skipped, found.num_repeated)
 
 
 def _named(config: AddConfig, dataset: Dataset) -> NamedItems:

@@ -164,5 +164,5 @@ def _refuse_contradiction(
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = "empty" if value is None else repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

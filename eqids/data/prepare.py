@@ -119,6 +119,12 @@ def _placed(
         f"{known.num_added:,} items are new to the catalog{moved}: it is at version "
         f"{known.lineage.version}"
     )
+    if known.num_other_texts:
+        progress(
+            f"warning: {known.num_other_texts:,} items have another title or text in "
+            f"{found.items_file} than in {old.path}: they keep those of {old.path}, "
+            "which its checkpoints have read"
+        )
     return _as_clustered(known), known.table, known.lineage
 
 
