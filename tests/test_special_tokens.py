@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from smollm2 import smollm2_gguf
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokens import BOS, TEXTS, with_texts, write_tokenizer
 
+from convert.gguf_file import read_gguf
+from convert.gguf_tokenizer import tokenizer_files
 from eqids.data import Dataset
 from eqids.data.text import words_of, words_of_texts
 
@@ -164,3 +167,18 @@ def test_a_cache_of_control_tokens_is_not_used(
     assert "splitting the texts of 27 items" in told[0]
     np.testing.assert_array_equal(again.ids, first.ids)
     words_of(texted, path, "", 99, pytest.fail)
+
+
+def test_no_special_token_of_a_real_llama_is_found_in_texts(tmp_path: Path) -> None:
+    file = tokenizer_files(read_gguf(smollm2_gguf()), pytest.fail)["tokenizer.json"]
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(file)
+    engine = Tokenizer.from_file(str(path))
+    special = special_ids(engine)
+    assert len(special) > 10
+    texts = [engine.id_to_token(number) for number in special]
+    texts += ["a" + "".join(texts) + "b", *(f"Heat {text} (1995)" for text in texts)]
+    for text, found in zip(texts, tokens(path, texts), strict=True):
+        assert not special & {*found}
+        assert engine.decode(found, skip_special_tokens=False) == text
+        assert special & {*engine.encode(text).ids}

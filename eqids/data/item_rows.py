@@ -12,7 +12,7 @@ from eqids.data.info import TextsInfo
 from eqids.data.tables import ROW
 from eqids.data.template import cell_of, text_of
 
-_SHOWN = 60
+_SHOWN = 200
 """Letters of a value that a message shows."""
 
 
@@ -112,18 +112,20 @@ def distinct_items(con: Any, rows: ItemRows) -> DistinctItems:
     """
     keyed = rows.table.mutate(key=rows.table["id"].cast("string"))
     table = con.create_table(ibis.util.gen_name("items"), keyed, temp=True)
-    names = [n for n in table.columns if n not in ("id", "key", "row")]
     _require_ids(rows, table)
-    apart = [_differ(table, table[name]) for name in names]
-    groups = table.group_by("key").aggregate(
-        row=table["row"].min(), apart=ibis.or_(ibis.literal(False), *apart)
-    )
-    groups = con.create_table(ibis.util.gen_name("groups"), groups, temp=True)
-    _refuse_contradiction(rows, table, groups, names)
-    num_rows, num_kept = (int(t.count().to_pyarrow().as_py()) for t in (table, groups))
-    kept = table.semi_join(groups, "row")
-    every = table.select("key", "row")
-    return DistinctItems(kept, every, num_rows, num_rows - num_kept)
+    sizes = table.group_by("key").aggregate(size=table.count())
+    # Few ids are there twice: only their rows are compared.
+    twice = table.semi_join(sizes.filter(sizes["size"] > 1), "key")
+    twice = con.create_table(ibis.util.gen_name("twice"), twice, temp=True)
+    _require_same(rows, twice)
+    first = twice.group_by("key").aggregate(row=twice["row"].min())
+    again = twice.anti_join(first, "row")
+    kept, every = table.anti_join(again, "row"), table.select("key", "row")
+    return DistinctItems(kept, every, _count(table), _count(again))
+
+
+def _count(table: ir.Table) -> int:
+    return int(table.count().to_pyarrow().as_py())
 
 
 def _differ(table: ir.Table, column: Any) -> Any:
@@ -146,14 +148,18 @@ def _require_ids(rows: ItemRows, table: ir.Table) -> None:
     )
 
 
-def _refuse_contradiction(
-    rows: ItemRows, table: ir.Table, groups: ir.Table, names: list[str]
-) -> None:
+def _require_same(rows: ItemRows, twice: ir.Table) -> None:
+    """Requires that rows of one id say the same."""
+    names = [n for n in twice.columns if n not in ("id", "key", "row")]
+    apart = [_differ(twice, twice[name]) for name in names]
+    groups = twice.group_by("key").aggregate(
+        row=twice["row"].min(), apart=ibis.or_(ibis.literal(False), *apart)
+    )
     first = groups.filter(groups["apart"]).order_by("row").limit(1).to_pyarrow()
     if not first.num_rows:
         return
     key = first["key"][0].as_py()
-    same = table.filter(table["key"] == key).order_by("row").to_pyarrow().to_pylist()
+    same = twice.filter(twice["key"] == key).order_by("row").to_pyarrow().to_pylist()
     other = next(row for row in same if any(row[n] != same[0][n] for n in names))
     name = next(name for name in names if other[name] != same[0][name])
     raise UserError(
