@@ -112,6 +112,11 @@ def _next(config: Config, dataset: Dataset, catalog: Catalog) -> _Next:
 
 def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
     found = _named(config, dataset)
+    if found.num_untitled:
+        print(
+            f"warning: {config.items} has no title for {found.num_untitled:,} of "
+            f"{len(found.ids):,} items; their ids are their titles"
+        )
     vectors = None
     if config.vectors is not None:
         width = catalog.vectors.shape[1]
@@ -217,9 +222,9 @@ def _revised(dataset: Dataset, after: _Next) -> Dataset:
 
 def _summary(before: Catalog, next_: _Next) -> str:
     after, change = next_.catalog, next_.change
-    left_out = f" ({next_.skipped:,} items left out)" if next_.skipped else ""
-    if next_.repeated:
-        left_out += f" ({next_.repeated:,} named again)"
+    counts = {"items left out": next_.skipped, "named again": next_.repeated}
+    others = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+    left_out = f" ({others})" if others else ""
     if after.version == before.version:
         return f"version {before.version} stays as it is{left_out}"
     forgotten = len(before.items) + len(change.added) - len(after.items)
@@ -276,6 +281,8 @@ def _shown(dataset: Dataset) -> list[str]:
         f"{len(catalog.items):,} items, {retired:,} of them retired; "
         f"{_sizes(catalog)}, {full:,} clusters full"
     )
+    if dataset.info.texts is not None:
+        lines.append(f"texts     {dataset.info.texts.template!r}")
     lines.append(f"catalog   {dataset.info.catalog_id}")
     return lines
 

@@ -124,7 +124,7 @@ def test_the_command_that_is_named_adds_the_rows_that_are_left(
     words = line.partition("python -m eqids.catalog ")[2]
     assert f"--items '{items}'" in words and f"--data_dir {dataset.path}" in words
     command.main(shlex.split(words))
-    assert "items 478 added (20 items left out) (2 named again)" in (
+    assert "items 478 added (20 items left out, 2 named again)" in (
         capsys.readouterr().out
     )
     table = open_dataset(dataset.path).items().set_index("item")
@@ -230,12 +230,18 @@ def texts(dataset: Dataset) -> dict:
     return found.set_index("item")["text"].to_dict()
 
 
-def test_later_items_have_texts_of_the_same_template(tmp_path: Path) -> None:
+def test_later_items_have_texts_of_the_same_template(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
     dataset = books(tmp_path)
     assert dataset.info.texts is not None
     assert dataset.info.texts.template == TEMPLATE
     add(dataset, "--items", str(tmp_path / "new.csv"))
+    said = capsys.readouterr().out
+    assert "new.csv has no title for 1 of 2 items; their ids are their titles" in said
     assert texts(dataset) == TEXTS
+    command.main(["show", "--data_dir", str(dataset.path)])
+    assert f"texts     {TEMPLATE!r}" in capsys.readouterr().out
     assert open_dataset(dataset.path).info.texts == dataset.info.texts
 
 

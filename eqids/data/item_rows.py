@@ -10,7 +10,7 @@ import ibis.expr.types as ir
 from eqids.config import UserError, require
 from eqids.data.info import TextsInfo
 from eqids.data.tables import ROW
-from eqids.data.template import cell_of, text_of
+from eqids.data.template import text_of
 
 _SHOWN = 200
 """Letters of a value that a message shows."""
@@ -77,7 +77,7 @@ def item_rows(
         file: for messages.
         table: the file, with `ROW`.
         item_column: the column of ids.
-        title: the column of titles, or none.
+        title: the texts of titles, see `cell_of`, or none.
         texts: the template.
         columns: what it may name.
         said: where it comes from, for messages.
@@ -86,13 +86,12 @@ def item_rows(
     Raises:
         UserError: the template names what is not there, or a column holds no texts.
     """
-    shown = text = ibis.literal("")
-    if title is not None:
-        shown = cell_of(file, texts.title_column, title)
+    title = ibis.literal("") if title is None else title.fill_null("")
+    text = ibis.literal("")
     if texts.template:
         text = text_of(texts.template, file, columns, said)
     rows = table.select(
-        id=table[item_column], title=shown, text=text, row=table[ROW], **beside
+        id=table[item_column], title=title, text=text, row=table[ROW], **beside
     )
     return ItemRows(file, item_column, rows, texts)
 

@@ -30,6 +30,8 @@ class NamedItems:
     """Columns item, title and text, as in `items.parquet`."""
     similar: Sequence[np.ndarray] | None
     """The ids of what each item resembles, or None where no column says."""
+    num_untitled: int
+    """Items that a column of titles gives none."""
     item_of_row: np.ndarray
     """int64 [row of the file]: the item that it names, by its place in `table`."""
 
@@ -90,11 +92,13 @@ def read_items(
     made_texts = first["text"]
     if texts is None:
         made_texts = pc.if_else(pc.equal(made_texts, ""), titles, made_texts)
-    titles = pc.if_else(pc.equal(titles, ""), ids.cast(pa.string()), titles)
+    untitled = pc.equal(titles, "")
+    num_untitled = 0 if title is None else int(pc.sum(untitled).as_py())
+    titles = pc.if_else(untitled, ids.cast(pa.string()), titles)
     named = pa.table({"item": ids, "title": titles, "text": made_texts})
     ids_near = _similar(path, first["similar"], kind) if near else None
     place = pc.index_in(keys, value_set=first["key"].combine_chunks())
-    return NamedItems(named, ids_near, place.to_numpy().astype(np.int64))
+    return NamedItems(named, ids_near, num_untitled, place.to_numpy().astype(np.int64))
 
 
 def read_ids(path: Path, kind: pa.DataType, item: str) -> tuple[np.ndarray, int]:
@@ -207,11 +211,11 @@ def _rows(
     """The rows of a file, with titles and texts as `prepare` makes them."""
     columns, shown = columns_of(table), None
     if title is not None:
-        shown = columns[texts.title_column] = table[title]
+        shown = columns[texts.title_column] = cell_of(path, title, table[title])
         if texts.year_in_title:
             year = columns.get("year")
             year = None if year is None else cell_of(path, "year", year)
-            columns |= with_year(cell_of(path, title, shown), year)
+            columns |= with_year(shown, year)
             shown = text_of("{title} ({year})", path, columns)
     return item_rows(path, table, item, shown, texts, columns, said, **beside)
 

@@ -13,7 +13,7 @@ from eqids.data.fetch import fetch_movielens, unpack
 from eqids.data.info import TextsInfo
 from eqids.data.item_rows import ItemRows, item_rows, with_year
 from eqids.data.tables import ROW, atomic, delimited, parquet, with_header
-from eqids.data.template import columns_of, field, text_of
+from eqids.data.template import cell_of, columns_of, field, text_of
 
 _GENRES = (
     "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
@@ -150,8 +150,9 @@ def _listed(films: ir.Table) -> ir.Table:
 def _with_texts(films: ir.Table, config: PrepareConfig, file: Path) -> ItemRows:
     """Texts of films, whose titles end in their year; a template sees both apart."""
     texts = replace(_FILM, template=config.text or _FILM.template)
-    columns = columns_of(films) | with_year(films["title"])
-    return item_rows(file, films, "item_id", films["title"], texts, columns)
+    title = cell_of(file, "title", films["title"])
+    columns = columns_of(films) | with_year(title)
+    return item_rows(file, films, "item_id", title, texts, columns)
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -213,7 +214,7 @@ def _titles(con: Any, config: PrepareConfig) -> ItemRows:
         _require_column(path, table, column, f"--{name}_column")
     template = config.text or field(config.title_column)
     texts = TextsInfo(template, config.title_column)
-    title = table[config.title_column]
+    title = cell_of(path, config.title_column, table[config.title_column])
     return item_rows(path, table, config.item_column, title, texts, columns_of(table))
 
 
