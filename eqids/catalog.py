@@ -17,8 +17,16 @@ from eqids.config import (
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog import Catalog
 from eqids.data.lineage import Change
-from eqids.data.named import read_items, read_vectors
-from eqids.data.revise import catalog_of, id_type, ids_of, revise, spelled_like
+from eqids.data.named import NamedItems, read_ids, read_items, read_vectors
+from eqids.data.revise import (
+    catalog_of,
+    id_type,
+    ids_of,
+    num_other_texts,
+    revise,
+    spelled_like,
+)
+from eqids.data.template import field
 from eqids.door import parse_command, run
 
 DESCRIPTION = """Change the items of a dataset, and bring a checkpoint along.
@@ -57,6 +65,8 @@ class _Next:
     """Columns item, title and text of the items that it adds."""
     skipped: int = 0
     """Items that were left out, for they are there or gone already."""
+    repeated: int = 0
+    """Rows or ids that name an item again."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,47 +111,74 @@ def _next(config: Config, dataset: Dataset, catalog: Catalog) -> _Next:
 
 
 def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
-    found = read_items(
-        config.items,
-        id_type(dataset),
-        config.item_column,
-        config.title_column,
-        config.text_column,
-        config.similar_column,
-    )
+    found = _named(config, dataset)
+    if found.num_untitled:
+        print(
+            f"warning: {config.items} has no title for {found.num_untitled:,} of "
+            f"{len(found.ids):,} items; their ids are their titles"
+        )
     vectors = None
     if config.vectors is not None:
         width = catalog.vectors.shape[1]
-        vectors = read_vectors(config.vectors, len(found.ids), width)
-    if not config.skip_known:
-        return _Next(*catalog.add(found.ids, vectors, found.similar), found.table)
-    row = catalog.find(found.ids)
-    new = np.flatnonzero((row < 0) | catalog.retired[row])
-    similar = found.similar
+        vectors = read_vectors(config.vectors, config.items, found.item_of_row, width)
+    row, kept = catalog.find(found.ids), np.ones(len(found.ids), np.bool_)
+    if config.skip_known:
+        kept = (row < 0) | catalog.retired[row]
+    new, similar = np.flatnonzero(kept), found.similar
     change = catalog.add(
         found.ids[new],
         None if vectors is None else vectors[new],
         None if similar is None else [similar[one] for one in new.tolist()],
     )
-    return _Next(*change, found.table.take(new), len(found.ids) - len(new))
+    table, skipped = found.table.take(new), len(found.ids) - len(new)
+    other = num_other_texts(dataset, table)
+    if other:
+        print(f"{other:,} items that are back keep the title and text that they had")
+    return _Next(*change, table, skipped, found.num_repeated)
+
+
+def _named(config: AddConfig, dataset: Dataset) -> NamedItems:
+    """The items of --items, with texts as the dataset makes them."""
+    text, texts = config.text, dataset.info.texts
+    if config.text_column is not None:
+        text = field(config.text_column)
+    if text is not None and texts is not None and text != texts.template:
+        print(
+            f"texts of these items are made by {text!r}, those of {dataset.path} by "
+            f"{texts.template!r}"
+        )
+    return read_items(
+        config.items,
+        id_type(dataset),
+        config.item_column,
+        config.title_column,
+        text,
+        config.similar_column,
+        texts,
+        f"the template of {dataset.path},",
+    )
 
 
 def _retire(config: RetireConfig, dataset: Dataset, catalog: Catalog) -> _Next:
-    ids = _retired_ids(config, dataset)
+    ids, repeated = _retired_ids(config, dataset)
     row, kept = catalog.find(ids), np.ones(len(ids), np.bool_)
     if config.skip_unknown:
         kept &= row >= 0
     if config.skip_known:
         kept &= (row < 0) | ~catalog.retired[row]
-    return _Next(*catalog.retire(ids[kept]), skipped=int((~kept).sum()))
+    skipped = int((~kept).sum())
+    return _Next(*catalog.retire(ids[kept]), skipped=skipped, repeated=repeated)
 
 
-def _retired_ids(config: RetireConfig, dataset: Dataset) -> np.ndarray:
+def _retired_ids(config: RetireConfig, dataset: Dataset) -> tuple[np.ndarray, int]:
+    """The ids to retire, each once, and how many repeat one."""
     if config.items is not None:
-        return read_items(config.items, id_type(dataset), config.item_column).ids
+        return read_ids(config.items, id_type(dataset), config.item_column)
     assert config.ids is not None
     ids = [one.strip() for one in config.ids.split(",") if one.strip()]
-    return ids_of(spelled_like(pa.chunked_array([pa.array(ids)]), id_type(dataset)))
+    once = list(dict.fromkeys(ids))
+    spelled = spelled_like(pa.chunked_array([pa.array(once)]), id_type(dataset))
+    return ids_of(spelled), len(ids) - len(once)
 
 
 def _with_checkpoint(
@@ -185,7 +222,9 @@ def _revised(dataset: Dataset, after: _Next) -> Dataset:
 
 def _summary(before: Catalog, next_: _Next) -> str:
     after, change = next_.catalog, next_.change
-    left_out = f" ({next_.skipped:,} items left out)" if next_.skipped else ""
+    counts = {"items left out": next_.skipped, "named again": next_.repeated}
+    others = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+    left_out = f" ({others})" if others else ""
     if after.version == before.version:
         return f"version {before.version} stays as it is{left_out}"
     forgotten = len(before.items) + len(change.added) - len(after.items)
@@ -242,6 +281,8 @@ def _shown(dataset: Dataset) -> list[str]:
         f"{len(catalog.items):,} items, {retired:,} of them retired; "
         f"{_sizes(catalog)}, {full:,} clusters full"
     )
+    if dataset.info.texts is not None:
+        lines.append(f"texts     {dataset.info.texts.template!r}")
     lines.append(f"catalog   {dataset.info.catalog_id}")
     return lines
 

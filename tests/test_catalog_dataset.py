@@ -298,7 +298,7 @@ def test_files_of_items(tmp_path: Path) -> None:
         read_items(tmp_path / "bad.csv", kind, "id")
     np.save(tmp_path / "v.npy", np.full((2, 4), np.nan))
     with pytest.raises(UserError, match="values that are not finite"):
-        read_vectors(tmp_path / "v.npy", 2, 4)
+        read_vectors(tmp_path / "v.npy", tmp_path, np.arange(2), 4)
 
 
 def test_one_similar_item_a_row_needs_no_list(tmp_path: Path) -> None:
@@ -310,8 +310,8 @@ def test_one_similar_item_a_row_needs_no_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "said"),
     [
-        ({"text": [["a"], ["b"]]}, "column 'text' is list"),
-        ({"id": [[1], [2]]}, "column 'id' is list"),
+        ({"text": [[["a"]], [["b"]]]}, "column 'text' is array"),
+        ({"id": [[1], [2]]}, "column 'id' is array"),
         ({"similar": [[[1]], None]}, "similar items are list"),
     ],
 )
@@ -326,8 +326,8 @@ def test_a_column_of_lists_in_the_wrong_place_is_named(
 def test_what_is_no_file_of_vectors_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.npy").touch()
     with pytest.raises(UserError, match="empty.npy is no .npy file"):
-        read_vectors(tmp_path / "empty.npy", 2, 4)
+        read_vectors(tmp_path / "empty.npy", tmp_path, np.arange(2), 4)
     with (tmp_path / "archive.npy").open("wb") as file:
         np.savez(file, vectors=np.zeros((2, 4), np.float32))
     with pytest.raises(UserError, match="archive.npy is an archive"):
-        read_vectors(tmp_path / "archive.npy", 2, 4)
+        read_vectors(tmp_path / "archive.npy", tmp_path, np.arange(2), 4)

@@ -57,7 +57,12 @@ def test_a_strangerswrite_csv(tmp_path: Path) -> None:
         ("al", "a, b", 7), ("zoë", "x-9", 20), ("al", "007", 9), ("zoë", "a, b", 30),
         ("bo", "new", 1), ("al", "x-9", 3),
     ]  # fmt: skip
-    titles = [("x-9", 'The "Nine"'), ("a, b", ""), ("unused", "None"), ("x-9", "2nd")]
+    titles = [
+        ("x-9", 'The "Nine"'),
+        ("a, b", ""),
+        ("unused", "None"),
+        ("x-9", 'The "Nine"'),
+    ]
     items = write_csv(tmp_path / "items.csv", titles, ["item_id", "title"])
     source = f"csv:{write_csv(tmp_path / 'plays.csv', rows)}"
     dataset = prepared(tmp_path, source, items=items)

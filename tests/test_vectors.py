@@ -126,7 +126,30 @@ def test_columns_of_numbers_are_read_in_parts(
     told: list[str] = []
     found = _read(path, told)
     np.testing.assert_array_equal(found, [[0, 0], [2, 3], [4, 5]])
-    assert told == [f"warning: {path} has no vector for 1 of 3 items; theirs are zeros"]
+    assert told == [
+        f"{path}: 2 of 4 rows are of no item and are left out",
+        f"warning: {path} has no vector for 1 of 3 items; theirs are zeros",
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_rows_of_one_item_hold_one_vector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Wherever they stand; the parts of a file are smaller than what is between."""
+    monkeypatch.setattr("eqids.data.own_vectors._ROWS", rows)
+    ids, lists = ["a", "x", "b", "a", "c", "b", "x"], [*_ROWS, *_ROWS, _ROWS[0]]
+    lists = [lists[{"a": 0, "b": 1, "c": 2, "x": 0}[one]] for one in ids]
+    path, told = _parquet(tmp_path / "v.parquet", item=ids, v=lists), []
+    np.testing.assert_array_equal(_read(path, told), _ROWS)
+    assert told == [
+        f"{path}: 2 of 7 rows are of no item and are left out",
+        f"{path}: 2 of 7 rows repeat another row and are dropped",
+    ]
+    lists[5] = lists[0]
+    _parquet(path, item=ids, v=lists)
+    with pytest.raises(UserError, match="two vectors for item 'b', in rows 3 and 6"):
+        _read(path)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -153,12 +176,17 @@ _LISTS = [[0.0, 1.0], [2.0, 3.0]]
         ({"item": [["a"], ["b"]], "v": _LISTS}, "column 'item' is list<"),
         ({"item": ["a"], "title": ["x"]}, "has 0 columns of lists and 0 of numbers"),
         ({"item": ["a", "b"], "v": _LISTS, "w": _LISTS}, "has 2 columns of lists"),
-        ({"item": ["a", "a"], "v": _LISTS}, "has two vectors for item 'a'"),
-        ({"item": ["a", "b"], "v": [[0.0], [1.0, 2.0]]}, "row 1: 'v' has 2 numbers"),
-        ({"item": ["a", "b"], "v": [[0.0], None]}, "row 1: 'v' is empty"),
-        ({"item": ["a", "b"], "v": [[0.0], [np.nan]]}, "row 1: its vector has values"),
-        ({"item": ["a", "b"], "v": [1.0, None]}, "row 1: 'v' is empty"),
-        ({"item": ["a", "b"], "v": [1.0, np.inf]}, "row 1: its vector has values"),
+        (
+            {"item": ["a", "a"], "v": _LISTS},
+            "two vectors for item 'a', in rows 1 and 2",
+        ),
+        ({"item": ["a", None], "v": _LISTS}, "row 2: 'item' is empty, wanted an item"),
+        ({"item": [1.0, np.nan], "v": _LISTS}, "row 2: 'item' is empty, wanted"),
+        ({"item": ["a", "b"], "v": [[0.0], [1.0, 2.0]]}, "row 2: 'v' has 2 numbers"),
+        ({"item": ["a", "b"], "v": [[0.0], None]}, "row 2: 'v' is empty"),
+        ({"item": ["a", "b"], "v": [[0.0], [np.nan]]}, "row 2: its vector has values"),
+        ({"item": ["a", "b"], "v": [1.0, None]}, "row 2: 'v' is empty"),
+        ({"item": ["a", "b"], "v": [1.0, np.inf]}, "row 2: its vector has values"),
         ({"item": ["x", "y"], "v": [1.0, 2.0]}, "has a vector for none of the 3 items"),
     ],
 )

@@ -46,7 +46,7 @@ ITEMS = pd.DataFrame(
 @pytest.mark.parametrize(
     ("template", "first", "second"),
     [
-        ("{title} ({year}), {genres}", "Heat (1995), Crime, Thriller", " (), "),
+        ("{title} ({year}), {genres}", "Heat (1995), Crime, Thriller", ""),
         ("{{{score}}} {item_id}", "{7.5} 1", "{8} 2"),
     ],
 )
@@ -61,9 +61,10 @@ def test_a_template_names_columns_of_the_items(
     [
         ("{title} by {author}", "names 'author', which is no column of .*items.parquet:"
          " it has item_id, title, year, score, genres"),
-        ("{title", r"is '\{title' \(expected '}' before end of string\), wanted names"),
+        ("{title", r"is '\{title' \(a single brace\), wanted names of columns"),
+        ("title}", r"is 'title}' \(a single brace\), wanted names of columns"),
         ("title", "is 'title', wanted names of columns in braces"),
-        ("{year:.1f}", "wanted names of columns in braces"),
+        ("{year:.1f}", "names 'year:.1f', which is no column"),
     ],
 )  # fmt: skip
 def test_a_template_that_is_wrong_is_refused(
@@ -99,7 +100,7 @@ def test_films_have_title_year_and_genres(tmp_path: Path) -> None:
     table = dataset.items().set_index("item")
     assert table["text"].to_dict() == {
         5: "Crime, Thriller: Heat/1995",
-        6: ": Odd/",
+        6: "Odd",
         7: "",
     }
     assert table.loc[5, "title"] == "Heat (1995)"
@@ -114,7 +115,7 @@ def test_films_have_title_year_and_genres(tmp_path: Path) -> None:
     more = {"overwrite": True, "text": template + " {class}"}
     dataset = prepared(tmp_path, f"recbole:{inter}", **more)
     found = dataset.items().set_index("item")["text"].to_dict()
-    assert found == {5: "Crime, Thriller: Heat/1995 Crime Thriller", 6: ": Odd/ "}
+    assert found == {5: "Crime, Thriller: Heat/1995 Crime Thriller", 6: "Odd"}
 
 
 @pytest.fixture(scope="module")

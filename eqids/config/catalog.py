@@ -51,10 +51,14 @@ class AddConfig(ChangeConfig):
     item_column: str = "item_id"
     """Column of item ids in --items."""
     title_column: str | None = None
-    """Column of titles in --items; by default 'title', if there is one."""
+    """Column of titles in --items; by default the one that the dataset was prepared
+    with, or else 'title', if there is one."""
+    text: str | None = None
+    """What a model may read of an item: a text with columns of --items in braces, such
+    as '{title} ({year}), {genres}'; by default what the dataset was prepared with, or,
+    where that is not known, the column 'text' or the title."""
     text_column: str | None = None
-    """Column of what a model may read of an item; by default 'text', if there is
-    one."""
+    """Instead of --text: the one column that holds what a model may read."""
     similar_column: str | None = None
     """Column of items of the catalog that each resembles, ids separated by commas or
     spaces, or a list; by default 'similar', if there is one. The item starts as their
@@ -64,6 +68,13 @@ class AddConfig(ChangeConfig):
     --items; by default the mean of those of the similar items."""
     skip_known: bool = False
     """Leave out items that are in the catalog already, instead of refusing them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.text is None or self.text_column is None,
+            "--text and --text_column both say what a model may read: wanted one",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,13 +45,16 @@ class PrepareConfig:
     rating_column: str | None = None
     """Column of ratings, needed by --min_rating only."""
     items: Path | None = None
-    """CSV or Parquet file of item titles, with the column --item_column."""
+    """CSV or Parquet file of item titles, with the column --item_column. Rows of items
+    without events are left out and counted; two rows of one item must say the same."""
     title_column: str = "title"
     """Column of titles in --items."""
     text: str | None = None
-    """What a model may read of an item: a text with columns of the items in braces,
-    such as '{title} ({year}), {genres}'; by default the title and, where the source
-    has them, the genres."""
+    """Makes what a model may read of an item: a text with columns of the items in
+    braces, such as '{title} ({year}), {genres}'; by default the title and, where the
+    source has them, the genres, or with --catalog the text of that dataset. An empty
+    field takes the brackets around it along and the text before it, from the last
+    comma on."""
     missing: Literal["refuse", "drop"] = "refuse"
     """Rows without a user, item or time. refuse: an error that says how many there
     are. drop: leave them out, and count them."""

@@ -74,6 +74,16 @@ class Counts:
     """Users with a test target."""
     items_untrained: int = 0
     """Items that occur in no training event."""
+    item_rows: int = 0
+    """Rows of the file that names items."""
+    item_rows_repeated: int = 0
+    """Rows of it that say what another row has said."""
+    item_rows_unused: int = 0
+    """Ids of it that are no item of the events."""
+    items_unnamed: int = 0
+    """Items that it does not hold."""
+    items_untitled: int = 0
+    """Items that it holds without a title."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,18 @@ class ClustersInfo:
 
 
 @dataclass(frozen=True)
+class TextsInfo:
+    """What titles and texts of items are made of, for items that come later."""
+
+    template: str
+    """Text with names of columns in braces; empty where there are no texts."""
+    title_column: str = "title"
+    """Column of titles."""
+    year_in_title: bool = False
+    """Whether titles end in their year, '(1995)', which a template sees apart."""
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """The content of `dataset.json`."""
 
@@ -131,6 +153,9 @@ class DatasetInfo:
     """How items were put into clusters."""
     time_unit: TimeUnit | None = None
     """Unit of the source's times; dates count as seconds."""
+    texts: TextsInfo | None = None
+    """What texts are made of; none in folders of earlier versions, and where no file
+    names the items."""
     catalog_id: str = ""
     """Hash of the mapping from slots to item ids and of which are retired; what
     checkpoints are bound to."""

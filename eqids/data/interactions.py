@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import ibis
@@ -12,7 +13,8 @@ import pyarrow.compute as pc
 
 from eqids.config import PrepareConfig, TimeUnit, UserError, require
 from eqids.data.columns import TypedEvents, seconds, typed_events
-from eqids.data.info import Counts
+from eqids.data.info import Counts, TextsInfo
+from eqids.data.item_rows import ItemRows, distinct_items
 from eqids.data.sources import Source
 from eqids.data.tables import Engine, reading
 
@@ -38,10 +40,12 @@ class Interactions:
     """What orders a user's events of one time."""
     counts: Counts
     """What was read and dropped."""
-    num_unnamed: int = 0
-    """Items of which no title is known."""
     time_unit: TimeUnit | None = None
     """Unit of the source's times, or none where it has no times."""
+    items_file: Path | None = None
+    """The file of titles, for messages, or none."""
+    texts: TextsInfo | None = None
+    """What titles and texts are made of, where there are any."""
 
 
 def read_interactions(
@@ -90,10 +94,15 @@ def read_interactions(
         )
     table = _ordered(core, typed.unit, config.seed if hashed else None).to_pyarrow()
     user_table = users.order_by("number").to_pyarrow()
-    with reading(config.items or source.file):
-        item_table = _titled(items, source.items).order_by("number").to_pyarrow()
+    titles = source.items
+    with reading(source.file if titles is None else titles.file):
+        named, counts = _titled(con, items, titles, counts)
+        item_table = named.order_by("number").to_pyarrow()
     found = _compact(table, user_table, item_table, hashed, counts)
-    return replace(found, time_unit=typed.unit)
+    found = replace(found, time_unit=typed.unit)
+    if titles is None:
+        return found
+    return replace(found, items_file=titles.file, texts=titles.texts)
 
 
 def _numbered_events(
@@ -219,25 +228,29 @@ def _hash(user: Any, item: Any, seed: int) -> Any:
     return (of_user * of_item) % _PRIME
 
 
-def _titled(items: ir.Table, titles: ir.Table | None) -> ir.Table:
+def _titled(
+    con: Any, items: ir.Table, titles: ItemRows | None, counts: Counts
+) -> tuple[ir.Table, Counts]:
     """The ids with title (the id itself where none is known) and text."""
     key = items["id"].cast("string")
     if titles is None:
-        return items.mutate(
-            title=key, text=ibis.literal(""), unnamed=ibis.literal(True)
-        )
-    first = titles.group_by("key").aggregate(
-        title=titles["title"].argmin(titles["row"]),
-        text=titles["text"].argmin(titles["row"]),
+        named, text = ibis.literal(False), ibis.literal("")
+        return items.mutate(title=key, text=text, named=named, titled=named), counts
+    found = distinct_items(con, titles)
+    counts = replace(
+        counts, item_rows=found.num_rows, item_rows_repeated=found.num_repeated
     )
+    first = found.table.select("key", "title", "text")
     joined = items.left_join(first, key == first["key"])
+    title = joined["title"].fill_null("")
     return joined.select(
         "id",
         "number",
-        title=joined["title"].fill_null(joined["id"].cast("string")),
+        title=ibis.ifelse(title == "", joined["id"].cast("string"), title),
         text=joined["text"].fill_null(""),
-        unnamed=joined["key"].isnull(),
-    )
+        named=joined["key"].notnull(),
+        titled=title != "",
+    ), counts
 
 
 def _compact(
@@ -253,6 +266,7 @@ def _compact(
     has_events = np.bincount(item, minlength=len(items)) > 0
     renumbered = (np.cumsum(has_events) - 1).astype(np.int32)
     named = items.filter(pa.array(has_events))
+    known, titled = (int(pc.sum(named[n]).as_py() or 0) for n in ("named", "titled"))
     return Interactions(
         user_ids=users["id"].filter(pa.array(per_user > 0)),
         items=named.select(["id", "title", "text"]).rename_columns(
@@ -268,6 +282,8 @@ def _compact(
             counts,
             users_dropped=int((per_user == 0).sum()),
             items_dropped=int((~has_events).sum()),
+            item_rows_unused=counts.item_rows - counts.item_rows_repeated - known,
+            items_unnamed=len(named) - known,
+            items_untitled=known - titled,
         ),
-        num_unnamed=pc.sum(named["unnamed"]).as_py() or 0,
     )

@@ -19,6 +19,7 @@ from eqids.data.revise import (
     id_type,
     ids_of,
     item_table,
+    num_other_texts,
     spelled_like,
 )
 from eqids.data.split import Split
@@ -45,6 +46,8 @@ class Known:
     """Items that are new to the catalog."""
     num_moved: int
     """Items that moved to make room for them."""
+    num_other_texts: int
+    """Items that have another title or text in the source, and keep what they have."""
 
 
 def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) -> Known:
@@ -98,8 +101,9 @@ def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) ->
     slot = catalog.slot[row]
     info = clusters_info(old.info.clusters, catalog, slot[item], users)
     table = item_table(old, catalog, named)
+    other = num_other_texts(old, named)
     added, moved = len(change.added), len(change.left)
-    return Known(catalog, slot, table, lineage, info, added, moved)
+    return Known(catalog, slot, table, lineage, info, added, moved, other)
 
 
 def shorter_histories(found: Interactions, old: Dataset) -> tuple[int, int]:

@@ -50,7 +50,8 @@ def own_vectors(
     """
     known = items.cast(pa.string())
     parts = _parquet_parts if path.suffix in (".parquet", ".pq") else _npy_parts
-    vectors, seen = np.zeros((0, 0), np.float32), np.zeros(len(items), np.bool_)
+    vectors = np.zeros((0, 0), np.float32)
+    row_of, num_rows, num_used = np.full(len(items), -1), 0, 0
     for start, ids, rows in parts(path, config):
         if not vectors.size:
             vectors = np.zeros((len(items), rows.shape[1]), np.float32)
@@ -58,14 +59,19 @@ def own_vectors(
         place = pc.index_in(ids, value_set=known).fill_null(-1).to_numpy()
         of_item = np.flatnonzero(place >= 0)
         place = place[of_item]
-        _require_new(path, ids, of_item, place, seen)
-        vectors[place] = rows[of_item]
-        seen[place] = True
+        first, at = np.unique(place, return_index=True)
+        new = row_of[first] < 0
+        first, at = first[new], of_item[at[new]]
+        vectors[first], row_of[first] = rows[at], start + at
+        _require_same(path, known, rows, start, of_item, place, vectors, row_of)
+        num_rows, num_used = num_rows + len(rows), num_used + len(place)
+    seen = row_of >= 0
     require(
         bool(seen.any()),
         f"{path} has a vector for none of the {len(items):,} items, the first of which "
         f"is {known[0].as_py()!r}",
     )
+    _tell_rows(path, num_rows, num_used, num_used - int(seen.sum()), progress)
     if not seen.all():
         progress(
             f"warning: {path} has no vector for {np.count_nonzero(~seen):,} of "
@@ -106,10 +112,20 @@ def _parquet_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
     start, width = 0, 0
     for batch in file.iter_batches(_ROWS, columns=[column, *names]):
         table = pa.Table.from_batches([batch])
+        _require_ids(path, table[column], column, start)
         rows = _matrix(path, table, names, start, width)
         start, width = start + len(rows), rows.shape[1]
         ids = table[column].combine_chunks().cast(pa.string())
         yield start - len(rows), ids, rows
+
+
+def _require_ids(path: Path, ids: pa.ChunkedArray, column: str, start: int) -> None:
+    empty = ids.is_null(nan_is_null=True)
+    row = empty.index(True).as_py()
+    require(
+        row < 0,
+        f"{path}, row {start + row + 1}: {column!r} is empty, wanted an item id",
+    )
 
 
 def _vector_columns(path: Path, schema: pa.Schema, column: str) -> list[str]:
@@ -142,7 +158,7 @@ def _matrix(
     for name, column in zip(names, columns, strict=True):
         if column.null_count:
             row = start + column.is_null().index(True).as_py()
-            raise UserError(f"{path}, row {row}: {name!r} is empty")
+            raise UserError(f"{path}, row {row + 1}: {name!r} is empty")
     if not _is_list(columns[0].type):
         matrix = np.empty((table.num_rows, len(names)), np.float32)
         for at, column in enumerate(columns):
@@ -150,7 +166,7 @@ def _matrix(
         return matrix
     lengths = pc.list_value_length(columns[0]).to_numpy()
     width = width or int(lengths[0])
-    require(width > 0, f"{path}, row {start}: {names[0]!r} is an empty list")
+    require(width > 0, f"{path}, row {start + 1}: {names[0]!r} is an empty list")
     _require_rows(
         path,
         lengths == width,
@@ -186,17 +202,44 @@ def _listed(config: PrepareConfig) -> pa.Array:
             return ids.to_pyarrow()["id"].combine_chunks()
 
 
-def _require_new(
-    path: Path, ids: pa.Array, rows: np.ndarray, place: np.ndarray, seen: np.ndarray
+def _tell_rows(
+    path: Path,
+    num_rows: int,
+    num_used: int,
+    num_repeated: int,
+    progress: Callable[[str], None],
 ) -> None:
-    first = np.zeros(len(place), np.bool_)
-    first[np.unique(place, return_index=True)[1]] = True
-    again = rows[seen[place] | ~first]
-    require(
-        not len(again),
-        f"{path} has two vectors for item "
-        f"{ids[int(again[0])].as_py() if len(again) else ''!r}, wanted one",
-    )
+    if num_rows > num_used:
+        progress(
+            f"{path}: {num_rows - num_used:,} of {num_rows:,} rows are of no item and "
+            "are left out"
+        )
+    if num_repeated:
+        progress(
+            f"{path}: {num_repeated:,} of {num_rows:,} rows repeat another row and are "
+            "dropped"
+        )
+
+
+def _require_same(
+    path: Path,
+    items: pa.ChunkedArray,
+    rows: np.ndarray,
+    start: int,
+    of_item: np.ndarray,
+    place: np.ndarray,
+    vectors: np.ndarray,
+    row_of: np.ndarray,
+) -> None:
+    """Requires that rows of one item hold one vector."""
+    differ = (rows[of_item] != vectors[place]).any(axis=1)
+    if differ.any():
+        other = int(np.argmax(differ))
+        item, row = place[other], start + of_item[other]
+        raise UserError(
+            f"{path} has two vectors for item {items[item].as_py()!r}, in rows "
+            f"{row_of[item] + 1} and {row + 1}, wanted one"
+        )
 
 
 def _require_finite(path: Path, rows: np.ndarray, start: int) -> None:
@@ -211,4 +254,4 @@ def _require_rows(
 ) -> None:
     if not holds.all():
         row = int(np.argmin(holds))
-        raise UserError(f"{path}, row {start + row}: {say(row)}")
+        raise UserError(f"{path}, row {start + row + 1}: {say(row)}")

@@ -1,5 +1,6 @@
 """From raw interactions to a dataset folder."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from eqids.data.own_vectors import check_vectors
 from eqids.data.sources import open_source
 from eqids.data.split import Split, leave_one_out, temporal
 from eqids.data.tables import engine
+from eqids.data.template import field
 from eqids.data.write import check_target, write_dataset
 
 
@@ -41,6 +43,8 @@ def prepare(
     check_target(config.folder, config.overwrite)
     check_vectors(config)
     old = None if config.catalog is None else open_dataset(config.catalog)
+    if old is not None:
+        config = _with_template(config, old, progress)
     progress(f"reading {config.source}")
     found = _read(config, progress)
     _check_titles(config, found, progress)
@@ -68,6 +72,28 @@ def prepare(
     )
 
 
+def _with_template(
+    config: PrepareConfig, old: Dataset, progress: Callable[[str], None]
+) -> PrepareConfig:
+    """Makes texts by the template of --catalog, where --text gives no other."""
+    texts = old.info.texts
+    by_columns = config.source.startswith(("csv:", "parquet:"))
+    if texts is None or (by_columns and config.items is None):
+        return config
+    template = texts.template
+    if by_columns and template == field(texts.title_column):
+        template = field(config.title_column)
+    if config.text is None:
+        progress(f"texts of items are made by {template!r}, as in {old.path}")
+        return replace(config, text=template)
+    if config.text != template:
+        progress(
+            f"warning: --text is {config.text!r} and the texts of {old.path} are made "
+            f"by {template!r}: only new items get the former"
+        )
+    return config
+
+
 def _placed(
     config: PrepareConfig,
     found: Interactions,
@@ -91,6 +117,12 @@ def _placed(
         f"{known.num_added:,} items are new to the catalog{moved}: it is at version "
         f"{known.lineage.version}"
     )
+    if known.num_other_texts:
+        progress(
+            f"warning: {known.num_other_texts:,} items have another title or text in "
+            f"{found.items_file} than in {old.path}: they keep those of {old.path}, "
+            "which its checkpoints have read"
+        )
     return _as_clustered(known), known.table, known.lineage
 
 
@@ -109,21 +141,48 @@ def _tell_lost(
 def _check_titles(
     config: PrepareConfig, found: Interactions, progress: Callable[[str], None]
 ) -> None:
-    """Says how many items --items does not name; none is a mistake."""
-    if config.items is None:
+    """Says what the file of titles leaves out, and has to spare."""
+    if found.items_file is None:
         return
-    unnamed, items = found.num_unnamed, found.items
+    file, counts, items = found.items_file, found.counts, found.items
+    unnamed, unused = counts.items_unnamed, counts.item_rows_unused
     require(
-        unnamed < len(items),
+        unnamed < len(items) or config.items is None,
         f"{config.items} names none of the {len(items):,} items, the first of which is "
         f"{items['item'][0].as_py()!r}; wanted their ids in column "
         f"{config.item_column!r}",
     )
     if unnamed:
         progress(
-            f"warning: {config.items} does not name {unnamed:,} of {len(items):,} "
+            f"warning: {file} does not name {unnamed:,} of {len(items):,} "
             "items; their ids are their titles"
         )
+    if counts.items_untitled:
+        progress(
+            f"warning: {file} has no title for {counts.items_untitled:,} of "
+            f"{len(items):,} items; their ids are their titles"
+        )
+    if counts.item_rows_repeated:
+        progress(
+            f"{file}: {counts.item_rows_repeated:,} of {counts.item_rows:,} rows "
+            "repeat another row and are dropped"
+        )
+    if unused:
+        progress(
+            f"{file}: {unused:,} of {counts.item_rows:,} rows are of no item in the "
+            f"events and are left out; to add them later: {_add_command(config)}"
+        )
+
+
+def _add_command(config: PrepareConfig) -> str:
+    """The command that adds what a file names and no event does."""
+    words = ["python", "-m", "eqids.catalog", "add", "--data_dir", str(config.folder)]
+    if config.items is None:
+        return shlex.join(words) + " --items FILE (CSV or Parquet)"
+    words += ["--items", str(config.items), "--skip_known"]
+    if config.item_column != "item_id":
+        words += ["--item_column", config.item_column]
+    return shlex.join(words)
 
 
 def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
@@ -174,6 +233,7 @@ def _info(
         protocol=_protocol(config, found, split),
         counts=_counts(found, split, catalog),
         clusters=catalog.info,
+        texts=found.texts,
     )
 
 

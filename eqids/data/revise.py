@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eqids.config import UserError, require
@@ -95,6 +96,27 @@ def item_table(
             ITEM_FLAG: catalog.retired,
         }
     )
+
+
+def num_other_texts(dataset: Dataset, named: pa.Table) -> int:
+    """How many known items a file gives another title or text than they have.
+
+    They keep those that they have, which checkpoints have read.
+
+    Args:
+        dataset: with the titles and texts of items that it knows.
+        named: columns item, title and text; where nothing is said of an item its title
+            is its id and its text empty.
+    """
+    old = _items(dataset)
+    place = pc.index_in(old["item"], value_set=named["item"].combine_chunks())
+    known = place.is_valid()
+    old, new = old.filter(known), named.take(place.filter(known))
+    same = pc.and_(*(pc.equal(old[name], new[name]) for name in ("title", "text")))
+    silent = pc.and_(
+        pc.equal(new["title"], new["item"].cast(pa.string())), pc.equal(new["text"], "")
+    )
+    return int(pc.sum(pc.invert(pc.or_(same, silent))).as_py() or 0)
 
 
 def revise(

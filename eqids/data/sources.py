@@ -1,5 +1,6 @@
 """Where interactions come from: files that DuckDB reads, as Ibis tables."""
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ import ibis.expr.types as ir
 
 from eqids.config import PrepareConfig, require
 from eqids.data.fetch import fetch_movielens, unpack
+from eqids.data.info import TextsInfo
+from eqids.data.item_rows import ItemRows, item_rows, with_year
 from eqids.data.tables import (
-    ROW,
     Engine,
     FileTable,
     atomic,
@@ -20,13 +22,15 @@ from eqids.data.tables import (
     table_of_file,
     with_header,
 )
-from eqids.data.template import columns_of, text_of
+from eqids.data.template import cell_of, field, text_of
 
 _GENRES = (
     "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
     "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
 ).split()
 _RATED = ("user_id", "item_id", "rating", "timestamp")
+_FILM = TextsInfo("{title} ({year}), {genres}", year_in_title=True)
+"""What texts of films are made of by default."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Source:
     order."""
     spelled: bool
     """Whether every value is text, which may spell a number."""
-    items: ir.Table | None = None
-    """key (the item id as text), title, text and `row`, or none."""
+    items: ItemRows | None = None
+    """Titles and texts, or none."""
 
 
 def open_source(
@@ -155,15 +159,12 @@ def _listed(films: ir.Table) -> ir.Table:
     return films.mutate(genres=genres)
 
 
-def _with_texts(films: ir.Table, config: PrepareConfig, file: Path) -> ir.Table:
+def _with_texts(films: ir.Table, config: PrepareConfig, file: Path) -> ItemRows:
     """Texts of films, whose titles end in their year; a template sees both apart."""
-    if config.text is None:
-        genres = (", " + films["genres"].nullif("")).fill_null("")
-        return films.mutate(text=films["title"] + genres)
-    year = films["title"].re_extract(r"\((\d{4})\)\s*$", 1)
-    title = films["title"].re_replace(r"\s*\(\d{4}\)\s*$", "")
-    apart = columns_of(films) | {"title": title, "year": year}
-    return films.mutate(text=text_of(config.text, file, apart))
+    texts = replace(_FILM, template=config.text or _FILM.template)
+    title = cell_of(file, "title", films["title"])
+    columns = {name: films[name] for name in films.columns} | with_year(title)
+    return item_rows(file, films, "item_id", films["item_id"], title, texts, columns)
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -173,7 +174,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return total
 
 
-def _rated(table: FileTable, file: Path, films: ir.Table) -> Source:
+def _rated(table: FileTable, file: Path, films: ItemRows) -> Source:
     columns = {
         "user": "user_id",
         "item": "item_id",
@@ -181,8 +182,7 @@ def _rated(table: FileTable, file: Path, films: ir.Table) -> Source:
         "rating": "rating",
     }
     events = _events(file, table, columns, spelled=True)
-    items = films.select(key=films["item_id"], title="title", text="text", row=ROW)
-    return replace(events, items=items)
+    return replace(events, items=films)
 
 
 def _named_columns(config: PrepareConfig) -> dict[str, str]:
@@ -228,23 +228,23 @@ def _require_column(table: FileTable, column: str, flag: str) -> None:
     )
 
 
-def _titles(engine: Engine, config: PrepareConfig) -> ir.Table:
+def _titles(engine: Engine, config: PrepareConfig) -> ItemRows:
     path = config.items
     assert path is not None
     columns = {"item": config.item_column, "title": config.title_column}
     table = table_of_file(engine, path, list(columns.values()))
     for name, column in columns.items():
         _require_column(table, column, f"--{name}_column")
-    title = table[config.title_column].cast("string")
-    text = title
-    if config.text is not None:
-        text = text_of(config.text, path, columns_of(table))
-    return table.table.select(
-        key=table[config.item_column].cast("string"), title=title, text=text, row=ROW
-    )
+    template = config.text or field(config.title_column)
+    texts = TextsInfo(template, config.title_column)
+    title = cell_of(path, config.title_column, table[config.title_column])
+    return item_rows(
+        path, table.table, config.item_column, table[config.item_column], title, texts,
+        table,
+    )  # fmt: skip
 
 
-def _atomic_items(engine: Engine, config: PrepareConfig, path: Path) -> ir.Table | None:
+def _atomic_items(engine: Engine, config: PrepareConfig, path: Path) -> ItemRows | None:
     """The title (year) and class of each line of a RecBole `.item` file.
 
     A template may call them title, year and genres, or as the file does.
@@ -253,17 +253,17 @@ def _atomic_items(engine: Engine, config: PrepareConfig, path: Path) -> ir.Table
     names = [name for name in table.columns if name.endswith(("title", "name"))]
     if config.item_column not in table.columns or not names:
         return None
-    title = table[names[0]]
-    named = {"title": title}
+    title, template = "{title}", "{title}"
+    named = {"title": table[names[0]]}
     if "release_year" in table.columns:
-        year = named["year"] = table["release_year"]
-        title = title + (" (" + year + ")").fill_null("")
-    text = title
+        named["year"] = table["release_year"]
+        title = template = "{title} ({year})"
     if "class" in table.columns:
-        genres = named["genres"] = table["class"].replace(" ", ", ")
-        text = text + (", " + genres).fill_null("")
-    if config.text is not None:
-        text = text_of(config.text, path, named | columns_of(table))
-    return table.table.select(
-        key=table[config.item_column], title=title, text=text, row=ROW
-    )
+        named["genres"] = table["class"].replace(" ", ", ")
+        template = template + ", {genres}"
+    texts = TextsInfo(config.text or template, year_in_title="year" in named)
+    shown = text_of(title, path, named)
+    return item_rows(
+        path, table.table, config.item_column, table[config.item_column], shown, texts,
+        ChainMap(named, table),
+    )  # fmt: skip

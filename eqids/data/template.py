@@ -1,68 +1,214 @@
-"""Texts of items from a template: `{title} ({year}), {genres}`."""
+"""Texts of items from a template: `{title} ({year}), {genres}`.
 
-import string
-from collections.abc import Mapping
+Every text of an item comes from here: those that `prepare` makes, and those of items
+that `catalog add` brings later.
+
+**Empty cells.** A cell is empty if it has nothing, or nothing but spaces and control
+characters. An empty field takes what belongs to it along. The brackets or quotation
+marks around a field belong to it. So does the text before it, from the last mark on: a
+comma, semicolon, bar, line break, or a dash, slash or dot between spaces; without a
+mark, all text since the field before. Words before that mark belong to the field that
+they follow. The first field that is left has no text before it, unless it is the first
+of the template:
+
+    {title} by {author}, {year}         Heat, 1995           no author
+    {title} ({year}), {genres}          Heat, Crime          no year
+    {title}, {minutes} min, {genres}    Heat, Crime          no minutes
+    {title} by {author}, {year}         Mann, 1995           no title
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis
-import ibis.expr.types as ir
 
-from eqids.config import UserError, require
-from eqids.data.tables import ROW
+from eqids.config import require
+
+_WANTED = "wanted names of columns in braces, such as '{title}, {genres}'"
+_TOKEN = re.compile(r"\{\{|\}\}|\{(?:[^{}\\]|\\.)*\}|[^{}]|[{}]", re.DOTALL)
+_MARK = re.compile(r"\s*[,;|\n]|\s+[-–—/·•](?=\s)")
+_CLOSING = {"(": ")", "[": "]", "{": "}", '"': '"', "“": "”", "«": "»"}
+# Engines know these classes of Unicode; what they call \s differs.
+_VISIBLE = r"[^\p{Z}\p{Cc}]"
 
 
-def columns_of(table: ir.Table) -> dict[str, Any]:
-    """The columns of a file, by name."""
-    return {name: table[name] for name in table.columns if name != ROW}
+class _Field(NamedTuple):
+    name: str
 
 
-def text_of(template: str, file: Path, columns: Mapping[str, Any]) -> Any:
+class _Group(NamedTuple):
+    opening: str
+    inside: list[Any]
+    closing: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A field, or parts between brackets, with the text that belongs to it."""
+
+    before: str
+    inside: "str | Sequence[_Part]"
+    brackets: tuple[str, str]
+    after: str
+
+
+def field(name: str) -> str:
+    """The template of one column; a backslash stands before braces in its name."""
+    return "{" + re.sub(r"([\\{}])", r"\\\1", name) + "}"
+
+
+def text_of(
+    template: str, file: Path, columns: Mapping[str, Any], said: str = "--text"
+) -> Any:
     """Returns the column of texts that a template makes of others.
-
-    An empty cell leaves nothing in its place; a list's values stand between commas.
 
     Args:
         template: a text with names of columns in braces; `{{` is a brace.
         file: where they come from, for messages.
         columns: of the items, by name.
+        said: where the template comes from, for messages.
 
     Raises:
-        UserError: the template is not one, or names a column that is not there.
+        UserError: the template is not one, or names a column that is not there or
+            holds no texts.
     """
-    text: Any = ibis.literal("")
-    for literal, name in _parts(template):
-        text = text + literal
-        if name is None:
-            continue
+    cells = {}
+    nodes = _nested(_tokens(template, said))
+    for name in _names(nodes):
         require(
             name in columns,
-            f"--text {template!r} names {name!r}, which is no column of {file}: it has "
-            f"{', '.join(columns)}",
+            f"{said} {template!r} names {name!r}, which is no column of {file}: it has "
+            f"{', '.join(columns)}; add the column, or give another --text",
         )
-        text = text + _cell(columns[name])
-    return text
+        cells[name] = cell_of(file, name, columns[name])
+    return _filled(_parts(nodes), cells)[0]
 
 
-def _parts(template: str) -> list[tuple[str, str | None]]:
-    wanted = "wanted names of columns in braces, such as '{title}, {genres}'"
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise UserError(f"--text is {template!r} ({error}), {wanted}") from None
-    plain = all(not spec and not conversion for _, _, spec, conversion in parts)
-    named = any(name is not None for _, name, _, _ in parts)
-    require(plain and named, f"--text is {template!r}, {wanted}")
-    return [(literal, name) for literal, name, _, _ in parts]
+def cell_of(file: Path, name: str, column: Any) -> Any:
+    """Returns a column as texts, empty where a cell is.
+
+    Lists are their values between commas. Numbers are written as they are read, but
+    for the .0 that integers have in a column with empty cells.
+
+    Args:
+        file: where it comes from, for messages.
+        name: of the column, for messages.
+        column: of text, numbers, truth values, times, or lists of them.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    kind = column.type()
+    inside = kind.value_type if kind.is_array() else kind
+    require(
+        not (inside.is_nested() or inside.is_binary()),
+        f"{file}: column {name!r} is {kind}, wanted text, numbers, or lists of them",
+    )
+    if kind.is_array():
+        shown = column.map(_shown).filter(lambda value: value != "")
+        return _shown(ibis.literal(", ").join(shown))
+    return _shown(column)
 
 
-def _cell(column: Any) -> Any:
-    if column.type().is_array():
-        text = ibis.literal(", ").join(column.cast("array<string>"))
-    elif column.type().is_floating():
+def _shown(value: Any) -> Any:
+    text = value.cast("string")
+    if value.type().is_floating():
         # Integers with empty cells are read as floats.
-        text = column.cast("string").re_replace(r"\.0$", "")
-        text = ibis.ifelse(column.isnan(), "", text)
-    else:
-        text = column.cast("string")
-    return text.fill_null("")
+        text = text.re_replace(r"\.0$", "")
+        text = ibis.ifelse(value.isnan(), "", text)
+    text = text.fill_null("")
+    return ibis.ifelse(text.re_search(_VISIBLE), text, "")
+
+
+def _tokens(template: str, said: str) -> Iterator[str | _Field]:
+    """The letters of a template, and its fields."""
+    tokens: list[str | _Field] = []
+    for token in _TOKEN.findall(template):
+        require(
+            token not in ("{", "}"),
+            f"{said} is {template!r} (a single brace), {_WANTED}",
+        )
+        if token in ("{{", "}}"):
+            tokens.append(token[0])
+        elif token[0] == "{":
+            tokens.append(_Field(re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL)))
+        else:
+            tokens.append(token)
+    has_field = any(isinstance(token, _Field) for token in tokens)
+    require(has_field, f"{said} is {template!r}, {_WANTED}")
+    return iter(tokens)
+
+
+def _nested(tokens: Iterator[str | _Field]) -> list[Any]:
+    """Letters, fields, and groups of them: what is between brackets."""
+    open_: list[tuple[str, list[Any]]] = [("", [])]
+    for token in tokens:
+        opening, inside = open_[-1]
+        if isinstance(token, str) and token == _CLOSING.get(opening):
+            open_.pop()
+            group = any(not isinstance(node, str) for node in inside)
+            plain = [opening, *inside, token]
+            found = [_Group(opening, inside, token)] if group else plain
+            open_[-1][1].extend(found)
+        elif isinstance(token, str) and token in _CLOSING:
+            open_.append((token, []))
+        else:
+            inside.append(token)
+    # A bracket that is never closed is a letter like others.
+    return [node for opening, inside in open_ for node in (*opening, *inside)]
+
+
+def _names(nodes: Sequence[Any]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, _Field):
+            yield node.name
+        elif isinstance(node, _Group):
+            yield from _names(node.inside)
+
+
+def _parts(nodes: Sequence[Any]) -> list[_Part]:
+    """Divides the text between fields, and groups, among them."""
+    texts, units = [""], []
+    for node in nodes:
+        if isinstance(node, str):
+            texts[-1] += node
+        else:
+            units.append(node)
+            texts.append("")
+    between = [_divided(text) for text in texts[1:-1]]
+    before = [texts[0], *(second for _, second in between)]
+    after = [*(first for first, _ in between), texts[-1]]
+    return [
+        _Part(first, unit.name, ("", ""), second)
+        if isinstance(unit, _Field)
+        else _Part(first, _parts(unit.inside), (unit.opening, unit.closing), second)
+        for first, unit, second in zip(before, units, after, strict=True)
+    ]
+
+
+def _divided(text: str) -> tuple[str, str]:
+    """Text between two fields: what belongs to the first, and to the second."""
+    mark = _MARK.search(text)
+    at = 0 if mark is None else mark.start()
+    return text[:at], text[at:]
+
+
+def _filled(parts: Sequence[_Part], cells: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The text of parts, and whether any of it is there."""
+    text: Any = ibis.literal("")
+    some: Any = None
+    for part in parts:
+        if isinstance(part.inside, str):
+            inside = cells[part.inside]
+            there = inside != ""
+        else:
+            inside, there = _filled(part.inside, cells)
+        opening, closing = part.brackets
+        before = part.before if some is None else ibis.ifelse(some, part.before, "")
+        whole = ibis.literal(opening) + inside + (closing + part.after)
+        text = text + ibis.ifelse(there, before + whole, "")
+        some = there if some is None else some | there
+    return text, some

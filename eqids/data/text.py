@@ -1,6 +1,7 @@
 """The words of a dataset's items: tokenized once per tokenizer, kept beside it."""
 
 import hashlib
+import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,9 +56,11 @@ def words_of(
 ) -> Words:
     """Returns the words of a dataset's items, as tokens, and those of a prompt.
 
-    Texts are tokenized as they are, without special tokens. The prompt starts with
-    the token that the tokenizer itself puts before a text, if it does (Llama 3's
-    `<|begin_of_text|>`), also where no prompt is given.
+    Texts and the prompt are data: a text that spells a special token, such as `</s>`,
+    is tokenized letter by letter like any other. The only special token is the one
+    that the tokenizer itself puts before a text, if it does (Llama 3's
+    `<|begin_of_text|>`): the prompt starts with it, also where no prompt is given.
+    Added tokens that the tokenizer's file declares not special are words like others.
 
     All words of all items are cached in the dataset folder, under the tokenizer's
     hash; a cache of other texts, or a damaged one, is made again.
@@ -104,13 +107,52 @@ def words_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Word
 
 
 def _open(path: Path) -> Tokenizer:
+    """A tokenizer that finds no special token in a text."""
     try:
         engine = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
         raise UserError(f"{path} is no {TOKENIZER_FILE}: {error}") from None
+    engine.encode_special_tokens = True
+    special = _special(engine)
+    if any(special[text] in _encoded(engine, text) for text in special):
+        engine = Tokenizer.from_str(_without_spellings(engine, special))
+        engine.encode_special_tokens = True
     engine.no_truncation()
     engine.no_padding()
     return engine
+
+
+def _special(engine: Tokenizer) -> dict[str, int]:
+    """The special tokens that have another spelling, and their ids.
+
+    The token of what is unknown has none, and a single letter has none.
+    """
+    unknown = getattr(engine.model, "unk_token", None)
+    added = engine.get_added_tokens_decoder()
+    special = {token.content: at for at, token in added.items() if token.special}
+    return {t: at for t, at in special.items() if t != unknown and len(t) > 1}
+
+
+def _without_spellings(engine: Tokenizer, special: Mapping[str, int]) -> str:
+    """A tokenizer's JSON in which no text spells a special token.
+
+    Some models, Unigram and WordLevel among them, hold special tokens in their own
+    vocabulary and find them in texts by themselves. There they keep their ids, and
+    get names that no text has.
+    """
+    said = json.loads(engine.to_str())
+    name = {text: f"\0special {at} {uuid.uuid4().hex}" for text, at in special.items()}
+    for token in said["added_tokens"]:
+        token["content"] = name.get(token["content"], token["content"])
+    model = said["model"]
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[name.get(t, t), score] for t, score in model["vocab"]]
+    else:
+        model["vocab"] = {name.get(t, t): at for t, at in model["vocab"].items()}
+    if "merges" in model:
+        pairs = ((left, right) for left, right in model["merges"])
+        model["merges"] = [p for p in pairs if not {*p, "".join(p)} & special.keys()]
+    return json.dumps(said)
 
 
 def _encoded(engine: Tokenizer, text: str) -> list[int]:
@@ -132,6 +174,8 @@ def _cached(
         "tokenizer": sha256,
         "items": dataset.info.files[ITEMS_FILE],
         "catalog_id": dataset.info.catalog_id,
+        # Caches without this entry hold the special tokens that texts spell.
+        "special_tokens": "as text",
     }
     found = _read(path, wanted)
     if found is None:
