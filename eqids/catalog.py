@@ -16,6 +16,7 @@ from eqids.config import (
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog import Catalog
+from eqids.data.ids import typed_ids
 from eqids.data.lineage import Change
 from eqids.data.named import read_items, read_vectors
 from eqids.data.revise import catalog_of, id_type, ids_of, revise, spelled_like
@@ -140,8 +141,8 @@ def _retired_ids(config: RetireConfig, dataset: Dataset) -> np.ndarray:
     if config.items is not None:
         return read_items(config.items, id_type(dataset), config.item_column).ids
     assert config.ids is not None
-    ids = [one.strip() for one in config.ids.split(",") if one.strip()]
-    return ids_of(spelled_like(pa.chunked_array([pa.array(ids)]), id_type(dataset)))
+    ids = pa.chunked_array([pa.array(typed_ids(config.ids), pa.string())])
+    return ids_of(spelled_like(ids, id_type(dataset)))
 
 
 def _with_checkpoint(
