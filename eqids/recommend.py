@@ -9,7 +9,7 @@ DESCRIPTION = """Name the most probable next items, exactly, with their probabil
 
 For a user of the dataset, for a history given as item ids, or for a Parquet or CSV
 file of histories (columns user, item and, if known, time); those of a file go to
-another, CSV where it is called so and else Parquet:
+another file:
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
@@ -22,7 +22,7 @@ another, CSV where it is called so and else Parquet:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints recommendations, or writes those of a file to another."""
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
-    check_output(config.output, "--output")
+    check_output(config.output, "--output", config.overwrite)
     # Imported here: --help and a mistyped flag do not wait for jax.
     from eqids.recommending import recommend
 

@@ -1,9 +1,8 @@
 """Recommendations from Python: `eqids.load("runs/…").recommend(histories, k=10)`."""
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from convert.hf_eqids import is_pair
 from eqids.config import OpenConfig, require
 from eqids.data.batches import last_positions, query_batch
+from eqids.data.ids import shown
+from eqids.histories import History, Unknown, listed, read_histories
 from eqids.model import Batch, EqIDs
 from eqids.model.search import TopK, top_k
 from eqids.opening import Opened, open_model
@@ -23,15 +24,12 @@ from sharding import placement
 
 _ROWS = 64
 """Histories in a chunk at most."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What one user did: slots and, if known, unix seconds, oldest first."""
-
-    user: Hashable
-    slots: np.ndarray
-    times: np.ndarray | None = None
+_EXCLUDED = 2**18
+"""Items that a chunk leaves out at most, padding included, unless one history alone
+has more."""
+_FEWEST = 64
+"""Items that a history of a chunk has space for at least, so that few shapes are
+compiled."""
 
 
 class Recommender:
@@ -47,47 +45,59 @@ class Recommender:
 
     def recommend(
         self,
-        histories: pd.DataFrame | Sequence[Sequence[Hashable]],
+        histories: pd.DataFrame
+        | History
+        | Sequence[Sequence[Hashable] | History | pd.DataFrame],
         k: int = 10,
         *,
         filter_seen: bool = True,
         allow: Iterable[Hashable] | None = None,
         deny: Iterable[Hashable] | None = None,
+        unknown: Unknown = "refuse",
     ) -> pd.DataFrame:
         """Returns the k most probable next items of every history, exactly.
 
+        An empty history is answered by popularity: the items with most training
+        events, and as their probability their share of the events. Items that the
+        catalog does not hold are left out of `deny`, and out of `allow` with a
+        warning.
+
         Args:
-            histories: lists of item ids, oldest first; or a DataFrame with the
+            histories: a list of histories, each a list of item ids, oldest first, a
+                `History` (see `of_user`) or a DataFrame; or one DataFrame with the
                 columns user, item and, if known, time (seconds, or timestamps).
             k: how many items.
             filter_seen: leave out items of the history.
             allow: the only items to recommend, by default all.
             deny: items never to recommend.
+            unknown: what becomes of items of a history that the catalog does not
+                hold: "refuse" is an error, "skip" leaves them out.
 
         Returns:
             A DataFrame with the columns user (the list's index, for lists), rank
             (from 1), item, title and probability; fewer than k rows a user where no
-            more items may be recommended.
+            more items may be recommended. Its `attrs` say what was not as usual:
+            `attrs["unknown"]`, how many events of "histories" and how many ids of
+            "allow" and "deny" were left out, and `attrs["popularity"]`, the users
+            who were answered by popularity.
 
         Raises:
-            UserError: an unknown item, an empty history, a missing column, ids
-                where lists of ids are wanted, or a k that is no whole number from 1.
+            UserError: an unknown item, no histories, a missing column, ids where
+                lists of ids are wanted, an `allow` of which nothing can be
+                recommended, or a k that is no whole number from 1.
         """
         require(
             isinstance(k, int | np.integer) and k >= 1,
             f"k is {k!r}, wanted a whole number of 1 or more",
         )
-        if isinstance(histories, pd.DataFrame):
-            asked = self.of_frame(histories)
-        else:
-            asked = [
-                History(row, self._slots_of(f"histories[{row}]", items))
-                for row, items in enumerate(_listed("histories", histories))
-            ]
-        allowed = self.allowed(allow, deny)
-        require(len(asked) > 0, "there are no histories, wanted at least one")
+        asked, left_out = read_histories(self.dataset, histories, unknown)
+        counts = {"histories": left_out}
+        allowed = self.allowed(allow, deny, counts)
         parts = self.search(asked, int(k), filter_seen=filter_seen, allowed=allowed)
-        return pd.concat(parts, ignore_index=True)
+        found = pd.concat(list(parts), ignore_index=True)
+        popular = [history.user for history in asked if not len(history.slots)]
+        found.attrs = {"unknown": counts, "popularity": popular}
+        return found
 
     def of_user(self, user: Hashable) -> History:
         """Returns all that the dataset knows of a user."""
@@ -105,37 +115,71 @@ class Recommender:
         allowed: Bool[np.ndarray, "cluster room"],
     ) -> Iterator[pd.DataFrame]:
         """Yields the recommendations of one chunk of histories after the other."""
-        for history in histories:
-            require(
-                len(history.slots) > 0,
-                f"the history of user {history.user!r} is empty, wanted at least one "
-                "item",
-            )
         k = min(k, self.dataset.num_slots)
-        size = min(_ROWS, len(histories))
+        popular = self._popular(k, allowed)
+        most = min(_ROWS, len(histories))
+        for chunk, width in _chunks(histories, most, filter_seen):
+            slots = np.broadcast_to(popular[0], (len(chunk), k)).copy()
+            chance = np.broadcast_to(popular[1], (len(chunk), k)).copy()
+            known = [row for row, one in enumerate(chunk) if len(one.slots)]
+            if known:
+                rows = min(most, _num_rows(width))
+                some = [chunk[row] for row in known]
+                found = self._found(some, rows, width, k, allowed)
+                slots[known] = np.asarray(found.slots)[: len(known)]
+                chance[known] = np.exp(np.asarray(found.log_probs)[: len(known)])
+            yield self._named(chunk, slots, chance)
+
+    def _found(
+        self,
+        histories: Sequence[History],
+        num_rows: int,
+        width: int,
+        k: int,
+        allowed: Bool[np.ndarray, "cluster room"],
+    ) -> TopK:
+        """Asks the model; rows past the last history repeat the first.
+
+        Args:
+            histories: none of them empty.
+            num_rows: rows of the arrays.
+            width: items that each leaves out at most; 0 for none.
+            k: how many items are wanted.
+            allowed: places that may be recommended.
+        """
+        more = [histories[0]] * (num_rows - len(histories))
+        rows = [*histories, *more]
         seq_len = self.opened.config.recipe.seq_len
-        seen = _distinct(histories) if filter_seen else None
-        for first in range(0, len(histories), size):
-            chunk = list(histories[first : first + size])
-            rows = chunk + chunk[:1] * (size - len(chunk))
-            slots, times = [h.slots for h in rows], [h.times for h in rows]
-            arrays = query_batch(slots, times, seq_len, self.opened.words)
-            asked = _Asked(
-                batch=Batch.of(arrays),
-                last=jnp.asarray(last_positions(arrays)),
-                exclude=None if seen is None else _padded(seen, first, size),
-                allowed=jnp.asarray(allowed),
-            )
-            found = self._run(self.opened.model, asked, k)
-            yield self._named(
-                chunk, np.asarray(found.slots), np.asarray(found.log_probs)
-            )
+        slots, times = [h.slots for h in rows], [h.times for h in rows]
+        arrays = query_batch(slots, times, seq_len, self.opened.words)
+        exclude = np.full((num_rows, width), -1, np.int32)
+        for row, history in zip(exclude, histories if width else [], strict=False):
+            distinct = np.unique(history.slots)
+            row[: len(distinct)] = distinct
+        asked = _Asked(
+            batch=Batch.of(arrays),
+            last=jnp.asarray(last_positions(arrays)),
+            exclude=jnp.asarray(exclude) if width else None,
+            allowed=jnp.asarray(allowed),
+        )
+        return self._run(self.opened.model, asked, k)
+
+    def _popular(
+        self, k: int, allowed: Bool[np.ndarray, "cluster room"]
+    ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """The slots with most training events and their share of these; -1: no more."""
+        counts = np.where(self.dataset.item_valid, self.dataset.item_counts, 0)
+        shares = counts.reshape(-1) / max(1, int(counts.sum()))
+        slots = np.flatnonzero(allowed)
+        slots = slots[np.argsort(-shares[slots], kind="stable")][:k]
+        padding = (0, k - len(slots))
+        shares = np.pad(shares[slots], padding).astype(np.float32)
+        return np.pad(slots, padding, constant_values=-1), shares
 
     def _named(
-        self, chunk: Sequence[History], slots: np.ndarray, log_probs: np.ndarray
+        self, chunk: Sequence[History], slots: np.ndarray, chance: np.ndarray
     ) -> pd.DataFrame:
         """Turns slots to ids and titles, and drops places that nothing fills."""
-        slots, log_probs = slots[: len(chunk)], log_probs[: len(chunk)]
         row, rank = np.nonzero(slots >= 0)
         found = slots[row, rank]
         users = pd.Series([history.user for history in chunk], dtype=object)
@@ -145,7 +189,7 @@ class Recommender:
                 "rank": rank + 1,
                 "item": self._items.loc[found].to_numpy(),
                 "title": self._titles.loc[found].to_numpy(),
-                "probability": np.exp(log_probs[row, rank]),
+                "probability": chance[row, rank],
             }
         )
 
@@ -153,101 +197,76 @@ class Recommender:
         self,
         allow: Iterable[Hashable] | None = None,
         deny: Iterable[Hashable] | None = None,
+        unknown: dict[str, int] | None = None,
     ) -> Bool[np.ndarray, "cluster room"]:
-        """Returns the places that may be recommended; see `recommend`."""
-        valid = self.dataset.item_valid
-        allowed = np.full(valid.shape, allow is None)
+        """Returns the places that may be recommended; see `recommend`.
+
+        Args:
+            allow: the only items, by default all.
+            deny: items that are none of them.
+            unknown: where to write how many ids of each the catalog does not hold.
+        """
+        valid, counts = self.dataset.item_valid, {} if unknown is None else unknown
+        allowed = valid.copy()
         if allow is not None:
-            allowed.flat[self._slots_of("allow", allow)] = True
+            slots = self._slots_of("allow", allow, counts)
+            allowed[:] = False
+            allowed.flat[slots] = True
+            allowed &= valid
+            require(
+                bool(allowed.any()),
+                f"allow names no item that {self.dataset.path} can recommend, wanted "
+                "at least one that its catalog holds and that is not retired",
+            )
         if deny is not None:
-            allowed.flat[self._slots_of("deny", deny)] = False
-        return allowed & valid
+            allowed.flat[self._slots_of("deny", deny, counts)] = False
+        return allowed
 
-    def _slots_of(self, name: str, items: Iterable[Hashable]) -> np.ndarray:
-        return self.dataset.slot_of(_listed(name, items))
-
-    def of_frame(self, frame: pd.DataFrame) -> list[History]:
-        """Returns the histories in a table, users in order of their first event."""
-        for name in ("user", "item"):
-            require(
-                name in frame.columns,
-                f"histories have no column {name!r}, the columns are "
-                f"{', '.join(map(str, frame.columns))}; wanted user, item and, if "
-                "known, time",
+    def _slots_of(
+        self, name: str, items: Iterable[Hashable], counts: dict[str, int]
+    ) -> np.ndarray:
+        """The slots of those items that the catalog holds."""
+        ids = listed(name, items)
+        ids = ids if isinstance(ids, np.ndarray | pd.Series) else list(ids)
+        slots = self.dataset.find_items(ids)
+        unknown = np.flatnonzero(slots < 0)
+        counts[name] = len(unknown)
+        if name == "allow" and len(unknown):
+            first = shown(np.asarray(ids, object)[unknown[0]])
+            warnings.warn(
+                f"{len(unknown):,} of {len(slots):,} ids in allow are not in the "
+                f"catalog of {self.dataset.path}, the first is {first}",
+                stacklevel=4,
             )
-            row = int(frame[name].isna().to_numpy().argmax())
-            require(
-                bool(frame[name].notna().all()),
-                f"column {name!r} of the histories is empty in row {row + 1}, wanted "
-                "a value in every row",
-            )
-        if "time" in frame.columns:
-            frame = frame.assign(time=_seconds(frame["time"]))
-            frame = frame.sort_values("time", kind="stable")
-        histories = []
-        for user, rows in frame.groupby("user", sort=False):
-            times = rows["time"].to_numpy() if "time" in rows.columns else None
-            slots = self.dataset.slot_of(rows["item"].tolist())
-            histories.append(History(user, slots, times))
-        return histories
+        return slots[slots >= 0]
 
 
-Items = TypeVar("Items", bound=Iterable)
+def _num_rows(width: int) -> int:
+    """Rows of a chunk whose histories leave out at most so many items each."""
+    return max(1, min(_ROWS, _EXCLUDED // max(width, 1)))
 
 
-def _listed(name: str, items: Items) -> Items:
-    """The items as they are; a text would be taken for a list of its letters."""
-    require(
-        isinstance(items, Iterable) and not isinstance(items, str | bytes),
-        f"{name} is {items!r}, wanted a list of "
-        + ("lists of item ids" if name == "histories" else "item ids"),
-    )
-    return items
+def _chunks(
+    histories: Sequence[History], most: int, filter_seen: bool
+) -> Iterator[tuple[list[History], int]]:
+    """Yields histories that are asked together, in order, and their width.
 
-
-def _distinct(histories: Sequence[History]) -> Int[np.ndarray, "history seen"]:
-    """The distinct slots of each history, padded with -1; of a width that recurs."""
-    slots = [np.unique(history.slots) for history in histories]
-    width = 1 << max(len(s) - 1 for s in slots).bit_length()
-    seen = np.full((len(slots), width), -1, np.int32)
-    for row, some in zip(seen, slots, strict=True):
-        row[: len(some)] = some
-    return seen
-
-
-def _padded(
-    seen: Int[np.ndarray, "history seen"], first: int, size: int
-) -> Int[Array, "batch seen"]:
-    """Rows from the first, as many as wanted; past the end the first again."""
-    rows = np.arange(first, first + size)
-    return jnp.asarray(seen[np.where(rows < len(seen), rows, first)])
-
-
-def _seconds(times: pd.Series) -> pd.Series:
-    """Unix seconds of numbers, timestamps or their texts; UTC where no zone is said."""
-    wanted = "wanted unix seconds, timestamps, or text like 2024-05-01T12:30:00Z"
-    if pd.api.types.is_datetime64_any_dtype(times):
-        seconds = _since_1970(times)
-    elif pd.api.types.is_numeric_dtype(times):
-        seconds = times
-    else:
-        numbers = pd.to_numeric(times, errors="coerce")
-        stamps = pd.to_datetime(times, utc=True, format="ISO8601", errors="coerce")
-        numeric = numbers.notna().sum() >= stamps.notna().sum()
-        seconds = numbers if numeric else _since_1970(stamps)
-    good = seconds.notna() & (seconds.abs() < 2**62)
-    row = int((~good).to_numpy().argmax())
-    require(
-        bool(good.all()),
-        f"column 'time' of the histories is {times.iloc[row]} in row {row + 1}, "
-        f"{wanted}",
-    )
-    return (seconds // 1).astype("int64")
-
-
-def _since_1970(stamps: pd.Series) -> pd.Series:
-    since = pd.to_datetime(stamps, utc=True) - pd.Timestamp(0, tz="UTC")
-    return since // pd.Timedelta(seconds=1)
+    The width is how many items one of them leaves out at most, rounded up so that few
+    shapes are compiled; 0 where none are left out.
+    """
+    chunk: list[History] = []
+    width = 0
+    for history in histories:
+        own = 0
+        if filter_seen:
+            own = 1 << (max(_FEWEST, len(np.unique(history.slots))) - 1).bit_length()
+        wider = max(width, own)
+        if len(chunk) >= min(most, _num_rows(wider)):
+            yield chunk, width
+            chunk, wider = [], own
+        chunk.append(history)
+        width = wider
+    yield chunk, width
 
 
 class _Asked(eqx.Module):

@@ -1,16 +1,19 @@
 """What `python -m eqids.recommend` does once its flags are read."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 from tqdm import tqdm
 
-from eqids.config import RecommendConfig, UserError, require
+from eqids.config import RecommendConfig, UserError
+from eqids.data.ids import shown, typed_ids
+from eqids.data.table_file import is_csv, read_table
+from eqids.door import one_line, say, warn
+from eqids.histories import History, read_histories
 from eqids.opening import open_model
-from eqids.recommender import History, Recommender
+from eqids.recommender import Recommender
 from sharding import placement
 
 
@@ -25,62 +28,79 @@ def recommend(config: RecommendConfig) -> None:
             be read or written.
     """
     recommender = Recommender(open_model(config, placement("none")))
-    histories = _histories(recommender, config)
+    histories, left_out = _histories(recommender, config)
     found = recommender.search(
         histories,
         config.k,
         filter_seen=not config.keep_seen,
         allowed=recommender.allowed(),
     )
+    notes = _notes(histories, left_out)
     if config.output is None:
         for part in found:
-            print(_listing(part) or "no item is left to recommend, see --keep_seen")
+            say(_listing(part) or "no item is left to recommend, see --keep_seen")
+        for note in notes:
+            warn(note)
         return
     rows = _write(config.output, found)
-    print(f"{rows:,} recommendations for {len(histories):,} users in {config.output}")
+    what = f"{rows:,} recommendations for {len(histories):,} users in {config.output}"
+    say(one_line("; ".join([what, *notes])))
 
 
-def _histories(recommender: Recommender, config: RecommendConfig) -> list[History]:
+def _histories(
+    recommender: Recommender, config: RecommendConfig
+) -> tuple[list[History], int]:
+    """The histories that are asked about, and how many events were left out."""
+    dataset = recommender.dataset
     if config.user is not None:
-        return [recommender.of_user(config.user)]
+        return [recommender.of_user(config.user)], 0
     if config.history is not None:
-        items = [item.strip() for item in config.history.split(",") if item.strip()]
-        return [History("history", recommender.dataset.slot_of(items))]
+        return read_histories(dataset, [typed_ids(config.history)], config.unknown)
     assert config.input is not None
     frame = _table(config.input)
-    require(len(frame) > 0, f"{config.input} has no rows, wanted histories")
     try:
-        return recommender.of_frame(frame)
+        return read_histories(dataset, frame, config.unknown)
     except UserError as error:
         raise UserError(f"{config.input}: {error}") from error
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """Reads a CSV file, where it is called so, or a Parquet file."""
-    require(path.is_file(), f"{path}: no such file")
-    is_csv = _is_csv(path)
-    try:
-        if not is_csv:
-            return pd.read_parquet(path)
+    frame = read_table(path, ["user", "item"]).to_pandas()
+    if is_csv(path) and "user" in frame.columns:
         # As `prepare` reads ids: text as written, unless every one spells an integer.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-        users = frame.get("user", pd.Series(dtype=str))
-        integers = users.str.fullmatch(r"0|-?[1-9]\d{0,17}").eq(True).all()
-        return frame.astype({"user": "int64"}) if integers and len(users) else frame
-    except (pa.ArrowException, ValueError, OSError) as error:
-        kind = "CSV" if is_csv else "Parquet"
-        raise UserError(f"{path} is not a {kind} file: {error}") from error
+        users = frame["user"]
+        if users.str.fullmatch(r"0|-?[1-9]\d{0,17}").eq(True).all():
+            return frame.astype({"user": "int64"})
+    return frame
 
 
-def _is_csv(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
+def _notes(histories: Sequence[History], left_out: int) -> list[str]:
+    """What is not as usual with the answer."""
+    notes = []
+    if left_out:
+        notes.append(
+            f"{left_out:,} event{'s' if left_out > 1 else ''} with items that the "
+            "catalog does not hold left out (--unknown skip)"
+        )
+    empty = [history.user for history in histories if not len(history.slots)]
+    if len(histories) == 1 and empty:
+        notes.append(
+            "the history is empty: these are the most popular items, and their share "
+            "of the training events"
+        )
+    elif empty:
+        notes.append(
+            f"{len(empty):,} users without history got the most popular items, the "
+            f"first is {shown(empty[0])}"
+        )
+    return notes
 
 
 def _listing(found: pd.DataFrame) -> str:
     """Returns recommendations as lines: rank, probability, item and title."""
     columns = (found[name] for name in ("rank", "probability", "item", "title"))
     return "\n".join(
-        f"{rank:>4}  {probability:8.4%}  {item}  {title}"
+        one_line(f"{rank:>4}  {probability:8.4%}  {item}  {title}")
         for rank, probability, item, title in zip(*columns, strict=True)
     )
 
@@ -91,7 +111,7 @@ def _write(path: Path, parts: Iterable[pd.DataFrame]) -> int:
     frame = pd.concat(done, ignore_index=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        if _is_csv(path):
+        if is_csv(path):
             frame.to_csv(partial, index=False)
         else:
             frame.to_parquet(partial, index=False)
