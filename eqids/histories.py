@@ -1,6 +1,6 @@
 """Histories as users give them: lists of ids, tables, users of a dataset, or a mix."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +13,10 @@ from eqids.data.ids import distinct_values, shown
 
 Unknown = Literal["refuse", "skip"]
 """What becomes of items that the catalog does not hold."""
+Report = Callable[[str], None]
+"""Receives messages."""
+_YEAR_1971, _YEAR_2100 = 31_536_000, 4_102_444_800
+_UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class _Given:
 
 
 def read_histories(
-    dataset: Dataset, histories: Any, unknown: Unknown = "refuse"
+    dataset: Dataset, histories: Any, unknown: Unknown, report: Report
 ) -> tuple[list[History], int]:
     """Reads the histories that `Recommender.recommend` is given.
 
@@ -53,6 +57,7 @@ def read_histories(
             item ids, of `History` and of tables. The user of a list is its index.
         unknown: refuse events with an item that the catalog does not hold, or leave
             them out; what is left may be empty.
+        report: receives what a user should know.
 
     Returns:
         The histories, and how many events were left out.
@@ -64,7 +69,7 @@ def read_histories(
         unknown in ("refuse", "skip"),
         f"unknown is {unknown!r}, wanted 'refuse' or 'skip'",
     )
-    given = list(_given(dataset, histories))
+    given = list(_given(dataset, histories, report))
     slots = np.concatenate([one.slots for one in given]) if given else np.zeros(0)
     left_out = int((slots < 0).sum())
     if left_out and unknown == "refuse":
@@ -106,9 +111,9 @@ def _refusal(
     )
 
 
-def _given(dataset: Dataset, histories: Any) -> Iterator[_Given]:
+def _given(dataset: Dataset, histories: Any, report: Report) -> Iterator[_Given]:
     if isinstance(histories, pd.DataFrame):
-        yield _of_frame(dataset, histories, "row {} of the histories")
+        yield _of_frame(dataset, histories, "row {} of the histories", report)
         return
     if isinstance(histories, History):
         histories = [histories]
@@ -123,7 +128,7 @@ def _given(dataset: Dataset, histories: Any) -> Iterator[_Given]:
             )
             yield _Given([one], np.asarray(one.slots), one.slots, "")
         elif isinstance(one, pd.DataFrame):
-            yield _of_frame(dataset, one, f"row {{}} of histories[{number}]")
+            yield _of_frame(dataset, one, f"row {{}} of histories[{number}]", report)
         else:
             items = listed(f"histories[{number}]", one)
             items = items if isinstance(items, np.ndarray | pd.Series) else list(items)
@@ -133,7 +138,9 @@ def _given(dataset: Dataset, histories: Any) -> Iterator[_Given]:
             yield _Given([History(number, slots)], slots, items, where)
 
 
-def _of_frame(dataset: Dataset, frame: pd.DataFrame, where: str) -> _Given:
+def _of_frame(
+    dataset: Dataset, frame: pd.DataFrame, where: str, report: Report
+) -> _Given:
     """The histories in a table, users in order of their first event."""
     require(len(frame) > 0, "the histories have no rows, wanted an event in each row")
     for name in ("user", "item"):
@@ -143,7 +150,7 @@ def _of_frame(dataset: Dataset, frame: pd.DataFrame, where: str) -> _Given:
     if "time" not in frame.columns:
         order, times = np.arange(len(frame)), None
     else:
-        times = _seconds(frame["time"]).to_numpy()
+        times = _seconds(frame["time"], report).to_numpy()
         order = np.argsort(times, kind="stable")
         times = times[order]
     users, user = distinct_values(frame["user"].iloc[order])
@@ -203,18 +210,18 @@ def listed(name: str, items: Items) -> Items:
     return items
 
 
-def _seconds(times: pd.Series) -> pd.Series:
+def _seconds(times: pd.Series, report: Report) -> pd.Series:
     """Unix seconds of numbers, timestamps or their texts; UTC where no zone is said."""
     wanted = "wanted unix seconds, timestamps, or text like 2024-05-01T12:30:00Z"
     if pd.api.types.is_datetime64_any_dtype(times):
         seconds = _since_1970(times)
     elif pd.api.types.is_numeric_dtype(times):
-        seconds = times
+        seconds = _in_seconds(times, report)
     else:
         numbers = pd.to_numeric(times, errors="coerce")
         stamps = pd.to_datetime(times, utc=True, format="ISO8601", errors="coerce")
         numeric = numbers.notna().sum() >= stamps.notna().sum()
-        seconds = numbers if numeric else _since_1970(stamps)
+        seconds = _in_seconds(numbers, report) if numeric else _since_1970(stamps)
     good = seconds.notna() & (seconds.abs() < 2**62)
     row = int((~good).to_numpy().argmax())
     require(
@@ -223,6 +230,20 @@ def _seconds(times: pd.Series) -> pd.Series:
         f"{wanted}",
     )
     return (seconds // 1).astype("int64")
+
+
+def _in_seconds(times: pd.Series, report: Report) -> pd.Series:
+    """Numbers that are no seconds between 1971 and 2100, but in another unit are."""
+    least, most = times.min(), times.max()
+    for unit, per_second in _UNITS.items():
+        plausible = _YEAR_1971 * per_second <= least and most <= _YEAR_2100 * per_second
+        if least > _YEAR_2100 and plausible:
+            report(
+                f"column 'time' of the histories is taken for {unit}: as seconds, all "
+                "of it would be after the year 2100"
+            )
+            return times // per_second
+    return times
 
 
 def _since_1970(stamps: pd.Series) -> pd.Series:

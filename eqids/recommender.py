@@ -1,35 +1,27 @@
 """Recommendations from Python: `eqids.load("runs/…").recommend(histories, k=10)`."""
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from convert.hf_eqids import is_pair
 from eqids.config import OpenConfig, require
-from eqids.data.batches import last_positions, query_batch
 from eqids.data.ids import shown
-from eqids.histories import History, Unknown, listed, read_histories
-from eqids.model import Batch, EqIDs
-from eqids.model.search import TopK, top_k
+from eqids.histories import History as History, Unknown, listed, read_histories
+from eqids.model_search import ModelSearch
 from eqids.opening import Opened, open_model
 from sharding import placement
 
 _ROWS = 64
-"""Histories in a chunk at most."""
-_EXCLUDED = 2**18
-"""Items that a chunk leaves out at most, padding included, unless one history alone
-has more."""
-_FEWEST = 64
-"""Items that a history of a chunk has space for at least, so that few shapes are
-compiled."""
+"""Histories that are asked together at most."""
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 class Recommender:
@@ -41,13 +33,13 @@ class Recommender:
         self.dataset = opened.dataset
         items = opened.dataset.items().set_index("slot")
         self._items, self._titles = items["item"], items["title"]
-        self._run = _make_search(opened.dtype)
+        self._search = ModelSearch(opened)
 
     def recommend(
         self,
         histories: pd.DataFrame
         | History
-        | Sequence[Sequence[Hashable] | History | pd.DataFrame],
+        | Iterable[Iterable[Hashable] | History | pd.DataFrame],
         k: int = 10,
         *,
         filter_seen: bool = True,
@@ -90,7 +82,7 @@ class Recommender:
             isinstance(k, int | np.integer) and k >= 1,
             f"k is {k!r}, wanted a whole number of 1 or more",
         )
-        asked, left_out = read_histories(self.dataset, histories, unknown)
+        asked, left_out = read_histories(self.dataset, histories, unknown, _warn)
         counts = {"histories": left_out}
         allowed = self.allowed(allow, deny, counts)
         parts = self.search(asked, int(k), filter_seen=filter_seen, allowed=allowed)
@@ -116,53 +108,17 @@ class Recommender:
     ) -> Iterator[pd.DataFrame]:
         """Yields the recommendations of one chunk of histories after the other."""
         k = min(k, self.dataset.num_slots)
-        popular = self._popular(k, allowed)
-        most = min(_ROWS, len(histories))
-        for chunk, width in _chunks(histories, most, filter_seen):
-            slots = np.broadcast_to(popular[0], (len(chunk), k)).copy()
-            chance = np.broadcast_to(popular[1], (len(chunk), k)).copy()
-            known = [row for row, one in enumerate(chunk) if len(one.slots)]
-            if known:
-                rows = min(most, _num_rows(width))
-                some = [chunk[row] for row in known]
-                found = self._found(some, rows, width, k, allowed)
-                slots[known] = np.asarray(found.slots)[: len(known)]
-                chance[known] = np.exp(np.asarray(found.log_probs)[: len(known)])
-            yield self._named(chunk, slots, chance)
-
-    def _found(
-        self,
-        histories: Sequence[History],
-        num_rows: int,
-        width: int,
-        k: int,
-        allowed: Bool[np.ndarray, "cluster room"],
-    ) -> TopK:
-        """Asks the model; rows past the last history repeat the first.
-
-        Args:
-            histories: none of them empty.
-            num_rows: rows of the arrays.
-            width: items that each leaves out at most; 0 for none.
-            k: how many items are wanted.
-            allowed: places that may be recommended.
-        """
-        more = [histories[0]] * (num_rows - len(histories))
-        rows = [*histories, *more]
-        seq_len = self.opened.config.recipe.seq_len
-        slots, times = [h.slots for h in rows], [h.times for h in rows]
-        arrays = query_batch(slots, times, seq_len, self.opened.words)
-        exclude = np.full((num_rows, width), -1, np.int32)
-        for row, history in zip(exclude, histories if width else [], strict=False):
-            distinct = np.unique(history.slots)
-            row[: len(distinct)] = distinct
-        asked = _Asked(
-            batch=Batch.of(arrays),
-            last=jnp.asarray(last_positions(arrays)),
-            exclude=jnp.asarray(exclude) if width else None,
-            allowed=jnp.asarray(allowed),
-        )
-        return self._run(self.opened.model, asked, k)
+        popular = None
+        for chunk in self._search.chunks(histories, filter_seen, _ROWS):
+            slots = np.full((len(chunk.histories), k), -1)
+            chance = np.zeros(slots.shape, np.float32)
+            known = np.array([len(one.slots) > 0 for one in chunk.histories])
+            if known.any():
+                slots[known], chance[known] = self._search(chunk, k, allowed)
+            if not known.all():
+                popular = popular or self._popular(k, allowed)
+                slots[~known], chance[~known] = popular
+            yield self._named(chunk.histories, slots, chance)
 
     def _popular(
         self, k: int, allowed: Bool[np.ndarray, "cluster room"]
@@ -233,59 +189,11 @@ class Recommender:
         counts[name] = len(unknown)
         if name == "allow" and len(unknown):
             first = shown(np.asarray(ids, object)[unknown[0]])
-            warnings.warn(
+            _warn(
                 f"{len(unknown):,} of {len(slots):,} ids in allow are not in the "
-                f"catalog of {self.dataset.path}, the first is {first}",
-                stacklevel=4,
+                f"catalog of {self.dataset.path}, the first is {first}"
             )
         return slots[slots >= 0]
-
-
-def _num_rows(width: int) -> int:
-    """Rows of a chunk whose histories leave out at most so many items each."""
-    return max(1, min(_ROWS, _EXCLUDED // max(width, 1)))
-
-
-def _chunks(
-    histories: Sequence[History], most: int, filter_seen: bool
-) -> Iterator[tuple[list[History], int]]:
-    """Yields histories that are asked together, in order, and their width.
-
-    The width is how many items one of them leaves out at most, rounded up so that few
-    shapes are compiled; 0 where none are left out.
-    """
-    chunk: list[History] = []
-    width = 0
-    for history in histories:
-        own = 0
-        if filter_seen:
-            own = 1 << (max(_FEWEST, len(np.unique(history.slots))) - 1).bit_length()
-        wider = max(width, own)
-        if len(chunk) >= min(most, _num_rows(wider)):
-            yield chunk, width
-            chunk, wider = [], own
-        chunk.append(history)
-        width = wider
-    yield chunk, width
-
-
-class _Asked(eqx.Module):
-    """A chunk of histories as arrays."""
-
-    batch: Batch
-    last: Int[Array, " batch"]
-    exclude: Int[Array, "batch seen"] | None
-    allowed: Bool[Array, "cluster room"]
-
-
-def _make_search(dtype: DTypeLike) -> Callable[[EqIDs, _Asked, int], TopK]:
-    def run(model: EqIDs, asked: _Asked, k: int) -> TopK:
-        query = model.queries_at(asked.batch, asked.last, dtype=dtype)
-        return top_k(
-            model.softmax, query, k, exclude=asked.exclude, allowed=asked.allowed
-        )
-
-    return jax.jit(run, static_argnums=2)
 
 
 def load(

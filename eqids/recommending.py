@@ -55,11 +55,12 @@ def _histories(
     if config.user is not None:
         return [recommender.of_user(config.user)], 0
     if config.history is not None:
-        return read_histories(dataset, [typed_ids(config.history)], config.unknown)
+        typed = [typed_ids(config.history)]
+        return read_histories(dataset, typed, config.unknown, warn)
     assert config.input is not None
     frame = _table(config.input)
     try:
-        return read_histories(dataset, frame, config.unknown)
+        return read_histories(dataset, frame, config.unknown, warn)
     except UserError as error:
         raise UserError(f"{config.input}: {error}") from error
 

@@ -139,9 +139,13 @@ def _as_integer(bounds: np.iinfo, value: Any) -> Sequence[Hashable]:
 
 def _as_float(dtype: type, value: Any) -> Sequence[Hashable]:
     number = _number(value)
-    if number is None or abs(number) > float(np.finfo(dtype).max):
+    try:
+        near = float("nan") if number is None else float(number)
+    except OverflowError:  # of an integer
         return ()
-    found = float(dtype(float(number)))
+    if not abs(near) <= float(np.finfo(dtype).max):
+        return ()
+    found = float(dtype(near))
     # Two integers that one float stands for are two ids.
     return () if isinstance(number, int) and found != number else (found,)
 

@@ -18,7 +18,7 @@ MARKOV_ORDER = 5
 _SCORES = 2**25
 """Scores held at a time (128 MiB): a chunk has fewer users where items are many."""
 
-_EVENTS = 2**17
+_EVENTS = 2**16
 """Events whose followers are counted at a time."""
 
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
@@ -56,10 +56,14 @@ def markov(dataset: Dataset) -> Scorer:
 
 def _follows(dataset: Dataset) -> sp.csr_matrix:
     """Transition weights between slots in the training events, rows normalised."""
-    num_slots = dataset.num_slots
-    total = sp.csr_matrix((num_slots, num_slots))
+    parts: list[sp.csr_matrix] = []
     for first in range(0, len(dataset.slots), _EVENTS):
-        total = total + _followed(dataset, first, first + _EVENTS)
+        part = _followed(dataset, first, first + _EVENTS)
+        # Those of one size are added up, so that no large sum is made anew each time.
+        while parts and parts[-1].nnz <= part.nnz:
+            part = part + parts.pop()
+        parts.append(part)
+    total = sum(parts[1:], start=parts[0])
     sums = np.asarray(total.sum(axis=1)).reshape(-1)
     return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
 
