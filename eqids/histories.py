@@ -65,10 +65,6 @@ def read_histories(
     Raises:
         UserError: naming what is wrong and where.
     """
-    require(
-        unknown in ("refuse", "skip"),
-        f"unknown is {unknown!r}, wanted 'refuse' or 'skip'",
-    )
     given = list(_given(dataset, histories, report))
     slots = np.concatenate([one.slots for one in given]) if given else np.zeros(0)
     left_out = int((slots < 0).sum())

@@ -82,6 +82,10 @@ class Recommender:
             isinstance(k, int | np.integer) and k >= 1,
             f"k is {k!r}, wanted a whole number of 1 or more",
         )
+        require(
+            unknown in ("refuse", "skip"),
+            f"unknown is {unknown!r}, wanted 'refuse' or 'skip'",
+        )
         asked, left_out = read_histories(self.dataset, histories, unknown, _warn)
         counts = {"histories": left_out}
         allowed = self.allowed(allow, deny, counts)
