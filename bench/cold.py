@@ -161,20 +161,14 @@ def asked(withheld: Withheld) -> Iterator[Chunk]:
     user, length, target = np.array(found, np.int64).T
     order = np.argsort(length, kind="stable")
     for first in range(0, len(order), MOST_USERS):
-        rows = np.resize(order[first : first + MOST_USERS], MOST_USERS)
+        rows = order[first : first + MOST_USERS]
         starts = rest.offsets[user[rows]]
         spans = [slice(s, s + n) for s, n in zip(starts, length[rows], strict=True)]
-        histories = [rest.slots[span] for span in spans]
-        most = max(len(one) for one in histories)
-        seen = np.full((len(rows), 1 << most.bit_length()), rest.num_slots, np.int32)
-        for row, history in zip(seen, histories, strict=True):
-            row[: len(np.unique(history))] = np.unique(history)
-        yield Chunk(
-            num_users=min(MOST_USERS, len(order) - first),
-            histories=histories,
-            times=[None if rest.times is None else rest.times[s] for s in spans],
-            target=target[rows].astype(np.int32),
-            seen=seen,
+        yield Chunk.of(
+            [rest.slots[span] for span in spans],
+            [None if rest.times is None else rest.times[s] for s in spans],
+            target[rows],
+            MOST_USERS,
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from eqids.config import (
@@ -16,6 +17,7 @@ from eqids.config import (
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog import Catalog
+from eqids.data.ids import typed_ids
 from eqids.data.lineage import Change
 from eqids.data.named import NamedItems, read_ids, read_items, read_vectors
 from eqids.data.revise import (
@@ -175,10 +177,10 @@ def _retired_ids(config: RetireConfig, dataset: Dataset) -> tuple[np.ndarray, in
     if config.items is not None:
         return read_ids(config.items, id_type(dataset), config.item_column)
     assert config.ids is not None
-    ids = [one.strip() for one in config.ids.split(",") if one.strip()]
-    once = list(dict.fromkeys(ids))
-    spelled = spelled_like(pa.chunked_array([pa.array(once)]), id_type(dataset))
-    return ids_of(spelled), len(ids) - len(once)
+    typed = typed_ids(config.ids)
+    ids = pa.chunked_array([pa.array(typed, pa.string())])
+    once = pd.unique(ids_of(spelled_like(ids, id_type(dataset))))
+    return once, len(typed) - len(once)
 
 
 def _with_checkpoint(

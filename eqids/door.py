@@ -1,10 +1,13 @@
 """What every door shares: reading flags, and ending at a mistake of the user."""
 
 import dataclasses
+import io
 import os
+import shlex
 import signal
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -103,18 +106,25 @@ def _checked(kind: type[Config], read: Any) -> Config:
     return kind(**{name: getattr(read, name) for name in names})
 
 
-def check_output(path: Path | None, flag: str) -> None:
+def check_output(path: Path | None, flag: str, overwrite: bool = True) -> None:
     """Requires that a file can be written, before what takes long is done.
 
     Args:
         path: the file, or None where there will be none.
         flag: that names it.
+        overwrite: whether a file that is there already is replaced.
 
     Raises:
-        UserError: it is a folder, or its folder is not there or cannot be written to.
+        UserError: it is a folder or, unless it is to be replaced, there already; or
+            its folder is not there or cannot be written to.
     """
     if path is None:
         return
+    require(
+        overwrite or path.is_dir() or not path.exists(),
+        f"{flag} {path} exists already: add --overwrite to replace it, or choose "
+        f"another {flag}",
+    )
     require(not path.is_dir(), f"{flag} {path} is a folder, wanted a file to write")
     folder = path.parent
     require(
@@ -124,18 +134,63 @@ def check_output(path: Path | None, flag: str) -> None:
     )
 
 
+def one_line(text: str) -> str:
+    """Returns a text as one line that a terminal shows and does not obey.
+
+    Line breaks, escapes, other control characters, those that change the direction of
+    writing and bytes of file names that are no UTF-8 are spelled (`\\n`, `\\x1b`).
+    """
+    return text if text.isprintable() else "".join(map(_spelled, text))
+
+
+def visible(text: str) -> str:
+    """Returns a text of many lines as a terminal may show it; see `one_line`."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+def shell_word(text: str) -> str:
+    """Returns a text as one word of a command to type, on one line."""
+    if one_line(text) == text:
+        return shlex.quote(text)
+    # What bash reads as the same characters again.
+    quoted = {"\\": "\\\\", "'": "\\'"}
+    return f"$'{''.join(quoted.get(one) or _typed(one) for one in text)}'"
+
+
+def _typed(char: str) -> str:
+    if _spelled(char) == char:
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is no UTF-8
+        code -= 0xDC00
+        return f"\\x{code:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\U{code:08x}"
+
+
+def _spelled(char: str) -> str:
+    """A character, or its escape where a terminal would obey it or show nothing."""
+    # Joiners belong to the spelling of words and emoji.
+    if char in "\u200c\u200d":
+        return char
+    hidden = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return char.encode("unicode_escape").decode() if hidden else char
+
+
 def say(text: str) -> None:
-    """Prints a text; of the processes of a run, the first one does."""
+    """Prints a text, without what a terminal would obey; see `visible`.
+
+    Of the processes of a run, the first one does.
+    """
     sharding = _sharding()
     if sharding is None or sharding.is_first():
-        print(text)
+        print(visible(text))
 
 
 def warn(text: str) -> None:
     """Prints what a user must know, beside a progress bar; the first process does."""
     sharding = _sharding()
     if sharding is None or sharding.is_first():
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        tqdm.write(f"warning: {visible(text)}", file=sys.stderr)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -146,6 +201,10 @@ def run(main: Callable[[], None]) -> None:
     process of the run is gone, with 1; where nobody reads its output any more, as
     behind `| head`, with 141; anything else is a fault of ours and stays a traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without a character gets its escape instead of an error.
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             main()
@@ -158,11 +217,11 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _exit(130, "interrupted")
     except Stopped as stopped:
-        _exit(128 + stopped.signal, str(stopped))
+        _exit(128 + stopped.signal, one_line(str(stopped)))
     except Exception as error:
         sharding = _sharding()
         if _is_users(error):
-            _exit(2, f"error: {error}")
+            _exit(2, f"error: {one_line(str(error))}")
         if sharding is not None and sharding.lost_peer(error):
             _exit(
                 1,

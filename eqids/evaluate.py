@@ -5,11 +5,6 @@ from collections.abc import Sequence
 
 from eqids.config import EvaluateConfig
 from eqids.door import check_output, parse, run, say
-from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
-from eqids.fit.runs import write_json
-from eqids.opening import open_model
-from eqids.report import full_result, table
-from sharding import barrier, initialize, is_first, placement
 
 DESCRIPTION = """Rank every target of a split in the full catalog.
 
@@ -26,6 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the metrics of a model, and writes them with --json."""
     config = parse(EvaluateConfig, argv, "eqids.evaluate", DESCRIPTION)
     check_output(config.json, "--json")
+    # Imported here: --help and a mistyped flag do not wait for jax.
+    from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
+    from eqids.fit.runs import write_json
+    from eqids.opening import open_model
+    from eqids.report import full_result, table
+    from sharding import barrier, initialize, is_first, placement
+
     initialize(**dataclasses.asdict(config.processes))
     put = placement("data")
     with put.active():

@@ -1,7 +1,6 @@
 """Train: `python -m eqids.train`."""
 
 import dataclasses
-import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.prepare import prepare
 from eqids.data.words import Words
-from eqids.door import parse, run, say, warn
+from eqids.door import parse, run, say, shell_word, warn
 from eqids.fit.checkpoint import (
     Retention,
     Saver,
@@ -336,7 +335,7 @@ def _opening(
 
 
 def _closing(folder: Path, dataset: Dataset) -> str:
-    user = shlex.quote(str(dataset.users()["user"].iloc[0]))
+    user = shell_word(str(dataset.users()["user"].iloc[0]))
     return (
         f"result in {folder / RESULT_FILE}; now ask for recommendations:\n"
         f"  python -m eqids.recommend --checkpoint {folder} --user {user}"

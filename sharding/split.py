@@ -84,6 +84,10 @@ class Split:
             return rows
         return jax.lax.all_gather(rows, self.shared, tiled=True)
 
+    def every_row(self, rows: Array) -> Array:
+        """Returns the rows of all shards, in their order."""
+        return jax.lax.all_gather(rows, self.rows, tiled=True) if self.rows else rows
+
     def give_back(self, rows: Array) -> Array:
         """Sums gathered rows over the blocks' shards; each keeps its own rows."""
         if self.shared:

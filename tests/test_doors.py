@@ -117,7 +117,6 @@ def test_recommend_by_user_by_history_and_by_file(
     ("flags", "said"),
     [
         (["--history", "item 1,Heat"], "'Heat' is not in the catalog"),
-        (["--history", ","], "is empty"),
         (["--user", "nobody"], "'nobody' is not among the users"),
         (["--user", "user 1", "--k", "0"], "--k is 0"),
         (["--user", "user 1", "--history", "item 1"], "2 are given"),

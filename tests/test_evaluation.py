@@ -110,7 +110,11 @@ def test_some_users_are_the_same_ones_each_time(dataset: Dataset, split: Split) 
     assert result != evaluate_baseline(dataset, split, popularity(dataset))
 
 
-def test_baselines_equal_loops_over_training_events(dataset: Dataset) -> None:
+@pytest.mark.parametrize("events", [1, 7, 10**6])
+def test_baselines_equal_loops_over_training_events(
+    events: int, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eqids.fit.baselines._EVENTS", events)
     trained = [dataset.history(u)[:n] for u, n in enumerate(dataset.train_length)]
     counts = np.zeros(dataset.num_slots)
     follows = np.zeros((dataset.num_slots, dataset.num_slots))

@@ -17,11 +17,15 @@ from eqids.model.rank import ranks
 
 @jax.jit
 def in_chunks(
-    head: HierarchicalSoftmax, hidden: jax.Array, target: jax.Array, seen: jax.Array
+    head: HierarchicalSoftmax,
+    hidden: jax.Array,
+    target: jax.Array,
+    seen: jax.Array,
+    seen_by: jax.Array | None = None,
 ) -> jax.Array:
     """Ranks by several chunks, of which the last overlaps the one before."""
     with mock.patch.object(scores, "_CHUNK_FLOATS", 1500):
-        return ranks(head, hidden, target, seen)
+        return ranks(head, hidden, target, seen, seen_by)
 
 
 def by_sorting(score: np.ndarray, target: int, seen: set[int]) -> list[float]:
@@ -65,6 +69,50 @@ def test_ranks_are_those_of_the_sorted_catalog(
         slack = near[row].sum()
         for ours, theirs in zip(found[row, :2].tolist(), expected, strict=True):
             assert ours == theirs or abs(ours - theirs) <= slack
+
+
+def shared_rows(
+    seen: list[list[int]], none: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same lists one after the other, in as many rows, and whose each is."""
+    slots, users = np.full((2, len(seen), width), none)
+    flat = [slot for one in seen for slot in one]
+    slots.flat[: len(flat)] = flat
+    users.flat[:] = 0
+    users.flat[: len(flat)] = np.repeat(np.arange(len(seen)), [len(s) for s in seen])
+    return slots, users
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(0, 2**31 - 1),
+    st.lists(st.integers(0, 40), min_size=8, max_size=8),
+)
+def test_long_lists_use_the_rows_of_short_ones(
+    kind: str, seed: int, lengths: list[int]
+) -> None:
+    head, query = catalog(MANY, kind, 0.8, seed)
+    rng = np.random.default_rng(seed)
+    slots = np.arange(head.valid.size)
+    seen = [rng.choice(slots, n, replace=False).tolist() for n in lengths]
+    target = rng.choice(np.flatnonzero(np.asarray(head.valid)), 8)
+    own = np.full((8, 41), -1)
+    for row, one in zip(own, seen, strict=True):
+        row[: len(one)] = one
+    together = shared_rows(seen, len(slots) + 5, 41)
+    args = head, jnp.asarray(query), jnp.asarray(target)
+    expected = in_chunks(*args, jnp.asarray(own))
+    found = in_chunks(*args, *map(jnp.asarray, together))
+    np.testing.assert_array_equal(found, expected)
+    scores = head.log_probs(jnp.asarray(query))
+    dense = ranking.ranks(scores, args[2], *map(jnp.asarray, together))
+    padded = np.where(own < 0, len(slots) + 5, own)
+    np.testing.assert_array_equal(
+        dense, ranking.ranks(scores, args[2], jnp.asarray(padded))
+    )
+    missed = [t in one for t, one in zip(target.tolist(), seen, strict=True)]
+    assert np.isinf(np.asarray(found[:, 0])).tolist() == missed
 
 
 @pytest.mark.parametrize("kind", ["peaked", "tied", "equal"])
@@ -120,6 +168,13 @@ for clusters, batch in ((("x", "y"), ("x",)), (("y",), ("x",)), ((), ("x", "y"))
     moved = re.findall(COLLECTIVE, program.as_text())
     sizes = [int(np.prod([int(n) for n in m[1].split(",") if n])) for m in moved]
     assert bool(sizes) == bool(clusters) and max(sizes, default=0) <= 16 * 8, sizes
+    # The same lists in the rows of other users, and of other devices.
+    moved = jax.random.permutation(jax.random.key(5), 96)
+    owner = jnp.repeat(jnp.arange(16, dtype=jnp.int32), 6)[moved].reshape(16, 6)
+    mixed = seen.reshape(-1)[moved].reshape(16, 6)
+    with jax.set_mesh(mesh):
+        again = jax.jit(ranks)(*args[:3], mixed, owner)
+    assert np.array_equal(again, found), (clusters, batch)
 print("ok")
 """
 

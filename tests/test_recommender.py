@@ -76,7 +76,7 @@ def test_results_that_cannot_be_written_are_named_first(
     finished: Path, tmp_path: Path, capsys: CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("eqids.evaluate.open_model", None)
+    monkeypatch.setattr("eqids.opening.open_model", None)
     path = tmp_path / "nowhere" / "r.json"
     flags = ["--checkpoint", str(finished), "--json", str(path)]
     said = refused(evaluate.main, flags, capsys)

@@ -30,7 +30,9 @@ class Unit(NamedTuple):
 
 def made(template: str, table: pa.Table) -> list[str]:
     con, rows = ibis.duckdb.connect(), ibis.memtable(table)
-    text = text_of(template, Path("items.csv"), {name: rows[name] for name in rows.columns})
+    text = text_of(
+        template, Path("items.csv"), {name: rows[name] for name in rows.columns}
+    )
     return con.to_pyarrow(text.name("text")).to_pylist()
 
 

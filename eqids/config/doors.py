@@ -245,12 +245,19 @@ class RecommendConfig(OpenConfig):
     user: str | None = None
     """A user of the dataset; all that is known of the user is the history."""
     history: str | None = None
-    """Item ids, oldest first, separated by commas."""
+    """Item ids, oldest first, separated by commas; one that holds a comma stands in
+    double quotes. Without any ('') the most popular items are named."""
     input: Path | None = None
-    """Parquet or CSV file of histories: columns user, item and, if known, time."""
+    """Parquet or CSV file of histories: columns user, item and, if known, time. CSV
+    if the name ends in .csv (or .csv.gz, .csv.zst), otherwise Parquet."""
     output: Path | None = None
-    """File to write recommendations to (with --input): CSV where it is called so,
-    else Parquet."""
+    """File to write recommendations to (with --input); CSV if the name ends in .csv,
+    otherwise Parquet. It must not exist yet, or be replaced with --overwrite."""
+    overwrite: bool = False
+    """Replace an existing --output."""
+    unknown: Literal["refuse", "skip"] = "refuse"
+    """Refuse histories with items that the catalog does not hold, or skip these items
+    and count them."""
     k: int = 10
     """How many items."""
     keep_seen: bool = False
@@ -267,4 +274,8 @@ class RecommendConfig(OpenConfig):
         require(
             (self.input is None) == (self.output is None),
             "--input and --output go together: a file to read and one to write",
+        )
+        require(
+            not self.overwrite or self.output is not None,
+            "--overwrite needs --output, the file to replace",
         )

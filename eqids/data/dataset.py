@@ -4,6 +4,7 @@ import functools
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from eqids.data.files import (
     read_numbers,
     read_tensors,
 )
+from eqids.data.ids import Ids, shown
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
 from eqids.data.lineage import Lineage, check_lineage, lineage_of
 
@@ -96,57 +98,57 @@ class Dataset:
         return pq.read_table(self.path / USERS_FILE).to_pandas()
 
     @functools.cached_property
-    def _slots_by_item(self) -> Mapping[Hashable, int]:
+    def _items_by_id(self) -> tuple[Ids, np.ndarray]:
         table = pq.read_table(self.path / ITEMS_FILE, columns=["item", "slot"])
-        ids, slots = table["item"].to_pylist(), table["slot"].to_pylist()
-        return dict(zip(ids, slots, strict=True))
+        # The last is for items that the catalog does not hold.
+        slots = np.append(table["slot"].to_numpy(), -1)
+        return Ids(table["item"]), slots.astype(np.int32)
 
     @functools.cached_property
-    def _rows_by_user(self) -> Mapping[Hashable, int]:
-        ids = pq.read_table(self.path / USERS_FILE, columns=["user"])["user"]
-        return {user: row for row, user in enumerate(ids.to_pylist())}
+    def _users_by_id(self) -> Ids:
+        return Ids(pq.read_table(self.path / USERS_FILE, columns=["user"])["user"])
 
-    @functools.cached_property
-    def _spelled_items(self) -> Mapping[str, int]:
-        return {str(item): slot for item, slot in self._slots_by_item.items()}
-
-    @functools.cached_property
-    def _spelled_users(self) -> Mapping[str, int]:
-        return {str(user): row for user, row in self._rows_by_user.items()}
-
-    def slot_of(self, items: Iterable[Hashable]) -> np.ndarray:
-        """The slots of item ids.
+    def find_items(self, items: Iterable[Any]) -> np.ndarray:
+        """The slots of item ids, however they are spelled; see `eqids.data.ids`.
 
         Args:
-            items: ids as the user gave them, or strings that spell them.
+            items: ids of any type.
+
+        Returns:
+            int32 [item], -1 where the catalog does not hold it.
+        """
+        ids, slots = self._items_by_id
+        return slots[ids.find(items)]
+
+    def slot_of(self, items: Iterable[Any]) -> np.ndarray:
+        """The slots of item ids that the catalog holds; see `find_items`.
 
         Returns:
             int32 [item].
 
         Raises:
-            UserError: naming the first id that the catalog does not hold.
+            UserError: naming the first id that the catalog does not hold, and how
+                many there are.
         """
-        found = []
-        for item in items:
-            slot = self._slots_by_item.get(item)
-            if slot is None and isinstance(item, str):
-                slot = self._spelled_items.get(item)
-            if slot is None:
-                raise UserError(f"item {item!r} is not in the catalog of {self.path}")
-            found.append(slot)
-        return np.array(found, np.int32)
+        items = items if isinstance(items, np.ndarray) else list(items)
+        slots = self.find_items(items)
+        unknown = np.flatnonzero(slots < 0)
+        if len(unknown):
+            more = f", nor are {len(unknown) - 1:,} others" if len(unknown) > 1 else ""
+            raise UserError(
+                f"item {shown(items[unknown[0]])} is not in the catalog of "
+                f"{self.path}{more}"
+            )
+        return slots
 
     def user_index(self, user: Hashable) -> int:
-        """The row of a user id, given as the user gave it or spelled by a string.
+        """The row of a user id, however it is spelled; see `eqids.data.ids`.
 
         Raises:
             UserError: if the dataset holds no such user.
         """
-        row = self._rows_by_user.get(user)
-        if row is None and isinstance(user, str):
-            row = self._spelled_users.get(user)
-        if row is None:
-            raise UserError(f"user {user!r} is not among the users of {self.path}")
+        (row,) = self._users_by_id.find([user]).tolist()
+        require(row >= 0, f"user {shown(user)} is not among the users of {self.path}")
         return row
 
 

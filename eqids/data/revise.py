@@ -11,6 +11,7 @@ from eqids.config import UserError, require
 from eqids.data.catalog import Catalog
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEM_FLAG, ITEMS_FILE, USERS_FILE
+from eqids.data.ids import cast_ids, shown
 from eqids.data.info import ClustersInfo
 from eqids.data.lineage import Change
 from eqids.data.quality import balance, consecutive_share, random_share
@@ -48,18 +49,13 @@ def spelled_like(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     Raises:
         UserError: naming the first id that the type cannot hold.
     """
-    if column.type == kind:
-        return column
-    text = column.cast(pa.string())
     try:
-        cast = text.cast(kind)
-        same = cast.cast(pa.string()).to_numpy() == text.to_numpy()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"item ids are {kind} in the catalog: {error}") from None
-    if not same.all():
-        item = text[int(np.argmin(same))].as_py()
-        raise UserError(f"item {item!r} is no id of a catalog whose ids are {kind}")
-    return cast
+        return cast_ids(column, kind)
+    except ValueError as error:
+        raise UserError(
+            f"item ids are {kind} in the catalog: item {shown(error.args[0])} is no id "
+            "of a catalog whose ids are of that type"
+        ) from None
 
 
 def id_type(dataset: Dataset) -> pa.DataType:

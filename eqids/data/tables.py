@@ -241,6 +241,27 @@ def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTabl
     return with_header(engine, path, wanted)
 
 
+def read_table(path: Path, wanted: Sequence[str]) -> tuple[pa.Table, bool]:
+    """Reads a Parquet or CSV file whole; see `table_of_file`.
+
+    Args:
+        path: the file.
+        wanted: columns that tell the delimiter of a CSV file.
+
+    Returns:
+        The rows in the file's order, and whether every value is text.
+
+    Raises:
+        UserError: it is not there, cannot be read or has no rows.
+    """
+    with engine() as reader:
+        table = table_of_file(reader, path, wanted)
+        with reading(path):
+            rows = table.table.order_by(ROW).drop(ROW).to_pyarrow()
+    require(rows.num_rows > 0, f"{path} has no rows, wanted some below the names")
+    return rows.rename_columns(list(table.columns)), not is_parquet(path)
+
+
 def _delimited(
     engine: Engine,
     path: Path,

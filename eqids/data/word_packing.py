@@ -52,8 +52,14 @@ class WordPackingPlan:
         self._seed = seed
         self._before = np.concatenate([[0], np.cumsum(events.size)])
         self._end = self._before[1:] - _least_of_run(events)
+        last = np.repeat(
+            events.offsets[:-1] + events.train_length - 1, np.diff(events.offsets)
+        )
+        stops = self._stops(np.arange(len(last)), seq_len - prompt, last)
         self._ways = [
-            self._way(events, prompt, seq_len, np.random.default_rng((seed, way, 3)))
+            self._way(
+                events, prompt, seq_len, stops, np.random.default_rng((seed, way, 3))
+            )
             for way in range(_WAYS)
         ]
         rows = [packed.num_rows for _, packed in self._ways]
@@ -80,9 +86,14 @@ class WordPackingPlan:
         return EpochPlan(row_start, user[window], start[window], length[window], offset)
 
     def _way(
-        self, events: Events, prompt: int, seq_len: int, rng: np.random.Generator
+        self,
+        events: Events,
+        prompt: int,
+        seq_len: int,
+        stops: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Packed]:
-        user, at, stop = self._cut(events, seq_len - prompt, rng)
+        user, at, stop = self._cut(events, seq_len - prompt, stops, rng)
         positions = self._end[stop] - self._before[at]
         # Of one input, whichever of the two events it is.
         larger = np.maximum(events.size[at], events.size[stop])
@@ -92,9 +103,15 @@ class WordPackingPlan:
         return (user, start, length), Packed(prompt + positions, seq_len)
 
     def _cut(
-        self, events: Events, room: int, rng: np.random.Generator
+        self, events: Events, room: int, stops: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cuts every history into windows of `room` positions, the first at random.
+
+        Args:
+            events: the histories.
+            room: positions of a window.
+            stops: int64 [event], the last event of a window that starts there.
+            rng: for the first windows.
 
         Returns:
             Of each window the user, its first event and its last, which is predicted
@@ -105,20 +122,38 @@ class WordPackingPlan:
         last = at + events.train_length[user] - 1
         whole = self._end[last] - self._before[at] <= room
         budget = np.where(whole, room, rng.integers(1, room + 1, len(user)))
-        found = [(user[:0], at[:0], at[:0])]
-        while len(user):
-            limit = self._before[at] + budget
-            stop = np.searchsorted(self._end, limit, side="right") - 1
-            stop = np.clip(stop, at + 1, last)
-            found.append((user, at, stop))
-            more = stop < last
-            user, at, last = user[more], stop[more], last[more]
-            budget = np.full(len(user), room)
-        users, firsts, lasts = (
-            np.concatenate(part) for part in zip(*found, strict=True)
-        )
-        order = np.argsort(users, kind="stable")
-        return users[order], firsts[order], lasts[order]
+        second = self._stops(at, budget, last)
+        later = _reached(second[second < last], stops)
+        start = np.concatenate([at, later])
+        stop = np.concatenate([second, stops[later]])
+        order = np.argsort(start, kind="stable")
+        start, stop = start[order], stop[order]
+        return np.searchsorted(events.offsets, start, side="right") - 1, start, stop
+
+    def _stops(
+        self, at: np.ndarray, room: np.ndarray | int, last: np.ndarray
+    ) -> np.ndarray:
+        """The last event of a window of `room` positions: one more at least, if any."""
+        stop = np.searchsorted(self._end, self._before[at] + room, side="right") - 1
+        return np.minimum(np.maximum(stop, at + 1), last)
+
+
+def _reached(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Where windows start that follow one another, from these starts on.
+
+    A history is not walked window by window: of twice as many windows each round.
+
+    Args:
+        starts: int64 [some], events.
+        stops: int64 [event], where the next window starts; the last event of a
+            history leads to itself, and no window starts there.
+    """
+    found, ahead = starts, stops
+    while len(starts):
+        starts = ahead[found]
+        starts = starts[stops[starts] != starts]
+        found, ahead = np.concatenate([found, starts]), ahead[ahead]
+    return found
 
 
 def _least_of_run(events: Events) -> np.ndarray:

@@ -18,6 +18,9 @@ MARKOV_ORDER = 5
 _SCORES = 2**25
 """Scores held at a time (128 MiB): a chunk has fewer users where items are many."""
 
+_EVENTS = 2**16
+"""Events whose followers are counted at a time."""
+
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
 
 
@@ -43,7 +46,8 @@ def markov(dataset: Dataset) -> Scorer:
     def score(chunk: Chunk) -> np.ndarray:
         recent = sp.lil_matrix((len(chunk.histories), dataset.num_slots))
         for row, history in enumerate(chunk.histories):
-            for distance, slot in enumerate(history[::-1][:MARKOV_ORDER], start=1):
+            newest_first = history[: -MARKOV_ORDER - 1 : -1]
+            for distance, slot in enumerate(newest_first, start=1):
                 recent[row, slot] += 1.0 / distance
         return ((recent.tocsr() @ follows).toarray() + prior).astype(np.float32)
 
@@ -52,28 +56,43 @@ def markov(dataset: Dataset) -> Scorer:
 
 def _follows(dataset: Dataset) -> sp.csr_matrix:
     """Transition weights between slots in the training events, rows normalised."""
-    num_slots = dataset.num_slots
-    lengths = np.diff(dataset.offsets)
-    user = np.repeat(np.arange(len(lengths)), lengths)
-    event = np.arange(len(user)) - dataset.offsets[user]
-    training = event < dataset.train_length[user]
-    slots, user = dataset.slots[training], user[training]
-    total = sp.csr_matrix((num_slots, num_slots))
-    for distance in range(1, MARKOV_ORDER + 1):
-        same = user[distance:] == user[:-distance]
-        pair = (slots[:-distance][same], slots[distance:][same])
-        weight = np.full(len(pair[0]), 1.0 / distance)
-        total = total + sp.csr_matrix((weight, pair), shape=(num_slots, num_slots))
+    parts: list[sp.csr_matrix] = []
+    for first in range(0, len(dataset.slots), _EVENTS):
+        part = _followed(dataset, first, first + _EVENTS)
+        # Those of one size are added up, so that no large sum is made anew each time.
+        while parts and parts[-1].nnz <= part.nnz:
+            part = part + parts.pop()
+        parts.append(part)
+    total = sum(parts[1:], start=parts[0])
     sums = np.asarray(total.sum(axis=1)).reshape(-1)
     return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
+
+
+def _followed(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
+    """What follows the events from `first` up to `stop`, not normalised."""
+    event = np.arange(first, min(stop + MARKOV_ORDER, len(dataset.slots)))
+    user = np.searchsorted(dataset.offsets, event, side="right") - 1
+    training = event - dataset.offsets[user] < dataset.train_length[user]
+    event, user = event[training], user[training]
+    weights, before, after = [], [], []
+    for distance in range(1, MARKOV_ORDER + 1):
+        same = (user[distance:] == user[:-distance]) & (event[:-distance] < stop)
+        before.append(dataset.slots[event[:-distance][same]])
+        after.append(dataset.slots[event[distance:][same]])
+        weights.append(np.full(len(before[-1]), 1.0 / distance))
+    pairs = np.concatenate(before), np.concatenate(after)
+    shape = (dataset.num_slots, dataset.num_slots)
+    return sp.csr_matrix((np.concatenate(weights), pairs), shape=shape)
 
 
 def evaluate_baseline(dataset: Dataset, split: Split, scorer: Scorer) -> dict[str, Any]:
     """Returns a baseline's metrics, with seen items filtered and not."""
     rank = jax.jit(ranks)
+
+    def ranked(chunk: Chunk) -> np.ndarray:
+        found = rank(scorer(chunk), chunk.target, chunk.seen, chunk.seen_by)
+        return np.asarray(found)[: chunk.num_users]
+
     most = min(MOST_USERS, max(1, _SCORES // dataset.num_slots))
-    parts = [
-        np.asarray(rank(scorer(chunk), chunk.target, chunk.seen))[: chunk.num_users]
-        for chunk in chunks(dataset, split, most=most)
-    ]
+    parts = [ranked(chunk) for chunk in chunks(dataset, split, most=most)]
     return both(np.concatenate(parts).astype(np.float64))

@@ -1,6 +1,6 @@
 """Evaluation on the full catalog, in chunks of users."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ Split = Literal["valid", "test"]
 
 MOST_USERS = 256
 """Users in a chunk at most."""
+_MOST_SEEN = 2**20
+"""Items that the users of a chunk have seen at most, unless one alone has more."""
+_NO_SLOT = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,10 @@ class Chunk:
         histories: the slots of each row's history, oldest first.
         times: their times, or none.
         target: int32 [user], the slot to rank.
-        seen: int32 [user, seen], distinct slots of the history, padded with
-            `num_slots`.
+        seen: int32 [user, seen], the distinct slots of all histories, padded with
+            slots that are none. They share the rows evenly: a long history takes the
+            space that short ones leave.
+        seen_by: int32 [user, seen], the row of the user who has seen each.
     """
 
     num_users: int
@@ -44,6 +49,47 @@ class Chunk:
     times: list[np.ndarray | None]
     target: np.ndarray
     seen: np.ndarray
+    seen_by: np.ndarray
+
+    @staticmethod
+    def of(
+        histories: Sequence[np.ndarray],
+        times: Sequence[np.ndarray | None],
+        target: np.ndarray,
+        num_rows: int,
+        least_width: int = 1,
+    ) -> "Chunk":
+        """Puts users together.
+
+        Args:
+            histories: the slots of each, oldest first.
+            times: of each, or none.
+            target: int [user], slots.
+            num_rows: rows of the chunk, as many as there are users or more.
+            least_width: of `seen`; others are powers of two, so that few shapes are
+                compiled.
+        """
+        distinct = [np.unique(history) for history in histories]
+        counts = [len(slots) for slots in distinct]
+        width = max(least_width, _power_of_two(-(-sum(counts) // num_rows)))
+        seen = np.full((num_rows, width), _NO_SLOT, np.int32)
+        seen_by = np.zeros((num_rows, width), np.int32)
+        seen.flat[: sum(counts)] = np.concatenate(distinct)
+        seen_by.flat[: sum(counts)] = np.repeat(np.arange(len(counts)), counts)
+        num_users, more = len(histories), num_rows - len(histories)
+        return Chunk(
+            num_users=num_users,
+            histories=[*histories, *[histories[0]] * more],
+            times=[*times, *[times[0]] * more],
+            target=np.append(target, np.repeat(target[:1], more)).astype(np.int32),
+            seen=seen,
+            seen_by=seen_by,
+        )
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not smaller."""
+    return 1 << (number - 1).bit_length()
 
 
 def targets_of(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +128,10 @@ def of_some_users(dataset: Dataset, most: int | None) -> Dataset:
 def chunks(
     dataset: Dataset, split: Split, ways: int = 1, most: int = MOST_USERS
 ) -> Iterator[Chunk]:
-    """Yields the users of a split in chunks of one shape.
+    """Yields the users of a split in chunks of few shapes.
+
+    A chunk holds fewer users where they have seen very many items: its memory is
+    bounded, whatever the length of a history.
 
     Args:
         dataset: whose users.
@@ -92,29 +141,24 @@ def chunks(
     """
     users, positions = targets_of(dataset, split)
     size = -(-min(most, len(users)) // ways) * ways
-    width = _most_seen(dataset, users, positions)
-    for first in range(0, len(users), size):
-        rows = np.arange(first, first + size)
-        rows = np.where(rows < len(users), rows, first)
+    # An upper bound of what each has seen, so that histories are read once.
+    seen = np.cumsum(np.minimum(positions, dataset.num_slots), dtype=np.int64)
+    # What most chunks need, so that most have one shape.
+    width, first = _power_of_two(1 + int(1.25 * seen[-1] / len(users))), 0
+    while first < len(users):
+        before = seen[first - 1] if first else 0
+        fit = int(np.searchsorted(seen, before + _MOST_SEEN, side="right")) - first
+        rows = np.arange(first, min(first + size, first + max(fit, 1), len(users)))
         starts = dataset.offsets[users[rows]]
         spans = [slice(s, s + p) for s, p in zip(starts, positions[rows], strict=True)]
-        histories = [dataset.slots[span] for span in spans]
-        seen = np.full((size, width), dataset.num_slots, np.int32)
-        for row, history in zip(seen, histories, strict=True):
-            distinct = np.unique(history)
-            row[: len(distinct)] = distinct
-        yield Chunk(
-            num_users=min(size, len(users) - first),
-            histories=histories,
-            times=[None if dataset.times is None else dataset.times[s] for s in spans],
-            target=dataset.slots[starts + positions[rows]],
-            seen=seen,
+        yield Chunk.of(
+            [dataset.slots[span] for span in spans],
+            [None if dataset.times is None else dataset.times[s] for s in spans],
+            dataset.slots[starts + positions[rows]],
+            size,
+            width,
         )
-
-
-def _most_seen(dataset: Dataset, users: np.ndarray, positions: np.ndarray) -> int:
-    """The longest history of a split, rounded up so that few shapes are compiled."""
-    return 1 << int(np.max(positions)).bit_length()
+        first += len(rows)
 
 
 class Queries(eqx.Module):
@@ -124,6 +168,7 @@ class Queries(eqx.Module):
     last: Int[Array, " batch"]
     target: Int[Array, " batch"]
     seen: Int[Array, "batch seen"]
+    seen_by: Int[Array, "batch seen"]
 
 
 Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
@@ -148,7 +193,9 @@ def make_ranker(
     def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
         query = model.queries_at(asked.batch, asked.last, dtype=dtype)
         # Whole in every process, so that all of them come to the same metrics.
-        return replicated(ranks(model.softmax, query, asked.target, asked.seen))
+        return replicated(
+            ranks(model.softmax, query, asked.target, asked.seen, asked.seen_by)
+        )
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
         arrays = query_batch(chunk.histories, chunk.times, seq_len, words)
@@ -157,6 +204,7 @@ def make_ranker(
             last=jnp.asarray(last_positions(arrays)),
             target=jnp.asarray(chunk.target),
             seen=jnp.asarray(chunk.seen),
+            seen_by=jnp.asarray(chunk.seen_by),
         )
         return np.asarray(run(model, put(asked)))[: chunk.num_users]
 

@@ -13,6 +13,7 @@ def ranks(
     scores: Float[Array, "user slot"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],
+    seen_by: Int[Array, "user seen"] | None = None,
 ) -> Float[Array, "user 2"]:
     """Returns each target's rank with seen items filtered, and unfiltered.
 
@@ -22,10 +23,14 @@ def ranks(
     Args:
         scores: of every slot, -inf where there is no item.
         target: slots.
-        seen: slots of each user's history, with out-of-range ones as padding. A
-            target among them is missed (rank inf) where they are filtered.
+        seen: slots of the users' histories, with out-of-range ones as padding. A
+            target that its user has seen is missed (rank inf) where they are
+            filtered.
+        seen_by: the user of each of `seen`, by default the one of its row.
     """
-    row = jnp.arange(len(scores))[:, None]
+    row = seen_by
+    if row is None:
+        row = jnp.broadcast_to(jnp.arange(len(scores))[:, None], seen.shape)
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
 
     def rank(scores: Array) -> Array:
@@ -35,7 +40,8 @@ def ranks(
         return 1.0 + above + 0.5 * ties
 
     left = scores.at[row, seen].set(-jnp.inf, mode="drop")
-    filtered = jnp.where((seen == target[:, None]).any(axis=1), jnp.inf, rank(left))
+    missed = jnp.zeros(len(scores), bool).at[row].max(seen == target[row])
+    filtered = jnp.where(missed, jnp.inf, rank(left))
     return jnp.stack([filtered, rank(scores)], axis=1)
 
 

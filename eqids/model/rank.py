@@ -28,21 +28,42 @@ def ranks(
     hidden: Float[Array, "user item_width"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],
+    seen_by: Int[Array, "user seen"] | None = None,
 ) -> Float[Array, "user 3"]:
     """Returns each target's rank with seen items filtered, unfiltered, and its log P.
 
     The rank is 1 + the items strictly above + half of those that tie with it, so
-    that no order of equal scores can help or harm. What is no number is above all,
-    and below nothing.
+    that no order of equal scores can help or harm. A NaN score ranks above the
+    target; a NaN target ranks last.
 
     Args:
         head: the hierarchical softmax.
         hidden: queries; users may be split over the mesh.
         target: slots.
-        seen: slots of each user's history, with numbers that are no slots as padding.
-            A target among them is missed (rank inf) where they are filtered.
+        seen: slots of the users' histories, with numbers that are no slots as padding.
+            A target that its user has seen is missed (rank inf) where they are
+            filtered.
+        seen_by: the user of each of `seen`, by default the one of its row. With it,
+            users with long lists use the space of those with short ones.
     """
-    return on_shards(_local_ranks, head, head.valid, hidden, target, seen)
+    rows = [target, seen]
+    if seen_by is not None:
+        rows += [seen_by, jnp.arange(len(target), dtype=jnp.int32)]
+    return on_shards(_local_ranks, head, head.valid, hidden, *rows)
+
+
+class _Seen(NamedTuple):
+    """Pairs of a slot and the user who has seen it, each once."""
+
+    slot: Int[Array, " pair"]
+    """Counted from the shard's first."""
+    user: Int[Array, " pair"]
+    """The user's row among those that the shard ranks; past them for others."""
+
+    def count(self, what: Bool[Array, " pair"], like: Array) -> Int[Array, " user"]:
+        """How many of these pairs each user has, in an array like another."""
+        none = jnp.zeros_like(like, jnp.int32)
+        return none.at[self.user].add(what.astype(jnp.int32), mode="drop")
 
 
 class _Own(NamedTuple):
@@ -61,6 +82,8 @@ def _local_ranks(
     hidden: Float[Array, "user item_width"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],
+    seen_by: Int[Array, "user seen"] | None = None,
+    number: Int[Array, " user"] | None = None,
 ) -> Float[Array, "user 3"]:
     """What one shard does: it counts in its clusters, for the users of all."""
     num_clusters, room = head.valid.shape
@@ -73,13 +96,15 @@ def _local_ranks(
     at = jnp.where(here, slot // room, 0), jnp.arange(len(slot))
     mine = jnp.where(here, log_p[at] + (own.logit - own.total[at]), 0.0)
     score = split.sum_over_blocks(mine)
-    others = _distinct(split.gather(seen)) - first_slot
+    others = _distinct(*_pairs(split, seen, seen_by, number))
+    others = others._replace(slot=others.slot - first_slot)
     counts = _counts(head, query, others, log_p, own.total, score)
-    above, ties, seen_above, seen_ties = split.give_back(counts).T
+    missed = others.count(others.slot == slot.at[others.user].get(mode="clip"), score)
+    counts = jnp.concatenate([counts, missed[:, None]], axis=1)
+    above, ties, seen_above, seen_ties, missed = split.give_back(counts).T
     ties = ties - 1
-    missed = (seen == target[:, None]).any(axis=1)
     filtered = _rank(above - seen_above, ties - seen_ties)
-    filtered = jnp.where(missed, jnp.inf, filtered)
+    filtered = jnp.where(missed > 0, jnp.inf, filtered)
     return jnp.stack([filtered, _rank(above, ties), split.give_back(mine)], axis=1)
 
 
@@ -87,11 +112,31 @@ def _rank(above: Int[Array, " user"], ties: Int[Array, " user"]) -> Array:
     return 1.0 + above + 0.5 * jnp.maximum(ties, 0)
 
 
-def _distinct(seen: Int[Array, "user seen"]) -> Int[Array, "user seen"]:
-    """Each slot once; what is there again becomes padding."""
-    seen = jnp.sort(seen, axis=1)
-    again = jnp.pad(seen[:, 1:] == seen[:, :-1], [(0, 0), (1, 0)])
-    return jnp.where(again | (seen < 0), jnp.iinfo(seen.dtype).max, seen)
+def _pairs(
+    split: Split,
+    seen: Int[Array, "user seen"],
+    seen_by: Int[Array, "user seen"] | None,
+    number: Int[Array, " user"] | None,
+) -> tuple[Int[Array, " pair"], Int[Array, " pair"]]:
+    """Slots that were seen, and by which of the users that a shard ranks."""
+    if seen_by is None or number is None:
+        seen = split.gather(seen)
+        row = lax.broadcasted_iota(jnp.int32, seen.shape, 0)
+        return seen.reshape(-1), row.reshape(-1)
+    # A pair may stand in the row of a user whom another shard ranks.
+    slot, user = (split.every_row(x).reshape(-1) for x in (seen, seen_by))
+    own, num_users = split.gather(number), len(split.every_row(number))
+    row = jnp.full_like(user, len(own), shape=num_users)
+    row = row.at[own].set(jnp.arange(len(own), dtype=row.dtype))
+    return slot, row[user]
+
+
+def _distinct(slot: Int[Array, " pair"], user: Int[Array, " pair"]) -> _Seen:
+    """Each pair once; what is there again becomes padding."""
+    slot, user = lax.sort((slot, user), num_keys=2)
+    again = (slot[1:] == slot[:-1]) & (user[1:] == user[:-1])
+    unwanted = jnp.pad(again, (1, 0)) | (slot < 0)
+    return _Seen(jnp.where(unwanted, jnp.iinfo(slot.dtype).max, slot), user)
 
 
 def _own(
@@ -119,13 +164,15 @@ def _own(
 def _counts(
     head: Head,
     query: Float[Array, "user item_width"],
-    seen: Int[Array, "user seen"],
+    seen: _Seen,
     log_p: Float[Array, "cluster user"],
     total: Float[Array, "cluster user"],
     score: Float[Array, " user"],
 ) -> Int[Array, "user 4"]:
     """Returns items above and equal, and how many of these were seen."""
-    room, user = head.valid.shape[1], jnp.arange(len(score))[:, None]
+    room = head.valid.shape[1]
+    # Nothing that is filtered helps a target whose own score is no number.
+    helps = ~jnp.isnan(score).at[seen.user].get(mode="clip")
 
     def step(first: Array, new: Array, counts: Array) -> Array:
         size = len(new)
@@ -135,15 +182,12 @@ def _counts(
         # Whatever is not at most the target's is above: a NaN never ranks well.
         above = ~(joint <= score) & new[:, None, None]
         ties = (joint == score) & new[:, None, None]
-        place, inside = _places(seen, first * room, size * room)
-        # Nothing that is filtered helps a target whose own score is no number.
-        inside &= ~jnp.isnan(score)[:, None]
-        picked = (
-            jnp.sum(x.reshape(-1, len(score))[place, user] & inside, axis=1)
-            for x in (above, ties)
-        )
-        both = (jnp.sum(x, axis=(0, 1)) for x in (above, ties))
-        return counts + jnp.stack([*both, *picked], axis=1)
+        place, inside = _places(seen.slot, first * room, size * room)
+        at = place, jnp.minimum(seen.user, len(score) - 1)
+        picked = (x.reshape(-1, len(score))[at] & inside & helps for x in (above, ties))
+        found = [jnp.sum(x, axis=(0, 1)) for x in (above, ties)]
+        found += [seen.count(x, score) for x in picked]
+        return counts + jnp.stack(found, axis=1)
 
     none = jnp.zeros_like(total, jnp.int32, shape=(len(score), 4))
     return over_chunks(step, head, len(score), none)

@@ -1,0 +1,221 @@
+"""One user with very many events: memory and answers are those of the others."""
+
+import dataclasses
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_dataset
+from hypothesis import given, settings, strategies as st
+from models import FLOAT32, NOWHERE, tiny_model
+
+import eqids
+from eqids.data import Dataset
+from eqids.data.batches import query_batch
+from eqids.data.word_packing import Events, WordPackingPlan
+from eqids.fit import evaluation
+from eqids.fit.baselines import evaluate_baseline, markov, popularity
+from eqids.fit.evaluation import chunks, evaluate, make_ranker
+from eqids.fit.ranking import metrics
+from eqids.histories import History
+from eqids.model import Batch
+from eqids.model_search import ModelSearch
+
+LONG = 400_000
+
+
+def with_long_user(dataset: Dataset, num_events: int) -> Dataset:
+    """The dataset, and one user more who used its items again and again."""
+    items = dataset.items()["slot"].to_numpy()
+    slots = np.random.default_rng(9).choice(items, num_events).astype(np.int32)
+    times = 1_000_000 + np.arange(num_events)
+
+    def user(values: np.ndarray, value: int) -> np.ndarray:
+        return np.append(values, value).astype(values.dtype)
+
+    return dataclasses.replace(
+        dataset,
+        info=dataclasses.replace(dataset.info, num_users=dataset.num_users + 1),
+        slots=np.append(dataset.slots, slots),
+        times=np.append(dataset.times, times),
+        offsets=user(dataset.offsets, len(dataset.slots) + num_events),
+        train_length=user(dataset.train_length, num_events - 2),
+        valid_at=user(dataset.valid_at, num_events - 2),
+        test_at=user(dataset.test_at, num_events - 1),
+    )
+
+
+def peak(function: Callable[[], Any]) -> int:
+    """Bytes that NumPy and Python hold at most while a function runs."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dataset]:
+    """A dataset without the long user, and with."""
+    path = tmp_path_factory.mktemp("long") / "d"
+    short = make_dataset(path, num_users=300, num_clusters=20, num_items=110)
+    return short, with_long_user(short, LONG)
+
+
+def test_a_chunk_holds_distinct_items_and_no_event(both: Any) -> None:
+    widths = [{chunk.seen.shape for chunk in chunks(d, "test")} for d in both]
+    assert widths[0] == widths[1] and len(widths[0]) == 1
+    for chunk in chunks(both[1], "test"):
+        pairs = set(zip(chunk.seen_by.flat, chunk.seen.flat, strict=True))
+        pairs -= {(0, np.iinfo(np.int32).max)}
+        expected = {
+            (row, slot)
+            for row, history in enumerate(chunk.histories[: chunk.num_users])
+            for slot in history.tolist()
+        }
+        assert pairs == expected
+        # Histories are views, not copies.
+        assert all(history.base is not None for history in chunk.histories)
+
+
+def test_memory_of_an_evaluation_does_not_follow_the_longest_history(
+    both: Any,
+) -> None:
+    def evaluated(dataset: Dataset) -> Callable[[], Any]:
+        model, ranker = tiny_model(dataset), make_ranker(12, FLOAT32, NOWHERE)
+        return lambda: (
+            evaluate(model, dataset, "test", ranker),
+            evaluate_baseline(dataset, "test", popularity(dataset)),
+            evaluate_baseline(dataset, "test", markov(dataset)),
+        )
+
+    runs = [evaluated(dataset) for dataset in both]
+    for run in runs:
+        run()  # compiles, which takes memory too
+    short, long = map(peak, runs)
+    # Distinct items of a history are found by sorting it, and the followers of events
+    # in blocks of them: a few times 4 bytes an event, where `seen` took 256 times.
+    assert long - short < 40 * LONG, (short, long)
+
+
+@pytest.mark.parametrize("bound", [1, 40, 2**20])
+@pytest.mark.parametrize("most", [3, 256])
+def test_ranks_do_not_depend_on_who_is_ranked_together(
+    bound: int, most: int, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_MOST_SEEN", bound)
+    long = with_long_user(dataset, 500)
+    model = tiny_model(long)
+    ranker = make_ranker(12, FLOAT32, NOWHERE)
+    parts = [ranker(model, chunk) for chunk in chunks(long, "test", most=most)]
+    found = np.concatenate(parts)
+    for row, user in enumerate(np.flatnonzero(long.test_at > 0)):
+        past = slice(long.offsets[user], long.offsets[user] + long.test_at[user])
+        history, target = long.slots[past], long.slots[past.stop]
+        arrays = query_batch([history], [long.times[past]], 12)
+        query = model.queries(Batch.of(arrays))[0, min(len(history), 12) - 1]
+        scores = np.array(model.softmax.log_probs(query))
+        left = np.setdiff1d(np.flatnonzero(long.item_valid), [*history, target])
+        expected = 1.0 + np.sum(scores[left] > scores[target])
+        assert found[row, 0] == (np.inf if target in history else expected)
+        assert found[row, 1] == 1 + np.sum(scores > scores[target])
+    assert len(found) == row + 1
+    assert metrics(found[:, 0])["recall@50"] < 1
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=12),
+    st.integers(0, 5),
+    st.integers(0, 3),
+    st.integers(1, 30),
+    st.integers(0, 2**31 - 1),
+)
+def test_windows_with_words_follow_one_another(
+    lengths: list[int], most_words: int, prompt: int, room: int, seed: int
+) -> None:
+    """Each history is walked here window by window, from the first cut on."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    size = 1 + rng.integers(0, most_words + 1, offsets[-1])
+    tied = np.zeros(len(size), np.bool_)
+    room += 1 + most_words
+    length = np.array(lengths)
+    plan = WordPackingPlan(
+        Events(offsets, length, size, tied), prompt, prompt + room, 3
+    )
+    for epoch in range(2):
+        drawn = plan.epoch(epoch)
+        order = np.lexsort((drawn.start, drawn.user))
+        windows = np.stack([drawn.user, drawn.start, drawn.length], axis=1)[order]
+        for user in np.flatnonzero(length > 1):
+            own = windows[windows[:, 0] == user][:, 1:].tolist()
+            sizes = size[offsets[user] : offsets[user + 1]]
+            start = own[0][1]
+            assert own[0][0] == 0
+            for first, taken in own[1:]:
+                assert first == start
+                fits = np.cumsum(sizes[first:-1]) <= room
+                assert taken == min(int(fits.sum()), lengths[user] - 1 - first)
+                start = first + taken
+            assert start == lengths[user] - 1
+
+
+def test_a_history_of_many_windows_is_cut_in_few_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds = []
+    searchsorted = np.searchsorted
+
+    def counted(*args: Any, **kwargs: Any) -> np.ndarray:
+        rounds.append(len(args[1]))
+        return searchsorted(*args, **kwargs)
+
+    monkeypatch.setattr(np, "searchsorted", counted)
+    size = np.full(50_000, 3)
+    events = Events(
+        np.array([0, len(size)]), np.array([len(size)]), size, np.zeros(len(size), bool)
+    )
+    WordPackingPlan(events, 0, 12, 0)
+    assert len(rounds) < 20
+
+
+def test_answers_do_not_depend_on_who_asks_together(
+    dataset: Dataset, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = eqids.load(finished)
+    histories = [History(u, dataset.history(u)) for u in range(9)]
+    some = dataset.items()["slot"].to_numpy(np.int32)[:20]
+    histories[4] = History(4, np.resize(some, 100_000))
+    expected = [recommender.recommend([one], k=4) for one in histories]
+    for excluded, fewest in ((2**18, 64), (64, 1), (1, 2)):
+        monkeypatch.setattr("eqids.model_search._EXCLUDED", excluded)
+        monkeypatch.setattr("eqids.model_search._FEWEST", fewest)
+        found = recommender.recommend(histories, k=4)
+        for user, one in enumerate(expected):
+            own = found[found["user"] == user]
+            assert own["item"].tolist() == one["item"].tolist()
+            np.testing.assert_allclose(
+                own["probability"], one["probability"], rtol=1e-5
+            )
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=300), st.integers(1, 100))
+def test_what_is_left_out_together_is_bounded(lengths: list[int], most: int) -> None:
+    histories = [
+        History(u, np.arange(n, dtype=np.int32)) for u, n in enumerate(lengths)
+    ]
+    search = object.__new__(ModelSearch)
+    found = list(search.chunks(histories, True, most))
+    asked = [one for chunk in found for one in chunk.histories]
+    assert asked == histories
+    for chunk in found:
+        assert 0 < len(chunk.histories) <= chunk.num_rows <= most
+        assert chunk.width >= max(len(one.slots) for one in chunk.histories)
+        assert chunk.num_rows * chunk.width <= 2**18 or chunk.num_rows == 1
+    assert {chunk.width & (chunk.width - 1) for chunk in found} == {0}
+    assert {chunk.width for chunk in search.chunks(histories, False, most)} == {0}
