@@ -325,6 +325,36 @@ def test_a_dataset_that_follows_uses_the_template(tmp_path: Path) -> None:
     new = prepared(later, source, items=items, said=said, **settings)
     assert texts(new) == {**TEXTS, 6: "é{x}!"}
     assert any("only new items get the former" in one for one in said)
+    # Without titles the known items keep theirs, and later ones get texts like them.
+    new = prepared(later, source, catalog=old.path, overwrite=True)
+    assert new.info.texts == old.info.texts
+    assert texts(new) == {**{n: TEXTS[n] for n in range(1, 5)}, 5: "", 6: ""}
+
+
+def test_rows_of_items_that_are_dropped_as_rare_are_counted(tmp_path: Path) -> None:
+    plays = [*PLAYS, ("b", 1, 5), ("b", 2, 6), ("c", 2, 7), ("c", 1, 8), ("a", 2, 9)]
+    source = f"csv:{write_csv(tmp_path / 'plays.csv', plays)}"
+    items = write_csv(tmp_path / "items.csv", BOOKS, ("item_id", "title", "x", "y"))
+    said: list[str] = []
+    dataset = prepared(
+        tmp_path, source, items=items, min_item_interactions=2, said=said
+    )
+    assert dataset.info.counts.items_dropped == 2
+    assert dataset.info.counts.item_rows_unused == 4
+    assert any(
+        "4 of 6 rows are of no item in the events that are left" in s for s in said
+    )
+
+
+def test_an_empty_template_is_refused(
+    copy: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    settings = items_file(tmp_path, "csv", [("1", "x")])
+    with pytest.raises(UserError, match="--text is '', wanted names of columns"):
+        prepared(tmp_path, **settings, text="")
+    flags = ["--data_dir", str(copy.path), "--items", str(settings["items"])]
+    said = refused(command.main, ["add", *flags, "--text", ""], capsys)
+    assert "--text is '', wanted names of columns" in said
 
 
 def test_a_folder_that_says_nothing_of_texts_opens(

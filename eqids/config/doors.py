@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from eqids.config.errors import require
+from eqids.config.errors import TEXT_WANTED, require
 from eqids.config.processes import ProcessesConfig
 
 _CLUSTERING = ("clusters", "cluster_vectors", "vector_width", "spherical",
@@ -114,6 +114,7 @@ class PrepareConfig:
             or not self.source.startswith(("csv:", "parquet:")),
             "--text needs --items, the file whose columns it names",
         )  # fmt: skip
+        require(self.text != "", TEXT_WANTED)
 
     def _check_vectors(self) -> None:
         path = self.cluster_vectors
