@@ -342,7 +342,7 @@ def test_rows_of_items_that_are_dropped_as_rare_are_counted(tmp_path: Path) -> N
     assert dataset.info.counts.items_dropped == 2
     assert dataset.info.counts.item_rows_unused == 4
     assert any(
-        "4 of 6 rows are of no item in the events that are left" in s for s in said
+        "4 of 6 rows are of no item in the events that were kept, so" in s for s in said
     )
 
 

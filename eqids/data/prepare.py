@@ -172,10 +172,11 @@ def _check_titles(
             "repeat another row and are dropped"
         )
     if unused:
-        left = " that are left" if counts.items_dropped else ""
+        kept = " that were kept" if counts.items_dropped else ""
         progress(
             f"{file}: {unused:,} of {counts.item_rows:,} rows are of no item in the "
-            f"events{left} and are left out; to add them later: {_add_command(config)}"
+            f"events{kept}, so they are left out; to add them later: "
+            f"{_add_command(config)}"
         )
 
 
