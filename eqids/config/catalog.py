@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eqids.config.errors import require
+from eqids.config.errors import TEXT_WANTED, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class AddConfig(ChangeConfig):
             self.text is None or self.text_column is None,
             "--text and --text_column both say what a model may read: wanted one",
         )
+        require(self.text != "", TEXT_WANTED)
 
 
 @dataclass(frozen=True, kw_only=True)

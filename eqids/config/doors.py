@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from eqids.config.errors import require
+from eqids.config.errors import TEXT_WANTED, require
 from eqids.config.processes import ProcessesConfig
 
 TimeUnit = Literal[
@@ -138,6 +138,7 @@ class PrepareConfig:
             or not self.source.startswith(("csv:", "parquet:")),
             "--text needs --items, the file whose columns it names",
         )  # fmt: skip
+        require(self.text != "", TEXT_WANTED)
 
     def _check_vectors(self) -> None:
         path = self.cluster_vectors

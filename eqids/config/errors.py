@@ -1,5 +1,9 @@
 """How a mistake of the user is told, and a run that was told to stop."""
 
+TEXT_WANTED = (
+    "--text is '', wanted names of columns in braces, such as '{title}, {genres}'"
+)
+
 
 class UserError(ValueError):
     """A mistake the user can mend: one sentence, shown without a traceback.

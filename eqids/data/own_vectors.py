@@ -49,29 +49,19 @@ def own_vectors(
         UserError: naming the file and what is wrong with it.
     """
     known = items.cast(pa.string())
-    parts = _parquet_parts if path.suffix in (".parquet", ".pq") else _npy_parts
-    vectors = np.zeros((0, 0), np.float32)
-    row_of, num_rows, num_used = np.full(len(items), -1), 0, 0
-    for start, ids, rows in parts(path, config):
-        if not vectors.size:
-            vectors = np.zeros((len(items), rows.shape[1]), np.float32)
-        _require_finite(path, rows, start)
-        place = pc.index_in(ids, value_set=known).fill_null(-1).to_numpy()
-        of_item = np.flatnonzero(place >= 0)
-        place = place[of_item]
-        first, at = np.unique(place, return_index=True)
-        new = row_of[first] < 0
-        first, at = first[new], of_item[at[new]]
-        vectors[first], row_of[first] = rows[at], start + at
-        _require_same(path, known, rows, start, of_item, place, vectors, row_of)
-        num_rows, num_used = num_rows + len(rows), num_used + len(place)
+    vectors, row_of, item_of = _vectors(path, known, config)
     seen = row_of >= 0
     require(
         bool(seen.any()),
         f"{path} has a vector for none of the {len(items):,} items, the first of which "
         f"is {known[0].as_py()!r}",
     )
-    _tell_rows(path, num_rows, num_used, num_used - int(seen.sum()), progress)
+    num_used = np.count_nonzero(item_of >= 0)
+    rows = f"of {len(item_of):,} rows"
+    if unused := len(item_of) - num_used:
+        progress(f"{path}: {unused:,} {rows} are of no item and are left out")
+    if repeated := num_used - np.count_nonzero(seen):
+        progress(f"{path}: {repeated:,} {rows} repeat another row and are dropped")
     if not seen.all():
         progress(
             f"warning: {path} has no vector for {np.count_nonzero(~seen):,} of "
@@ -85,6 +75,35 @@ def own_vectors(
             f"{known[int(np.argmax(zeros))].as_py()!r}: their vectors are all zeros"
         )
     return vectors
+
+
+def _vectors(
+    path: Path, known: pa.ChunkedArray, config: PrepareConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors [item, width], the first row [item] of each, -1 for none; item_of [row],
+    -1 for none."""
+    parts = _parquet_parts if path.suffix in (".parquet", ".pq") else _npy_parts
+    vectors, row_of = np.zeros((0, 0), np.float32), np.full(len(known), -1)
+    item_of = [np.zeros(0, np.int64)]
+    for start, ids, rows in parts(path, config):
+        if not vectors.size:
+            vectors = np.zeros((len(known), rows.shape[1]), np.float32)
+        _require_finite(path, rows, start)
+        place = pc.index_in(ids, value_set=known).fill_null(-1).to_numpy()
+        item_of.append(place)
+        used = np.flatnonzero(place >= 0)
+        first, at = np.unique(place[used], return_index=True)
+        new = row_of[first] < 0
+        first, at = first[new], used[at[new]]
+        vectors[first], row_of[first] = rows[at], start + at
+        differ = used[(rows[used] != vectors[place[used]]).any(axis=1)]
+        if len(differ):
+            item, row = place[differ[0]], start + differ[0]
+            raise UserError(
+                f"{path} has two vectors for item {known[item].as_py()!r}, in rows "
+                f"{row_of[item] + 1} and {row + 1}, wanted one"
+            )
+    return vectors, row_of, np.concatenate(item_of)
 
 
 _Part = tuple[int, pa.Array, np.ndarray]
@@ -200,46 +219,6 @@ def _listed(config: PrepareConfig) -> pa.Array:
         with reading(path):
             ids = table.table.order_by(ROW).select(id=table[column].cast("string"))
             return ids.to_pyarrow()["id"].combine_chunks()
-
-
-def _tell_rows(
-    path: Path,
-    num_rows: int,
-    num_used: int,
-    num_repeated: int,
-    progress: Callable[[str], None],
-) -> None:
-    if num_rows > num_used:
-        progress(
-            f"{path}: {num_rows - num_used:,} of {num_rows:,} rows are of no item and "
-            "are left out"
-        )
-    if num_repeated:
-        progress(
-            f"{path}: {num_repeated:,} of {num_rows:,} rows repeat another row and are "
-            "dropped"
-        )
-
-
-def _require_same(
-    path: Path,
-    items: pa.ChunkedArray,
-    rows: np.ndarray,
-    start: int,
-    of_item: np.ndarray,
-    place: np.ndarray,
-    vectors: np.ndarray,
-    row_of: np.ndarray,
-) -> None:
-    """Requires that rows of one item hold one vector."""
-    differ = (rows[of_item] != vectors[place]).any(axis=1)
-    if differ.any():
-        other = int(np.argmax(differ))
-        item, row = place[other], start + of_item[other]
-        raise UserError(
-            f"{path} has two vectors for item {items[item].as_py()!r}, in rows "
-            f"{row_of[item] + 1} and {row + 1}, wanted one"
-        )
 
 
 def _require_finite(path: Path, rows: np.ndarray, start: int) -> None:

@@ -59,6 +59,8 @@ def prepare(
         num_items=items.num_rows,
         catalog_version=1 if lineage is None else lineage.version,
     )
+    if old is not None and info.texts is None:
+        info = replace(info, texts=old.info.texts)
     progress(f"writing {config.folder}")
     return write_dataset(
         config.folder,
@@ -168,9 +170,11 @@ def _check_titles(
             "repeat another row and are dropped"
         )
     if unused:
+        kept = " that were kept" if counts.items_dropped else ""
         progress(
             f"{file}: {unused:,} of {counts.item_rows:,} rows are of no item in the "
-            f"events and are left out; to add them later: {_add_command(config)}"
+            f"events{kept}, so they are left out; to add them later: "
+            f"{_add_command(config)}"
         )
 
 
