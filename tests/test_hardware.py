@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sharding.hardware import GIB, HARDWARE, hardware
+from sharding.machines import GIB, HARDWARE, hardware
 from sharding.hlo import Collective, Counts
 from sharding.hlo_text import Shape
 from sharding.layout import LayoutError
