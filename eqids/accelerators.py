@@ -71,11 +71,10 @@ def _other_accelerators() -> bool:
     """Whether a plugin of another maker is installed, or the library of TPUs."""
     ours = {f"jax_plugins.xla_{name}" for name in _CUDA}
     found = {point.value for point in entry_points(group="jax_plugins")}
-    if _installed("jax_plugins"):
-        import jax_plugins
-
-        path = jax_plugins.__path__
-        found |= {one.name for one in pkgutil.iter_modules(path, "jax_plugins.")}
+    package = importlib.util.find_spec("jax_plugins")
+    if package is not None:
+        folders = package.submodule_search_locations
+        found |= {one.name for one in pkgutil.iter_modules(folders, "jax_plugins.")}
     return bool(found - ours) or _installed("libtpu")
 
 

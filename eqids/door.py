@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from tqdm import tqdm
+
 from eqids.accelerators import choose_platform
 from eqids.command_line import read, read_command
 from eqids.config import Stopped, UserError, require

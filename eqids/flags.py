@@ -1,6 +1,7 @@
 """The flags of a config: each field's spelling, and how its value is read."""
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Sequence
@@ -104,6 +105,7 @@ class Flag:
         return f", written {int(number)}" if whole else ""
 
 
+@functools.cache
 def flags_of(kind: type[Any], positional: bool = False) -> tuple[Flag, ...]:
     """Returns the flags of a config's class, in the order of its fields.
 
@@ -114,7 +116,8 @@ def flags_of(kind: type[Any], positional: bool = False) -> tuple[Flag, ...]:
     Raises:
         TypeError: a field of a type that no flag can have.
     """
-    hints, found = typing.get_type_hints(kind), []
+    hints = typing.get_type_hints(kind)
+    found: list[Flag] = []
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):

@@ -42,7 +42,7 @@ def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
         return f"{start}; did you mean {near}?"
     for other, others in _other_commands(command):
         found = f"--{name}" if f"--{name}" in others else _known(name, others)
-        ours = re.match(r"(?:wanted )?(--[a-z_]+)", found or "")
+        ours = re.match(r"(?:wanted )?(--[a-z0-9_]+)", found or "")
         if ours:
             return f"{start}, but python -m {other} has {ours[1]}"
     return f"{start}, see {command} --help"
@@ -59,18 +59,10 @@ def closest(word: str, names: Sequence[str]) -> str | None:
     return by_letters[near[0]] if near else None
 
 
-def named_flags(text: str) -> set[str]:
-    """Returns the flags that an answer names."""
-    return set(re.findall(r"--[a-z_]+", text))
-
-
 def _known(name: str, flags: Sequence[str]) -> str | None:
     """Returns the first answer to a name of other software that these flags allow."""
-    for row in SYNONYMS:
-        needed = named_flags(row.answer) | row.needs
-        if name in row.names and needed <= set(flags):
-            return row.answer
-    return None
+    fitting = (row for row in SYNONYMS if name in row.names)
+    return next((row.answer for row in fitting if row.needs <= set(flags)), None)
 
 
 def _clause(known: str) -> str:

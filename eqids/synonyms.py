@@ -1,5 +1,6 @@
 """What flags are called elsewhere, and ours for it."""
 
+import re
 from dataclasses import dataclass
 
 _TABLE = """
@@ -179,7 +180,7 @@ weights are float32 or bfloat16 (--dtype), never quantised, while training
     use_flash_attention attn attn_impl attn_implementation attention_type sdpa
 --devices
     gpus n_gpu n_gpus num_gpus ngpus num_devices n_devices world_size
---hardware
+--hardware [--devices]
     device gpu gpu_type accelerator machine chip card
 --layout
     fsdp ddp dp tp deepspeed tensor_parallel tensor_parallel_size
@@ -292,7 +293,7 @@ class Synonym:
     Attributes:
         answer: one of our flags, or a clause.
         names: what it answers, without dashes.
-        needs: flags of the commands that it is for, besides those in the answer.
+        needs: flags of the commands that it is for, those in the answer included.
     """
 
     answer: str
@@ -313,7 +314,8 @@ def _read(table: str) -> tuple[Synonym, ...]:
     found = []
     for head, names in rows:
         answer, _, needs = " ".join(head).removesuffix("]").partition(" [")
-        found.append(Synonym(answer, frozenset(names), frozenset(needs.split())))
+        needed = needs.split() + re.findall(r"--[a-z][a-z0-9_]*", answer)
+        found.append(Synonym(answer, frozenset(names), frozenset(needed)))
     return tuple(found)
 
 

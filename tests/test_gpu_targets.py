@@ -15,9 +15,9 @@ from conftest import ROOT
 from jax.sharding import AxisType, Mesh
 from programs import compiled_layers
 
-from sharding.machines import hardware
 from sharding.hlo import Counts, count
 from sharding.layout import LayoutError
+from sharding.machines import hardware
 from sharding.roofline import roofline
 from sharding.targets import gpu_devices, no_cache
 
