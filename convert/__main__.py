@@ -34,8 +34,10 @@ is whole. An output that is there already is refused.
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Says what a file is, or converts one and prints the SHA-256 of what it wrote."""
-    kinds = COMMANDS["convert"].kinds
-    config = parse_command(kinds, argv, "convert", DESCRIPTION, positional=True)
+    command = COMMANDS["convert"]
+    config = parse_command(
+        command.kinds, argv, "convert", DESCRIPTION, positional=command.positional
+    )
     if isinstance(config, InspectConfig):
         _inspect(config)
         return

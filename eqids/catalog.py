@@ -21,8 +21,8 @@ brought to the present one, and its training goes on from there.
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Changes a catalog, migrates a checkpoint, and says what became of both."""
-    kinds = COMMANDS["eqids.catalog"].kinds
-    config = parse_command(kinds, argv, "eqids.catalog", DESCRIPTION)
+    command = COMMANDS["eqids.catalog"]
+    config = parse_command(command.kinds, argv, "eqids.catalog", DESCRIPTION)
     from eqids.catalog_changes import change_catalog
 
     change_catalog(config)

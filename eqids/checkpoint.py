@@ -16,9 +16,13 @@ DESCRIPTION = """Look after a run's checkpoints, whose folders are DIR/STEP.
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command on a checkpoint or a run's folder."""
-    kinds = COMMANDS["eqids.checkpoint"].kinds
+    command = COMMANDS["eqids.checkpoint"]
     config = parse_command(
-        kinds, argv, "eqids.checkpoint", DESCRIPTION, positional=True
+        command.kinds,
+        argv,
+        "eqids.checkpoint",
+        DESCRIPTION,
+        positional=command.positional,
     )
     from eqids.checkpoint_folders import answer
 

@@ -1,7 +1,6 @@
 """The flags of a config: each field's spelling, and how its value is read."""
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Sequence
@@ -105,7 +104,6 @@ class Flag:
         return f", written {int(number)}" if whole else ""
 
 
-@functools.cache
 def flags_of(kind: type[Any], positional: bool = False) -> tuple[Flag, ...]:
     """Returns the flags of a config's class, in the order of its fields.
 

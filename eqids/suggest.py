@@ -1,8 +1,9 @@
 """Answers to flags that a command does not have."""
 
 import difflib
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 from eqids.commands import COMMANDS
 from eqids.flags import Flag, flags_of
@@ -23,7 +24,8 @@ def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
     name = _plain(spelled)
     start = f"{spelled} is not a flag of {command}"
     for flag in flags:
-        if flag.switch is not None and name in (flag.field, f"no_{flag.field}"):
+        pair = (f"--{flag.field}", f"--no_{flag.field}")
+        if flag.switch is not None and f"--{name}" in pair and f"--{name}" != flag.name:
             return (
                 f"{spelled} is the default of {command}, wanted no flag, or "
                 f"{flag.name} for the opposite"
@@ -40,7 +42,7 @@ def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
         return start + _clause(known)
     if near is not None:
         return f"{start}; did you mean {near}?"
-    for other, others in _other_commands(command):
+    for other, others in _flags_by_command().items():
         found = f"--{name}" if f"--{name}" in others else _known(name, others)
         ours = re.match(r"(?:wanted )?(--[a-z0-9_]+)", found or "")
         if ours:
@@ -71,13 +73,15 @@ def _clause(known: str) -> str:
     return f", {known}" if known.startswith("wanted") else f"; {known}"
 
 
-def _other_commands(command: str) -> Iterator[tuple[str, list[str]]]:
+@functools.cache
+def _flags_by_command() -> Mapping[str, list[str]]:
+    found = {}
     for module, one in COMMANDS.items():
         for name, kind in one.kinds.items():
-            full = f"{module} {name}".strip()
-            if full != command.removeprefix("python -m "):
-                flags = flags_of(kind, one.positional)
-                yield full, [flag.name for flag in flags if not flag.positional]
+            flags = flags_of(kind, one.positional)
+            names = [flag.name for flag in flags if not flag.positional]
+            found[f"{module} {name}".strip()] = names
+    return found
 
 
 def _typed(flag: Flag) -> str:

@@ -23,8 +23,8 @@ itself (pip install 'eqids[gpu-compile]').
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Answers one question about layouts, and writes the answer where asked to."""
-    kinds = COMMANDS["sharding"].kinds
-    config = parse_command(kinds, argv, "sharding", DESCRIPTION)
+    command = COMMANDS["sharding"]
+    config = parse_command(command.kinds, argv, "sharding", DESCRIPTION)
     _fake_devices(config)
     from eqids import layouts, plan, proofs
     from eqids.fit.runs import write_json

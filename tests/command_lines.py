@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import re
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -51,12 +50,12 @@ class Typed:
         return said
 
     def help(self) -> str:
-        """Returns what --help prints, on one line."""
+        """Returns what --help prints."""
         shown = io.StringIO()
         with redirect_stdout(shown), pytest.raises(SystemExit) as exit_:
             self.main("--help")
         assert exit_.value.code == 0
-        return re.sub(r"[\s│]+", " ", shown.getvalue())
+        return shown.getvalue()
 
 
 def _all() -> list[Typed]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,7 @@ SWITCHED_OFF = {
 
 @each_command
 def test_help_says_what_a_flag_against_a_default_does(typed: Typed) -> None:
-    shown = typed.help()
+    shown = re.sub(r"[\s│|]+", " ", typed.help())
     fields = {field.name: field for field in dataclasses.fields(typed.kind)}
     for flag in named(typed):
         assert f"{flag.name} " in shown
