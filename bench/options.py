@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.machine import num_cores
-from eqids.config import LlamaSize, Strategy, require
+from eqids.config import LlamaSize, Strategy, on_unless, require
 from eqids.door import check_output
 
 
@@ -24,8 +24,11 @@ class Options:
     other processes disturb less; with more, they are the clock's."""
     repetitions: int = 7
     """Timed runs of each contender, after one to warm up."""
-    huge_pages: bool = True
-    """Whether all contenders allocate in huge pages, as GLIBC_TUNABLES=
+    huge_pages: bool = on_unless(
+        "Allocate in ordinary pages, all contenders, instead of huge ones "
+        "(GLIBC_TUNABLES=glibc.malloc.hugetlb=1, on Linux)."
+    )
+    """Allocate in huge pages, all contenders, as GLIBC_TUNABLES=
     glibc.malloc.hugetlb=1 has any program do on Linux."""
     budget: float = 30.0
     """Seconds for all repetitions of one contender: slow peers are run less often, a
@@ -131,8 +134,8 @@ class TrainOptions(Options):
     data_dir: Path | None = None
     """A dataset folder, whose histories are used; by default ML-100K, fetched if it is
     not there."""
-    peers: bool = True
-    """Whether torch is timed too, if it is installed."""
+    peers: bool = on_unless("Time ours only, without torch.")
+    """Time torch too, if it is installed."""
     profile: Path | None = None
     """Leave a trace of ours in this folder, in one of its own for each case, for
     Perfetto or XProf."""

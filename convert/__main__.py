@@ -1,11 +1,11 @@
 """Weights in and out: `python -m convert {inspect,gguf-to-hf,hf-to-hf,…}`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from convert.outputs import FLOATS, Advance
+from eqids.commands import COMMANDS
 from eqids.config import (
     ConversionConfig,
     EqidsToHfConfig,
@@ -14,7 +14,10 @@ from eqids.config import (
     InspectConfig,
     ItemsConfig,
 )
-from eqids.door import check_output, parse_command, run
+from eqids.door import check_output, parse_command, run, say
+
+if TYPE_CHECKING:
+    from convert.outputs import Advance
 
 DESCRIPTION = """Weights of others for EqIDs, and of EqIDs for others.
 
@@ -28,18 +31,13 @@ Outputs are folders, written under another name, read back and renamed: what is 
 is whole. An output that is there already is refused.
 """
 
-COMMANDS: Mapping[str, type[Any]] = {
-    "inspect": InspectConfig,
-    "gguf-to-hf": GgufToHfConfig,
-    "hf-to-hf": HfToHfConfig,
-    "eqids-to-hf": EqidsToHfConfig,
-    "items": ItemsConfig,
-}
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Says what a file is, or converts one and prints the SHA-256 of what it wrote."""
-    config = parse_command(COMMANDS, argv, "convert", DESCRIPTION, positional=True)
+    command = COMMANDS["convert"]
+    config = parse_command(
+        command.kinds, argv, "convert", DESCRIPTION, positional=command.positional
+    )
     if isinstance(config, InspectConfig):
         _inspect(config)
         return
@@ -51,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         digests = _convert(config, advance)
     for name, digest in sorted(digests.items()):
-        print(f"{digest}  {config.output / name}")
+        say(f"{digest}  {config.output / name}")
 
 
 def _inspect(config: InspectConfig) -> None:
@@ -60,14 +58,16 @@ def _inspect(config: InspectConfig) -> None:
 
     check_output(config.json, "--json")
     text, values = answer(config.path)
-    print(text)
+    say(text)
     if config.json is not None:
         write_json(config.json, values)
-        print(f"written to {config.json}")
+        say(f"written to {config.json}")
 
 
-def _convert(config: ConversionConfig, advance: Advance) -> Mapping[str, str]:
+def _convert(config: ConversionConfig, advance: "Advance") -> Mapping[str, str]:
     # Each is imported where it is wanted: `--help` should not wait for jax.
+    from convert.outputs import FLOATS
+
     if isinstance(config, GgufToHfConfig):
         from convert.gguf_llama import gguf_to_hf
 

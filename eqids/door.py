@@ -1,6 +1,5 @@
 """What every door shares: reading flags, and ending at a mistake of the user."""
 
-import dataclasses
 import io
 import os
 import shlex
@@ -10,20 +9,25 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
-import tyro
 from tqdm import tqdm
 
+from eqids.accelerators import choose_platform
+from eqids.command_line import read, read_command
 from eqids.config import Stopped, UserError, require
+from eqids.help_text import asks_for_help, show_help, show_version
 
 Config = TypeVar("Config")
+
+_ERRORS = {"sharding.layout": "LayoutError", "sharding.processes": "ProcessesError"}
+"""Mistakes of the user, by the module that knows them."""
 
 
 def parse(
     kind: type[Config], argv: Sequence[str] | None, module: str, description: str
 ) -> Config:
-    """Reads flags into a config; help and mistakes are told in the terminal.
+    """Reads flags into a config, before anything that takes long is imported.
 
     Args:
         kind: the config's class, whose fields are the flags.
@@ -32,17 +36,13 @@ def parse(
         description: the first text of `--help`.
 
     Raises:
-        UserError: flags that contradict each other, or a value out of range.
+        UserError: an unknown, repeated or contradictory flag, or a wrong value.
     """
-    read = tyro.cli(
-        _unchecked(kind),
-        args=argv,
-        prog=f"python -m {module}",
-        description=description,
-        use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
-    return _checked(kind, read)
+    command, words = f"python -m {module}", _words(argv)
+    _answer_questions({"": kind}, words, command, description, False)
+    config = read(kind, words, command)
+    choose_platform(config)
+    return config
 
 
 def parse_command(
@@ -60,50 +60,35 @@ def parse_command(
         argv: the words of the command line, by default the process's own.
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
-        positional: whether what must be given is told by its place, without a flag.
+        positional: whether required fields are given by their place.
 
     Raises:
-        UserError: flags that contradict each other, or a value out of range.
+        UserError: an unknown command, an unknown, repeated or contradictory flag, or a
+            wrong value.
     """
-    unchecked = {name: _unchecked(kind, positional) for name, kind in kinds.items()}
-    more = (tyro.conf.PositionalRequiredArgs,) if positional else ()
-    read = tyro.extras.subcommand_cli_from_dict(
-        unchecked,  # type: ignore[arg-type]
-        args=argv,
-        prog=f"python -m {module}",
-        description=description,
-        use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, *more),
-    )
-    (name,) = (name for name, kind in unchecked.items() if type(read) is kind)
-    return _checked(kinds[name], read)
+    command, words = f"python -m {module}", _words(argv)
+    _answer_questions(kinds, words, command, description, positional)
+    config = read_command(kinds, words, command, positional=positional)
+    choose_platform(config)
+    return config
 
 
-def _unchecked(kind: type[Config], positional: bool = False) -> type[Config]:
-    """The same flags without `__post_init__`, whose errors tyro would rephrase.
-
-    What a command is told by its place is called by its name, and not by its type.
-    """
-    hints = get_type_hints(kind)
-    named = {
-        field.name: Annotated[
-            hints[field.name],
-            tyro.conf.arg(metavar=field.name.upper()),
-        ]
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if positional and field.default is dataclasses.MISSING
-    }
-    space = {
-        "__doc__": kind.__doc__,
-        "__post_init__": lambda self: None,
-        "__annotations__": named,
-    }
-    return type(kind.__name__, (kind,), space)
+def _words(argv: Sequence[str] | None) -> Sequence[str]:
+    return sys.argv[1:] if argv is None else argv
 
 
-def _checked(kind: type[Config], read: Any) -> Config:
-    names = [field.name for field in dataclasses.fields(read)]
-    return kind(**{name: getattr(read, name) for name in names})
+def _answer_questions(
+    kinds: Mapping[str, type[Any]],
+    words: Sequence[str],
+    command: str,
+    description: str,
+    positional: bool,
+) -> None:
+    """Prints help or the version, where they are asked for, and exits."""
+    if asks_for_help(words):
+        show_help(kinds, words, command, description, positional)
+    if "--version" in words:
+        show_version()
 
 
 def check_output(path: Path | None, flag: str, overwrite: bool = True) -> None:
@@ -181,15 +166,15 @@ def say(text: str) -> None:
 
     Of the processes of a run, the first one does.
     """
-    sharding = _sharding()
-    if sharding is None or sharding.is_first():
+    processes = _processes()
+    if processes is None or processes.is_first():
         print(visible(text))
 
 
 def warn(text: str) -> None:
     """Prints what a user must know, beside a progress bar; the first process does."""
-    sharding = _sharding()
-    if sharding is None or sharding.is_first():
+    processes = _processes()
+    if processes is None or processes.is_first():
         tqdm.write(f"warning: {visible(text)}", file=sys.stderr)
 
 
@@ -219,37 +204,35 @@ def run(main: Callable[[], None]) -> None:
     except Stopped as stopped:
         _exit(128 + stopped.signal, one_line(str(stopped)))
     except Exception as error:
-        sharding = _sharding()
+        processes = _processes()
         if _is_users(error):
             _exit(2, f"error: {one_line(str(error))}")
-        if sharding is not None and sharding.lost_peer(error):
+        if processes is not None and processes.lost_peer(error):
             _exit(
                 1,
                 "error: another process of this run has ended or cannot be reached, "
                 f"its own output says why ({str(error).splitlines()[0]}); the same "
                 "command in all processes goes on from the last checkpoint",
             )
-        if sharding is not None and sharding.beside_others():
+        if processes is not None and processes.beside_others():
             _exit(1, traceback.format_exc())
         raise
 
 
 def _exit(code: int, text: str) -> NoReturn:
     print(text, file=sys.stderr)
-    sharding = _sharding()
-    if sharding is not None:
-        sharding.leave(code)
+    processes = _processes()
+    if processes is not None:
+        processes.leave(code)
     sys.exit(code)
 
 
 def _is_users(error: Exception) -> bool:
-    sharding = _sharding()
-    return isinstance(error, UserError) or (
-        sharding is not None
-        and isinstance(error, sharding.LayoutError | sharding.ProcessesError)
-    )
+    loaded = {m: n for m, n in _ERRORS.items() if m in sys.modules}
+    kinds = tuple(getattr(sys.modules[m], name) for m, name in loaded.items())
+    return isinstance(error, (UserError, *kinds))
 
 
-def _sharding() -> Any:
-    """The room that knows devices, if it is in use: importing jax takes long."""
-    return sys.modules.get("sharding")
+def _processes() -> Any:
+    """The module that knows processes, if it is in use: importing jax takes long."""
+    return sys.modules.get("sharding.processes")

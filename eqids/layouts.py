@@ -22,7 +22,7 @@ from sharding import (
     devices_text,
     words,
 )
-from sharding.hardware import GIB
+from sharding.machines import GIB
 
 Answer = tuple[str, Any]
 """Text to print, and the same as JSON values."""

@@ -9,7 +9,7 @@ from eqids.fit.planning import job_of, row_of
 from eqids.layouts import Answer, estimated, row_json, tokens
 from eqids.proofs import proved
 from sharding import LayoutError, Row, devices_text, hardware, mesh_shapes
-from sharding.hardware import GIB
+from sharding.machines import GIB
 
 
 def answer(config: PlanConfig) -> Answer:

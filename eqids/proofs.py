@@ -26,7 +26,7 @@ from sharding import (
     named_layout,
     prove,
 )
-from sharding.hardware import GIB
+from sharding.machines import GIB
 
 
 def answer(config: ProveConfig) -> Answer:

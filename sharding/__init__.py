@@ -7,53 +7,18 @@ model needs to compute under explicit axis types. Each of them also works withou
 any mesh. Nothing here knows what is being computed.
 """
 
-from sharding.hardware import (
-    HARDWARE as HARDWARE,
-    Hardware as Hardware,
-    hardware as hardware,
-)
-from sharding.layout import (
-    LAYOUT_NAMES as LAYOUT_NAMES,
-    Layout as Layout,
-    LayoutError as LayoutError,
-    abstract_mesh as abstract_mesh,
-    make_mesh as make_mesh,
-    mesh_shapes as mesh_shapes,
-    named_layout as named_layout,
-)
-from sharding.memory import aligned as aligned
-from sharding.ops import (
-    axes_of as axes_of,
-    gathered as gathered,
-    like as like,
-    lookup as lookup,
-    per_shard as per_shard,
-    replicated as replicated,
-)
-from sharding.place import (
-    Placement as Placement,
-    beside as beside,
-    place as place,
-    placement as placement,
-)
-from sharding.processes import (
-    ProcessesError as ProcessesError,
-    barrier as barrier,
-    beside_others as beside_others,
-    exchange as exchange,
-    initialize as initialize,
-    is_first as is_first,
-    leave as leave,
-    lost_peer as lost_peer,
-)
-from sharding.proof import Proof as Proof, prove as prove
-from sharding.split import Split as Split, shards as shards
-from sharding.table import (
-    ROWS as ROWS,
-    Row as Row,
-    devices_text as devices_text,
-    named_row as named_row,
-)
-from sharding.targets import gpu_devices as gpu_devices
-from sharding.unread import Box as Box, Unread as Unread
-from sharding.words import Words as Words, words as words
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharding.public import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Imports all names when the first is used: --help does not wait for jax."""
+        import importlib
+
+        public = vars(importlib.import_module("sharding.public"))
+        if name.startswith("_") or name not in public:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals().update({n: v for n, v in public.items() if n[0] != "_"})
+        return public[name]

@@ -1,19 +1,12 @@
 """Layouts: `python -m sharding {list,show,estimate,prove,plan}`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from eqids.config import (
-    EstimateConfig,
-    ListConfig,
-    MachineConfig,
-    PlanConfig,
-    ProveConfig,
-    ShowLayoutConfig,
-)
-from eqids.door import parse_command, run
+from eqids.commands import COMMANDS
+from eqids.config import ListConfig, MachineConfig, PlanConfig, ProveConfig
+from eqids.door import parse_command, run, say
 
 DESCRIPTION = """Where everything lies on a mesh of devices, and whether it fits.
 
@@ -27,18 +20,11 @@ itself (pip install 'eqids[gpu-compile]').
     python -m sharding show --llama_size 8b --hardware h100-80gb --devices 8 --train all
 """
 
-COMMANDS: Mapping[str, type[Any]] = {
-    "list": ListConfig,
-    "show": ShowLayoutConfig,
-    "estimate": EstimateConfig,
-    "prove": ProveConfig,
-    "plan": PlanConfig,
-}
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Answers one question about layouts, and writes the answer where asked to."""
-    config = parse_command(COMMANDS, argv, "sharding", DESCRIPTION)
+    command = COMMANDS["sharding"]
+    config = parse_command(command.kinds, argv, "sharding", DESCRIPTION)
     _fake_devices(config)
     from eqids import layouts, plan, proofs
     from eqids.fit.runs import write_json
@@ -52,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         text, values = plan.answer(config)
     else:
         text, values = layouts.answer(config)
-    print(text)
+    say(text)
     if config.json is not None:
         write_json(config.json, values)
-        print(f"written to {config.json}")
+        say(f"written to {config.json}")
 
 
 def _fake_devices(config: MachineConfig | ListConfig) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sharding.hardware import Hardware
 from sharding.hlo import count
 from sharding.hlo_text import Shape
+from sharding.machines import Hardware
 from sharding.roofline import Roofline, roofline
 from sharding.targets import no_cache
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sharding.hardware import Hardware
 from sharding.hlo import Collective, Counts
 from sharding.layout import LayoutError
+from sharding.machines import Hardware
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sharding.hardware import hardware
 from sharding.layout import Layout, LayoutError
+from sharding.machines import hardware
 
 
 @dataclass(frozen=True)

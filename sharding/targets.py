@@ -12,8 +12,8 @@ import jax
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
-from sharding.hardware import Hardware
 from sharding.layout import LayoutError
+from sharding.machines import Hardware
 
 _INSTALL = "pip install 'eqids[gpu-compile]'"
 _PLUGINS = ("jax-cuda12-plugin", "jax-cuda12-pjrt")

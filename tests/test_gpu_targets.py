@@ -15,9 +15,9 @@ from conftest import ROOT
 from jax.sharding import AxisType, Mesh
 from programs import compiled_layers
 
-from sharding.hardware import hardware
 from sharding.hlo import Counts, count
 from sharding.layout import LayoutError
+from sharding.machines import hardware
 from sharding.roofline import roofline
 from sharding.targets import gpu_devices, no_cache
 
@@ -105,7 +105,7 @@ def test_devices_are_of_the_kind_and_hosts_asked_for(compiler: None) -> None:
 
 START = """
 import jax
-from sharding.hardware import hardware
+from sharding.machines import hardware
 from sharding.targets import gpu_devices
 from sharding.layout import LayoutError
 

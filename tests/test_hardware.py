@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from sharding.hardware import GIB, HARDWARE, hardware
 from sharding.hlo import Collective, Counts
 from sharding.hlo_text import Shape
 from sharding.layout import LayoutError
+from sharding.machines import GIB, HARDWARE, hardware
 from sharding.roofline import roofline
 
 H100 = hardware("h100-80gb")

@@ -13,6 +13,12 @@ from eqids.config.catalog import (
     RetireConfig as RetireConfig,
     ShowConfig as ShowConfig,
 )
+from eqids.config.checkpoint import (
+    ExportConfig as ExportConfig,
+    ListStepsConfig as ListStepsConfig,
+    ShowStepConfig as ShowStepConfig,
+    VerifyConfig as VerifyConfig,
+)
 from eqids.config.convert import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,
@@ -53,6 +59,7 @@ from eqids.config.model import (
     ModelConfig as ModelConfig,
     RopeScaling as RopeScaling,
 )
+from eqids.config.negation import negation_of as negation_of, on_unless as on_unless
 from eqids.config.processes import ProcessesConfig as ProcessesConfig
 from eqids.config.serial import from_json as from_json, to_json as to_json
 from eqids.config.train import (

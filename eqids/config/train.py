@@ -15,6 +15,7 @@ from eqids.config.model import (
     LoraConfig,
     LoraTarget,
 )
+from eqids.config.negation import on_unless
 from eqids.config.processes import ProcessesConfig
 
 Strategy = Literal["heads", "lora", "all"]
@@ -163,7 +164,9 @@ class TrainConfig:
     """Size of an item's vector."""
     adapter: Adapter | None = None
     """Between items and Llama: two layers with GELU (mlp), or one matrix."""
-    tied_items: bool = True
+    tied_items: bool = on_unless(
+        "Use two tables: one for items that enter, one for items that are predicted."
+    )
     """Use one table for items that enter and items that are predicted."""
     init_items: InitItems = "interactions"
     """Item vectors start from a truncated SVD of who used what in training
@@ -177,7 +180,9 @@ class TrainConfig:
     auto: lazy_adam where a batch touches less than half of the clusters."""
     gap_dropout: float = 0.1
     """Share of training histories whose times are hidden."""
-    shuffle_ties: bool = True
+    shuffle_ties: bool = on_unless(
+        "Keep the dataset's order of the events that share a time, in every epoch."
+    )
     """Draw a new order of the events that share a time, each epoch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of Llama's computation; auto is bfloat16 on a GPU and float32 elsewhere. On a

@@ -16,7 +16,7 @@ from sharding import (
     mesh_shapes,
     named_layout,
 )
-from sharding.hardware import GIB
+from sharding.machines import GIB
 
 _CERTAIN = 0.9
 """Share of an estimate that a run needs for certain (docs/layouts.md: none is more than

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from sharding.axis_words import Words, words
 from sharding.layout import (
     Layout,
     LayoutError,
@@ -22,7 +23,6 @@ from sharding.layout import (
 from sharding.processes import meet
 from sharding.table import named_row
 from sharding.unread import Unread
-from sharding.words import Words, words
 
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct | Unread
 """An array, the shape of one, or one that is to be read."""

@@ -1,0 +1,30 @@
+"""Lists the commands: `python -m eqids`."""
+
+import sys
+from collections.abc import Sequence
+
+from eqids.commands import COMMANDS
+from eqids.config import UserError
+from eqids.door import run
+from eqids.help_text import asks_for_help, show_version
+from eqids.suggest import closest
+
+_NAMES = {name.removeprefix("eqids."): name for name in COMMANDS}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints every command with a line each; a command's name is answered with it."""
+    if argv and not asks_for_help(argv):
+        if argv[0] == "--version":
+            show_version()
+        near = closest(argv[0], list(_NAMES))
+        wanted = f"wanted python -m {_NAMES[near]}" if near else "which lists commands"
+        raise UserError(f"{argv[0]!r} is not for python -m eqids, {wanted}")
+    print("EqIDs turns a pretrained Llama into a recommender. Its commands:\n")
+    for name, command in COMMANDS.items():
+        print(f"    {f'python -m {name}':<28}{command.does}")
+    print("\nEach has --help.")
+
+
+if __name__ == "__main__":
+    run(lambda: main(sys.argv[1:]))

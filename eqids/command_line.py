@@ -1,0 +1,196 @@
+"""The words of a command line, read into a config; each mistake is one sentence."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeVar
+
+from eqids.config import UserError, require
+from eqids.flags import Flag, build, flags_of
+from eqids.suggest import answer, closest
+
+Config = TypeVar("Config")
+
+_FLAG = re.compile(r"--?(?!(inf|infinity|nan)$)[a-z][^\s=]*(=.*)?", re.I | re.DOTALL)
+"""A word that names a flag: -7 and -inf are numbers, '--a text' is a text."""
+
+
+@dataclass
+class _Words:
+    """What is known of a command line so far.
+
+    Attributes:
+        command: what the user typed, `python -m eqids.catalog add`.
+        flags: the command's flags by name, and its positional ones by place.
+        given: by the field's name, the words of each time that its flag was given.
+        places: the words that were given by their place.
+    """
+
+    command: str
+    flags: Mapping[str, Flag]
+    given: dict[str, list[list[str]]] = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)
+
+    @property
+    def positional(self) -> list[Flag]:
+        return [flag for flag in self.flags.values() if flag.positional]
+
+
+def read(
+    kind: type[Config], argv: Sequence[str], command: str, *, positional: bool = False
+) -> Config:
+    """Reads the words of a command line into a config.
+
+    Flags may be spelled with dashes or underscores, and values follow them as the next
+    word or after `=`. Words after `--` are given by their place.
+
+    Args:
+        kind: the config's class, whose fields are the flags.
+        argv: the words after the command.
+        command: what the user typed, for messages.
+        positional: whether required fields are given by their place.
+
+    Raises:
+        UserError: an unknown or repeated flag, a wrong or missing value, or what the
+            config itself refuses.
+    """
+    flags = {flag.name: flag for flag in flags_of(kind, positional)}
+    words = _Words(command, flags)
+    _collect(words, list(argv))
+    _check_once(words)
+    _check_complete(words)
+    values = {
+        flag.field: flag.read(words.given[flag.field][0])
+        for flag in flags.values()
+        if flag.field in words.given
+    }
+    return build(kind, values)
+
+
+def read_command(
+    kinds: Mapping[str, type[Config]],
+    argv: Sequence[str],
+    command: str,
+    *,
+    positional: bool = False,
+) -> Config:
+    """Reads a subcommand and its flags; see `read`.
+
+    Args:
+        kinds: by the subcommand's name, the config's class.
+        argv: the words after the command.
+        command: what the user typed before them, for messages.
+        positional: whether required fields are given by their place.
+    """
+    names = ", ".join(kinds)
+    require(len(argv) > 0, f"{command} needs a command: one of {names}")
+    first, *others = argv
+    require(
+        not first.startswith("-"),
+        f"{first} needs a command before it: {command} with one of {names}",
+    )
+    name = first if first in kinds else first.replace("_", "-")
+    if name not in kinds:
+        near = closest(first, list(kinds))
+        meant = f"; did you mean {near}?" if near else ""
+        raise UserError(
+            f"{first!r} is not a command of {command}, wanted one of {names}{meant}"
+        )
+    return read(kinds[name], others, f"{command} {name}", positional=positional)
+
+
+def _collect(words: _Words, rest: list[str]) -> None:
+    """Sorts the words into flags with their values, and what is given by its place."""
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            words.places += rest
+            return
+        if not _FLAG.fullmatch(word):
+            words.places.append(word)
+            continue
+        spelled, equals, value = word.partition("=")
+        flag = _named(words, spelled)
+        attached = [value] if equals else []
+        taken = attached or _taken(flag, rest)
+        if flag.switch is not None and attached:
+            _refuse_value(flag, value)
+        words.given.setdefault(flag.field, []).append(taken)
+
+
+def _named(words: _Words, spelled: str) -> Flag:
+    """Returns the flag that is spelled so, dashes being as good as underscores."""
+    name = "--" + spelled[2:].replace("-", "_") if spelled[:2] == "--" else spelled
+    flag = words.flags.get(name)
+    if flag is None or flag.positional:
+        raise UserError(answer(spelled, words.command, tuple(words.flags.values())))
+    return flag
+
+
+def _taken(flag: Flag, rest: list[str]) -> list[str]:
+    """Takes the values of a flag off the words that follow it."""
+    if flag.switch is not None:
+        if rest and rest[0].lower() in ("true", "false", "yes", "no", "on", "off"):
+            _refuse_value(flag, rest[0])
+        return []
+    taken = []
+    while rest and not _FLAG.fullmatch(rest[0]) and rest[0] != "--":
+        taken.append(rest.pop(0))
+        if not flag.several:
+            break
+    if not taken and not flag.several:
+        after = ""
+        if rest and rest[0] != "--":
+            after = f"; if {rest[0]} is meant as one: {flag.name}={rest[0]}"
+        raise UserError(f"{flag.name} has no value, wanted {flag.wanted}{after}")
+    return taken
+
+
+def _refuse_value(flag: Flag, value: str) -> NoReturn:
+    raise UserError(
+        f"{flag.name} takes no value and {value!r} is given, wanted the flag alone, or "
+        "no flag for the default"
+    )
+
+
+def _check_once(words: _Words) -> None:
+    """Refuses a flag that is given more than once, of which one would be ignored."""
+    for flag in words.flags.values():
+        times = words.given.get(flag.field, [])
+        if len(times) < 2:
+            continue
+        often = "twice" if len(times) == 2 else f"{len(times)} times"
+        values = ", ".join(" ".join(taken) for taken in times)
+        shown = "" if flag.switch is not None else f" ({values})"
+        once = f"once with all values: {flag.name} A B" if flag.several else "once"
+        raise UserError(f"{flag.name} is given {often}{shown}, wanted {once}")
+
+
+def _check_complete(words: _Words) -> None:
+    """Gives words without a flag to the flags that have a place, and asks for more."""
+    places = words.positional
+    if len(words.places) > len(places):
+        _refuse_stray(words, words.places[len(places)])
+    for flag, word in zip(places, words.places, strict=False):
+        words.given[flag.field] = [[word]]
+    missing = [
+        flag.name for flag in words.flags.values()
+        if flag.required and flag.field not in words.given
+    ]  # fmt: skip
+    require(
+        not missing,
+        f"{words.command} needs {' and '.join(missing)}, see {words.command} --help",
+    )
+
+
+def _refuse_stray(words: _Words, word: str) -> NoReturn:
+    """Says what is wrong with a word that belongs to no flag."""
+    wanted = " ".join(flag.name for flag in words.positional)
+    if wanted:
+        raise UserError(
+            f"{word!r} is one word too many, wanted {words.command} {wanted}"
+        )
+    raise UserError(
+        f"{word!r} belongs to no flag, wanted --FLAG {word}, or quotes around a value "
+        f"with spaces; {words.command} --help lists the flags"
+    )

@@ -1,0 +1,106 @@
+"""Every command with its flags; those of the bench, which needs more, are its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from eqids.config import (
+    AddConfig,
+    EqidsToHfConfig,
+    EstimateConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GgufToHfConfig,
+    GrowConfig,
+    HfToHfConfig,
+    InspectConfig,
+    ItemsConfig,
+    ListConfig,
+    ListStepsConfig,
+    MigrateConfig,
+    PlanConfig,
+    PrepareConfig,
+    ProveConfig,
+    RebalanceConfig,
+    RecommendConfig,
+    RetireConfig,
+    ShowConfig,
+    ShowLayoutConfig,
+    ShowStepConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is typed after `python -m`.
+
+    Attributes:
+        does: what it does, in a line.
+        kinds: by the subcommand's name, the class of its config; the name of a command
+            without subcommands is empty.
+        positional: whether required fields are given by their place.
+    """
+
+    does: str
+    kinds: Mapping[str, type[Any]]
+    positional: bool = False
+
+
+COMMANDS: Mapping[str, Command] = MappingProxyType(
+    {
+        "eqids.prepare": Command(
+            "makes a dataset from interactions", {"": PrepareConfig}
+        ),
+        "eqids.train": Command("trains a recommender", {"": TrainConfig}),
+        "eqids.evaluate": Command(
+            "measures a model on a dataset", {"": EvaluateConfig}
+        ),
+        "eqids.recommend": Command("recommends items", {"": RecommendConfig}),
+        "eqids.catalog": Command(
+            "changes the items of a dataset and migrates checkpoints",
+            {
+                "add": AddConfig,
+                "retire": RetireConfig,
+                "grow": GrowConfig,
+                "rebalance": RebalanceConfig,
+                "migrate": MigrateConfig,
+                "show": ShowConfig,
+            },
+        ),
+        "eqids.checkpoint": Command(
+            "lists, verifies, shows and exports checkpoints",
+            {
+                "list": ListStepsConfig,
+                "verify": VerifyConfig,
+                "show": ShowStepConfig,
+                "export": ExportConfig,
+            },
+            positional=True,
+        ),
+        "convert": Command(
+            "inspects and converts weights",
+            {
+                "inspect": InspectConfig,
+                "gguf-to-hf": GgufToHfConfig,
+                "hf-to-hf": HfToHfConfig,
+                "eqids-to-hf": EqidsToHfConfig,
+                "items": ItemsConfig,
+            },
+            positional=True,
+        ),
+        "sharding": Command(
+            "shows layouts of devices and the memory that they take",
+            {
+                "list": ListConfig,
+                "show": ShowLayoutConfig,
+                "estimate": EstimateConfig,
+                "prove": ProveConfig,
+                "plan": PlanConfig,
+            },
+        ),
+        "bench": Command("measures speed beside other software", {}),
+    }
+)

@@ -1,0 +1,52 @@
+"""The names that `from sharding import ...` gives, which need jax."""
+
+from sharding.axis_words import Words as Words, words as words
+from sharding.layout import (
+    LAYOUT_NAMES as LAYOUT_NAMES,
+    Layout as Layout,
+    LayoutError as LayoutError,
+    abstract_mesh as abstract_mesh,
+    make_mesh as make_mesh,
+    mesh_shapes as mesh_shapes,
+    named_layout as named_layout,
+)
+from sharding.machines import (
+    HARDWARE as HARDWARE,
+    Hardware as Hardware,
+    hardware as hardware,
+)
+from sharding.memory import aligned as aligned
+from sharding.ops import (
+    axes_of as axes_of,
+    gathered as gathered,
+    like as like,
+    lookup as lookup,
+    per_shard as per_shard,
+    replicated as replicated,
+)
+from sharding.placements import (
+    Placement as Placement,
+    beside as beside,
+    place as place,
+    placement as placement,
+)
+from sharding.processes import (
+    ProcessesError as ProcessesError,
+    barrier as barrier,
+    beside_others as beside_others,
+    exchange as exchange,
+    initialize as initialize,
+    is_first as is_first,
+    leave as leave,
+    lost_peer as lost_peer,
+)
+from sharding.proof import Proof as Proof, prove as prove
+from sharding.split import Split as Split, shards as shards
+from sharding.table import (
+    ROWS as ROWS,
+    Row as Row,
+    devices_text as devices_text,
+    named_row as named_row,
+)
+from sharding.targets import gpu_devices as gpu_devices
+from sharding.unread import Box as Box, Unread as Unread

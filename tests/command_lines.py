@@ -1,0 +1,74 @@
+"""Every command of the project, by what is typed, with its config and its main."""
+
+import importlib
+import io
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import bench.__main__ as bench
+from bench.options import AllOptions, CompareOptions
+from eqids.commands import COMMANDS
+from eqids.config import UserError
+
+
+@dataclass(frozen=True)
+class Typed:
+    """One command or subcommand.
+
+    Attributes:
+        module: what is typed after `python -m`.
+        words: the subcommand, or nothing.
+        kind: the class of its config.
+        positional: whether required fields are given by their place.
+    """
+
+    module: str
+    words: tuple[str, ...]
+    kind: type[Any]
+    positional: bool
+
+    @property
+    def text(self) -> str:
+        return " ".join((self.module, *self.words))
+
+    def main(self, *flags: str) -> None:
+        """Runs the command's own main."""
+        name = self.module if "." in self.module else f"{self.module}.__main__"
+        main: Callable[[list[str]], None] = importlib.import_module(name).main
+        main([*self.words, *flags])
+
+    def refusal(self, *flags: str) -> str:
+        """Returns the one sentence with which it refuses flags."""
+        with pytest.raises(UserError) as error:
+            self.main(*flags)
+        said = str(error.value)
+        assert "\n" not in said
+        return said
+
+    def help(self) -> str:
+        """Returns what --help prints."""
+        shown = io.StringIO()
+        with redirect_stdout(shown), pytest.raises(SystemExit) as exit_:
+            self.main("--help")
+        assert exit_.value.code == 0
+        return shown.getvalue()
+
+
+def _all() -> list[Typed]:
+    found = []
+    for module, command in COMMANDS.items():
+        for name, kind in command.kinds.items():
+            words = (name,) if name else ()
+            found.append(Typed(module, words, kind, command.positional))
+    kinds: Mapping[str, type[Any]] = {
+        **bench.SECTIONS, "all": AllOptions, "compare": CompareOptions
+    }  # fmt: skip
+    return found + [Typed("bench", (name,), kind, True) for name, kind in kinds.items()]
+
+
+EVERY = _all()
+MODULES = ["eqids", *COMMANDS]
