@@ -18,7 +18,13 @@ Config = TypeVar("Config")
 
 
 def parse(
-    kind: type[Config], argv: Sequence[str] | None, module: str, description: str
+    kind: type[Config],
+    argv: Sequence[str] | None,
+    module: str,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    pairs: bool = False,
 ) -> Config:
     """Reads flags into a config; help and mistakes are told in the terminal.
 
@@ -27,17 +33,25 @@ def parse(
         argv: the words of the command line, by default the process's own.
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
+        defaults: what flags are that are not given, by name, in place of the class's.
+        pairs: whether a switch has two spellings, --x and --no_x, whatever its default
+            is.
 
     Raises:
         UserError: flags that contradict each other, or a value out of range.
     """
+    unchecked = _unchecked(kind)
     read = tyro.cli(
-        _unchecked(kind),
+        unchecked,
+        default=unchecked(**(defaults or {})),
         args=argv,
         prog=f"python -m {module}",
         description=description,
         use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            *(() if pairs else (tyro.conf.FlagCreatePairsOff,)),
+        ),
     )
     return _checked(kind, read)
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 from eqids.config import NANO_RECIPE, PRETRAINED_RECIPES, TrainConfig
-from eqids.door import parse, run
+from eqids.door import parse, run, say
 
 DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
 
@@ -19,9 +20,11 @@ Two stages with a pretrained Llama, frozen first, then trained as a whole:
 
     python -m eqids.train --llama_path Llama-3.2-1B --freeze_llama \\
         --data_dir data/mine --checkpoint_dir runs/stage1 --num_steps 1000
-    python -m eqids.train --llama_path Llama-3.2-1B --train all \\
-        --data_dir data/mine --load_checkpoint runs/stage1/1000 \\
+    python -m eqids.train --train all --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/stage2 --num_steps 500 --learning_rate 1e-5
+
+Dataset, Llama, prompt, texts, sizes and dtype are those of the first stage; what is
+taken over is printed, and a flag that is given changes it.
 
 Words beside the items, which the Llama knows (python -m eqids.prepare --text):
 
@@ -32,26 +35,28 @@ Words beside the items, which the Llama knows (python -m eqids.prepare --text):
 A second stage that changes Llama by low-rank matrices only, for a fraction of the
 memory (--lora_rank, --lora_alpha, --lora_targets):
 
-    python -m eqids.train --llama_path Llama-3.2-1B --train lora \\
-        --data_dir data/mine --load_checkpoint runs/stage1/1000 \\
+    python -m eqids.train --train lora --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/lora --num_steps 1000
 
 A run from a folder that python -m convert eqids-to-hf wrote, by any --train:
 
     python -m eqids.train --init_from exported/mine --train all \\
-        --data_dir data/mine --checkpoint_dir runs/more
+        --checkpoint_dir runs/more
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, evaluates and says what to type next."""
-    flags = parse(TrainConfig, argv, "eqids.train", DESCRIPTION + _recipes())
+    description = DESCRIPTION + _recipes()
+    read = partial(parse, TrainConfig, argv, "eqids.train", description, pairs=True)
+    flags = read()
     # What needs jax comes after, so that --help and a mistyped flag do not wait for it.
+    from eqids.starting import flags_taken_over
     from eqids.training import run_training
     from sharding import initialize
 
     initialize(**dataclasses.asdict(flags.processes))
-    run_training(flags)
+    run_training(flags_taken_over(flags, read, say))
 
 
 def _recipes() -> str:

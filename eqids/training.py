@@ -1,6 +1,7 @@
 """One run of training, from its flags to its result."""
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -45,6 +46,7 @@ from eqids.fit.planning import job_of_run
 from eqids.fit.recipe import DEFAULT_DATA, resolved, wants_hub
 from eqids.fit.runs import (
     RESULT_FILE,
+    check_dataset_there,
     check_fresh,
     check_start,
     initial_model,
@@ -60,6 +62,7 @@ from eqids.fit.text_vectors import text_start, texts_asked
 from eqids.fit.touching import chosen, touching
 from eqids.fit.weights import load_weights
 from eqids.fit.words import (
+    check_reads_alike,
     check_vocab,
     opening_length,
     prompt_computed,
@@ -69,25 +72,34 @@ from eqids.model import Llama
 from eqids.opening import check_pair_catalog
 from eqids.proofs import memory_report
 from eqids.report import full_result, table
-from eqids.starting import flags_with_pair, load_pair_weights
+from eqids.starting import load_pair_weights, source_of
 from sharding import Placement, barrier, is_first, placement, shards
+
+_say_once = functools.cache(say)
+"""Says a sentence the first time only: texts may be read for two purposes."""
 
 
 def run_training(flags: TrainConfig) -> None:
     """Trains, evaluates and says what to type next; all processes of a run call it.
 
     Args:
-        flags: the run's.
+        flags: the run's, see `flags_taken_over` for those of a run that starts from
+            another one's weights.
 
     Raises:
         UserError: the flags, the dataset or the run's folder do not fit one another.
         Stopped: a signal asked for it, and the step is saved.
     """
-    config, put = resolved(flags_with_pair(flags)), placement(flags.layout)
-    dataset, folder = _dataset(flags.data_dir), config.checkpoint_dir
+    config, put = resolved(flags), placement(flags.layout)
+    dataset, folder = _dataset(config), config.checkpoint_dir
     config = _with_llama(config)
     flags = config.flags
-    words = words_asked(flags, dataset, say)
+    words = words_asked(flags, dataset, _say_once)
+    source = source_of(dataclasses.replace(flags, checkpoint_dir=folder))
+    if source is not None:
+        other = check_reads_alike(source.path, source.config, flags, dataset, words)
+        if other is not None:
+            warn(other)
     if flags.estimate_memory_only:
         settled = _settled(config, dataset, words)
         job = job_of_run(*settled, opening_length(words, config.strategy))
@@ -140,7 +152,7 @@ def _train(
     dtype = jnp.dtype(config.dtype)
     job = job_of_run(config, sizes, opening_length(words, config.strategy))
     check_fits(job, put, room_there())
-    texts = texts_asked(flags, dataset, sizes.llama, say)
+    texts = texts_asked(flags, dataset, sizes.llama, _say_once)
     llama, base = _pretrained(config, put)
     first_key, step_key = run_keys(flags.seed)
     known = None
@@ -192,13 +204,16 @@ def _train(
     return evaluate(eqx.combine(params, frozen), asked, "test", ranker), best
 
 
-def _dataset(data_dir: Path | None) -> Dataset:
+def _dataset(config: RunConfig) -> Dataset:
     """Opens the dataset; the default one is prepared first where it is not there."""
-    if data_dir is None:
+    path, newest = config.flags.data_dir, latest_step(config.checkpoint_dir)
+    if path is None:
         if is_first() and not DEFAULT_DATA.exists():
             prepare(PrepareConfig(data_dir=DEFAULT_DATA), say)
         barrier("the dataset is prepared")
-    dataset = open_dataset(data_dir or DEFAULT_DATA)
+    elif newest is not None:
+        check_dataset_there(config.checkpoint_dir / str(newest), config)
+    dataset = open_dataset(path or DEFAULT_DATA)
     require(
         bool(dataset.item_counts[dataset.item_valid].any()),
         f"all items in training events of {dataset.path} are retired, wanted some to "

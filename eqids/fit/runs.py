@@ -24,6 +24,7 @@ from eqids.config import (
 )
 from eqids.data import Dataset
 from eqids.data.batches import NUM_GAPS
+from eqids.data.info import INFO_FILE
 from eqids.fit.checkpoint import (
     LOCK,
     latest_step,
@@ -193,7 +194,7 @@ def check_start(flags: TrainConfig, folder: Path, dataset: Dataset) -> None:
     if newest is not None:
         path = folder / str(newest)
     elif flags.load_checkpoint is not None:
-        path = resolve(flags.load_checkpoint)
+        path = resolve(flags.load_checkpoint, "--load_checkpoint")
     if path is not None:
         check_catalog_version(path, read_manifest(path).meta, dataset)
 
@@ -246,6 +247,34 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _flag(config: Mapping[str, Any], name: str) -> Any:
     """A flag of a run; checkpoints before there was a choice lack some."""
     return config["flags"].get(name, _BEFORE.get(name))
+
+
+def check_dataset_there(path: Path, config: RunConfig) -> None:
+    """Raises UserError where the dataset of a run is not where the run found it.
+
+    Args:
+        path: of the run's checkpoint, for messages.
+        config: of the run.
+    """
+    require(
+        (config.data_dir / INFO_FILE).is_file(),
+        f"{path} was trained on the dataset {config.data_dir}, which is not there any "
+        "more; if it moved, say where it is: --data_dir DIR",
+    )
+
+
+def check_llama_there(path: Path, folder: Path) -> None:
+    """Raises UserError where the Llama of a run is not where the run found it.
+
+    Args:
+        path: of the run's checkpoint, for messages.
+        folder: where the run found its Llama.
+    """
+    require(
+        folder.is_dir(),
+        f"{path} was trained over the Llama in {folder}, which is not there any more; "
+        "if it moved, say where it is: --llama_path DIR",
+    )
 
 
 def check_catalog_version(

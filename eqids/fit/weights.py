@@ -40,7 +40,7 @@ def load_weights(
             that were trained over another frozen Llama than this run's, or over
             low-rank changes that this run neither has nor can add to its Llama.
     """
-    path = resolve(checkpoint)
+    path = resolve(checkpoint, "--load_checkpoint")
     manifest = read_manifest(path)
     merges = _check_weights(path, manifest.meta, meta)
     shapes, params = stored.params, state.params
