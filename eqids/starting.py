@@ -13,6 +13,7 @@ import equinox as eqx
 
 from convert.hf_eqids import Pair, check_pair, load_beside, read_pair
 from eqids.config import (
+    LLAMA_FLAGS,
     MODEL_FLAGS,
     RunConfig,
     TrainConfig,
@@ -145,7 +146,7 @@ def _changes(
     """The flags that the command line changes, and what they were."""
     was, default = model_flags(source.config), TrainConfig()
     changed = []
-    for name in MODEL_FLAGS:
+    for name in sorted({*offered, *LLAMA_FLAGS}, key=MODEL_FLAGS.index):
         now, silent = getattr(found, name), offered.get(name, getattr(default, name))
         if not _same(now, silent) and not _same(now, was[name]):
             before = "not given" if was[name] is None else flag(name, was[name])

@@ -55,6 +55,7 @@ from eqids.config.model import (
 from eqids.config.processes import ProcessesConfig as ProcessesConfig
 from eqids.config.serial import from_json as from_json, to_json as to_json
 from eqids.config.stages import (
+    LLAMA_FLAGS as LLAMA_FLAGS,
     MODEL_FLAGS as MODEL_FLAGS,
     RUN_FLAGS as RUN_FLAGS,
     flag as flag,

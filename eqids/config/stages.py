@@ -26,6 +26,9 @@ RUN_FLAGS = (
 """Flags of how a run learns, evaluates, saves and uses its machine: each run has its
 own. (`freeze_llama` spells `train heads`.)"""
 
+LLAMA_FLAGS = ("llama_size", "llama_path", "from_scratch")
+"""Of the `MODEL_FLAGS`, those that say together which Llama it is."""
+
 
 def model_flags(config: RunConfig) -> dict[str, Any]:
     """Returns the `MODEL_FLAGS` of a run, with every gap filled.
@@ -51,7 +54,7 @@ def taken_over(config: RunConfig, given: TrainConfig) -> dict[str, Any]:
     """
     flags, left_out = model_flags(config), set[str]()
     if given.llama_path is not None or given.from_scratch:
-        left_out |= {"llama_path", "from_scratch", "llama_size"}
+        left_out |= set(LLAMA_FLAGS)
     trains = "heads" if given.freeze_llama else given.train or config.strategy
     if not trains == config.strategy == "lora":
         left_out |= {"train", "lora_rank", "lora_alpha", "lora_targets"}
