@@ -170,7 +170,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
-        _exit(130, "interrupted")
+        _exit(130, "interrupted", together=False)
     except Stopped as stopped:
         _exit(128 + stopped.signal, str(stopped))
     except Exception as error:
@@ -183,17 +183,19 @@ def run(main: Callable[[], None]) -> None:
                 "error: another process of this run has ended or cannot be reached, "
                 f"its own output says why ({str(error).splitlines()[0]}); the same "
                 "command in all processes goes on from the last checkpoint",
+                together=False,
             )
         if sharding is not None and sharding.beside_others():
-            _exit(1, traceback.format_exc())
+            _exit(1, traceback.format_exc(), together=False)
         raise
 
 
-def _exit(code: int, text: str) -> NoReturn:
+def _exit(code: int, text: str, *, together: bool = True) -> NoReturn:
+    """Ends with a text; `together` with the processes beside this one, see `leave`."""
     print(text, file=sys.stderr)
     sharding = _sharding()
     if sharding is not None:
-        sharding.leave(code)
+        sharding.leave(code, together=together)
     sys.exit(code)
 
 
