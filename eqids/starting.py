@@ -5,6 +5,7 @@ run's own command line says otherwise; see `eqids.config.stages`.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,24 @@ def source_of(flags: TrainConfig) -> Source | None:
     if flags.starts_from is None:
         return None
     folder = flags.checkpoint_dir
-    if folder is not None:
-        for step in reversed(steps(folder)):
-            try:
-                return _of_checkpoint(folder / str(step))
-            except DamageError:
-                continue  # The run reports it, once it holds its folder.
+    own = None if folder is None else newest_of(folder)
+    if own is not None:
+        return own
     if flags.load_checkpoint is not None:
         return _of_checkpoint(resolve(flags.load_checkpoint, "--load_checkpoint"))
     assert flags.init_from is not None
     return _of_pair(read_pair(flags.init_from))
+
+
+def newest_of(folder: Path) -> Source | None:
+    """Returns the newest sound checkpoint in a run's folder, or None.
+
+    Damaged ones are passed over: the run reports them, once it holds its folder.
+    """
+    for step in reversed(steps(folder)):
+        with suppress(DamageError):
+            return _of_checkpoint(folder / str(step))
+    return None
 
 
 def _of_checkpoint(path: Path) -> Source:

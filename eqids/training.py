@@ -48,6 +48,7 @@ from eqids.fit.runs import (
     RESULT_FILE,
     check_dataset_there,
     check_fresh,
+    check_llama_there,
     check_start,
     initial_model,
     item_optimizer,
@@ -72,7 +73,7 @@ from eqids.model import Llama
 from eqids.opening import check_pair_catalog
 from eqids.proofs import memory_report
 from eqids.report import full_result, table
-from eqids.starting import load_pair_weights, source_of
+from eqids.starting import load_pair_weights, newest_of, source_of
 from sharding import Placement, barrier, is_first, placement, shards
 
 _say_once = functools.cache(say)
@@ -91,6 +92,7 @@ def run_training(flags: TrainConfig) -> None:
         Stopped: a signal asked for it, and the step is saved.
     """
     config, put = resolved(flags), placement(flags.layout)
+    _check_moved(config)
     dataset, folder = _dataset(config), config.checkpoint_dir
     config = _with_llama(config)
     flags = config.flags
@@ -206,13 +208,11 @@ def _train(
 
 def _dataset(config: RunConfig) -> Dataset:
     """Opens the dataset; the default one is prepared first where it is not there."""
-    path, newest = config.flags.data_dir, latest_step(config.checkpoint_dir)
+    path = config.flags.data_dir
     if path is None:
         if is_first() and not DEFAULT_DATA.exists():
             prepare(PrepareConfig(data_dir=DEFAULT_DATA), say)
         barrier("the dataset is prepared")
-    elif newest is not None:
-        check_dataset_there(config.checkpoint_dir / str(newest), config)
     dataset = open_dataset(path or DEFAULT_DATA)
     require(
         bool(dataset.item_counts[dataset.item_valid].any()),
@@ -221,6 +221,18 @@ def _dataset(config: RunConfig) -> Dataset:
         f"{dataset.path} --items FILE",
     )
     return dataset
+
+
+def _check_moved(config: RunConfig) -> None:
+    """Raises UserError where the run's dataset or Llama is no longer where it was."""
+    found = newest_of(config.checkpoint_dir)
+    if found is None:
+        return
+    if config.flags.data_dir is not None and config.data_dir == found.config.data_dir:
+        check_dataset_there(found.path, config)
+    llama = config.flags.llama_path
+    if llama is not None and llama == found.config.flags.llama_path:
+        check_llama_there(found.path, llama)
 
 
 def _with_llama(config: RunConfig) -> RunConfig:

@@ -93,7 +93,7 @@ def initialize(
         address, size, own, local_devices = found
         if address is None or size is None or own is None:
             raise ValueError("their number or their coordinator is not known")
-        Rendezvous(address, size, join_timeout).meet(own, _report)
+        Rendezvous(address, size, float(join_timeout)).meet(own, _report)
         if "JAX_LOCAL_DEVICE_IDS" in os.environ:
             local_devices = None  # jax reads it by itself
         with _ended_after(join_timeout, address):

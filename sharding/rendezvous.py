@@ -24,6 +24,9 @@ _BETWEEN_TRIES = 0.2
 """Seconds until an address is tried again."""
 _ANSWER_WITHIN = 10.0
 """Seconds in which process 0 answers, or something else listens there."""
+_REFUSES_FOR = 1.0
+"""Seconds in which process 0 still tells why the processes will not meet."""
+_STRANGER = "what listens there is not process 0 of this run"
 _LONGEST_LINE = 4096
 """Bytes of a message, at most."""
 
@@ -135,7 +138,7 @@ class _Listener:
                             key.data.socket.close()
                 self._tell({"go": True})
             except ProcessesError as error:
-                self._tell({"error": str(error)})
+                self._refuse(str(error), server, selector)
                 raise
             finally:
                 for key in [*selector.get_map().values()]:
@@ -225,6 +228,23 @@ class _Listener:
         if self._awaited:
             line.write({"awaited": self._awaited})
 
+    def _refuse(
+        self, why: str, server: socket.socket, selector: selectors.BaseSelector
+    ) -> None:
+        """Tells all why they will not meet, and those that come in the next moment."""
+        begun, told = time.monotonic(), set[_Line]()
+        while time.monotonic() - begun < _REFUSES_FOR:
+            for key, _ in selector.select(0.1):
+                if key.fileobj is server:
+                    self._accept(server, selector)
+                elif key.data.read() is None:
+                    selector.unregister(key.fileobj)
+                    key.data.socket.close()
+            for key in selector.get_map().values():
+                if key.data is not None and key.data not in told:
+                    told.add(key.data)
+                    key.data.write({"error": why})
+
     def _tell(self, message: Mapping[str, Any]) -> None:
         for line, _ in self._come.values():
             line.write(message)
@@ -238,6 +258,7 @@ class _Comer:
         who = f"process {os.getpid()} of {socket.gethostname()}"
         self._hello = {"process": process_id, "of": place.num_processes, "who": who}
         self._begun, self._reported = time.monotonic(), False
+        self._why = "it does not answer"
 
     def join(self) -> None:
         """Returns once process 0 says that all have come."""
@@ -264,6 +285,8 @@ class _Comer:
 
     def _wait(self, line: _Line) -> bool:
         """Returns whether process 0 says that all have come; else it is gone."""
+        if self._why != _STRANGER:
+            self._why = "it does not answer"
         line.write(self._hello)
         begun, here = time.monotonic(), False
         with selectors.DefaultSelector() as selector:
@@ -273,8 +296,7 @@ class _Comer:
                 messages = line.read()
                 late = time.monotonic() - begun > _ANSWER_WITHIN
                 if messages is None or (late and not here):
-                    stranger = "what listens there is not process 0 of this run"
-                    self._awaited("it was there and ended" if here else stranger)
+                    self._awaited("it was there and ended" if here else _STRANGER)
                     return False
                 for message in messages:
                     if "error" in message:
@@ -286,10 +308,11 @@ class _Comer:
                         return True
                     here = here or "here" in message
                 if not here:
-                    self._awaited("it does not answer")
+                    self._awaited(self._why)
 
     def _awaited(self, why: str) -> None:
         """Reports once that process 0 is awaited, and ends when time is up."""
+        self._why = why
         place, waited = self._place, time.monotonic() - self._begun
         if waited >= place.timeout:
             raise ProcessesError(

@@ -11,6 +11,7 @@ import jax
 
 from eqids.config import LoraConfig, from_json, require
 from eqids.fit.checkpoint import leaf_name, read_manifest, resolve, restore
+from eqids.fit.runs import difference
 from eqids.fit.step import State
 from eqids.model.llama import Block
 from sharding import Placement
@@ -107,11 +108,7 @@ def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
     if old["config"]["strategy"] != "all":
         names.append("base")
     for name in names:
-        require(
-            old[name] == new[name],
-            f"{path} was made with {name} {old[name]}, this run has {new[name]}; "
-            "wanted the same",
-        )
+        require(old[name] == new[name], str(difference(name, path, old, new)))
     seeds = [meta["config"]["flags"]["seed"] for meta in (old, new)]
     require(
         "base" not in names or new["base"] is not None or seeds[0] == seeds[1],
