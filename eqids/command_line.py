@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from eqids.config import UserError, require
 from eqids.flags import Flag, build, flags_of
@@ -37,7 +37,12 @@ class _Words:
 
 
 def read(
-    kind: type[Config], argv: Sequence[str], command: str, *, positional: bool = False
+    kind: type[Config],
+    argv: Sequence[str],
+    command: str,
+    *,
+    positional: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
     """Reads the words of a command line into a config.
 
@@ -49,6 +54,7 @@ def read(
         argv: the words after the command.
         command: what the user typed, for messages.
         positional: whether required fields are given by their place.
+        defaults: what fields are whose flags are not given, in place of the class's.
 
     Raises:
         UserError: an unknown or repeated flag, a wrong or missing value, or what the
@@ -64,7 +70,7 @@ def read(
         for flag in flags.values()
         if flag.field in words.given
     }
-    return build(kind, values)
+    return build(kind, {**(defaults or {}), **values})
 
 
 def read_command(
@@ -110,29 +116,35 @@ def _collect(words: _Words, rest: list[str]) -> None:
             words.places.append(word)
             continue
         spelled, equals, value = word.partition("=")
-        flag = _named(words, spelled)
-        attached = [value] if equals else []
-        taken = attached or _taken(flag, rest)
-        if flag.switch is not None and attached:
+        flag, on = _named(words, spelled)
+        if on is not None and equals:
             _refuse_value(flag, value)
+        taken = [value] if equals else _taken(flag, on, rest)
         words.given.setdefault(flag.field, []).append(taken)
 
 
-def _named(words: _Words, spelled: str) -> Flag:
-    """Returns the flag that is spelled so, dashes being as good as underscores."""
+def _named(words: _Words, spelled: str) -> tuple[Flag, bool | None]:
+    """Returns the flag that is spelled so, and what a switch is set to.
+
+    Dashes are as good as underscores. A switch may be set to its default too: that
+    undoes what a run takes over from another one.
+    """
     name = "--" + spelled[2:].replace("-", "_") if spelled[:2] == "--" else spelled
     flag = words.flags.get(name)
-    if flag is None or flag.positional:
-        raise UserError(answer(spelled, words.command, tuple(words.flags.values())))
-    return flag
+    if flag is not None and not flag.positional:
+        return flag, flag.switch
+    for flag in words.flags.values():
+        if flag.switch is not None and flag.opposite == name:
+            return flag, not flag.switch
+    raise UserError(answer(spelled, words.command, tuple(words.flags.values())))
 
 
-def _taken(flag: Flag, rest: list[str]) -> list[str]:
+def _taken(flag: Flag, on: bool | None, rest: list[str]) -> list[str]:
     """Takes the values of a flag off the words that follow it."""
-    if flag.switch is not None:
+    if on is not None:
         if rest and rest[0].lower() in ("true", "false", "yes", "no", "on", "off"):
             _refuse_value(flag, rest[0])
-        return []
+        return [str(on)]
     taken = []
     while rest and not _FLAG.fullmatch(rest[0]) and rest[0] != "--":
         taken.append(rest.pop(0))

@@ -20,12 +20,16 @@ from eqids.help_text import asks_for_help, show_help, show_version
 
 Config = TypeVar("Config")
 
-_ERRORS = {"sharding.layout": "LayoutError", "sharding.processes": "ProcessesError"}
+_ERRORS = {"sharding.layout": "LayoutError", "sharding.rendezvous": "ProcessesError"}
 """Mistakes of the user, by the module that knows them."""
 
 
 def parse(
-    kind: type[Config], argv: Sequence[str] | None, module: str, description: str
+    kind: type[Config],
+    argv: Sequence[str] | None,
+    module: str,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
     """Reads flags into a config, before anything that takes long is imported.
 
@@ -34,13 +38,14 @@ def parse(
         argv: the words of the command line, by default the process's own.
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
+        defaults: what flags are that are not given, by name, in place of the class's.
 
     Raises:
         UserError: an unknown, repeated or contradictory flag, or a wrong value.
     """
     command, words = f"python -m {module}", _words(argv)
     _answer_questions({"": kind}, words, command, description, False)
-    config = read(kind, words, command)
+    config = read(kind, words, command, defaults=defaults)
     choose_platform(config)
     return config
 
@@ -200,7 +205,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
-        _exit(130, "interrupted")
+        _exit(130, "interrupted", together=False)
     except Stopped as stopped:
         _exit(128 + stopped.signal, one_line(str(stopped)))
     except Exception as error:
@@ -213,17 +218,19 @@ def run(main: Callable[[], None]) -> None:
                 "error: another process of this run has ended or cannot be reached, "
                 f"its own output says why ({str(error).splitlines()[0]}); the same "
                 "command in all processes goes on from the last checkpoint",
+                together=False,
             )
         if processes is not None and processes.beside_others():
-            _exit(1, traceback.format_exc())
+            _exit(1, traceback.format_exc(), together=False)
         raise
 
 
-def _exit(code: int, text: str) -> NoReturn:
+def _exit(code: int, text: str, *, together: bool = True) -> NoReturn:
+    """Ends with a text; `together` with the processes beside this one, see `leave`."""
     print(text, file=sys.stderr)
     processes = _processes()
     if processes is not None:
-        processes.leave(code)
+        processes.leave(code, together=together)
     sys.exit(code)
 
 

@@ -46,14 +46,13 @@ from eqids.config import (
     require,
     to_json,
 )
-from eqids.data import open_dataset
 from eqids.data.text import TOKENIZER_FILE
 from eqids.fit.checkpoint import Manifest, read_manifest, resolve
 from eqids.fit.checkpoint.chunks import whole
 from eqids.fit.checkpoint.reader import Reader
 from eqids.fit.runs import check_catalog
 from eqids.model.lora import FIELDS
-from eqids.opening import check_base, llama_folder, open_checkpoint
+from eqids.opening import check_base, dataset_of, llama_of, open_checkpoint
 from sharding import Placement
 
 _PARAMS = "params/"
@@ -209,7 +208,7 @@ def _llama(
         stored = np.dtype(llama.embedding.dtype)
         yield llama_weights(sizes.llama, stored, arrays_of(llama)), None
         return
-    folder = check_base(base, llama_folder(run, folder))
+    folder = check_base(base, llama_of(path, run, config.llama_path))
     with tensors(folder) as found:
         weights = {key: of_slice(found[key]) for key in found}
         if run.strategy == "all":
@@ -286,7 +285,7 @@ def items(
     path = resolve(config.input)
     manifest = read_manifest(path)
     run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
-    dataset = open_dataset(config.data_dir or run.data_dir)
+    dataset = dataset_of(path, run, config.data_dir)
     check_catalog(path, manifest.meta, dataset)
     with Reader(path, manifest) as reader:
         arrays = _Arrays(reader, manifest)

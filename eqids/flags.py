@@ -43,6 +43,11 @@ class Flag:
         return f"--no_{self.field}" if self.switch is False else f"--{self.field}"
 
     @property
+    def opposite(self) -> str:
+        """How a switch is typed that is set to its default, which --help leaves out."""
+        return f"--{self.field}" if self.switch is False else f"--no_{self.field}"
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The values to choose from; none where any value of the type will do."""
         if typing.get_origin(self.kind) is Literal:
@@ -64,13 +69,14 @@ class Flag:
         """Reads the values that were given.
 
         Args:
-            texts: the words of the command line; exactly one unless `several`.
+            texts: the words of the command line; exactly one unless `several`. Of a
+                switch, what it is set to.
 
         Raises:
             UserError: a word that is no value of this flag.
         """
         if self.switch is not None:
-            return self.switch
+            return texts[0] == str(True)
         values = tuple(self._one(text) for text in texts)
         return values if self.several else values[0]
 

@@ -24,7 +24,13 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.text import TOKENIZER_FILE
 from eqids.data.words import Words
 from eqids.fit.checkpoint import read_manifest, resolve, restore
-from eqids.fit.runs import check_catalog, initial_model, run_keys
+from eqids.fit.runs import (
+    check_catalog,
+    check_dataset_there,
+    check_llama_there,
+    initial_model,
+    run_keys,
+)
 from eqids.fit.step import split
 from eqids.fit.strategy import trainable
 from eqids.fit.words import check_words, prompt_computed, words_again
@@ -100,7 +106,7 @@ def open_checkpoint(
     path = resolve(checkpoint)
     manifest = read_manifest(path)
     config = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
-    dataset = open_dataset(data_dir or config.data_dir)
+    dataset = dataset_of(path, config, data_dir)
     check_catalog(path, manifest.meta, dataset)
     words = words_there(path, config, dataset, tokenizer, llama_path)
     if words is not None:
@@ -133,7 +139,7 @@ def open_pair(
     """
     pair = read_pair(folder)
     config, beside = pair.config, folder / TOKENIZER_FILE
-    dataset = open_dataset(data_dir or config.data_dir)
+    dataset = dataset_of(folder, config, data_dir)
     check_pair_catalog(pair, dataset)
     if tokenizer is None and beside.is_file():
         tokenizer = beside
@@ -149,6 +155,22 @@ def open_pair(
     dtype = jnp.dtype(config.dtype)
     model, words = prompt_computed(model, words, config.strategy, dtype)
     return Opened(folder, pair.step, config, dataset, model, words)
+
+
+def dataset_of(path: Path, config: RunConfig, data_dir: Path | None = None) -> Dataset:
+    """Opens the dataset that a model is used with.
+
+    Args:
+        path: of the checkpoint or the pair, for messages.
+        config: of its run.
+        data_dir: the folder, by default the one of the run.
+
+    Raises:
+        UserError: the run's is not there any more; see `open_dataset` too.
+    """
+    if data_dir is None:
+        check_dataset_there(path, config)
+    return open_dataset(data_dir or config.data_dir)
 
 
 def check_pair_catalog(pair: Pair, dataset: Dataset) -> None:
@@ -173,7 +195,7 @@ def words_there(
     if config.words is None:
         return None
     if tokenizer is None and config.flags.tokenizer is None:
-        llama_path = llama_folder(config, llama_path)
+        llama_path = llama_of(path, config, llama_path)
     return words_again(path, config, dataset, tokenizer, llama_path)
 
 
@@ -212,7 +234,7 @@ def assemble(
         rest = eqx.filter(abstract, trainable(abstract, "all"), inverse=True)
         rest = eqx.tree_at(lambda m: m.softmax.valid, rest, valid)
     else:
-        folder = llama_folder(config, llama_path)
+        folder = llama_of(path, config, llama_path)
         llama = frozen_llama(meta["base"], folder, config.dtype, put)
         require(
             llama is None or llama.config == sizes.llama,
@@ -223,6 +245,25 @@ def assemble(
         whole = initial_model(sizes, dataset, llama, key)
         _, rest = split(whole, config.strategy, jnp.dtype(config.dtype))
     return eqx.combine(params, put(rest))
+
+
+def llama_of(
+    path: Path, config: RunConfig, llama_path: Path | None = None
+) -> Path | None:
+    """Returns the folder of a model's Llama; see `llama_folder`.
+
+    Args:
+        path: of the checkpoint or the pair, for messages.
+        config: of its run.
+        llama_path: the folder, by default where the run found it.
+
+    Raises:
+        UserError: the run's is not there any more.
+    """
+    folder = llama_folder(config, llama_path)
+    if llama_path is None and folder is not None:
+        check_llama_there(path, folder)
+    return folder
 
 
 def llama_folder(config: RunConfig, llama_path: Path | None = None) -> Path | None:
@@ -282,7 +323,7 @@ def check_base(base: str, path: Path | None) -> Path:
     found = convert.fingerprint(path)
     require(
         found == base,
-        f"{path} holds other weights (fingerprint {found}) than the checkpoint was "
-        f"trained over ({base}), see --llama_path",
+        f"{path} holds other weights than the checkpoint was trained over; wanted the "
+        "same files, see --llama_path",
     )
     return path

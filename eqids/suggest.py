@@ -23,13 +23,6 @@ def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
     """
     name = _plain(spelled)
     start = f"{spelled} is not a flag of {command}"
-    for flag in flags:
-        pair = (f"--{flag.field}", f"--no_{flag.field}")
-        if flag.switch is not None and f"--{name}" in pair and f"--{name}" != flag.name:
-            return (
-                f"{spelled} is the default of {command}, wanted no flag, or "
-                f"{flag.name} for the opposite"
-            )
     by_name = {_typed(flag): flag for flag in flags}
     same = [one for one in by_name if _letters(one) == _letters(name)]
     known = same[0] if same else _known(name, list(by_name))

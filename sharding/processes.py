@@ -6,7 +6,9 @@ devices of all. Who is who comes from the launcher where jax knows it, or is tol
 
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import combinations
 from types import MappingProxyType
@@ -16,9 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# jax has no public way to its coordination service; Orbax takes this one too.
+# jax has no public way to its coordination service; Orbax takes this one too. Nor has
+# it one to what it knows of launchers.
 from jax._src import distributed
+from jax._src.clusters import ClusterEnv
 from jax.sharding import Mesh, PartitionSpec
+
+from sharding.rendezvous import ProcessesError, Rendezvous
 
 _VARIABLES: Mapping[str, str] = MappingProxyType(
     {
@@ -36,9 +42,8 @@ _PEER_LOST = ("Gloo", "NCCL", "coordination service", "heartbeat")
 _PATIENCE_MS = 7 * 24 * 3600 * 1000
 """How long to wait for the others: who is dead is found by its heartbeat, not here."""
 
-
-class ProcessesError(ValueError):
-    """Processes that cannot find one another."""
+_PARTING_S = 15
+"""Seconds that process 0 waits at its end for others that are about to end too."""
 
 
 def initialize(
@@ -46,6 +51,7 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
     heartbeat: int = 30,
+    join_timeout: int = 120,
 ) -> None:
     """Joins the processes of a run; does nothing for one that is alone.
 
@@ -60,10 +66,11 @@ def initialize(
         num_processes: how many there are; 1 means alone, whatever was detected.
         process_id: which of them this is, from 0.
         heartbeat: seconds of silence after which a process counts as dead.
+        join_timeout: seconds to wait for the others to come.
 
     Raises:
         ProcessesError: something is missing or out of range, or the processes did
-            not find one another.
+            not find one another; it names those that did not come.
     """
     coordinator = coordinator or os.environ.get(_VARIABLES["coordinator"])
     num_processes = _number("num_processes", num_processes)
@@ -74,18 +81,33 @@ def initialize(
     launcher = _launcher() if None in told else None
     if launcher is None and told == (None, None, None):
         return
-    _check(*told, heartbeat, launcher)
+    _check(*told, heartbeat, join_timeout, launcher)
     # Or jax takes SIGTERM for a notice of preemption, and the process lives on.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            # jax tries mpi4py only where it is told to.
-            cluster_detection_method="mpi4py" if launcher == "MPI" else None,
-            heartbeat_timeout_seconds=heartbeat,
+        # jax tries mpi4py only where it is told to.
+        method = "mpi4py" if launcher == "MPI" else None
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            *told, None, method, join_timeout
         )
+        address, size, own, local_devices = found
+        if address is None or size is None or own is None:
+            raise ValueError("their number or their coordinator is not known")
+        Rendezvous(address, size, float(join_timeout)).meet(own, _report)
+        if "JAX_LOCAL_DEVICE_IDS" in os.environ:
+            local_devices = None  # jax reads it by itself
+        with _ended_after(join_timeout, address):
+            jax.distributed.initialize(
+                address,
+                size,
+                own,
+                local_devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=2 * join_timeout,
+                heartbeat_timeout_seconds=heartbeat,
+            )
+    except ProcessesError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise ProcessesError(
             f"the processes of this run ({launcher or coordinator}) did not find one "
@@ -94,6 +116,33 @@ def initialize(
         ) from error
     # They meet now, so that later one may let the others wait.
     barrier("all are here")
+
+
+def _report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _ended_after(seconds: float, address: str) -> Iterator[None]:
+    """Ends the process where jax does not join the others in time, as it would abort.
+
+    All have come already, so this is for one that died since.
+    """
+
+    def end() -> None:
+        _report(
+            f"error: the processes of this run met at {address}, and jax did not join "
+            f"them within {seconds:g} s; the output of the others may say why"
+        )
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _number(flag: str, given: int | None) -> int | None:
@@ -110,6 +159,7 @@ def _check(
     num_processes: int | None,
     process_id: int | None,
     heartbeat: int,
+    join_timeout: int,
     launcher: str | None,
 ) -> None:
     told = {
@@ -128,7 +178,8 @@ def _check(
         names = ", ".join(f"--{name} (or {_VARIABLES[name]})" for name in missing)
         given = ", ".join(f"--{name}" for name in told if name not in missing)
         raise ProcessesError(f"{given} came without {names}; wanted all three")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+    port = "1" if coordinator is None else coordinator.rpartition(":")[2]
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
         raise ProcessesError(f"--coordinator is {coordinator!r}, wanted HOST:PORT")
     if num_processes is not None and num_processes < 1:
         raise ProcessesError(f"--num_processes is {num_processes}, wanted 1 or more")
@@ -140,6 +191,10 @@ def _check(
         )
     if heartbeat < 1:
         raise ProcessesError(f"--heartbeat is {heartbeat}, wanted 1 second or more")
+    if join_timeout < 1:
+        raise ProcessesError(
+            f"--join_timeout is {join_timeout}, wanted 1 second or more"
+        )
 
 
 def _launcher() -> str | None:
@@ -221,13 +276,33 @@ def lost_peer(error: BaseException) -> bool:
     return of_jax and any(word in str(error) for word in _PEER_LOST)
 
 
-def leave(code: int) -> None:
-    """Ends a process that failed beside others, at once; alone, it returns.
+def leave(code: int, *, together: bool = True) -> None:
+    """Ends a process that ran beside others; alone, it returns.
 
     The ordinary end would wait for the others, and they, in the midst of a
     computation, for this one. They notice one that is gone, and end as well.
+
+    Args:
+        code: the exit code.
+        together: whether the others are about to end too, as after a signal: then
+            process 0, without which they can do nothing, waits for them for a while.
     """
-    if beside_others():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if not beside_others():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if together:
+        # In a thread: a call to a process 0 that is gone might last.
+        last_words = threading.Thread(target=_say_goodbye, daemon=True)
+        last_words.start()
+        last_words.join(_PARTING_S)
+    os._exit(code)
+
+
+def _say_goodbye() -> None:
+    """Tells process 0 that this one needs it no more; there, waits for all others."""
+    client: Any = distributed.global_state.client
+    with suppress(Exception):  # whatever it is, this process ends
+        client.key_value_set(f"leaving/{jax.process_index()}", "")
+        for number in range(1, jax.process_count() if is_first() else 1):
+            client.blocking_key_value_get(f"leaving/{number}", 1000 * _PARTING_S)

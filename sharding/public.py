@@ -31,7 +31,6 @@ from sharding.placements import (
     placement as placement,
 )
 from sharding.processes import (
-    ProcessesError as ProcessesError,
     barrier as barrier,
     beside_others as beside_others,
     exchange as exchange,
@@ -41,6 +40,7 @@ from sharding.processes import (
     lost_peer as lost_peer,
 )
 from sharding.proof import Proof as Proof, prove as prove
+from sharding.rendezvous import ProcessesError as ProcessesError
 from sharding.split import Split as Split, shards as shards
 from sharding.table import (
     ROWS as ROWS,

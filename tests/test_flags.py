@@ -262,9 +262,18 @@ def test_help_says_what_a_flag_against_a_default_does(typed: Typed) -> None:
         if flag.switch is False:
             assert negation_of(fields[flag.field]) is not None, flag
             assert f"{flag.name} {SWITCHED_OFF[flag.name]}" in shown
-            said = typed.refusal(f"--{flag.field}")
-            assert said.startswith(f"--{flag.field} is the default")
-            assert flag.name in said
+
+
+def test_a_switch_may_be_set_to_its_default() -> None:
+    def flags(*words: str, **defaults: object) -> TrainConfig:
+        return parse(TrainConfig, words, "eqids.train", "", defaults)
+
+    assert flags("--tied_items", "--no_remat") == TrainConfig()
+    assert not flags(tied_items=False).tied_items
+    assert flags("--tied-items", tied_items=False).tied_items
+    assert not flags("--no-remat", remat=True).remat
+    with pytest.raises(UserError, match="--no_tied_items is given twice"):
+        flags("--tied_items", "--no_tied_items")
 
 
 def test_a_field_that_no_flag_can_have_is_our_mistake() -> None:

@@ -304,7 +304,8 @@ def test_a_llama_that_its_cache_lost_comes_from_the_hub_again(
         said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "mine")], capsys)
     finally:
         shutil.move(tmp_path / "moved", bases / "tied")
-    assert f"{bases / 'tied'} has no model.safetensors" in said
+    assert f"the Llama in {bases / 'tied'}, which is not there any more" in said
+    assert "--llama_path DIR" in said
 
 
 def test_a_command_names_what_it_is_told_by_place(

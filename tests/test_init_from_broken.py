@@ -86,7 +86,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tensors": (_flipped(BESIDE), f"{BESIDE} holds other weights (SHA-256 "),
     "llama": (_flipped(LLAMA), "holds other weights (SHA-256 "),
     "no llama": (lambda f: (f / LLAMA).unlink(), f"has no {LLAMA}"),
-    "catalog": (_said(catalog_id="other"), "was trained on the catalog other, and"),
+    "catalog": (_said(catalog_id="other"), "was trained on another catalog than"),
     "missing": (_edited(BESIDE, lambda t: t.pop(BIAS)), f"has no tensor {BIAS}"),
     "surplus": (
         _edited(BESIDE, lambda t: t.update({"eqids.more": np.zeros(1)})),
@@ -146,4 +146,4 @@ def test_training_refuses_a_broken_pair_too(
         assert said in refused(train.main, [*flags, *more], capsys)
     other = make_dataset(tmp_path / "other", seed=1)
     flags[1] = str(other.path)
-    assert "was trained on the catalog" in refused(train.main, flags, capsys)
+    assert "was trained on another catalog" in refused(train.main, flags, capsys)

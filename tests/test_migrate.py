@@ -221,7 +221,8 @@ def test_a_checkpoint_of_another_catalog_is_refused(
     said = refused(
         door.main, ["grow", *flags(other, "--clusters", "1", *given)], capsys
     )
-    assert "is none of the 1 versions of the catalog" in said
+    assert f"is none of the 1 versions of that of {other.path}; wanted the" in said
+    assert "see --data_dir: it was /" in said
     assert open_dataset(other.path).info.catalog_version == 1
     said = refused(door.main, ["migrate", *flags(copy, *given)], capsys)
     assert "is of version 1 of the catalog already" in said

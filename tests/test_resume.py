@@ -150,8 +150,13 @@ def test_another_catalog_is_refused(
 ) -> None:
     other = make_dataset(tmp_path / "other", seed=1)
     said = refused(train.main, small(other.path, finished), capsys)
-    ours, theirs = (d.info.catalog_id for d in (dataset, other))
-    assert f"catalog_id {ours}, this run has {theirs}; wanted the same" in said
+    assert f"{finished / '40'} was trained on another catalog than {other.path}" in said
+    assert f"see --data_dir (it was {dataset.path})" in said
+    assert f"eqids.prepare --catalog OLD ({dataset.path})" in said
+    assert "python -m eqids.catalog migrate" in said
+    assert "another --checkpoint_dir" in said and said.count("\n") == 1
+    for one in (dataset, other):
+        assert one.info.catalog_id[:12] not in said
 
 
 def test_without_its_base_or_with_another_one_a_run_does_not_go_on(
@@ -165,10 +170,13 @@ def test_without_its_base_or_with_another_one_a_run_does_not_go_on(
     tensors = load_file(file)
     save_file({name: 2 * values for name, values in tensors.items()}, file)
     said = refused(train.main, [*flags, "2"], capsys)
-    assert f"{run / '1'} was made with base " in said and "wanted the same" in said
+    assert f"{run / '1'} was trained over another Llama than this run has in" in said
+    assert "wanted the same weights, see --llama_path" in said
     llama.rename(tmp_path / "elsewhere")
     for door, asked in ((train, [*flags, "2"]), (evaluate, ["--checkpoint", str(run)])):
-        assert str(llama) in refused(door.main, asked, capsys)
+        said = refused(door.main, asked, capsys)
+        assert f"the Llama in {llama}, which is not there any more" in said
+        assert "say where it is: --llama_path DIR" in said
     assert steps(run) == [1]
 
 

@@ -62,6 +62,14 @@ from eqids.config.model import (
 from eqids.config.negation import negation_of as negation_of, on_unless as on_unless
 from eqids.config.processes import ProcessesConfig as ProcessesConfig
 from eqids.config.serial import from_json as from_json, to_json as to_json
+from eqids.config.stages import (
+    LLAMA_FLAGS as LLAMA_FLAGS,
+    MODEL_FLAGS as MODEL_FLAGS,
+    RUN_FLAGS as RUN_FLAGS,
+    flag as flag,
+    model_flags as model_flags,
+    taken_over as taken_over,
+)
 from eqids.config.train import (
     NANO_RECIPE as NANO_RECIPE,
     PRETRAINED_RECIPES as PRETRAINED_RECIPES,

@@ -20,3 +20,6 @@ class ProcessesConfig:
     """Which of them this is, from 0 (or JAX_PROCESS_ID)."""
     heartbeat: int = 30
     """Seconds of silence after which a process counts as dead, and the others end."""
+    join_timeout: int = 120
+    """Seconds to wait for all processes at the start. After ten, those that have not
+    come are named; after all of them, the run ends with exit code 2."""

@@ -121,10 +121,13 @@ class TrainConfig:
     fresh: bool = False
     """Start a new run for certain: refuse a --checkpoint_dir that holds anything."""
     load_checkpoint: Path | None = None
-    """DIR/STEP of another run: start from its weights, with a new optimizer."""
+    """DIR/STEP of another run: start from its weights, with a new optimizer. The flags
+    that shape the model and what it reads (Llama, dataset, prompt, texts, sizes, dtype)
+    are taken over from it, where this command does not give them."""
     init_from: Path | None = None
     """A folder that python -m convert eqids-to-hf wrote: start from its Llama, and from
-    its items, adapters and softmax, with a new optimizer."""
+    its items, adapters and softmax, with a new optimizer. Flags are taken over from it
+    as from --load_checkpoint."""
     num_steps: int | None = None
     """Steps of the run, which the learning rate's schedule spans."""
     stop_at: int | None = None
@@ -268,7 +271,10 @@ class TrainConfig:
             "one of them",
         )
         require(
-            self.tokenizer is None or self.reads_words or self.init_items == "text",
+            self.tokenizer is None
+            or self.reads_words
+            or self.init_items == "text"
+            or self.starts_from is not None,
             f"--tokenizer {self.tokenizer} is for words beside items, wanted "
             "--text_tokens_per_item or --prompt too",
         )
@@ -288,6 +294,11 @@ class TrainConfig:
             f"--lora_targets is {' '.join(targets)!r}, wanted at least one of "
             f"{' '.join(LORA_TARGETS)}, each once",
         )
+
+    @property
+    def starts_from(self) -> Path | None:
+        """The checkpoint or the folder of a pair whose weights a new run takes."""
+        return self.load_checkpoint or self.init_from
 
     @property
     def reads_words(self) -> bool:

@@ -159,10 +159,13 @@ def open_dataset(path: Path) -> Dataset:
         UserError: naming the file, and where it applies the row, that is wrong.
     """
     path = Path(path)
-    command = f"python -m eqids.prepare --data_dir {path} --source ml-100k"
-    require(not path.is_file(), f"{path} is a file, wanted a dataset folder")
     require(
-        path.is_dir(), f"{path} is not there; make a dataset, for example: {command}"
+        not path.is_file(), f"{path} is a file, wanted a dataset folder, see --data_dir"
+    )
+    require(
+        path.is_dir(),
+        f"{path} is not there, wanted a dataset folder, see --data_dir (python -m "
+        "eqids.prepare makes one of a source)",
     )
     for name in (INFO_FILE, *DATA_FILES):
         _require_file(path, name)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,10 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
     wanted = f"wanted --tokenizer FILE, a {TOKENIZER_FILE}"
     require(llama_path is not None, f"words beside items need a tokenizer: {wanted}")
     assert llama_path is not None
+    require(
+        llama_path.is_dir(),
+        f"{llama_path} is not there, wanted the folder of a Llama, see --llama_path",
+    )
     path = llama_path / TOKENIZER_FILE
     require(
         path.is_file(),
@@ -237,9 +242,13 @@ def _write(
         partial.replace(path)
     except OSError as error:
         # A dataset that only others may write to is of use all the same.
-        report(f"warning: {path} could not be written ({error.strerror})")
+        report(
+            f"warning: {path} could not be written ({error.strerror}): the texts are "
+            "split anew each time"
+        )
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing can be removed where nothing can be written
+            partial.unlink()
 
 
 def _sha256(ids: np.ndarray, offsets: np.ndarray) -> str:

@@ -6,7 +6,7 @@ Of many processes the first speaks and writes; all of them look at the metrics.
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,7 +28,14 @@ class Log:
     On a terminal there is a progress bar, elsewhere plain lines.
     """
 
-    def __init__(self, folder: Path, start: int, stop: int, tensorboard: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        stop: int,
+        tensorboard: bool = False,
+        newest: Callable[[], int | None] = lambda: None,
+    ):
         """Opens the log of steps start + 1 to stop.
 
         Args:
@@ -36,6 +43,7 @@ class Log:
             start: steps that are done.
             stop: the last step.
             tensorboard: write event files as well.
+            newest: returns the newest checkpoint in the folder, or None.
 
         Raises:
             UserError: the folder cannot be written to, or TensorBoard is wanted and
@@ -45,6 +53,7 @@ class Log:
         self._file = _open(folder) if first else None
         self._events = _event_writer(folder) if tensorboard and first else None
         self._folder, self._pending = folder, list[Metrics]()
+        self._newest = newest
         self._since = time.perf_counter()
         self._terminal = first and sys.stderr.isatty()
         self._bar = tqdm(
@@ -81,12 +90,8 @@ class Log:
         for number, one in enumerate(metrics, start=step - len(metrics) + 1):
             for name in ("loss", "grad_norm", "update_norm"):
                 value = getattr(one, name)
-                require(
-                    bool(np.isfinite(value)),
-                    f"the {name} is {value} at step {number}, wanted a finite one: "
-                    "try a lower --learning_rate or --grad_clip; the checkpoints in "
-                    f"{self._folder} are from before that step",
-                )
+                if not np.isfinite(value):
+                    raise UserError(self._not_finite(name, value, number))
         targets = sum(int(one.num_targets) for one in metrics)
         now = time.perf_counter()
         self.write(
@@ -98,6 +103,28 @@ class Log:
             },
         )
         self._since = now
+
+    def _not_finite(self, name: str, value: float, step: int) -> str:
+        """What happened, what to try, and what there is to go on from."""
+        newest, folder = self._newest(), self._folder
+        remedy = (
+            "try a lower --learning_rate, a lower --grad_clip or more --warmup_steps"
+        )
+        if step == 1 and name != "update_norm":
+            remedy = (
+                "no step has changed a weight yet, so look at what the run starts from "
+                "(python -m convert inspect, --init_items), and where --dtype is "
+                "bfloat16 try float32"
+            )
+        there = f"{folder} has no checkpoint yet"
+        if newest is not None:
+            there = (
+                f"the newest checkpoint in {folder} is of step {newest}, before that: "
+                "to go on from it with other flags give --load_checkpoint "
+                f"{folder / str(newest)} and another --checkpoint_dir"
+            )
+        wanted = f"the {name} is {value} at step {step}, wanted a finite number"
+        return f"{wanted}: {remedy}; {there}"
 
     def validation(self, step: int, result: Mapping[str, Any]) -> None:
         """Writes the headline of an evaluation on the validation split."""

@@ -77,7 +77,7 @@ def train(
         return state
     wishes = Wishes(flags.save_minutes)
     taught = frozen if cold is None else cold.hidden(frozen)
-    with Log(folder, done, stop, flags.tensorboard) as log, wishes:
+    with Log(folder, done, stop, flags.tensorboard, saver.newest) as log, wishes:
         # Clusters are those of the whole batch, which then every process makes.
         made = own if touching is None else slice(None)
         for arrays in batches.iterate(done, stop, made):

@@ -120,9 +120,10 @@ def version_of(path: Path, manifest: Manifest, dataset: Dataset) -> int:
     ids = [*dataset.lineage.catalog_ids, dataset.info.catalog_id]
     require(
         wanted in ids,
-        f"{path} was trained on the catalog {wanted}, which is none of the "
-        f"{len(ids)} versions of the catalog of {dataset.path}; wanted one of them, "
-        "see --data_dir",
+        f"{path} was trained on a catalog that is none of the {len(ids)} versions of "
+        f"that of {dataset.path}; wanted the dataset that it was trained on, or one "
+        "that goes on from it (python -m eqids.prepare --catalog), see --data_dir: it "
+        f"was {manifest.meta['config']['data_dir']}",
     )
     return ids.index(wanted) + 1
 

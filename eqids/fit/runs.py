@@ -24,6 +24,7 @@ from eqids.config import (
 )
 from eqids.data import Dataset
 from eqids.data.batches import NUM_GAPS
+from eqids.data.info import INFO_FILE
 from eqids.fit.checkpoint import (
     LOCK,
     latest_step,
@@ -193,7 +194,7 @@ def check_start(flags: TrainConfig, folder: Path, dataset: Dataset) -> None:
     if newest is not None:
         path = folder / str(newest)
     elif flags.load_checkpoint is not None:
-        path = resolve(flags.load_checkpoint)
+        path = resolve(flags.load_checkpoint, "--load_checkpoint")
     if path is not None:
         check_catalog_version(path, read_manifest(path).meta, dataset)
 
@@ -216,14 +217,88 @@ def item_optimizer(flags: TrainConfig, folder: Path) -> ItemOptimizer:
 
 
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises UserError at the first setting in which two runs differ."""
+    """Raises UserError at the first setting in which two runs differ.
+
+    Args:
+        path: the older one's checkpoint.
+        old: what it records.
+        new: what the new run would record.
+    """
+    now = identity(new)
     for name, was in identity(old).items():
-        now = identity(new)[name]
-        require(
-            was == now,
-            f"{path} was made with {name} {was}, this run has {now}; wanted the same, "
-            "or another --checkpoint_dir",
+        if was == now[name]:
+            continue
+        reason = difference(name, path, old, new)
+        if reason is not None:
+            raise UserError(f"{reason}, or another --checkpoint_dir for a new run")
+        raise UserError(
+            f"{path} was made with {name} {_apart(was, now[name])}, this run has "
+            f"{_apart(now[name], was)}; wanted the same, or another --checkpoint_dir"
         )
+
+
+def difference(
+    name: str, path: Path, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> str | None:
+    """Returns in words what differs, and what helps, where two values are hashes.
+
+    Args:
+        name: of the value.
+        path: of the checkpoint that records the first of them.
+        old: what the checkpoint records.
+        new: what a new run would record.
+
+    Returns:
+        A sentence, or None for what is no hash.
+    """
+    config, again = new["config"], f"--load_checkpoint {path}"
+    data, llama = config["data_dir"], config["flags"]["llama_path"]
+    if name == "catalog_id":
+        return other_catalog(path, old, Path(data))
+    return {
+        "dataset_hash": f"{path} was trained on other histories of the same items than "
+        f"{data} holds, and a run keeps to one dataset; wanted the same --data_dir, or "
+        f"the weights alone: {again} with another --checkpoint_dir",
+        "base": f"{path} was trained over another Llama than this run has"
+        + (" (a random one)" if llama is None else f" in {llama}")
+        + "; wanted the same weights, see --llama_path",
+        "tokenizer": f"{path} was trained with words split by one tokenizer, this run "
+        "has another; wanted the same tokenizer.json, see --tokenizer",
+        "words": f"{path} was trained with other texts of items than {data} holds, and "
+        "a run keeps to its texts; wanted the same (prepared with the same --text), or "
+        f"the weights alone: {again} with another --checkpoint_dir",
+    }.get(name)
+
+
+def other_catalog(path: Path, meta: Mapping[str, Any], data_dir: Path) -> str:
+    """Returns in words that a checkpoint knows other items than a dataset has.
+
+    Args:
+        path: of the checkpoint.
+        meta: what it records.
+        data_dir: of the dataset.
+    """
+    was = Path(meta["config"]["data_dir"])
+    same = was.resolve() == data_dir.resolve()
+    old = "a copy of the dataset as it was" if same else str(was)
+    return (
+        f"{path} was trained on another catalog than {data_dir} has, in which items "
+        f"have other places; wanted the dataset that it was trained on, see --data_dir "
+        f"(it was {was}), or new data prepared with the places of the old: python -m "
+        f"eqids.prepare --catalog OLD ({old}), then python -m eqids.catalog migrate "
+        "brings the checkpoint along"
+    )
+
+
+def _apart(value: Any, other: Any) -> Any:
+    """Of two objects, the fields of the first that are not those of the second."""
+    if not (isinstance(value, Mapping) and isinstance(other, Mapping)):
+        return value
+    return {
+        name: _apart(inner, other.get(name))
+        for name, inner in value.items()
+        if inner != other.get(name)
+    }
 
 
 def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,12 +308,12 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     lora = sizes.pop("lora", None) or {}  # checkpoints before there was LoRA lack it
     return {
         **{name: meta[name] for name in ("catalog_id", "dataset_hash", "base")},
-        "sizes": sizes,
         **{f"--{name}": _flag(config, name) for name in _IDENTITY},
         **{f"--{name}": value for name, value in config["recipe"].items()},
         "--train": config["strategy"],
         **{f"--lora_{name}": value for name, value in lora.items()},
         "--dtype": config["dtype"],
+        "sizes": sizes,
         **(config.get("words") or {"tokenizer": None, "words": None}),
     }
 
@@ -246,6 +321,34 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _flag(config: Mapping[str, Any], name: str) -> Any:
     """A flag of a run; checkpoints before there was a choice lack some."""
     return config["flags"].get(name, _BEFORE.get(name))
+
+
+def check_dataset_there(path: Path, config: RunConfig) -> None:
+    """Raises UserError where the dataset of a run is not where the run found it.
+
+    Args:
+        path: of the run's checkpoint, for messages.
+        config: of the run.
+    """
+    require(
+        (config.data_dir / INFO_FILE).is_file(),
+        f"{path} was trained on the dataset {config.data_dir}, which is not there any "
+        "more; if it moved, say where it is: --data_dir DIR",
+    )
+
+
+def check_llama_there(path: Path, folder: Path) -> None:
+    """Raises UserError where the Llama of a run is not where the run found it.
+
+    Args:
+        path: of the run's checkpoint, for messages.
+        folder: where the run found its Llama.
+    """
+    require(
+        folder.is_dir(),
+        f"{path} was trained over the Llama in {folder}, which is not there any more; "
+        "if it moved, say where it is: --llama_path DIR",
+    )
 
 
 def check_catalog_version(
@@ -263,11 +366,9 @@ def check_catalog_version(
 def check_catalog(path: Path, meta: Mapping[str, Any], dataset: Dataset) -> None:
     """Raises UserError where a checkpoint knows other items than a dataset."""
     check_catalog_version(path, meta, dataset)
-    trained = meta["catalog_id"]
     require(
-        trained == dataset.info.catalog_id,
-        f"{path} was trained on the catalog {trained}, and {dataset.path} has "
-        f"{dataset.info.catalog_id}; wanted the same, see --data_dir",
+        meta["catalog_id"] == dataset.info.catalog_id,
+        other_catalog(path, meta, dataset.path),
     )
 
 

@@ -11,6 +11,7 @@ import jax
 
 from eqids.config import LoraConfig, from_json, require
 from eqids.fit.checkpoint import leaf_name, read_manifest, resolve, restore
+from eqids.fit.runs import difference
 from eqids.fit.step import State
 from eqids.model.llama import Block
 from sharding import Placement
@@ -40,7 +41,7 @@ def load_weights(
             that were trained over another frozen Llama than this run's, or over
             low-rank changes that this run neither has nor can add to its Llama.
     """
-    path = resolve(checkpoint)
+    path = resolve(checkpoint, "--load_checkpoint")
     manifest = read_manifest(path)
     merges = _check_weights(path, manifest.meta, meta)
     shapes, params = stored.params, state.params
@@ -107,11 +108,7 @@ def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
     if old["config"]["strategy"] != "all":
         names.append("base")
     for name in names:
-        require(
-            old[name] == new[name],
-            f"{path} was made with {name} {old[name]}, this run has {new[name]}; "
-            "wanted the same",
-        )
+        require(old[name] == new[name], str(difference(name, path, old, new)))
     seeds = [meta["config"]["flags"]["seed"] for meta in (old, new)]
     require(
         "base" not in names or new["base"] is not None or seeds[0] == seeds[1],

@@ -122,6 +122,45 @@ def check_words(
     )
 
 
+def check_reads_alike(
+    path: Path,
+    config: RunConfig,
+    flags: TrainConfig,
+    dataset: Dataset,
+    words: Words | None,
+) -> str | None:
+    """Requires that a run splits texts as the one did whose weights it starts from.
+
+    Args:
+        path: of these weights, for messages.
+        config: of the run that made them.
+        flags: of the new run.
+        dataset: of the new run.
+        words: of the new run, or none.
+
+    Returns:
+        What to report: that the items have other texts by now; or None.
+
+    Raises:
+        UserError: they were split by another tokenizer.
+    """
+    was = config.words
+    if was is None or words is None:
+        return None
+    require(
+        words.config.tokenizer == was.tokenizer,
+        f"{path} was trained with words split by another tokenizer than this run has; "
+        "wanted the same tokenizer.json, see --tokenizer",
+    )
+    asked = [(f.prompt or "", f.text_tokens_per_item) for f in (config.flags, flags)]
+    if asked[0] != asked[1] or words.config == was:
+        return None
+    return (
+        f"{dataset.path / ITEMS_FILE} has other texts of items than {path} was trained "
+        "with; this run reads the new ones"
+    )
+
+
 def check_vocab(words: Words, llama: LlamaConfig) -> None:
     """Raises UserError where a Llama does not know the tokens of some words."""
     require(

@@ -81,8 +81,12 @@ def prune(directory: Path, retention: Retention) -> None:
             shutil.rmtree(doomed)
 
 
-def resolve(path: Path) -> Path:
+def resolve(path: Path, named_by: str = "--checkpoint") -> Path:
     """What `--checkpoint` means: DIR/STEP itself, or the best step of a run's DIR.
+
+    Args:
+        path: what it was given.
+        named_by: the flag that names it, for messages.
 
     Raises:
         UserError: there is no such folder, or no checkpoint in it.
@@ -90,13 +94,16 @@ def resolve(path: Path) -> Path:
     if not path.is_dir():
         found = steps(path.parent)
         hint = f" ({path.parent} has steps {found})" if found else ""
-        raise UserError(f"{path}: no such folder, wanted a checkpoint DIR/STEP{hint}")
+        raise UserError(
+            f"{path}: no such folder, wanted a checkpoint DIR/STEP{hint}, see "
+            f"{named_by}"
+        )
     if (path / MANIFEST).exists():
         return path
     step = best_step(path)
     if step is None:
         raise UserError(
             f"{path}: neither a checkpoint (it has no {MANIFEST}) nor a run with a "
-            "committed step, wanted DIR/STEP or DIR"
+            f"committed step, wanted DIR/STEP or DIR, see {named_by}"
         )
     return path / str(step)

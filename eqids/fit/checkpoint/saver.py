@@ -12,7 +12,7 @@ from eqids.config import UserError
 from eqids.fit.checkpoint.leaves import stored_arrays
 from eqids.fit.checkpoint.lock import Lock
 from eqids.fit.checkpoint.processes import together
-from eqids.fit.checkpoint.retention import Retention, prune
+from eqids.fit.checkpoint.retention import Retention, latest_step, prune
 from eqids.fit.checkpoint.snapshot import Staging
 from eqids.fit.checkpoint.step import check_absent, write_step
 from eqids.fit.checkpoint.store import describe, shards_of
@@ -125,6 +125,11 @@ class Saver:
         failed, self._failed = self._failed, None
         if failed is not None:
             raise failed
+
+    def newest(self) -> int | None:
+        """Returns the newest step in the folder, once the save under way has ended."""
+        self._settle()
+        return latest_step(self.directory)
 
     def _settle(self) -> None:
         """Waits for the save under way."""

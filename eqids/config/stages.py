@@ -1,0 +1,69 @@
+"""What a run takes over from the checkpoint that it starts from, flag by flag."""
+
+import shlex
+from typing import Any
+
+from eqids.config.train import RunConfig, TrainConfig
+
+MODEL_FLAGS = (
+    "llama_size", "llama_path", "from_scratch", "train", "lora_rank", "lora_alpha",
+    "lora_targets", "data_dir", "prompt", "text_tokens_per_item", "tokenizer",
+    "seq_len", "item_width", "adapter", "tied_items", "init_items", "gap_dropout",
+    "shuffle_ties", "dtype",
+)  # fmt: skip
+"""Flags that shape what a model is and what it reads. A run that starts from a
+checkpoint takes them over, unless its own command line gives them."""
+
+RUN_FLAGS = (
+    "freeze_llama", "checkpoint_dir", "fresh", "load_checkpoint", "init_from",
+    "num_steps", "stop_at", "batch_size", "accumulate", "learning_rate",
+    "llama_learning_rate", "schedule", "warmup_steps", "grad_clip", "weight_decay",
+    "dropout", "item_optimizer", "remat", "attention", "layout", "log_every",
+    "eval_every", "eval_users", "save_every", "save_minutes", "save_blocking", "keep",
+    "keep_every", "early_stop", "tensorboard", "seed", "estimate_memory_only",
+    "hardware", "processes",
+)  # fmt: skip
+"""Flags of how a run learns, evaluates, saves and uses its machine: each run has its
+own. (`freeze_llama` spells `train heads`.)"""
+
+LLAMA_FLAGS = ("llama_size", "llama_path", "from_scratch")
+"""Of the `MODEL_FLAGS`, those that say together which Llama it is."""
+
+
+def model_flags(config: RunConfig) -> dict[str, Any]:
+    """Returns the `MODEL_FLAGS` of a run, with every gap filled.
+
+    Args:
+        config: the run's.
+    """
+    flags = {name: getattr(config.flags, name) for name in MODEL_FLAGS}
+    sizes = {n: getattr(config.recipe, n) for n in ("seq_len", "item_width", "adapter")}
+    resolved = {"train": config.strategy, "dtype": config.dtype}
+    return flags | sizes | resolved | {"data_dir": config.data_dir}
+
+
+def taken_over(config: RunConfig, given: TrainConfig) -> dict[str, Any]:
+    """Returns the flags that a run takes over where its command line is silent.
+
+    Each stage chooses anew what trains. Low-rank changes are part of a model, though: a
+    run that starts from them trains them, unless it says `--train`.
+
+    Args:
+        config: of the run whose checkpoint is loaded.
+        given: the new run's flags, as its command line alone says them.
+    """
+    flags, left_out = model_flags(config), set[str]()
+    if given.llama_path is not None or given.from_scratch:
+        left_out |= set(LLAMA_FLAGS)
+    trains = "heads" if given.freeze_llama else given.train or config.strategy
+    if not trains == config.strategy == "lora":
+        left_out |= {"train", "lora_rank", "lora_alpha", "lora_targets"}
+    return {name: value for name, value in flags.items() if name not in left_out}
+
+
+def flag(name: str, value: Any) -> str:
+    """Returns a flag as one types it: `--seq_len 256`, `--no_tied_items`."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no_{name}"
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join([f"--{name}", *(shlex.quote(str(word)) for word in values)])

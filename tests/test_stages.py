@@ -1,0 +1,315 @@
+"""What a second stage takes over from the first one's checkpoint, flag by flag."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from models import TINY
+from pytest import CaptureFixture
+from runs import refused, small
+from tokenizers import Tokenizer
+from tokens import TEXTS, with_texts, write_tokenizer
+
+from convert import save_llama
+from eqids import train
+from eqids.config import (
+    MODEL_FLAGS,
+    RUN_FLAGS,
+    RunConfig,
+    TrainConfig,
+    from_json,
+    model_flags,
+    taken_over,
+)
+from eqids.data import Dataset, open_dataset
+from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.door import parse
+from eqids.fit.checkpoint import read_manifest
+from eqids.fit.recipe import resolved
+from eqids.fit.words import words_again
+from eqids.model import Llama
+from eqids.starting import flags_taken_over
+
+# By flag: what the first stage was given, another value that a second stage may give,
+# and what the second stage has where it gives none ("=": that of the first).
+TABLE: dict[str, tuple[Any, Any, Any]] = {
+    "llama_size": ("1b", "3b", "="),
+    "llama_path": (Path("llamas/a"), Path("llamas/b"), "="),
+    "from_scratch": (False, True, "="),
+    "train": ("lora", "all", "="),
+    "lora_rank": (4, 8, "="),
+    "lora_alpha": (7.0, 9.0, "="),
+    "lora_targets": (("q", "v"), ("gate",), "="),
+    "data_dir": (Path("/data/a"), Path("/data/b"), "="),
+    "prompt": ("Films, 'oldest' first:\n", None, "="),
+    "text_tokens_per_item": (12, 0, "="),
+    "tokenizer": (Path("a/tokenizer.json"), Path("b.json"), "="),
+    "seq_len": (256, 128, "="),
+    "item_width": (32, 16, "="),
+    "adapter": ("linear", "mlp", "="),
+    "tied_items": (False, True, "="),
+    "init_items": ("text", "random", "="),
+    "gap_dropout": (0.3, 0.1, "="),
+    "shuffle_ties": (False, True, "="),
+    "dtype": ("bfloat16", "float32", "="),
+    "freeze_llama": (False, True, False),
+    "checkpoint_dir": (Path("runs/1"), Path("runs/2"), None),
+    "fresh": (True, False, False),
+    "load_checkpoint": (Path("runs/0/5"), Path("runs/1/6"), None),
+    "init_from": (None, None, None),
+    "num_steps": (77, 78, None),
+    "stop_at": (6, 7, None),
+    "batch_size": (24, 8, None),
+    "accumulate": (2, 4, 1),
+    "learning_rate": (1e-3, 1e-5, None),
+    "llama_learning_rate": (1e-4, 1e-5, None),
+    "schedule": ("linear", "constant", "cosine"),
+    "warmup_steps": (3, 4, None),
+    "grad_clip": (2.0, 3.0, 1.0),
+    "weight_decay": (0.5, 0.1, None),
+    "dropout": (0.4, 0.2, None),
+    "item_optimizer": ("dense", "adagrad", "auto"),
+    "remat": (True, False, False),
+    "attention": ("xla", "cudnn", "auto"),
+    "layout": ("fsdp", "tensor", "data"),
+    "log_every": (3, 4, 50),
+    "eval_every": (5, 6, None),
+    "eval_users": (9, 8, None),
+    "save_every": (5, 6, None),
+    "save_minutes": (2.0, 3.0, None),
+    "save_blocking": (True, False, False),
+    "keep": (9, 8, 3),
+    "keep_every": (5, 6, None),
+    "early_stop": (4, 5, None),
+    "tensorboard": (True, False, False),
+    "seed": (5, 6, 0),
+    "estimate_memory_only": (True, False, False),
+    "hardware": ("a100-40gb", None, None),
+    "processes": (None, None, None),
+}  # fmt: skip
+
+
+def test_every_flag_is_in_one_of_two_classes() -> None:
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    assert sorted(MODEL_FLAGS + RUN_FLAGS) == sorted(names)
+    assert sorted(TABLE) == sorted(names)
+    assert {name for name, row in TABLE.items() if row[2] == "="} == set(MODEL_FLAGS)
+
+
+def first_stage() -> RunConfig:
+    given = {n: row[0] for n, row in TABLE.items() if n != "processes"}
+    return resolved(TrainConfig(**given))
+
+
+@pytest.mark.parametrize("name", [*TABLE])
+def test_a_flag_that_is_not_given_is_that_of_the_first_stage_or_the_default(
+    name: str,
+) -> None:
+    offered = taken_over(first_stage(), TrainConfig(load_checkpoint=Path("runs/1/6")))
+    was, _, then = TABLE[name]
+    if then == "=":
+        assert offered[name] == was
+    else:
+        assert name not in offered
+        if name != "processes":
+            assert getattr(TrainConfig(), name) == then
+
+
+def test_what_the_first_stage_was_not_given_is_what_its_recipe_said() -> None:
+    config = resolved(TrainConfig(llama_path=Path("a"), prompt="Up", dtype="float32"))
+    found = model_flags(config)
+    assert found["seq_len"] == 256 and found["item_width"] == 384
+    assert (found["adapter"], found["train"]) == ("mlp", "heads")
+    assert found["data_dir"] == Path("data/ml-100k").resolve()
+    # Another Llama brings its size, and does not start from random weights.
+    mine = TrainConfig(load_checkpoint=Path("x"), llama_path=Path("b"))
+    assert (
+        not {"llama_size", "llama_path", "from_scratch"}
+        & taken_over(config, mine).keys()
+    )
+    # Low-rank changes are those of a run that trains them.
+    for train_ in ("heads", "all"):
+        other = TrainConfig(load_checkpoint=Path("x"), train=train_)
+        names = taken_over(first_stage(), other).keys()
+        assert not {"train", "lora_rank", "lora_alpha", "lora_targets"} & names
+
+
+PROMPT = "Films, 'oldest' first:"
+STILL = "--num_steps 2 --eval_every 2 --learning_rate 1e-3".split()
+
+
+@pytest.fixture(scope="module")
+def first(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a dataset with texts, a Llama with its tokenizer, and stage 1."""
+    folder = tmp_path_factory.mktemp("stages")
+    texted = with_texts(dataset, folder / "d", TEXTS)
+    config = dataclasses.replace(TINY, vocab=300)
+    save_llama(Llama(config, key=jax.random.key(0)), folder / "llama")
+    write_tokenizer(folder / "llama" / "tokenizer.json")
+    flags = small(texted.path, folder / "1", "--llama_path", str(folder / "llama"))
+    flags += ["--freeze_llama", "--text_tokens_per_item", "3", "--prompt", PROMPT]
+    flags += ["--seq_len", "64", "--adapter", "linear", "--no_shuffle_ties"]
+    train.main([*flags, *STILL])
+    return folder
+
+
+def config_of(path: Path) -> RunConfig:
+    return from_json(RunConfig, read_manifest(path).meta["config"], str(path))
+
+
+def second(first: Path, folder: Path, *more: str) -> list[str]:
+    start = ["--load_checkpoint", str(first / "1" / "2"), "--batch_size", "4"]
+    return [*start, "--checkpoint_dir", str(folder), *STILL, *more]
+
+
+def test_a_second_stage_reads_what_the_first_one_read(
+    first: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    flags = second(first, tmp_path / "2", "--train", "lora")
+    train.main([*flags, "--stop_at", "1"])
+    said = capsys.readouterr().out
+    (line,) = [x for x in said.splitlines() if x.startswith("taken over from ")]
+    assert line.startswith(f"taken over from {first}/1/2: --llama_path {first}/llama, ")
+    for words in (
+        f"--data_dir {first}/d", """--prompt 'Films, '"'"'oldest'"'"' first:'""",
+        "--text_tokens_per_item 3", "--seq_len 64", "--item_width 8",
+        "--adapter linear", "--no_shuffle_ties", "--dtype float32",
+    ):  # fmt: skip
+        assert words in line
+    assert "changed from" not in said and "words: " in said
+    was, now = config_of(first / "1" / "2"), config_of(tmp_path / "2" / "1")
+    assert (was.strategy, now.strategy) == ("heads", "lora")
+    assert (now.flags.prompt, now.flags.text_tokens_per_item) == (PROMPT, 3)
+    assert now.recipe.seq_len == now.flags.seq_len == 64
+    assert not now.flags.shuffle_ties
+    # And it was the words themselves that were read.
+    assert now.words == was.words and now.words is not None
+    dataset = open_dataset(first / "d")
+    words = words_again(tmp_path / "2" / "1", now, dataset)
+    batch = TrainingBatches(dataset, BatchConfig(64, 4), words).batch(0)
+    engine = Tokenizer.from_file(str(first / "llama" / "tokenizer.json"))
+    engine.no_truncation()
+    opening = engine.encode(PROMPT).ids
+    assert batch["words"][0, : len(opening)].tolist() == opening
+    texts = {
+        token
+        for text in TEXTS
+        for token in engine.encode(text, add_special_tokens=False).ids[:3]
+    }
+    found = set(np.unique(batch["words"]).tolist()) - {0}
+    assert found <= texts | set(opening) and len(found & texts) > 5
+    # The same command goes on, also where the first stage is there no more.
+    gone = first / "gone"
+    (first / "1").rename(gone)
+    try:
+        train.main(flags)
+    finally:
+        gone.rename(first / "1")
+    said = capsys.readouterr().out
+    assert f"taken over from {tmp_path}/2/1: " in said
+    assert "going on from step 1" in said
+
+
+GIVEN = {
+    "train": ["lora"], "prompt": ["None"], "text_tokens_per_item": ["0"],
+    "seq_len": ["128"], "item_width": ["16"], "adapter": ["mlp"],
+    "tied_items": None, "init_items": ["random"], "gap_dropout": ["0.5"],
+    "shuffle_ties": None, "dtype": ["bfloat16"], "llama_path": ["{folder}/other"],
+    "data_dir": ["{folder}/d2"], "tokenizer": ["{folder}/mine.json"],
+    "lora_rank": ["2"], "lora_alpha": ["3"], "lora_targets": ["q", "k"],
+    "llama_size": ["1b"], "from_scratch": None,
+}  # fmt: skip
+"""Every flag that is taken over, given another way."""
+
+
+def taken(first: Path, *more: str) -> tuple[TrainConfig, str]:
+    """The flags of a second stage, and what is said of them."""
+    argv, said = second(first, first / "none", *more), list[str]()
+
+    def read(defaults: dict[str, Any]) -> TrainConfig:
+        return parse(TrainConfig, argv, "eqids.train", "", defaults)
+
+    return flags_taken_over(read({}), read, said.append), "\n".join(said)
+
+
+@pytest.mark.parametrize("name", [*GIVEN])
+def test_a_flag_that_is_given_changes_what_the_first_stage_had(
+    name: str, first: Path
+) -> None:
+    assert set(GIVEN) == set(MODEL_FLAGS)
+    silent, _ = taken(first)
+    words = GIVEN[name]
+    if words is None:  # a switch, set the other way
+        given = [f"--{'no_' if getattr(silent, name) else ''}{name}"]
+    else:
+        given = [f"--{name}", *(word.format(folder=first) for word in words)]
+    found, said = taken(first, *given)
+    start = ["--load_checkpoint", "runs/1"]
+    alone = parse(TrainConfig, [*start, *given], "eqids.train", "")
+    assert getattr(found, name) == getattr(alone, name) != getattr(silent, name)
+    # Each stage chooses what trains.
+    if name != "train" and "lora" not in name:
+        (line,) = [x for x in said.splitlines() if x.startswith("changed from ")]
+        assert line.startswith(f"changed from {first}/1/2: --") and given[0] in line
+    # Nothing else changes, but what goes with it.
+    together = {"llama_path", "from_scratch", "llama_size"}
+    for other in set(MODEL_FLAGS) - {name} - (together if name in together else set()):
+        assert getattr(found, other) == getattr(silent, other), other
+    # What is given as it was is neither taken over nor changed.
+    same, said = taken(first, "--seq_len", "64")
+    assert same == taken(first)[0] and "--seq_len" not in said
+
+
+def test_words_that_are_turned_off_are_off(
+    first: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    off = ["--text_tokens_per_item", "0", "--prompt", "None"]
+    train.main(second(first, tmp_path / "2", *off))
+    said = capsys.readouterr().out
+    assert "--text_tokens_per_item 0 (it was --text_tokens_per_item 3)" in said
+    config = config_of(tmp_path / "2" / "2")
+    assert config.words is None and config.flags.prompt is None
+
+
+def test_what_a_second_stage_needs_and_does_not_find_is_named(
+    first: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    def told(*more: str) -> str:
+        said = refused(train.main, second(first, tmp_path / "2", *more), capsys)
+        assert said.count("\n") == 1 and "ml-100k" not in said
+        assert not (tmp_path / "2").exists()
+        return said
+
+    for name, flag in (("d", "--data_dir DIR"), ("llama", "--llama_path DIR")):
+        (first / name).rename(first / "moved")
+        try:
+            said = told()
+            assert f"{first / name}, which is not there any more" in said
+            assert flag in said and "prepare" not in said
+            _, now = taken(first, f"--{flag.split()[0][2:]}", str(first / "moved"))
+            assert f"({flag.split()[0]} {first / name})" not in now
+        finally:
+            (first / "moved").rename(first / name)
+    tokenizer = first / "llama" / "tokenizer.json"
+    tokenizer.rename(first / "moved.json")
+    try:
+        assert "has no tokenizer.json: wanted --tokenizer FILE" in told()
+        other = write_tokenizer(tmp_path / "other.json", vocab=280)
+        said = told("--tokenizer", str(other))
+        assert "another tokenizer" in said and "see --tokenizer" in said
+    finally:
+        (first / "moved.json").rename(tokenizer)
+    said = told("--load_checkpoint", str(tmp_path / "none"))
+    assert f"{tmp_path / 'none'}: no such folder" in said
+    assert "see --load_checkpoint" in said
+
+
+def test_other_texts_of_the_same_items_are_told_of(
+    first: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    with_texts(open_dataset(first / "d"), tmp_path / "d", ["Other texts"])
+    train.main(second(first, tmp_path / "2", "--data_dir", str(tmp_path / "d")))
+    assert "has other texts of items than" in capsys.readouterr().err
