@@ -35,9 +35,9 @@ class PrepareConfig:
     time_column: str | None = "timestamp"
     """Column of times: numbers since 1970 (see --time_unit), dates or timestamps;
     'None' if there are no times and rows already stand in order."""
-    time_unit: Literal["auto"] | TimeUnit = "auto"
-    """Unit of times that are numbers. auto: seconds, unless all times would then be
-    before 1971 or after 2100 and another unit fits."""
+    time_unit: TimeUnit | None = None
+    """Unit of times that are numbers; by default seconds, unless all times would then
+    be before 1971 or after 2100 and another unit fits."""
     order_column: str | None = None
     """Column that orders a user's events (numbers, dates or timestamps), for data
     without times, or whose times are too coarse to order events. Times are then

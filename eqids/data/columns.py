@@ -193,7 +193,7 @@ def _times(
     column = f"{source.file}: column {source.columns['time']!r}"
     if not numeric:
         require(
-            config.time_unit == "auto",
+            config.time_unit is None,
             f"--time_unit is {config.time_unit}, and {column} holds dates or "
             "timestamps, which need no unit",
         )
@@ -202,7 +202,7 @@ def _times(
         ends = source.events.aggregate(least=when.min(), most=when.max()).to_pyarrow()
     least, most = ends["least"][0].as_py(), ends["most"][0].as_py()
     unit = config.time_unit
-    if unit == "auto":
+    if unit is None:
         unit = _taken(column, least, most, unit_of(least, most), progress)
     longest = max(abs(least), abs(most)) * SECONDS[unit]
     require(
