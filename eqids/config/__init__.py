@@ -13,6 +13,7 @@ from eqids.config.catalog import (
     RetireConfig as RetireConfig,
     ShowConfig as ShowConfig,
 )
+from eqids.config.content import check_content as check_content
 from eqids.config.convert import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,
