@@ -80,8 +80,8 @@ def check_folder(folder: Path) -> None:
         check(folder)
     found = "weights, but " if list(folder.glob("*.safetensors")) else ""
     raise UserError(
-        f"{folder} has {found}no {CONFIG}, wanted a Hugging Face Llama: add the "
-        f"{CONFIG} of the model, or give its folder"
+        f"{folder} is no Hugging Face folder: it has {found}no {CONFIG}, wanted that of "
+        "a Llama; download it as well, or give the folder that has it"
     )
 
 
@@ -253,8 +253,8 @@ def _check_formats(folder: Path) -> None:
             name = found[0].name + (f" and {len(found) - 1} more" if found[1:] else "")
             said = way.format(path=folder, file=found[0])
             raise UserError(
-                f"{folder} has {kind.format(name=name)} and no safetensors of Hugging "
-                f"Face: {said}"
+                f"{folder} is no Hugging Face folder of safetensors, it has "
+                f"{kind.format(name=name)}: {said}"
             )
 
 

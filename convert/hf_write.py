@@ -28,11 +28,10 @@ COMPANIONS = (
 _FREE_TEXTS = ("LICENSE", "USE_POLICY", "README", "chat_template")
 """Those that may begin with anything."""
 
-_SAID_ELSEWHERE = (
-    "dtype", "torch_dtype", "rope_parameters", "rope_scaling",
-    "partial_rotary_factor", "original_max_position_embeddings",
-)  # fmt: skip
-"""Fields of a config.json that say what others say as well."""
+_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
+         "original_max_position_embeddings")  # fmt: skip
+_DTYPE = ("torch_dtype", "dtype")
+"""Fields of a config.json that say the same."""
 
 HEAD = "lm_head.weight"
 """The head for words, of a Llama that has one of its own."""
@@ -189,10 +188,13 @@ def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:
         dtype: of the tensors; by default what the folder says.
     """
     values = read_object(folder / CONFIG)
+    # Where both are there, transformers reads `dtype`.
     said = dtype or values.get("dtype") or values.get("torch_dtype")
-    once = hf_config(read_config(folder), said)
-    kept = {key: one for key, one in values.items() if key not in _SAID_ELSEWHERE}
-    return kept | {key: one for key, one in once.items() if one is not None}
+    ours = hf_config(read_config(folder), said)
+    out = {key: one for key, one in values.items() if key not in _ROPE + _DTYPE}
+    if any(key in values for key in _ROPE):
+        out |= {key: ours[key] for key in ("rope_theta", "rope_scaling")}
+    return out if said is None else out | {"torch_dtype": said}
 
 
 def hf_config(config: LlamaConfig, dtype: str | None, **more: Any) -> dict[str, Any]:

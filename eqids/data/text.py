@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tokenizers import Tokenizer
 
-from eqids.config import UserError, require
+from eqids.config import UserError, check_content, require
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEMS_FILE, file_sha256, words_file
+from eqids.data.text_ends import apply_settings
 from eqids.data.words import Words, words_by_slot
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -33,17 +34,24 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
         inside = tokenizer / TOKENIZER_FILE
         path = inside if tokenizer.is_dir() else tokenizer
         require(path.is_file(), f"--tokenizer {tokenizer}: there is no file {path}")
+        check_content(path)
         return path
     wanted = f"wanted --tokenizer FILE, a {TOKENIZER_FILE}"
     require(llama_path is not None, f"words beside items need a tokenizer: {wanted}")
     assert llama_path is not None
     path = llama_path / TOKENIZER_FILE
-    require(
-        path.is_file(),
+    if path.is_symlink() or path.exists():
+        check_content(path)
+        return path
+    if (llama_path / "tokenizer.model").exists():
+        wanted += (
+            "; of the tokenizer.model that is there, transformers makes one: "
+            f"AutoTokenizer.from_pretrained({llama_path}).save_pretrained(DIR)"
+        )
+    raise UserError(
         f"words beside items need a tokenizer, and {llama_path} has no "
-        f"{TOKENIZER_FILE}: {wanted}",
+        f"{TOKENIZER_FILE}: {wanted}"
     )
-    return path
 
 
 def words_of(
@@ -108,6 +116,7 @@ def _open(path: Path) -> Tokenizer:
         engine = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
         raise UserError(f"{path} is no {TOKENIZER_FILE}: {error}") from None
+    apply_settings(engine, path)
     engine.no_truncation()
     engine.no_padding()
     return engine
