@@ -80,8 +80,8 @@ def check_folder(folder: Path) -> None:
         check(folder)
     found = "weights, but " if list(folder.glob("*.safetensors")) else ""
     raise UserError(
-        f"{folder} is no Hugging Face folder: it has {found}no {CONFIG}, wanted that of "
-        "a Llama; download it as well, or give the folder that has it"
+        f"{folder} is no Hugging Face folder: it has {found}no {CONFIG}, wanted one of "
+        "a Llama: download it as well, or give the folder that has it"
     )
 
 

@@ -93,11 +93,16 @@ def _rope(path: Path, values: Mapping[str, Any]) -> tuple[float, RopeScaling | N
 
     Its `convert_rope_params_to_dict` and `standardize_rope_params` are followed.
     """
-    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    require(
-        isinstance(rope, dict) and not any(isinstance(v, dict) for v in rope.values()),
-        f"{path}: rope settings are {rope!r}, wanted one object for all layers",
-    )
+    rope: dict[str, Any] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        found = values.get(name)
+        require(
+            found is None
+            or isinstance(found, dict)
+            and not any(isinstance(one, dict) for one in found.values()),
+            f"{path}: {name} is {found!r}, wanted one object for all layers, or null",
+        )
+        rope = found or rope
     theta = _number(
         path, "rope_theta", rope.get("rope_theta", values.get("rope_theta", 10_000.0))
     )

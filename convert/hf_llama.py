@@ -21,6 +21,7 @@ from convert.diagnosis import CONFIG
 from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import tensors
+from convert.outputs import row_ranges
 from convert.quantized import check_dtypes
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
@@ -59,8 +60,6 @@ _IGNORED = ".self_attn.rotary_emb.inv_freq"
 """A table that old files store and everyone recomputes."""
 _NO_MESH = Placement(None, None)
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_ROWS_COMPARED = 4096
-"""Rows of two tables that are in memory at a time."""
 
 
 def load_llama(
@@ -187,8 +186,7 @@ def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
     embedding, head = tensors[_EMBEDDING], tensors[_HEAD]
     num_rows, width = embedding.get_shape()
     _check(folder, tensors, _HEAD, (num_rows, width))
-    for start in range(0, num_rows, _ROWS_COMPARED):
-        rows = slice(start, start + _ROWS_COMPARED)
+    for rows in row_ranges(num_rows, 8 * width):
         require(
             np.array_equal(embedding[rows], head[rows]),
             f"{folder}: {CONFIG} says tie_word_embeddings, and {_HEAD} holds other "
