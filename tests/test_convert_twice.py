@@ -20,6 +20,9 @@ from ggufs import HEAD, METADATA, SHAPES, VOCAB, write_gguf
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import load_file, save_file
 from test_convert_gguf import llama3_table, tokenizer_metadata
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from convert import fingerprint, load_llama, read_config
@@ -28,6 +31,7 @@ from convert.hf_files import shard_paths
 from convert.hf_write import hf_to_hf
 from convert.outputs import FLOATS
 from eqids.config import UserError
+from eqids.data.text import tokenizer_file, words_of_texts
 from eqids.model.rope import rope_frequencies
 
 GB = 10**9
@@ -200,6 +204,39 @@ def generation_config_beside(tmp_path: Path) -> None:
         found = transformers.GenerationConfig.from_pretrained(one)
         assert (found.bos_token_id, found.eos_token_id) == (7, [2, 3])
     assert json.loads((tmp_path / "new/config.json").read_text())["bos_token_id"] == 1
+
+
+def write_tokenizer(folder: Path, begun: bool, **config: Any) -> None:
+    """A tokenizer of two words, whose texts may begin with <s>."""
+    vocab = {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "<x>": 4}
+    engine = Tokenizer(WordLevel(vocab, unk_token="<x>"))
+    engine.add_special_tokens(["<s>", "</s>", "<x>"])
+    if begun:
+        engine.post_processor = TemplateProcessing(
+            single=["<s>:0", "$A:0"], pair=["<s>:0", "$A:0", "$B:1"],
+            special_tokens=[("<s>", 0)],
+        )  # fmt: skip
+    engine.save(str(folder / "tokenizer.json"))
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about | config))
+
+
+def tokenizer_settings(tmp_path: Path) -> None:
+    for begun in (True, False):
+        for config in ({}, {"add_bos_token": True}, {"add_bos_token": False}):
+            write_tokenizer(tmp_path, begun, **config)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+            words = words_of_texts(["a"], tmp_path / "tokenizer.json", 4)
+            ours = [*words.prompt, *words.ids]
+            assert ours == tokenizer("a").input_ids == ([0, 2] if begun else [2])
+
+
+def tokenizer_model_beside(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, begun=True)
+    (tmp_path / "tokenizer.model").write_bytes(b"another one, which nobody opens")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    words = words_of_texts(["a"], tokenizer_file(None, tmp_path), 4)
+    assert [*words.prompt, *words.ids] == tokenizer("a").input_ids == [0, 2]
 
 
 def llama_cpp_divisors(
@@ -402,6 +439,10 @@ PAIRS = (
          metas_params_beside),
     Pair("generation_config.json beside ids in config.json", "generation_config.json "
          "counts", "reads neither, writes both as they are", generation_config_beside),
+    Pair("add_bos_token in tokenizer_config.json beside the post-processor of "
+         "tokenizer.json", "tokenizer.json counts", SAME, tokenizer_settings),
+    Pair("tokenizer.json beside tokenizer.model", "tokenizer.json counts", SAME,
+         tokenizer_model_beside),
     # GGUF: llama.cpp, src/llama-model.cpp, load_hparams.
     Pair("rope.scale_linear without rope.scaling.factor", "linear by it", SAME,
          gguf({"rope.scale_linear": 4.0})),
@@ -481,7 +522,6 @@ def vocab_size_beside_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pair", PAIRS, ids=[pair.what for pair in PAIRS])
 def test_each_pair_is_read_as_its_loader_reads_it(pair: Pair, tmp_path: Path) -> None:
     pair.proof(tmp_path)
-
 
 
 NUMBERS = st.sampled_from([1, 1.0, 2, 2.5, 8])

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 from eqids.config import UserError, check_content, require
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEMS_FILE, file_sha256, words_file
-from eqids.data.text_ends import apply_settings
 from eqids.data.words import Words, words_by_slot
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -116,7 +115,6 @@ def _open(path: Path) -> Tokenizer:
         engine = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
         raise UserError(f"{path} is no {TOKENIZER_FILE}: {error}") from None
-    apply_settings(engine, path)
     engine.no_truncation()
     engine.no_padding()
     return engine
