@@ -21,42 +21,39 @@ EQIDS_FILES: Mapping[str, str] = {
     "--data_dir",
 }
 """Files that only folders of EqIDs have, and what they are."""
-_GGUF = "turn it into a folder with `python -m convert gguf-to-hf {path} DIR`"
-_TRANSFORMERS = (
-    "write it as safetensors with transformers: AutoModelForCausalLM."
-    "from_pretrained({path}{how}).save_pretrained(DIR)"
+_GGUF = "turn it into a folder with `python -m convert gguf-to-hf {file} DIR`"
+_FIVE = (
+    "write them as safetensors with transformers: AutoModelForCausalLM."
+    "from_pretrained({path}).save_pretrained(DIR)"
 )
+_FOUR = (
+    "write them as safetensors with transformers 4: AutoModelForCausalLM."
+    "from_pretrained({{path}}, {}=True).save_pretrained(DIR)"
+)
+_DOWNLOAD = "download the same model in Hugging Face's format"
+_EXPORTED = "give the folder of the model that it was made from"
+_MADE = "write a Hugging Face folder with the program that made it"
+_MERGED = "join it with `accelerate merge-weights`, and write a Hugging Face folder"
 _FORMATS: Sequence[tuple[str, str, str]] = (
-    ("*.gguf", "weights as GGUF ({name})", _GGUF.replace("path", "file")),
-    ("pytorch_model*.bin", "weights of PyTorch ({name})",
-     _TRANSFORMERS.replace("{how}", "")),
+    ("*.gguf", "weights as GGUF ({name})", _GGUF),
+    ("pytorch_model*.bin", "weights of PyTorch ({name})", _FIVE),
     ("consolidated*.pth", "Meta's original weights ({name})",
-     "download the same model in Hugging Face's format, or write it so with "
-     "transformers' convert_llama_weights_to_hf.py"),
-    ("consolidated*.safetensors", "original weights ({name}), not Hugging Face's",
-     "download the same model in Hugging Face's format"),
-    ("*.bin", "weights of PyTorch ({name})", _TRANSFORMERS.replace("{how}", "")),
-    ("*.pt", "weights of PyTorch ({name})",
-     "write them as a Hugging Face folder with what made them"),
-    ("*.pth", "weights of PyTorch ({name})",
-     "write them as a Hugging Face folder with what made them"),
-    ("*.h5", "weights of TensorFlow ({name})",
-     "write them as safetensors with transformers 4: AutoModelForCausalLM."
-     "from_pretrained({path}, from_tf=True).save_pretrained(DIR)"),
-    ("tf_model*", "weights of TensorFlow ({name})",
-     "write them as safetensors with transformers 4: AutoModelForCausalLM."
-     "from_pretrained({path}, from_tf=True).save_pretrained(DIR)"),
-    ("*.msgpack", "weights of Flax ({name})",
-     "write them as safetensors with transformers 4: AutoModelForCausalLM."
-     "from_pretrained({path}, from_flax=True).save_pretrained(DIR)"),
-    ("*.onnx", "a graph of ONNX ({name})",
-     "give the folder of the model that it was exported from"),
-    ("onnx/*.onnx", "a graph of ONNX ({name})",
-     "give the folder of the model that it was exported from"),
-    ("*.npz", "weights of MLX or NumPy ({name})",
-     "give the folder of the model that they were converted from"),
-    ("params.json", "the settings of Meta's original format ({name})",
-     "download the same model in Hugging Face's format"),
+     f"{_DOWNLOAD}, or write it so with transformers' convert_llama_weights_to_hf.py"),
+    ("consolidated*.safetensors", "original weights ({name})", _DOWNLOAD),
+    ("openvino_model.*", "a graph of OpenVINO ({name})", _EXPORTED),
+    ("*.distcp", "a sharded checkpoint of PyTorch ({name})", _MERGED),
+    ("*/*.distcp", "a sharded checkpoint of PyTorch ({name})", _MERGED),
+    ("*.ckpt", "a checkpoint of another trainer ({name})", _MADE),
+    ("*.nemo", "a model of NeMo ({name})", _MADE),
+    ("*.bin", "weights of PyTorch ({name})", _FIVE),
+    ("*.pt", "weights of PyTorch ({name})", _MADE),
+    ("*.pth", "weights of PyTorch ({name})", _MADE),
+    ("*.h5", "weights of TensorFlow ({name})", _FOUR.format("from_tf")),
+    ("*.msgpack", "weights of Flax ({name})", _FOUR.format("from_flax")),
+    ("*.onnx", "a graph of ONNX ({name})", _EXPORTED),
+    ("onnx/*.onnx", "a graph of ONNX ({name})", _EXPORTED),
+    ("*.npz", "weights of MLX or NumPy ({name})", _EXPORTED),
+    ("params.json", "the settings of Meta's original format ({name})", _DOWNLOAD),
 )  # fmt: skip
 """Patterns of files, what they are, and the way out."""
 _PARTIAL = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.download",
@@ -107,8 +104,8 @@ def check_weights(folder: Path, names: Sequence[str]) -> None:
                 "those of a Llama; download them as well"
             )
         raise UserError(
-            f"{folder} has no {missing[0]}, one of {len(missing)} missing files of "
-            f"{len(names)} that {INDEX} names: download them again"
+            f"{folder} has no {missing[0]}: of {len(names)} files that {INDEX} names, "
+            f"{len(missing)} are missing; download them again"
         )
     for name in names:
         check_content(folder / name, binary=True)
@@ -158,7 +155,7 @@ def _check_kind(path: Path) -> None:
         check_content(path)
         with path.open("rb") as file:
             gguf = file.read(4) == b"GGUF"
-        way = _GGUF.format(path=path) if gguf else f"give its folder, {path.parent}"
+        way = _GGUF.format(file=path) if gguf else f"give its folder, {path.parent}"
         kind = "a GGUF file" if gguf else "a file"
         raise UserError(f"{path} is {kind}, wanted the folder of a Llama: {way}")
     for name, told in EQIDS_FILES.items():
@@ -222,7 +219,7 @@ def _check_below(folder: Path) -> None:
         below += sorted(path.parent for path in folder.glob(f"{pattern}/{CONFIG}"))
     found = list(dict.fromkeys(path for path in below if (path / CONFIG).exists()))
     if found:
-        more = f" (or one of {len(found) - 1} others below it)" if found[1:] else ""
+        more = f" ({len(found) - 1} more are below it)" if found[1:] else ""
         raise UserError(
             f"{folder} has no {CONFIG}, wanted a Hugging Face Llama: the folder is "
             f"{found[0]}{more}, give that"

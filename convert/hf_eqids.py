@@ -20,7 +20,14 @@ from convert.hf_files import file_sha256, fingerprint
 from convert.hf_llama import load_llama
 from convert.json_file import read_object
 from convert.names import path_of, tensors_of
-from eqids.config import ModelConfig, RunConfig, UserError, from_json, require
+from eqids.config import (
+    ModelConfig,
+    RunConfig,
+    UserError,
+    check_content,
+    from_json,
+    require,
+)
 from eqids.model import EqIDs
 from sharding import Box, Placement, Unread, exchange, is_first
 
@@ -70,6 +77,7 @@ def read_pair(folder: Path) -> Pair:
             f"{folder} has no {name}, wanted a folder that python -m convert "
             "eqids-to-hf wrote",
         )
+        check_content(folder / name, binary=name == TENSORS_FILE)
     meta = read_object(path)
     version = meta.get("format_version")
     require(

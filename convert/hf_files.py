@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from convert.diagnosis import INDEX, SINGLE, check_folder, check_weights
 from convert.json_file import read_object
-from eqids.config import UserError, check_content, require
+from eqids.config import UserError, require
 from sharding import exchange
 
 
@@ -29,7 +29,6 @@ def shard_paths(folder: Path) -> list[Path]:
     index = folder / INDEX
     names = [SINGLE]
     if index.exists() and not (folder / SINGLE).exists():
-        check_content(index)
         where: Any = read_object(index).get("weight_map")
         require(
             isinstance(where, dict) and bool(where),

@@ -12,12 +12,18 @@ _WANTED = f"wanted {', '.join(FLOATS[:-1])} or {FLOATS[-1]}"
 _UNQUANTIZED = "give the folder of the model before it was quantized"
 _DEQUANTIZED = (
     f"{_UNQUANTIZED}, or write one with transformers: AutoModelForCausalLM."
-    "from_pretrained(FOLDER).dequantize().save_pretrained(DIR)"
+    "from_pretrained({folder}).dequantize().save_pretrained(DIR)"
+)
+_LOADED_SO = (
+    f"{_UNQUANTIZED}, or write one with transformers: AutoModelForCausalLM."
+    "from_pretrained({folder}, quantization_config=CONFIG(dequantize=True))"
+    ".save_pretrained(DIR), CONFIG being "
 )
 _WAYS_OUT: Mapping[str, str] = {
     "bitsandbytes": _DEQUANTIZED,
-    "fp8": _DEQUANTIZED,
-    "mxfp4": _DEQUANTIZED,
+    "fp8": f"{_LOADED_SO}FineGrainedFP8Config",
+    "mxfp4": f"{_LOADED_SO}Mxfp4Config",
+    "compressed-tensors": f"{_LOADED_SO}CompressedTensorsConfig",
     "MLX": f"{_UNQUANTIZED}, or write one with `mlx_lm.convert --dequantize`",
 }
 """By `quant_method`; for others there is only the model before."""
@@ -63,10 +69,11 @@ def check_settings(path: Path, values: Mapping[str, Any]) -> None:
         method = str(told.get("quant_method", method))
         bits = [f"{told['bits']} bits"] if "bits" in told else []
         bits += [f"{n} bits" for n in (4, 8) if told.get(f"load_in_{n}bit") is True]
-        raise _error(f"{path}: {name}", ", ".join([method, *bits]))
+        told_by = f"{name} of {path.name}"
+        raise _error(path.parent, told_by, ", ".join([method, *bits]))
     for name in _FILES:
         if (path.parent / name).is_file():
-            raise _error(f"{path.parent / name}", "gptq or awq")
+            raise _error(path.parent, name, "gptq or awq")
 
 
 def check_dtypes(folder: Path, dtypes: Mapping[str, str]) -> None:
@@ -82,10 +89,10 @@ def check_dtypes(folder: Path, dtypes: Mapping[str, str]) -> None:
     for mark, method in _NAMES.items():
         for key, dtype in dtypes.items():
             if mark in key:
-                raise _error(f"{folder}: tensor {key} ({dtype})", method)
+                raise _error(folder, f"tensor {key} ({dtype})", method)
     for key, dtype in dtypes.items():
         if dtype in _TYPES:
-            raise _error(f"{folder}: tensor {key} has dtype {dtype}", _TYPES[dtype])
+            raise _error(folder, f"tensor {key} ({dtype})", _TYPES[dtype])
         if dtype not in FLOATS:
             raise UserError(
                 f"{folder}: {key} has dtype {dtype}, {_WANTED}: whole numbers are "
@@ -93,8 +100,9 @@ def check_dtypes(folder: Path, dtypes: Mapping[str, str]) -> None:
             )
 
 
-def _error(where: str, method: str) -> UserError:
+def _error(folder: Path, sign: str, method: str) -> UserError:
     way = _WAYS_OUT.get(method.split(",")[0].split(" or ")[0], _UNQUANTIZED)
     return UserError(
-        f"{where} says that the weights are quantized ({method}), {_WANTED}: {way}"
+        f"{folder}: {sign} says that the weights are quantized ({method}), {_WANTED}: "
+        + way.format(folder=folder)
     )

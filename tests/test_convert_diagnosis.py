@@ -218,16 +218,16 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
         r"\(awq, 4 bits\)", BEFORE),
     "fp8 by config": (
         quantized(quantization_config={"quant_method": "fp8"}), r"\(fp8\)",
-        r"dequantize\(\)"),
+        "FineGrainedFP8Config"),
     "compressed-tensors by config": (
         quantized(quantization_config={"quant_method": "compressed-tensors"}),
         r"\(compressed-tensors\)", BEFORE),
     "compression_config": (
         quantized(compression_config={"format": "pack-quantized"}),
-        "compression_config says", BEFORE),
+        "compression_config of config.json says", BEFORE),
     "mxfp4 by config": (
         quantized(quantization_config={"quant_method": "mxfp4"}), r"\(mxfp4\)",
-        r"dequantize\(\)"),
+        "Mxfp4Config"),
     "a method to come": (
         quantized(quantization_config={"quant_method": "novel"}), r"\(novel\)", BEFORE),
     "MLX, quantized": (
@@ -289,7 +289,12 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
         instead(SINGLE, "Entry not found, and no more"), "holds text", "download"),
     "nothing: model.safetensors": (instead(SINGLE, ""), "is empty", "download"),
     "nothing: config.json": (instead("config.json", ""), "is empty", "download"),
-    "gzip": (instead(SINGLE, "\x1f\x8b"), "is not whole safetensors|packed", "down"),
+    "gzip": (
+        sound(lambda f: (f / SINGLE).write_bytes(b"\x1f\x8b\x08\0")), "packed as gzip",
+        "unpack it"),
+    "cut off": (
+        sound(lambda f: (f / SINGLE).write_bytes((f / SINGLE).read_bytes()[:-9])),
+        "is not whole safetensors", "download it again"),
     # Other formats, and too little of ours.
     "PyTorch": (
         files({}, pytorch_model__bin=b"PK"), "PyTorch .pytorch_model.bin",
@@ -304,12 +309,20 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
     "Meta's settings alone": (files(params__json="{}"), "params.json", HF_FORMAT),
     "consolidated.safetensors": (
         files({}, consolidated__safetensors=b"\x10\0"), "original weights", HF_FORMAT),
-    "a .pth": (files(model__pth=b"PK"), "PyTorch .model.pth", "Hugging Face folder"),
-    "a .pt": (files({}, model__pt=b"PK"), "PyTorch .model.pt", "Hugging Face folder"),
+    **{
+        f"a file of {suffix}": (
+            files({}, **{f"model__{suffix}": b"P"}), rf"\(model.{suffix}\)", way)
+        for suffix, way in (
+            ("pt", "write a Hugging"), ("pth", "write a Hugging"),
+            ("ckpt", "write a Hugging"), ("nemo", "write a Hugging"),
+            ("distcp", "accelerate merge-weights"), ("bin", "save_pretrained"),
+        )
+    },
+    "OpenVINO": (files({}, openvino_model__bin=b"O"), "OpenVINO", "made from"),
     "TensorFlow": (files({}, tf_model__h5=b"H"), "TensorFlow", "from_tf=True"),
     "Flax": (files({}, flax_model__msgpack=b"F"), "Flax", "from_flax=True"),
-    "ONNX": (files({}, onnx___model__onnx=b"O"), "ONNX", "exported from"),
-    "MLX's npz": (files({}, weights__npz=b"N"), "MLX", "converted from"),
+    "ONNX": (files({}, onnx___model__onnx=b"O"), "ONNX", "made from"),
+    "MLX's npz": (files({}, weights__npz=b"N"), "MLX", "made from"),
     "GGUF inside": (
         gguf_inside, r"GGUF \(llama.Q4_1.gguf\)",
         "python -m convert gguf-to-hf .*llama.Q4_1.gguf DIR"),
@@ -329,7 +342,7 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
         sound(lambda f: (f / INDEX).unlink(), 3), "has 3 shards", "download the index"),
     "a shard is missing": (
         sound(lambda f: (f / "model-00002-of-00003.safetensors").unlink(), 3),
-        "1 missing files of 3", "download them again"),
+        "of 3 files that .* 1 are missing", "download them again"),
     "another name": (
         sound(lambda f: (f / SINGLE).rename(f / "llama.safetensors")),
         "has llama.safetensors and neither", "rename it"),
