@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from convert.formats import FROM_GGUF, check_formats
 from eqids.config import UserError, check_content
 
 CONFIG = "config.json"
@@ -21,41 +22,6 @@ EQIDS_FILES: Mapping[str, str] = {
     "--data_dir",
 }
 """Files that only folders of EqIDs have, and what they are."""
-_GGUF = "turn it into a folder with `python -m convert gguf-to-hf {file} DIR`"
-_FIVE = (
-    "write them as safetensors with transformers: AutoModelForCausalLM."
-    "from_pretrained({path}).save_pretrained(DIR)"
-)
-_FOUR = (
-    "write them as safetensors with transformers 4: AutoModelForCausalLM."
-    "from_pretrained({{path}}, {}=True).save_pretrained(DIR)"
-)
-_DOWNLOAD = "download the same model in Hugging Face's format"
-_EXPORTED = "give the folder of the model that it was made from"
-_MADE = "write a Hugging Face folder with the program that made it"
-_MERGED = "join it with `accelerate merge-weights`, and write a Hugging Face folder"
-_FORMATS: Sequence[tuple[str, str, str]] = (
-    ("*.gguf", "weights as GGUF ({name})", _GGUF),
-    ("pytorch_model*.bin", "weights of PyTorch ({name})", _FIVE),
-    ("consolidated*.pth", "Meta's original weights ({name})",
-     f"{_DOWNLOAD}, or write it so with transformers' convert_llama_weights_to_hf.py"),
-    ("consolidated*.safetensors", "original weights ({name})", _DOWNLOAD),
-    ("openvino_model.*", "a graph of OpenVINO ({name})", _EXPORTED),
-    ("*.distcp", "a sharded checkpoint of PyTorch ({name})", _MERGED),
-    ("*/*.distcp", "a sharded checkpoint of PyTorch ({name})", _MERGED),
-    ("*.ckpt", "a checkpoint of another trainer ({name})", _MADE),
-    ("*.nemo", "a model of NeMo ({name})", _MADE),
-    ("*.bin", "weights of PyTorch ({name})", _FIVE),
-    ("*.pt", "weights of PyTorch ({name})", _MADE),
-    ("*.pth", "weights of PyTorch ({name})", _MADE),
-    ("*.h5", "weights of TensorFlow ({name})", _FOUR.format("from_tf")),
-    ("*.msgpack", "weights of Flax ({name})", _FOUR.format("from_flax")),
-    ("*.onnx", "a graph of ONNX ({name})", _EXPORTED),
-    ("onnx/*.onnx", "a graph of ONNX ({name})", _EXPORTED),
-    ("*.npz", "weights of MLX or NumPy ({name})", _EXPORTED),
-    ("params.json", "the settings of Meta's original format ({name})", _DOWNLOAD),
-)  # fmt: skip
-"""Patterns of files, what they are, and the way out."""
 _PARTIAL = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.download",
             ".cache/huggingface/download/*.incomplete")  # fmt: skip
 """What downloads that did not end leave behind."""
@@ -73,7 +39,7 @@ def check_folder(folder: Path) -> None:
     if config.exists() or config.is_symlink():
         check_content(config)
         return
-    for check in (_check_download, _check_pointer, _check_below, _check_formats):
+    for check in (_check_download, _check_pointer, _check_below, check_formats):
         check(folder)
     found = "weights, but " if list(folder.glob("*.safetensors")) else ""
     raise UserError(
@@ -97,7 +63,7 @@ def check_weights(folder: Path, names: Sequence[str]) -> None:
         _check_links(folder, missing)
         _check_download(folder)
         if names == [SINGLE]:
-            for check in (_check_shards, _check_adapter, _check_formats, _check_names):
+            for check in (_check_shards, _check_adapter, check_formats, _check_names):
                 check(folder)
             raise UserError(
                 f"{folder} has no {SINGLE} and no {INDEX}: it holds no weights, wanted "
@@ -132,7 +98,7 @@ def check_architecture(path: Path, names: object, model_type: object) -> None:
     if model_type == "llama":
         way = (
             f"give the {wanted} that it was made from, or write its Llama with "
-            f"transformers: {wanted}.from_pretrained({path.parent})"
+            f"transformers: {wanted}.from_pretrained('{path.parent}')"
             ".save_pretrained(DIR)"
         )
     raise UserError(
@@ -155,7 +121,7 @@ def _check_kind(path: Path) -> None:
         check_content(path)
         with path.open("rb") as file:
             gguf = file.read(4) == b"GGUF"
-        way = _GGUF.format(file=path) if gguf else f"give its folder, {path.parent}"
+        way = FROM_GGUF.format(file=path) if gguf else f"give its folder, {path.parent}"
         kind = "a GGUF file" if gguf else "a file"
         raise UserError(f"{path} is {kind}, wanted the folder of a Llama: {way}")
     for name, told in EQIDS_FILES.items():
@@ -183,7 +149,7 @@ def _check_adapter(folder: Path) -> None:
         raise UserError(
             f"{folder} has {name}: it is an adapter of PEFT{base}, wanted a whole "
             "Llama: write one with AutoPeftModelForCausalLM.from_pretrained"
-            f"({folder}).merge_and_unload().save_pretrained(DIR)"
+            f"('{folder}').merge_and_unload().save_pretrained(DIR)"
         )
 
 
@@ -240,19 +206,6 @@ def _check_shards(folder: Path) -> None:
             f"{folder} has {len(shards)} shards ({shards[0].name} is one) and no "
             f"{INDEX}: download the index as well"
         )
-
-
-def _check_formats(folder: Path) -> None:
-    for pattern, kind, way in _FORMATS:
-        found = sorted(folder.glob(pattern))
-        if found:
-            check_content(found[0])
-            name = found[0].name + (f" and {len(found) - 1} more" if found[1:] else "")
-            said = way.format(path=folder, file=found[0])
-            raise UserError(
-                f"{folder} is no Hugging Face folder of safetensors, it has "
-                f"{kind.format(name=name)}: {said}"
-            )
 
 
 def _check_names(folder: Path) -> None:

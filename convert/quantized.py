@@ -12,11 +12,11 @@ _WANTED = f"wanted {', '.join(FLOATS[:-1])} or {FLOATS[-1]}"
 _UNQUANTIZED = "give the folder of the model before it was quantized"
 _DEQUANTIZED = (
     f"{_UNQUANTIZED}, or write one with transformers: AutoModelForCausalLM."
-    "from_pretrained({folder}).dequantize().save_pretrained(DIR)"
+    "from_pretrained('{folder}').dequantize().save_pretrained(DIR)"
 )
 _LOADED_SO = (
     f"{_UNQUANTIZED}, or write one with transformers: AutoModelForCausalLM."
-    "from_pretrained({folder}, quantization_config=CONFIG(dequantize=True))"
+    "from_pretrained('{folder}', quantization_config=CONFIG(dequantize=True))"
     ".save_pretrained(DIR), CONFIG being "
 )
 _WAYS_OUT: Mapping[str, str] = {

@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from convert.diagnosis import CONFIG, check_folder
+from convert.gguf_config import gguf_config
 from convert.gguf_file import MAGIC, read_gguf
-from convert.gguf_llama import gguf_config
 from convert.hf_config import read_config
 from convert.hf_eqids import TENSORS_FILE, is_pair, read_pair
 from convert.hf_files import shard_paths

@@ -38,6 +38,11 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
     wanted = f"wanted --tokenizer FILE, a {TOKENIZER_FILE}"
     require(llama_path is not None, f"words beside items need a tokenizer: {wanted}")
     assert llama_path is not None
+    require(
+        not llama_path.is_file(),
+        f"--llama_path {llama_path} is a file, wanted the folder of a Llama with its "
+        f"{TOKENIZER_FILE}",
+    )
     path = llama_path / TOKENIZER_FILE
     if path.is_symlink() or path.exists():
         check_content(path)
@@ -45,7 +50,7 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
     if (llama_path / "tokenizer.model").exists():
         wanted += (
             "; of the tokenizer.model that is there, transformers makes one: "
-            f"AutoTokenizer.from_pretrained({llama_path}).save_pretrained(DIR)"
+            f"AutoTokenizer.from_pretrained('{llama_path}').save_pretrained(DIR)"
         )
     raise UserError(
         f"words beside items need a tokenizer, and {llama_path} has no "
