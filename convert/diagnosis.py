@@ -14,6 +14,8 @@ from eqids.config import UserError, check_content
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ITEMS = "eqids.safetensors"
+"""What eqids-to-hf writes beside the weights of a Llama."""
 EQIDS_FILES: Mapping[str, str] = {
     "manifest.json": "a checkpoint of EqIDs, wanted a Hugging Face Llama: give it to "
     "--checkpoint or --load_checkpoint, or write its Llama with `python -m convert "
@@ -209,7 +211,8 @@ def _check_shards(folder: Path) -> None:
 
 
 def _check_names(folder: Path) -> None:
-    others = sorted(folder.glob("*.safetensors"))
+    found = sorted(folder.glob("*.safetensors"))
+    others = [path for path in found if path.name != ITEMS]
     if others:
         raise UserError(
             f"{folder} has {others[0].name} and neither {SINGLE} nor {INDEX}: rename "

@@ -73,6 +73,17 @@ def gguf_to_hf(
     return new.digests
 
 
+def check_gguf(file: GgufFile) -> LlamaConfig:
+    """Requires that a GGUF file holds a whole Llama of types that are read.
+
+    Raises:
+        UserError: as `gguf_to_hf` does.
+    """
+    config = gguf_config(file)
+    _weights(file, config)
+    return config
+
+
 def _weights(file: GgufFile, config: LlamaConfig) -> dict[str, Weight]:
     """The tensors by Hugging Face's names, each checked, and read when written."""
     path = file.path

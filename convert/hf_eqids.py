@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convert.diagnosis import ITEMS
 from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import file_sha256, fingerprint
@@ -31,7 +32,7 @@ from eqids.config import (
 from eqids.model import EqIDs
 from sharding import Box, Placement, Unread, exchange, is_first
 
-TENSORS_FILE, INFO_FILE = "eqids.safetensors", "eqids.json"
+TENSORS_FILE, INFO_FILE = ITEMS, "eqids.json"
 """Items, adapters and softmax, beside the tensors of Llama; and what they are."""
 FORMAT_VERSION = 1
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from convert.diagnosis import CONFIG, check_folder
 from convert.gguf_config import gguf_config
 from convert.gguf_file import MAGIC, read_gguf
+from convert.gguf_llama import check_gguf
 from convert.hf_config import read_config
 from convert.hf_eqids import TENSORS_FILE, is_pair, read_pair
 from convert.hf_files import shard_paths
@@ -97,7 +98,7 @@ def _file(path: Path) -> _Found:
     check_content(path)
     with path.open("rb") as file:
         start = file.read(len(MAGIC))
-    if start == MAGIC:
+    if start == MAGIC or path.suffix == ".gguf":
         return _gguf(path)
     require(
         path.suffix == ".safetensors",
@@ -119,10 +120,13 @@ def _gguf(path: Path) -> _Found:
         "name": file.metadata.get("general.name"),
         "tokenizer": file.metadata.get("tokenizer.ggml.pre"),
     }
+    llama, problem = None, None
     try:
-        return _Found("GGUF file", tensors, gguf_config(file), facts)
+        llama = gguf_config(file)
+        check_gguf(file)
     except UserError as error:
-        return _Found("GGUF file", tensors, None, facts, str(error))
+        problem = str(error)
+    return _Found("GGUF file", tensors, llama, facts, problem)
 
 
 def _safetensors(path: Path) -> tuple[list[_Tensor], dict[str, Any]]:

@@ -91,6 +91,27 @@ def test_each_kind_of_gguf_is_called_by_its_name(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+READABLE = ("a part", "an adapter", "a projector", "another architecture", "experts",
+            "another type")  # fmt: skip
+"""Kinds whose tensors inspect lists all the same."""
+
+
+@pytest.mark.parametrize("name", [n for n in GGUF_KINDS if n != "a folder"])
+def test_inspect_says_the_same(
+    name: str, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    make, cause, way_out = GGUF_KINDS[name]
+    path = tmp_path / "a.gguf"
+    make(path)
+    if name in READABLE:
+        convert_command.main(["inspect", str(path)])
+        said = capsys.readouterr().out
+        assert "token_embd.weight" in said and "problem" in said
+    else:
+        said = refused(convert_command.main, ["inspect", str(path)], capsys)
+    assert re.search(cause, said) and re.search(way_out, said), said
+
+
 def test_safetensors_given_as_gguf_name_their_folder(tmp_path: Path) -> None:
     write_hf(tmp_path / "llama")
     with pytest.raises(UserError, match="its folder, .*llama, may be one of Hugging"):

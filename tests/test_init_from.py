@@ -305,6 +305,7 @@ def test_a_llama_that_its_cache_lost_comes_from_the_hub_again(
     finally:
         shutil.move(tmp_path / "moved", bases / "tied")
     assert f"{bases / 'tied'} has no model.safetensors" in said
+    assert "add --llama_path DIR" in said
 
 
 def test_a_command_names_what_it_is_told_by_place(
