@@ -11,6 +11,7 @@ from pathlib import Path
 from convert.formats import FROM_GGUF, check_formats
 from eqids.config import UserError, check_content
 
+ARCHITECTURE = "LlamaForCausalLM"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -90,35 +91,33 @@ def check_architecture(path: Path, names: object, model_type: object) -> None:
     Raises:
         UserError: it is of another; it says what is wanted.
     """
-    wanted = "LlamaForCausalLM"
-    if names in (None, [], [wanted]) and model_type in (None, "llama"):
+    if names in (None, [], [ARCHITECTURE]) and model_type in (None, "llama"):
         return
     way = (
-        f"give the folder of a {wanted}, such as Llama 2, Llama 3 or SmolLM2; other "
+        f"give the folder of a {ARCHITECTURE}, such as Llama 2, Llama 3 or SmolLM2; other "
         "models compute something else"
     )
     if model_type == "llama":
         way = (
-            f"give the {wanted} that it was made from, or write its Llama with "
-            f"transformers: {wanted}.from_pretrained('{path.parent}')"
+            f"give the {ARCHITECTURE} that it was made from, or write its Llama with "
+            f"transformers: {ARCHITECTURE}.from_pretrained('{path.parent}')"
             ".save_pretrained(DIR)"
         )
     raise UserError(
         f"{path}: architectures is {names!r} and model_type {model_type!r}, wanted "
-        f"['{wanted}'] and 'llama': {way}"
+        f"['{ARCHITECTURE}'] and 'llama': {way}"
     )
 
 
 def _check_kind(path: Path) -> None:
     """Requires a folder, and none of EqIDs' own."""
     if not path.exists() and not path.is_symlink():
-        name = str(path)
-        hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+        on_hub = len(path.parts) == 2 and not path.parent.exists()
+        way = f"; if it is a name on the hub: `hf download {path} --local-dir {path}`"
         raise UserError(
             f"{path}: no such folder, wanted a Hugging Face Llama"
-            + (f": download it with `hf download {name} --local-dir {name}`" if hub
-               else "")
-        )  # fmt: skip
+            + (way if on_hub else "")
+        )
     if not path.is_dir():
         check_content(path)
         with path.open("rb") as file:

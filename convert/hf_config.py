@@ -15,7 +15,6 @@ from convert.json_file import read_object
 from convert.quantized import check_settings
 from eqids.config import LlamaConfig, RopeScaling, UserError, require
 
-ARCHITECTURE = "LlamaForCausalLM"
 _CONTEXT = 2048
 """transformers' `max_position_embeddings` of a Llama that does not say."""
 

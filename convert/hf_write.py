@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from convert.diagnosis import CONFIG, INDEX, SINGLE
-from convert.hf_config import ARCHITECTURE, read_config
+from convert.diagnosis import ARCHITECTURE, CONFIG, INDEX, SINGLE
+from convert.hf_config import read_config
 from convert.hf_files import check_inside, tensors
 from convert.hf_llama import check_llama
 from convert.json_file import read_object
@@ -170,11 +170,13 @@ def _shards(
 def copy_companions(new: NewFolder, folder: Path) -> None:
     """Copies what lies beside the weights of a folder: the tokenizer, a licence."""
     for name in COMPANIONS:
-        if (folder / name).is_file() or (folder / name).is_symlink():
+        path = folder / name
+        if path.is_symlink() or path.is_file():
             if not name.startswith(_FREE_TEXTS):
-                check_content(folder / name)
-            check_inside(folder, folder / name)
-            new.write(name, (folder / name).read_bytes())
+                check_content(path)
+            check_inside(folder, path)
+            if path.is_file():
+                new.write(name, path.read_bytes())
 
 
 def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:

@@ -27,9 +27,9 @@ _WAYS_OUT: Mapping[str, str] = {
     "MLX": f"{_UNQUANTIZED}, or write one with `mlx_lm.convert --dequantize`",
 }
 """By `quant_method`; for others there is only the model before."""
-_SETTINGS = ("quantization_config", "compression_config", "quantization")
-"""Fields of config.json: of transformers, of compressed-tensors before, of MLX."""
-_FILES = ("quantize_config.json", "quant_config.json", "quant_method.json")
+_SETTINGS = ("quantization", "quantization_config", "compression_config")
+"""Fields of config.json: of MLX, of transformers, of compressed-tensors before."""
+_FILES = ("quantize_config.json", "quant_config.json")
 """Settings that AutoGPTQ and AutoAWQ write beside config.json."""
 _NAMES: Mapping[str, str] = {
     "quant_state.bitsandbytes": "bitsandbytes, 4 bits",

@@ -220,6 +220,9 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
     "MLX, quantized": (
         quantized(quantization={"group_size": 64, "bits": 4}), r"\(MLX, 4 bits\)",
         "mlx_lm.convert --dequantize"),
+    "MLX, quantized, said twice": (
+        quantized(quantization={"bits": 4}, quantization_config={"bits": 4}),
+        r"\(MLX, 4 bits\)", "mlx_lm.convert --dequantize"),
     "AutoGPTQ's own file": (
         sound(lambda f: (f / "quantize_config.json").write_text("{}")),
         "quantize_config.json says", BEFORE),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from folders import write_hf
-from kinds import KINDS, LFS, PULL, told
+from kinds import KINDS, LFS, PULL, SINGLE, told
 from pytest import CaptureFixture
 from runs import refused
 
@@ -91,7 +91,7 @@ def test_a_name_of_the_hub_is_told_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no such folder.*hf download meta-llama/Ll"):
+    with pytest.raises(UserError, match=r"such folder.*hf download meta-llama/Llama"):
         load_llama("meta-llama/Llama-3.2-1B")
     with pytest.raises(UserError, match=r"such folder, wanted a Hugging Face Llama$"):
         load_llama(tmp_path / "none")
@@ -106,6 +106,21 @@ def test_companions_that_are_pointers_are_not_copied(
     said = refused(convert_command.main, flags, capsys)
     assert "tokenizer.json is a Git LFS pointer" in said and PULL in said
     assert [path.name for path in tmp_path.iterdir()] == ["llama"]
+
+
+@pytest.mark.parametrize("mark", [b"\x1f\x8b", b"BZh", b"\x10\0", b"  ", b"GGUF"[:2]])
+def test_a_header_of_any_length_is_no_archive(tmp_path: Path, mark: bytes) -> None:
+    """The length comes first, and may begin as another format does."""
+    write_hf(tmp_path / "llama")
+    path = tmp_path / "llama" / SINGLE
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    wanted = int.from_bytes(mark, "little")
+    wanted += 0 if wanted > size else 1 << 16
+    header = data[8 : 8 + size].ljust(wanted)
+    path.write_bytes(wanted.to_bytes(8, "little") + header + data[8 + size :])
+    assert path.read_bytes().startswith(mark)
+    assert load_llama(tmp_path / "llama").config.num_layers == 2
 
 
 @pytest.mark.parametrize("start", [b"{", b"\xef\xbb\xbf{", b" \n{}", b"\0\0", b"\xff"])

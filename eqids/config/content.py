@@ -55,9 +55,11 @@ def check_content(path: Path, *, binary: bool = False) -> None:
         f"{path} is a web page (it begins with {text[:15]!r}), wanted the file itself: "
         f"{_AGAIN}, from its download link and signed in where that is asked for",
     )
+    # safetensors begin with the length of their header, which may look like a mark.
+    safetensors = start[4:9] == b"\0\0\0\0{"
     for magic, name in _ARCHIVES.items():
         require(
-            not start.startswith(magic),
+            safetensors or not start.startswith(magic),
             f"{path} is packed as {name}, wanted the file itself: unpack it, or "
             f"{_AGAIN}",
         )
