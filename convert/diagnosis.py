@@ -94,8 +94,8 @@ def check_architecture(path: Path, names: object, model_type: object) -> None:
     if names in (None, [], [ARCHITECTURE]) and model_type in (None, "llama"):
         return
     way = (
-        f"give the folder of a {ARCHITECTURE}, such as Llama 2, Llama 3 or SmolLM2; other "
-        "models compute something else"
+        f"give the folder of a {ARCHITECTURE}, such as Llama 2, Llama 3 or SmolLM2; "
+        "other models compute something else"
     )
     if model_type == "llama":
         way = (

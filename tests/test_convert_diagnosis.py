@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from folders import write_hf
-from kinds import KINDS, LFS, PULL, SINGLE, told
+from kinds import KINDS, LFS, PULL, told
+from packed import SINGLE
 from pytest import CaptureFixture
 from runs import refused
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from folders import write_hf
 from ggufs import METADATA, SHAPES, write_gguf
-from kinds import ANNEX, GET, HTML, LFS, PULL, SINGLE
+from kinds import ANNEX, GET, HTML, LFS, PULL
+from packed import SINGLE
 from pytest import CaptureFixture
 from runs import refused
 
