@@ -16,10 +16,12 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from convert.outputs import row_ranges
-from eqids.config import UserError, require
+from eqids.config import UserError, check_content, require
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
+_BEFORE_GGUF = (b"lmgg", b"fmgg", b"tjgg", b"algg")
+"""How llama.cpp's files began before August 2023."""
 _SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
     11: "<q", 12: "<d",
@@ -143,15 +145,20 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         UserError: it is no GGUF of version 2 or 3, or it is cut off or damaged.
     """
-    require(path.is_file(), f"{path} is not a file, wanted a GGUF file")
-    require(path.stat().st_size >= 4, f"{path} is too short, wanted a GGUF file")
+    _check_path(path)
     data = _Bytes(path)
-    start = data.take(4)
-    require(start == MAGIC, f"{path} begins with {start!r}, wanted {MAGIC!r}")
+    _check_start(path, data.take(4))
     version = data.number("<I")
+    swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+    require(
+        swapped not in _VERSIONS,
+        f"{path} is a big-endian GGUF file, wanted a little-endian one: turn it with "
+        f"`gguf-convert-endian {path} little`",
+    )
     require(
         version in _VERSIONS,
-        f"{path} is GGUF of version {version}, wanted 2 or 3, little-endian",
+        f"{path} is GGUF of version {version}, wanted 2 or 3, little-endian: convert "
+        "the model again with a llama.cpp of today",
     )
     num_tensors, num_values = data.number("<Q"), data.number("<Q")
     metadata: dict[str, Any] = {}
@@ -174,6 +181,27 @@ def read_gguf(path: Path) -> GgufFile:
         )
     _check_apart(path, tensors)
     return GgufFile(path, metadata, tensors)
+
+
+def _check_path(path: Path) -> None:
+    """Requires a file that has content; of a folder, names what may be meant."""
+    if path.is_dir():
+        inside = sorted(path.glob("*.gguf"))
+        way = f"give {inside[0]}" if inside else "there is none in it"
+        raise UserError(f"{path} is not a file but a folder, wanted a GGUF file: {way}")
+    check_content(path)
+
+
+def _check_start(path: Path, start: bytes) -> None:
+    way = "give a file of llama.cpp, whose name ends in .gguf"
+    if path.suffix == ".safetensors":
+        way = f"its folder, {path.parent}, may be one of Hugging Face already"
+    if start in _BEFORE_GGUF:
+        way = (
+            "it is a file of llama.cpp from before GGUF, turn it into one with "
+            "convert_llama_ggml_to_gguf.py of llama.cpp"
+        )
+    require(start == MAGIC, f"{path} begins with {start!r}, wanted {MAGIC!r}: {way}")
 
 
 def _tensor_record(data: _Bytes) -> tuple[str, tuple[int, ...], int, int]:

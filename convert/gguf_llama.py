@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from convert.gguf_config import ROPE_TABLE, gguf_config
 from convert.gguf_file import SUPPORTED, GgufFile, read_gguf
 from convert.gguf_tokenizer import token_ids, tokenizer_files
 from convert.hf_write import hf_config, llama_tensors, write_llama
 from convert.outputs import Advance, Weight, new_folder
-from eqids.config import LlamaConfig, RopeScaling, UserError, require
+from eqids.config import LlamaConfig, require
 
 _BLOCK, _LAYER = "blk.{}.", "model.layers.{}."
 _KEYS: Mapping[str, str] = {
@@ -28,10 +28,6 @@ _KEYS: Mapping[str, str] = {
     _LAYER + "mlp.down_proj": _BLOCK + "ffn_down",
 }
 """Hugging Face's names and GGUF's; both go on with `.weight`."""
-_ROPE_TABLE = "rope_freqs.weight"
-"""What llama3's scaling divides each frequency by; its settings are not in the file."""
-_SCALED = ("logit_scale", "attention.scale", "embedding_scale", "residual_scale")
-"""Keys of models whose blocks compute something else."""
 
 
 def gguf_to_hf(
@@ -77,113 +73,21 @@ def gguf_to_hf(
     return new.digests
 
 
-def gguf_config(file: GgufFile) -> LlamaConfig:
-    """Returns the sizes of the Llama in a GGUF file.
+def check_gguf(file: GgufFile) -> LlamaConfig:
+    """Requires that a GGUF file holds a whole Llama of types that are read.
 
     Raises:
-        UserError: another architecture, a size is missing or unlikely, or scaling of
-            rotary frequencies that is not supported.
+        UserError: as `gguf_to_hf` does.
     """
-    path, metadata = file.path, file.metadata
-    found = metadata.get("general.architecture")
-    require(
-        found == "llama",
-        f"{path}: general.architecture is {found!r}, wanted 'llama': other models "
-        "are not supported",
-    )
-
-    def size(name: str, default: int | None = None) -> int:
-        value = metadata.get(f"llama.{name}", default)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        raise UserError(f"{path}: llama.{name} is {value!r}, wanted a whole number")
-
-    for name in _SCALED:
-        value = metadata.get(f"llama.{name}", 1.0)
-        require(
-            value in (0, 1), f"{path}: llama.{name} is {value!r}, which no Llama has"
-        )
-    require("token_embd.weight" in file.tensors, f"{path} has no token_embd.weight")
-    width, num_heads = size("embedding_length"), size("attention.head_count")
-    head = size("attention.key_length", width // max(num_heads, 1))
-    for name in ("attention.value_length", "rope.dimension_count"):
-        require(
-            size(name, head) == head,
-            f"{path}: llama.{name} is {size(name, head)}, wanted the size of a head, "
-            f"{head}",
-        )
-    theta = float(metadata.get("llama.rope.freq_base", 10_000.0))
-    try:
-        return LlamaConfig(
-            width=width,
-            num_layers=size("block_count"),
-            num_heads=num_heads,
-            num_kv_heads=size("attention.head_count_kv", num_heads),
-            head=head,
-            ffn=size("feed_forward_length"),
-            vocab=file.tensors["token_embd.weight"].shape[0],
-            rope_theta=theta,
-            rope_scaling=_rope_scaling(file, theta, head),
-            norm_eps=_short(metadata.get("llama.attention.layer_norm_rms_epsilon")),
-            tied="output.weight" not in file.tensors,
-        )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _short(value: Any) -> float:
-    """The decimal number that a float32 was made of: 1e-5, not 9.99999974e-6."""
-    require(
-        isinstance(value, float),
-        f"llama.attention.layer_norm_rms_epsilon is {value!r}, wanted a number",
-    )
-    return float(str(np.float32(value)))
-
-
-def _rope_scaling(file: GgufFile, theta: float, head: int) -> RopeScaling | None:
-    if _ROPE_TABLE in file.tensors:
-        table = np.concatenate(list(file.rows(_ROPE_TABLE)))[0]
-        return _llama3_scaling(table, theta, head)
-    kind = file.metadata.get("llama.rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    require(
-        kind == "linear",
-        f"llama.rope.scaling.type is {kind!r}, wanted 'none' or 'linear'",
-    )
-    factor = file.metadata.get("llama.rope.scaling.factor")
-    require(
-        isinstance(factor, float),
-        f"llama.rope.scaling.factor is {factor!r}, wanted a number",
-    )
-    assert isinstance(factor, float)
-    return RopeScaling("linear", factor)
-
-
-def _llama3_scaling(table: np.ndarray, theta: float, head: int) -> RopeScaling:
-    """The settings of Llama 3.1 and later that give a table of divisors.
-
-    What is scaled least is divided by 1 and what is scaled most by the factor; the
-    other settings are those of every published Llama, and are tried.
-    """
-    frequency = theta ** -(np.arange(0, head, 2) / head)
-    scaling = RopeScaling("llama3", float(table.max()), 1.0, 4.0, 8192)
-    turns = scaling.original_max_position_embeddings * frequency / (2 * np.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    wanted = 1 / ((1 - smooth) / scaling.factor + smooth)
-    require(
-        table.shape == wanted.shape and np.allclose(table, wanted, rtol=1e-4),
-        f"{_ROPE_TABLE} is not what Llama 3.1's scaling gives (factor "
-        f"{scaling.factor}, 8192 positions before it)",
-    )
-    return scaling
+    config = gguf_config(file)
+    _weights(file, config)
+    return config
 
 
 def _weights(file: GgufFile, config: LlamaConfig) -> dict[str, Weight]:
     """The tensors by Hugging Face's names, each checked, and read when written."""
     path = file.path
-    weights, known = {}, {_ROPE_TABLE}
+    weights, known = {}, {ROPE_TABLE}
     for key, (_, tensor) in llama_tensors(config).items():
         name = _gguf_name(key)
         require(name in file.tensors, f"{path} has no tensor {name}")
@@ -196,7 +100,8 @@ def _weights(file: GgufFile, config: LlamaConfig) -> dict[str, Weight]:
         require(
             found.kind in SUPPORTED,
             f"{path}: {name} has type {found.kind}, wanted one of "
-            f"{', '.join(SUPPORTED)}",
+            f"{', '.join(SUPPORTED)}: write it so with `llama-quantize "
+            f"--allow-requantize {path} FILE F16`",
         )
         permuted = {"q_proj": config.head, "k_proj": config.head}
         head = permuted.get(key.split(".")[-2], 0)

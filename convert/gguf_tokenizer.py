@@ -107,6 +107,7 @@ def tokenizer_files(file: GgufFile, report: Callable[[str], None]) -> dict[str, 
     )
     _check_merges(file, vocab, merges)
     special = _special(file, tokens)
+    _check_ends(file, kind, special)
     settings = _json(kind, metadata, vocab, merges, types, special)
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -172,9 +173,6 @@ def _json(
         for token, type_ in zip(vocab, types, strict=True)
         if type_ in (_CONTROL, _USER_DEFINED)
     ]
-    bos = special.get("bos")
-    wanted = metadata.get("tokenizer.ggml.add_bos_token", kind.add_bos)
-    template = None if bos is None or not wanted else _begun_by(bos, vocab[bos])
     return {
         "version": "1.0",
         "truncation": None,
@@ -185,7 +183,7 @@ def _json(
             "type": "Sequence",
             "pretokenizers": list(kind.pre_tokenizers),
         },
-        "post_processor": template,
+        "post_processor": _template(kind, metadata, vocab, special),
         "decoder": _BYTE_LEVEL,
         "model": {
             "type": "BPE",
@@ -202,12 +200,46 @@ def _json(
     }
 
 
-def _begun_by(token: str, number: int) -> dict[str, Any]:
-    first = {"SpecialToken": {"id": token, "type_id": 0}}
-    a, b = ({"Sequence": {"id": one, "type_id": 0}} for one in "AB")
+def _adds(kind: _Kind, metadata: Mapping[str, Any], end: str) -> bool:
+    """Returns whether llama.cpp puts the `bos` before a text, or the `eos` after it."""
+    default = kind.add_bos if end == "bos" else False
+    return bool(metadata.get(f"tokenizer.ggml.add_{end}_token", default))
+
+
+def _check_ends(file: GgufFile, kind: _Kind, special: Mapping[str, str]) -> None:
+    for end in _ENDS:
+        require(
+            end in special or not _adds(kind, file.metadata, end),
+            f"{file.path}: texts have a {end} token (tokenizer.ggml.add_{end}_token), "
+            f"and there is no tokenizer.ggml.{end}_token_id, wanted both or neither",
+        )
+
+
+def _template(
+    kind: _Kind,
+    metadata: Mapping[str, Any],
+    vocab: Mapping[str, int],
+    special: Mapping[str, str],
+) -> dict[str, Any] | None:
+    """Returns what is put around texts, or nothing."""
+    ends = {end: special[end] for end in _ENDS if _adds(kind, metadata, end)}
+    if not ends:
+        return None
+
+    def around(sequence: str) -> list[dict[str, Any]]:
+        own = {
+            end: [{"SpecialToken": {"id": token, "type_id": 0}}]
+            for end, token in ends.items()
+        }
+        text = {"Sequence": {"id": sequence, "type_id": 0}}
+        return [*own.get("bos", []), text, *own.get("eos", [])]
+
     return {
         "type": "TemplateProcessing",
-        "single": [first, a],
-        "pair": [first, a, first, b],
-        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+        "single": around("A"),
+        "pair": around("A") + around("B"),
+        "special_tokens": {
+            token: {"id": token, "ids": [vocab[token]], "tokens": [token]}
+            for token in ends.values()
+        },
     }

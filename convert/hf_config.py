@@ -1,82 +1,117 @@
-"""`config.json` of a Hugging Face Llama, as a `LlamaConfig`."""
+"""`config.json` of a Hugging Face Llama, as a `LlamaConfig`.
 
+What a config.json can say twice is read as transformers 5 reads it, and refused where
+transformers fails or older versions read something else; the pairs are listed in
+tests/test_convert_twice.py.
+"""
+
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from convert.diagnosis import CONFIG, check_architecture, check_folder
 from convert.json_file import read_object
+from convert.quantized import check_settings
 from eqids.config import LlamaConfig, RopeScaling, UserError, require
 
-ARCHITECTURE = "LlamaForCausalLM"
+_CONTEXT = 2048
+"""transformers' `max_position_embeddings` of a Llama that does not say."""
 
 
 def read_config(folder: Path) -> LlamaConfig:
     """Reads the sizes of the Llama in a folder.
 
-    Both spellings of rotary settings are read: transformers 5's `rope_parameters`,
-    and `rope_theta` with `rope_scaling` before it.
+    Rotary settings may be `rope_parameters`, as transformers 5 writes them, or
+    `rope_theta` and `rope_scaling`, as others do. Where both are there, `rope_scaling`
+    counts and `rope_parameters` does not, as in transformers.
 
     Raises:
         UserError: no such file, not a Llama, or a setting that is not supported; it
             names the file, the field and what was wanted.
     """
-    path = folder / "config.json"
-    require(folder.is_dir(), f"{folder}: no such folder, wanted a Hugging Face Llama")
-    require(path.is_file(), f"{folder} has no config.json, wanted a Hugging Face Llama")
+    check_folder(folder)
+    path = folder / CONFIG
     values = read_object(path)
     _check_supported(path, values)
 
     def size(name: str, default: int | None = None) -> int:
         value: Any = values.get(name)
-        value = default if value is None else value
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and 0 < value < 2**31:
-            return value
-        raise UserError(
-            f"{path}: {name} is {value!r}, wanted a whole number from 1 to 2**31 - 1"
-        )
+        return _whole(path, name, default if value is None else value)
 
     width, num_heads = size("hidden_size"), size("num_attention_heads")
-    theta, scaling = _rope(path, values)
+    require(
+        width % num_heads == 0,
+        f"{path}: hidden_size is {width}, wanted a multiple of num_attention_heads "
+        f"({num_heads}), as transformers does",
+    )
+    tied = values.get("tie_word_embeddings", False)
+    require(
+        isinstance(tied, bool),
+        f"{path}: tie_word_embeddings is {tied!r}, wanted true or false",
+    )
     try:
+        theta, scaling = _rope(path, values)
         return LlamaConfig(
             width=width,
             num_layers=size("num_hidden_layers"),
             num_heads=num_heads,
             num_kv_heads=size("num_key_value_heads", num_heads),
-            head=size("head_dim", width // max(num_heads, 1)),
+            head=size("head_dim", width // num_heads),
             ffn=size("intermediate_size"),
             vocab=size("vocab_size"),
             rope_theta=theta,
             rope_scaling=scaling,
-            norm_eps=_number(path, "rms_norm_eps", values, 1e-6),
-            tied=bool(values.get("tie_word_embeddings", False)),
+            norm_eps=_number(path, "rms_norm_eps", values.get("rms_norm_eps", 1e-6)),
+            tied=tied,
         )
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        said = str(error)
+        raise UserError(said if str(path) in said else f"{path}: {said}") from error
 
 
 def _check_supported(path: Path, values: Mapping[str, Any]) -> None:
-    names = values.get("architectures") or [ARCHITECTURE]
-    require(
-        names == [ARCHITECTURE] and values.get("model_type", "llama") == "llama",
-        f"{path}: architectures is {names!r} and model_type "
-        f"{values.get('model_type')!r}, wanted {ARCHITECTURE} and 'llama'",
-    )
+    check_settings(path, values)
+    check_architecture(path, values.get("architectures"), values.get("model_type"))
     wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
     for name, value in wanted.items():
         require(
             values.get(name, value) == value,
             f"{path}: {name} is {values.get(name)!r}, only {value!r} is supported",
         )
+    for name in ("per_layer_config", "transformers_weights"):
+        require(
+            not values.get(name),
+            f"{path}: {name} is {values.get(name)!r}, which is not supported: wanted "
+            "a Llama whose layers are alike, with its weights in model.safetensors",
+        )
 
 
 def _rope(path: Path, values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    require(
-        isinstance(rope, dict), f"{path}: rope settings are {rope!r}, wanted an object"
+    """Returns the base of the frequencies and their scaling, as transformers 5 does.
+
+    Its `convert_rope_params_to_dict` and `standardize_rope_params` are followed.
+    """
+    rope: dict[str, Any] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        found = values.get(name)
+        require(
+            found is None
+            or isinstance(found, dict)
+            and not any(isinstance(one, dict) for one in found.values()),
+            f"{path}: {name} is {found!r}, wanted one object for all layers, or null",
+        )
+        rope = found or rope
+    theta = _number(
+        path, "rope_theta", rope.get("rope_theta", values.get("rope_theta", 10_000.0))
     )
-    theta = _number(path, "rope_theta", rope, values.get("rope_theta", 10_000.0))
+    require(theta > 0, f"{path}: rope_theta is {theta}, wanted more than 0")
+    name = "partial_rotary_factor"
+    share = rope.get(name, 1 if values.get(name) is None else values[name])
+    require(
+        share == 1,
+        f"{path}: {name} is {share!r}, and only whole heads that rotate are supported",
+    )
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -84,18 +119,41 @@ def _rope(path: Path, values: Mapping[str, Any]) -> tuple[float, RopeScaling | N
         kind in ("linear", "llama3"),
         f"{path}: rope_type is {kind!r}, wanted 'default', 'linear' or 'llama3'",
     )
-    names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    given: dict[str, Any] = {
-        name: _number(path, name, rope, None) for name in names if name in rope
-    }
-    if names[2] in given:
-        given[names[2]] = int(given[names[2]])
-    require("factor" in rope, f"{path}: rope settings have no factor")
-    return theta, RopeScaling(kind, _number(path, "factor", rope, None), **given)
+
+    def setting(name: str) -> float:
+        require(name in rope, f"{path}: rope settings of {kind!r} have no {name}")
+        return _number(path, name, rope[name])
+
+    if kind == "linear":
+        return theta, RopeScaling("linear", setting("factor"))
+    name = "original_max_position_embeddings"
+    original = rope.get(name, values.get("max_position_embeddings", _CONTEXT))
+    # Phi-3 says it outside of the rotary settings, and transformers lets that win.
+    original = _number(path, name, values.get(name, original))
+    return theta, RopeScaling(
+        "llama3",
+        setting("factor"),
+        setting("low_freq_factor"),
+        setting("high_freq_factor"),
+        _whole(path, name, int(original) if original.is_integer() else original),
+    )
 
 
-def _number(path: Path, name: str, values: Mapping[str, Any], default: Any) -> float:
-    value = values.get(name, default)
+def _whole(path: Path, name: str, value: Any) -> int:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and 0 < value < 2**31:
+        return value
+    raise UserError(
+        f"{path}: {name} is {value!r}, wanted a whole number from 1 to 2**31 - 1"
+    )
+
+
+def _number(path: Path, name: str, value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise UserError(f"{path}: {name} is {value!r}, wanted a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise UserError(f"{path}: {name} is {value!r}, wanted a finite number")

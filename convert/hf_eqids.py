@@ -14,17 +14,25 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convert.diagnosis import ITEMS
 from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import file_sha256, fingerprint
 from convert.hf_llama import load_llama
 from convert.json_file import read_object
 from convert.names import path_of, tensors_of
-from eqids.config import ModelConfig, RunConfig, UserError, from_json, require
+from eqids.config import (
+    ModelConfig,
+    RunConfig,
+    UserError,
+    check_content,
+    from_json,
+    require,
+)
 from eqids.model import EqIDs
 from sharding import Box, Placement, Unread, exchange, is_first
 
-TENSORS_FILE, INFO_FILE = "eqids.safetensors", "eqids.json"
+TENSORS_FILE, INFO_FILE = ITEMS, "eqids.json"
 """Items, adapters and softmax, beside the tensors of Llama; and what they are."""
 FORMAT_VERSION = 1
 
@@ -70,6 +78,7 @@ def read_pair(folder: Path) -> Pair:
             f"{folder} has no {name}, wanted a folder that python -m convert "
             "eqids-to-hf wrote",
         )
+        check_content(folder / name, binary=name == TENSORS_FILE)
     meta = read_object(path)
     version = meta.get("format_version")
     require(

@@ -9,23 +9,26 @@ from typing import Any
 import jax
 from safetensors import SafetensorError, safe_open
 
+from convert.diagnosis import INDEX, SINGLE, check_folder, check_weights
 from convert.json_file import read_object
 from eqids.config import UserError, require
 from sharding import exchange
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-
 
 def shard_paths(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a folder, by its index if it has one.
+    """Returns the safetensors files of a folder: the one, or those its index names.
+
+    As in transformers, `model.safetensors` counts before an index, and of an index
+    only the names of its files: tensors are where they are.
 
     Raises:
-        UserError: there is none, one that the index names is missing, or the index
+        UserError: there are none, one that the index names is missing, or the index
             names a file outside the folder.
     """
+    check_folder(folder)
     index = folder / INDEX
-    if index.is_file():
+    names = [SINGLE]
+    if index.exists() and not (folder / SINGLE).exists():
         where: Any = read_object(index).get("weight_map")
         require(
             isinstance(where, dict) and bool(where),
@@ -37,10 +40,8 @@ def shard_paths(folder: Path) -> list[Path]:
                 f"{index} names {name!r}, wanted a file inside the folder",
             )
         names = sorted(set(where.values()))
-    else:
-        names = [SINGLE]
+    check_weights(folder, names)
     for name in names:
-        require((folder / name).is_file(), f"{folder} has no {name}")
         check_inside(folder, folder / name)
     return [folder / name for name in names]
 
@@ -103,7 +104,9 @@ def tensors(folder: Path) -> Iterator[Mapping[str, Any]]:
             try:
                 file = stack.enter_context(safe_open(path, framework="np"))
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} is not whole safetensors: {error}") from error
+                raise UserError(
+                    f"{path} is not whole safetensors: {error}; download it again"
+                ) from error
             for key in file.keys():  # noqa: SIM118 (not a mapping)
                 require(key not in found, f"{path}: {key} is in another shard as well")
                 found[key] = file.get_slice(key)

@@ -17,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from convert.diagnosis import CONFIG
 from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import tensors
+from convert.outputs import row_ranges
+from convert.quantized import check_dtypes
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
 from sharding import Box, Placement, Unread, Words, aligned, words
@@ -56,8 +59,7 @@ ROWS = (
 _IGNORED = ".self_attn.rotary_emb.inv_freq"
 """A table that old files store and everyone recomputes."""
 _NO_MESH = Placement(None, None)
-_FLOATS = ("F64", "F32", "F16", "BF16")
-"""Dtypes of weights, as safetensors calls them."""
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def load_llama(
@@ -108,6 +110,10 @@ def _unread(
     folder: Path, tensors: Mapping[str, Any], config: LlamaConfig, dtype: DTypeLike
 ) -> Llama:
     """Returns a Llama whose arrays are yet to be read."""
+    check_dtypes(
+        folder,
+        {k: t.get_dtype() for k, t in tensors.items() if not k.endswith(_IGNORED)},
+    )
     abstract = eqx.filter_eval_shape(Llama, config, key=jax.random.key(0))
     leaves, treedef = jax.tree.flatten(abstract)
     axes = jax.tree.leaves(words(abstract))
@@ -120,8 +126,9 @@ def _unread(
         parts = [tensors[key] for key in keys]
         unread.append(_array(row, parts, leaf.shape, np.dtype(dtype)))
         known |= set(keys)
-    if config.tied:
-        known.add("lm_head.weight")
+    if config.tied and _HEAD in tensors:
+        _check_tied(folder, tensors)
+        known.add(_HEAD)
     surplus = [key for key in sorted(tensors) if key not in known]
     surplus = [key for key in surplus if not key.endswith(_IGNORED)]
     require(
@@ -158,13 +165,34 @@ def _keys(row: Row, config: LlamaConfig) -> Iterator[str]:
 def _check(
     folder: Path, tensors: Mapping[str, Any], key: str, wanted: tuple[int, ...]
 ) -> None:
-    require(key in tensors, f"{folder} has no tensor {key}")
-    shape, dtype = tuple(tensors[key].get_shape()), tensors[key].get_dtype()
-    require(shape == wanted, f"{folder}: {key} has shape {shape}, wanted {wanted}")
+    untied = "; if the head is the embedding, set tie_word_embeddings to true"
     require(
-        dtype in _FLOATS,
-        f"{folder}: {key} has dtype {dtype}, wanted a floating-point one",
+        key in tensors,
+        f"{folder} has no tensor {key}" + (untied if key == _HEAD else ""),
     )
+    shape = tuple(tensors[key].get_shape())
+    require(
+        shape == wanted,
+        f"{folder}: {key} has shape {shape}, wanted {wanted} by {CONFIG}; wanted the "
+        f"{CONFIG} that belongs to these weights",
+    )
+
+
+def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
+    """Requires that a head beside a tied embedding holds the same values.
+
+    transformers does not tie two that differ, whatever the config says.
+    """
+    embedding, head = tensors[_EMBEDDING], tensors[_HEAD]
+    num_rows, width = embedding.get_shape()
+    _check(folder, tensors, _HEAD, (num_rows, width))
+    for rows in row_ranges(num_rows, 8 * width):
+        require(
+            np.array_equal(embedding[rows], head[rows]),
+            f"{folder}: {CONFIG} says tie_word_embeddings, and {_HEAD} holds other "
+            f"values than {_EMBEDDING}; set tie_word_embeddings to false to keep both, "
+            "as transformers reads them",
+        )
 
 
 def _array(

@@ -8,13 +8,14 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from convert.hf_config import ARCHITECTURE
-from convert.hf_files import INDEX, SINGLE, check_inside, tensors
+from convert.diagnosis import ARCHITECTURE, CONFIG, INDEX, SINGLE
+from convert.hf_config import read_config
+from convert.hf_files import check_inside, tensors
 from convert.hf_llama import check_llama
 from convert.json_file import read_object
 from convert.names import Tensor, path_of, tensors_of
 from convert.outputs import DTYPES, Advance, NewFolder, Weight, new_folder, row_ranges
-from eqids.config import LlamaConfig, require
+from eqids.config import LlamaConfig, check_content, require
 from eqids.model import Llama
 
 COMPANIONS = (
@@ -24,6 +25,13 @@ COMPANIONS = (
     "USE_POLICY.md", "README.md",
 )  # fmt: skip
 """Files beside the weights that go where they go."""
+_FREE_TEXTS = ("LICENSE", "USE_POLICY", "README", "chat_template")
+"""Those that may begin with anything."""
+
+_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
+         "original_max_position_embeddings")  # fmt: skip
+_DTYPE = ("torch_dtype", "dtype")
+"""Fields of a config.json that say the same."""
 
 HEAD = "lm_head.weight"
 """The head for words, of a Llama that has one of its own."""
@@ -124,7 +132,7 @@ def write_llama(
     Raises:
         UserError: these tensors are not those of the config.
     """
-    new.write_json("config.json", config)
+    new.write_json(CONFIG, config)
     new.expect(weights, dtype)
     shards = _shards(weights, dtype, max_shard_bytes)
     for name, keys in shards.items():
@@ -162,27 +170,44 @@ def _shards(
 def copy_companions(new: NewFolder, folder: Path) -> None:
     """Copies what lies beside the weights of a folder: the tokenizer, a licence."""
     for name in COMPANIONS:
-        if (folder / name).is_file():
-            check_inside(folder, folder / name)
-            new.write(name, (folder / name).read_bytes())
+        path = folder / name
+        if path.is_symlink() or path.is_file():
+            if not name.startswith(_FREE_TEXTS):
+                check_content(path)
+            check_inside(folder, path)
+            if path.is_file():
+                new.write(name, path.read_bytes())
 
 
 def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:
-    """Returns the content of a folder's config.json, with another dtype."""
-    values = read_object(folder / "config.json")
-    if dtype is not None:
-        # transformers 5 says `dtype`, and `torch_dtype` was said before.
-        names = [name for name in ("dtype", "torch_dtype") if name in values]
-        values |= dict.fromkeys(names or ["torch_dtype"], dtype)
-    return values
+    """Returns the content of a folder's config.json, everything said once.
+
+    What a config.json can say in two ways is said as `hf_config` does, so that any
+    version of transformers reads the same; other fields stay as they are.
+
+    Args:
+        folder: of a Llama.
+        dtype: of the tensors; by default what the folder says.
+    """
+    values = read_object(folder / CONFIG)
+    # Where both are there, transformers reads `dtype`.
+    said = dtype or values.get("dtype") or values.get("torch_dtype")
+    ours = hf_config(read_config(folder), said)
+    out = {key: one for key, one in values.items() if key not in _ROPE + _DTYPE}
+    if any(key in values for key in _ROPE):
+        out |= {key: ours[key] for key in ("rope_theta", "rope_scaling")}
+    return out if said is None else out | {"torch_dtype": said}
 
 
-def hf_config(config: LlamaConfig, dtype: str, **more: Any) -> dict[str, Any]:
+def hf_config(config: LlamaConfig, dtype: str | None, **more: Any) -> dict[str, Any]:
     """Returns the content of a config.json, which any version of transformers reads.
+
+    Everything is said once: rotary settings as `rope_theta` and `rope_scaling`, the
+    dtype as `torch_dtype`.
 
     Args:
         config: sizes.
-        dtype: of the tensors.
+        dtype: of the tensors, or none to say nothing of it.
         more: fields that the sizes do not tell, such as `eos_token_id`.
     """
     rope = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eqids.config import UserError, require
+from eqids.config import UserError, check_content, require
 
 _MOST_BYTES = 64 << 20
 """The largest index on the hub is a few MB."""
@@ -17,6 +17,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no JSON object, is larger than 64 MiB, or has a name twice.
     """
+    check_content(path)
     size = path.stat().st_size
     require(
         size <= _MOST_BYTES,

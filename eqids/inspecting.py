@@ -9,8 +9,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from convert.diagnosis import CONFIG, check_folder
+from convert.gguf_config import gguf_config
 from convert.gguf_file import MAGIC, read_gguf
-from convert.gguf_llama import gguf_config
+from convert.gguf_llama import check_gguf
 from convert.hf_config import read_config
 from convert.hf_eqids import TENSORS_FILE, is_pair, read_pair
 from convert.hf_files import shard_paths
@@ -22,6 +24,7 @@ from eqids.config import (
     ModelConfig,
     RunConfig,
     UserError,
+    check_content,
     from_json,
     require,
     to_json,
@@ -92,14 +95,15 @@ def answer(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _file(path: Path) -> _Found:
+    check_content(path)
     with path.open("rb") as file:
         start = file.read(len(MAGIC))
-    if start == MAGIC:
+    if start == MAGIC or path.suffix == ".gguf":
         return _gguf(path)
     require(
         path.suffix == ".safetensors",
         f"{path} is neither GGUF (it begins with {start!r}) nor called .safetensors, "
-        "wanted one of these or a folder",
+        "wanted one of these or a folder; give the whole folder of a model",
     )
     tensors, facts = _safetensors(path)
     return _Found("safetensors file", tensors, facts=facts)
@@ -116,13 +120,17 @@ def _gguf(path: Path) -> _Found:
         "name": file.metadata.get("general.name"),
         "tokenizer": file.metadata.get("tokenizer.ggml.pre"),
     }
+    llama, problem = None, None
     try:
-        return _Found("GGUF file", tensors, gguf_config(file), facts)
+        llama = gguf_config(file)
+        check_gguf(file)
     except UserError as error:
-        return _Found("GGUF file", tensors, None, facts, str(error))
+        problem = str(error)
+    return _Found("GGUF file", tensors, llama, facts, problem)
 
 
 def _safetensors(path: Path) -> tuple[list[_Tensor], dict[str, Any]]:
+    check_content(path, binary=True)
     try:
         with safe_open(path, framework="np") as file:
             tensors = []
@@ -145,11 +153,8 @@ def _folder(path: Path) -> _Found:
         return _checkpoint(path / str(best), f"EqIDs run, its best step is {best}")
     if (path / INFO_FILE).is_file():
         return _dataset(path)
-    require(
-        (path / "config.json").is_file(),
-        f"{path} is no Hugging Face folder (config.json), no EqIDs checkpoint "
-        f"({MANIFEST}), run (folders named by steps) or dataset ({INFO_FILE})",
-    )
+    if not (path / CONFIG).is_file():
+        check_folder(path)  # raises: it says what else the folder is
     return _hugging_face(path)
 
 
@@ -192,14 +197,17 @@ def _hugging_face(path: Path) -> _Found:
     facts: dict[str, Any] = {}
     problem, llama = None, None
     try:
-        names = read_object(path / "config.json").get("architectures")
-        facts["architecture"] = ", ".join(map(str, names or []))
-        for file in shard_paths(path):
-            tensors += _safetensors(file)[0]
         llama = read_config(path)
         check_llama(path)
-    except (UserError, ValueError) as error:
+    except ValueError as error:
         problem = str(error)
+    try:
+        names = read_object(path / CONFIG).get("architectures")
+        facts["architecture"] = ", ".join(names) if isinstance(names, list) else names
+        for file in shard_paths(path):
+            tensors += _safetensors(file)[0]
+    except ValueError as error:
+        problem = problem or str(error)
     kind = "Hugging Face folder"
     if is_pair(path):
         kind = "Hugging Face folder with EqIDs' items beside it (--init_from)"

@@ -320,6 +320,11 @@ def check_base(base: str, path: Path | None) -> Path:
     """
     require(path is not None, "the checkpoint needs its Llama: add --llama_path DIR")
     assert path is not None
+    require(
+        path.exists(),
+        f"{path} has no model.safetensors, for there is no such folder: add "
+        "--llama_path DIR, where the Llama of the checkpoint is now",
+    )
     found = convert.fingerprint(path)
     require(
         found == base,

@@ -36,7 +36,7 @@ def _reader(llama_path: Path) -> Reader:
     from eqids.fit.words import check_vocab
     from sharding import placement
 
-    tokenizer, sizes = tokenizer_file(None, llama_path), convert.read_config(llama_path)
+    sizes, tokenizer = convert.check_llama(llama_path), tokenizer_file(None, llama_path)
 
     def read(texts: Sequence[str], width: int) -> np.ndarray:
         words = words_of_texts(texts, tokenizer, MOST_TOKENS)

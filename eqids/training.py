@@ -237,7 +237,11 @@ def _check_moved(config: RunConfig) -> None:
 def _with_llama(config: RunConfig) -> RunConfig:
     """Returns the run with the folder of its Llama, fetched from the hub if need be."""
     flags = config.flags
-    if flags.estimate_memory_only or not wants_hub(flags):
+    if flags.estimate_memory_only:
+        return config
+    if flags.llama_path is not None:
+        convert.check_llama(flags.llama_path)  # before its tokenizer is looked for
+    if not wants_hub(flags):
         return config
     path = fetch_llama(flags.llama_size, say)
     return dataclasses.replace(

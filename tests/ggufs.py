@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-HEADS, KV_HEADS, HEAD, WIDTH, FFN, VOCAB = 4, 2, 64, 256, 256, 32
+HEADS, KV_HEADS, HEAD, WIDTH, FFN, VOCAB = 4, 2, 64, 256, 256, 37
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",

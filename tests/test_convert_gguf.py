@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from ggufs import HEAD, HEADS, KV_HEADS, METADATA, NAMES, SHAPES, write_gguf
+from ggufs import HEAD, HEADS, KV_HEADS, METADATA, NAMES, SHAPES, VOCAB, write_gguf
 from runs import refused
 from safetensors.numpy import load_file
 
@@ -208,7 +208,7 @@ def test_a_damaged_header_costs_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.gguf").write_bytes(b"PK\3\4 and so on")
+    (tmp_path / "a.gguf").write_bytes(b"PK\1\2 and so on")
     with pytest.raises(UserError, match="begins with b'PK.*, wanted b'GGUF'"):
         read_gguf(tmp_path / "a.gguf")
     with pytest.raises(UserError, match="is not a file"):
@@ -275,7 +275,10 @@ def test_an_unknown_tokenizer_is_left_out_and_said(tmp_path: Path) -> None:
     [
         ({"tokenizer.ggml.merges": ["t q"]}, r"merges\[0\] is 't q'"),
         ({"tokenizer.ggml.token_type": [1]}, "as many of token_type"),
-        ({"tokenizer.ggml.tokens": ["a", "a"]}, "has 2 tokens, of which 1 differ"),
+        (
+            {"tokenizer.ggml.tokens": ["a", *["b"] * (VOCAB - 1)]},
+            f"has {VOCAB} tokens, of which 2 differ",
+        ),
         ({"tokenizer.ggml.eos_token_id": 99}, "eos_token_id is 99"),
         ({"tokenizer.ggml.merges": [1, 2]}, "merges is not a list of texts"),
     ],

@@ -19,6 +19,7 @@ from eqids.config.checkpoint import (
     ShowStepConfig as ShowStepConfig,
     VerifyConfig as VerifyConfig,
 )
+from eqids.config.content import check_content as check_content
 from eqids.config.convert import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,

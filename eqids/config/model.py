@@ -29,6 +29,11 @@ class RopeScaling:
             f"rope_type is {self.rope_type!r}, wanted 'linear' or 'llama3'",
         )
         require(self.factor >= 1, f"rope factor is {self.factor}, wanted 1 or more")
+        require(
+            0 < self.low_freq_factor < self.high_freq_factor,
+            f"low_freq_factor is {self.low_freq_factor} and high_freq_factor "
+            f"{self.high_freq_factor}, wanted more than 0 and more than that",
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from eqids.config import UserError, require
+from eqids.config import UserError, check_content, require
 
 PARQUET = b"PAR1"
 """First bytes of a Parquet file."""
@@ -46,8 +46,6 @@ _OTHER_KINDS: Mapping[bytes, str] = {
     b"\x89HDF": "an HDF5 file; save it as Parquet or CSV",
     b"\xff\xfe": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
     b"\xfe\xff": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run "
-    "`git lfs pull`",
 }
 """First bytes of what is sometimes given as text, and what to do with it."""
 
@@ -102,6 +100,7 @@ def text_file(path: Path, folder: Path) -> Path:
     for begin, opened in _COMPRESSED.items():
         if _begins(path, begin):
             return _unpacked(path, opened, _new(folder))
+    check_content(path)
     return linked(path, folder)
 
 

@@ -19,7 +19,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eqids.config import UserError, require
+from eqids.config import UserError, check_content, require
 from eqids.data.raw_files import is_parquet, linked, text_file
 
 ROW = "eqids_row"
@@ -212,6 +212,7 @@ def parquet(engine: Engine, path: Path) -> FileTable:
         UserError: it is no whole Parquet file, or has no columns.
     """
     link = linked(path, engine.folder)
+    check_content(path, binary=True)
     try:
         names = pq.read_schema(link).names
     except (pa.ArrowException, OSError) as error:

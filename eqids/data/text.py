@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tokenizers import Tokenizer
 
-from eqids.config import UserError, require
+from eqids.config import UserError, check_content, require
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEMS_FILE, file_sha256, words_file
 from eqids.data.words import Words, words_by_slot
@@ -35,21 +35,33 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
         inside = tokenizer / TOKENIZER_FILE
         path = inside if tokenizer.is_dir() else tokenizer
         require(path.is_file(), f"--tokenizer {tokenizer}: there is no file {path}")
+        check_content(path)
         return path
     wanted = f"wanted --tokenizer FILE, a {TOKENIZER_FILE}"
     require(llama_path is not None, f"words beside items need a tokenizer: {wanted}")
     assert llama_path is not None
     require(
-        llama_path.is_dir(),
+        llama_path.exists(),
         f"{llama_path} is not there, wanted the folder of a Llama, see --llama_path",
     )
-    path = llama_path / TOKENIZER_FILE
     require(
-        path.is_file(),
-        f"words beside items need a tokenizer, and {llama_path} has no "
-        f"{TOKENIZER_FILE}: {wanted}",
+        not llama_path.is_file(),
+        f"--llama_path {llama_path} is a file, wanted the folder of a Llama with its "
+        f"{TOKENIZER_FILE}",
     )
-    return path
+    path = llama_path / TOKENIZER_FILE
+    if path.is_symlink() or path.exists():
+        check_content(path)
+        return path
+    if (llama_path / "tokenizer.model").exists():
+        wanted += (
+            "; of the tokenizer.model that is there, transformers makes one: "
+            f"AutoTokenizer.from_pretrained('{llama_path}').save_pretrained(DIR)"
+        )
+    raise UserError(
+        f"words beside items need a tokenizer, and {llama_path} has no "
+        f"{TOKENIZER_FILE}: {wanted}"
+    )
 
 
 def words_of(
