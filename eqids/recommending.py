@@ -56,7 +56,11 @@ def _histories(
         return [recommender.of_user(config.user)], 0
     if config.history is not None:
         typed = [typed_ids(config.history)]
-        return read_histories(dataset, typed, config.unknown, warn)
+        try:
+            return read_histories(dataset, typed, config.unknown, warn)
+        except UserError as error:
+            said = str(error).replace("histories[0]", "--history")
+            raise UserError(said) from error
     assert config.input is not None
     frame = _table(config.input)
     try:
