@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 from tqdm import tqdm
 
 from eqids.config import RecommendConfig, UserError
 from eqids.data.ids import shown, typed_ids
-from eqids.data.table_file import is_csv, read_table
+from eqids.data.table_file import COMPRESSIONS, is_csv, read_table
 from eqids.door import one_line, say, warn
 from eqids.histories import History, read_histories
 from eqids.opening import open_model
@@ -117,7 +118,9 @@ def _write(path: Path, parts: Iterable[pd.DataFrame]) -> int:
     partial = path.with_name(f".{path.name}.partial")
     try:
         if is_csv(path):
-            frame.to_csv(partial, index=False)
+            way = COMPRESSIONS.get(path.suffix.lower())
+            with pa.output_stream(str(partial), compression=way) as file:
+                frame.to_csv(file, index=False, mode="wb")
         else:
             frame.to_parquet(partial, index=False)
         os.replace(partial, path)

@@ -1,6 +1,6 @@
 """Tables that are used as they are, such as histories to recommend for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ibis
@@ -9,13 +9,14 @@ import pyarrow as pa
 from eqids.config import UserError, require
 from eqids.data.tables import ROW, parquet, reading, with_header
 
-COMPRESSED = (".gz", ".zst")
+COMPRESSIONS: Mapping[str, str] = {".gz": "gzip", ".zst": "zstd"}
+"""By the end of a CSV file's name, how it is compressed."""
 
 
 def is_csv(path: Path) -> bool:
     """Whether a file is called CSV, compressed or not; others are Parquet."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
+    if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return bool(suffixes) and suffixes[-1] == ".csv"
 
@@ -39,7 +40,10 @@ def read_table(path: Path, wanted: Sequence[str]) -> pa.Table:
             found = table.order_by(ROW).select(*names).to_pyarrow()
     except UserError as error:
         kind = "CSV" if is_csv(path) else "Parquet"
-        raise UserError(f"{path} is not a {kind} file: {error}") from error
+        said = str(error).removeprefix(f"{path} ").removeprefix("cannot be read: ")
+        raise UserError(
+            f"{path} is not a {kind} file that can be read: {said}"
+        ) from error
     finally:
         con.disconnect()
     require(found.num_rows > 0, f"{path} has no rows, wanted some below the names")
