@@ -153,7 +153,7 @@ def _of_frame(
     together = np.argsort(user, kind="stable")
     ends = np.cumsum(np.bincount(user, minlength=len(users)))[:-1]
     parts = np.split(slots[order][together], ends)
-    moments = [None] * len(users)
+    moments: Sequence[np.ndarray | None] = [None] * len(users)
     if times is not None:
         moments = np.split(times[together], ends)
     histories = [History(*one) for one in zip(users, parts, moments, strict=True)]

@@ -60,7 +60,11 @@ def _histories(
         return [recommender.of_user(config.user)], 0
     if config.history is not None:
         typed = [typed_ids(config.history)]
-        return read_histories(dataset, typed, config.unknown, warn)
+        try:
+            return read_histories(dataset, typed, config.unknown, warn)
+        except UserError as error:
+            said = str(error).replace("histories[0]", "--history")
+            raise UserError(said) from error
     assert config.input is not None
     frame = _table(config.input)
     try:
@@ -121,7 +125,7 @@ def _write(path: Path, parts: Iterable[pd.DataFrame]) -> int:
     try:
         if name.removesuffix(path.suffix.lower() if packed else "").endswith(".csv"):
             with pa.output_stream(str(partial), compression=packed) as file:
-                frame.to_csv(file, index=False)
+                frame.to_csv(file, index=False, mode="wb")
         else:
             frame.to_parquet(partial, index=False)
         os.replace(partial, path)

@@ -352,3 +352,19 @@ def test_a_result_is_replaced_only_where_that_is_asked_for(
     assert pd.read_csv(out).columns.tolist() == COLUMNS
     flags = ["--checkpoint", str(finished), "--user", "user 1", "--overwrite"]
     assert "--overwrite needs --output" in refused(recommend.main, flags, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("o.csv", None), ("o.csv.gz", "gzip"), ("o.csv.zst", "zstd"), ("O.CSV", None)],
+)
+def test_a_result_is_what_its_name_says(
+    name: str, way: str | None, finished: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    (tmp_path / "in.csv").write_text("user;item\n1;item 1\n")
+    flags = ["--checkpoint", str(finished), "--input", str(tmp_path / "in.csv")]
+    recommend.main([*flags, "--output", str(tmp_path / name), "--k", "2"])
+    with pa.input_stream(str(tmp_path / name), compression=way) as file:
+        found = pd.read_csv(file)
+    expected = eqids.load(finished).recommend([["item 1"]], k=2)
+    assert found["item"].tolist() == expected["item"].tolist()

@@ -192,6 +192,15 @@ def test_every_command_reads_an_id_in_the_same_way(
     assert "1 retired" in capsys.readouterr().out
 
 
+def test_users_of_an_earlier_dataset_are_found_again(
+    floats: tuple[Path, Path], tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    source = ["--source", f"parquet:{floats[0].parent / 'plays.parquet'}"]
+    catalog_ = ["--catalog", str(floats[0]), "--data_dir", str(tmp_path / "d")]
+    prepare.main([*source, *catalog_])
+    assert "are not in the source" not in "".join(capsys.readouterr())
+
+
 def test_python_reads_an_id_in_the_same_way(floats: tuple[Path, Path]) -> None:
     recommender = eqids.load(floats[1])
     expected = recommender.recommend([[3.0, 5.0]], k=3, allow=[1.0, 2.0, 4.0])

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import scipy.sparse
 
 from eqids.config import UserError
 from eqids.data.catalog import Catalog
 from eqids.data.dataset import Dataset
+from eqids.data.ids import Ids
 from eqids.data.info import ClustersInfo
 from eqids.data.interactions import Interactions
 from eqids.data.lineage import Lineage
@@ -114,9 +114,7 @@ def shorter_histories(found: Interactions, old: Dataset) -> tuple[int, int]:
         old: the dataset that they follow.
     """
     users = old.users()
-    known = pa.array(users["user"].astype(str), pa.string())
-    row = pc.index_in(known, value_set=found.user_ids.cast(pa.string()))
-    row = row.fill_null(-1).to_numpy()
+    row = Ids(found.user_ids).find(users["user"])
     now = np.where(row >= 0, np.diff(found.offsets)[row], 0)
     fewer = (now < users["length"].to_numpy()) & (row >= 0)
     return int(fewer.sum()), int((row < 0).sum())

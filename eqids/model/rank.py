@@ -60,7 +60,7 @@ class _Seen(NamedTuple):
     user: Int[Array, " pair"]
     """The user's row among those that the shard ranks; past them for others."""
 
-    def count(self, what: Bool[Array, " pair"], like: Array) -> Int[Array, " user"]:
+    def counts(self, what: Bool[Array, " pair"], like: Array) -> Int[Array, " user"]:
         """How many of these pairs each user has, in an array like another."""
         none = jnp.zeros_like(like, jnp.int32)
         return none.at[self.user].add(what.astype(jnp.int32), mode="drop")
@@ -99,7 +99,7 @@ def _local_ranks(
     others = _distinct(*_pairs(split, seen, seen_by, number))
     others = others._replace(slot=others.slot - first_slot)
     counts = _counts(head, query, others, log_p, own.total, score)
-    missed = others.count(others.slot == slot.at[others.user].get(mode="clip"), score)
+    missed = others.counts(others.slot == slot.at[others.user].get(mode="clip"), score)
     counts = jnp.concatenate([counts, missed[:, None]], axis=1)
     above, ties, seen_above, seen_ties, missed = split.give_back(counts).T
     ties = ties - 1
@@ -186,7 +186,7 @@ def _counts(
         at = place, jnp.minimum(seen.user, len(score) - 1)
         picked = (x.reshape(-1, len(score))[at] & inside & helps for x in (above, ties))
         found = [jnp.sum(x, axis=(0, 1)) for x in (above, ties)]
-        found += [seen.count(x, score) for x in picked]
+        found += [seen.counts(x, score) for x in picked]
         return counts + jnp.stack(found, axis=1)
 
     none = jnp.zeros_like(total, jnp.int32, shape=(len(score), 4))
