@@ -19,8 +19,8 @@ from bench.options import (
     TrainOptions,
 )
 from bench.plot import check_plotting, save
+from eqids.cli import parse_command, run, warn
 from eqids.config import require
-from eqids.door import parse_command, run, warn
 
 DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
 

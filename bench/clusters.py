@@ -15,11 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.machine import peak_bytes
+from eqids.cli import parse, run
 from eqids.config import require
 from eqids.data.clusters import assign, default_num_clusters
 from eqids.data.kmeans import kmeans_bytes, num_steps
 from eqids.data.quality import balance
-from eqids.door import parse, run
 
 _CHUNK = 2**18
 _SPREAD = 0.75

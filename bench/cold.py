@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 
 import convert
 from eqids import train
+from eqids.cli import parse, run, say
 from eqids.config import InitItems, TrainConfig, require
 from eqids.data import Dataset, open_dataset, write_dataset
 from eqids.data.clusters import assign, place
 from eqids.data.files import ITEMS_FILE, USERS_FILE
 from eqids.data.split import leave_one_out
 from eqids.data.vectors import item_vectors
-from eqids.door import parse, run, say
 from eqids.fit.evaluation import MOST_USERS, Chunk, make_ranker
 from eqids.fit.ranking import metrics
 from eqids.fit.runs import write_json

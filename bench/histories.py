@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from eqids.cli import warn
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import NUM_GAPS, Arrays, BatchConfig, TrainingBatches
 from eqids.data.prepare import prepare
-from eqids.door import warn
 from eqids.fit.recipe import DEFAULT_DATA
 
 FIELDS = ("words", "items", "gap", "segment", "position", "target")

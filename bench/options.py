@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from bench.machine import num_cores
+from eqids.cli import check_output
 from eqids.config import LlamaSize, Strategy, on_unless, require
-from eqids.door import check_output
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from eqids.commands import COMMANDS
+from eqids.cli import check_output, parse_command, run, say
+from eqids.cli.commands import COMMANDS
 from eqids.config import (
     ConversionConfig,
     EqidsToHfConfig,
@@ -14,7 +15,6 @@ from eqids.config import (
     InspectConfig,
     ItemsConfig,
 )
-from eqids.door import check_output, parse_command, run, say
 
 if TYPE_CHECKING:
     from convert.outputs import Advance

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from eqids.commands import COMMANDS
+from eqids.cli import run
+from eqids.cli.commands import COMMANDS
+from eqids.cli.help_text import asks_for_help, show_version
+from eqids.cli.suggest import closest
 from eqids.config import UserError
-from eqids.door import run
-from eqids.help_text import asks_for_help, show_version
-from eqids.suggest import closest
 
 _NAMES = {name.removeprefix("eqids."): name for name in COMMANDS}
 

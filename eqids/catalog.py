@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from eqids.commands import COMMANDS
-from eqids.door import parse_command, run
+from eqids.cli import parse_command, run
+from eqids.cli.commands import COMMANDS
 
 DESCRIPTION = """Change the items of a dataset, and bring a checkpoint along.
 

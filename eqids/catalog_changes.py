@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from eqids.cli import say
 from eqids.config import (
     AddConfig,
     GrowConfig,
@@ -28,7 +29,6 @@ from eqids.data.revise import (
     spelled_like,
 )
 from eqids.data.template import field
-from eqids.door import say
 
 Config = AddConfig | RetireConfig | GrowConfig | RebalanceConfig | MigrateConfig
 

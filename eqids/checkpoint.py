@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from eqids.commands import COMMANDS
-from eqids.door import parse_command, run
+from eqids.cli import parse_command, run
+from eqids.cli.commands import COMMANDS
 
 DESCRIPTION = """Look after a run's checkpoints, whose folders are DIR/STEP.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from eqids.cli import say
 from eqids.config import (
     ExportConfig,
     ListStepsConfig,
@@ -14,7 +15,6 @@ from eqids.config import (
     VerifyConfig,
     require,
 )
-from eqids.door import say
 from eqids.fit.checkpoint import (
     Manifest,
     best_step,

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from eqids.cli import check_output, parse, run, say
 from eqids.config import EvaluateConfig
-from eqids.door import check_output, parse, run, say
 
 DESCRIPTION = """Rank every target of a split in the full catalog.
 

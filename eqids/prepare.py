@@ -24,8 +24,8 @@ validation and test events, and items are clustered by who used them. Then train
 
 from collections.abc import Sequence
 
+from eqids.cli import parse, run
 from eqids.config import PrepareConfig
-from eqids.door import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

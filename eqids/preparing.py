@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from eqids.cli import say, visible
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, DatasetInfo
 from eqids.data.clustering import Reader
 from eqids.data.info import INFO_FILE, read_info
 from eqids.data.prepare import prepare
 from eqids.data.times import span
-from eqids.door import say, visible
 
 
 def prepare_and_report(config: PrepareConfig) -> None:

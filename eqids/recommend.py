@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from eqids.cli import check_output, parse, run
 from eqids.config import RecommendConfig
-from eqids.door import check_output, parse, run
 
 DESCRIPTION = """Name the most probable next items, exactly, with their probabilities.
 

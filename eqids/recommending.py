@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
+from eqids.cli import one_line, say, warn
 from eqids.config import RecommendConfig, UserError
 from eqids.data.ids import shown, typed_ids
 from eqids.data.tables import read_table
-from eqids.door import one_line, say, warn
 from eqids.histories import History, read_histories
 from eqids.opening import open_model
 from eqids.recommender import Recommender

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
+from eqids.cli import parse, run, say
 from eqids.config import NANO_RECIPE, PRETRAINED_RECIPES, TrainConfig
-from eqids.door import parse, run, say
 
 DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
 

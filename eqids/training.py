@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import convert
 from convert.hf_eqids import read_pair
 from convert.hub import fetch_llama
+from eqids.cli import say, shell_word, warn
 from eqids.config import (
     LLAMA_PRESETS,
     LlamaConfig,
@@ -27,7 +28,6 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.prepare import prepare
 from eqids.data.words import Words
-from eqids.door import say, shell_word, warn
 from eqids.fit.checkpoint import (
     Retention,
     Saver,

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from eqids.commands import COMMANDS
+from eqids.cli import parse_command, run, say
+from eqids.cli.commands import COMMANDS
 from eqids.config import ListConfig, MachineConfig, PlanConfig, ProveConfig
-from eqids.door import parse_command, run, say
 
 DESCRIPTION = """Where everything lies on a mesh of devices, and whether it fits.
 

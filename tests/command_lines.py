@@ -11,7 +11,7 @@ import pytest
 
 import bench.__main__ as bench
 from bench.options import AllOptions, CompareOptions
-from eqids.commands import COMMANDS
+from eqids.cli.commands import COMMANDS
 from eqids.config import UserError
 
 

@@ -10,9 +10,9 @@ import pytest
 from pytest import CaptureFixture
 
 from convert import fingerprint, load_llama, read_config
+from eqids.cli import run
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
-from eqids.door import run
 from eqids.fit.checkpoint import save
 from eqids.fit.recipe import resolved
 from eqids.fit.runs import initial_model, model_config, run_keys, run_meta

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from plays import HEADER, item_histories, prepared, write_csv
 
+from eqids.cli import run
 from eqids.config import UserError
 from eqids.data.fetch import fetch_movielens
 from eqids.data.split import leave_one_out, temporal
-from eqids.door import run
 from eqids.prepare import main
 
 # Ibis 12 calls what DuckDB 2 has renamed.

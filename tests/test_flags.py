@@ -14,10 +14,10 @@ from command_lines import EVERY, Typed
 from hypothesis import given, settings, strategies as st
 from pytest import CaptureFixture
 
-from eqids.command_line import read
+from eqids.cli import parse, run
+from eqids.cli.command_line import read
+from eqids.cli.flags import Flag, flags_of
 from eqids.config import ExportConfig, TrainConfig, UserError, negation_of
-from eqids.door import parse, run
-from eqids.flags import Flag, flags_of
 
 each_command = pytest.mark.parametrize("typed", EVERY, ids=lambda typed: typed.text)
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings, strategies as st
 from pytest import CaptureFixture
 
 from eqids import recommend
+from eqids.cli import one_line, run, say, shell_word, visible, warn
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.door import one_line, run, say, shell_word, visible, warn
 from eqids.recommending import _listing
 
 NASTY = {

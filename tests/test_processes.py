@@ -36,7 +36,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from eqids.door import run
+from eqids.cli import run
 from sharding import initialize, placement
 
 def main():

@@ -97,8 +97,8 @@ def test_k_is_a_whole_number(k: Any, finished: Path) -> None:
         ("user,item,time\na,item 1,soon\n", "is soon in row 1"),
         ("user,item\na,item 1\n,item 2\n", "'user' of the histories is empty in row 2"),
         ("user,item\n", "no rows"),
-        ("", "not a CSV file"),
-        ('user,item\na,"item 1\n', "not a CSV file"),
+        ("", "in.csv is empty"),
+        ('user,item\na,"item 1\n', "in.csv cannot be read"),
     ],
 )
 def test_a_csv_file_that_is_wrong_is_named(

@@ -189,7 +189,7 @@ def test_a_command_that_waits_in_vain_ends_with_a_sentence(
 LAST = """
 import sys, time
 from eqids.config import Stopped
-from eqids.door import run
+from eqids.cli import run
 from sharding import barrier, exchange, initialize
 
 def main():

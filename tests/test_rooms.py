@@ -10,6 +10,7 @@ from conftest import ROOT
 MAY_IMPORT = {
     "sharding": ("sharding",),
     "eqids/config": ("eqids.config",),
+    "eqids/cli": ("eqids.config", "eqids.cli"),
     "eqids/data": ("eqids.config", "eqids.data"),
     "eqids/model": ("eqids.config", "eqids.model", "sharding"),
     "eqids/fit": (

@@ -15,6 +15,7 @@ from tokens import TEXTS, with_texts, write_tokenizer
 
 from convert import save_llama
 from eqids import train
+from eqids.cli import parse
 from eqids.config import (
     MODEL_FLAGS,
     RUN_FLAGS,
@@ -26,7 +27,6 @@ from eqids.config import (
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.door import parse
 from eqids.fit.checkpoint import read_manifest
 from eqids.fit.recipe import resolved
 from eqids.fit.words import words_again

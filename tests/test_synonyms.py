@@ -6,9 +6,9 @@ import pytest
 from command_lines import EVERY, Typed
 from hypothesis import given, settings, strategies as st
 
-from eqids.flags import flags_of
-from eqids.suggest import answer
-from eqids.synonyms import SYNONYMS, Synonym
+from eqids.cli.flags import flags_of
+from eqids.cli.suggest import answer
+from eqids.cli.synonyms import SYNONYMS, Synonym
 
 
 def named_flags(text: str) -> set[str]:

@@ -5,9 +5,9 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from eqids.commands import COMMANDS
-from eqids.flags import Flag, flags_of
-from eqids.synonyms import SYNONYMS
+from eqids.cli.commands import COMMANDS
+from eqids.cli.flags import Flag, flags_of
+from eqids.cli.synonyms import SYNONYMS
 
 
 def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from eqids.cli.flags import Flag, build, flags_of
+from eqids.cli.suggest import answer, closest
 from eqids.config import UserError, require
-from eqids.flags import Flag, build, flags_of
-from eqids.suggest import answer, closest
 
 Config = TypeVar("Config")
 

@@ -1,0 +1,114 @@
+"""From the words of a command line to a config, help or a version."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eqids.cli.accelerators import choose_platform
+from eqids.cli.command_line import read, read_command
+from eqids.cli.help_text import asks_for_help, show_help, show_version
+from eqids.config import require
+
+Config = TypeVar("Config")
+
+
+def parse(
+    kind: type[Config],
+    argv: Sequence[str] | None,
+    module: str,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """Reads flags into a config, before anything that takes long is imported.
+
+    Args:
+        kind: the config's class, whose fields are the flags.
+        argv: the words of the command line, by default the process's own.
+        module: what the user typed after `python -m`.
+        description: the first text of `--help`.
+        defaults: what flags are that are not given, by name, in place of the class's.
+
+    Raises:
+        UserError: an unknown, repeated or contradictory flag, or a wrong value.
+    """
+    command, words = f"python -m {module}", _words(argv)
+    _answer_questions({"": kind}, words, command, description, False)
+    config = read(kind, words, command, defaults=defaults)
+    choose_platform(config)
+    return config
+
+
+def parse_command(
+    kinds: Mapping[str, type[Config]],
+    argv: Sequence[str] | None,
+    module: str,
+    description: str,
+    *,
+    positional: bool = False,
+) -> Config:
+    """Reads a command and its flags; see `parse`.
+
+    Args:
+        kinds: by the command's name, the config's class.
+        argv: the words of the command line, by default the process's own.
+        module: what the user typed after `python -m`.
+        description: the first text of `--help`.
+        positional: whether required fields are given by their place.
+
+    Raises:
+        UserError: an unknown command, an unknown, repeated or contradictory flag, or a
+            wrong value.
+    """
+    command, words = f"python -m {module}", _words(argv)
+    _answer_questions(kinds, words, command, description, positional)
+    config = read_command(kinds, words, command, positional=positional)
+    choose_platform(config)
+    return config
+
+
+def _words(argv: Sequence[str] | None) -> Sequence[str]:
+    return sys.argv[1:] if argv is None else argv
+
+
+def _answer_questions(
+    kinds: Mapping[str, type[Any]],
+    words: Sequence[str],
+    command: str,
+    description: str,
+    positional: bool,
+) -> None:
+    """Prints help or the version, where they are asked for, and exits."""
+    if asks_for_help(words):
+        show_help(kinds, words, command, description, positional)
+    if "--version" in words:
+        show_version()
+
+
+def check_output(path: Path | None, flag: str, overwrite: bool = True) -> None:
+    """Requires that a file can be written, before what takes long is done.
+
+    Args:
+        path: the file, or None where there will be none.
+        flag: that names it.
+        overwrite: whether a file that is there already is replaced.
+
+    Raises:
+        UserError: it is a folder or, unless it is to be replaced, there already; or
+            its folder is not there or cannot be written to.
+    """
+    if path is None:
+        return
+    require(
+        overwrite or path.is_dir() or not path.exists(),
+        f"{flag} {path} exists already: add --overwrite to replace it, or choose "
+        f"another {flag}",
+    )
+    require(not path.is_dir(), f"{flag} {path} is a folder, wanted a file to write")
+    folder = path.parent
+    require(
+        folder.is_dir() and os.access(folder, os.W_OK | os.X_OK),
+        f"{flag} {path} cannot be written: {folder} is not a folder that exists and "
+        "can be written to",
+    )
