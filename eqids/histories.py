@@ -10,7 +10,7 @@ import pandas as pd
 from eqids.config import TimeUnit, UserError, require
 from eqids.data import Dataset
 from eqids.data.ids import distinct_values, shown
-from eqids.data.times import SECONDS, unit_of
+from eqids.data.times import SECONDS, YEAR_1971, unit_of
 
 Unknown = Literal["refuse", "skip"]
 """What becomes of items that the catalog does not hold."""
@@ -230,15 +230,16 @@ def _seconds(times: pd.Series, own: TimeUnit | None, report: Report) -> pd.Serie
 def _in_seconds(times: pd.Series, own: TimeUnit | None, report: Report) -> pd.Series:
     """Numbers in seconds: as they are, or in the unit that makes them plausible.
 
-    Where no unit does, they are in that of the dataset's source.
+    Small ones may be anything: they are in the unit of the dataset's source.
     """
     if not len(times.dropna()):
         return times
     taken = unit_of(times.min().item(), times.max().item())
-    unit = taken.unit if taken.fits else own or "seconds"
+    too_small = times.max() < YEAR_1971
+    unit = own or "seconds" if too_small or not taken.fits else taken.unit
     if unit == "seconds":
         return times
-    why = taken.why if taken.fits else "the dataset was made of such times"
+    why = "the dataset was made of such times" if unit == own else taken.why
     report(f"column 'time' of the histories is taken as {unit}: {why}")
     factor = SECONDS[unit]
     return times * int(factor) if factor > 1 else times // factor.denominator

@@ -122,7 +122,7 @@ def test_recommend_by_user_by_history_and_by_file(
         (["--user", "user 1", "--history", "item 1"], "2 are given"),
         (
             ["--input", "no.parquet", "--output", "o.parquet"],
-            "no.parquet: no such file",
+            "no.parquet does not exist",
         ),
         (["--input", "no.parquet"], "--input and --output go together"),
     ],
@@ -162,7 +162,7 @@ def test_a_file_of_histories_that_is_wrong_is_named(
         found = refused(recommend.main, flags, capsys)
         assert said in found and str(path) in found
     path.write_text("no parquet")
-    assert "not a Parquet file" in refused(recommend.main, flags, capsys)
+    assert "not a whole Parquet file" in refused(recommend.main, flags, capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.parquet"]
 
 
@@ -182,7 +182,7 @@ def test_wrong_places_are_named_with_what_to_do(
     flags = ["--checkpoint", str(finished), "--data_dir", str(other.path)]
     assert "catalog" in refused(evaluate.main, flags, capsys)
     said = refused(train.main, small(other.path, finished), capsys)
-    assert "catalog_id" in said
+    assert "was trained on another catalog" in said
     a_file = tmp_path / "file"
     a_file.write_text("")
     said = refused(train.main, small(dataset.path, a_file), capsys)

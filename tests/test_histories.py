@@ -328,7 +328,7 @@ def test_times_in_other_units_are_taken_for_what_they_are(
     frame = pd.DataFrame({"user": 1, "item": [f"item {i}" for i in range(3)]})
     expected = recommender.recommend(frame.assign(time=seconds))
     for times in (seconds * per_second, (seconds * per_second).astype(str)):
-        with pytest.warns(UserWarning, match=f"'time' .* is taken for {unit}"):
+        with pytest.warns(UserWarning, match=f"'time' .* is taken as {unit}"):
             found = recommender.recommend(frame.assign(time=times))
         pd.testing.assert_frame_equal(found, expected)
     assert not expected.equals(recommender.recommend(frame))

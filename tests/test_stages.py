@@ -149,10 +149,10 @@ def first(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = dataclasses.replace(TINY, vocab=300)
     save_llama(Llama(config, key=jax.random.key(0)), folder / "llama")
     write_tokenizer(folder / "llama" / "tokenizer.json")
-    flags = small(texted.path, folder / "1", "--llama_path", str(folder / "llama"))
-    flags += ["--freeze_llama", "--text_tokens_per_item", "3", "--prompt", PROMPT]
+    flags = ["--llama_path", str(folder / "llama"), "--freeze_llama"]
+    flags += ["--text_tokens_per_item", "3", "--prompt", PROMPT]
     flags += ["--seq_len", "64", "--adapter", "linear", "--no_shuffle_ties"]
-    train.main([*flags, *STILL])
+    train.main(small(texted.path, folder / "1", *flags, *STILL))
     return folder
 
 

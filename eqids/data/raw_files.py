@@ -62,9 +62,9 @@ def require_file(path: Path) -> None:
 
 
 def is_parquet(path: Path) -> bool:
-    """Returns whether a file is Parquet, by its first bytes."""
+    """Returns whether a file is Parquet, by its first bytes or the end of its name."""
     require_file(path)
-    return _begins(path, PARQUET)
+    return _begins(path, PARQUET) or path.suffix.lower() in (".parquet", ".pq")
 
 
 def linked(path: Path, folder: Path) -> Path:

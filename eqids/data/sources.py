@@ -265,5 +265,5 @@ def _atomic_items(engine: Engine, config: PrepareConfig, path: Path) -> ItemRows
     shown = text_of(title, path, named)
     return item_rows(
         path, table.table, config.item_column, table[config.item_column], shown, texts,
-        ChainMap(named, table),
+        ChainMap(named, table),  # type: ignore[arg-type]
     )  # fmt: skip

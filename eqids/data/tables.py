@@ -230,7 +230,7 @@ def parquet(engine: Engine, path: Path) -> FileTable:
 
 
 def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
-    """A Parquet file, or a CSV file with a header; its first bytes say which.
+    """A Parquet file, by its first bytes or its name, or a CSV file with a header.
 
     Args:
         engine: what reads it.

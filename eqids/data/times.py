@@ -18,20 +18,24 @@ SECONDS: Mapping[TimeUnit, Fraction] = {
 }
 """Seconds in each unit, which counts from 1970-01-01 00:00:00 UTC."""
 
-YEAR_1971, _YEAR_1990, YEAR_2100 = (
-    int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp())
-    for year in (1971, 1990, 2100)
-)
-_EARLIEST: Mapping[TimeUnit, int] = {
-    "days": _YEAR_1990,
-    "hours": _YEAR_1990,
-    "minutes": _YEAR_1990,
-    "milliseconds": YEAR_1971,
-    "microseconds": YEAR_1971,
-    "nanoseconds": YEAR_1971,
+
+def _start_of(year: int) -> int:
+    return int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp())
+
+
+YEAR_1971, YEAR_2100 = _start_of(1971), _start_of(2100)
+_COARSE = (_start_of(1990), _start_of(2050))
+_FINE = (YEAR_1971, YEAR_2100)
+_PLAUSIBLE: Mapping[TimeUnit, tuple[int, int]] = {
+    "days": _COARSE,
+    "hours": _COARSE,
+    "minutes": _COARSE,
+    "milliseconds": _FINE,
+    "microseconds": _FINE,
+    "nanoseconds": _FINE,
 }
-"""From when on a unit is believed. Small numbers may be anything, a rank or a counter
-too, so coarse units are held to a narrower range; no two ranges overlap."""
+"""From when to when times in a unit are believed. Small numbers may be anything, a rank
+or a counter too, so coarse units are held to fewer years; no two ranges overlap."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ def unit_of(least: int | float, most: int | float) -> Taken:
     if most >= YEAR_1971 and least < YEAR_2100:
         return Taken("seconds")
     when = "after 2100" if least >= YEAR_2100 else "before 1971"
-    for unit, earliest in _EARLIEST.items():
+    for unit, (earliest, latest) in _PLAUSIBLE.items():
         first, last = least * SECONDS[unit], most * SECONDS[unit]
-        if earliest <= first and last < YEAR_2100 and not spells_dates(least, most):
+        if earliest <= first and last < latest and not spells_dates(least, most):
             why = f"as seconds all of them are {when}, as {unit} they are from " + span(
                 int(first), int(last)
             )
