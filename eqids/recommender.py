@@ -187,15 +187,15 @@ class Recommender:
     ) -> np.ndarray:
         """The slots of those items that the catalog holds."""
         ids = listed(name, items)
-        ids = ids if isinstance(ids, np.ndarray | pd.Series) else list(ids)
+        ids = np.asarray(ids) if isinstance(ids, pd.Series) else ids
+        ids = ids if isinstance(ids, np.ndarray) else list(ids)
         slots = self.dataset.find_items(ids)
         unknown = np.flatnonzero(slots < 0)
         counts[name] = len(unknown)
         if name == "allow" and len(unknown):
-            first = shown(np.asarray(ids, object)[unknown[0]])
             _warn(
                 f"{len(unknown):,} of {len(slots):,} ids in allow are not in the "
-                f"catalog of {self.dataset.path}, the first is {first}"
+                f"catalog of {self.dataset.path}, the first is {shown(ids[unknown[0]])}"
             )
         return slots[slots >= 0]
 

@@ -130,6 +130,24 @@ def test_users_lists_and_tables_mix(dataset: Dataset, recommender: Recommender) 
     pd.testing.assert_frame_equal(recommender.recommend(frame, k=4), alone)
 
 
+@pytest.mark.parametrize(
+    "users",
+    [[7, 9], ["x", "y"], [1.5, 2.5], pd.to_datetime(["2024-05-01", "2024-06-01"])],
+)
+def test_users_keep_their_type_and_results_can_be_written(
+    users: Any, recommender: Recommender, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"user": users, "item": ["item 1", "x"]})
+    found = recommender.recommend(frame, k=2, unknown="skip")
+    assert found["user"].tolist() == pd.Series(users).repeat(2).tolist()
+    assert found.attrs["popularity"] == [pd.Series(users).iloc[1]]
+    if not isinstance(users, pd.DatetimeIndex):
+        found.to_parquet(tmp_path / "o.parquet")
+        again = pd.read_parquet(tmp_path / "o.parquet")
+        pd.testing.assert_frame_equal(again, found)
+        assert again.attrs == found.attrs
+
+
 def test_a_history_of_another_dataset_is_refused(recommender: Recommender) -> None:
     with pytest.raises(UserError, match=r"histories\[0\] names slot 99999, wanted 0"):
         recommender.recommend([History("a", np.array([99_999]))])

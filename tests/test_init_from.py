@@ -100,8 +100,8 @@ def test_doors_open_a_pair_as_they_do_a_checkpoint(
             tmp_path / "in.csv", index=False
         )
         out = tmp_path / "out.csv"
-        recommend.main([*one, "--input", str(tmp_path / "in.csv"), "--output",
-                        str(out)])  # fmt: skip
+        files = ["--input", str(tmp_path / "in.csv"), "--output", str(out)]
+        recommend.main([*one, *files, "--overwrite"])
         rows.append(pd.read_csv(out))
     assert list(rows[0]["item"]) == list(rows[1]["item"])
     assert_close(rows[0]["probability"], rows[1]["probability"], "float32")

@@ -67,7 +67,7 @@ def distinct_values(column: np.ndarray | pd.Series | pd.Index) -> tuple[list, An
     """
     try:
         codes, distinct = pd.factorize(column)
-        return list(distinct), codes
+        return pd.Index(distinct).tolist(), codes
     except TypeError:
         return list(column), np.arange(len(column))
 
