@@ -162,7 +162,7 @@ def test_a_file_of_histories_that_is_wrong_is_named(
         found = refused(recommend.main, flags, capsys)
         assert said in found and str(path) in found
     path.write_text("no parquet")
-    assert "not a whole Parquet file" in refused(recommend.main, flags, capsys)
+    assert "holds text" in refused(recommend.main, flags, capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.parquet"]
 
 

@@ -161,8 +161,9 @@ def config_of(path: Path) -> RunConfig:
 
 
 def second(first: Path, folder: Path, *more: str) -> list[str]:
-    start = ["--load_checkpoint", str(first / "1" / "2"), "--batch_size", "4"]
-    return [*start, "--checkpoint_dir", str(folder), *STILL, *more]
+    start = [] if "--load_checkpoint" in more else ["--load_checkpoint"]
+    start += [str(first / "1" / "2")] if start else []
+    return [*start, "--batch_size", "4", "--checkpoint_dir", str(folder), *STILL, *more]
 
 
 def test_a_second_stage_reads_what_the_first_one_read(
