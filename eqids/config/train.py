@@ -138,7 +138,8 @@ class TrainConfig:
     """Parts of a batch that a step computes one after the other, for less memory; the
     gradient is that of the whole batch."""
     prompt: str | None = None
-    """Words that every history opens with, for the Llama."""
+    """Words that every history opens with, for the Llama; plain text, in which
+    <|im_start|> is no special token."""
     text_tokens_per_item: int = 0
     """Words of an item's text that follow it, at most; 0 is none."""
     tokenizer: Path | None = None

@@ -80,18 +80,7 @@ def read_interactions(
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    key = _sort_key(core)
-    if key is not None:
-        tied, ascending = _ties(core, key)
-        counts = replace(counts, tied_neighbours=tied, ascending_ties=ascending)
-    hashed = counts.ascending_ties > _ID_ORDER * counts.tied_neighbours
-    if hashed:
-        share = counts.ascending_ties / counts.tied_neighbours
-        progress(
-            f"warning: of {counts.tied_neighbours:,} neighbouring events of one user "
-            f"and {'time' if key == 'when' else 'rank'} {share:.0%} ascend by "
-            "item, so the file's order is one of ids: ties are broken by a seeded hash"
-        )
+    counts, hashed = _ties_counted(core, counts, progress)
     table = _ordered(core, typed.unit, config.seed if hashed else None).to_pyarrow()
     user_table = users.order_by("number").to_pyarrow()
     titles = source.items
@@ -189,6 +178,25 @@ def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> Non
         f"column {rank!r} rises, for user {id_.as_py()!r}; wanted both in one order, "
         "or --time_column None to go by the other alone"
     )
+
+
+def _ties_counted(
+    events: ir.Table, counts: Counts, progress: Callable[[str], None]
+) -> tuple[Counts, bool]:
+    """Counts ties, and says whether a hash orders them: the file's order may be one of
+    ids."""
+    key = _sort_key(events)
+    if key is None:
+        return counts, False
+    tied, ascending = _ties(events, key)
+    hashed = ascending > _ID_ORDER * tied
+    if hashed:
+        progress(
+            f"warning: of {tied:,} neighbouring events of one user and "
+            f"{'time' if key == 'when' else 'rank'} {ascending / tied:.0%} ascend by "
+            "item, so the file's order is one of ids: ties are broken by a seeded hash"
+        )
+    return replace(counts, tied_neighbours=tied, ascending_ties=ascending), hashed
 
 
 def _ties(events: ir.Table, key: str) -> tuple[int, int]:

@@ -94,9 +94,9 @@ def resolve(path: Path, named_by: str = "--checkpoint") -> Path:
     if not path.is_dir():
         found = steps(path.parent)
         hint = f" ({path.parent} has steps {found})" if found else ""
+        what = "is a file" if path.is_file() else "no such folder"
         raise UserError(
-            f"{path}: no such folder, wanted a checkpoint DIR/STEP{hint}, see "
-            f"{named_by}"
+            f"{path}: {what}, wanted a checkpoint DIR/STEP{hint}, see {named_by}"
         )
     if (path / MANIFEST).exists():
         return path
