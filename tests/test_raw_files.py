@@ -15,8 +15,9 @@ from hypothesis import given, settings, strategies as st
 from plays import HEADER, item_histories, prepared, write_csv
 
 from eqids.config import PrepareConfig, UserError
+from eqids.data.engine import Engine, engine
 from eqids.data.named import read_items
-from eqids.data.tables import Engine, engine, table_of_file
+from eqids.data.tables import table_of_file
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:fetch_arrow_table:DeprecationWarning",

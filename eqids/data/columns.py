@@ -9,6 +9,7 @@ from typing import Any
 import ibis.expr.types as ir
 
 from eqids.config import PrepareConfig, TimeUnit, UserError, require
+from eqids.data.engine import reading
 from eqids.data.missing import (
     ColumnSurvey,
     check_missing,
@@ -18,7 +19,6 @@ from eqids.data.missing import (
     survey,
 )
 from eqids.data.sources import Source
-from eqids.data.tables import reading
 from eqids.data.times import (
     SECONDS,
     YEAR_1971,

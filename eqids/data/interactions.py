@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from eqids.config import PrepareConfig, TimeUnit, UserError, require
 from eqids.data.columns import TypedEvents, seconds, typed_events
+from eqids.data.engine import Engine, reading
 from eqids.data.info import Counts, TextsInfo
 from eqids.data.item_rows import ItemRows, distinct_items
 from eqids.data.sources import Source
-from eqids.data.tables import Engine, reading
 
 _PRIME = 2**31 - 1
 _ID_ORDER = 0.9

@@ -8,8 +8,8 @@ import ibis
 import ibis.expr.types as ir
 
 from eqids.config import UserError
+from eqids.data.engine import reading
 from eqids.data.sources import Source
-from eqids.data.tables import reading
 
 NULL_WORDS = (
     "", "null", "(null)", "none", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "nat",

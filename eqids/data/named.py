@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eqids.config import require
+from eqids.data.engine import engine, reading
 from eqids.data.files import read_npy
 from eqids.data.info import TextsInfo
 from eqids.data.item_rows import ItemRows, distinct_items, item_rows, with_year
 from eqids.data.revise import ids_of, spelled_like
-from eqids.data.tables import ROW, FileTable, engine, reading, table_of_file
+from eqids.data.tables import ROW, FileTable, table_of_file
 from eqids.data.template import cell_of, field, text_of
 
 

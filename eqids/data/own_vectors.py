@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eqids.config import PrepareConfig, UserError, require
+from eqids.data.engine import engine, reading
 from eqids.data.files import read_npy
-from eqids.data.tables import ROW, engine, reading, table_of_file
+from eqids.data.tables import ROW, table_of_file
 
 _ROWS = 2**18
 """Rows of a file read at a time."""

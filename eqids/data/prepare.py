@@ -10,6 +10,7 @@ import pyarrow as pa
 from eqids.config import PrepareConfig, require
 from eqids.data.clustering import Clustered, Reader, make_catalog
 from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.engine import engine
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.interactions import Interactions, read_interactions
 from eqids.data.known import Known, in_catalog, shorter_histories
@@ -17,7 +18,6 @@ from eqids.data.lineage import Lineage
 from eqids.data.own_vectors import check_vectors
 from eqids.data.sources import open_source
 from eqids.data.split import Split, leave_one_out, temporal
-from eqids.data.tables import engine
 from eqids.data.template import field
 from eqids.data.write import check_target, write_dataset
 

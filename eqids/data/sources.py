@@ -10,11 +10,11 @@ import ibis
 import ibis.expr.types as ir
 
 from eqids.config import PrepareConfig, require
+from eqids.data.engine import Engine
 from eqids.data.fetch import fetch_movielens, unpack
 from eqids.data.info import TextsInfo
 from eqids.data.item_rows import ItemRows, item_rows, with_year
 from eqids.data.tables import (
-    Engine,
     FileTable,
     atomic,
     delimited,

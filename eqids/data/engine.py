@@ -1,0 +1,78 @@
+"""DuckDB, which reads the files of users, and what it complains of."""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+
+from eqids.config import UserError, require
+
+_OWN_FAULTS = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ParserException,
+    duckdb.SyntaxException,
+)
+"""What DuckDB raises where a query of ours is wrong, and not a file."""
+LONGEST_COMPLAINT = 500
+"""Characters of an engine's message that are shown."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What reads files."""
+
+    con: Any
+    """An Ibis connection to DuckDB."""
+    folder: Path
+    """An empty folder for links, unpacked files and what does not fit into memory."""
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[Engine]:
+    """Opens an engine, and removes what it left when it is closed.
+
+    Raises:
+        UserError: the temporary folder's name would be taken for a pattern.
+    """
+    with tempfile.TemporaryDirectory(prefix="eqids-") as folder:
+        require(
+            not re.search(r"[*?\[]", folder),
+            f"the folder of temporary files, {folder}, has one of * ? [ in its name; "
+            "set TMPDIR to another",
+        )
+        con = ibis.duckdb.connect(temp_directory=f"{folder}/spilled")
+        try:
+            con.raw_sql("SET TimeZone = 'UTC'")
+            # Parquet's statistics leave NaN out: DuckDB 2.0 takes from them that a
+            # column has none, and isnan() for false.
+            con.raw_sql("SET disabled_optimizers = 'statistics_propagation'")
+            yield Engine(con, Path(folder))
+        finally:
+            con.disconnect()
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns DuckDB's complaint about the content of `file` into a `UserError`."""
+    try:
+        yield
+    except _OWN_FAULTS:
+        raise
+    except duckdb.Error as error:  # a damaged file may be met by any other of them
+        said = str(error).split("Possible ")[0].split("\nLINE ")[0].split("\n\n")[0]
+        said = " | ".join(said.splitlines())
+        if "state machine" in said:
+            said = (
+                "it is no CSV as RFC 4180 wants it: lines end in different ways, or a "
+                "quote is not closed"
+            )
+        # The engine knows the file by a name of ours.
+        said = re.sub(r"[\"']?/\S*/eqids-\S+", "the file", said)
+        raise UserError(f"{file} cannot be read: {said[:LONGEST_COMPLAINT]}") from None
