@@ -162,8 +162,8 @@ def open_dataset(path: Path) -> Dataset:
     )
     require(
         path.is_dir(),
-        f"{path} is not there, wanted a dataset folder, see --data_dir (python -m "
-        "eqids.prepare makes one of a source)",
+        f"{path} is not there, wanted a dataset folder, see --data_dir; this makes one: "
+        f"python -m eqids.prepare --data_dir {path} --source SOURCE",
     )
     for name in (INFO_FILE, *DATA_FILES):
         _require_file(path, name)
