@@ -42,6 +42,8 @@ _PEER_LOST = ("Gloo", "NCCL", "coordination service", "heartbeat")
 _PATIENCE_MS = 7 * 24 * 3600 * 1000
 """How long to wait for the others: who is dead is found by its heartbeat, not here."""
 
+_JAX_JOINS_WITHIN_S = 60
+"""Seconds that jax may take to join processes that have met, at least."""
 _PARTING_S = 15
 """Seconds that process 0 waits at its end for others that are about to end too."""
 
@@ -96,14 +98,15 @@ def initialize(
         Rendezvous(address, size, float(join_timeout)).meet(own, _report)
         if "JAX_LOCAL_DEVICE_IDS" in os.environ:
             local_devices = None  # jax reads it by itself
-        with _ended_after(join_timeout, address):
+        patience = max(join_timeout, _JAX_JOINS_WITHIN_S)
+        with _ended_after(patience, address):
             jax.distributed.initialize(
                 address,
                 size,
                 own,
                 local_devices,
                 cluster_detection_method="deactivate",
-                initialization_timeout=2 * join_timeout,
+                initialization_timeout=2 * patience,
                 heartbeat_timeout_seconds=heartbeat,
             )
     except ProcessesError:
@@ -123,7 +126,7 @@ def _report(text: str) -> None:
 
 
 @contextmanager
-def _ended_after(seconds: float, address: str) -> Iterator[None]:
+def _ended_after(seconds: int, address: str) -> Iterator[None]:
     """Ends the process where jax does not join the others in time, as it would abort.
 
     All have come already, so this is for one that died since.
@@ -132,7 +135,7 @@ def _ended_after(seconds: float, address: str) -> Iterator[None]:
     def end() -> None:
         _report(
             f"error: the processes of this run met at {address}, and jax did not join "
-            f"them within {seconds:g} s; the output of the others may say why"
+            f"them within {seconds} s; the output of the others may say why"
         )
         os._exit(2)
 

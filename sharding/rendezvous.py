@@ -199,9 +199,7 @@ class _Listener:
         """Takes in what one says; returns whether it is still there."""
         messages = line.read()
         if messages is None:
-            gone = [k for k, (other, _) in self._come.items() if other is line]
-            for number in gone:
-                del self._come[number]
+            self._come = {k: v for k, v in self._come.items() if v[0] is not line}
             return False
         for message in messages:
             number, of = message.get("process"), message.get("of")

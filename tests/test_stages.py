@@ -1,6 +1,7 @@
 """What a second stage takes over from the first one's checkpoint, flag by flag."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,19 @@ def test_other_texts_of_the_same_items_are_told_of(
     with_texts(open_dataset(first / "d"), tmp_path / "d", ["Other texts"])
     train.main(second(first, tmp_path / "2", "--data_dir", str(tmp_path / "d")))
     assert "has other texts of items than" in capsys.readouterr().err
+
+
+def test_the_estimate_of_memory_is_that_of_what_is_taken_over(
+    first: Path, capsys: CaptureFixture[str]
+) -> None:
+    def estimated(*flags: str) -> str:
+        sizes = ["--estimate_memory_only", "--train", "lora", "--batch_size", "4"]
+        train.main([*sizes, *flags])
+        return re.sub(r"in \d+ s", "in 1 s", capsys.readouterr().out)
+
+    taken, said = estimated("--load_checkpoint", str(first / "1" / "2")).split("\n", 1)
+    assert taken.startswith(f"taken over from {first}/1/2: ")
+    flags = ["--llama_path", str(first / "llama"), "--data_dir", str(first / "d")]
+    flags += ["--seq_len", "64", "--item_width", "8", "--adapter", "linear"]
+    flags += ["--text_tokens_per_item", "3", "--prompt", PROMPT]
+    assert said == estimated(*flags) != estimated(*flags, "--seq_len", "32")

@@ -164,8 +164,8 @@ def open_dataset(path: Path) -> Dataset:
     )
     require(
         path.is_dir(),
-        f"{path} is not there, wanted a dataset folder, see --data_dir (python -m "
-        "eqids.prepare makes one of a source)",
+        f"{path} is not there, wanted a dataset folder, see --data_dir; to make "
+        f"one: python -m eqids.prepare --data_dir {path} --source SOURCE",
     )
     for name in (INFO_FILE, *DATA_FILES):
         _require_file(path, name)

@@ -89,7 +89,7 @@ class Log:
         self._pending.clear()
         for number, one in enumerate(metrics, start=step - len(metrics) + 1):
             for name in ("loss", "grad_norm", "update_norm"):
-                value = getattr(one, name)
+                value = float(getattr(one, name))
                 if not np.isfinite(value):
                     raise UserError(self._not_finite(name, value, number))
         targets = sum(int(one.num_targets) for one in metrics)
