@@ -265,9 +265,10 @@ def expected(case: Case) -> dict[Any, list[tuple[Any, int | None, Any]]]:
 def _frame(case: Case) -> pd.DataFrame:
     if case.kind == "parquet":
         try:
-            return pq.read_table(io.BytesIO(case.content)).to_pandas(
-                integer_object_nulls=True
-            )
+            # What is damaged in a column that nobody asks for is nobody's trouble.
+            names = list(case.columns.values())
+            table = pq.read_table(io.BytesIO(case.content), columns=names)
+            return table.to_pandas(integer_object_nulls=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Refused(str(error)) from error
     try:
