@@ -128,8 +128,15 @@ def test_the_range_of_times_is_always_said(
 @pytest.mark.parametrize(
     ("times", "settings_", "message"),
     [
-        ([20200101, 20200215, 20201231], {}, "look like dates written without dashes"),
-        ([20200101120000, 20200215120000, 20201231120000], {},
+        ([20200101, 20200215, 20201231], {}, "look like dates written as YYYYmmdd"),
+        ([20200101.0, 20200215.0, 20201231.0], {}, "written as YYYYmmdd"),
+        ([202401, 202405, 202312], {}, "written as YYYYmm"),
+        ([240501, 240430, 231224], {}, "written as YYmmdd"),
+        ([1905011230, 1905311259, 1812240001], {}, "written as YYmmddHHMM"),
+        ([2024050112, 2024053100, 2023122423], {}, "written as YYYYmmddHH"),
+        ([202405011230, 202405311259, 202312240001], {}, "written as YYYYmmddHHMM"),
+        ([20200101120000, 20200215120059, 20201231235900], {}, "YYYYmmddHHMMSS"),
+        ([10**16, 10**16 + 1, 10**16 + 2], {},
          "no other unit puts them between 1971 and 2100; wanted --time_unit"),
         ([10**18, 3 * 10**18, 4 * 10**18], {"time_unit": "days"}, "too large for days"),
         (["2020-01-01", "2020-01-02", "2020-01-03"], {"time_unit": "milliseconds"},

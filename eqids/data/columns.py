@@ -20,12 +20,13 @@ from eqids.data.missing import (
 )
 from eqids.data.sources import Source
 from eqids.data.times import (
+    FORMATS,
     SECONDS,
     YEAR_1971,
     YEAR_2100,
     Taken,
     span,
-    spells_dates,
+    spells_date,
     unit_of,
 )
 
@@ -198,11 +199,20 @@ def _times(
             "timestamps, which need no unit",
         )
         return when, "seconds"
+    spelled = {form: spells_date(when, form).all() for form in FORMATS}
     with reading(source.file):
-        ends = source.events.aggregate(least=when.min(), most=when.max()).to_pyarrow()
-    least, most = ends["least"][0].as_py(), ends["most"][0].as_py()
+        found = source.events.aggregate(least=when.min(), most=when.max(), **spelled)
+        (row,) = found.to_pyarrow().to_pylist()
+    least, most = row["least"], row["most"]
     unit = config.time_unit
     if unit is None:
+        form = next((form for form in FORMATS if row[form]), None)
+        require(
+            form is None,
+            f"{column} holds numbers from {least} to {most}, which look like dates "
+            f"written as {form}; wanted text like 2024-05-01, or --time_unit seconds "
+            "if they are seconds after all",
+        )
         unit = _taken(column, least, most, unit_of(least, most), progress)
     longest = max(abs(least), abs(most)) * SECONDS[unit]
     require(
@@ -223,11 +233,6 @@ def _taken(
     """Says what numbers are taken for; refuses those that are plausibly nothing."""
     numbers = f"{column} holds numbers from {least} to {most}"
     require(
-        taken.fits or not spells_dates(least, most),
-        f"{numbers}, which look like dates written without dashes; wanted text like "
-        "2024-05-01, or --time_unit seconds if they are seconds after all",
-    )
-    require(
         taken.fits or most < YEAR_1971,
         f"{numbers}: {taken.why}, and no other unit puts them between 1971 and 2100; "
         "wanted --time_unit, or dates such as 2024-05-01",
@@ -244,9 +249,10 @@ def _taken(
             f"{numbers}, which are taken as {taken.unit}: {taken.why}; --time_unit "
             "says otherwise"
         )
-    elif most >= YEAR_2100:
+    elif most >= YEAR_2100 or least < YEAR_1971:
         progress(
-            f"warning: {numbers}, as seconds {dates}: are all of them in one unit?"
+            f"warning: {numbers}, as seconds {dates}: are all of them in one unit, and "
+            "is none of them, such as 0, an unknown time?"
         )
     return taken.unit
 

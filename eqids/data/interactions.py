@@ -20,6 +20,8 @@ from eqids.data.sources import Source
 
 _PRIME = 2**31 - 1
 _ID_ORDER = 0.9
+_FEWEST_TIES = 10
+"""Ties that tell an order of ids from chance."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _ties_counted(
     if key is None:
         return counts, False
     tied, ascending = _ties(events, key)
-    hashed = ascending > _ID_ORDER * tied
+    hashed = tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
     if hashed:
         progress(
             f"warning: of {tied:,} neighbouring events of one user and "

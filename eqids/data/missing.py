@@ -12,10 +12,12 @@ from eqids.data.engine import reading
 from eqids.data.sources import Source
 
 NULL_WORDS = (
-    "", "null", "(null)", "none", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "nat",
-    "nil", "\\n", "undefined",
+    "", "null", "(null)", "<null>", "[null]", "none", "nan", "-nan", "1.#qnan",
+    "-1.#qnan", "1.#ind", "-1.#ind", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>",
+    "nat", "nil", "\\n", "undefined", "unknown", "missing", "#null!", "#ref!",
+    "#value!", "#num!", "#name?", "#div/0!", "-", "--", "?", ".",
 )  # fmt: skip
-"""What databases and data frames write for no value, in lower case."""
+"""What databases, data frames and spreadsheets write for no value, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class ColumnSurvey:
     """Those of `others` whose text spells a number; 0 where cells are no texts."""
     integers: int
     """Those of `others` whose text spells an integer as Python writes it."""
+    first_other: int | None
+    """The first of `others` whose text does not, from 0."""
     stamps: int
     """Those of `others` whose text spells a date or a timestamp."""
     words_are_missing: bool
@@ -86,9 +90,11 @@ def _counts(
     }
     if not isinstance(column, ir.StringValue):
         return counts
+    integer = _spells_integer(column)
     return counts | {
-        "numbers": (other & number(column).notnull()).sum(),
-        "integers": (other & _spells_integer(column)).sum(),
+        "numbers": (other & _spells_number(column)).sum(),
+        "integers": (other & integer).sum(),
+        "first_other": row.min(where=other & ~integer),
         "stamps": (other & stamp(column).notnull()).sum(),
     }
 
@@ -106,6 +112,7 @@ def _survey_of(name: str, found: Mapping[str, Any]) -> ColumnSurvey:
         others=others,
         numbers=numbers,
         integers=of("integers"),
+        first_other=found.get(f"{name}_first_other"),
         stamps=of("stamps"),
         # An item of a catalog of texts may be called None; no time is.
         words_are_missing=name not in ("user", "item") or 0 < others == numbers,
@@ -150,7 +157,10 @@ def check_missing(
                 f"{_what(source, name, column, num_rows)}; wanted a value in every "
                 f"row, or --missing drop to leave these rows out{_ways(name)}"
             )
-    for name, column in found.items():
+    for name in ("user", "item"):
+        column = found[name]
+        if source.spelled and column.others > column.integers >= column.others / 2:
+            progress(_mixed(source, name, column))
         if column.words and not column.words_are_missing:
             progress(
                 f"warning: {source.file}: column {source.columns[name]!r} is "
@@ -159,6 +169,18 @@ def check_missing(
                 f"{(column.first_word or 0) + 1}: taken for ids, as the others are "
                 "texts too; --null_values names texts that mean an empty cell"
             )
+
+
+def _mixed(source: Source, name: str, column: ColumnSurvey) -> str:
+    """Warns of ids that are integers but for a few."""
+    strays, first = column.others - column.integers, column.first_other
+    return (
+        f"warning: {source.file}: column {source.columns[name]!r} holds integers in "
+        f"{column.integers:,} rows and other texts in {strays:,}, the first is "
+        f"{_cell(source, name, first)!r} in row {(first or 0) + 1}: all are taken for "
+        "texts, so that 5 and 5.0 are two ids; --null_values names texts that mean an "
+        "empty cell"
+    )
 
 
 def _what(source: Source, name: str, column: ColumnSurvey, num_rows: int) -> str:
@@ -209,6 +231,11 @@ def _is_word(column: Any) -> Any:
 
 def _spells_integer(text: Any) -> Any:
     return (text.try_cast("int64").cast("string") == text).fill_null(False)
+
+
+def _spells_number(text: Any) -> Any:
+    value = text.try_cast("float64")
+    return (value.notnull() & ~value.isnan() & ~value.isinf()).fill_null(False)
 
 
 def number(text: Any) -> Any:

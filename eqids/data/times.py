@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from eqids.config import TimeUnit
 
@@ -65,7 +66,7 @@ def unit_of(least: int | float, most: int | float) -> Taken:
     when = "after 2100" if least >= YEAR_2100 else "before 1971"
     for unit, (earliest, latest) in _PLAUSIBLE.items():
         first, last = least * SECONDS[unit], most * SECONDS[unit]
-        if earliest <= first and last < latest and not spells_dates(least, most):
+        if earliest <= first and last < latest:
             why = f"as seconds all of them are {when}, as {unit} they are from " + span(
                 int(first), int(last)
             )
@@ -73,24 +74,27 @@ def unit_of(least: int | float, most: int | float) -> Taken:
     return Taken("seconds", f"as seconds all of them are {when}", fits=False)
 
 
-def spells_dates(least: int | float, most: int | float) -> bool:
-    """Returns whether numbers look like dates, as 20240131 does.
+FORMATS = ("YYYYmm", "YYmmdd", "YYYYmmdd", "YYmmddHHMM", "YYYYmmddHH", "YYYYmmddHHMM",
+           "YYYYmmddHHMMSS")  # fmt: skip
+"""Dates that are written as numbers: year, month, day, hour, minute, second."""
+_PARTS = {"mm": (1, 12), "dd": (1, 31), "HH": (0, 23), "MM": (0, 59), "SS": (0, 60)}
+
+
+def spells_date(number: Any, form: str) -> Any:
+    """Returns whether a number is a date that is written as one.
 
     Args:
-        least: the smallest of them.
-        most: the largest of them.
+        number: a number, or a column or an expression of numbers.
+        form: one of `FORMATS`.
     """
-    return all(_spells_date(number) for number in (least, most))
-
-
-def _spells_date(number: int | float) -> bool:
-    text = str(int(number))
-    if number != int(number) or len(text) != 8:
-        return False
-    try:
-        return 1900 <= dt.datetime.strptime(text, "%Y%m%d").year < 2100
-    except ValueError:
-        return False
+    rest, whole = number, number % 1 == 0
+    year = form[: form.index("mm")]
+    for start in range(len(form) - 2, len(year) - 1, -2):
+        least, most = _PARTS[form[start : start + 2]]
+        whole = whole & (rest % 100 >= least) & (rest % 100 <= most)
+        rest = (rest - rest % 100) / 100
+    least, most = (1900, 2099) if year == "YYYY" else (1, 99)
+    return whole & (rest >= least) & (rest <= most)
 
 
 def span(first: int, last: int) -> str:
