@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from convert.hf_eqids import FORMAT_VERSION, INFO_FILE, TENSORS_FILE
 from convert.hf_files import file_sha256, shard_paths, tensors
@@ -46,6 +45,7 @@ from eqids.config import (
     require,
     to_json,
 )
+from eqids.data.files import read_parquet, write_parquet
 from eqids.data.text import TOKENIZER_FILE
 from eqids.fit.checkpoint import Manifest, read_manifest, resolve
 from eqids.fit.checkpoint.chunks import whole
@@ -338,6 +338,6 @@ def _lists(vectors: np.ndarray) -> pa.FixedSizeListArray:
 
 def _write_parquet(new: NewFolder, name: str, columns: Mapping[str, pa.Array]) -> None:
     table = pa.table(dict(columns))
-    new.write_with(name, lambda path: pq.write_table(table, path))
-    again = pq.read_table(new.path / name)
+    new.write_with(name, lambda path: write_parquet(path, table))
+    again = read_parquet(new.path / name)
     require(again.equals(table), f"{name} does not read back as it was written")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from eqids.cli import say, visible
+from eqids.cli import say, shell_word, visible
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, DatasetInfo
 from eqids.data.clustering import Reader
@@ -50,14 +50,15 @@ def _reader(llama_path: Path) -> Reader:
 
 def _next(config: PrepareConfig, dataset: Dataset) -> list[str]:
     """What to type next; checkpoints of an older catalog have to follow first."""
-    train = f"eqids.train --data_dir {config.folder}"
+    folder = shell_word(str(config.folder))
+    train = f"eqids.train --data_dir {folder}"
     if config.catalog is None:
         return [train]
     old = read_info(config.catalog / INFO_FILE)
     if old.catalog_id == dataset.info.catalog_id:
         return [f"{train} --load_checkpoint RUN"]
     return [
-        f"eqids.catalog migrate --data_dir {config.folder} --checkpoint RUN",
+        f"eqids.catalog migrate --data_dir {folder} --checkpoint RUN",
         f"{train} --load_checkpoint RUN-v{dataset.info.catalog_version}",
     ]
 

@@ -23,13 +23,21 @@ Door = Callable[[list[str]], None]
 
 def small(data: Path, folder: Path, *more: str) -> list[str]:
     """Flags of a run that takes a second, but for those among `more`."""
-    sizes = {
-        "--data_dir": str(data), "--checkpoint_dir": str(folder), "--batch_size": "4",
-        "--seq_len": "16", "--item_width": "8", "--num_steps": "40",
-        "--eval_every": "20", "--learning_rate": "1e-2",
-    }  # fmt: skip
-    own = [pair for pair in sizes.items() if pair[0] not in more]
-    return [*(word for pair in own for word in pair), *more]
+    sizes = "--batch_size 4 --seq_len 16 --item_width 8 --num_steps 40 --eval_every 20"
+    flags = ["--data_dir", str(data), "--checkpoint_dir", str(folder), *sizes.split()]
+    return once([*flags, "--learning_rate", "1e-2", *more])
+
+
+def once(flags: list[str]) -> list[str]:
+    """The flags, each with its last values only: commands refuse one that repeats."""
+    last: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in flags:
+        if word.startswith("--"):
+            values = last[word] = []
+        else:
+            values.append(word)
+    return [word for name, values in last.items() for word in (name, *values)]
 
 
 def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:

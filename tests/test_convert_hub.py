@@ -21,7 +21,7 @@ from runs import refused, small
 
 from convert import load_llama
 from convert.hub import REPOSITORIES, fetch_llama
-from eqids import train
+from eqids import train, training
 from eqids.config import PRETRAINED_RECIPES, TrainConfig, UserError
 from eqids.data import Dataset
 from eqids.fit.recipe import resolved
@@ -281,7 +281,7 @@ def test_training_asks_the_hub_where_no_folder_is_given(
         asked.append(size)
         return tmp_path / "llama"
 
-    monkeypatch.setattr(train, "fetch_llama", fetch)
+    monkeypatch.setattr(training, "fetch_llama", fetch)
     flags = small(dataset.path, tmp_path / "run", "--llama_size", "3b")
     assert "is not a Llama of --llama_size 3b" in refused(train.main, flags, capsys)
     assert asked == ["3b"]

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from pytest import CaptureFixture
 
 import sharding.__main__ as door
-from eqids import door as doors
+from eqids import cli
 from eqids.fit.abstract import Job, abstract_run
 from eqids.fit.fitting import check_fits, needed
 from eqids.fit.memory import estimate
@@ -31,7 +31,7 @@ def answered(argv: str, capsys: CaptureFixture[str]) -> str:
 
 def refused(argv: str, capsys: CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as exit:
-        doors.run(lambda: door.main(argv.split()))
+        cli.run(lambda: door.main(argv.split()))
     assert exit.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1

@@ -14,7 +14,7 @@ import transformers
 from conftest import assert_close, run_python
 from models import TINY, tiny_model
 from pytest import CaptureFixture
-from runs import refused, small
+from runs import once, refused, small
 
 import eqids
 from convert import load_llama
@@ -239,11 +239,11 @@ def test_a_second_stage_by_lora_resumes_evaluates_and_recommends(
     base(tmp_path / "llama")
     llama = ["--llama_path", str(tmp_path / "llama"), "--adapter", "linear"]
     heads = small(dataset.path, tmp_path / "1", *llama, "--train", "heads")
-    train.main([*heads, "--num_steps", "20"])
+    train.main(once([*heads, "--num_steps", "20"]))
     lora = [*llama, "--train", "lora", "--lora_rank", "2", "--lora_targets", "q", "up"]
     lora += ["--load_checkpoint", str(tmp_path / "1" / "20"), "--eval_every", "10"]
     flags = small(dataset.path, tmp_path / "2", *lora, "--num_steps", "20")
-    flags += ["--learning_rate", "1e-9"]
+    flags = once([*flags, "--learning_rate", "1e-9"])
     train.main([*flags, "--stop_at", "10"])
     capsys.readouterr()
     train.main(flags)
@@ -266,8 +266,8 @@ def test_a_second_stage_by_lora_resumes_evaluates_and_recommends(
     other = [*flags, "--lora_alpha", "7"]
     said = refused(train.main, other, capsys)
     assert "--lora_alpha 32.0, this run has 7.0" in said
-    other = [*other, "--checkpoint_dir", str(tmp_path / "3")]
-    other += ["--load_checkpoint", str(tmp_path / "2")]
+    other += ["--checkpoint_dir", str(tmp_path / "3")]
+    other = once([*other, "--load_checkpoint", str(tmp_path / "2")])
     assert "was trained with LoRA" in refused(train.main, other, capsys)
     base(tmp_path / "llama", seed=1)
     asked = ["--checkpoint", str(tmp_path / "2")]

@@ -178,7 +178,7 @@ def test_the_door_changes_items_and_shows_versions(
         ("grow", "wanted one of --clusters and --free_share"),
         ("rebalance --free_share 1", "free_share is 1.0, wanted at least 0"),
         ("grow --clusters 1 --output o", "--output needs --checkpoint"),
-        ("migrate", "--checkpoint PATH"),
+        ("migrate", "migrate needs --checkpoint"),
         (
             "add --items bad.csv --item_column id --title_column name",
             "bad.csv has no column 'name': it has id, title; .* --title_column",

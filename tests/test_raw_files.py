@@ -175,6 +175,18 @@ def test_a_flipped_bit_in_a_gzip_file_is_found(tmp_path: Path) -> None:
         (b"ARROW1\0\0", "Arrow file; save it as Parquet"),
         (b"ORC", "ORC file; save it as Parquet"),
         (b"\x89HDF\r\n", "HDF5 file"),
+        (b"Obj\x01avro", "an Avro file"),
+        (b"FEA1", "a Feather file"),
+        (b"\x93NUMPY\x01", "an array of NumPy"),
+        (b"\x80\x04\x95", "a pickle; save it"),
+        (b"\x04\x22\x4d\x18", "packed as lz4"),
+        (b'{"user_id": 1}\n', "JSON; save it"),
+        (b'[{"user_id": 1}]', "JSON; save it"),
+        (b"a" * 257 + b"ustar", "a tar archive; unpack it"),
+        (gzip.compress(gzip.compress(b"user_id\n")), "packed twice"),
+        (gzip.compress(b"PAR1"), "packed, and what is in it is a Parquet file"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        ("\ufeffuser_id".encode("utf-32-le"), "UTF-32"),
         ("\ufeffuser_id".encode("utf-16-le"), "UTF-16; save it as UTF-8"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
@@ -182,7 +194,7 @@ def test_a_flipped_bit_in_a_gzip_file_is_found(tmp_path: Path) -> None:
 def test_other_kinds_of_files_are_named(
     tmp_path: Path, begin: bytes, message: str
 ) -> None:
-    (tmp_path / "a.csv").write_bytes(begin + b"rest")
+    (tmp_path / "a.csv").write_bytes(begin)
     for source in ("csv", "recbole"):
         with pytest.raises(UserError, match=message):
             prepared(tmp_path, f"{source}:{tmp_path / 'a.csv'}")

@@ -78,7 +78,7 @@ def initialize():
 
 START = """
 import os, sys
-from eqids import accelerators
+from eqids.cli import accelerators
 from eqids.config import *
 accelerators._NVIDIA_DEVICES = {devices!r}
 {before}

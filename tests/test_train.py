@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from pytest import CaptureFixture
-from runs import refused, small
+from runs import once, refused, small
 
 import eqids
 from eqids import checkpoint, evaluate, prepare, train
@@ -79,11 +79,11 @@ def test_two_stages_frozen_first_then_all_of_it(
     score = read_manifest(tmp_path / "1" / str(first["step"])).meta["score"]
     assert found["filtered"]["ndcg@10"] == pytest.approx(score)
     both = small(dataset.path, tmp_path / "2", "--load_checkpoint", str(tmp_path / "1"))
-    train.main([*both, "--num_steps", "1", "--learning_rate", "1e-9"])
+    train.main(once([*both, "--num_steps", "1", "--learning_rate", "1e-9"]))
     result = json.loads((tmp_path / "2" / "result.json").read_text())
     assert result["nll"] == pytest.approx(first["nll"], rel=1e-4)
     assert any("llama" in n for n in read_manifest(tmp_path / "2" / "1").arrays)
-    other = [*both, "--seed", "1", "--checkpoint_dir", str(tmp_path / "3")]
+    other = once([*both, "--seed", "1", "--checkpoint_dir", str(tmp_path / "3")])
     assert "frozen random Llama of --seed 0" in refused(train.main, other, capsys)
 
 
@@ -91,7 +91,7 @@ def test_early_stopping_stops_and_stays_stopped(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     flags = small(dataset.path, tmp_path / "run", "--early_stop", "1")
-    flags += ["--eval_every", "2", "--learning_rate", "1e-9"]
+    flags = once([*flags, "--eval_every", "2", "--learning_rate", "1e-9"])
     train.main(flags)
     stopped = steps(tmp_path / "run")[-1]
     assert stopped < 40
@@ -103,8 +103,8 @@ def test_a_stop_before_the_step_that_is_reached_is_refused(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     flags = small(dataset.path, tmp_path / "run")
-    train.main([*flags, "--stop_at", "20"])
-    said = refused(train.main, [*flags, "--stop_at", "10"], capsys)
+    train.main(once([*flags, "--stop_at", "20"]))
+    said = refused(train.main, once([*flags, "--stop_at", "10"]), capsys)
     assert "--stop_at is 10" in said
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -113,7 +113,7 @@ def test_only_the_newest_and_the_best_checkpoints_stay(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     flags = small(dataset.path, tmp_path / "run", "--keep", "1", "--save_every", "5")
-    train.main([*flags, "--eval_every", "10", "--num_steps", "30"])
+    train.main(once([*flags, "--eval_every", "10", "--num_steps", "30"]))
     kept = steps(tmp_path / "run")
     assert kept[-1] == 30 and len(kept) <= 2
 
@@ -124,7 +124,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_are_never_saved(
 ) -> None:
     """The first update of a schedule is 0, the second of this one breaks everything."""
     flags = small(dataset.path, tmp_path / "run", *more.split())
-    flags += ["--learning_rate", "1e38", "--grad_clip", "1e38"]
+    flags = once([*flags, "--learning_rate", "1e38", "--grad_clip", "1e38"])
     said = refused(train.main, flags, capsys)
     found = re.search(
         r"the (loss|grad_norm|update_norm) is (nan|inf) at step (\d+)", said
@@ -167,7 +167,7 @@ def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
     )  # fmt: skip
     transformers.LlamaForCausalLM(sizes).save_pretrained(llama)
     flags = small(dataset.path, tmp_path / "run", "--llama_path", str(llama))
-    train.main([*flags, "--num_steps", "2"])
+    train.main(once([*flags, "--num_steps", "2"]))
     evaluate.main(["--checkpoint", str(tmp_path / "run")])
     capsys.readouterr()
     config = llama / "config.json"
@@ -180,6 +180,7 @@ def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
     said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
     assert "holds other weights" in said
     wrong = [*flags, "--llama_size", "1b", "--checkpoint_dir", str(tmp_path / "b")]
+    wrong = once(wrong)
     assert "not a Llama of --llama_size 1b" in refused(train.main, wrong, capsys)
 
 
@@ -198,7 +199,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(
     run = tmp_path / "run"
     flags = small(dataset.path, run, "--save_every", "1000", "--log_every", "1")
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *flags, "--num_steps", "100000"],
+        [sys.executable, "-c", INTERRUPTIBLE, *once([*flags, "--num_steps", "100000"])],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None

@@ -1,5 +1,6 @@
 """How a command ends: its exit codes, and one sentence for a user's mistake."""
 
+import errno
 import io
 import os
 import signal
@@ -13,6 +14,8 @@ from eqids.config import Stopped, UserError
 
 _ERRORS = {"sharding.layout": "LayoutError", "sharding.rendezvous": "ProcessesError"}
 """Mistakes of the user, by the module that knows them."""
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a disk refuses where its user lacks a right or space."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -42,8 +45,9 @@ def run(main: Callable[[], None]) -> None:
         _exit(128 + stopped.signal, one_line(str(stopped)))
     except Exception as error:
         processes = processes_in_use()
-        if _is_users(error):
-            _exit(2, f"error: {one_line(str(error))}")
+        sentence = _users_mistake(error)
+        if sentence is not None:
+            _exit(2, f"error: {one_line(sentence)}")
         if processes is not None and processes.lost_peer(error):
             _exit(
                 1,
@@ -66,7 +70,13 @@ def _exit(code: int, text: str, *, together: bool = True) -> NoReturn:
     sys.exit(code)
 
 
-def _is_users(error: Exception) -> bool:
+def _users_mistake(error: Exception) -> str | None:
+    """Returns the sentence for a mistake that the user can mend, or None."""
     loaded = {m: n for m, n in _ERRORS.items() if m in sys.modules}
     kinds = tuple(getattr(sys.modules[m], name) for m, name in loaded.items())
-    return isinstance(error, (UserError, *kinds))
+    if isinstance(error, (UserError, *kinds)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        what = error.filename or "a file"
+        return f"{what} cannot be read or written: {error.strerror or error}"
+    return None

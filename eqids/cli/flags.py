@@ -88,6 +88,11 @@ class Flag:
             return text == "True" if self.kind is bool else text
         if self.kind is Path:
             require(text != "", f"{self.name} is empty, wanted a path")
+        require(
+            text.encode(errors="replace").decode() == text,
+            f"{self._is(text)}, which is not UTF-8; wanted another name, or "
+            "PYTHONUTF8=1 in the environment where the terminal's names are UTF-8",
+        )
         try:
             value = self.kind(text)
         except ValueError:

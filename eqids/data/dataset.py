@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from eqids.config import UserError, require
 from eqids.data.checks import check_catalog, check_histories, check_targets
@@ -28,6 +27,7 @@ from eqids.data.files import (
     file_sha256,
     read_array,
     read_numbers,
+    read_parquet,
     read_tensors,
 )
 from eqids.data.ids import Ids, shown
@@ -90,23 +90,23 @@ class Dataset:
 
     def items(self) -> pd.DataFrame:
         """The catalog in order of slots: slot, item, title, text, count, retired."""
-        frame = pq.read_table(self.path / ITEMS_FILE).to_pandas()
+        frame = read_parquet(self.path / ITEMS_FILE).to_pandas()
         return frame if ITEM_FLAG in frame else frame.assign(**{ITEM_FLAG: False})
 
     def users(self) -> pd.DataFrame:
         """The users in order: user, offset, length, train_length, valid_at, test_at."""
-        return pq.read_table(self.path / USERS_FILE).to_pandas()
+        return read_parquet(self.path / USERS_FILE).to_pandas()
 
     @functools.cached_property
     def _items_by_id(self) -> tuple[Ids, np.ndarray]:
-        table = pq.read_table(self.path / ITEMS_FILE, columns=["item", "slot"])
+        table = read_parquet(self.path / ITEMS_FILE, columns=["item", "slot"])
         # The last is for items that the catalog does not hold.
         slots = np.append(table["slot"].to_numpy(), -1)
         return Ids(table["item"]), slots.astype(np.int32)
 
     @functools.cached_property
     def _users_by_id(self) -> Ids:
-        return Ids(pq.read_table(self.path / USERS_FILE, columns=["user"])["user"])
+        return Ids(read_parquet(self.path / USERS_FILE, columns=["user"])["user"])
 
     def find_items(self, items: Iterable[Any]) -> np.ndarray:
         """The slots of item ids, however they are spelled; see `eqids.data.ids`.

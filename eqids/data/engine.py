@@ -73,6 +73,7 @@ def reading(file: Path) -> Iterator[None]:
                 "it is no CSV as RFC 4180 wants it: lines end in different ways, or a "
                 "quote is not closed"
             )
+        said = re.sub(r"(Original Line: .{60})[^|]*", r"\1… ", said)
         # The engine knows the file by a name of ours.
         said = re.sub(r"[\"']?/\S*/eqids-\S+", "the file", said)
         raise UserError(f"{file} cannot be read: {said[:LONGEST_COMPLAINT]}") from None

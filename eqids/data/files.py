@@ -62,6 +62,25 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a safetensors file: {error}") from None
 
 
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a Parquet file, whatever its name.
+
+    pyarrow takes some names for addresses (`file:x`), and has no others.
+
+    Args:
+        path: the file.
+        columns: those to read, by default all.
+    """
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=None if columns is None else list(columns))
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Writes a Parquet file, whatever its name."""
+    with path.open("wb") as file:
+        pq.write_table(table, file)
+
+
 def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     """The array of a `.npy` file that the user brings.
 
@@ -103,7 +122,7 @@ def read_numbers(
         UserError: if the file, its columns or its number of rows is wrong.
     """
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
     except pa.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file: {error}") from None
     require(

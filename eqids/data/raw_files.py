@@ -22,6 +22,9 @@ from eqids.config import UserError, check_content, require
 PARQUET = b"PAR1"
 """First bytes of a Parquet file."""
 
+_TAR, _TAR_AT = b"ustar", 257
+"""What a tar archive has, and where."""
+
 
 def _open_zstd(path: Path) -> Any:
     return pa.input_stream(str(path), compression="zstd")
@@ -44,6 +47,16 @@ _OTHER_KINDS: Mapping[bytes, str] = {
     b"ARROW1": "an Arrow file; save it as Parquet",
     b"ORC": "an ORC file; save it as Parquet",
     b"\x89HDF": "an HDF5 file; save it as Parquet or CSV",
+    b"Obj\x01": "an Avro file; save it as Parquet",
+    b"FEA1": "a Feather file; save it as Parquet",
+    b"\x93NUMPY": "an array of NumPy; save it as CSV or Parquet",
+    b"\x80\x04": "a pickle; save it as CSV or Parquet",
+    b"\x80\x05": "a pickle; save it as CSV or Parquet",
+    b"\x04\x22\x4d\x18": "packed as lz4; unpack it, or pack it by gzip or zstd",
+    b"[{": "JSON; save it as CSV or Parquet",
+    b'{"': "JSON; save it as CSV or Parquet",
+    b"\xff\xfe\0\0": "not UTF-8 text: it begins with the mark of UTF-32; save it as "
+    "UTF-8",
     b"\xff\xfe": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
     b"\xfe\xff": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
 }
@@ -53,7 +66,9 @@ _OTHER_KINDS: Mapping[bytes, str] = {
 def require_file(path: Path) -> None:
     """Raises UserError unless a path is a file with something in it."""
     require(path.exists(), f"{path} does not exist")
-    require(path.is_file(), f"{path} is a folder, wanted a file")
+    parts = path.is_dir() and any(path.glob("*.parquet"))
+    hint = ": join the Parquet files in it first" if parts else ""
+    require(path.is_file(), f"{path} is a folder, wanted a file{hint}")
     try:
         with path.open("rb") as file:
             require(bool(file.read(1)), f"{path} is empty")
@@ -95,13 +110,28 @@ def text_file(path: Path, folder: Path) -> Path:
             damaged.
     """
     require_file(path)
-    for begin, kind in _OTHER_KINDS.items():
-        require(not _begins(path, begin), f"{path} is {kind}")
     for begin, opened in _COMPRESSED.items():
         if _begins(path, begin):
-            return _unpacked(path, opened, _new(folder))
+            copy = _unpacked(path, opened, _new(folder))
+            packed = [one for one in _COMPRESSED if _begins(copy, one)]
+            require(not packed, f"{path} is packed twice; unpack it once")
+            _require_text(path, copy, "packed, and what is in it is ")
+            return copy
+    _require_text(path, path)
     check_content(path)
     return linked(path, folder)
+
+
+def _require_text(path: Path, file: Path, what: str = "") -> None:
+    """Names the kind of a file that is no text, by its first bytes."""
+    for begin, kind in _OTHER_KINDS.items():
+        require(not _begins(file, begin), f"{path} is {what}{kind}")
+    with file.open("rb") as opened:
+        start = opened.read(_TAR_AT + len(_TAR))
+    require(
+        not start.endswith(_TAR) or len(start) < _TAR_AT + len(_TAR),
+        f"{path} is {what}a tar archive; unpack it",
+    )
 
 
 def _unpacked(path: Path, opened: Callable[[Path], Any], target: Path) -> Path:

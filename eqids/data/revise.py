@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from eqids.config import UserError, require
 from eqids.data.catalog import Catalog
 from eqids.data.dataset import Dataset
-from eqids.data.files import ITEM_FLAG, ITEMS_FILE, USERS_FILE
+from eqids.data.files import ITEM_FLAG, ITEMS_FILE, USERS_FILE, read_parquet
 from eqids.data.ids import cast_ids, shown
 from eqids.data.info import ClustersInfo
 from eqids.data.lineage import Change
@@ -60,7 +59,7 @@ def spelled_like(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 def id_type(dataset: Dataset) -> pa.DataType:
     """The type of a catalog's item ids."""
-    return pq.read_schema(dataset.path / ITEMS_FILE).field("item").type
+    return read_parquet(dataset.path / ITEMS_FILE, ["item"]).schema.field("item").type
 
 
 def item_table(
@@ -159,7 +158,7 @@ def revise(
         dataset.path,
         info,
         histories,
-        pq.read_table(dataset.path / USERS_FILE),
+        read_parquet(dataset.path / USERS_FILE),
         item_table(dataset, catalog, named),
         catalog.vectors,
         overwrite=True,
@@ -188,4 +187,4 @@ def clusters_info(
 
 
 def _items(dataset: Dataset) -> pa.Table:
-    return pq.read_table(dataset.path / ITEMS_FILE)
+    return read_parquet(dataset.path / ITEMS_FILE)

@@ -267,8 +267,15 @@ def _first_line(path: Path, text: Path) -> str:
         try:
             line = file.readline(_LONGEST_HEADER)
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text ({error})") from None
+            raise UserError(
+                f"{path} is not UTF-8 text ({error}); save it as UTF-8"
+            ) from None
     require(bool(line.strip()), f"{path} is empty, wanted a line of column names")
+    require(
+        not line.lower().startswith("sep=") or len(line.strip()) > 5,
+        f"{path} begins with {line.strip()!r}, a line for Excel; wanted column names "
+        "in the first line: delete the one above them",
+    )
     require(
         len(line) < _LONGEST_HEADER,
         f"{path} has a first line of over {_LONGEST_HEADER:,} characters, wanted one "

@@ -8,14 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tokenizers import Tokenizer
 
 from eqids.config import UserError, check_content, require
 from eqids.data.dataset import Dataset
-from eqids.data.files import ITEMS_FILE, file_sha256, words_file
+from eqids.data.files import ITEMS_FILE, file_sha256, read_parquet, words_file
 from eqids.data.words import Words, words_by_slot
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -203,7 +202,7 @@ def _cached(
 
 
 def _of_dataset(dataset: Dataset, engine: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    table = pq.read_table(dataset.path / ITEMS_FILE, columns=["slot", "text"])
+    table = read_parquet(dataset.path / ITEMS_FILE, columns=["slot", "text"])
     ids, lengths = _tokenized(table["text"].fill_null("").to_pylist(), engine)
     by_slot = np.zeros(dataset.num_slots, np.int64)
     by_slot[table["slot"].to_numpy()] = lengths

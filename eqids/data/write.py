@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from eqids.config import UserError, require, to_json
@@ -28,6 +27,7 @@ from eqids.data.files import (
     data_files,
     file_sha256,
     is_cache,
+    write_parquet,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
 from eqids.data.lineage import Lineage
@@ -90,8 +90,8 @@ def _write_files(
     order = np.argsort(items["slot"].to_numpy())
     items, item_vectors = items.take(order), item_vectors[order]
     users = _user_table(users, histories["offsets"])
-    pq.write_table(items.select(ITEM_COLUMNS), folder / ITEMS_FILE)
-    pq.write_table(users, folder / USERS_FILE)
+    write_parquet(folder / ITEMS_FILE, items.select(ITEM_COLUMNS))
+    write_parquet(folder / USERS_FILE, users)
     save_file(dict(histories), folder / HISTORIES_FILE)
     save_file(_places(info, items, item_vectors), folder / CLUSTERS_FILE)
     if lineage is not None and info.catalog_version > 1:

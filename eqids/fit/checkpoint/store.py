@@ -259,7 +259,7 @@ def array_spec(folder: Path, name: str, record: ArrayRecord) -> dict[str, Any]:
         "driver": "zarr3",
         "kvstore": {
             "driver": "ocdbt",
-            "base": {"driver": "file", "path": f"{folder.absolute()}/"},
+            "base": {"driver": "file", "path": f"{folder.resolve()}/"},
             "path": f"{name}/",
             "config": {"max_inline_value_bytes": _INLINE_BYTES, "compression": None},
         },
