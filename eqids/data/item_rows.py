@@ -125,8 +125,11 @@ def distinct_items(con: Any, rows: ItemRows, known: Ids) -> DistinctItems:
     given = table.order_by("row").select("row", "id").to_pyarrow()
     require_ids(rows.file, rows.item_column, given["id"])
     number, ids = known.number(given["id"])
-    numbers = pa.table({"row": given["row"], "number": number})
-    numbers = con.create_table(ibis.util.gen_name("numbers"), numbers, temp=True)
+    numbers: Any = pa.table({"row": given["row"], "number": number})
+    name = ibis.util.gen_name("numbers")
+    # Ibis 12 creates tables of Arrow's by words that DuckDB 2 does not know.
+    con.con.register(name, numbers)
+    numbers = con.table(name)
     table = table.join(numbers, "row")
     sizes = numbers.group_by("number").aggregate(size=numbers.count())
     # Few ids are there twice: only their rows are compared.
