@@ -64,8 +64,8 @@ class SimilarItems:
     """Its column of similar items."""
     ids: Sequence[Sequence[Any]]
     """Ids [item] of what each resembles, as the file has them."""
-    file_row: Sequence[int]
-    """The row [item] that says so, from 0."""
+    file_row: np.ndarray
+    """int64 [item]: the row that says so, from 0."""
 
     def rows(self, items: np.ndarray, known: Ids) -> list[np.ndarray]:
         """Returns the rows of the catalog, int64, of what some items resemble.
