@@ -253,4 +253,7 @@ def _similar(path: Path, column: pa.ChunkedArray) -> list[list[Any]]:
         for row in column.to_pylist()
     ]
     rows = [row if isinstance(row, list) else [row] for row in rows]
-    return [[one for one in row if one not in ("", None)] for row in rows]
+    # NaN, which a data frame has in empty cells, is not equal to itself.
+    return [
+        [one for one in row if one not in ("", None) and one == one] for row in rows
+    ]
