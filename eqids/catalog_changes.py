@@ -1,9 +1,9 @@
 """What `python -m eqids.catalog` does once its flags are read."""
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from eqids.cli import say
@@ -14,19 +14,19 @@ from eqids.config import (
     RebalanceConfig,
     RetireConfig,
     ShowConfig,
+    UserError,
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog import Catalog
-from eqids.data.ids import typed_ids
+from eqids.data.ids import Ids, shown, typed_ids
+from eqids.data.item_rows import read_ids
 from eqids.data.lineage import Change
-from eqids.data.named import NamedItems, read_ids, read_items, read_vectors
+from eqids.data.named import NamedItems, read_items, read_vectors
 from eqids.data.revise import (
     catalog_of,
-    id_type,
-    ids_of,
+    item_ids,
     num_other_texts,
     revise,
-    spelled_like,
 )
 from eqids.data.template import field
 
@@ -88,7 +88,8 @@ def _next(config: Config, dataset: Dataset, catalog: Catalog) -> _Next:
 
 
 def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
-    found = _named(config, dataset)
+    known = item_ids(dataset)
+    found = _named(config, dataset, known)
     if found.num_untitled:
         say(
             f"warning: {config.items} has no title for {found.num_untitled:,} of "
@@ -105,7 +106,9 @@ def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
     change = catalog.add(
         found.ids[new],
         None if vectors is None else vectors[new],
-        None if similar is None else [similar[one] for one in new.tolist()],
+        None
+        if similar is None
+        else [catalog.items[rows] for rows in similar.rows(new, known)],
     )
     table, skipped = found.table.take(new), len(found.ids) - len(new)
     other = num_other_texts(dataset, table)
@@ -114,7 +117,7 @@ def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
     return _Next(*change, table, skipped, found.num_repeated)
 
 
-def _named(config: AddConfig, dataset: Dataset) -> NamedItems:
+def _named(config: AddConfig, dataset: Dataset, known: Ids) -> NamedItems:
     """The items of --items, with texts as the dataset makes them."""
     text, texts = config.text, dataset.info.texts
     if config.text_column is not None:
@@ -126,7 +129,7 @@ def _named(config: AddConfig, dataset: Dataset) -> NamedItems:
         )
     return read_items(
         config.items,
-        id_type(dataset),
+        known,
         config.item_column,
         config.title_column,
         text,
@@ -137,25 +140,39 @@ def _named(config: AddConfig, dataset: Dataset) -> NamedItems:
 
 
 def _retire(config: RetireConfig, dataset: Dataset, catalog: Catalog) -> _Next:
-    ids, repeated = _retired_ids(config, dataset)
-    row, kept = catalog.find(ids), np.ones(len(ids), np.bool_)
-    if config.skip_unknown:
-        kept &= row >= 0
+    given, known = _given_ids(config), item_ids(dataset)
+    numbers, _ = known.number(given)
+    first = np.sort(np.unique(numbers, return_index=True)[1])
+    row, repeated = numbers[first], len(numbers) - len(first)
+    unknown = row >= len(known)
+    if unknown.any() and not config.skip_unknown:
+        _refuse_unknown(config, dataset, given, first[unknown])
+    kept = ~unknown
     if config.skip_known:
-        kept &= (row < 0) | ~catalog.retired[row]
+        kept[kept] = ~catalog.retired[row[kept]]
     skipped = int((~kept).sum())
-    return _Next(*catalog.retire(ids[kept]), skipped=skipped, repeated=repeated)
+    change = catalog.retire(catalog.items[row[kept]])
+    return _Next(*change, skipped=skipped, repeated=repeated)
 
 
-def _retired_ids(config: RetireConfig, dataset: Dataset) -> tuple[np.ndarray, int]:
-    """The ids to retire, each once, and how many repeat one."""
+def _given_ids(config: RetireConfig) -> pa.ChunkedArray:
+    """The ids to retire, as they are given."""
     if config.items is not None:
-        return read_ids(config.items, id_type(dataset), config.item_column)
+        return read_ids(config.items, config.item_column)
     assert config.ids is not None
-    typed = typed_ids(config.ids)
-    ids = pa.chunked_array([pa.array(typed, pa.string())])
-    once = pd.unique(ids_of(spelled_like(ids, id_type(dataset))))
-    return once, len(typed) - len(once)
+    return pa.chunked_array([pa.array(typed_ids(config.ids), pa.string())])
+
+
+def _refuse_unknown(
+    config: RetireConfig, dataset: Dataset, given: pa.ChunkedArray, places: np.ndarray
+) -> NoReturn:
+    where = "--ids" if config.items is None else f"{config.items}, row {places[0] + 1}"
+    more = f", and neither are {len(places) - 1:,} others" if len(places) > 1 else ""
+    first = shown(given[int(places[0])].as_py())
+    raise UserError(
+        f"{where}: item {first} is not in the catalog of {dataset.path}{more}; "
+        "leave out such items with --skip_unknown"
+    )
 
 
 def _with_checkpoint(

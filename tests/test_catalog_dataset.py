@@ -17,6 +17,7 @@ from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
 from eqids.data.files import file_sha256
+from eqids.data.ids import Ids
 from eqids.data.info import render_info
 from eqids.data.named import read_items, read_vectors
 from eqids.data.revise import catalog_of, revise
@@ -271,6 +272,9 @@ def test_what_is_said_of_new_items_comes_from_training_alone(tmp_path: Path) -> 
     assert names(found[0]) == names(found[1])
 
 
+KNOWN = Ids(pa.chunked_array([pa.array([1, 2, 3])]))
+
+
 def test_files_of_items(tmp_path: Path) -> None:
     frame = pa.table(
         {
@@ -281,21 +285,22 @@ def test_files_of_items(tmp_path: Path) -> None:
         }
     )
     pq.write_table(frame, tmp_path / "new.parquet")
-    kind = pa.int64()
-    found = read_items(tmp_path / "new.parquet", kind, "id", title="name")
+    found = read_items(tmp_path / "new.parquet", KNOWN, "id", title="name")
     assert found.ids.tolist() == [31, 32, 33]
     assert found.table["title"].to_pylist() == ["Heat", "32", "Alien"]
     assert found.table["text"].to_pylist() == ["Heat, crime", "plain", "Alien"]
     assert found.similar is not None
-    assert [row.tolist() for row in found.similar] == [[1, 2], [], []]
+    rows = found.similar.rows(np.arange(3), KNOWN)
+    assert [row.tolist() for row in rows] == [[0, 1], [], []]
     (tmp_path / "new.csv").write_text("id;similar\n7;1, 2 3\n8;\n")
-    found = read_items(tmp_path / "new.csv", kind, "id")
+    found = read_items(tmp_path / "new.csv", KNOWN, "id")
     assert found.ids.tolist() == [7, 8] and found.similar is not None
-    assert [row.tolist() for row in found.similar] == [[1, 2, 3], []]
+    rows = found.similar.rows(np.arange(2), KNOWN)
+    assert [row.tolist() for row in rows] == [[0, 1, 2], []]
     assert found.table["text"].to_pylist() == ["", ""]
     (tmp_path / "bad.csv").write_text("id\n07\n")
-    with pytest.raises(UserError, match="item '07' is no id of a catalog whose ids"):
-        read_items(tmp_path / "bad.csv", kind, "id")
+    with pytest.raises(UserError, match="column 'id' is '07' in row 1, wanted ids of"):
+        read_items(tmp_path / "bad.csv", KNOWN, "id")
     np.save(tmp_path / "v.npy", np.full((2, 4), np.nan))
     with pytest.raises(UserError, match="values that are not finite"):
         read_vectors(tmp_path / "v.npy", tmp_path, np.arange(2), 4)
@@ -303,8 +308,10 @@ def test_files_of_items(tmp_path: Path) -> None:
 
 def test_one_similar_item_a_row_needs_no_list(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [7, 8], "similar": [3, None]}), tmp_path / "a.pq")
-    found = read_items(tmp_path / "a.pq", pa.int64(), "id").similar
-    assert found is not None and [row.tolist() for row in found] == [[3], []]
+    found = read_items(tmp_path / "a.pq", KNOWN, "id").similar
+    assert found is not None
+    rows = found.rows(np.arange(2), KNOWN)
+    assert [row.tolist() for row in rows] == [[2], []]
 
 
 @pytest.mark.parametrize(
@@ -320,7 +327,7 @@ def test_a_column_of_lists_in_the_wrong_place_is_named(
 ) -> None:
     pq.write_table(pa.table({"id": [7, 8], **column}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=f"a.parquet: {said}"):
-        read_items(tmp_path / "a.parquet", pa.int64(), "id")
+        read_items(tmp_path / "a.parquet", KNOWN, "id")
 
 
 def test_what_is_no_file_of_vectors_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from runs import refused
 import eqids
 from eqids import catalog, prepare, recommend, train
 from eqids.data import open_dataset
-from eqids.data.ids import Ids, cast_ids, typed_ids
+from eqids.data.ids import Ids, as_ids, typed_ids
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 SMALL = st.integers(-(2**50), 2**50)
@@ -139,15 +139,36 @@ def test_ids_of_a_file_become_those_of_the_catalog(numbers: list[int]) -> None:
     columns.append(pa.array([f"{number}.0" for number in numbers]))
     for column in columns:
         for kind in (pa.int64(), pa.float64()):
-            found = cast_ids(pa.chunked_array([column]), kind)
+            found = as_ids(pa.chunked_array([column]), kind)
             assert found.type == kind and found.to_pylist() == numbers
 
 
-@given(st.lists(st.text(min_size=1).filter(lambda one: one == one.strip() != "")))
-def test_typed_ids_may_hold_commas_in_quotes(ids: list[str]) -> None:
-    quoted = ['"' + one.replace('"', '""') + '"' for one in ids]
-    assert typed_ids(", ".join(quoted)) == ids
+def quoted(one: str) -> str:
+    return '"' + one.replace('"', '""') + '"'
+
+
+@given(st.lists(st.tuples(st.text(), st.sampled_from(["", " ", "  "]))))
+@example([(" 5", ""), ('a"b', " "), ("", ""), ('"', " "), ("a,b\n", "")])
+def test_ids_in_quotes_are_taken_as_they_are(drawn: list[tuple[str, str]]) -> None:
+    text = ",".join(space + quoted(one) + space for one, space in drawn)
+    assert typed_ids(text) == [one for one, _ in drawn]
+
+
+plain = st.text(st.characters(exclude_characters=',"\r\n'))
+
+
+@given(st.lists(plain | st.tuples(st.text())))
+def test_ids_without_quotes_are_stripped(drawn: list[str | tuple[str]]) -> None:
+    fields = [one if isinstance(one, str) else quoted(*one) for one in drawn]
+    stripped = [one.strip() if isinstance(one, str) else one for one in drawn]
+    expected = [one if isinstance(one, str) else one[0] for one in stripped if one]
+    assert typed_ids(",".join(fields)) == expected
+
+
+def test_typed_ids() -> None:
     assert typed_ids(" 3, item 4 ,,") == ["3", "item 4"]
+    assert typed_ids('a\r\nb\n"c\nd"') == ["a", "b", "c\nd"]
+    assert typed_ids('5" nail, "a"b, "open') == ['5" nail', '"a"b', '"open']
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,8 @@ class RetireConfig(ChangeConfig):
     """Retire items: from now on they appear in histories only."""
 
     ids: str | None = None
-    """Item ids, separated by commas."""
+    """Item ids, separated by commas; put an id with a comma, or with spaces at an end,
+    in double quotes."""
     items: Path | None = None
     """CSV or Parquet file of the items, a row each."""
     item_column: str = "item_id"
@@ -100,7 +101,7 @@ class RetireConfig(ChangeConfig):
             "wanted one of --ids and --items, the items to retire",
         )
         require(
-            self.ids is None or bool(self.ids.strip(", ")),
+            self.ids is None or bool(self.ids.strip(", \t\r\n")),
             f"--ids is {self.ids!r}, wanted item ids, separated by commas",
         )
 

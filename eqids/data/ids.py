@@ -2,26 +2,30 @@
 
 A Parquet file says 3.0 where a command line says 3 and Python `np.int64(3)`. Ids that
 are numbers are the same where their values are; ids that are text only where they are
-spelled alike (`007` is not `7`). A value that is no text finds the text that spells it.
+spelled alike (`007` is not `7`), or all of them spell integers as `3` or `3.0`. A value
+that is no text finds the text that spells it.
 """
 
-import csv
+import contextlib
 import datetime
 import decimal
 import functools
-import io
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?")
 _STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
+_CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?")
+_TYPED = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,\r\n]*))(?:[,\r\n]|\Z)')
 
 Read = Callable[[Any], Sequence[Hashable]]
 """Returns what a value may be among ids of one type, the likeliest first."""
@@ -37,27 +41,100 @@ class Ids:
             column: ids, each once.
         """
         self.kind = column.type
+        self._column = column
         self._read = reader(self.kind)
-        ids = column.to_pylist()
-        if _is_other(self.kind):
-            ids = [str(one) for one in ids]
-        self._rows = {one: row for row, one in enumerate(ids)}
 
-    def find(self, values: Iterable[Any]) -> np.ndarray:
+    def find(self, values: Iterable[Any] | pa.ChunkedArray) -> np.ndarray:
         """Returns the rows of ids, int64 [value]; -1 for those that are not there.
 
         Args:
             values: of any type. Arrays and columns of a table are read fastest.
         """
+        if isinstance(values, pa.ChunkedArray):
+            return self._find_column(values)
         if isinstance(values, np.ndarray | pd.Series | pd.Index):
             distinct, codes = distinct_values(values)
             # The row after the last is that of a missing value.
             return np.append(self.find(distinct), -1)[codes]
         return np.array([self._row(value) for value in values], np.int64)
 
+    def read(self, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
+        """Reads a column of a file.
+
+        Args:
+            column: of any type.
+
+        Returns:
+            The rows of its ids, int64 [value], -1 for those that are not there; and
+            all of them as ids of this type, null where a value is no such id.
+        """
+        rows, ids = self.find(column), as_ids(column, self.kind)
+        if column.type == self.kind:
+            return rows, ids
+        known = self._column.take(pa.array(rows, mask=rows < 0))
+        return rows, pc.coalesce(known, ids)
+
+    def number(self, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
+        """Numbers the items that a column of a file names.
+
+        Args:
+            column: of any type, without nulls.
+
+        Returns:
+            The number of each value's item, int64 [value]: the row of an id that is
+            there, and for others numbers from `len(self)` on; values that are no ids
+            are one where they are equal. And the ids, see `read`.
+        """
+        numbers, ids = self.read(column)
+        others = np.flatnonzero(numbers < 0)
+        new, num_new = _codes(ids.take(others))
+        given, _ = _codes(column.take(others))
+        places = np.where(new >= 0, new, num_new + given)
+        numbers[others] = len(self) + places
+        return numbers, ids
+
+    def __len__(self) -> int:
+        """Returns the number of ids."""
+        return len(self._column)
+
+    def _find_column(self, column: pa.ChunkedArray) -> np.ndarray:
+        if _is_text(self.kind) and not _is_text(column.type):
+            encoded = column.combine_chunks().dictionary_encode()
+            # The row after the last is that of a missing value.
+            found = np.append(self.find(encoded.dictionary.to_pylist()), -1)
+            return found[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        held, known = as_ids(column, self.kind), self._column
+        if pa.types.is_floating(self.kind):
+            # The sum of -0.0 and 0.0 is 0.0: both are one number, of different bits.
+            held, known = pc.add(held, 0.0), pc.add(known, 0.0)
+        rows = pc.index_in(held, value_set=known, skip_nulls=True)
+        rows = rows.fill_null(-1).to_numpy().astype(np.int64)
+        others = rows < 0
+        if _is_text(self.kind) and others.any() and self._whole is not None:
+            rows[others] = self.find(column.filter(pa.array(others)).to_pylist())
+        return rows
+
     def _row(self, value: Any) -> int:
         rows = (self._rows.get(one, -1) for one in self._read(value))
-        return next((row for row in rows if row >= 0), -1)
+        row = next((row for row in rows if row >= 0), -1)
+        if row < 0 and _is_text(self.kind) and self._whole is not None:
+            return self._whole.get(_whole_number(value), -1)
+        return row
+
+    @functools.cached_property
+    def _rows(self) -> Mapping[Hashable, int]:
+        ids = self._column.to_pylist()
+        return {one: row for row, one in enumerate(ids)}
+
+    @functools.cached_property
+    def _whole(self) -> Mapping[int | None, int] | None:
+        """Rows by number, where all ids are texts such as 3.0, which a data frame
+        makes of integers beside empty cells; else None."""
+        if not _all_match(self._column, _WHOLE.pattern):
+            return None
+        ids = self._column.to_pylist()
+        rows = {_whole_number(one): row for row, one in enumerate(ids)}
+        return rows if len(rows) == len(ids) else None
 
 
 def distinct_values(column: np.ndarray | pd.Series | pd.Index) -> tuple[list, Any]:
@@ -72,11 +149,25 @@ def distinct_values(column: np.ndarray | pd.Series | pd.Index) -> tuple[list, An
         return list(column), np.arange(len(column))
 
 
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, int]:
+    """Which distinct value stands in each row, -1 for null; and how many there are."""
+    found = column.combine_chunks().dictionary_encode()
+    codes = found.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return codes.astype(np.int64), len(found.dictionary)
+
+
 def typed_ids(text: str) -> list[str]:
-    """Returns the ids of a command line: between commas, in quotes if one holds one."""
-    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-    stripped = (one.strip() for row in rows for one in row)
-    return [one for one in stripped if one]
+    """Returns the ids of a command line: between commas, in quotes if one holds one.
+
+    What stands in quotes is taken as it is, and a quote in it is doubled. Spaces
+    around ids without quotes are left out, and so is what is empty then.
+    """
+    fields = [match.groups() for match in _TYPED.finditer(text)]
+    quoted_or_stripped = [
+        plain.strip() or None if quoted is None else quoted.replace('""', '"')
+        for quoted, plain in fields
+    ]
+    return [one for one in quoted_or_stripped if one is not None]
 
 
 def shown(value: Any) -> str:
@@ -98,13 +189,32 @@ def reader(kind: pa.DataType) -> Read:
         return _as_date
     if pa.types.is_timestamp(kind):
         return functools.partial(_as_moment, kind.tz is not None)
+    if pa.types.is_time(kind):
+        return _as_time
     return _as_text
 
 
-def _is_other(kind: pa.DataType) -> bool:
-    """Whether ids are compared by their texts, though they are none."""
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return reader(kind) is _as_text and not is_text
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _all_match(column: pa.ChunkedArray, pattern: str) -> bool:
+    """Whether every text of a column is of a pattern; nulls are not looked at."""
+    matches = pc.match_substring_regex(column, f"^(?:{pattern})$")
+    return bool(pc.all(matches).as_py())
+
+
+def _whole_number(value: Any) -> int | None:
+    """The integer that a value is, or that a text without spaces spells."""
+    if isinstance(value, str):
+        match = _WHOLE.fullmatch(value)
+        return None if match is None else int(match[1])
+    number = _number(value)
+    return None if number is None or number != int(number) else int(number)
 
 
 def _is_missing(value: Any) -> bool:
@@ -183,6 +293,15 @@ def _as_date(value: Any) -> Sequence[Hashable]:
     return [one.date() for one in moments if one == one.normalize()]
 
 
+def _as_time(value: Any) -> Sequence[Hashable]:
+    if isinstance(value, str) and _CLOCK.fullmatch(value.strip()):
+        try:
+            value = datetime.time.fromisoformat(value.strip())
+        except ValueError:
+            return ()
+    return (value,) if isinstance(value, datetime.time) else ()
+
+
 def _as_text(value: Any) -> Sequence[Hashable]:
     if isinstance(value, bytes):
         return (value.decode(errors="replace"),)
@@ -202,25 +321,46 @@ def _as_text(value: Any) -> Sequence[Hashable]:
     return (str(value),)
 
 
-def cast_ids(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Returns ids of a file as ids of another type.
+def as_ids(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Returns values of a file as ids of another type, null where they are none.
 
-    Raises:
-        ValueError: its argument is the first value that is no id of that type.
+    Args:
+        column: of any type.
+        kind: of the ids.
     """
     if column.type == kind:
         return column
-    if reader(kind) is _as_text:
-        return column.cast(pa.string()).cast(kind)
+    with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _cast(column, kind)
     read, codes = reader(kind), column.combine_chunks().dictionary_encode()
-    found = []
-    for value in codes.dictionary.to_pylist():
-        candidates = read(value)
-        if not candidates:
-            raise ValueError(value)
-        found.append(candidates[0])
-    try:
-        ids = pa.array(found, kind)
-    except (pa.ArrowInvalid, OverflowError, decimal.DecimalException):
-        raise ValueError(found[0]) from None
+    values = codes.dictionary.to_pylist()
+    ids = pa.array([_scalar(read(value), kind) for value in values], kind)
     return pa.chunked_array([ids.take(codes.indices)], kind)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Casts a column whole, as values one by one would be.
+
+    Raises:
+        ArrowInvalid: they have to be looked at one by one.
+    """
+    if _is_text(kind):
+        return column.cast(pa.string()).cast(kind)
+    if _is_text(column.type) and _all_match(column, _WHOLE.pattern):
+        column = pc.replace_substring_regex(column, r"\.0+$", "").cast(pa.int64())
+    if _is_number(column.type) and _is_number(kind):
+        numbers = column.cast(kind)
+        if pc.all(pc.is_finite(numbers)).as_py():
+            return numbers
+    raise pa.ArrowInvalid(f"{column.type} is not cast to {kind}")
+
+
+def _scalar(candidates: Sequence[Hashable], kind: pa.DataType) -> Any:
+    """The first of candidates, if the type holds just that."""
+    with contextlib.suppress(
+        pa.ArrowException, OverflowError, decimal.DecimalException
+    ):
+        for one in candidates:
+            found = pa.scalar(one, kind).as_py()
+            return found if found == one else None
+    return None

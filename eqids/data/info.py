@@ -127,6 +127,8 @@ class TextsInfo:
     """Column of titles."""
     year_in_title: bool = False
     """Whether titles end in their year, '(1995)', which a template sees apart."""
+    null_values: tuple[str, ...] = ()
+    """Texts that mean an empty cell."""
 
 
 @dataclass(frozen=True)

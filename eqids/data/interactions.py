@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from eqids.config import PrepareConfig, TimeUnit, UserError, require
 from eqids.data.columns import TypedEvents, seconds, typed_events
 from eqids.data.engine import Engine, reading
+from eqids.data.ids import Ids
 from eqids.data.info import Counts, TextsInfo
 from eqids.data.item_rows import ItemRows, distinct_items
 from eqids.data.sources import Source
@@ -242,23 +243,24 @@ def _titled(
     con: Any, items: ir.Table, titles: ItemRows | None, counts: Counts
 ) -> tuple[ir.Table, Counts]:
     """The ids with title (the id itself where none is known) and text."""
-    key = items["id"].cast("string")
     if titles is None:
         named, text = ibis.literal(False), ibis.literal("")
-        return items.mutate(title=key, text=text, named=named, titled=named), counts
-    found = distinct_items(con, titles)
+        title = items["id"].cast("string")
+        return items.mutate(title=title, text=text, named=named, titled=named), counts
+    ids = items.order_by("number").to_pyarrow()["id"]
+    found = distinct_items(con, titles, Ids(ids))
     counts = replace(
         counts, item_rows=found.num_rows, item_rows_repeated=found.num_repeated
     )
-    first = found.table.select("key", "title", "text")
-    joined = items.left_join(first, key == first["key"])
+    first = found.table.select("title", "text", row_of="number")
+    joined = items.left_join(first, items["number"] == first["row_of"])
     title = joined["title"].fill_null("")
     return joined.select(
         "id",
         "number",
         title=ibis.ifelse(title == "", joined["id"].cast("string"), title),
         text=joined["text"].fill_null(""),
-        named=joined["key"].notnull(),
+        named=joined["row_of"].notnull(),
         titled=title != "",
     ), counts
 

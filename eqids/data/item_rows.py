@@ -7,10 +7,15 @@ from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
 
 from eqids.config import UserError, require
+from eqids.data.cells import without_nulls
+from eqids.data.engine import engine, reading
+from eqids.data.ids import Ids, shown
 from eqids.data.info import TextsInfo
-from eqids.data.tables import ROW
+from eqids.data.tables import ROW, FileTable, table_of_file
 from eqids.data.template import text_of
 
 _SHOWN = 200
@@ -38,14 +43,19 @@ class DistinctItems:
     """A file that names items, read, each id once."""
 
     table: ir.Table
-    """The columns of `ItemRows.table`, the first row of each id, and `key`, the id as
-    text."""
-    every: ir.Table
-    """`key` and `row` of all rows."""
-    num_rows: int
-    """Rows of the file."""
+    """The columns of `ItemRows.table`, the first row of each id, and `number`."""
+    number: np.ndarray
+    """int64 [row of the file]: which item each row names, see `Ids.number`."""
+    ids: pa.ChunkedArray
+    """Ids [row of the file] of the type of those that are known, null where a value
+    is no such id."""
     num_repeated: int
     """Rows that say what another row has said, which are left out."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        return len(self.number)
 
 
 def with_year(title: Any, year: Any | None = None) -> dict[str, Any]:
@@ -93,35 +103,127 @@ def item_rows(
     text = ibis.literal("")
     if texts.template:
         text = text_of(texts.template, file, columns, said)
+    ids = without_nulls(ids, texts.null_values)
     rows = table.select(id=ids, title=title, text=text, row=table[ROW], **beside)
     return ItemRows(file, item_column, rows, texts)
 
 
-def distinct_items(con: Any, rows: ItemRows) -> DistinctItems:
+def distinct_items(con: Any, rows: ItemRows, known: Ids) -> DistinctItems:
     """Reads a file that names items.
-
-    Ids are one if they are spelled alike: 1, 01 and 1.0 are three.
 
     Args:
         con: an Ibis connection to DuckDB.
         rows: the file.
+        known: ids of the items of events or of a catalog; two values of the file are
+            one id if they are one as ids of that type.
 
     Raises:
         UserError: naming a row without an id, or two rows of one id that contradict
-            each other.
+            each other; or the file has no rows.
     """
-    keyed = rows.table.mutate(key=rows.table["id"].cast("string"))
-    table = con.create_table(ibis.util.gen_name("items"), keyed, temp=True)
-    _require_ids(rows, table)
-    sizes = table.group_by("key").aggregate(size=table.count())
+    table = con.create_table(ibis.util.gen_name("items"), rows.table, temp=True)
+    given = table.order_by("row").select("row", "id").to_pyarrow()
+    require_ids(rows.file, rows.item_column, given["id"])
+    number, ids = known.number(given["id"])
+    numbers: Any = pa.table({"row": given["row"], "number": number})
+    name = ibis.util.gen_name("numbers")
+    # Ibis 12 creates tables of Arrow's by words that DuckDB 2 does not know.
+    con.con.register(name, numbers)
+    numbers = con.table(name)
+    table = table.join(numbers, "row")
+    sizes = numbers.group_by("number").aggregate(size=numbers.count())
     # Few ids are there twice: only their rows are compared.
-    twice = table.semi_join(sizes.filter(sizes["size"] > 1), "key")
+    twice = table.semi_join(sizes.filter(sizes["size"] > 1), "number")
     twice = con.create_table(ibis.util.gen_name("twice"), twice, temp=True)
     _require_same(rows, twice)
-    first = twice.group_by("key").aggregate(row=twice["row"].min())
+    first = twice.group_by("number").aggregate(row=twice["row"].min())
     again = twice.anti_join(first, "row")
-    kept, every = table.anti_join(again, "row"), table.select("key", "row")
-    return DistinctItems(kept, every, _count(table), _count(again))
+    return DistinctItems(table.anti_join(again, "row"), number, ids, _count(again))
+
+
+def read_ids(path: Path, item_column: str) -> pa.ChunkedArray:
+    """Reads the column of ids of a file of items, in the file's order.
+
+    Raises:
+        UserError: it cannot be read, has no such column or no rows, or a row has no
+            id.
+    """
+    with engine() as reader:
+        table = table_of_file(reader, path, [item_column])
+        require_column(table, item_column)
+        with reading(path):
+            rows = table.table.order_by(ROW).select(id=table[item_column])
+            ids = rows.to_pyarrow()["id"]
+    require_ids(path, item_column, ids)
+    return ids
+
+
+def require_column(table: FileTable, item_column: str) -> None:
+    """Requires that a file has a column of ids.
+
+    Raises:
+        UserError: naming the columns that it has, or the type of that one.
+    """
+    require(
+        item_column in table,
+        f"{table.file} has no column {item_column!r}: it has {table.listed()}; name "
+        "the right one with --item_column",
+    )
+    kind = table[item_column].type()
+    require(
+        not (kind.is_nested() or kind.is_binary()),
+        f"{table.file}: column {item_column!r} is {kind}, wanted one value in every "
+        "row",
+    )
+
+
+def require_ids(file: Path, item_column: str, ids: pa.ChunkedArray) -> None:
+    """Requires rows, and an id in each of them.
+
+    Raises:
+        UserError: naming the first row without one, and how many there are.
+    """
+    require(len(ids) > 0, f"{file} has no rows, wanted items")
+    empty = np.flatnonzero(ids.is_null(nan_is_null=True))
+    require(
+        not len(empty),
+        f"{file}: column {item_column!r} is empty in {_rows(empty)}, wanted an item id "
+        "in every row: mend or delete them",
+    )
+
+
+def require_held(
+    file: Path,
+    item_column: str,
+    given: pa.ChunkedArray,
+    ids: pa.ChunkedArray,
+    row: np.ndarray,
+) -> None:
+    """Requires that all values are ids of a catalog's type.
+
+    Args:
+        file: for messages.
+        item_column: likewise.
+        given: values [item] of the file.
+        ids: the same as ids, null where a value is none.
+        row: int [item], of the file.
+
+    Raises:
+        UserError: naming the first row whose value is none, and how many there are.
+    """
+    wrong = np.flatnonzero(ids.is_null())
+    if len(wrong):
+        value = given[int(wrong[0])].as_py()
+        raise UserError(
+            f"{file}: column {item_column!r} is {shown(value)} in {_rows(row[wrong])}, "
+            f"wanted ids of the catalog's type, {ids.type}: mend or delete them"
+        )
+
+
+def _rows(places: np.ndarray) -> str:
+    """Names the first of some rows, and how many others there are."""
+    first = f"row {int(places[0]) + 1}" if len(places) else ""
+    return first + (f" and in {len(places) - 1:,} others" if len(places) > 1 else "")
 
 
 def _count(table: ir.Table) -> int:
@@ -134,36 +236,24 @@ def _differ(table: ir.Table, column: Any) -> Any:
     return some_empty | (column.min() != column.max()).fill_null(False)
 
 
-def _require_ids(rows: ItemRows, table: ir.Table) -> None:
-    empty = table["id"].isnull()
-    if table["id"].type().is_floating():
-        empty = empty | table["id"].isnan()
-    found = table.aggregate(row=table["row"].min(where=empty), number=empty.sum())
-    row, number = (found.to_pyarrow()[name][0].as_py() for name in ("row", "number"))
-    more = f" and in {number - 1:,} others" if number and number > 1 else ""
-    require(
-        row is None,
-        f"{rows.file}: column {rows.item_column!r} is empty in row {(row or 0) + 1}"
-        f"{more}, wanted an item id in every row: mend or delete them",
-    )
-
-
 def _require_same(rows: ItemRows, twice: ir.Table) -> None:
     """Requires that rows of one id say the same."""
-    names = [n for n in twice.columns if n not in ("id", "key", "row")]
+    names = [n for n in twice.columns if n not in ("id", "number", "row")]
     apart = [_differ(twice, twice[name]) for name in names]
-    groups = twice.group_by("key").aggregate(
+    groups = twice.group_by("number").aggregate(
         row=twice["row"].min(), apart=ibis.or_(ibis.literal(False), *apart)
     )
     first = groups.filter(groups["apart"]).order_by("row").limit(1).to_pyarrow()
     if not first.num_rows:
         return
-    key = first["key"][0].as_py()
-    same = twice.filter(twice["key"] == key).order_by("row").to_pyarrow().to_pylist()
+    number = first["number"][0].as_py()
+    same = (
+        twice.filter(twice["number"] == number).order_by("row").to_pyarrow().to_pylist()
+    )
     other = next(row for row in same if any(row[n] != same[0][n] for n in names))
     name = next(name for name in names if other[name] != same[0][name])
     raise UserError(
-        f"{rows.file} says two things of item {key!r}: its {name} is "
+        f"{rows.file} says two things of item {shown(same[0]['id'])}: its {name} is "
         f"{_short(same[0][name])} in row {same[0]['row'] + 1} and "
         f"{_short(other[name])} in row {other['row'] + 1}; delete one of the two"
     )

@@ -16,8 +16,8 @@ from eqids.data.lineage import Lineage
 from eqids.data.revise import (
     catalog_of,
     clusters_info,
-    id_type,
     ids_of,
+    item_ids,
     item_table,
     num_other_texts,
     spelled_like,
@@ -70,7 +70,7 @@ def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) ->
     named = found.items.set_column(
         found.items.column_names.index("item"),
         "item",
-        spelled_like(found.items["item"], id_type(old)),
+        spelled_like(found.items["item"], item_ids(old)),
     )
     ids = ids_of(named["item"])
     rows = before.find(ids)

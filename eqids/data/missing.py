@@ -8,16 +8,9 @@ import ibis
 import ibis.expr.types as ir
 
 from eqids.config import UserError
+from eqids.data.cells import NULL_WORDS as NULL_WORDS, is_word
 from eqids.data.engine import reading
 from eqids.data.sources import Source
-
-NULL_WORDS = (
-    "", "null", "(null)", "<null>", "[null]", "none", "nan", "-nan", "1.#qnan",
-    "-1.#qnan", "1.#ind", "-1.#ind", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>",
-    "nat", "nil", "\\n", "undefined", "unknown", "missing", "#null!", "#ref!",
-    "#value!", "#num!", "#name?", "#div/0!", "-", "--", "?", ".",
-)  # fmt: skip
-"""What databases, data frames and spreadsheets write for no value, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ def _counts(
     table: ir.Table, name: str, null_values: Sequence[str]
 ) -> Mapping[str, Any]:
     column, row = table[name], table["row"]
-    empty, word = _is_empty(column, null_values), _is_word(column)
+    empty, word = _is_empty(column, null_values), is_word(column)
     word = word & ~empty
     other = ~empty & ~word
     counts = {
@@ -128,7 +121,7 @@ def is_missing(column: Any, found: ColumnSurvey, null_values: Sequence[str]) -> 
         null_values: texts that mean an empty cell.
     """
     empty = _is_empty(column, null_values)
-    return empty | _is_word(column) if found.words_are_missing else empty
+    return empty | is_word(column) if found.words_are_missing else empty
 
 
 def check_missing(
@@ -221,12 +214,6 @@ def _is_empty(column: Any, null_values: Sequence[str]) -> Any:
     if isinstance(column, ir.StringValue) and null_values:
         return empty | column.isin(list(null_values)).fill_null(False)
     return empty
-
-
-def _is_word(column: Any) -> Any:
-    if not isinstance(column, ir.StringValue):
-        return ibis.literal(False)
-    return column.strip().lower().isin(list(NULL_WORDS)).fill_null(False)
 
 
 def _spells_integer(text: Any) -> Any:

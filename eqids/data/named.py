@@ -1,9 +1,8 @@
 """Files of items to add or to retire."""
 
-import contextlib
 import re
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eqids.config import require
+from eqids.config import UserError, require
+from eqids.data.cells import Cells, without_nulls
 from eqids.data.engine import engine, reading
 from eqids.data.files import read_npy
+from eqids.data.ids import Ids, shown
 from eqids.data.info import TextsInfo
-from eqids.data.item_rows import ItemRows, distinct_items, item_rows, with_year
-from eqids.data.revise import ids_of, spelled_like
-from eqids.data.tables import ROW, FileTable, table_of_file
+from eqids.data.item_rows import (
+    ItemRows,
+    distinct_items,
+    item_rows,
+    require_column,
+    require_held,
+    with_year,
+)
+from eqids.data.revise import ids_of
+from eqids.data.tables import FileTable, table_of_file
 from eqids.data.template import cell_of, field, text_of
 
 
@@ -28,8 +36,8 @@ class NamedItems:
 
     table: pa.Table
     """Columns item, title and text, as in `items.parquet`."""
-    similar: Sequence[np.ndarray] | None
-    """The ids of what each item resembles, or None where no column says."""
+    similar: "SimilarItems | None"
+    """What each item resembles, or None where no column says."""
     num_untitled: int
     """Items that a column of titles gives none."""
     item_of_row: np.ndarray
@@ -46,9 +54,50 @@ class NamedItems:
         return len(self.item_of_row) - self.table.num_rows
 
 
+@dataclass(frozen=True, eq=False)
+class SimilarItems:
+    """What the items of a file resemble."""
+
+    file: Path
+    """The file, for messages."""
+    column: str
+    """Its column of similar items."""
+    ids: Sequence[Sequence[Any]]
+    """Ids [item] of what each resembles, as the file has them."""
+    file_row: np.ndarray
+    """int64 [item]: the row that says so, from 0."""
+
+    def rows(self, items: np.ndarray, known: Ids) -> list[np.ndarray]:
+        """Returns the rows of the catalog, int64, of what some items resemble.
+
+        Args:
+            items: places of the items in `NamedItems`.
+            known: the ids of the catalog.
+
+        Raises:
+            UserError: naming the first that is not in the catalog, and its row.
+        """
+        chosen = [self.ids[one] for one in items.tolist()]
+        flat = [one for ids in chosen for one in ids]
+        rows = known.find(flat)
+        ends = np.cumsum([len(ids) for ids in chosen])
+        unknown = np.flatnonzero(rows < 0)
+        if len(unknown):
+            item = items[np.searchsorted(ends, unknown[0], side="right")]
+            more = f", and neither are {len(unknown) - 1:,} others"
+            raise UserError(
+                f"{self.file}: column {self.column!r} names "
+                f"{shown(flat[unknown[0]])} in row {self.file_row[item] + 1}: item "
+                f"{shown(flat[unknown[0]])} is not in the catalog, whose ids are "
+                f"{known.kind}{more if len(unknown) > 1 else ''}; wanted ids of items "
+                "that it holds"
+            )
+        return np.split(rows, ends[:-1])
+
+
 def read_items(
     path: Path,
-    kind: pa.DataType,
+    known: Ids,
     item: str,
     title: str | None = None,
     text: str | None = None,
@@ -60,7 +109,7 @@ def read_items(
 
     Args:
         path: the file.
-        kind: the type of the catalog's ids.
+        known: the ids of the catalog.
         item: the column of ids.
         title: the column of titles, by default that of `texts`, or else `title`, if
             there is one; without it, or where it is empty, the id.
@@ -75,53 +124,37 @@ def read_items(
     Raises:
         UserError: naming the file and what is wrong with it.
     """
-    with _opened(path, item) as (con, table):
+    with engine() as reader:
+        table = table_of_file(reader, path, [item])
+        require_column(table, item)
         title = _title_column(path, table, title, texts)
         similar = _named(path, table, similar, "similar")
         made = texts or _default_texts(table, title)
         if text is not None:
             made, said = replace(made, template=text), "--text"
-        near = {"similar": table[similar]} if similar in table else {}
+        near = {}
+        if similar in table:
+            near = {"similar": without_nulls(table[similar], made.null_values)}
         rows = _rows(path, table, item, title, made, said, near)
         with reading(path):
-            found = distinct_items(con, rows)
+            found = distinct_items(reader.con, rows, known)
             first = found.table.order_by("row").to_pyarrow()
-            keys = found.every.order_by("row").to_pyarrow()["key"]
-    require(first.num_rows > 0, f"{path} has no rows, wanted items")
-    ids, titles = spelled_like(first["id"], kind), first["title"]
-    made_texts = first["text"]
+    row = first["row"].to_numpy()
+    ids = found.ids.take(row)
+    require_held(path, item, first["id"], ids, row)
+    titles, made_texts = first["title"], first["text"]
     if texts is None:
         made_texts = pc.if_else(pc.equal(made_texts, ""), titles, made_texts)
     untitled = pc.equal(titles, "")
     num_untitled = 0 if title is None else int(pc.sum(untitled).as_py())
     titles = pc.if_else(untitled, ids.cast(pa.string()), titles)
     named = pa.table({"item": ids, "title": titles, "text": made_texts})
-    ids_near = _similar(path, first["similar"], kind) if near else None
-    place = pc.index_in(keys, value_set=first["key"].combine_chunks())
-    return NamedItems(named, ids_near, num_untitled, place.to_numpy().astype(np.int64))
-
-
-def read_ids(path: Path, kind: pa.DataType, item: str) -> tuple[np.ndarray, int]:
-    """Reads the ids of items from a CSV or Parquet file.
-
-    Args:
-        path: the file.
-        kind: the type of the catalog's ids.
-        item: the column of ids.
-
-    Returns:
-        Item ids [item] as a catalog holds them, each once, and the number of rows
-        that repeat one.
-
-    Raises:
-        UserError: naming the file and what is wrong with it.
-    """
-    with _opened(path, item) as (con, table), reading(path):
-        rows = ItemRows(path, item, table.table.select(id=table[item], row=ROW))
-        found = distinct_items(con, rows)
-        ids = found.table.order_by("row").to_pyarrow()["id"]
-    require(len(ids) > 0, f"{path} has no rows, wanted items")
-    return ids_of(spelled_like(ids, kind)), found.num_repeated
+    resembled = None
+    if near:
+        resembled = SimilarItems(path, similar, _similar(path, first["similar"]), row)
+    codes = np.unique(found.number, return_inverse=True)[1]
+    item_of_row = np.argsort(codes[row])[codes]
+    return NamedItems(named, resembled, num_untitled, item_of_row)
 
 
 def read_vectors(
@@ -156,24 +189,6 @@ def read_vectors(
     return vectors[first].astype(np.float32)
 
 
-@contextlib.contextmanager
-def _opened(path: Path, item: str) -> Iterator[tuple[Any, FileTable]]:
-    """A connection to DuckDB and a file as a table of it."""
-    with engine() as reader:
-        table = table_of_file(reader, path, [item])
-        require(
-            item in table,
-            f"{path} has no column {item!r}: it has {table.listed()}; name the right "
-            "one with --item_column",
-        )
-        kind = table[item].type()
-        require(
-            not (kind.is_nested() or kind.is_binary()),
-            f"{path}: column {item!r} is {kind}, wanted one value in every row",
-        )
-        yield reader.con, table
-
-
 def _title_column(
     path: Path, table: FileTable, title: str | None, texts: TextsInfo | None
 ) -> str | None:
@@ -201,10 +216,11 @@ def _rows(
     beside: Mapping[str, Any],
 ) -> ItemRows:
     """The rows of a file, with titles and texts as `prepare` makes them."""
-    columns: ChainMap[str, Any] = ChainMap({}, table)  # type: ignore[arg-type]
+    cells = Cells(table, texts.null_values)
+    columns: ChainMap[str, Any] = ChainMap({}, cells)  # type: ignore[arg-type]
     shown = None
     if title is not None:
-        shown = columns[texts.title_column] = cell_of(path, title, table[title])
+        shown = columns[texts.title_column] = cell_of(path, title, cells[title])
         if texts.year_in_title:
             year = columns.get("year")
             year = None if year is None else cell_of(path, "year", year)
@@ -225,9 +241,8 @@ def _named(path: Path, table: FileTable, given: str | None, default: str) -> str
     return default if given is None else given
 
 
-def _similar(
-    path: Path, column: pa.ChunkedArray, kind: pa.DataType
-) -> Sequence[np.ndarray]:
+def _similar(path: Path, column: pa.ChunkedArray) -> list[list[Any]]:
+    """Lists of ids, or texts of ids between commas or spaces, as lists."""
     inside = getattr(column.type, "value_type", column.type)
     require(
         not pa.types.is_nested(inside),
@@ -238,9 +253,7 @@ def _similar(
         for row in column.to_pylist()
     ]
     rows = [row if isinstance(row, list) else [row] for row in rows]
-    rows = [[one for one in row if one not in ("", None)] for row in rows]
-    flat = pa.chunked_array([pa.array([one for row in rows for one in row])])
-    if not len(flat):
-        return [np.zeros(0, object) for _ in rows]
-    ends = np.cumsum([len(row) for row in rows])
-    return np.split(ids_of(spelled_like(flat, kind)), ends[:-1])
+    # NaN, which a data frame has in empty cells, is not equal to itself.
+    return [
+        [one for one in row if one not in ("", None) and one == one] for row in rows
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eqids.config import PrepareConfig, UserError, require
-from eqids.data.engine import engine, reading
 from eqids.data.files import read_npy
-from eqids.data.tables import ROW, table_of_file
+from eqids.data.ids import Ids, shown
+from eqids.data.item_rows import read_ids
 
 _ROWS = 2**18
 """Rows of a file read at a time."""
@@ -49,13 +50,13 @@ def own_vectors(
     Raises:
         UserError: naming the file and what is wrong with it.
     """
-    known = items.cast(pa.string())
-    vectors, row_of, item_of = _vectors(path, known, config)
+    vectors, row_of, item_of, first_id = _vectors(path, items, config)
     seen = row_of >= 0
     require(
         bool(seen.any()),
         f"{path} has a vector for none of the {len(items):,} items, the first of which "
-        f"is {known[0].as_py()!r}",
+        f"is {shown(items[0].as_py())}; the first id of the vectors is "
+        f"{shown(first_id)}",
     )
     num_used = np.count_nonzero(item_of >= 0)
     rows = f"of {len(item_of):,} rows"
@@ -70,19 +71,21 @@ def own_vectors(
         )
     zeros = seen & ~vectors.any(axis=1)
     if zeros.any():
+        first = shown(items[int(np.argmax(zeros))].as_py())
         progress(
             f"warning: {path} says nothing of {np.count_nonzero(zeros):,} of "
-            f"{len(items):,} items, the first of which is "
-            f"{known[int(np.argmax(zeros))].as_py()!r}: their vectors are all zeros"
+            f"{len(items):,} items, the first of which is {first}: their vectors are "
+            "all zeros"
         )
     return vectors
 
 
 def _vectors(
-    path: Path, known: pa.ChunkedArray, config: PrepareConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    path: Path, items: pa.ChunkedArray, config: PrepareConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
     """Vectors [item, width], the first row [item] of each, -1 for none; item_of [row],
-    -1 for none."""
+    -1 for none; and the first id of the file."""
+    known, first_id = Ids(items), None
     parts = _parquet_parts if path.suffix in (".parquet", ".pq") else _npy_parts
     vectors, row_of = np.zeros((0, 0), np.float32), np.full(len(known), -1)
     item_of = [np.zeros(0, np.int64)]
@@ -90,7 +93,8 @@ def _vectors(
         if not vectors.size:
             vectors = np.zeros((len(known), rows.shape[1]), np.float32)
         _require_finite(path, rows, start)
-        place = pc.index_in(ids, value_set=known).fill_null(-1).to_numpy()
+        first_id = ids[0].as_py() if start == 0 else first_id
+        place = known.find(ids)
         item_of.append(place)
         used = np.flatnonzero(place >= 0)
         first, at = np.unique(place[used], return_index=True)
@@ -101,14 +105,14 @@ def _vectors(
         if len(differ):
             item, row = place[differ[0]], start + differ[0]
             raise UserError(
-                f"{path} has two vectors for item {known[item].as_py()!r}, in rows "
-                f"{row_of[item] + 1} and {row + 1}, wanted one"
+                f"{path} has two vectors for item {shown(items[item].as_py())}, in "
+                f"rows {row_of[item] + 1} and {row + 1}, wanted one"
             )
-    return vectors, row_of, np.concatenate(item_of)
+    return vectors, row_of, np.concatenate(item_of), first_id
 
 
-_Part = tuple[int, pa.Array, np.ndarray]
-"""The row that a part of a file starts at, its item ids as text, and its vectors."""
+_Part = tuple[int, pa.ChunkedArray, np.ndarray]
+"""The row that a part of a file starts at, its item ids, and its vectors."""
 
 
 def _parquet_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
@@ -135,8 +139,7 @@ def _parquet_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
         _require_ids(path, table[column], column, start)
         rows = _matrix(path, table, names, start, width)
         start, width = start + len(rows), rows.shape[1]
-        ids = table[column].combine_chunks().cast(pa.string())
-        yield start - len(rows), ids, rows
+        yield start - len(rows), table[column], rows
 
 
 def _require_ids(path: Path, ids: pa.ChunkedArray, column: str, start: int) -> None:
@@ -199,7 +202,8 @@ def _matrix(
 
 def _npy_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
     array = read_npy(path, "r")
-    ids = _listed(config)
+    assert config.items is not None
+    ids = read_ids(config.items, config.item_column)
     require(
         array.ndim == 2 and array.dtype.kind in "fiu" and array.shape[1] > 0
         and len(array) == len(ids),
@@ -209,17 +213,6 @@ def _npy_parts(path: Path, config: PrepareConfig) -> Iterator[_Part]:
     for start in range(0, len(ids), _ROWS):
         part = slice(start, start + _ROWS)
         yield start, ids[part], np.asarray(array[part], np.float32)
-
-
-def _listed(config: PrepareConfig) -> pa.Array:
-    """The item ids of --items as text, in the file's order."""
-    path, column = config.items, config.item_column
-    assert path is not None
-    with engine() as reader:
-        table = table_of_file(reader, path, [column])
-        with reading(path):
-            ids = table.table.order_by(ROW).select(id=table[column].cast("string"))
-            return ids.to_pyarrow()["id"].combine_chunks()
 
 
 def _require_finite(path: Path, rows: np.ndarray, start: int) -> None:

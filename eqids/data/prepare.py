@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from eqids.config import PrepareConfig, require
+from eqids.config import PrepareConfig, UserError
 from eqids.data.clustering import Clustered, Reader, make_catalog
 from eqids.data.dataset import Dataset, open_dataset
 from eqids.data.engine import engine
+from eqids.data.ids import shown
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.interactions import Interactions, read_interactions
+from eqids.data.item_rows import read_ids
 from eqids.data.known import Known, in_catalog, shorter_histories
 from eqids.data.lineage import Lineage
 from eqids.data.own_vectors import check_vectors
@@ -148,12 +150,14 @@ def _check_titles(
         return
     file, counts, items = found.items_file, found.counts, found.items
     unnamed, unused = counts.items_unnamed, counts.item_rows_unused
-    require(
-        unnamed < len(items) or config.items is None,
-        f"{config.items} names none of the {len(items):,} items, the first of which is "
-        f"{items['item'][0].as_py()!r}; wanted their ids in column "
-        f"{config.item_column!r}",
-    )
+    if unnamed == len(items) and config.items is not None:
+        listed = read_ids(config.items, config.item_column)
+        raise UserError(
+            f"{config.items} names none of the {len(items):,} items, the first of "
+            f"which is {shown(items['item'][0].as_py())}; column "
+            f"{config.item_column!r} begins with {shown(listed[0].as_py())}, wanted "
+            "the ids of the events"
+        )
     if unnamed:
         progress(
             f"warning: {file} does not name {unnamed:,} of {len(items):,} "

@@ -10,7 +10,7 @@ from eqids.config import UserError, require
 from eqids.data.catalog import Catalog
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEM_FLAG, ITEMS_FILE, USERS_FILE, read_parquet
-from eqids.data.ids import cast_ids, shown
+from eqids.data.ids import Ids, shown
 from eqids.data.info import ClustersInfo
 from eqids.data.lineage import Change
 from eqids.data.quality import balance, consecutive_share, random_share
@@ -42,24 +42,27 @@ def ids_of(column: pa.ChunkedArray) -> np.ndarray:
     return ids
 
 
-def spelled_like(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Item ids of a file, of the type of a catalog's ids.
+def item_ids(dataset: Dataset) -> Ids:
+    """The item ids of a catalog, in the order of `catalog_of`."""
+    return Ids(read_parquet(dataset.path / ITEMS_FILE, ["item"])["item"])
+
+
+def spelled_like(column: pa.ChunkedArray, known: Ids) -> pa.ChunkedArray:
+    """Item ids of events, of the type of a catalog's ids.
 
     Raises:
         UserError: naming the first id that the type cannot hold.
     """
-    try:
-        return cast_ids(column, kind)
-    except ValueError as error:
-        raise UserError(
-            f"item ids are {kind} in the catalog: item {shown(error.args[0])} is no id "
-            "of a catalog whose ids are of that type"
-        ) from None
-
-
-def id_type(dataset: Dataset) -> pa.DataType:
-    """The type of a catalog's item ids."""
-    return read_parquet(dataset.path / ITEMS_FILE, ["item"]).schema.field("item").type
+    _, ids = known.read(column)
+    wrong = np.flatnonzero(ids.is_null())
+    if not len(wrong):
+        return ids
+    others = f", and neither are {len(wrong) - 1:,} others" if len(wrong) > 1 else ""
+    raise UserError(
+        f"item ids are {known.kind} in the catalog: item "
+        f"{shown(column[int(wrong[0])].as_py())} is no id of a catalog whose ids are "
+        f"of that type{others}"
+    )
 
 
 def item_table(

@@ -10,10 +10,11 @@ import ibis
 import ibis.expr.types as ir
 
 from eqids.config import PrepareConfig, require
+from eqids.data.cells import Cells
 from eqids.data.engine import Engine
 from eqids.data.fetch import fetch_movielens, unpack
 from eqids.data.info import TextsInfo
-from eqids.data.item_rows import ItemRows, item_rows, with_year
+from eqids.data.item_rows import ItemRows, item_rows, require_column, with_year
 from eqids.data.tables import (
     FileTable,
     atomic,
@@ -231,16 +232,16 @@ def _require_column(table: FileTable, column: str, flag: str) -> None:
 def _titles(engine: Engine, config: PrepareConfig) -> ItemRows:
     path = config.items
     assert path is not None
-    columns = {"item": config.item_column, "title": config.title_column}
-    table = table_of_file(engine, path, list(columns.values()))
-    for name, column in columns.items():
-        _require_column(table, column, f"--{name}_column")
+    table = table_of_file(engine, path, [config.item_column, config.title_column])
+    require_column(table, config.item_column)
+    _require_column(table, config.title_column, "--title_column")
     template = config.text or field(config.title_column)
-    texts = TextsInfo(template, config.title_column)
-    title = cell_of(path, config.title_column, table[config.title_column])
+    texts = TextsInfo(template, config.title_column, null_values=config.null_values)
+    cells = Cells(table, config.null_values)
+    title = cell_of(path, config.title_column, cells[config.title_column])
     return item_rows(
         path, table.table, config.item_column, table[config.item_column], title, texts,
-        table,
+        cells,
     )  # fmt: skip
 
 
@@ -254,16 +255,21 @@ def _atomic_items(engine: Engine, config: PrepareConfig, path: Path) -> ItemRows
     if config.item_column not in table.columns or not names:
         return None
     title, template = "{title}", "{title}"
-    named = {"title": table[names[0]]}
+    cells = Cells(table, config.null_values)
+    named = {"title": cells[names[0]]}
     if "release_year" in table.columns:
-        named["year"] = table["release_year"]
+        named["year"] = cells["release_year"]
         title = template = "{title} ({year})"
     if "class" in table.columns:
-        named["genres"] = table["class"].replace(" ", ", ")
+        named["genres"] = cells["class"].replace(" ", ", ")
         template = template + ", {genres}"
-    texts = TextsInfo(config.text or template, year_in_title="year" in named)
+    texts = TextsInfo(
+        config.text or template,
+        year_in_title="year" in named,
+        null_values=config.null_values,
+    )
     shown = text_of(title, path, named)
     return item_rows(
         path, table.table, config.item_column, table[config.item_column], shown, texts,
-        ChainMap(named, table),  # type: ignore[arg-type]
+        ChainMap(named, cells),  # type: ignore[arg-type]
     )  # fmt: skip
