@@ -158,12 +158,13 @@ def _checked(dataset: Dataset, history: History, name: str) -> _Given:
         f"{name} has slots of shape {slots.shape} and type {slots.dtype}, wanted a "
         "list of integers; item ids are given as a list, not as a History",
     )
-    held = (dataset.item_valid | dataset.retired).reshape(-1)
     inside = (slots >= 0) & (slots < dataset.num_slots)
-    bad = ~(inside & held[np.where(inside, slots, 0)])
+    places = np.where(inside, slots, 0)
+    held = dataset.item_valid.flat[places] | dataset.retired.flat[places]
+    wrong = slots[~(inside & held)].tolist()
     require(
-        not bad.any(),
-        f"{name} names slot {slots[int(bad.argmax())] if len(bad) else 0}, wanted 0 to "
+        not wrong,
+        f"{name} names slot {wrong[0] if wrong else None}, wanted 0 to "
         f"{dataset.num_slots - 1}, those that hold an item: it may be of another "
         f"dataset than {dataset.path}",
     )
@@ -175,7 +176,7 @@ def _checked(dataset: Dataset, history: History, name: str) -> _Given:
             and times.dtype.kind in "iuf"
             and bool((np.abs(times.astype(np.float64)) < 2**62).all()),
             f"{name} has times of shape {times.shape} and type {times.dtype}, wanted "
-            f"{len(slots)} unix seconds, one for each slot",
+            f"{len(slots)} finite unix seconds, one for each slot",
         )
         times = np.floor(times).astype(np.int64)
     whole = History(history.user, slots.astype(np.int32), times)
@@ -191,13 +192,13 @@ def _of_table(
 ) -> _Given:
     """The histories in a table, users in order of their first event."""
     frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
-    require(len(frame) > 0, f"{name} have no rows, wanted an event in each row")
+    require(len(frame) > 0, f"{name}: no rows, wanted an event in each row")
     _require_columns(frame, name)
     items = frame["item"]
     slots = dataset.find_items(items)
     order, times = np.arange(len(frame)), None
     if "time" in frame.columns:
-        found = event_times(frame["time"], name, dataset.info.time_unit, report)
+        found = event_times(frame["time"], name, dataset, report)
         order, times = found.order, found.seconds[found.order]
     users, user = distinct_values(frame["user"].iloc[order])
     # The events of each user together, in order.
@@ -216,12 +217,12 @@ def _require_columns(frame: pd.DataFrame, name: str) -> None:
     for column in ("user", "item", "time"):
         require(
             column in columns or column == "time",
-            f"{name} have no column {column!r}, the columns are "
+            f"{name}: no column {column!r}, the columns are "
             f"{', '.join(columns) or 'none'}; wanted user, item and, if known, time",
         )
         require(
             columns.count(column) <= 1,
-            f"{name} have {columns.count(column)} columns {column!r}, wanted one",
+            f"{name}: {columns.count(column)} columns {column!r}, wanted one",
         )
         if column != "time":
             _require_ids(frame[column], f"{name}: column {column!r}")

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eqids.config import TimeUnit, require
+from eqids.data import Dataset
 from eqids.data.times import (
     SECONDS,
     TIMES_WANTED,
@@ -24,7 +25,7 @@ _UNIT_ADVICE = UnitAdvice(
     "give unix seconds or dates",
     overrule="; unix seconds and dates are taken as they are",
 )
-_WITHOUT = "; without the column 'time' the order of the rows counts"
+_WITHOUT = ", or drop the column 'time' to go by the order of rows"
 _RESOLUTIONS: Mapping[str, TimeUnit] = {
     "s": "seconds",
     "ms": "milliseconds",
@@ -46,14 +47,14 @@ class EventTimes:
 
 
 def event_times(
-    times: pd.Series, name: str, own: TimeUnit | None, report: Callable[[str], None]
+    times: pd.Series, name: str, dataset: Dataset, report: Callable[[str], None]
 ) -> EventTimes:
     """Reads a column of times; dates and texts are in UTC where no zone is said.
 
     Args:
         times: numbers, timestamps, dates or texts.
         name: of the table, for messages.
-        own: the unit of the dataset's source, which small numbers are in.
+        dataset: small numbers are in the unit of its source.
         report: is told what numbers are taken for.
 
     Raises:
@@ -69,7 +70,7 @@ def event_times(
         # Ibis, which reads texts, takes long to import.
         from eqids.data.history_files import moments_of_texts
 
-        moments, numeric = moments_of_texts(column, name, _WITHOUT)
+        moments, numeric = moments_of_texts(column, name, _WITHOUT, report)
         unit = None if numeric else "seconds"
     elif pa.types.is_timestamp(kind):
         moments, unit = column.cast("int64").to_numpy(), _RESOLUTIONS[kind.unit]
@@ -78,7 +79,7 @@ def event_times(
         moments, unit = days.to_numpy().astype(np.int64), "days"
     else:
         moments = _numbers(column, where)
-    unit = unit or _unit_of(moments, where, own, report)
+    unit = unit or _unit_of(moments, where, dataset, report)
     order = np.argsort(moments, kind="stable")
     return EventTimes(order, _seconds(moments, unit, where))
 
@@ -131,19 +132,33 @@ def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
 def _unit_of(
     numbers: np.ndarray,
     where: str,
-    own: TimeUnit | None,
+    dataset: Dataset,
     report: Callable[[str], None],
 ) -> TimeUnit:
     """The unit of the dataset's source for small numbers, else what `prepare` takes."""
     least, most = numbers.min().item(), numbers.max().item()
-    is_own = own not in (None, "seconds") and most < YEAR_1971
-    if own is None or not is_own or most * SECONDS[own] >= YEAR_2100:
-        return settle_unit(where, least, most, report, _UNIT_ADVICE)
-    report(
-        f"{where} holds numbers from {least} to {most}, which are taken as {own}: the "
-        "dataset was made of such times"
-    )
-    return own
+    own = dataset.info.time_unit or "seconds"
+    if most < YEAR_1971 and _is_own(least, most, own, dataset):
+        if own != "seconds":
+            report(
+                f"{where} holds numbers from {least} to {most}, which are taken as "
+                f"{own}: the dataset was made of such times"
+            )
+        return own
+    return settle_unit(where, least, most, report, _UNIT_ADVICE)
+
+
+def _is_own(
+    least: int | float, most: int | float, own: TimeUnit, dataset: Dataset
+) -> bool:
+    """Whether small numbers are believed to be in the unit of the dataset's source."""
+    if own != "seconds":
+        return most * SECONDS[own] < YEAR_2100
+    # Ranks, say, that the dataset holds as seconds.
+    times = dataset.times
+    if times is None:
+        return False
+    return bool(least <= times.max() and times.min() <= most)
 
 
 def _seconds(moments: np.ndarray, unit: TimeUnit, where: str) -> np.ndarray:

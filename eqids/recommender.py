@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,12 +39,12 @@ class Recommender:
         histories: pd.DataFrame
         | pa.Table
         | History
-        | Iterable[Iterable[Hashable] | History | pd.DataFrame | pa.Table],
+        | Iterable[Iterable[Any] | History | pd.DataFrame | pa.Table],
         k: int = 10,
         *,
         filter_seen: bool = True,
-        allow: Iterable[Hashable] | None = None,
-        deny: Iterable[Hashable] | None = None,
+        allow: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
         unknown: Unknown = "refuse",
     ) -> pd.DataFrame:
         """Returns the k most probable next items of every history, exactly.
@@ -60,8 +61,8 @@ class Recommender:
                 texts of these). A table of pyarrow is taken like a DataFrame.
             k: how many items.
             filter_seen: leave out items of the history.
-            allow: the only items to recommend, by default all.
-            deny: items never to recommend.
+            allow: a list of ids, the only items to recommend, by default all.
+            deny: a list of ids, items never to recommend.
             unknown: what becomes of items of a history that the catalog does not
                 hold: "refuse" is an error, "skip" leaves them out.
 
@@ -159,8 +160,8 @@ class Recommender:
 
     def allowed(
         self,
-        allow: Iterable[Hashable] | None = None,
-        deny: Iterable[Hashable] | None = None,
+        allow: Any = None,
+        deny: Any = None,
         unknown: dict[str, int] | None = None,
         report: Report | None = None,
     ) -> Bool[np.ndarray, "cluster room"]:
@@ -171,6 +172,9 @@ class Recommender:
             deny: items that are none of them.
             unknown: where to write how many ids of each the catalog does not hold.
             report: is told of ids in `allow` that the catalog does not hold.
+
+        Raises:
+            UserError: one is no list of ids, or nothing may be recommended.
         """
         valid, counts = self.dataset.item_valid, {} if unknown is None else unknown
         allowed = valid.copy()

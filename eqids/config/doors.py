@@ -283,8 +283,8 @@ class RecommendConfig(OpenConfig):
         )
         require(
             self.output is None or self.output.name.lower().endswith(_RESULTS),
-            f"--output is {self.output}, wanted a name that ends in one of "
-            f"{', '.join(_RESULTS)}",
+            f"--output {self.output} ends in none of {', '.join(_RESULTS)}, wanted one "
+            "of them: it tells what is written",
         )
         require(
             not self.overwrite or self.output is not None,

@@ -57,7 +57,7 @@ def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame
 
 
 def moments_of_texts(
-    texts: pa.ChunkedArray, name: str, advice: str
+    texts: pa.ChunkedArray, name: str, advice: str, report: Callable[[str], None]
 ) -> tuple[np.ndarray, bool]:
     """Reads texts of times as `prepare` reads them.
 
@@ -65,6 +65,7 @@ def moments_of_texts(
         texts: [event].
         name: of the table, for messages.
         advice: what to do about missing times.
+        report: is told what is unusual.
 
     Returns:
         int64 or float64 [event], and whether they are numbers; else they are seconds
@@ -81,7 +82,7 @@ def moments_of_texts(
         source = Source(Path(name), {"time": "time"}, events, spelled=True)
         num_rows, found = survey(source, ["time"], ())
         times = MissingAdvice(empty="", time=advice)
-        check_missing(source, num_rows, found, "refuse", print, times)
+        check_missing(source, num_rows, found, "refuse", report, times)
         moment, numeric = moments_of(source, "time", found["time"], TIMES_WANTED)
         ordered = events.select(moment=moment, row=events["row"]).order_by("row")
         with reading(source.file):
