@@ -1,16 +1,19 @@
 """Histories as users give them: lists of ids, tables, users of a dataset, or a mix."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from eqids.config import TimeUnit, UserError, require
+from eqids.config import UserError, require
 from eqids.data import Dataset
 from eqids.data.ids import distinct_values, shown
-from eqids.data.times import SECONDS, YEAR_1971, unit_of
+from eqids.history_times import event_times
+from eqids.id_lists import id_list, require_list
 
 Unknown = Literal["refuse", "skip"]
 """What becomes of items that the catalog does not hold."""
@@ -39,14 +42,16 @@ class _Given:
     """int32 [event], in the order in which the events were given."""
     items: Any
     """The ids of the events, in that order."""
-    where: str
-    """Names an event by its number, in braces."""
-    first: int = 0
-    """The number of the first event."""
+    where: Callable[[int], str]
+    """Names an event by its place in that order."""
 
 
 def read_histories(
-    dataset: Dataset, histories: Any, unknown: Unknown, report: Report
+    dataset: Dataset,
+    histories: Any,
+    unknown: Unknown,
+    report: Report,
+    file: Path | None = None,
 ) -> tuple[list[History], int]:
     """Reads the histories that `Recommender.recommend` is given.
 
@@ -57,6 +62,7 @@ def read_histories(
         unknown: refuse events with an item that the catalog does not hold, or leave
             them out; what is left may be empty.
         report: receives what a user should know.
+        file: where a table was read from, for messages.
 
     Returns:
         The histories, and how many events were left out.
@@ -64,7 +70,7 @@ def read_histories(
     Raises:
         UserError: naming what is wrong and where.
     """
-    given = list(_given(dataset, histories, report))
+    given = list(_given(dataset, histories, report, file))
     slots = np.concatenate([one.slots for one in given]) if given else np.zeros(0)
     left_out = int((slots < 0).sum())
     if left_out and unknown == "refuse":
@@ -88,7 +94,6 @@ def _refusal(
     """Names the first unknown item, and says how many there are."""
     one = next(one for one in given if (one.slots < 0).any())
     event = int((one.slots < 0).argmax())
-    where = one.where.format(one.first + event)
     names = (
         shown(one.items[at]) for one in given for at in np.flatnonzero(one.slots < 0)
     )
@@ -100,54 +105,101 @@ def _refusal(
         else ""
     )
     return (
-        f"{where}: item {shown(one.items[event])} is not in the catalog of "
+        f"{one.where(event)}: item {shown(one.items[event])} is not in the catalog of "
         f"{dataset.path}{all_of_them}; leave out such events with --unknown skip (in "
         "Python unknown='skip')"
     )
 
 
-def _given(dataset: Dataset, histories: Any, report: Report) -> Iterator[_Given]:
-    if isinstance(histories, pd.DataFrame):
-        yield _of_frame(dataset, histories, "row {} of the histories", report)
+def _given(
+    dataset: Dataset, histories: Any, report: Report, file: Path | None
+) -> Iterator[_Given]:
+    if isinstance(histories, pd.DataFrame | pa.Table | pa.RecordBatch):
+        name = "histories" if file is None else str(file)
+        yield _of_table(
+            dataset, histories, name, report, _rows_of("the histories", file)
+        )
         return
     if isinstance(histories, History):
         histories = [histories]
-    for number, one in enumerate(listed("histories", histories)):
+    require_list("histories", histories, "lists of item ids")
+    require(
+        not hasattr(histories, "__dataframe__"),
+        f"histories is a table of {type(histories).__module__.split('.')[0]}, wanted "
+        "one of pandas or pyarrow",
+    )
+    for number, one in enumerate(histories):
+        name = f"histories[{number}]"
         if isinstance(one, History):
-            highest = int(np.max(one.slots, initial=-1))
-            require(
-                highest < dataset.num_slots,
-                f"histories[{number}] names slot {highest}, wanted 0 to "
-                f"{dataset.num_slots - 1}: it is of another dataset than "
-                f"{dataset.path}",
-            )
-            yield _Given([one], np.asarray(one.slots), one.slots, "")
-        elif isinstance(one, pd.DataFrame):
-            yield _of_frame(dataset, one, f"row {{}} of histories[{number}]", report)
+            yield _checked(dataset, one, name)
+        elif isinstance(one, pd.DataFrame | pa.Table | pa.RecordBatch):
+            yield _of_table(dataset, one, name, report, _rows_of(name))
         else:
-            items = listed(f"histories[{number}]", one)
-            items = items if isinstance(items, np.ndarray | pd.Series) else list(items)
+            items = id_list(name, one)
             slots = dataset.find_items(items)
-            items = items.tolist() if isinstance(items, pd.Series) else items
-            where = f"histories[{number}][{{}}]"
-            yield _Given([History(number, slots)], slots, items, where)
+            yield _Given([History(number, slots)], slots, items, _place_in(name))
 
 
-def _of_frame(
-    dataset: Dataset, frame: pd.DataFrame, where: str, report: Report
+def _place_in(name: str) -> Callable[[int], str]:
+    return lambda event: f"{name}[{event}]"
+
+
+def _rows_of(name: str, file: Path | None = None) -> Callable[[int], str]:
+    begin = "" if file is None else f"{file}: "
+    return lambda event: f"{begin}row {event + 1} of {name}"
+
+
+def _checked(dataset: Dataset, history: History, name: str) -> _Given:
+    """A history of slots, each of which must hold an item of the dataset."""
+    slots, times = np.asarray(history.slots), history.times
+    slots = slots if slots.size else slots.astype(np.int32)
+    require(
+        slots.ndim == 1 and slots.dtype.kind in "iu",
+        f"{name} has slots of shape {slots.shape} and type {slots.dtype}, wanted a "
+        "list of integers; item ids are given as a list, not as a History",
+    )
+    inside = (slots >= 0) & (slots < dataset.num_slots)
+    places = np.where(inside, slots, 0)
+    held = dataset.item_valid.flat[places] | dataset.retired.flat[places]
+    wrong = slots[~(inside & held)].tolist()
+    require(
+        not wrong,
+        f"{name} names slot {wrong[0] if wrong else None}, wanted 0 to "
+        f"{dataset.num_slots - 1}, those that hold an item: it may be of another "
+        f"dataset than {dataset.path}",
+    )
+    if times is not None:
+        times = np.asarray(times)
+        times = times if times.size else times.astype(np.int64)
+        require(
+            times.shape == slots.shape
+            and times.dtype.kind in "iuf"
+            and bool((np.abs(times.astype(np.float64)) < 2**62).all()),
+            f"{name} has times of shape {times.shape} and type {times.dtype}, wanted "
+            f"{len(slots)} finite unix seconds, one for each slot",
+        )
+        times = np.floor(times).astype(np.int64)
+    whole = History(history.user, slots.astype(np.int32), times)
+    return _Given([whole], whole.slots, whole.slots, _place_in(name))
+
+
+def _of_table(
+    dataset: Dataset,
+    table: pd.DataFrame | pa.Table | pa.RecordBatch,
+    name: str,
+    report: Report,
+    where: Callable[[int], str],
 ) -> _Given:
     """The histories in a table, users in order of their first event."""
-    require(len(frame) > 0, "the histories have no rows, wanted an event in each row")
-    for name in ("user", "item"):
-        _require_ids(frame, name)
+    frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
+    require(len(frame) > 0, f"{name}: no rows, wanted an event in each row")
+    _require_columns(frame, name)
     items = frame["item"]
     slots = dataset.find_items(items)
-    if "time" not in frame.columns:
-        order, times = np.arange(len(frame)), None
-    else:
-        times = _seconds(frame["time"], dataset.info.time_unit, report).to_numpy()
-        order = np.argsort(times, kind="stable")
-        times = times[order]
+    order, times = np.arange(len(frame)), None
+    if "time" in frame.columns:
+        found = event_times(frame["time"], name, dataset, report)
+        order, times = found.order, found.seconds[found.order]
     users, user = distinct_values(frame["user"].iloc[order])
     # The events of each user together, in order.
     together = np.argsort(user, kind="stable")
@@ -157,94 +209,37 @@ def _of_frame(
     if times is not None:
         moments = np.split(times[together], ends)
     histories = [History(*one) for one in zip(users, parts, moments, strict=True)]
-    return _Given(histories, slots, items.to_numpy(), where, first=1)
+    return _Given(histories, slots, items.to_numpy(), where)
 
 
-def _require_ids(frame: pd.DataFrame, name: str) -> None:
+def _require_columns(frame: pd.DataFrame, name: str) -> None:
     columns = list(map(str, frame.columns))
-    require(
-        name in columns,
-        f"histories have no column {name!r}, the columns are "
-        f"{', '.join(columns) or 'none'}; wanted user, item and, if known, time",
-    )
-    require(
-        columns.count(name) == 1,
-        f"histories have {columns.count(name)} columns {name!r}, wanted one",
-    )
-    ids = frame[name]
+    for column in ("user", "item", "time"):
+        require(
+            column in columns or column == "time",
+            f"{name}: no column {column!r}, the columns are "
+            f"{', '.join(columns) or 'none'}; wanted user, item and, if known, time",
+        )
+        require(
+            columns.count(column) <= 1,
+            f"{name}: {columns.count(column)} columns {column!r}, wanted one",
+        )
+        if column != "time":
+            _require_ids(frame[column], f"{name}: column {column!r}")
+
+
+def _require_ids(ids: pd.Series, where: str) -> None:
     empty = ids.isna().to_numpy()
     require(
         not empty.any(),
-        f"column {name!r} of the histories is empty in row {empty.argmax() + 1}, "
-        "wanted a value in every row",
+        f"{where} is empty in {empty.sum():,} of {len(empty):,} rows, first in row "
+        f"{empty.argmax() + 1}; wanted a value in every row",
     )
     if ids.dtype == object:
         nested = ids.map(pd.api.types.is_hashable).eq(False).to_numpy()
+        row = int(nested.argmax())
         require(
             not nested.any(),
-            f"column {name!r} of the histories holds a "
-            f"{type(ids.iloc[int(nested.argmax())]).__name__} in row "
-            f"{nested.argmax() + 1}, wanted one id in every row",
+            f"{where} holds a {type(ids.iloc[row]).__name__} in row {row + 1}, wanted "
+            "one id in every row",
         )
-
-
-Items = TypeVar("Items", bound=Iterable)
-
-
-def listed(name: str, items: Items) -> Items:
-    """Returns the items as they are; a text would be taken for a list of its letters.
-
-    Raises:
-        UserError: it is no list.
-    """
-    require(
-        isinstance(items, Iterable) and not isinstance(items, str | bytes),
-        f"{name} is {items!r}, wanted a list of "
-        + ("lists of item ids" if name == "histories" else "item ids"),
-    )
-    return items
-
-
-def _seconds(times: pd.Series, own: TimeUnit | None, report: Report) -> pd.Series:
-    """Unix seconds of numbers, timestamps or their texts; UTC where no zone is said."""
-    wanted = "wanted unix seconds, timestamps, or text like 2024-05-01T12:30:00Z"
-    if pd.api.types.is_datetime64_any_dtype(times):
-        seconds = _since_1970(times)
-    elif pd.api.types.is_numeric_dtype(times):
-        seconds = _in_seconds(times, own, report)
-    else:
-        numbers = pd.to_numeric(times, errors="coerce")
-        stamps = pd.to_datetime(times, utc=True, format="ISO8601", errors="coerce")
-        numeric = numbers.notna().sum() >= stamps.notna().sum()
-        seconds = _in_seconds(numbers, own, report) if numeric else _since_1970(stamps)
-    good = seconds.notna() & (seconds.abs() < 2**62)
-    row = int((~good).to_numpy().argmax())
-    require(
-        bool(good.all()),
-        f"column 'time' of the histories is {times.iloc[row]} in row {row + 1}, "
-        f"{wanted}",
-    )
-    return (seconds // 1).astype("int64")
-
-
-def _in_seconds(times: pd.Series, own: TimeUnit | None, report: Report) -> pd.Series:
-    """Numbers in seconds: as they are, or in the unit that makes them plausible.
-
-    Small ones may be anything: they are in the unit of the dataset's source.
-    """
-    if not len(times.dropna()):
-        return times
-    taken = unit_of(times.min().item(), times.max().item())
-    too_small = times.max() < YEAR_1971
-    unit = own or "seconds" if too_small or not taken.fits else taken.unit
-    if unit == "seconds":
-        return times
-    why = "the dataset was made of such times" if unit == own else taken.why
-    report(f"column 'time' of the histories is taken as {unit}: {why}")
-    factor = SECONDS[unit]
-    return times * int(factor) if factor > 1 else times // factor.denominator
-
-
-def _since_1970(stamps: pd.Series) -> pd.Series:
-    since = pd.to_datetime(stamps, utc=True) - pd.Timestamp(0, tz="UTC")
-    return since // pd.Timedelta(seconds=1)

@@ -3,25 +3,24 @@
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
 from convert.hf_eqids import is_pair
 from eqids.config import OpenConfig, require
 from eqids.data.ids import shown
-from eqids.histories import History as History, Unknown, listed, read_histories
+from eqids.histories import History as History, Report, Unknown, read_histories
+from eqids.id_lists import id_list
 from eqids.model_search import ModelSearch
 from eqids.opening import Opened, open_model
 from sharding import placement
 
 _ROWS = 64
 """Histories that are asked together at most."""
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
 
 
 class Recommender:
@@ -38,13 +37,14 @@ class Recommender:
     def recommend(
         self,
         histories: pd.DataFrame
+        | pa.Table
         | History
-        | Iterable[Iterable[Hashable] | History | pd.DataFrame],
+        | Iterable[Iterable[Any] | History | pd.DataFrame | pa.Table],
         k: int = 10,
         *,
         filter_seen: bool = True,
-        allow: Iterable[Hashable] | None = None,
-        deny: Iterable[Hashable] | None = None,
+        allow: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
         unknown: Unknown = "refuse",
     ) -> pd.DataFrame:
         """Returns the k most probable next items of every history, exactly.
@@ -57,11 +57,12 @@ class Recommender:
         Args:
             histories: a list of histories, each a list of item ids, oldest first, a
                 `History` (see `of_user`) or a DataFrame; or one DataFrame with the
-                columns user, item and, if known, time (seconds, or timestamps).
+                columns user, item and, if known, time (unix seconds, timestamps or
+                texts of these). A table of pyarrow is taken like a DataFrame.
             k: how many items.
             filter_seen: leave out items of the history.
-            allow: the only items to recommend, by default all.
-            deny: items never to recommend.
+            allow: a list of ids, the only items to recommend, by default all.
+            deny: a list of ids, items never to recommend.
             unknown: what becomes of items of a history that the catalog does not
                 hold: "refuse" is an error, "skip" leaves them out.
 
@@ -86,9 +87,13 @@ class Recommender:
             unknown in ("refuse", "skip"),
             f"unknown is {unknown!r}, wanted 'refuse' or 'skip'",
         )
-        asked, left_out = read_histories(self.dataset, histories, unknown, _warn)
+        said: list[str] = []
+        asked, left_out = read_histories(self.dataset, histories, unknown, said.append)
         counts = {"histories": left_out}
-        allowed = self.allowed(allow, deny, counts)
+        allowed = self.allowed(allow, deny, counts, said.append)
+        for message in said:
+            # From here the caller's line is named.
+            warnings.warn(message.removeprefix("warning: "), stacklevel=2)
         parts = self.search(asked, int(k), filter_seen=filter_seen, allowed=allowed)
         found = pd.concat(list(parts), ignore_index=True)
         popular = [history.user for history in asked if not len(history.slots)]
@@ -155,9 +160,10 @@ class Recommender:
 
     def allowed(
         self,
-        allow: Iterable[Hashable] | None = None,
-        deny: Iterable[Hashable] | None = None,
+        allow: Any = None,
+        deny: Any = None,
         unknown: dict[str, int] | None = None,
+        report: Report | None = None,
     ) -> Bool[np.ndarray, "cluster room"]:
         """Returns the places that may be recommended; see `recommend`.
 
@@ -165,13 +171,25 @@ class Recommender:
             allow: the only items, by default all.
             deny: items that are none of them.
             unknown: where to write how many ids of each the catalog does not hold.
+            report: is told of ids in `allow` that the catalog does not hold.
+
+        Raises:
+            UserError: one is no list of ids, or nothing may be recommended.
         """
         valid, counts = self.dataset.item_valid, {} if unknown is None else unknown
         allowed = valid.copy()
         if allow is not None:
-            slots = self._slots_of("allow", allow, counts)
+            ids = id_list("allow", allow)
+            slots = self.dataset.find_items(ids)
+            counts["allow"] = int((slots < 0).sum())
+            if counts["allow"] and report is not None:
+                report(
+                    f"{counts['allow']:,} of {len(slots):,} ids in allow are not in "
+                    f"the catalog of {self.dataset.path}, the first is "
+                    f"{shown(ids[int((slots < 0).argmax())])}"
+                )
             allowed[:] = False
-            allowed.flat[slots] = True
+            allowed.flat[slots[slots >= 0]] = True
             allowed &= valid
             require(
                 bool(allowed.any()),
@@ -179,25 +197,10 @@ class Recommender:
                 "at least one that its catalog holds and that is not retired",
             )
         if deny is not None:
-            allowed.flat[self._slots_of("deny", deny, counts)] = False
+            slots = self.dataset.find_items(id_list("deny", deny))
+            counts["deny"] = int((slots < 0).sum())
+            allowed.flat[slots[slots >= 0]] = False
         return allowed
-
-    def _slots_of(
-        self, name: str, items: Iterable[Hashable], counts: dict[str, int]
-    ) -> np.ndarray:
-        """The slots of those items that the catalog holds."""
-        ids = listed(name, items)
-        ids = np.asarray(ids) if isinstance(ids, pd.Series) else ids
-        ids = ids if isinstance(ids, np.ndarray) else list(ids)
-        slots = self.dataset.find_items(ids)
-        unknown = np.flatnonzero(slots < 0)
-        counts[name] = len(unknown)
-        if name == "allow" and len(unknown):
-            _warn(
-                f"{len(unknown):,} of {len(slots):,} ids in allow are not in the "
-                f"catalog of {self.dataset.path}, the first is {shown(ids[unknown[0]])}"
-            )
-        return slots[slots >= 0]
 
 
 def load(

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from eqids.cli import one_line, say, warn
 from eqids.config import RecommendConfig, UserError
+from eqids.data.history_files import read_history_file
 from eqids.data.ids import shown, typed_ids
-from eqids.data.tables import read_table
 from eqids.histories import History, read_histories
 from eqids.opening import open_model
 from eqids.recommender import Recommender
@@ -65,23 +65,14 @@ def _histories(
         except UserError as error:
             said = str(error).replace("histories[0]", "--history")
             raise UserError(said) from error
-    assert config.input is not None
-    frame = _table(config.input)
-    try:
-        return read_histories(dataset, frame, config.unknown, warn)
-    except UserError as error:
-        raise UserError(f"{config.input}: {error}") from error
+    path = config.input
+    assert path is not None
+    frame = read_history_file(path, _report)
+    return read_histories(dataset, frame, config.unknown, _report, path)
 
 
-def _table(path: Path) -> pd.DataFrame:
-    rows, spelled = read_table(path, ["user", "item"])
-    frame = rows.to_pandas()
-    if spelled and rows.column_names.count("user") == 1:
-        # As `prepare` reads ids: text as written, unless every one spells an integer.
-        users = frame["user"]
-        if users.str.fullmatch(r"0|-?[1-9]\d{0,17}").eq(True).all():
-            return frame.astype({"user": "int64"})
-    return frame
+def _report(message: str) -> None:
+    warn(message.removeprefix("warning: "))
 
 
 def _notes(histories: Sequence[History], left_out: int) -> list[str]:

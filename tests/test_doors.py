@@ -92,11 +92,12 @@ def test_recommend_by_user_by_history_and_by_file(
         [["item 1", "item 2"]], k=4, filter_seen=False
     )
     assert shown == expected["item"].tolist()
+    moments = [1_700_000_000 + second for second in (30, 10, 20, 40)]
     frame = pd.DataFrame(
         {
             "user": ["b", "a", "b", "a"],
             "item": ["item 1", "item 4", "item 2", "item 5"],
-            "time": pd.to_datetime([30, 10, 20, 40], unit="s"),
+            "time": pd.to_datetime(moments, unit="s"),
         }
     )
     frame.to_parquet(tmp_path / "in.parquet")
@@ -108,7 +109,7 @@ def test_recommend_by_user_by_history_and_by_file(
     again = eqids.load(finished).recommend(zoned, k=2)
     found = pd.read_parquet(tmp_path / "out.parquet")
     pd.testing.assert_frame_equal(found, again)
-    expected = eqids.load(finished).recommend(frame.assign(time=[30, 10, 20, 40]), k=2)
+    expected = eqids.load(finished).recommend(frame.assign(time=moments), k=2)
     pd.testing.assert_frame_equal(found, expected)
     assert found["user"].tolist() == ["a", "a", "b", "b"]
 
@@ -147,13 +148,13 @@ def test_a_file_of_histories_that_is_wrong_is_named(
         ),
         "'time'": pd.DataFrame({"user": ["a"], "item": ["item 1"], "time": ["soon"]}),
         "no rows": pd.DataFrame({"user": [], "item": []}),
-        "'user' of the histories is empty in row 2": pd.DataFrame(
+        "'user' is empty in 1 of 2 rows, first in row 2": pd.DataFrame(
             {"user": ["a", None], "item": ["item 1", "item 2"]}
         ),
-        "NaT in row 1": pd.DataFrame(
+        "'time' is empty in 1 of 1 rows, first in row 1": pd.DataFrame(
             {"user": ["a"], "item": ["item 1"], "time": [pd.NaT]}
         ).astype({"time": "datetime64[s]"}),
-        "1e+300 in row 1": pd.DataFrame(
+        "'time' is '1e+300' in row 1": pd.DataFrame(
             {"user": ["a"], "item": ["item 1"], "time": [1e300]}
         ),
     }

@@ -46,7 +46,7 @@ def test_a_csv_file_says_the_same_as_a_parquet_file(
     histories(SPELLED).to_csv(tmp_path / "in.csv", index=False)
     tables = []
     for name in ("in.parquet", "in.csv"):
-        out = tmp_path / f"{name}.out"
+        out = tmp_path / f"{name}.pq"
         recommend.main(
             ["--checkpoint", str(finished), "--input", str(tmp_path / name),
              "--output", str(out), "--k", "4"]
@@ -94,8 +94,11 @@ def test_k_is_a_whole_number(k: Any, finished: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("user,item,time\na,item 1,soon\n", "is soon in row 1"),
-        ("user,item\na,item 1\n,item 2\n", "'user' of the histories is empty in row 2"),
+        ("user,item,time\na,item 1,soon\n", "column 'time' is 'soon' in row 1"),
+        (
+            "user,item\na,item 1\n,item 2\n",
+            "column 'user' is empty in 1 of 2 rows, first in row 2",
+        ),
         ("user,item\n", "no rows"),
         ("", "in.csv is empty"),
         ('user,item\na,"item 1\n', "in.csv cannot be read"),

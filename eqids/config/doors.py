@@ -16,6 +16,9 @@ _CLUSTERING = ("clusters", "cluster_vectors", "vector_width", "spherical",
                "num_clusters", "free_share")  # fmt: skip
 """Flags of `prepare` that say how items are clustered."""
 
+_RESULTS = (".csv", ".csv.gz", ".csv.zst", ".parquet", ".pq")
+"""Ends of the names of files that `recommend` writes."""
+
 
 @dataclass(frozen=True)
 class PrepareConfig:
@@ -249,11 +252,13 @@ class RecommendConfig(OpenConfig):
     """Item ids, oldest first, separated by commas; one that holds a comma stands in
     double quotes. Without any ('') the most popular items are named."""
     input: Path | None = None
-    """Parquet or CSV file of histories: columns user, item and, if known, time. CSV
-    if the name ends in .csv (or .csv.gz, .csv.zst), otherwise Parquet."""
+    """Parquet or CSV file of histories: columns user, item and, if known, time.
+    Parquet if the file begins as Parquet does or its name ends in .parquet or .pq;
+    otherwise CSV, plain or packed by gzip, zstd, bzip2 or xz."""
     output: Path | None = None
-    """File to write recommendations to (with --input); CSV if the name ends in .csv,
-    otherwise Parquet. It must not exist yet, or be replaced with --overwrite."""
+    """File to write recommendations to (with --input): CSV if the name ends in .csv,
+    .csv.gz or .csv.zst, Parquet if it ends in .parquet or .pq; no other names. It must
+    not exist yet, or be replaced with --overwrite."""
     overwrite: bool = False
     """Replace an existing --output."""
     unknown: Literal["refuse", "skip"] = "refuse"
@@ -275,6 +280,11 @@ class RecommendConfig(OpenConfig):
         require(
             (self.input is None) == (self.output is None),
             "--input and --output go together: a file to read and one to write",
+        )
+        require(
+            self.output is None or self.output.name.lower().endswith(_RESULTS),
+            f"--output {self.output} ends in none of {', '.join(_RESULTS)}, wanted one "
+            "of them: it tells what is written",
         )
         require(
             not self.overwrite or self.output is not None,

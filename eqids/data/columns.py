@@ -19,21 +19,8 @@ from eqids.data.missing import (
     survey,
 )
 from eqids.data.sources import Source
-from eqids.data.times import (
-    FORMATS,
-    SECONDS,
-    YEAR_1971,
-    YEAR_2100,
-    Taken,
-    span,
-    spells_date,
-    unit_of,
-)
+from eqids.data.times import FORMATS, SECONDS, TIMES_WANTED, settle_unit, spells_date
 
-_TIME_WANTED = (
-    "wanted numbers (unix seconds), dates, timestamps, or text like "
-    "2024-05-01 12:30:00 or 2024-05-01T12:30:00Z"
-)
 _ORDER_WANTED = "wanted numbers, dates or timestamps"
 
 
@@ -68,7 +55,7 @@ def typed_events(
     Raises:
         UserError: naming file, column, row and value at the first bad cell.
     """
-    _require_id_types(source)
+    require_id_types(source)
     names = [name for name in source.columns if name != "rating"]
     if config.min_rating is not None:
         _require_rating(source)
@@ -83,12 +70,12 @@ def typed_events(
         f"{', '.join(source.columns[name] for name in names)}",
     )
     table = whole.events
-    columns = {n: _id(whole, n, found[n]) for n in ("user", "item")}
+    columns = {n: typed_id(whole, n, found[n]) for n in ("user", "item")}
     unit: TimeUnit | None = None
     if "time" in found:
         columns["when"], unit = _times(whole, found["time"], config, progress)
     if "order" in found:
-        columns["rank"], _ = _moments(whole, "order", found["order"], _ORDER_WANTED)
+        columns["rank"], _ = moments_of(whole, "order", found["order"], _ORDER_WANTED)
     typed = table
     if config.min_rating is not None:
         typed = table.filter(_rating(whole) >= config.min_rating)
@@ -114,7 +101,8 @@ def seconds(when: Any, unit: TimeUnit) -> Any:
     return (when * float(factor)).floor().cast("int64")
 
 
-def _require_id_types(source: Source) -> None:
+def require_id_types(source: Source) -> None:
+    """Raises UserError unless users and items are of types that ids may have."""
     for name in ("user", "item"):
         kind = source.events[name].type()
         require(
@@ -147,7 +135,14 @@ def _whole(
     return replace(source, events=table.filter(~dropped)), num_missing
 
 
-def _id(source: Source, name: str, found: ColumnSurvey) -> Any:
+def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
+    """The expression of ids, which are integers or keep their type.
+
+    Args:
+        source: the columns as the file has them.
+        name: user or item.
+        found: what the survey found in that column.
+    """
     column = source.events[name]
     integers = source.spelled and found.integers == found.others
     return column.cast("int64") if integers and not _keeps_words(found) else column
@@ -157,10 +152,20 @@ def _keeps_words(found: ColumnSurvey) -> bool:
     return found.words > 0 and not found.words_are_missing
 
 
-def _moments(
+def moments_of(
     source: Source, name: str, found: ColumnSurvey, wanted: str
 ) -> tuple[Any, bool]:
-    """The expression of a column that orders events, and whether it holds numbers."""
+    """The expression of a column that orders events, and whether it holds numbers.
+
+    Args:
+        source: the columns as the file has them.
+        name: time or order.
+        found: what the survey found in that column.
+        wanted: ends the sentence about a value that is none.
+
+    Raises:
+        UserError: naming the first value that orders nothing.
+    """
     column = source.events[name]
     kind = column.type()
     numeric = True
@@ -190,7 +195,7 @@ def _times(
     progress: Callable[[str], None],
 ) -> tuple[Any, TimeUnit]:
     """The expression of times and their unit."""
-    when, numeric = _moments(source, "time", found, _TIME_WANTED)
+    when, numeric = moments_of(source, "time", found, TIMES_WANTED)
     column = f"{source.file}: column {source.columns['time']!r}"
     if not numeric:
         require(
@@ -207,13 +212,7 @@ def _times(
     unit = config.time_unit
     if unit is None:
         form = next((form for form in FORMATS if row[form]), None)
-        require(
-            form is None,
-            f"{column} holds numbers from {least} to {most}, which look like dates "
-            f"written as {form}; wanted text like 2024-05-01, or --time_unit seconds "
-            "if they are seconds after all",
-        )
-        unit = _taken(column, least, most, unit_of(least, most), progress)
+        unit = settle_unit(column, least, most, form, progress)
     longest = max(abs(least), abs(most)) * SECONDS[unit]
     require(
         longest < 2**62,
@@ -221,40 +220,6 @@ def _times(
         f"large for {unit}; see --time_unit",
     )
     return when, unit
-
-
-def _taken(
-    column: str,
-    least: int | float,
-    most: int | float,
-    taken: Taken,
-    progress: Callable[[str], None],
-) -> TimeUnit:
-    """Says what numbers are taken for; refuses those that are plausibly nothing."""
-    numbers = f"{column} holds numbers from {least} to {most}"
-    require(
-        taken.fits or most < YEAR_1971,
-        f"{numbers}: {taken.why}, and no other unit puts them between 1971 and 2100; "
-        "wanted --time_unit, or dates such as 2024-05-01",
-    )
-    dates = span(int(least), int(most))
-    if not taken.fits:
-        progress(
-            f"warning: {numbers}: {taken.why} ({dates}), and they are taken as seconds "
-            "as no other unit fits; if they are ranks, name the column with "
-            "--order_column and not as --time_column, else say their --time_unit"
-        )
-    elif taken.unit != "seconds":
-        progress(
-            f"{numbers}, which are taken as {taken.unit}: {taken.why}; --time_unit "
-            "says otherwise"
-        )
-    elif most >= YEAR_2100 or least < YEAR_1971:
-        progress(
-            f"warning: {numbers}, as seconds {dates}: are all of them in one unit, and "
-            "is none of them, such as 0, an unknown time?"
-        )
-    return taken.unit
 
 
 def _require_rating(source: Source) -> None:

@@ -44,6 +44,21 @@ class ColumnSurvey:
         return self.empty + (self.words if self.words_are_missing else 0)
 
 
+@dataclass(frozen=True)
+class MissingAdvice:
+    """What messages tell a user to do about missing values."""
+
+    empty: str = ", or --missing drop to leave these rows out"
+    """Where rows have none."""
+    time: str = (
+        "; --time_column None goes by the order of rows, and --order_column by another "
+        "column"
+    )
+    """After that, where it is the time."""
+    words: str = "; --null_values names texts that mean an empty cell"
+    """Where texts look like a missing value."""
+
+
 def survey(
     source: Source, names: Sequence[str], null_values: Sequence[str]
 ) -> tuple[int, Mapping[str, ColumnSurvey]]:
@@ -130,6 +145,7 @@ def check_missing(
     found: Mapping[str, ColumnSurvey],
     missing: Literal["refuse", "drop"],
     progress: Callable[[str], None],
+    advice: MissingAdvice = MissingAdvice(),
 ) -> None:
     """Refuses or reports rows without a value, and reports ids that look like none.
 
@@ -139,6 +155,7 @@ def check_missing(
         found: what the survey found, by column.
         missing: what becomes of rows without a value.
         progress: is told what is unusual.
+        advice: what the user may do about it.
 
     Raises:
         UserError: there are such rows, and they are not to be left out.
@@ -148,7 +165,7 @@ def check_missing(
             raise UserError(
                 f"{source.file}: column {source.columns[name]!r} "
                 f"{_what(source, name, column, num_rows)}; wanted a value in every "
-                f"row, or --missing drop to leave these rows out{_ways(name)}"
+                f"row{advice.empty}{advice.time if name == 'time' else ''}"
             )
     for name in ("user", "item"):
         column = found[name]
@@ -160,7 +177,7 @@ def check_missing(
                 f"{_cell(source, name, column.first_word)!r} or the like in "
                 f"{column.words:,} of {num_rows:,} rows, first in row "
                 f"{(column.first_word or 0) + 1}: taken for ids, as the others are "
-                "texts too; --null_values names texts that mean an empty cell"
+                f"texts too{advice.words}"
             )
 
 
@@ -189,15 +206,6 @@ def _what(source: Source, name: str, column: ColumnSurvey, num_rows: int) -> str
         f"among {what}"
     )
     return f"{empty}, and {words}" if column.empty else words
-
-
-def _ways(name: str) -> str:
-    if name == "time":
-        return (
-            "; --time_column None goes by the order of rows, and --order_column by "
-            "another column"
-        )
-    return ""
 
 
 def _cell(source: Source, name: str, row: int | None) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eqids.config import UserError, check_content, require
-from eqids.data.engine import LONGEST_COMPLAINT, Engine, engine, reading
+from eqids.data.engine import LONGEST_COMPLAINT, Engine, reading
 from eqids.data.raw_files import is_parquet, linked, text_file
 
 ROW = "eqids_row"
@@ -175,27 +175,6 @@ def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTabl
     if is_parquet(path):
         return parquet(engine, path)
     return with_header(engine, path, wanted)
-
-
-def read_table(path: Path, wanted: Sequence[str]) -> tuple[pa.Table, bool]:
-    """Reads a Parquet or CSV file whole; see `table_of_file`.
-
-    Args:
-        path: the file.
-        wanted: columns that tell the delimiter of a CSV file.
-
-    Returns:
-        The rows in the file's order, and whether every value is text.
-
-    Raises:
-        UserError: it is not there, cannot be read or has no rows.
-    """
-    with engine() as reader:
-        table = table_of_file(reader, path, wanted)
-        with reading(path):
-            rows = table.table.order_by(ROW).drop(ROW).to_pyarrow()
-    require(rows.num_rows > 0, f"{path} has no rows, wanted some below the names")
-    return rows.rename_columns(list(table.columns)), not is_parquet(path)
 
 
 def _delimited(

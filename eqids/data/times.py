@@ -1,12 +1,12 @@
 """Times that are numbers: which unit they are in, and what they are as dates."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eqids.config import TimeUnit
+from eqids.config import TimeUnit, require
 
 SECONDS: Mapping[TimeUnit, Fraction] = {
     "days": Fraction(86_400),
@@ -18,6 +18,12 @@ SECONDS: Mapping[TimeUnit, Fraction] = {
     "nanoseconds": Fraction(1, 10**9),
 }
 """Seconds in each unit, which counts from 1970-01-01 00:00:00 UTC."""
+
+TIMES_WANTED = (
+    "wanted numbers (unix seconds), dates, timestamps, or text like "
+    "2024-05-01 12:30:00 or 2024-05-01T12:30:00Z"
+)
+"""Ends the sentence about a time that is none."""
 
 
 def _start_of(year: int) -> int:
@@ -95,6 +101,76 @@ def spells_date(number: Any, form: str) -> Any:
         rest = (rest - rest % 100) / 100
     least, most = (1900, 2099) if year == "YYYY" else (1, 99)
     return whole & (rest >= least) & (rest <= most)
+
+
+@dataclass(frozen=True)
+class UnitAdvice:
+    """What messages tell a user to do about numbers that are times."""
+
+    dates: str = (
+        "wanted text like 2024-05-01, or --time_unit seconds if they are seconds after "
+        "all"
+    )
+    """Where the numbers look like dates."""
+    implausible: str = "wanted --time_unit, or dates such as 2024-05-01"
+    """Where no unit fits."""
+    ranks: str = (
+        "if they are ranks, name the column with --order_column and not as "
+        "--time_column, else say their --time_unit"
+    )
+    """Where the numbers may be no times."""
+    overrule: str = "; --time_unit says otherwise"
+    """Where the unit is not seconds."""
+
+
+def settle_unit(
+    column: str,
+    least: int | float,
+    most: int | float,
+    form: str | None,
+    progress: Callable[[str], None],
+    advice: UnitAdvice = UnitAdvice(),
+) -> TimeUnit:
+    """Returns the unit that numbers are taken to be in; see `unit_of`.
+
+    Args:
+        column: names the column in messages.
+        least: the smallest of them.
+        most: the largest of them.
+        form: of `FORMATS`, in which all of them spell dates; or None.
+        progress: is told what is unusual.
+        advice: what the user may do about it.
+
+    Raises:
+        UserError: they look like dates, or are plausible in no unit.
+    """
+    taken = unit_of(least, most)
+    numbers = f"{column} holds numbers from {least} to {most}"
+    require(
+        form is None,
+        f"{numbers}, which look like dates written as {form}; {advice.dates}",
+    )
+    require(
+        taken.fits or most < YEAR_1971,
+        f"{numbers}: {taken.why}, and no other unit puts them between 1971 and 2100; "
+        f"{advice.implausible}",
+    )
+    dates = span(int(least), int(most))
+    if not taken.fits:
+        progress(
+            f"warning: {numbers}: {taken.why} ({dates}), and they are taken as seconds "
+            f"as no other unit fits; {advice.ranks}"
+        )
+    elif taken.unit != "seconds":
+        progress(
+            f"{numbers}, which are taken as {taken.unit}: {taken.why}{advice.overrule}"
+        )
+    elif most >= YEAR_2100 or least < YEAR_1971:
+        progress(
+            f"warning: {numbers}, as seconds {dates}: are all of them in one unit, and "
+            "is none of them, such as 0, an unknown time?"
+        )
+    return taken.unit
 
 
 def span(first: int, last: int) -> str:
