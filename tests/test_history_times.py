@@ -147,8 +147,8 @@ def test_a_file_says_to_recommend_what_it_says_to_prepare(
 
 
 REFUSED: dict[str, tuple[list, str]] = {
-    "dates": ([20240131, 20240201, 20240202], "look like dates written without"),
-    "text of dates": (["20240131", "20240201"], "look like dates written without"),
+    "dates": ([20240131, 20240201, 20240202], "look like dates written as"),
+    "text of dates": (["20240131", "20240201"], "look like dates written as"),
     "moments": ([20240501123000, 20240501123001], "no other unit puts them between"),
     "mixed units": ([START * 1000, START * 10**9], "no other unit puts them between"),
     "no times": (["soon", "later"], "column 'time' is 'soon' in row 1, wanted numbers"),

@@ -273,6 +273,12 @@ def test_nulls_and_odd_types_in_parquet(tmp_path: Path) -> None:
         ),
         ("timestamp", [True, False, True], "column 'timestamp' is boolean"),
         ("item_id", [[1], [2], [3]], "wanted ids that are integers or text"),
+        (
+            "item_id",
+            pa.array([10**40 + n for n in range(3)], pa.decimal256(50)),
+            r"decimal256\(50, 0\), which is not read exactly",
+        ),
+        ("timestamp", pa.array([1, 2, 3], pa.duration("s")), "duration.*exactly"),
     ]:
         pq.write_table(pa.table({**good, name: values}), tmp_path / "a")
         with pytest.raises(UserError, match=message):

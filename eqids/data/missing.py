@@ -167,7 +167,7 @@ def check_missing(
                 f"{_what(source, name, column, num_rows)}; wanted a value in every "
                 f"row{advice.empty}{advice.time if name == 'time' else ''}"
             )
-    for name in ("user", "item"):
+    for name in [one for one in ("user", "item") if one in found]:
         column = found[name]
         if source.spelled and column.others > column.integers >= column.others / 2:
             progress(_mixed(source, name, column))

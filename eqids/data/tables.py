@@ -7,7 +7,7 @@ columns of its own.
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,15 @@ class FileTable(Mapping[str, Any]):
     """Names as the file has them, which may repeat."""
     table: ir.Table
     """The columns, in the file's order, and `ROW`."""
+    inexact: Mapping[int, str] = field(default_factory=dict)
+    """Types, by place, of columns that the engine reads as something else."""
 
     def __getitem__(self, name: str) -> Any:
         """Returns a column.
 
         Raises:
             KeyError: there is none of that name.
-            UserError: there are two.
+            UserError: there are two, or the engine would read another value.
         """
         places = [n for n, column in enumerate(self.columns) if column == name]
         if not places:
@@ -56,6 +58,12 @@ class FileTable(Mapping[str, Any]):
         require(
             len(places) == 1,
             f"{self.file} names column {name!r} {len(places)} times, wanted it once",
+        )
+        kind = self.inexact.get(places[0])
+        require(
+            kind is None,
+            f"{self.file}: column {name!r} is {kind}, which is not read exactly; "
+            "wanted integers, text, dates or timestamps",
         )
         return self.table[f"c{places[0]}"]
 
@@ -149,19 +157,25 @@ def parquet(engine: Engine, path: Path) -> FileTable:
     link = linked(path, engine.folder)
     check_content(path, binary=True)
     try:
-        names = pq.read_schema(link).names
+        schema = pq.read_schema(link)
     except (pa.ArrowException, OSError) as error:
         said = " ".join(str(error).split()).replace(str(link), "the file")
         raise UserError(
             f"{path} cannot be read: it is not a whole Parquet file "
             f"({said[:LONGEST_COMPLAINT]})"
         ) from None
+    names = schema.names
     require(bool(names), f"{path} has no columns")
+    inexact = {
+        place: str(kind)
+        for place, kind in enumerate(schema.types)
+        if pa.types.is_decimal256(kind) or pa.types.is_duration(kind)
+    }
     columns = ", ".join(f"c{n}" for n in range(len(names)))
     source = f"read_parquet({_sql(str(link))}, hive_partitioning = false)"
     # Beside an alias of all columns the engine's own name cannot be a user's.
     select = f"SELECT file_row_number AS {ROW}, * FROM {source} AS t({columns})"
-    return _viewed(engine, path, names, select)
+    return replace(_viewed(engine, path, names, select), inexact=inexact)
 
 
 def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
