@@ -108,6 +108,9 @@ def open_checkpoint(
     config = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     dataset = dataset_of(path, config, data_dir)
     check_catalog(path, manifest.meta, dataset)
+    if manifest.meta["base"] is not None and config.strategy != "all":
+        # Before its tokenizer is looked for.
+        check_base_there(llama_of(path, config, llama_path))
     words = words_there(path, config, dataset, tokenizer, llama_path)
     if words is not None:
         check_words(path, config, dataset, words)
@@ -308,6 +311,26 @@ def frozen_llama(
     return convert.load_llama(check_base(base, path), dtype, put, head=False)
 
 
+def check_base_there(path: Path | None) -> Path:
+    """Returns the folder of the Llama that a checkpoint was trained over.
+
+    Args:
+        path: where it may be.
+
+    Raises:
+        UserError: there is no path, or no Llama in its folder.
+    """
+    require(path is not None, "the checkpoint needs its Llama: add --llama_path DIR")
+    assert path is not None
+    require(
+        path.exists(),
+        f"{path} has no model.safetensors, for there is no such folder: add "
+        "--llama_path DIR, where the Llama of the checkpoint is now",
+    )
+    convert.check_llama(path)
+    return path
+
+
 def check_base(base: str, path: Path | None) -> Path:
     """Returns the folder of the Llama that a checkpoint was trained over.
 
@@ -318,13 +341,7 @@ def check_base(base: str, path: Path | None) -> Path:
     Raises:
         UserError: there is no path, or its folder holds other weights.
     """
-    require(path is not None, "the checkpoint needs its Llama: add --llama_path DIR")
-    assert path is not None
-    require(
-        path.exists(),
-        f"{path} has no model.safetensors, for there is no such folder: add "
-        "--llama_path DIR, where the Llama of the checkpoint is now",
-    )
+    path = check_base_there(path)
     found = convert.fingerprint(path)
     require(
         found == base,

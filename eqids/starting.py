@@ -126,11 +126,13 @@ def flags_taken_over(
         flag(name, value)
         for name, value in offered.items()
         if getattr(flags, name) != value == getattr(found, name)
+        and not (name == "llama_path" and flags.init_from is not None)
     ]
     if found.data_dir == source.config.data_dir:
         check_dataset_there(source.path, source.config)
     if found.llama_path is not None and found.llama_path == offered.get("llama_path"):
-        check_llama_there(source.path, found.llama_path)
+        named = "--llama_path" if flags.init_from is None else "--init_from"
+        check_llama_there(source.path, found.llama_path, named)
     changed = _changes(source, offered, found)
     for verb, said in (("taken over", taken), ("changed", changed)):
         if said:
@@ -142,7 +144,7 @@ def _offered(source: Source, given: TrainConfig) -> dict[str, Any]:
     """What flags of a run are where its command line is silent."""
     offered = taken_over(source.config, given)
     if "llama_path" in offered:
-        offered["llama_path"] = llama_folder(source.config)
+        offered["llama_path"] = given.init_from or llama_folder(source.config)
     if source.is_pair:  # Low-rank changes are merged.
         for name in ("train", "lora_rank", "lora_alpha", "lora_targets"):
             offered.pop(name, None)

@@ -23,6 +23,7 @@ from eqids.config import (
     RunConfig,
     TrainConfig,
     require,
+    same_path,
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
@@ -230,7 +231,8 @@ def _check_moved(config: RunConfig) -> None:
     if config.flags.data_dir is not None and config.data_dir == found.config.data_dir:
         check_dataset_there(found.path, config)
     llama = config.flags.llama_path
-    if llama is not None and llama == found.config.flags.llama_path:
+    was = found.config.flags.llama_path
+    if llama is not None and was is not None and same_path(llama, was):
         check_llama_there(found.path, llama)
 
 
@@ -243,7 +245,7 @@ def _with_llama(config: RunConfig) -> RunConfig:
         convert.check_llama(flags.llama_path)  # before its tokenizer is looked for
     if not wants_hub(flags):
         return config
-    path = fetch_llama(flags.llama_size, say)
+    path = fetch_llama(flags.llama_size, say).absolute()
     return dataclasses.replace(
         config, flags=dataclasses.replace(flags, llama_path=path)
     )

@@ -280,7 +280,7 @@ class TrainConfig:
             "--text_tokens_per_item or --prompt too",
         )
         require(
-            self.init_from is None or self.llama_path in (None, self.init_from),
+            self.init_from is None or same_path(self.llama_path, self.init_from),
             f"--init_from {self.init_from} has a Llama of its own, wanted no "
             "--llama_path",
         )
@@ -310,6 +310,11 @@ class TrainConfig:
     def lora(self) -> LoraConfig:
         """LoRA's changes, where they are trained."""
         return LoraConfig(self.lora_rank, self.lora_alpha, self.lora_targets)
+
+
+def same_path(one: Path | None, other: Path) -> bool:
+    """Returns whether two paths lead to one place, or the first is not given."""
+    return one is None or one.resolve() == other.resolve()
 
 
 @dataclass(frozen=True)
