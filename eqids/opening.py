@@ -31,6 +31,7 @@ from eqids.fit.runs import (
     initial_model,
     run_keys,
 )
+from eqids.fit.shapes import other_sizes
 from eqids.fit.step import split
 from eqids.fit.strategy import trainable
 from eqids.fit.words import check_words, prompt_computed, words_again
@@ -239,10 +240,11 @@ def assemble(
     else:
         folder = llama_of(path, config, llama_path)
         llama = frozen_llama(meta["base"], folder, config.dtype, put)
+        was, now = other_sizes(sizes.llama, llama.config if llama else sizes.llama)
         require(
-            llama is None or llama.config == sizes.llama,
-            f"{folder}/config.json is not the one that {path} was trained with, which "
-            f"said {sizes.llama}",
+            not was,
+            f"{folder}/config.json says {now}, and {path} was trained with {was}; "
+            "wanted the config.json that it was trained with, see --llama_path",
         )
         key, _ = run_keys(config.flags.seed)
         whole = initial_model(sizes, dataset, llama, key)

@@ -58,6 +58,7 @@ from eqids.fit.runs import (
     run_meta,
     write_json,
 )
+from eqids.fit.shapes import other_sizes
 from eqids.fit.step import State, outline, split, start, stored_shapes
 from eqids.fit.text_vectors import text_start, texts_asked
 from eqids.fit.touching import chosen, touching
@@ -258,18 +259,15 @@ def _llama_config(flags: TrainConfig, words: Words | None) -> LlamaConfig:
         vocab = 0 if words is None else words.vocab
         return dataclasses.replace(preset, vocab=max(preset.vocab, vocab))
     found = convert.read_config(flags.llama_path)
+    asked, has = other_sizes(LLAMA_PRESETS[flags.llama_size], found)
     require(
-        flags.llama_size in ("nano", _size_name(found)),
-        f"{flags.llama_path} is not a Llama of --llama_size {flags.llama_size}, its "
-        f"sizes are {found}",
+        flags.llama_size == "nano" or not has,
+        f"{flags.llama_path} is not a Llama of --llama_size {flags.llama_size}: it has "
+        f"{has}, wanted {asked}; give the folder of one, or no --llama_size",
     )
     if words is not None:
         check_vocab(words, found)
     return found
-
-
-def _size_name(config: LlamaConfig) -> str | None:
-    return next((name for name, c in LLAMA_PRESETS.items() if c == config), None)
 
 
 def _pretrained(config: RunConfig, put: Placement) -> tuple[Llama | None, str | None]:

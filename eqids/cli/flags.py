@@ -89,7 +89,9 @@ class Flag:
         if self.kind is Path:
             require(text != "", f"{self.name} is empty, wanted a path")
         try:
-            value = self.kind(text)
+            # Python reads the digits of every script.
+            number = self.kind in (int, float)
+            value = None if number and not text.isascii() else self.kind(text)
         except ValueError:
             value = None
         # A NaN differs from itself.

@@ -1,5 +1,6 @@
 """What a run is told, and what it does where it is told nothing."""
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -248,6 +249,12 @@ class TrainConfig:
             value = getattr(self, name)
             require(
                 value is None or value > 0, f"--{name} is {value}, wanted more than 0"
+            )
+        for name in (*rates, "save_minutes", "weight_decay"):
+            value = getattr(self, name)
+            require(
+                value is None or math.isfinite(value),
+                f"--{name} is {value}, wanted a finite number",
             )
         for name in ("warmup_steps", "weight_decay", "text_tokens_per_item"):
             value = getattr(self, name)
