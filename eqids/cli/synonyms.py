@@ -284,7 +284,7 @@ the end of a file's name, .csv or .parquet, tells its format [--input]
 --max_shard_gb
     max_shard_size shard_size max_shard_bytes split_max_size
 --estimate_memory_only
-    n dry_run dryrun dry whatif what_if simulate
+    dry_run dryrun dry whatif what_if simulate
 --dry_run
     n dryrun dry whatif what_if simulate check noop plan
 every setting is a flag, without a file of settings
