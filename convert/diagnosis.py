@@ -122,7 +122,11 @@ def _check_kind(path: Path) -> None:
         check_content(path)
         with path.open("rb") as file:
             gguf = file.read(4) == b"GGUF"
-        way = FROM_GGUF.format(file=path) if gguf else f"give its folder, {path.parent}"
+        way = f"give its folder, {path.parent}"
+        if gguf:
+            way = FROM_GGUF.format(file=path)
+        elif not (path.parent / CONFIG).is_file():
+            way = f"one that has {CONFIG} and *.safetensors"
         kind = "a GGUF file" if gguf else "a file"
         raise UserError(f"{path} is {kind}, wanted the folder of a Llama: {way}")
     for name, told in EQIDS_FILES.items():

@@ -25,6 +25,18 @@ _FORMATS: Sequence[tuple[str, str, str]] = (
      f"{_DOWNLOAD}, or write it so with transformers' convert_llama_weights_to_hf.py"),
     ("consolidated*.safetensors", "original weights ({name})", _DOWNLOAD),
     ("openvino_model.*", "a graph of OpenVINO ({name})", _EXPORTED),
+    *(
+        (pattern, "a checkpoint of DeepSpeed ({name})",
+         "join it with its zero_to_fp32.py, and write a Hugging Face folder")
+        for pattern in ("zero_to_fp32.py", "*mp_rank_*.pt", "*/*mp_rank_*.pt")
+    ),
+    *(
+        (pattern, "a checkpoint of Orbax ({name})", _MADE)
+        for pattern in ("_CHECKPOINT_METADATA", "_METADATA", "*/_METADATA")
+    ),
+    ("*.engine", "an engine of TensorRT-LLM ({name})", _EXPORTED),
+    ("*.mlpackage", "a model of Core ML ({name})", _EXPORTED),
+    ("*.mlmodel*", "a model of Core ML ({name})", _EXPORTED),
     ("*.distcp", "a sharded checkpoint of PyTorch ({name})", _MERGED),
     ("*/*.distcp", "a sharded checkpoint of PyTorch ({name})", _MERGED),
     ("*.ckpt", "a checkpoint of another trainer ({name})", _MADE),
@@ -51,7 +63,8 @@ def check_formats(folder: Path) -> None:
     for pattern, kind, way in _FORMATS:
         found = sorted(folder.glob(pattern))
         if found:
-            check_content(found[0])
+            if not found[0].is_dir():
+                check_content(found[0])
             name = found[0].name + (f" and {len(found) - 1} more" if found[1:] else "")
             said = way.format(path=folder, file=found[0])
             raise UserError(

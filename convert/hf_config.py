@@ -33,6 +33,11 @@ def read_config(folder: Path) -> LlamaConfig:
     check_folder(folder)
     path = folder / CONFIG
     values = read_object(path)
+    require(
+        "error" not in values or "hidden_size" in values,
+        f"{path} holds the answer of a server ({values.get('error')!r}), wanted the "
+        "config.json of a Llama: download it again, signed in where that is asked for",
+    )
     _check_supported(path, values)
 
     def size(name: str, default: int | None = None) -> int:

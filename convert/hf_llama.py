@@ -6,6 +6,7 @@ comes. Nobody reads more.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ ROWS = (
     Row(_LAYER + "mlp.up_proj.weight", "w_up", ("ffn", "width")),
     Row(_LAYER + "mlp.down_proj.weight", "w_down", ("width", "ffn")),
 )
+_OF_LAYER, _LORA = re.compile(r"model\.layers\.([0-9]{1,6})\."), ".lora_"
 _IGNORED = ".self_attn.rotary_emb.inv_freq"
 """A table that old files store and everyone recomputes."""
 _NO_MESH = Placement(None, None)
@@ -114,6 +116,7 @@ def _unread(
         folder,
         {k: t.get_dtype() for k, t in tensors.items() if not k.endswith(_IGNORED)},
     )
+    _check_whole(folder, tensors, config)
     abstract = eqx.filter_eval_shape(Llama, config, key=jax.random.key(0))
     leaves, treedef = jax.tree.flatten(abstract)
     axes = jax.tree.leaves(words(abstract))
@@ -137,6 +140,26 @@ def _unread(
         f"{surplus[0] if surplus else ''}",
     )
     return jax.tree.unflatten(treedef, unread)
+
+
+def _check_whole(folder: Path, tensors: Mapping[str, Any], config: LlamaConfig) -> None:
+    """Requires no adapter among the tensors, and as many layers as the config says."""
+    of_peft = [k for k in sorted(tensors) if k.startswith("base_model.") or _LORA in k]
+    require(
+        not of_peft,
+        f"{folder} has tensors of PEFT ({of_peft[0] if of_peft else ''}), wanted a "
+        "whole Llama: merge the adapter with PEFT's merge_and_unload(), then "
+        "save_pretrained(DIR)",
+    )
+    layers = {int(found[1]) for key in tensors if (found := _OF_LAYER.match(key))}
+    num_layers = 1 + max(layers, default=-1)
+    # A gap is a tensor that is missing, which is said by its name.
+    require(
+        num_layers in (0, config.num_layers) or len(layers) < num_layers,
+        f"{folder} has tensors of {num_layers} layers, and {CONFIG} says "
+        f"num_hidden_layers {config.num_layers}; wanted the {CONFIG} that belongs to "
+        "these weights, or the weights that are missing",
+    )
 
 
 def _check_finite(folder: Path, llama: Llama) -> None:

@@ -31,8 +31,13 @@ def read_object(path: Path) -> dict[str, Any]:
             values[name] = value
         return values
 
+    data = path.read_bytes()
+    require(
+        data[:2] not in (b"\xff\xfe", b"\xfe\xff"),
+        f"{path} is written in UTF-16, wanted UTF-8: save it anew as that",
+    )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     require(isinstance(values, dict), f"{path} holds no JSON object")

@@ -31,6 +31,7 @@ from eqids.fit.runs import (
     initial_model,
     run_keys,
 )
+from eqids.fit.shapes import other_sizes
 from eqids.fit.step import split
 from eqids.fit.strategy import trainable
 from eqids.fit.words import check_words, prompt_computed, words_again
@@ -108,6 +109,9 @@ def open_checkpoint(
     config = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     dataset = dataset_of(path, config, data_dir)
     check_catalog(path, manifest.meta, dataset)
+    if manifest.meta["base"] is not None and config.strategy != "all":
+        # Before its tokenizer is looked for.
+        check_base_there(llama_of(path, config, llama_path))
     words = words_there(path, config, dataset, tokenizer, llama_path)
     if words is not None:
         check_words(path, config, dataset, words)
@@ -236,10 +240,11 @@ def assemble(
     else:
         folder = llama_of(path, config, llama_path)
         llama = frozen_llama(meta["base"], folder, config.dtype, put)
+        was, now = other_sizes(sizes.llama, llama.config if llama else sizes.llama)
         require(
-            llama is None or llama.config == sizes.llama,
-            f"{folder}/config.json is not the one that {path} was trained with, which "
-            f"said {sizes.llama}",
+            not was,
+            f"{folder}/config.json says {now}, and {path} was trained with {was}; "
+            "wanted the config.json that it was trained with, see --llama_path",
         )
         key, _ = run_keys(config.flags.seed)
         whole = initial_model(sizes, dataset, llama, key)
@@ -308,6 +313,26 @@ def frozen_llama(
     return convert.load_llama(check_base(base, path), dtype, put, head=False)
 
 
+def check_base_there(path: Path | None) -> Path:
+    """Returns the folder of the Llama that a checkpoint was trained over.
+
+    Args:
+        path: where it may be.
+
+    Raises:
+        UserError: there is no path, or no Llama in its folder.
+    """
+    require(path is not None, "the checkpoint needs its Llama: add --llama_path DIR")
+    assert path is not None
+    require(
+        path.exists(),
+        f"{path} has no model.safetensors, for there is no such folder: add "
+        "--llama_path DIR, where the Llama of the checkpoint is now",
+    )
+    convert.check_llama(path)
+    return path
+
+
 def check_base(base: str, path: Path | None) -> Path:
     """Returns the folder of the Llama that a checkpoint was trained over.
 
@@ -318,13 +343,7 @@ def check_base(base: str, path: Path | None) -> Path:
     Raises:
         UserError: there is no path, or its folder holds other weights.
     """
-    require(path is not None, "the checkpoint needs its Llama: add --llama_path DIR")
-    assert path is not None
-    require(
-        path.exists(),
-        f"{path} has no model.safetensors, for there is no such folder: add "
-        "--llama_path DIR, where the Llama of the checkpoint is now",
-    )
+    path = check_base_there(path)
     found = convert.fingerprint(path)
     require(
         found == base,

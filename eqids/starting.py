@@ -25,7 +25,9 @@ from eqids.config import (
 )
 from eqids.data.text import TOKENIZER_FILE
 from eqids.fit.checkpoint import DamageError, read_manifest, resolve, steps
+from eqids.fit.recipe import strategy_of
 from eqids.fit.runs import check_dataset_there, check_llama_there
+from eqids.fit.shapes import check_llama_size, check_strategy
 from eqids.fit.step import State
 from eqids.fit.weights import check_unused
 from eqids.opening import llama_folder
@@ -45,6 +47,8 @@ class Source:
     """Of the run that made it."""
     is_pair: bool = False
     """Whether it is a pair: a whole Llama, low-rank changes merged."""
+    is_own: bool = False
+    """Whether it is a checkpoint of the run itself, which goes on."""
 
 
 def source_of(flags: TrainConfig) -> Source | None:
@@ -64,7 +68,7 @@ def source_of(flags: TrainConfig) -> Source | None:
     folder = flags.checkpoint_dir
     own = None if folder is None else newest_of(folder)
     if own is not None:
-        return own
+        return replace(own, is_own=True)
     if flags.load_checkpoint is not None:
         return _of_checkpoint(resolve(flags.load_checkpoint, "--load_checkpoint"))
     assert flags.init_from is not None
@@ -126,11 +130,19 @@ def flags_taken_over(
         flag(name, value)
         for name, value in offered.items()
         if getattr(flags, name) != value == getattr(found, name)
+        and not (name == "llama_path" and flags.init_from is not None)
     ]
+    if found.load_checkpoint is not None and not source.is_own:
+        if found.llama_path is None:
+            check_llama_size(source.path, source.config, found.llama_size)
+        check_strategy(source.path, source.config.strategy, strategy_of(found))
     if found.data_dir == source.config.data_dir:
         check_dataset_there(source.path, source.config)
     if found.llama_path is not None and found.llama_path == offered.get("llama_path"):
-        check_llama_there(source.path, found.llama_path)
+        named = "--llama_path" if flags.init_from is None else "--init_from"
+        check_llama_there(source.path, found.llama_path, named)
+    if taken and "train" not in offered and not _says_train(flags):
+        taken[-1] += f"; what trains is chosen anew: --train {strategy_of(found)}"
     changed = _changes(source, offered, found)
     for verb, said in (("taken over", taken), ("changed", changed)):
         if said:
@@ -138,11 +150,15 @@ def flags_taken_over(
     return found
 
 
+def _says_train(flags: TrainConfig) -> bool:
+    return flags.freeze_llama or flags.train is not None
+
+
 def _offered(source: Source, given: TrainConfig) -> dict[str, Any]:
     """What flags of a run are where its command line is silent."""
     offered = taken_over(source.config, given)
     if "llama_path" in offered:
-        offered["llama_path"] = llama_folder(source.config)
+        offered["llama_path"] = given.init_from or llama_folder(source.config)
     if source.is_pair:  # Low-rank changes are merged.
         for name in ("train", "lora_rank", "lora_alpha", "lora_targets"):
             offered.pop(name, None)

@@ -23,6 +23,7 @@ from eqids.config import (
     RunConfig,
     TrainConfig,
     require,
+    same_path,
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches import BatchConfig, TrainingBatches
@@ -57,6 +58,7 @@ from eqids.fit.runs import (
     run_meta,
     write_json,
 )
+from eqids.fit.shapes import other_sizes
 from eqids.fit.step import State, outline, split, start, stored_shapes
 from eqids.fit.text_vectors import text_start, texts_asked
 from eqids.fit.touching import chosen, touching
@@ -230,7 +232,8 @@ def _check_moved(config: RunConfig) -> None:
     if config.flags.data_dir is not None and config.data_dir == found.config.data_dir:
         check_dataset_there(found.path, config)
     llama = config.flags.llama_path
-    if llama is not None and llama == found.config.flags.llama_path:
+    was = found.config.flags.llama_path
+    if llama is not None and was is not None and same_path(llama, was):
         check_llama_there(found.path, llama)
 
 
@@ -243,7 +246,7 @@ def _with_llama(config: RunConfig) -> RunConfig:
         convert.check_llama(flags.llama_path)  # before its tokenizer is looked for
     if not wants_hub(flags):
         return config
-    path = fetch_llama(flags.llama_size, say)
+    path = fetch_llama(flags.llama_size, say).absolute()
     return dataclasses.replace(
         config, flags=dataclasses.replace(flags, llama_path=path)
     )
@@ -256,18 +259,15 @@ def _llama_config(flags: TrainConfig, words: Words | None) -> LlamaConfig:
         vocab = 0 if words is None else words.vocab
         return dataclasses.replace(preset, vocab=max(preset.vocab, vocab))
     found = convert.read_config(flags.llama_path)
+    asked, has = other_sizes(LLAMA_PRESETS[flags.llama_size], found)
     require(
-        flags.llama_size in ("nano", _size_name(found)),
-        f"{flags.llama_path} is not a Llama of --llama_size {flags.llama_size}, its "
-        f"sizes are {found}",
+        flags.llama_size == "nano" or not has,
+        f"{flags.llama_path} is not a Llama of --llama_size {flags.llama_size}: it has "
+        f"{has}, wanted {asked}; give the folder of one, or no --llama_size",
     )
     if words is not None:
         check_vocab(words, found)
     return found
-
-
-def _size_name(config: LlamaConfig) -> str | None:
-    return next((name for name, c in LLAMA_PRESETS.items() if c == config), None)
 
 
 def _pretrained(config: RunConfig, put: Placement) -> tuple[Llama | None, str | None]:

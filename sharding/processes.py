@@ -5,6 +5,7 @@ devices of all. Who is who comes from the launcher where jax knows it, or is tol
 """
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,9 @@ _VARIABLES: Mapping[str, str] = MappingProxyType(
 )
 """What is told by the environment where it is not by flags: jax reads the first of
 these itself, the others are named after it."""
+
+_ADDRESS = re.compile(r"(?:\[[\w:.%]+\]|[^\s:/@\[\]]+):([0-9]{1,5})")
+"""HOST:PORT; brackets stand around the colons of IPv6."""
 
 _PEER_LOST = ("Gloo", "NCCL", "coordination service", "heartbeat")
 """Words of errors of jax that mean that another process is not there any more."""
@@ -152,7 +156,7 @@ def _number(flag: str, given: int | None) -> int | None:
     text = os.environ.get(_VARIABLES[flag])
     if given is not None or text is None:
         return given
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise ProcessesError(f"{_VARIABLES[flag]} is {text!r}, wanted a number")
     return int(text)
 
@@ -170,6 +174,9 @@ def _check(
         "num_processes": num_processes,
         "process_id": process_id,
     }
+    _check_address(coordinator)
+    if num_processes is not None and num_processes < 1:
+        raise ProcessesError(f"--num_processes is {num_processes}, wanted 1 or more")
     missing = [name for name, value in told.items() if value is None]
     if launcher == "MPI" and missing and find_spec("mpi4py") is None:
         raise ProcessesError(
@@ -181,11 +188,6 @@ def _check(
         names = ", ".join(f"--{name} (or {_VARIABLES[name]})" for name in missing)
         given = ", ".join(f"--{name}" for name in told if name not in missing)
         raise ProcessesError(f"{given} came without {names}; wanted all three")
-    port = "1" if coordinator is None else coordinator.rpartition(":")[2]
-    if not (port.isdecimal() and 0 < int(port) < 2**16):
-        raise ProcessesError(f"--coordinator is {coordinator!r}, wanted HOST:PORT")
-    if num_processes is not None and num_processes < 1:
-        raise ProcessesError(f"--num_processes is {num_processes}, wanted 1 or more")
     most = sys.maxsize if num_processes is None else num_processes - 1
     if process_id is not None and not 0 <= process_id <= most:
         raise ProcessesError(
@@ -197,6 +199,16 @@ def _check(
     if join_timeout < 1:
         raise ProcessesError(
             f"--join_timeout is {join_timeout}, wanted 1 second or more"
+        )
+
+
+def _check_address(coordinator: str | None) -> None:
+    """Raises ProcessesError where a coordinator is told that is no HOST:PORT."""
+    found = _ADDRESS.fullmatch("localhost:1" if coordinator is None else coordinator)
+    if found is None or not 0 < int(found[1]) < 2**16:
+        raise ProcessesError(
+            f"--coordinator is {coordinator!r}, wanted HOST:PORT, a name or an address "
+            "and a port from 1 to 65535, such as node1:1234 or [::1]:1234"
         )
 
 

@@ -82,6 +82,20 @@ class Rendezvous:
         return f"{word} {numbers}{more} of {self.num_processes}"
 
 
+def is_own(host: str) -> bool:
+    """Returns whether a name or an address is one of this machine."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, protocol, _, address in found:
+        # Only addresses of this machine can be bound.
+        with suppress(OSError), socket.socket(family, kind, protocol) as tried:
+            tried.bind(address)
+            return True
+    return False
+
+
 class _Line:
     """A connection that lines of JSON come from; it never blocks."""
 
@@ -174,9 +188,9 @@ class _Listener:
         if waited >= place.timeout:
             raise ProcessesError(
                 f"{place.named(missing)} did not come to {place.address} within "
-                f"{place.timeout:g} s (--join_timeout); start all of them with the "
-                "same --coordinator and --num_processes, or one alone with "
-                "--num_processes 1"
+                f"{place.timeout:g} s (--join_timeout){self._elsewhere()}; start all "
+                "of them with the same --coordinator and --num_processes, or one alone "
+                "with --num_processes 1"
             )
         if waited >= _REPORT_AFTER:
             named = place.named(missing)
@@ -184,11 +198,21 @@ class _Listener:
                 left = place.timeout - waited
                 self._report(
                     f"waiting for {named} at {place.address}, for {left:.0f} s more "
-                    "(--join_timeout)"
+                    f"(--join_timeout){self._elsewhere()}"
                 )
             if named != self._awaited:
                 self._awaited = named
                 self._tell({"awaited": named})
+
+    def _elsewhere(self) -> str:
+        """Says that the address is another machine's, where it seems to be."""
+        host = self._place.host
+        if is_own(host):
+            return ""
+        return (
+            f"; process 0 listens on this machine, {socket.gethostname()}, and {host} "
+            "of --coordinator is no name or address of it"
+        )
 
     def _accept(self, server: socket.socket, selector: selectors.BaseSelector) -> None:
         with suppress(OSError):

@@ -14,6 +14,7 @@ from test_processes import ending, free_port, start
 import sharding.rendezvous as module
 from eqids.data import Dataset
 from sharding import ProcessesError
+from sharding.processes import _check_address
 from sharding.rendezvous import Rendezvous
 
 Come = tuple[int, int]
@@ -212,3 +213,27 @@ def test_process_0_ends_after_the_others(tmp_path: Path) -> None:
     with ending(jobs):
         codes = [job.wait(120) for job in jobs]
     assert codes == [143, 143], [log.read_text()[-2000:] for log in logs]
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [("localhost", True), ("127.0.0.1", True), (socket.gethostname(), True),
+     ("192.0.2.7", False), ("no.invalid", False)],
+)  # fmt: skip
+def test_the_host_of_another_machine_is_told_apart(host: str, own: bool) -> None:
+    assert module.is_own(host) is own
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://localhost:1", "localhost", ":1", "a:0", "a:65536", "a:\u0663", "::1:2",
+     "a b:1", "", "u@h:1"],
+)  # fmt: skip
+def test_a_malformed_coordinator_is_said_at_once(address: str) -> None:
+    with pytest.raises(ProcessesError, match="wanted HOST:PORT"):
+        _check_address(address)
+
+
+@pytest.mark.parametrize("address", ["a:1", "10.0.0.1:65535", "[::1]:80", "a-b.c:22"])
+def test_a_coordinator_is_a_host_and_a_port(address: str) -> None:
+    _check_address(address)

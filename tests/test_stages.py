@@ -14,6 +14,7 @@ from runs import refused, small
 from tokenizers import Tokenizer
 from tokens import TEXTS, with_texts, write_tokenizer
 
+import eqids
 from convert import save_llama
 from eqids import train
 from eqids.cli import parse
@@ -38,7 +39,7 @@ from eqids.starting import flags_taken_over
 # and what the second stage has where it gives none ("=": that of the first).
 TABLE: dict[str, tuple[Any, Any, Any]] = {
     "llama_size": ("1b", "3b", "="),
-    "llama_path": (Path("llamas/a"), Path("llamas/b"), "="),
+    "llama_path": (Path("/llamas/a"), Path("/llamas/b"), "="),
     "from_scratch": (False, True, "="),
     "train": ("lora", "all", "="),
     "lora_rank": (4, 8, "="),
@@ -47,7 +48,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "data_dir": (Path("/data/a"), Path("/data/b"), "="),
     "prompt": ("Films, 'oldest' first:\n", None, "="),
     "text_tokens_per_item": (12, 0, "="),
-    "tokenizer": (Path("a/tokenizer.json"), Path("b.json"), "="),
+    "tokenizer": (Path("/a/tokenizer.json"), Path("/b.json"), "="),
     "seq_len": (256, 128, "="),
     "item_width": (32, 16, "="),
     "adapter": ("linear", "mlp", "="),
@@ -330,4 +331,21 @@ def test_the_estimate_of_memory_is_that_of_what_is_taken_over(
     flags = ["--llama_path", str(first / "llama"), "--data_dir", str(first / "d")]
     flags += ["--seq_len", "64", "--item_width", "8", "--adapter", "linear"]
     flags += ["--text_tokens_per_item", "3", "--prompt", PROMPT]
-    assert said == estimated(*flags) != estimated(*flags, "--seq_len", "32")
+    shorter = ["32" if word == "64" else word for word in flags]
+    assert said == estimated(*flags) != estimated(*shorter)
+
+
+def test_paths_are_recorded_so_that_every_folder_finds_them(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(first)
+    flags = ["--llama_path", "llama", "--tokenizer", "llama", "--freeze_llama"]
+    flags += ["--text_tokens_per_item", "3", "--load_checkpoint", "1"]
+    flags += ["--adapter", "linear", "--num_steps", "2", "--stop_at", "1"]
+    train.main(small(Path("d"), tmp_path / "2", *flags))
+    path = tmp_path / "2" / "1"
+    recorded = config_of(path).flags
+    assert recorded.llama_path == recorded.tokenizer == first / "llama"
+    assert recorded.load_checkpoint == first / "1"
+    monkeypatch.chdir(tmp_path)
+    assert len(eqids.load(path).recommend([["item 1"]], k=3)) == 3

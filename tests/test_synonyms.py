@@ -6,9 +6,11 @@ import pytest
 from command_lines import EVERY, Typed
 from hypothesis import given, settings, strategies as st
 
+from eqids.cli import parse
 from eqids.cli.flags import flags_of
 from eqids.cli.suggest import answer
 from eqids.cli.synonyms import SYNONYMS, Synonym
+from eqids.config import TrainConfig, UserError
 
 
 def named_flags(text: str) -> set[str]:
@@ -154,3 +156,34 @@ def test_misspelled_flags_are_recognised(data: st.DataObject) -> None:
             assert said == f"{typo} is not a flag of python -m {text}, wanted {flag}"
         # What is one letter from two flags may mean either.
         assert (named_flags(said) - {typo, "--help"}) & FLAGS[text], (typo, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("--no_freeze_llama", "wanted --train all"),
+        ("--no_freeze_llama=1", "--no_freeze_llama is not a flag"),
+        ("--no_remat=1", "--no_remat takes no value"),
+        ("--local_rank 0", "counts those of a machine"),
+        ("--node_rank 1", "counts machines"),
+        ("--nproc_per_node 4", "that number times the machines"),
+        ("--learning_rate inf", "--learning_rate is inf, wanted a finite number"),
+        ("--weight_decay inf", "--weight_decay is inf, wanted a finite number"),
+        ("--text x", "but python -m eqids.prepare has --text"),
+        ("--dry_run", "wanted --estimate_memory_only"),
+        ("\u2014num_steps 3", "wanted two hyphens: --num_steps"),
+        ("\u2013seed 1", "wanted two hyphens: --seed"),
+        ("---num_steps 3", "wanted two hyphens: --num_steps"),
+        ("\u2212\u2212num-steps=4", "wanted two hyphens: --num-steps"),
+        ("--num_steps \u0663", "wanted a whole number, written 3"),
+        ("--grad_clip \u0661", "--grad_clip is '\u0661', wanted a number"),
+    ],
+)
+def test_an_answer_helps(words: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=re.escape(wanted)):
+        parse(TrainConfig, words.split(), "eqids.train", "")
+
+
+def test_an_empty_word_is_told_of() -> None:
+    with pytest.raises(UserError, match="an empty word"):
+        parse(TrainConfig, [""], "eqids.train", "")

@@ -11,6 +11,8 @@ from eqids.config import UserError, require
 
 Config = TypeVar("Config")
 
+_DASHES = "\\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
+"""Hyphens, and the dashes that word processors make of them; as of a class."""
 _FLAG = re.compile(r"--?(?!(inf|infinity|nan)$)[a-z][^\s=]*(=.*)?", re.I | re.DOTALL)
 """A word that names a flag: -7 and -inf are numbers, '--a text' is a text."""
 
@@ -113,14 +115,29 @@ def _collect(words: _Words, rest: list[str]) -> None:
             words.places += rest
             return
         if not _FLAG.fullmatch(word):
+            _check_dashes(words, word)
             words.places.append(word)
             continue
         spelled, equals, value = word.partition("=")
         flag, on = _named(words, spelled)
         if on is not None and equals:
-            _refuse_value(flag, value)
-        taken = [value] if equals else _taken(flag, on, rest)
+            _refuse_value(spelled, value)
+        taken = [value] if equals else _taken(flag, spelled, on, rest)
         words.given.setdefault(flag.field, []).append(taken)
+
+
+def _check_dashes(words: _Words, word: str) -> None:
+    """Refuses a flag behind dashes of a word processor, or behind too many."""
+    name = re.fullmatch(rf"[{_DASHES}]+([a-z][^\s=]*)(=.*)?", word, re.I | re.DOTALL)
+    if name is None or word.startswith("-") and not word.startswith("---"):
+        return
+    flag = f"--{name[1].replace('-', '_')}"
+    names = {n for one in words.flags.values() for n in (one.name, one.opposite)}
+    if flag in names:
+        dashes = word[: name.start(1)]
+        raise UserError(
+            f"{word!r} begins with {dashes!r}, wanted two hyphens: --{name[1]}"
+        )
 
 
 def _named(words: _Words, spelled: str) -> tuple[Flag, bool | None]:
@@ -134,16 +151,16 @@ def _named(words: _Words, spelled: str) -> tuple[Flag, bool | None]:
     if flag is not None and not flag.positional:
         return flag, flag.switch
     for flag in words.flags.values():
-        if flag.switch is not None and flag.opposite == name:
+        if flag.switch is not None and flag.opposite == name != "--no_freeze_llama":
             return flag, not flag.switch
     raise UserError(answer(spelled, words.command, tuple(words.flags.values())))
 
 
-def _taken(flag: Flag, on: bool | None, rest: list[str]) -> list[str]:
+def _taken(flag: Flag, spelled: str, on: bool | None, rest: list[str]) -> list[str]:
     """Takes the values of a flag off the words that follow it."""
     if on is not None:
         if rest and rest[0].lower() in ("true", "false", "yes", "no", "on", "off"):
-            _refuse_value(flag, rest[0])
+            _refuse_value(spelled, rest[0])
         return [str(on)]
     taken = []
     while rest and not _FLAG.fullmatch(rest[0]) and rest[0] != "--":
@@ -158,9 +175,9 @@ def _taken(flag: Flag, on: bool | None, rest: list[str]) -> list[str]:
     return taken
 
 
-def _refuse_value(flag: Flag, value: str) -> NoReturn:
+def _refuse_value(spelled: str, value: str) -> NoReturn:
     raise UserError(
-        f"{flag.name} takes no value and {value!r} is given, wanted the flag alone, or "
+        f"{spelled} takes no value and {value!r} is given, wanted the flag alone, or "
         "no flag for the default"
     )
 
@@ -198,6 +215,11 @@ def _check_complete(words: _Words) -> None:
 def _refuse_stray(words: _Words, word: str) -> NoReturn:
     """Says what is wrong with a word that belongs to no flag."""
     wanted = " ".join(flag.name for flag in words.positional)
+    require(
+        word != "",
+        f"an empty word ('') is given to {words.command}, which belongs to no flag; "
+        "wanted a value in it (a variable of the shell may be empty), or no quotes",
+    )
     if wanted:
         raise UserError(
             f"{word!r} is one word too many, wanted {words.command} {wanted}"

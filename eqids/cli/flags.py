@@ -94,7 +94,9 @@ class Flag:
             "PYTHONUTF8=1 in the environment where the terminal's names are UTF-8",
         )
         try:
-            value = self.kind(text)
+            # Python reads the digits of every script.
+            number = self.kind in (int, float)
+            value = None if number and not text.isascii() else self.kind(text)
         except ValueError:
             value = None
         # A NaN differs from itself.

@@ -14,8 +14,11 @@ _COMPLETION = "--tyro-"
 
 def asks_for_help(words: Sequence[str]) -> bool:
     """Whether a command line asks for help, in any of the ways that people do."""
-    return any(word in _HELP or word.startswith(_COMPLETION) for word in words) or (
-        len(words) > 0 and words[0] == "help"
+    if words and words[0] == "help":
+        return True
+    return any(
+        word.partition("=")[0] in _HELP or word.startswith(_COMPLETION)
+        for word in words
     )
 
 

@@ -82,7 +82,7 @@ def _answer_questions(
     """Prints help or the version, where they are asked for, and exits."""
     if asks_for_help(words):
         show_help(kinds, words, command, description, positional)
-    if "--version" in words:
+    if any(word in ("--version", "-V") for word in words):
         show_version()
 
 

@@ -33,10 +33,13 @@ def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
             return f"{start}, wanted the value by its place: {command} {places}"
     if known is not None:
         return start + _clause(known)
+    for other, others in _flags_by_command().items():
+        if f"--{name}" in others:
+            return f"{start}, but python -m {other} has --{name}"
     if near is not None:
         return f"{start}; did you mean {near}?"
     for other, others in _flags_by_command().items():
-        found = f"--{name}" if f"--{name}" in others else _known(name, others)
+        found = _known(name, others)
         ours = re.match(r"(?:wanted )?(--[a-z0-9_]+)", found or "")
         if ours:
             return f"{start}, but python -m {other} has {ours[1]}"

@@ -163,6 +163,8 @@ wanted --train lora, whose size is --lora_rank
 --freeze_llama
     freeze freeze_backbone freeze_base freeze_base_model freeze_encoder freeze_llm
     frozen linear_probe
+wanted --train all (or --train lora): a pretrained Llama is frozen otherwise
+    no_freeze_llama no_freeze unfreeze_llama
 wanted --train with heads, lora or all
     full full_finetune finetune fine_tune tune unfreeze train_mode training_mode
     trainable stage finetuning_type strategy
@@ -187,9 +189,19 @@ weights are float32 or bfloat16 (--dtype), never quantised, while training
     tensor_model_parallel_size data_parallel data_parallel_size parallel parallelism
     sharding sharding_strategy mesh mesh_shape distributed
 --num_processes
-    nproc nproc_per_node nnodes num_nodes num_machines world_size
+    nproc world_size
 --process_id
-    local_rank global_rank node_rank machine_rank rank
+    global_rank rank
+wanted --process_id, the number among all processes of all machines; this one counts
+those of a machine
+    local_rank
+wanted --process_id, the number of the process; this one counts machines, each of
+which may have many
+    node_rank machine_rank
+wanted --num_processes, of all machines together: that number times the machines
+    nproc_per_node
+wanted --num_processes, of all machines together: that number times those on each
+    nnodes num_nodes num_machines
 --coordinator
     master_addr master_address master_port rdzv_endpoint dist_url
     coordinator_address main_process_ip init_method
@@ -271,6 +283,8 @@ the end of a file's name, .csv or .parquet, tells its format [--input]
     format file_format output_format file_type input_format
 --max_shard_gb
     max_shard_size shard_size max_shard_bytes split_max_size
+--estimate_memory_only
+    dry_run dryrun dry whatif what_if simulate
 --dry_run
     n dryrun dry whatif what_if simulate check noop plan
 every setting is a flag, without a file of settings

@@ -82,4 +82,5 @@ from eqids.config.train import (
     Strategy as Strategy,
     TrainConfig as TrainConfig,
     WordsConfig as WordsConfig,
+    same_path as same_path,
 )

@@ -64,6 +64,16 @@ def check_content(path: Path, *, binary: bool = False) -> None:
             f"{_AGAIN}",
         )
     require(
+        not binary or any(start),
+        f"{path} begins with {len(start)} bytes of zero, as a download does that did "
+        f"not end: {_AGAIN}",
+    )
+    require(
+        safetensors or not (binary and start[:1] == b"\x80" and start[1:2] <= b"\x05"),
+        f"{path} is a pickle of Python, as old PyTorch wrote, wanted safetensors: write "
+        "it anew with transformers: save_pretrained(DIR)",
+    )
+    require(
         not (binary and start[:32].isascii() and start[:32].decode().isprintable()),
         f"{path} holds text (it begins with {text[:40]!r}), wanted a binary file: "
         f"{_AGAIN}",

@@ -1,5 +1,6 @@
 """What a run is told, and what it does where it is told nothing."""
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -249,6 +250,12 @@ class TrainConfig:
             require(
                 value is None or value > 0, f"--{name} is {value}, wanted more than 0"
             )
+        for name in (*rates, "save_minutes", "weight_decay"):
+            value = getattr(self, name)
+            require(
+                value is None or math.isfinite(value),
+                f"--{name} is {value}, wanted a finite number",
+            )
         for name in ("warmup_steps", "weight_decay", "text_tokens_per_item"):
             value = getattr(self, name)
             require(
@@ -280,7 +287,7 @@ class TrainConfig:
             "--text_tokens_per_item or --prompt too",
         )
         require(
-            self.init_from is None or self.llama_path in (None, self.init_from),
+            self.init_from is None or same_path(self.llama_path, self.init_from),
             f"--init_from {self.init_from} has a Llama of its own, wanted no "
             "--llama_path",
         )
@@ -310,6 +317,11 @@ class TrainConfig:
     def lora(self) -> LoraConfig:
         """LoRA's changes, where they are trained."""
         return LoraConfig(self.lora_rank, self.lora_alpha, self.lora_targets)
+
+
+def same_path(one: Path | None, other: Path) -> bool:
+    """Returns whether two paths lead to one place, or the first is not given."""
+    return one is None or one.resolve() == other.resolve()
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,12 @@ def resolved(flags: TrainConfig) -> RunConfig:
             to be read without one, a Llama that is both there and random, or a step
             to stop at that is past the last.
     """
-    scratch = flags.llama_path is None and not wants_hub(flags)
+    flags, scratch = _absolute(flags), is_scratch(flags)
     require(
         flags.llama_path is None or not flags.from_scratch,
         "--llama_path and --from_scratch contradict each other, wanted one of them",
     )
-    strategy = "heads" if flags.freeze_llama else flags.train
-    strategy = strategy or ("all" if scratch else "heads")
+    strategy = strategy_of(flags)
     require(
         flags.init_items != "text" or not scratch or flags.estimate_memory_only,
         "--init_items text needs --llama_path DIR or a published --llama_size: a Llama "
@@ -79,6 +78,25 @@ def resolved(flags: TrainConfig) -> RunConfig:
         data_dir=data.resolve(),
         checkpoint_dir=flags.checkpoint_dir or Path("runs") / name,
     )
+
+
+def strategy_of(flags: TrainConfig) -> Strategy:
+    """Returns what trains: what the flags say, or the default of their Llama."""
+    default: Strategy = "all" if is_scratch(flags) else "heads"
+    return "heads" if flags.freeze_llama else flags.train or default
+
+
+def is_scratch(flags: TrainConfig) -> bool:
+    """Returns whether a run's Llama starts from random weights."""
+    return flags.llama_path is None and not wants_hub(flags)
+
+
+def _absolute(flags: TrainConfig) -> TrainConfig:
+    """Returns flags whose paths are found from every folder: a run records them."""
+    names = ("llama_path", "tokenizer", "load_checkpoint", "init_from")
+    paths = {name: getattr(flags, name) for name in names}
+    there = {name: path.absolute() for name, path in paths.items() if path is not None}
+    return dataclasses.replace(flags, **there)
 
 
 def wants_hub(flags: TrainConfig) -> bool:

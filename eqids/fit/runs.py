@@ -253,6 +253,7 @@ def difference(
     """
     config, again = new["config"], f"--load_checkpoint {path}"
     data, llama = config["data_dir"], config["flags"]["llama_path"]
+    of_llama = "--llama_path" if config["flags"]["init_from"] is None else "--init_from"
     if name == "catalog_id":
         return other_catalog(path, old, Path(data))
     return {
@@ -261,7 +262,7 @@ def difference(
         f"the weights alone: {again} with another --checkpoint_dir",
         "base": f"{path} was trained over another Llama than this run has"
         + (" (a random one)" if llama is None else f" in {llama}")
-        + "; wanted the same weights, see --llama_path",
+        + f"; wanted the same weights, see {of_llama}",
         "tokenizer": f"{path} was trained with words split by one tokenizer, this run "
         "has another; wanted the same tokenizer.json, see --tokenizer",
         "words": f"{path} was trained with other texts of items than {data} holds, and "
@@ -337,17 +338,19 @@ def check_dataset_there(path: Path, config: RunConfig) -> None:
     )
 
 
-def check_llama_there(path: Path, folder: Path) -> None:
+def check_llama_there(path: Path, folder: Path, flag: str = "--llama_path") -> None:
     """Raises UserError where the Llama of a run is not where the run found it.
 
     Args:
         path: of the run's checkpoint, for messages.
         folder: where the run found its Llama.
+        flag: that says where it is.
     """
+    now = "is empty now" if folder.is_dir() else "is not there any more"
     require(
-        folder.is_dir(),
-        f"{path} was trained over the Llama in {folder}, which is not there any more; "
-        "if it moved, say where it is: --llama_path DIR",
+        folder.is_dir() and any(folder.iterdir()),
+        f"{path} was trained over the Llama in {folder}, which {now}; if it moved, say "
+        f"where it is: {flag} DIR",
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from eqids.config import LoraConfig, from_json, require
+from eqids.config import LoraConfig, ModelConfig, from_json, require
 from eqids.fit.checkpoint import leaf_name, read_manifest, resolve, restore
 from eqids.fit.runs import difference
+from eqids.fit.shapes import check_lora, check_shapes, check_strategy
 from eqids.fit.step import State
 from eqids.model.llama import Block
 from sharding import Placement
@@ -104,6 +105,8 @@ def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
     Raises:
         UserError: see `load_weights`.
     """
+    strategy = new["config"]["strategy"]
+    check_strategy(path, old["config"]["strategy"], strategy)
     names = ["catalog_id"]
     if old["config"]["strategy"] != "all":
         names.append("base")
@@ -116,12 +119,9 @@ def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         f"run has {seeds[1]}; wanted the same",
     )
     check_unused(path, old, new)
-    was, now = (meta["model"].get("lora") for meta in (old, new))
-    merges = was is not None and new["config"]["strategy"] == "all"
-    require(
-        was is None or was == now or merges,
-        f"{path} was trained with LoRA {was}, this run has {now}; wanted the same, "
-        "--train all, or LoRA merged before: python -m convert eqids-to-hf "
-        f"{path} DIR, then --init_from DIR",
+    was, now = (
+        from_json(ModelConfig, meta["model"], f"{path}: model") for meta in (old, new)
     )
-    return merges
+    check_shapes(path, was, now)
+    check_lora(path, was.lora, now.lora, strategy)
+    return was.lora is not None and strategy == "all"

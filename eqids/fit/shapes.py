@@ -1,0 +1,147 @@
+"""Whether a new run's model has the shapes of the weights that it starts from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from eqids.config import (
+    LlamaConfig,
+    LoraConfig,
+    ModelConfig,
+    RopeScaling,
+    RunConfig,
+    Strategy,
+    flag,
+    require,
+)
+
+
+def check_strategy(path: Path, was: Strategy, now: Strategy) -> None:
+    """Requires that a run that starts from a Llama that trained trains it on.
+
+    Args:
+        path: of the checkpoint, for messages.
+        was: what trained in it.
+        now: what trains in the new run.
+
+    Raises:
+        UserError: its Llama would have to be frozen, which only one in files can be.
+    """
+    require(
+        was != "all" or now == "all",
+        f"{path} was trained with --train all, this run has --train {now}; wanted "
+        "--train all, or its Llama written to files before: python -m convert "
+        f"eqids-to-hf {path} DIR, then --init_from DIR",
+    )
+
+
+def check_llama_size(path: Path, config: RunConfig, size: str) -> None:
+    """Requires the --llama_size of a checkpoint whose Llama was in no folder.
+
+    Args:
+        path: of the checkpoint, for messages.
+        config: of its run.
+        size: of the new run, whose Llama is in no folder either.
+
+    Raises:
+        UserError: it is another.
+    """
+    was = config.flags.llama_size
+    require(
+        config.flags.llama_path is not None or size == was,
+        f"{path} was trained with --llama_size {was}, this run has --llama_size "
+        f"{size}; wanted --llama_size {was}, or no --load_checkpoint for a new model",
+    )
+
+
+def check_shapes(path: Path, was: ModelConfig, now: ModelConfig) -> None:
+    """Requires that weights fit a model, but for what its low-rank changes say.
+
+    Args:
+        path: of the checkpoint that has the weights, for messages.
+        was: the sizes that it records.
+        now: those of the new run.
+
+    Raises:
+        UserError: they do not; the sentence names the flag.
+    """
+    for name in ("item_width", "adapter", "tied_items"):
+        old, new = (flag(name, getattr(sizes, name)) for sizes in (was, now))
+        require(
+            old == new,
+            f"{path} was trained with {old}, this run has {new}; wanted {old}, which "
+            "is taken over where the command says nothing",
+        )
+    for_old, for_new = other_sizes(was.llama, now.llama)
+    require(
+        not for_old,
+        f"{path} was trained with a Llama of {for_old}, this run has one of {for_new}; "
+        "wanted the same Llama, which is taken over where the command gives neither "
+        "--llama_path nor --llama_size",
+    )
+
+
+def check_lora(
+    path: Path, was: LoraConfig | None, now: LoraConfig | None, strategy: Strategy
+) -> None:
+    """Requires that a run keeps the low-rank changes that it starts from.
+
+    Args:
+        path: of the checkpoint, for messages.
+        was: its low-rank changes, or none.
+        now: those of the new run, or none.
+        strategy: what trains in the new run; `all` adds them to Llama.
+
+    Raises:
+        UserError: it has others, or none.
+    """
+    if was is None or was == now or strategy == "all":
+        return
+    old, new = "--train lora", f"--train {strategy}"
+    if now is not None:
+        names = [f.name for f in dataclasses.fields(was)]
+        names = [n for n in names if getattr(was, n) != getattr(now, n)]
+        old, new = (
+            " ".join(flag(f"lora_{name}", getattr(one, name)) for name in names)
+            for one in (was, now)
+        )
+    require(
+        False,
+        f"{path} was trained with {old}, this run has {new}; wanted {old}, --train "
+        "all, or LoRA merged before: python -m convert eqids-to-hf "
+        f"{path} DIR, then --init_from DIR",
+    )
+
+
+def other_sizes(was: LlamaConfig, now: LlamaConfig) -> tuple[str, str]:
+    """Returns in words what differs of two Llamas, in each; empty where nothing does.
+
+    >>> from eqids.config import LLAMA_PRESETS
+    >>> other_sizes(LLAMA_PRESETS["1b"], LLAMA_PRESETS["3b"])[1]
+    'width 3072, 28 layers, 24 query heads, heads of 128'
+    """
+    names = [f.name for f in dataclasses.fields(was)]
+    names = [n for n in names if getattr(was, n) != getattr(now, n)]
+    old, new = (
+        ", ".join(_said(name, getattr(one, name)) for name in names)
+        for one in (was, now)
+    )
+    return old, new
+
+
+_SAID = {
+    "width": "width {}", "num_layers": "{} layers", "num_heads": "{} query heads",
+    "num_kv_heads": "{} key heads", "head": "heads of {}",
+    "ffn": "feed-forward width {}", "vocab": "{} words",
+    "tied": "tie_word_embeddings {}", "norm_eps": "rms_norm_eps {}",
+}  # fmt: skip
+"""How sizes are called in messages."""
+
+
+def _said(name: str, value: Any) -> str:
+    """A size as messages say it; the scaling of frequencies by its fields."""
+    if isinstance(value, RopeScaling):
+        fields = dataclasses.fields(value)
+        value = " ".join(f"{f.name} {getattr(value, f.name)}" for f in fields)
+    said = "none" if value is None else value
+    return _SAID.get(name, f"{name} {{}}").format(said)
