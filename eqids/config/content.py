@@ -70,8 +70,8 @@ def check_content(path: Path, *, binary: bool = False) -> None:
     )
     require(
         safetensors or not (binary and start[:1] == b"\x80" and start[1:2] <= b"\x05"),
-        f"{path} is a pickle of Python, as old PyTorch wrote, wanted safetensors: write "
-        "it anew with transformers: save_pretrained(DIR)",
+        f"{path} is a pickle of Python, as old PyTorch wrote, wanted safetensors: "
+        "write it anew with transformers: save_pretrained(DIR)",
     )
     require(
         not (binary and start[:32].isascii() and start[:32].decode().isprintable()),
