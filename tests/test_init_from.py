@@ -160,7 +160,8 @@ def test_words_come_with_the_folder(
     shutil.copytree(worded / "pair", tmp_path / "pair")
     pair = ["--init_from", str(tmp_path / "pair")]
     was = read_manifest(worded / "run" / "1").meta["validation"]
-    flags = [*STILL.split(), *WORDS[:-2], "--checkpoint_dir", str(tmp_path / "more")]
+    longer = STILL.replace("--seq_len 16", "--seq_len 32").split()
+    flags = [*longer, *WORDS[:-2], "--checkpoint_dir", str(tmp_path / "more")]
     flags += ["--train", "all"]
     train.main(["--data_dir", str(worded / "d"), *flags, *pair])
     more = read_manifest(tmp_path / "more" / "1").meta["validation"]

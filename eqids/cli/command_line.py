@@ -150,6 +150,7 @@ def _named(words: _Words, spelled: str) -> tuple[Flag, bool | None]:
     flag = words.flags.get(name)
     if flag is not None and not flag.positional:
         return flag, flag.switch
+    # A pretrained Llama is frozen by default, so --no_freeze_llama would do nothing.
     for flag in words.flags.values():
         if flag.switch is not None and flag.opposite == name != "--no_freeze_llama":
             return flag, not flag.switch
