@@ -206,8 +206,8 @@ def _times(
         return when, "seconds"
     spelled = {form: spells_date(when, form).all() for form in FORMATS}
     with reading(source.file):
-        found = source.events.aggregate(least=when.min(), most=when.max(), **spelled)
-        (row,) = found.to_pyarrow().to_pylist()
+        ends = source.events.aggregate(least=when.min(), most=when.max(), **spelled)
+        (row,) = ends.to_pyarrow().to_pylist()
     least, most = row["least"], row["most"]
     unit = config.time_unit
     if unit is None:
