@@ -217,8 +217,8 @@ def test_what_is_wrong_is_found_before_anything_is_read(
     elif damage == "shape":
         tensors[name] = tensors[name][1:]
     elif damage == "surplus":
-        name = "model.layers.2.mlp.down_proj.weight"
-        tensors[name] = np.zeros((16, 24), np.float32)
+        tensors["model.layers.2.mlp.down_proj.weight"] = np.zeros((16, 24), np.float32)
+        name = "num_hidden_layers 2"
     else:
         name = next(iter(load_file(first)))
         tensors[name] = np.zeros(1, np.float32)

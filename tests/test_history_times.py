@@ -149,7 +149,7 @@ def test_a_file_says_to_recommend_what_it_says_to_prepare(
 REFUSED: dict[str, tuple[list, str]] = {
     "dates": ([20240131, 20240201, 20240202], "look like dates written as"),
     "text of dates": (["20240131", "20240201"], "look like dates written as"),
-    "moments": ([20240501123000, 20240501123001], "no other unit puts them between"),
+    "moments": ([20240501123000, 20240501123001], "written as YYYYmmddHHMMSS"),
     "mixed units": ([START * 1000, START * 10**9], "no other unit puts them between"),
     "no times": (["soon", "later"], "column 'time' is 'soon' in row 1, wanted numbers"),
     "one none": ([str(START), "soon"], "column 'time' is 'soon' in row 2, wanted"),

@@ -118,7 +118,6 @@ KINDS: list[tuple[pa.DataType, list[Any], str, str]] = [
      "2024-05-02T02:00:00+02:00", "2024-05-04"),
     (pa.time64("us"), [dt.time(n) for n in range(4)], "01:00:00", "03:00:00"),
     (pa.time32("s"), [dt.time(n) for n in range(4)], "01:00:00", "03:00:00"),
-    (pa.duration("s"), [dt.timedelta(seconds=n) for n in range(4)], "1", "3"),
     (pa.large_string(), [" 5", "5", "x", "y"], '" 5"', "y"),
     (pa.string_view(), ["a", "b", "c", "d"], "b", "d"),
 ]  # fmt: skip

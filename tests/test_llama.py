@@ -219,8 +219,8 @@ def test_a_broken_folder_names_what_is_wrong(
     if damage == "missing":
         del tensors[name]
     elif damage == "surplus":
-        name = "model.layers.2.mlp.up_proj.weight"
-        tensors[name] = np.zeros((12, 16), np.float32)
+        tensors["model.layers.2.mlp.up_proj.weight"] = np.zeros((12, 16), np.float32)
+        name = "num_hidden_layers 2"
     elif damage == "shape":
         tensors[name] = tensors[name].T.copy()
     elif damage == "dtype":

@@ -163,8 +163,8 @@ def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
 ) -> None:
     run, port = tmp_path / "run", free_port(SLURM_PORTS)
     more = "--layout fsdp --log_every 1 --save_every 10 --num_steps 100000".split()
+    more += "--eval_every 100000 --heartbeat 60".split()
     words = ["-m", "eqids.train", *small(dataset.path, run, *more)]
-    words += ["--eval_every", "100000", "--heartbeat", "60"]
     logs = [tmp_path / f"{n}.log" for n in range(2)]
 
     def launch(*more: str) -> list[subprocess.Popen[bytes]]:

@@ -16,6 +16,7 @@ from plays import HEADER, item_histories, prepared, write_csv
 
 from eqids.config import PrepareConfig, UserError
 from eqids.data.engine import Engine, engine
+from eqids.data.ids import Ids
 from eqids.data.named import read_items
 from eqids.data.tables import table_of_file
 
@@ -94,7 +95,8 @@ def test_a_browsers_second_download(tmp_path: Path) -> None:
     dataset = prepared(tmp_path, f"csv:{path}", items=items)
     assert item_histories(dataset) == {"a": ["x", "y", "z"]}
     assert set(dataset.items()["title"]) == {"X!", "y", "z"}
-    found = read_items(items, pa.string(), "item_id")
+    known = Ids(pa.chunked_array([["y", "z"]]))
+    found = read_items(items, known, "item_id")
     assert found.table["title"].to_pylist() == ["X!"]
 
 

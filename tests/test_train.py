@@ -174,7 +174,7 @@ def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
     text = config.read_text()
     config.write_text(text.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.5'))
     said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
-    assert "config.json is not the one" in said
+    assert "config.json says rms_norm_eps 0.5" in said
     config.write_text(text)
     transformers.LlamaForCausalLM(sizes).save_pretrained(llama)
     said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
