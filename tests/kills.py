@@ -99,9 +99,9 @@ def _running(
     data: Path, run: Path, logs: Sequence[Path], *more: str
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Starts a run's processes; their schedule ends far past what they reach."""
-    words = ["-m", "eqids.train", *small(data, run, "--num_steps", "100000")]
-    words += ["--save_every", str(SAVE_EVERY), "--eval_every", "50"]
-    words += ["--log_every", "1", *more]
+    flags = ["--num_steps", "100000", "--save_every", str(SAVE_EVERY)]
+    flags += ["--eval_every", "50", "--log_every", "1", *more]
+    words = ["-m", "eqids.train", *small(data, run, *flags)]
     env = {"JAX_ENABLE_COMPILATION_CACHE": "1", "XLA_FLAGS": ""}
     peers: Sequence[Sequence[str]] = [[]]
     if len(logs) > 1:
