@@ -25,7 +25,7 @@ compiled."""
 
 
 @dataclass(frozen=True)
-class Chunk:
+class HistoryChunk:
     """Histories that are asked together.
 
     Attributes:
@@ -49,7 +49,7 @@ class ModelSearch:
 
     def chunks(
         self, histories: Sequence[History], filter_seen: bool, most: int
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[HistoryChunk]:
         """Yields all histories, in order.
 
         Args:
@@ -64,14 +64,14 @@ class ModelSearch:
             own = _width(history) if filter_seen else 0
             wider = max(width, own)
             if len(some) >= min(most, _most_rows(wider)):
-                yield Chunk(some, width, min(most, _most_rows(width)))
+                yield HistoryChunk(some, width, min(most, _most_rows(width)))
                 some, wider = [], own
             some.append(history)
             width = wider
-        yield Chunk(some, width, min(most, _most_rows(width)))
+        yield HistoryChunk(some, width, min(most, _most_rows(width)))
 
     def __call__(
-        self, chunk: Chunk, k: int, allowed: Bool[np.ndarray, "cluster room"]
+        self, chunk: HistoryChunk, k: int, allowed: Bool[np.ndarray, "cluster room"]
     ) -> tuple[Int[np.ndarray, "history k"], Float[np.ndarray, "history k"]]:
         """Returns the most probable slots of those histories that are not empty.
 

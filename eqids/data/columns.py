@@ -204,14 +204,12 @@ def _times(
             "timestamps, which need no unit",
         )
         return when, "seconds"
-    spelled = {form: spells_date(when, form).all() for form in FORMATS}
     with reading(source.file):
-        ends = source.events.aggregate(least=when.min(), most=when.max(), **spelled)
-        (row,) = ends.to_pyarrow().to_pylist()
-    least, most = row["least"], row["most"]
+        ends = source.events.aggregate(least=when.min(), most=when.max()).to_pyarrow()
+    least, most = ends["least"][0].as_py(), ends["most"][0].as_py()
     unit = config.time_unit
     if unit is None:
-        form = next((form for form in FORMATS if row[form]), None)
+        form = _date_form(source, when, least, most)
         unit = settle_unit(column, least, most, form, progress)
     longest = max(abs(least), abs(most)) * SECONDS[unit]
     require(
@@ -220,6 +218,20 @@ def _times(
         f"large for {unit}; see --time_unit",
     )
     return when, unit
+
+
+def _date_form(
+    source: Source, when: Any, least: int | float, most: int | float
+) -> str | None:
+    """The form in which all times spell dates, if there is one."""
+    # Few columns begin and end with such numbers: only theirs are read again.
+    likely = [f for f in FORMATS if spells_date(least, f) and spells_date(most, f)]
+    for form in likely:
+        with reading(source.file):
+            spelled = source.events.aggregate(all=spells_date(when, form).all())
+            if spelled.to_pyarrow()["all"][0].as_py():
+                return form
+    return None
 
 
 def _require_rating(source: Source) -> None:

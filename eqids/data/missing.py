@@ -62,7 +62,10 @@ class MissingAdvice:
 def survey(
     source: Source, names: Sequence[str], null_values: Sequence[str]
 ) -> tuple[int, Mapping[str, ColumnSurvey]]:
-    """Counts in one pass what the columns of a source hold.
+    """Counts what the columns of a source hold.
+
+    One pass looks for empty cells and integers; a second one, at columns of texts that
+    are not integers throughout.
 
     Args:
         source: the columns as the file has them.
@@ -73,38 +76,65 @@ def survey(
         The number of rows, and what was found by column.
     """
     table = source.events
-    wanted: dict[str, Any] = {"rows": table.count()}
-    for name in names:
-        counts = _counts(table, name, null_values)
-        wanted |= {f"{name}_{key}": value for key, value in counts.items()}
+    first = {name: _counts(table, name, null_values) for name in names}
+    found = _counted(source, {"": {"rows": table.count()}, **first})
+    texts = [
+        name
+        for name in names
+        if isinstance(table[name], ir.StringValue)
+        and (found[f"{name}_integers"] or 0) < (found[f"{name}_others"] or 0)
+    ]
+    if texts:
+        more = {name: _counts_of_texts(table, name, null_values) for name in texts}
+        found |= _counted(source, more)
+    return found["_rows"], {name: _survey_of(name, found) for name in names}
+
+
+def _counted(source: Source, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Aggregates in one pass; keys are joined by an underscore."""
+    flat = {
+        f"{n}_{key}": one for n, each in wanted.items() for key, one in each.items()
+    }
     with reading(source.file):
-        found = table.aggregate(**wanted).to_pyarrow().to_pylist()[0]
-    return found["rows"], {name: _survey_of(name, found) for name in names}
+        found = source.events.aggregate(**flat).to_pyarrow().to_pylist()[0]
+    return dict(found)
 
 
 def _counts(
     table: ir.Table, name: str, null_values: Sequence[str]
 ) -> Mapping[str, Any]:
     column, row = table[name], table["row"]
-    empty, word = _is_empty(column, null_values), is_word(column)
-    word = word & ~empty
-    other = ~empty & ~word
+    empty = _is_empty(column, null_values)
     counts = {
         "empty": empty.sum(),
         "first_empty": row.min(where=empty),
-        "words": word.sum(),
-        "first_word": row.min(where=word),
-        "others": other.sum(),
+        "others": (~empty).sum(),
     }
     if not isinstance(column, ir.StringValue):
         return counts
+    integers = (~empty & _spells_integer(column)).sum()
+    return counts | {"integers": integers, "numbers": integers}
+
+
+def _counts_of_texts(
+    table: ir.Table, name: str, null_values: Sequence[str]
+) -> Mapping[str, Any]:
+    column, row = table[name], table["row"]
+    empty, word = _is_empty(column, null_values), is_word(column)
+    word = word & ~empty
+    other = ~empty & ~word
     integer = _spells_integer(column)
-    return counts | {
+    counts = {
+        "words": word.sum(),
+        "first_word": row.min(where=word),
+        "others": other.sum(),
         "numbers": (other & _spells_number(column)).sum(),
         "integers": (other & integer).sum(),
         "first_other": row.min(where=other & ~integer),
-        "stamps": (other & stamp(column).notnull()).sum(),
     }
+    if name in ("user", "item"):
+        return counts
+    return counts | {"stamps": (other & stamp(column).notnull()).sum()}
 
 
 def _survey_of(name: str, found: Mapping[str, Any]) -> ColumnSurvey:
@@ -116,7 +146,7 @@ def _survey_of(name: str, found: Mapping[str, Any]) -> ColumnSurvey:
         empty=of("empty"),
         first_empty=found[f"{name}_first_empty"],
         words=of("words"),
-        first_word=found[f"{name}_first_word"],
+        first_word=found.get(f"{name}_first_word"),
         others=others,
         numbers=numbers,
         integers=of("integers"),
