@@ -178,7 +178,7 @@ def _refuse_unknown(
 def _with_checkpoint(
     config: Config, dataset: Dataset, before: Catalog, after: _Next
 ) -> None:
-    # Doors that need no model should not pay for importing jax.
+    # Imported here: a command that needs no model does not wait for jax.
     from eqids.migration import Migration, report
 
     assert config.checkpoint is not None

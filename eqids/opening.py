@@ -66,7 +66,7 @@ class Opened:
 
 
 def open_model(config: OpenConfig, put: Placement) -> Opened:
-    """Opens the checkpoint or the pair that a door is told of.
+    """Opens the checkpoint or the pair that a command's flags name.
 
     Args:
         config: the door's.

@@ -29,7 +29,7 @@ def prepare_and_report(config: PrepareConfig) -> None:
 
 def _reader(llama_path: Path) -> Reader:
     """Returns what makes vectors of texts with a Llama, once it is seen to be there."""
-    # Doors that need no model should not pay for importing jax.
+    # Imported here: a command that needs no model does not wait for jax.
     import convert
     from eqids.data.text import tokenizer_file, words_of_texts
     from eqids.fit.text_vectors import MOST_TOKENS, principal, text_vectors

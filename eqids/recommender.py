@@ -171,7 +171,7 @@ class Recommender:
             allow: the only items, by default all.
             deny: items that are none of them.
             unknown: where to write how many ids of each the catalog does not hold.
-            report: is told of ids in `allow` that the catalog does not hold.
+            report: receives a warning of ids in `allow` that the catalog lacks.
 
         Raises:
             UserError: one is no list of ids, or nothing may be recommended.

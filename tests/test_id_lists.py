@@ -1,4 +1,4 @@
-"""What is no list of ids is refused, wherever ids are given; and `History`."""
+"""Lists of ids and `History` objects of a wrong shape are refused."""
 
 import inspect
 import warnings

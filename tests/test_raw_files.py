@@ -185,8 +185,11 @@ def test_a_flipped_bit_in_a_gzip_file_is_found(tmp_path: Path) -> None:
         (b'{"user_id": 1}\n', "JSON; save it"),
         (b'[{"user_id": 1}]', "JSON; save it"),
         (b"a" * 257 + b"ustar", "a tar archive; unpack it"),
-        (gzip.compress(gzip.compress(b"user_id\n")), "packed twice"),
-        (gzip.compress(b"PAR1"), "packed, and what is in it is a Parquet file"),
+        (gzip.compress(gzip.compress(b"user_id\n", mtime=0), mtime=0), "packed twice"),
+        (
+            gzip.compress(b"PAR1", mtime=0),
+            "packed, and what is in it is a Parquet file",
+        ),
         (b"<!DOCTYPE html><html>", "a web page"),
         ("\ufeffuser_id".encode("utf-32-le"), "UTF-32"),
         ("\ufeffuser_id".encode("utf-16-le"), "UTF-16; save it as UTF-8"),

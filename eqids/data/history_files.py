@@ -26,7 +26,7 @@ def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame
 
     Args:
         path: a Parquet file, or a CSV file with a header.
-        report: is told of ids that look like missing values.
+        report: receives a warning of ids that look like missing values.
 
     Returns:
         The rows in the file's order.

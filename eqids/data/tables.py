@@ -100,6 +100,7 @@ def delimited(
     header: bool = False,
     quote: str = '"',
     encoding: str = "utf-8",
+    text: Path | None = None,
 ) -> FileTable:
     """A file of delimited text, all columns as strings.
 
@@ -113,11 +114,26 @@ def delimited(
         header: whether the first line holds names and is skipped.
         quote: the character around fields that hold a delimiter, or none.
         encoding: utf-8 or latin-1.
+        text: what `text_file` returned for it, if it was called before.
     """
-    return _delimited(
-        engine, path, text_file(path, engine.folder), delimiter, names, header, quote,
-        encoding,
-    )  # fmt: skip
+    text = text_file(path, engine.folder) if text is None else text
+    columns = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(names)))
+    options = {
+        "auto_detect": "false",
+        "columns": f"{{{columns}}}",
+        "delim": _sql(delimiter),
+        "header": str(header).lower(),
+        "quote": _sql(quote),
+        "escape": _sql(quote),
+        "encoding": _sql(encoding),
+        "new_line": _sql(_line_end(text, quote)),
+        "compression": "'none'",
+        "hive_partitioning": "false",
+    }
+    given = ", ".join(f"{name} = {value}" for name, value in options.items())
+    source = f"read_csv({_sql(str(text))}, {given})"
+    select = f"SELECT row_number() OVER () - 1 AS {ROW}, * FROM {source}"
+    return _viewed(engine, path, names, select)
 
 
 def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
@@ -132,7 +148,8 @@ def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
     splits = {one: _header(path, text, one) for one in _DELIMITERS}
     telling = [d for d, names in splits.items() if set(wanted) <= set(names)]
     delimiter = telling[0] if telling else max(splits, key=lambda d: len(splits[d]))
-    return _delimited(engine, path, text, delimiter, splits[delimiter], header=True)
+    names = splits[delimiter]
+    return delimited(engine, path, delimiter, names, header=True, text=text)
 
 
 def atomic(engine: Engine, path: Path) -> FileTable:
@@ -145,7 +162,7 @@ def atomic(engine: Engine, path: Path) -> FileTable:
         "fields between tabs",
     )
     names = [field.partition(":")[0] for field in fields]
-    return _delimited(engine, path, text, "\t", names, header=True, quote="")
+    return delimited(engine, path, "\t", names, header=True, quote="", text=text)
 
 
 def parquet(engine: Engine, path: Path) -> FileTable:
@@ -189,35 +206,6 @@ def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTabl
     if is_parquet(path):
         return parquet(engine, path)
     return with_header(engine, path, wanted)
-
-
-def _delimited(
-    engine: Engine,
-    path: Path,
-    text: Path,
-    delimiter: str,
-    names: Sequence[str],
-    header: bool = False,
-    quote: str = '"',
-    encoding: str = "utf-8",
-) -> FileTable:
-    columns = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(names)))
-    options = {
-        "auto_detect": "false",
-        "columns": f"{{{columns}}}",
-        "delim": _sql(delimiter),
-        "header": str(header).lower(),
-        "quote": _sql(quote),
-        "escape": _sql(quote),
-        "encoding": _sql(encoding),
-        "new_line": _sql(_line_end(text, quote)),
-        "compression": "'none'",
-        "hive_partitioning": "false",
-    }
-    given = ", ".join(f"{name} = {value}" for name, value in options.items())
-    source = f"read_csv({_sql(str(text))}, {given})"
-    select = f"SELECT row_number() OVER () - 1 AS {ROW}, * FROM {source}"
-    return _viewed(engine, path, names, select)
 
 
 def _viewed(engine: Engine, path: Path, names: Sequence[str], select: str) -> FileTable:

@@ -249,7 +249,7 @@ def difference(
         new: what a new run would record.
 
     Returns:
-        A sentence, or None for what is no hash.
+        A sentence, or None for a setting that is not a hash.
     """
     config, again = new["config"], f"--load_checkpoint {path}"
     data, llama = config["data_dir"], config["flags"]["llama_path"]
