@@ -75,8 +75,8 @@ def _measure(options: Options) -> None:
     pin(options.cores)
     if options.huge_pages:
         use_huge_pages()
-    from bench.report import result, table
-    from eqids.fit.runs import write_json
+    from bench.result_tables import result, table
+    from eqids.runs.identity import write_json
 
     section = importlib.import_module(f"bench.{name}").measure(options)
     print(table(section))
@@ -90,7 +90,7 @@ def _measure(options: Options) -> None:
 
 def _measure_all(options: AllOptions) -> None:
     from bench.everything import measure_all
-    from eqids.fit.runs import write_json
+    from eqids.runs.identity import write_json
 
     whole, failed = measure_all(options, SECTIONS)
     if options.json is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.clock import Stoppable
 from bench.record import OURS
-from eqids.fit.checkpoint import Saver, restore, save, verify
+from eqids.checkpoints import Saver, restore, save, verify
 
 ORBAX, RAW = "Orbax", "file copy"
 SAVE, BEGIN, RESTORE, WARM = "save", "begin a save", "restore", "restore, warm"

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from bench.machine import peak_bytes
 from eqids.cli import parse, run
 from eqids.config import require
-from eqids.data.clusters import assign, default_num_clusters
-from eqids.data.kmeans import kmeans_bytes, num_steps
-from eqids.data.quality import balance
+from eqids.data.clustering.cluster_sizes import assign, default_num_clusters
+from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
+from eqids.data.clustering.quality import balance
 
 _CHUNK = 2**18
 _SPREAD = 0.75
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(result))
     if options.json is not None:
         # Not before, since it brings jax, whose memory is not that of clustering.
-        from eqids.fit.runs import write_json
+        from eqids.runs.identity import write_json
 
         write_json(options.json, asdict(result))
 

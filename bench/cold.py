@@ -23,15 +23,15 @@ from eqids import train
 from eqids.cli import parse, run, say
 from eqids.config import InitItems, TrainConfig, require
 from eqids.data import Dataset, open_dataset, write_dataset
-from eqids.data.clusters import assign, place
+from eqids.data.clustering.cluster_sizes import assign, place
 from eqids.data.files import ITEMS_FILE, USERS_FILE
-from eqids.data.split import leave_one_out
-from eqids.data.vectors import item_vectors
+from eqids.data.raw.splits import leave_one_out
+from eqids.data.clustering.vectors import item_vectors
 from eqids.fit.evaluation import MOST_USERS, Chunk, make_ranker
 from eqids.fit.ranking import metrics
-from eqids.fit.runs import write_json
-from eqids.fit.text_vectors import text_start, texts_asked
-from eqids.opening import open_checkpoint
+from eqids.runs.identity import write_json
+from eqids.runs.text_vectors import text_start, texts_asked
+from eqids.inference.open import open_checkpoint
 from sharding import placement
 
 _WIDTH = 64

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.clock import Spread
 from bench.record import OURS
-from bench.report import aligned
+from bench.result_tables import aligned
 from eqids.config import UserError, require
 
 LEAST = 0.1

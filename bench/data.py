@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.contender import Contender, Measured, measure_each, race
-from bench.histories import opened
+from bench.bench_datasets import opened
 from bench.options import DataOptions
 from bench.record import OURS, Curve, Row, Section, find
 from bench.sasrec import SASREC, has_rectools, sasrec_epochs
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data import Dataset
-from eqids.data.batches import Arrays, BatchConfig, TrainingBatches
-from eqids.data.words import Words, words_by_slot
+from eqids.data.batches.training_batches import Arrays, BatchConfig, TrainingBatches
+from eqids.data.batches.tokens import Words, words_by_slot
 from eqids.fit import make_optimizer, make_step, split, start
-from eqids.fit.runs import run_keys
+from eqids.runs.identity import run_keys
 from eqids.model import Batch, EqIDs
 
 ITEMS, WORDS = "batches", "batches with words"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eqids.config import LlamaConfig, LoraTarget, ModelConfig, Strategy
-from eqids.data.batches import Arrays
+from eqids.data.batches.training_batches import Arrays
 
 Shape = tuple[int, int]
 """Outputs and inputs of a matrix."""

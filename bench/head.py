@@ -21,7 +21,7 @@ from bench.machine import free_bytes
 from bench.options import HeadOptions
 from bench.record import OURS, Curve, Row, Section, find, ratio
 from bench.train_torch import has_torch
-from eqids.data.clusters import default_num_clusters
+from eqids.data.clustering.cluster_sizes import default_num_clusters
 
 MEANINGS = {
     "ratio_1m": "time of the chunked full softmax / ours, 1 million x 64",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from bench.contender import Contender, compiled
 from bench.record import OURS
 from eqids.fit.sparse import apply_updates, lazy_adam
-from eqids.fit.touching import Touching, chances, expected_capacity
+from eqids.fit.active_clusters import Touching, chances, expected_capacity
 from eqids.model import HierarchicalSoftmax
 
 STEP, UPDATE = "forward + backward", "with update"

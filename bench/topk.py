@@ -17,7 +17,7 @@ from bench.contender import Contender, Measured, Program, compiled, measure_each
 from bench.options import TopkOptions
 from bench.record import OURS, Case, Curve, Row, Section, find, ratio
 from bench.trained import trained_head
-from eqids.fit.checkpoint import resolve
+from eqids.checkpoints import resolve
 from eqids.model import HierarchicalSoftmax
 
 FULL, FAISS = "full scoring, top_k", "faiss IndexFlatIP"

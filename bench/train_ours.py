@@ -10,10 +10,10 @@ from jaxtyping import Bool
 from bench.contender import Contender, lowered
 from bench.flops import Amount, train_flops
 from bench.record import OURS
-from eqids.data.batches import Arrays
+from eqids.data.batches.training_batches import Arrays
 from eqids.fit import make_optimizer, split, start
-from eqids.fit.abstract import Job
-from eqids.fit.runs import run_keys
+from eqids.planning.abstract import Job
+from eqids.runs.identity import run_keys
 from eqids.model import Batch, EqIDs
 
 

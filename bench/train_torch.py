@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.machine import num_cores
 from eqids.config import LlamaConfig, ModelConfig, Recipe, Strategy
-from eqids.data.batches import Arrays
+from eqids.data.batches.training_batches import Arrays
 
 _MODULES = {
     "q": "self_attn.q_proj",

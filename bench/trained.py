@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqids.data.batches import last_positions, query_batch
+from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.model import Batch, EqIDs, HierarchicalSoftmax
-from eqids.opening import open_checkpoint
+from eqids.inference.open import open_checkpoint
 from sharding import placement
 
 

@@ -18,7 +18,7 @@ from eqids.config import (
     ModelConfig,
     Strategy,
 )
-from eqids.fit.abstract import Job, activations_of
+from eqids.planning.abstract import Job, activations_of
 from eqids.model.attention import cudnn_attends
 
 

@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _inspect(config: InspectConfig) -> None:
-    from eqids.fit.runs import write_json
-    from eqids.inspecting import answer
+    from eqids.runs.identity import write_json
+    from eqids.export.inspecting import answer
 
     check_output(config.json, "--json")
     text, values = answer(config.path)
@@ -89,7 +89,7 @@ def _convert(config: ConversionConfig, advance: "Advance") -> Mapping[str, str]:
             max_shard_bytes=config.max_shard_bytes,
             advance=advance,
         )
-    from eqids import exporting
+    from eqids.export import exporting
 
     if isinstance(config, EqidsToHfConfig):
         return exporting.eqids_to_hf(config, advance)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eqids.recommender import Recommender
+    from eqids.inference.recommender import Recommender
 
 
 def load(
@@ -13,8 +13,8 @@ def load(
     llama_path: Path | str | None = None,
     tokenizer: Path | str | None = None,
 ) -> "Recommender":
-    """Opens a trained model; see `eqids.recommender.load`."""
+    """Opens a trained model; see `eqids.inference.recommender.load`."""
     # Imported here, so that preparing data does not pay for importing JAX.
-    from eqids import recommender
+    from eqids.inference import recommender
 
     return recommender.load(checkpoint, data_dir, llama_path, tokenizer)

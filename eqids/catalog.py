@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Changes a catalog, migrates a checkpoint, and says what became of both."""
     command = COMMANDS["eqids.catalog"]
     config = parse_command(command.kinds, argv, "eqids.catalog", DESCRIPTION)
-    from eqids.catalog_changes import change_catalog
+    from eqids.migrate.catalog_changes import change_catalog
 
     change_catalog(config)
 

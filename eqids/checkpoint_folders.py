@@ -15,7 +15,7 @@ from eqids.config import (
     VerifyConfig,
     require,
 )
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     Manifest,
     best_step,
     damaged,
@@ -25,7 +25,7 @@ from eqids.fit.checkpoint import (
     steps,
     verify,
 )
-from eqids.fit.checkpoint.manifest import MANIFEST, step_label
+from eqids.checkpoints.manifest import MANIFEST, step_label
 
 Config = ListStepsConfig | VerifyConfig | ShowStepConfig | ExportConfig
 
@@ -119,7 +119,7 @@ def export(path: Path, output: Path) -> None:
         path: the checkpoint, DIR/STEP, or DIR for a run's best.
         output: the file to write, OUT.safetensors.
     """
-    from eqids import exporting  # the others need not wait for models
+    from eqids.export import exporting  # the others need not wait for models
 
     path = resolve(path)
     with _bar(None, "export") as bar:

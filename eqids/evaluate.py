@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output(config.json, "--json")
     # Imported here: --help and a mistyped flag do not wait for jax.
     from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
-    from eqids.fit.runs import write_json
-    from eqids.opening import open_model
-    from eqids.report import full_result, table
+    from eqids.runs.identity import write_json
+    from eqids.inference.open import open_model
+    from eqids.fit.results import full_result, table
     from sharding import barrier, initialize, is_first, placement
 
     initialize(**dataclasses.asdict(config.processes))

@@ -11,10 +11,10 @@ from tqdm import tqdm
 from eqids.cli import say, shell_word, visible
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, DatasetInfo
-from eqids.data.clustering import Reader
+from eqids.data.clustering.cluster_items import Reader
 from eqids.data.info import INFO_FILE, read_info
-from eqids.data.prepare import prepare
-from eqids.data.times import span
+from eqids.data.preparation import prepare
+from eqids.data.raw.times import span
 
 
 def prepare_and_report(config: PrepareConfig) -> None:
@@ -31,9 +31,9 @@ def _reader(llama_path: Path) -> Reader:
     """Returns what makes vectors of texts with a Llama, once it is seen to be there."""
     # Imported here: a command that needs no model does not wait for jax.
     import convert
-    from eqids.data.text import tokenizer_file, words_of_texts
-    from eqids.fit.text_vectors import MOST_TOKENS, principal, text_vectors
-    from eqids.fit.words import check_vocab
+    from eqids.data.batches.item_texts import tokenizer_file, words_of_texts
+    from eqids.runs.text_vectors import MOST_TOKENS, principal, text_vectors
+    from eqids.runs.run_tokens import check_vocab
     from sharding import placement
 
     sizes, tokenizer = convert.check_llama(llama_path), tokenizer_file(None, llama_path)

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from eqids.cli import one_line, say, warn
 from eqids.config import RecommendConfig, UserError
-from eqids.data.history_files import read_history_file
+from eqids.data.raw.history_files import read_history_file
 from eqids.data.ids import shown, typed_ids
-from eqids.histories import History, read_histories
-from eqids.opening import open_model
-from eqids.recommender import Recommender
+from eqids.inference.histories import History, read_histories
+from eqids.inference.open import open_model
+from eqids.inference.recommender import Recommender
 from sharding import placement
 
 _PACKED = {".gz": "gzip", ".zst": "zstd"}

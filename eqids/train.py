@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     read = partial(parse, TrainConfig, argv, "eqids.train", description)
     flags = read()
     # What needs jax comes after, so that --help and a mistyped flag do not wait for it.
-    from eqids.starting import flags_taken_over
-    from eqids.training import run_training
+    from eqids.runs.starting import flags_taken_over
+    from eqids.runs.training import run_training
     from sharding import initialize
 
     initialize(**dataclasses.asdict(flags.processes))

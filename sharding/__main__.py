@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = COMMANDS["sharding"]
     config = parse_command(command.kinds, argv, "sharding", DESCRIPTION)
     _fake_devices(config)
-    from eqids import layouts, plan, proofs
-    from eqids.fit.runs import write_json
+    from eqids.planning import estimates, plan, proofs
+    from eqids.runs.identity import write_json
 
     if isinstance(config, ProveConfig) and config.all:
         proofs.prove_all(config.json or Path("layouts.json"), print)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif isinstance(config, PlanConfig):
         text, values = plan.answer(config)
     else:
-        text, values = layouts.answer(config)
+        text, values = estimates.answer(config)
     say(text)
     if config.json is not None:
         write_json(config.json, values)

@@ -21,8 +21,8 @@ from sharding.layout import (
     named_layout,
 )
 from sharding.processes import meet
-from sharding.table import named_row
-from sharding.unread import Unread
+from eqids.planning.named_layouts import named_row
+from sharding.lazy_array import Unread
 
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct | Unread
 """An array, the shape of one, or one that is to be read."""

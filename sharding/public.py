@@ -10,12 +10,12 @@ from sharding.layout import (
     mesh_shapes as mesh_shapes,
     named_layout as named_layout,
 )
-from sharding.machines import (
+from sharding.compiled.machines import (
     HARDWARE as HARDWARE,
     Hardware as Hardware,
     hardware as hardware,
 )
-from sharding.memory import aligned as aligned
+from sharding.alignment import aligned as aligned
 from sharding.ops import (
     axes_of as axes_of,
     gathered as gathered,
@@ -39,14 +39,14 @@ from sharding.processes import (
     leave as leave,
     lost_peer as lost_peer,
 )
-from sharding.proof import Proof as Proof, prove as prove
+from sharding.compiled.proof import Proof as Proof, prove as prove
 from sharding.rendezvous import ProcessesError as ProcessesError
-from sharding.split import Split as Split, shards as shards
-from sharding.table import (
+from sharding.shards import Split as Split, shards as shards
+from eqids.planning.named_layouts import (
     ROWS as ROWS,
     Row as Row,
     devices_text as devices_text,
     named_row as named_row,
 )
-from sharding.targets import gpu_devices as gpu_devices
-from sharding.unread import Box as Box, Unread as Unread
+from sharding.compiled.targets import gpu_devices as gpu_devices
+from sharding.lazy_array import Box as Box, Unread as Unread

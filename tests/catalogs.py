@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from eqids.data.catalog import Catalog
-from eqids.data.lineage import Change, Lineage
-from eqids.fit.moving import brought
+from eqids.data.catalog.living_catalog import Catalog
+from eqids.data.catalog.lineage import Change, Lineage
+from eqids.migrate.remap import brought
 
 WIDTH = 3
 MU, SEEN = "optimizer/mu/softmax/table", "optimizer/seen"

@@ -16,7 +16,7 @@ from kills import logged
 from runs import small
 
 from eqids import train
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     DamageError,
     chunks,
     damaged,

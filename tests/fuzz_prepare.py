@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset
-from eqids.data.prepare import prepare
+from eqids.data.preparation import prepare
 
 _NULLS = ["NULL", "nan", "None", "\\N", "NA"]
 _NAMES = ["user_id", "Item", "item", "when", "file_row_number", "select", "a.b c", "ü",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from runs import small
 from test_processes import ending, free_port, start
 
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     damaged,
     latest_step,
     partials,

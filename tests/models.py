@@ -8,7 +8,7 @@ from eqids.config import (
     ModelConfig,
 )
 from eqids.data import Dataset
-from eqids.fit.runs import initial_model
+from eqids.runs.identity import initial_model
 from eqids.model import EqIDs
 from sharding import Placement
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from eqids.config import PrepareConfig
 from eqids.data import Dataset
-from eqids.data.prepare import prepare
+from eqids.data.preparation import prepare
 
 HEADER = ("user_id", "item_id", "timestamp")
 

@@ -13,9 +13,9 @@ from convert import fingerprint, load_llama, read_config
 from eqids.cli import run
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
-from eqids.fit.checkpoint import save
-from eqids.fit.recipe import resolved
-from eqids.fit.runs import initial_model, model_config, run_keys, run_meta
+from eqids.checkpoints import save
+from eqids.runs.recipe import resolved
+from eqids.runs.identity import initial_model, model_config, run_keys, run_meta
 from eqids.fit.step import split
 
 Door = Callable[[list[str]], None]

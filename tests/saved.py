@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqids.fit.checkpoint import chunks, save, store
+from eqids.checkpoints import chunks, save, store
 
 
 def bits(leaf: Any) -> tuple[str, tuple[int, ...], bytes]:

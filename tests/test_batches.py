@@ -10,14 +10,14 @@ from hypothesis import given, settings, strategies as st
 
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.data.batches import (
+from eqids.data.batches.training_batches import (
     NUM_GAPS,
     BatchConfig,
     TrainingBatches,
     gap_buckets,
     query_batch,
 )
-from eqids.data.packing import PackingPlan, pack
+from eqids.data.batches.packing import PackingPlan, pack
 
 
 @given(

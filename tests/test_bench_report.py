@@ -9,7 +9,7 @@ from bench.clock import Timing
 from bench.machine import busy_cores
 from bench.plot import save
 from bench.record import Curve, Row, Section, find, ratio
-from bench.report import table
+from bench.result_tables import table
 
 
 def row(name: str, *seconds: float, **case: float) -> Row:

@@ -11,7 +11,7 @@ from runs import refused
 from bench import __main__ as door, data, recommend, sasrec
 from bench.options import RecommendOptions, TopkOptions
 from eqids.data import Dataset
-from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 
 
 @pytest.fixture(autouse=True)

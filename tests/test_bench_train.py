@@ -15,9 +15,9 @@ from conftest import assert_close
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
-from bench import __main__ as door, train
+from bench import __main__ as door, train_speed as train
 from bench.flops import Amount, train_flops
-from bench.histories import (
+from bench.bench_datasets import (
     Window,
     one_in_a_row,
     packed_batches,
@@ -35,10 +35,10 @@ from eqids.config import (
     Strategy,
 )
 from eqids.data import Dataset
-from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.strategy import trainable
 from eqids.model import Batch, EqIDs
-from sharding.hlo import count
+from sharding.compiled.hlo import count
 
 TINY = LlamaConfig(16, 2, 4, 2, 8, 24, 32, tied=True)
 

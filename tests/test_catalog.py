@@ -9,9 +9,9 @@ from catalogs import WIDTH, log_probs, make_arrays, make_catalog, one_step
 from conftest import TOLERANCE
 
 from eqids.config import UserError
-from eqids.data.catalog import Catalog
-from eqids.data.lineage import Lineage
-from eqids.fit.refit import Head, heirs, refit
+from eqids.data.catalog.living_catalog import Catalog
+from eqids.data.catalog.lineage import Lineage
+from eqids.migrate.new_clusters import Head, heirs, refit
 
 
 def small(vectors: list[list[float]], slots: list[int], room: int) -> Catalog:

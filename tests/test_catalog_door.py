@@ -14,11 +14,11 @@ from runs import flags, refused, small
 
 from eqids import catalog as door, train
 from eqids.data import Dataset, open_dataset
-from eqids.data.earlier import as_of
-from eqids.data.revise import catalog_of, revise
-from eqids.fit.checkpoint import read_manifest, resolve, steps
+from eqids.data.catalog.as_of import as_of
+from eqids.data.catalog.revise import catalog_of, revise
+from eqids.checkpoints import read_manifest, resolve, steps
 from eqids.fit.evaluation import evaluate, make_ranker
-from eqids.opening import open_checkpoint
+from eqids.inference.open import open_checkpoint
 
 
 def items(path: Path, *rows: str) -> list[str]:

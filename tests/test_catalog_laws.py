@@ -15,9 +15,9 @@ from hypothesis.stateful import (
 )
 
 from eqids.config import UserError
-from eqids.data.catalog import Catalog
-from eqids.data.lineage import Change, Lineage, lineage_of
-from eqids.fit.moving import brought
+from eqids.data.catalog.living_catalog import Catalog
+from eqids.data.catalog.lineage import Change, Lineage, lineage_of
+from eqids.migrate.remap import brought
 
 
 class LivingCatalog(RuleBasedStateMachine):

@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from saved import assert_same, small_tree, tiny
 
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     chunks,
     read_manifest,
     restore,
@@ -25,8 +25,8 @@ from eqids.fit.checkpoint import (
     store,
     verify,
 )
-from eqids.fit.checkpoint.manifest import ArrayRecord
-from eqids.fit.checkpoint.store import Shard
+from eqids.checkpoints.manifest import ArrayRecord
+from eqids.checkpoints.store import Shard
 
 DTYPES = ["float32", "float16", "bfloat16", "int32", "uint32", "int8", "bool"]
 
@@ -148,8 +148,8 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
 MESHES = """
 import jax, jax.numpy as jnp, numpy as np
 from pathlib import Path
-from eqids.fit.checkpoint import chunks, reader, store
-from eqids.fit.checkpoint import read_manifest, restore, save
+from eqids.checkpoints import chunks, reader, store
+from eqids.checkpoints import read_manifest, restore, save
 from jax.sharding import AxisType, PartitionSpec as P
 
 chunks._CHUNK_BYTES = 256
@@ -223,7 +223,7 @@ import sys, jax, numpy as np
 from pathlib import Path
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from eqids.fit.checkpoint import restore, save, verify
+from eqids.checkpoints import restore, save, verify
 kind = (jax.sharding.AxisType.Explicit,)
 where = jax.NamedSharding(jax.make_mesh((2,), ("x",), kind), jax.P("x"))
 host = np.arange(48, dtype=np.float32).reshape(8, 6)

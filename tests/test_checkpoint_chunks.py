@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from saved import bits, tiny
 
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     chunks,
     read_manifest,
     reader,
@@ -18,11 +18,11 @@ from eqids.fit.checkpoint import (
     snapshot,
     store,
 )
-from eqids.fit.checkpoint.leaves import stored_arrays
-from eqids.fit.checkpoint.manifest import ArrayRecord
-from eqids.fit.checkpoint.reader import Reader
-from eqids.fit.checkpoint.snapshot import Staging
-from eqids.fit.checkpoint.store import Shard
+from eqids.checkpoints.leaves import stored_arrays
+from eqids.checkpoints.manifest import ArrayRecord
+from eqids.checkpoints.reader import Reader
+from eqids.checkpoints.snapshot import Staging
+from eqids.checkpoints.store import Shard
 
 
 @given(data=st.data())

@@ -18,7 +18,7 @@ from saved import assert_same, small_tree, tiny
 from surroundings import full_disk, read_only_folder
 
 from eqids.config import UserError
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     LOCK,
     partials,
     resolve,
@@ -139,7 +139,7 @@ KILLED = """
 import os, signal
 from pathlib import Path
 import jax.numpy as jnp
-from eqids.fit.checkpoint import save, step
+from eqids.checkpoints import save, step
 save(Path(FOLDER), 1, {"w": jnp.ones(3)}, {})
 def killed(*args):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,7 +15,7 @@ from saved import run_of, small_tree, tiny
 
 from eqids.checkpoint import main
 from eqids.config import LLAMA_PRESETS, UserError
-from eqids.fit.checkpoint import save
+from eqids.checkpoints import save
 
 
 def test_list_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from eqids.config import PrepareConfig, UserError
-from eqids.data.clustering import Clustered, make_catalog
-from eqids.data.clusters import assign, default_num_clusters, place, shared_numbers
+from eqids.data.clustering.cluster_items import Clustered, make_catalog
+from eqids.data.clustering.cluster_sizes import assign, default_num_clusters, place, shared_numbers
 from eqids.data.info import Counts
-from eqids.data.interactions import Interactions
-from eqids.data.quality import balance, consecutive_share, random_share
-from eqids.data.split import leave_one_out
-from eqids.data.vectors import item_vectors
+from eqids.data.raw.interactions import Interactions
+from eqids.data.clustering.quality import balance, consecutive_share, random_share
+from eqids.data.raw.splits import leave_one_out
+from eqids.data.clustering.vectors import item_vectors
 
 
 def _planted(num_groups: int = 4, per_group: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -283,7 +283,7 @@ def test_a_share_of_places_is_whole_places() -> None:
 
 
 def test_large_catalogs_tell_memory_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eqids.data.clustering._LARGE", 20)
+    monkeypatch.setattr("eqids.data.clustering.cluster_items._LARGE", 20)
     told: list[str] = []
     item, offsets = _random_events()
     found = Interactions(

@@ -22,12 +22,12 @@ from convert import save_llama
 from eqids import prepare, train
 from eqids.config import NANO_RECIPE, PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
-from eqids.data.words import Words, words_by_slot
+from eqids.data.batches.tokens import Words, words_by_slot
 from eqids.fit import text_vectors as reading
-from eqids.fit.cold import ColdItems
+from eqids.fit.cold_start import ColdItems
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import split, start
-from eqids.fit.text_vectors import principal, text_vectors
+from eqids.runs.text_vectors import principal, text_vectors
 from eqids.model import Llama
 
 KINDS = ("red apple pear", "loud drum horn", "cold snow ice", "old stone wall")
@@ -237,9 +237,9 @@ import jax, jax.numpy as jnp, numpy as np
 from conftest import make_dataset
 from test_cold_start import some_cold, some_words
 from eqids.config import LlamaConfig, ModelConfig
-from eqids.fit.runs import initial_model
+from eqids.runs.identity import initial_model
 from eqids.fit.step import State, split
-from eqids.fit.text_vectors import text_vectors
+from eqids.runs.text_vectors import text_vectors
 from eqids.model import Llama
 import sharding
 from sharding import Placement

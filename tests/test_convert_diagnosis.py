@@ -17,7 +17,7 @@ from eqids import prepare as prepare_command, train as train_command
 from eqids.config import UserError, check_content
 from eqids.data import Dataset
 from eqids.data.info import INFO_FILE
-from eqids.fit.checkpoint.manifest import MANIFEST
+from eqids.checkpoints.manifest import MANIFEST
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from convert import __main__ as door, fingerprint, load_llama
 from eqids.config import TrainConfig
 from eqids.data import Dataset
-from eqids.opening import Opened, open_checkpoint
+from eqids.inference.open import Opened, open_checkpoint
 from sharding import Placement
 
 NOWHERE = Placement(None, None)

@@ -21,10 +21,11 @@ from runs import refused, small
 
 from convert import load_llama
 from convert.hub import REPOSITORIES, fetch_llama
-from eqids import train, training
+from eqids import train
+from eqids.runs import training
 from eqids.config import PRETRAINED_RECIPES, TrainConfig, UserError
 from eqids.data import Dataset
-from eqids.fit.recipe import resolved
+from eqids.runs.recipe import resolved
 
 LLAMA = REPOSITORIES["1b"]
 TOKEN = "hf_of-somebody"

@@ -18,8 +18,8 @@ from plays import HEADER, item_histories, prepared, write_csv
 
 from eqids.cli import run
 from eqids.config import UserError
-from eqids.data.fetch import fetch_movielens
-from eqids.data.split import leave_one_out, temporal
+from eqids.data.raw.fetch import fetch_movielens
+from eqids.data.raw.splits import leave_one_out, temporal
 from eqids.prepare import main
 
 # Ibis 12 calls what DuckDB 2 has renamed.

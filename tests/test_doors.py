@@ -31,7 +31,7 @@ def test_recommendations_are_the_models_most_probable_items(
 ) -> None:
     import jax.numpy as jnp
 
-    from eqids.data.batches import query_batch
+    from eqids.data.batches.training_batches import query_batch
     from eqids.model import Batch
 
     recommender = eqids.load(finished)

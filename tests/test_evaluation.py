@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from models import FLOAT32, NOWHERE, tiny_model
 
 from eqids.data import Dataset
-from eqids.data.batches import query_batch
+from eqids.data.batches.training_batches import query_batch
 from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import Split, chunks, evaluate, make_ranker, of_some_users
 from eqids.fit.ranking import metrics, ranks

@@ -14,9 +14,9 @@ from models import FLOAT32, TINY, tiny_model
 
 from eqids.config import NANO_RECIPE, ItemOptimizer, ModelConfig, Schedule
 from eqids.data import Dataset
-from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import decays, make_optimizer, make_schedule
-from eqids.fit.runs import run_keys
+from eqids.runs.identity import run_keys
 from eqids.fit.step import State, make_step, split, start
 from eqids.model import Batch, EqIDs
 

@@ -15,11 +15,11 @@ from conftest import ROOT
 from jax.sharding import AxisType, Mesh
 from programs import compiled_layers
 
-from sharding.hlo import Counts, count
+from sharding.compiled.hlo import Counts, count
 from sharding.layout import LayoutError
-from sharding.machines import hardware
-from sharding.roofline import roofline
-from sharding.targets import gpu_devices, no_cache
+from sharding.compiled.machines import hardware
+from sharding.compiled.roofline import roofline
+from sharding.compiled.targets import gpu_devices, no_cache
 
 LAYERS, BATCH, WIDTH = 4, 2048, 1024
 
@@ -105,8 +105,8 @@ def test_devices_are_of_the_kind_and_hosts_asked_for(compiler: None) -> None:
 
 START = """
 import jax
-from sharding.machines import hardware
-from sharding.targets import gpu_devices
+from sharding.compiled.machines import hardware
+from sharding.compiled.targets import gpu_devices
 from sharding.layout import LayoutError
 
 def tell():
@@ -155,7 +155,7 @@ def test_packages_that_miss_or_differ_are_named(
             raise PackageNotFoundError(package)
         return installed[package]
 
-    monkeypatch.setattr("sharding.targets.version", version)
+    monkeypatch.setattr("sharding.compiled.targets.version", version)
     wanted = rf"pjrt is 0.1.2, wanted jax's version {jax.__version__}: pip install"
     with pytest.raises(LayoutError, match=wanted):
         gpu_devices(hardware("a100-80gb"), 1, 1)

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from sharding.hlo import Collective, Counts
-from sharding.hlo_text import Shape
+from sharding.compiled.hlo import Collective, Counts
+from sharding.compiled.hlo_text import Shape
 from sharding.layout import LayoutError
-from sharding.machines import GIB, HARDWARE, hardware
-from sharding.roofline import roofline
+from sharding.compiled.machines import GIB, HARDWARE, hardware
+from sharding.compiled.roofline import roofline
 
 H100 = hardware("h100-80gb")
 MILLION = Shape("s8", (1_000_000,))

@@ -17,8 +17,8 @@ import eqids
 from eqids import recommend
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.histories import read_histories
-from eqids.recommender import History, Recommender
+from eqids.inference.histories import read_histories
+from eqids.inference.recommender import History, Recommender
 
 COLUMNS = ["user", "rank", "item", "title", "probability"]
 
@@ -79,7 +79,7 @@ def test_empty_histories_among_others_change_nothing(
     nothing: list[str] = []
     mixed = [nothing, *lists[:4], nothing, nothing, *lists[4:], nothing]
     for rows in (64, 4, 1):
-        monkeypatch.setattr("eqids.recommender._ROWS", rows)
+        monkeypatch.setattr("eqids.inference.recommender._ROWS", rows)
         found = recommender.recommend(mixed, k=3)
         assert found.attrs["popularity"] == [0, 5, 6, 12]
         kept = found[~found["user"].isin([0, 5, 6, 12])]

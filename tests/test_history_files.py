@@ -15,8 +15,8 @@ from runs import refused
 
 from eqids import recommend
 from eqids.config import UserError
-from eqids.data.history_files import read_history_file
-from eqids.data.missing import NULL_WORDS
+from eqids.data.raw.history_files import read_history_file
+from eqids.data.raw.missing import NULL_WORDS
 
 COLUMNS = {"user_column": "user", "item_column": "item", "time_column": None}
 

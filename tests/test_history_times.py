@@ -16,8 +16,8 @@ from plays import item_histories, prepared
 
 from eqids.config import TimeUnit, UserError
 from eqids.data import Dataset
-from eqids.data.history_files import read_history_file
-from eqids.histories import read_histories
+from eqids.data.raw.history_files import read_history_file
+from eqids.inference.histories import read_histories
 
 START = 1_577_836_800
 """2020-01-01, in seconds."""

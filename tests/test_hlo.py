@@ -12,8 +12,8 @@ from conftest import run_python
 from hypothesis import given, settings
 from jax import Array
 
-from sharding.hlo import Counts, count
-from sharding.hlo_text import Instruction, Shape, replica_groups
+from sharding.compiled.hlo import Counts, count
+from sharding.compiled.hlo_text import Instruction, Shape, replica_groups
 
 
 def counted(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Counts:
@@ -100,7 +100,7 @@ sys.path.insert(0, "tests")
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from programs import compiled_layers
-from sharding.hlo import count
+from sharding.compiled.hlo import count
 
 def told(counts):
     return {

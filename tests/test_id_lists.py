@@ -13,9 +13,9 @@ import pytest
 import eqids
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.histories import read_histories
-from eqids.id_lists import id_list
-from eqids.recommender import History, Recommender
+from eqids.inference.histories import read_histories
+from eqids.inference.id_lists import id_list
+from eqids.inference.recommender import History, Recommender
 
 # Users have no hook that checks types: what it wraps is what they call.
 recommend = Recommender.recommend.__wrapped__  # type: ignore[attr-defined]
@@ -178,7 +178,7 @@ def test_pandas_warns_of_nothing(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Warnings are errors here: of chunks without rows, and of mixed times."""
-    monkeypatch.setattr("eqids.recommender._ROWS", 1)
+    monkeypatch.setattr("eqids.inference.recommender._ROWS", 1)
     found = recommend(recommender, [[ID], ["item 2"], []], allow=[ID], k=2)
     assert found["user"].tolist() == [1, 2] and set(found["item"]) == {ID}
     nothing = recommend(recommender, [[ID], [ID]], allow=[ID])

@@ -24,8 +24,8 @@ from convert.hub import REPOSITORIES
 from eqids import catalog, evaluate, recommend, train
 from eqids.config import TrainConfig
 from eqids.data import Dataset
-from eqids.fit.checkpoint import read_manifest
-from eqids.opening import open_checkpoint, open_pair
+from eqids.checkpoints import read_manifest
+from eqids.inference.open import open_checkpoint, open_pair
 from sharding import Placement
 
 NOWHERE = Placement(None, None)
@@ -242,7 +242,7 @@ def test_low_rank_changes_join_a_llama_that_trains(
 MESH = """
 import jax, numpy as np
 from pathlib import Path
-from eqids.opening import open_checkpoint, open_pair
+from eqids.inference.open import open_checkpoint, open_pair
 from sharding import Placement, placement
 
 nowhere = Placement(None, None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from eqids.data import kmeans
-from eqids.data.kmeans import balanced_kmeans, kmeans_bytes, num_steps
+from eqids.data.clustering.kmeans import balanced_kmeans, kmeans_bytes, num_steps
 
 
 def _sizes(num_items: int, num_clusters: int) -> np.ndarray:

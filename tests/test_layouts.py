@@ -12,12 +12,12 @@ from pytest import CaptureFixture
 
 import sharding.__main__ as door
 from eqids import cli
-from eqids.fit.abstract import Job, abstract_run
-from eqids.fit.fitting import check_fits, needed
-from eqids.fit.memory import estimate
-from eqids.fit.planning import job_of, on_paper
-from eqids.layouts import row_json
-from eqids.proofs import proved
+from eqids.planning.abstract import Job, abstract_run
+from eqids.planning.fitting import check_fits, needed
+from eqids.planning.memory import estimate
+from eqids.planning.jobs import job_of, on_paper
+from eqids.planning.estimates import row_json
+from eqids.planning.proofs import proved
 from sharding import HARDWARE, ROWS, LayoutError, Placement, Row, gpu_devices
 
 PROOFS = json.loads((ROOT / "docs" / "layouts.json").read_text())["layouts"]

@@ -14,14 +14,14 @@ from models import FLOAT32, NOWHERE, tiny_model
 
 import eqids
 from eqids.data import Dataset
-from eqids.data.batches import query_batch
-from eqids.data.word_packing import Events, WordPackingPlan
+from eqids.data.batches.training_batches import query_batch
+from eqids.data.batches.token_packing import Events, WordPackingPlan
 from eqids.fit import evaluation
 from eqids.fit.baselines import evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import chunks, evaluate, make_ranker
-from eqids.histories import History
+from eqids.inference.histories import History
 from eqids.model import Batch
-from eqids.model_search import ModelSearch
+from eqids.inference.model_search import ModelSearch
 
 LONG = 400_000
 
@@ -189,8 +189,8 @@ def test_answers_do_not_depend_on_who_asks_together(
     histories[4] = History(4, np.resize(some, 100_000))
     expected = [recommender.recommend([one], k=4) for one in histories]
     for excluded, fewest in ((2**18, 64), (64, 1), (1, 2)):
-        monkeypatch.setattr("eqids.model_search._EXCLUDED", excluded)
-        monkeypatch.setattr("eqids.model_search._FEWEST", fewest)
+        monkeypatch.setattr("eqids.inference.model_search._EXCLUDED", excluded)
+        monkeypatch.setattr("eqids.inference.model_search._FEWEST", fewest)
         found = recommender.recommend(histories, k=4)
         for user, one in enumerate(expected):
             own = found[found["user"] == user]

@@ -31,10 +31,10 @@ from eqids.config import (
     to_json,
 )
 from eqids.data import Dataset
-from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.fit.checkpoint import read_manifest
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
+from eqids.checkpoints import read_manifest
 from eqids.fit.optimizer import decays, make_optimizer
-from eqids.fit.recipe import resolved
+from eqids.runs.recipe import resolved
 from eqids.fit.step import make_step, split, start
 from eqids.model import Batch, EqIDs, Llama
 from eqids.model.lora import FIELDS

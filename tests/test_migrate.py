@@ -16,12 +16,12 @@ import eqids
 from eqids import catalog as door, train
 from eqids.config import UserError
 from eqids.data import Dataset, open_dataset
-from eqids.data.batches import query_batch
-from eqids.data.revise import catalog_of, revise
-from eqids.fit.checkpoint import latest_step, read_manifest, resolve
-from eqids.fit.migrate import migrate, migrate_model
+from eqids.data.batches.training_batches import query_batch
+from eqids.data.catalog.revise import catalog_of, revise
+from eqids.checkpoints import latest_step, read_manifest, resolve
+from eqids.migrate.state_migration import migrate, migrate_model
 from eqids.model import Batch, EqIDs
-from eqids.opening import open_checkpoint
+from eqids.inference.open import open_checkpoint
 
 
 def new_items(folder: Path, text: str) -> list[str]:

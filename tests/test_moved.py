@@ -17,7 +17,7 @@ from convert import __main__ as convert_door
 from eqids import catalog, evaluate, recommend, train
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.fit.checkpoint import latest_step
+from eqids.checkpoints import latest_step
 
 OTHER_DATA = ("ml-100k", "eqids.prepare")
 """What would make other data."""
@@ -192,7 +192,7 @@ READ_ONLY = """
 import sys
 from pathlib import Path
 from eqids.data import open_dataset
-from eqids.data.text import words_of
+from eqids.data.batches.item_texts import words_of
 said = []
 words = words_of(open_dataset(Path("d")), Path("tokenizer.json"), "Up", 3, said.append)
 print(words.config.words)

@@ -20,9 +20,9 @@ from runs import refused, small
 from convert import fingerprint
 from eqids import train
 from eqids.data import Dataset
-from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.fit.checkpoint import read_manifest, steps, verify
-from eqids.fit.runs import RESULT_FILE
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
+from eqids.checkpoints import read_manifest, steps, verify
+from eqids.runs.identity import RESULT_FILE
 from sharding import beside_others, initialize
 
 SLURM_PORTS = 2**16 - 2**12

@@ -14,15 +14,15 @@ from models import FLOAT32, TINY, tiny_model
 from test_words import random_words
 
 from eqids.data import Dataset
-from eqids.data.batches import (
+from eqids.data.batches.training_batches import (
     BatchConfig,
     TrainingBatches,
     last_positions,
     query_batch,
 )
-from eqids.data.words import Words
+from eqids.data.batches.tokens import Words
 from eqids.fit.step import split
-from eqids.fit.words import prompt_computed
+from eqids.runs.run_tokens import prompt_computed
 from eqids.model import Batch, EqIDs, llama as llama_module
 from eqids.model.attention import Kernel
 from eqids.model.llama import Llama
@@ -163,8 +163,8 @@ import json
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 from eqids.config import LlamaConfig, ModelConfig
 from eqids.fit.step import split
-from eqids.fit.words import prompt_computed
-from eqids.data.words import Words
+from eqids.runs.run_tokens import prompt_computed
+from eqids.data.batches.tokens import Words
 from eqids.model import Batch, EqIDs
 from sharding import Placement, make_mesh, named_layout
 

@@ -20,9 +20,9 @@ from eqids.config import (
     UserError,
 )
 from eqids.data import Dataset
-from eqids.fit.fitting import needed
-from eqids.fit.planning import job_of_run
-from eqids.fit.recipe import resolved
+from eqids.planning.fitting import needed
+from eqids.planning.jobs import job_of_run
+from eqids.runs.recipe import resolved
 from eqids.model import EqIDs
 
 

@@ -13,7 +13,7 @@ import eqids
 from eqids import evaluate, recommend
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.recommender import Recommender
+from eqids.inference.recommender import Recommender
 
 SECONDS = [1_700_000_030, 1_700_000_010, 1_700_000_020, 1_700_000_040]
 SPELLED = [f"2023-11-14T22:13:{s:02d}Z" for s in (50, 30, 40)] + ["2023-11-14 22:14:00"]
@@ -76,7 +76,7 @@ def test_results_that_cannot_be_written_are_named_first(
     finished: Path, tmp_path: Path, capsys: CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("eqids.opening.open_model", None)
+    monkeypatch.setattr("eqids.inference.open.open_model", None)
     path = tmp_path / "nowhere" / "r.json"
     flags = ["--checkpoint", str(finished), "--json", str(path)]
     said = refused(evaluate.main, flags, capsys)
@@ -137,7 +137,7 @@ def test_many_users_are_asked_in_chunks_that_change_nothing(
     names = dataset.items().set_index("slot")["item"]
     lists = [names.loc[dataset.history(user)].tolist() for user in range(11)]
     together = recommender.recommend(lists, k=3)
-    monkeypatch.setattr("eqids.recommender._ROWS", 4)
+    monkeypatch.setattr("eqids.inference.recommender._ROWS", 4)
     apart = recommender.recommend(lists, k=3)
     for name in ("user", "rank", "item"):
         assert together[name].tolist() == apart[name].tolist()

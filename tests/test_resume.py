@@ -20,8 +20,8 @@ from test_processes import QUICK
 
 from eqids import evaluate, train
 from eqids.data import Dataset
-from eqids.fit.checkpoint import damaged, read_manifest, saver, steps
-from eqids.fit.runs import RESULT_FILE
+from eqids.checkpoints import damaged, read_manifest, saver, steps
+from eqids.runs.identity import RESULT_FILE
 
 PRETRAINED = "--adapter linear --dropout 0.1 --warmup_steps 5"
 
@@ -64,7 +64,7 @@ def test_stopped_and_resumed_is_bitwise_the_uninterrupted_run(
 ORDER = """
 import json, zlib
 from eqids import train
-from eqids.data.batches import TrainingBatches
+from eqids.data.batches.training_batches import TrainingBatches
 make, order = TrainingBatches.batch, {}
 def batch(self, k, **rows):
     arrays = make(self, k, **rows)

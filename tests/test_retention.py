@@ -6,7 +6,7 @@ import pytest
 from saved import run_of
 
 from eqids.config import UserError
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     Retention,
     best_step,
     latest_step,

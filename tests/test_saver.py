@@ -17,7 +17,7 @@ from pytest import MonkeyPatch
 from saved import assert_same, small_tree, tiny
 
 from eqids.config import UserError
-from eqids.fit.checkpoint import (
+from eqids.checkpoints import (
     Retention,
     Saver,
     best_step,
@@ -30,7 +30,7 @@ from eqids.fit.checkpoint import (
     steps,
     verify,
 )
-from eqids.fit.wishes import Wishes
+from eqids.fit.signals import Wishes
 
 
 class Gate:
@@ -130,7 +130,7 @@ def test_steps_are_deleted_after_a_newer_one_is_there(
 HOLDER = """
 import sys, time
 from pathlib import Path
-from eqids.fit.checkpoint import Saver
+from eqids.checkpoints import Saver
 saver = Saver(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)

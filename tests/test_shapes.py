@@ -14,7 +14,7 @@ from convert import save_llama
 from eqids import train
 from eqids.config import LLAMA_PRESETS, RopeScaling, TrainConfig
 from eqids.data import Dataset
-from eqids.fit.shapes import other_sizes
+from eqids.runs.same_sizes import other_sizes
 from eqids.model import Llama
 
 

@@ -109,12 +109,12 @@ import equinox as eqx, jax, jax.numpy as jnp
 from pathlib import Path
 from conftest import make_dataset
 from eqids.config import LLAMA_PRESETS, TrainConfig
-from eqids.fit.recipe import resolved
-from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.runs.recipe import resolved
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
-from eqids.fit.runs import initial_model, model_config, run_keys
-from eqids.fit.checkpoint import restore, save
+from eqids.runs.identity import initial_model, model_config, run_keys
+from eqids.checkpoints import restore, save
 from eqids.fit.step import make_step, split, start, stored_shapes
 from eqids.model import Batch
 import numpy as np

@@ -11,8 +11,8 @@ import pytest
 from plays import HEADER, item_histories, prepared, write_csv
 
 from eqids.config import UserError
-from eqids.data.engine import engine
-from eqids.data.tables import ROW, delimited, parquet
+from eqids.data.raw.engine import engine
+from eqids.data.raw.tables import ROW, delimited, parquet
 
 # Ibis 12 calls what DuckDB 2 has renamed.
 pytestmark = pytest.mark.filterwarnings(

@@ -16,13 +16,13 @@ from models import FLOAT32, tiny_model
 
 from eqids.config import NANO_RECIPE, Recipe
 from eqids.data import Dataset
-from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import sparse
 from eqids.fit.optimizer import make_optimizer
-from eqids.fit.runs import run_keys
+from eqids.runs.identity import run_keys
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
-from eqids.fit.touching import Touching, touching
+from eqids.fit.active_clusters import Touching, touching
 from eqids.model import Batch, EqIDs
 
 CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
@@ -248,11 +248,11 @@ from pathlib import Path
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 from conftest import make_dataset
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
-from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import make_optimizer
-from eqids.fit.runs import initial_model, run_keys
+from eqids.runs.identity import initial_model, run_keys
 from eqids.fit.step import make_step, split, start
-from eqids.fit.touching import touching
+from eqids.fit.active_clusters import touching
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside, make_mesh, named_layout, shards
 

@@ -16,7 +16,7 @@ from tokens import BOS, TEXTS, with_texts, write_tokenizer
 from convert.gguf_file import read_gguf
 from convert.gguf_tokenizer import tokenizer_files
 from eqids.data import Dataset
-from eqids.data.text import words_of, words_of_texts
+from eqids.data.batches.item_texts import words_of, words_of_texts
 
 SPECIAL = (
     BOS, "<s>", "</s>", "<|end|>", "<|im_start|>", "<|begin_of_text|>", "<|eot_id|>",

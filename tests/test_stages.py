@@ -28,12 +28,12 @@ from eqids.config import (
     taken_over,
 )
 from eqids.data import Dataset, open_dataset
-from eqids.data.batches import BatchConfig, TrainingBatches
-from eqids.fit.checkpoint import read_manifest
-from eqids.fit.recipe import resolved
-from eqids.fit.words import words_again
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
+from eqids.checkpoints import read_manifest
+from eqids.runs.recipe import resolved
+from eqids.runs.run_tokens import words_again
 from eqids.model import Llama
-from eqids.starting import flags_taken_over
+from eqids.runs.starting import flags_taken_over
 
 # By flag: what the first stage was given, another value that a second stage may give,
 # and what the second stage has where it gives none ("=": that of the first).

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from plays import HEADER, item_histories, prepared, write_csv
 
 from eqids.config import TimeUnit, UserError
-from eqids.data.times import SECONDS, YEAR_1971, YEAR_2100, date, unit_of
+from eqids.data.raw.times import SECONDS, YEAR_1971, YEAR_2100, date, unit_of
 from eqids.prepare import main as prepare_main
 
 pytestmark = pytest.mark.filterwarnings(

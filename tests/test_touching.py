@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from eqids.config import NANO_RECIPE
 from eqids.data import Dataset
-from eqids.fit.touching import Touching, chosen, touching
+from eqids.fit.active_clusters import Touching, chosen, touching
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([1, 2, 4]), st.integers(1, 9))

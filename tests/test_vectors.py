@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from eqids.config import PrepareConfig, UserError
-from eqids.data.own_vectors import check_vectors, own_vectors
-from eqids.data.vectors import item_vectors, item_vectors_bytes, word_vectors
+from eqids.data.clustering.own_vectors import check_vectors, own_vectors
+from eqids.data.clustering.vectors import item_vectors, item_vectors_bytes, word_vectors
 
 
 def _planted(num_groups: int = 4, per_group: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +116,7 @@ def test_lists_are_read_by_id(tmp_path: Path, kind: pa.DataType) -> None:
 def test_columns_of_numbers_are_read_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eqids.data.own_vectors._ROWS", 2)
+    monkeypatch.setattr("eqids.data.clustering.own_vectors._ROWS", 2)
     path = _parquet(
         tmp_path / "v.parquet",
         item=["z", "b", "y", "c"],
@@ -137,7 +137,7 @@ def test_rows_of_one_item_hold_one_vector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     """Wherever they stand; the parts of a file are smaller than what is between."""
-    monkeypatch.setattr("eqids.data.own_vectors._ROWS", rows)
+    monkeypatch.setattr("eqids.data.clustering.own_vectors._ROWS", rows)
     ids, lists = ["a", "x", "b", "a", "c", "b", "x"], [*_ROWS, *_ROWS, _ROWS[0]]
     lists = [lists[{"a": 0, "b": 1, "c": 2, "x": 0}[one]] for one in ids]
     path, told = _parquet(tmp_path / "v.parquet", item=ids, v=lists), []

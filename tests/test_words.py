@@ -11,15 +11,15 @@ from models import FLOAT32, NOWHERE, TINY, tiny_model
 
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.data.batches import (
+from eqids.data.batches.training_batches import (
     BatchConfig,
     TrainingBatches,
     gap_buckets,
     last_positions,
     query_batch,
 )
-from eqids.data.word_packing import Events, WordPackingPlan
-from eqids.data.words import Words, words_by_slot
+from eqids.data.batches.token_packing import Events, WordPackingPlan
+from eqids.data.batches.tokens import Words, words_by_slot
 from eqids.fit.evaluation import chunks, evaluate, make_ranker
 from eqids.model import Batch, EqIDs
 

@@ -14,8 +14,8 @@ from tokens import TEXTS, with_texts, write_tokenizer
 import eqids
 from eqids import catalog, evaluate, train
 from eqids.data import Dataset, open_dataset
-from eqids.data.batches import query_batch
-from eqids.fit.checkpoint import read_manifest
+from eqids.data.batches.training_batches import query_batch
+from eqids.checkpoints import read_manifest
 from eqids.model import Batch
 
 ASKED = ["--text_tokens_per_item", "3", "--prompt", "Up", "--seq_len", "32"]
@@ -169,10 +169,10 @@ import equinox as eqx, jax, jax.numpy as jnp
 from conftest import make_dataset
 from test_words import random_words
 from eqids.config import LlamaConfig, ModelConfig, NANO_RECIPE
-from eqids.data.batches import BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
-from eqids.fit.runs import initial_model
+from eqids.runs.identity import initial_model
 from eqids.fit.step import make_step, split, start
 from eqids.model import Batch
 import sharding

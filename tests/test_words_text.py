@@ -15,8 +15,8 @@ from tokens import BOS, TEXTS, with_texts, write_tokenizer
 from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.files import ITEMS_FILE, words_file
-from eqids.data.text import tokenizer_file, words_of
-from eqids.data.words import Words
+from eqids.data.batches.item_texts import tokenizer_file, words_of
+from eqids.data.batches.tokens import Words
 
 PLAYS = [("a", 1, 10), ("a", 2, 11), ("a", 3, 12), ("b", 2, 10), ("b", 3, 11)]
 

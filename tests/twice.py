@@ -29,7 +29,7 @@ from convert.hf_files import shard_paths
 from convert.hf_write import hf_to_hf
 from convert.outputs import FLOATS
 from eqids.config import UserError
-from eqids.data.text import tokenizer_file, words_of_texts
+from eqids.data.batches.item_texts import tokenizer_file, words_of_texts
 from eqids.model.rope import rope_frequencies
 
 GB = 10**9

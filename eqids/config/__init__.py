@@ -4,7 +4,7 @@ Flags are built from these classes, checkpoints store them as JSON, and presets
 are rows of data. A sentence under each field is its help text.
 """
 
-from eqids.config.catalog import (
+from eqids.config.catalog_flags import (
     AddConfig as AddConfig,
     ChangeConfig as ChangeConfig,
     GrowConfig as GrowConfig,
@@ -13,14 +13,14 @@ from eqids.config.catalog import (
     RetireConfig as RetireConfig,
     ShowConfig as ShowConfig,
 )
-from eqids.config.checkpoint import (
+from eqids.config.checkpoint_flags import (
     ExportConfig as ExportConfig,
     ListStepsConfig as ListStepsConfig,
     ShowStepConfig as ShowStepConfig,
     VerifyConfig as VerifyConfig,
 )
 from eqids.config.content import check_content as check_content
-from eqids.config.convert import (
+from eqids.config.convert_flags import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,
     FloatName as FloatName,
@@ -30,7 +30,7 @@ from eqids.config.convert import (
     ItemsConfig as ItemsConfig,
     LlamaFolderConfig as LlamaFolderConfig,
 )
-from eqids.config.doors import (
+from eqids.config.inference_flags import (
     EvaluateConfig as EvaluateConfig,
     OpenConfig as OpenConfig,
     PrepareConfig as PrepareConfig,
@@ -42,7 +42,7 @@ from eqids.config.errors import (
     UserError as UserError,
     require as require,
 )
-from eqids.config.layouts import (
+from eqids.config.layout_flags import (
     EstimateConfig as EstimateConfig,
     ListConfig as ListConfig,
     MachineConfig as MachineConfig,
@@ -61,7 +61,7 @@ from eqids.config.model import (
     RopeScaling as RopeScaling,
 )
 from eqids.config.negation import negation_of as negation_of, on_unless as on_unless
-from eqids.config.processes import ProcessesConfig as ProcessesConfig
+from eqids.config.distributed import ProcessesConfig as ProcessesConfig
 from eqids.config.serial import from_json as from_json, to_json as to_json
 from eqids.config.stages import (
     LLAMA_FLAGS as LLAMA_FLAGS,
@@ -71,7 +71,7 @@ from eqids.config.stages import (
     model_flags as model_flags,
     taken_over as taken_over,
 )
-from eqids.config.train import (
+from eqids.config.train_flags import (
     NANO_RECIPE as NANO_RECIPE,
     PRETRAINED_RECIPES as PRETRAINED_RECIPES,
     InitItems as InitItems,

@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from eqids.config.train import RunConfig, TrainConfig
+from eqids.config.train_flags import RunConfig, TrainConfig
 
 MODEL_FLAGS = (
     "llama_size", "llama_path", "from_scratch", "train", "lora_rank", "lora_alpha",

@@ -32,7 +32,7 @@ from eqids.data.files import (
 )
 from eqids.data.ids import Ids, shown
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
-from eqids.data.lineage import Lineage, check_lineage, lineage_of
+from eqids.data.catalog.lineage import Lineage, check_lineage, lineage_of
 
 
 @dataclass(frozen=True, eq=False)

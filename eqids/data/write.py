@@ -30,7 +30,7 @@ from eqids.data.files import (
     write_parquet,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
-from eqids.data.lineage import Lineage
+from eqids.data.catalog.lineage import Lineage
 
 
 def write_dataset(

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config import require
 from eqids.data import Dataset
-from eqids.data.batches import last_positions, query_batch
-from eqids.data.words import Words
+from eqids.data.batches.training_batches import last_positions, query_batch
+from eqids.data.batches.tokens import Words
 from eqids.fit.ranking import metrics
 from eqids.model import Batch, EqIDs
 from eqids.model.rank import ranks

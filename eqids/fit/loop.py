@@ -10,14 +10,14 @@ from jaxtyping import PRNGKeyArray
 
 from eqids.config import RunConfig, Stopped
 from eqids.data import Dataset
-from eqids.data.batches import TrainingBatches
-from eqids.fit.checkpoint import Saver, best_step, latest_step, read_manifest
-from eqids.fit.cold import ColdItems
+from eqids.data.batches.training_batches import TrainingBatches
+from eqids.checkpoints import Saver, best_step, latest_step, read_manifest
+from eqids.fit.cold_start import ColdItems
 from eqids.fit.evaluation import Ranker, evaluate
 from eqids.fit.log import Log
 from eqids.fit.step import State, Step
-from eqids.fit.touching import Touching
-from eqids.fit.wishes import Wishes
+from eqids.fit.active_clusters import Touching
+from eqids.fit.signals import Wishes
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside
 

@@ -95,7 +95,7 @@ def make_step(
 
     The state's buffers are donated. The key is the run's: each step folds its number
     into it, so that a resumed run draws what an uninterrupted one would. `touched`
-    lists the batch's clusters (`eqids.fit.touching`) where item tables have a
+    lists the batch's clusters (`eqids.fit.active_clusters`) where item tables have a
     row-sparse optimizer, and is None where they do not.
 
     Args:

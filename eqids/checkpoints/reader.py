@@ -1,0 +1,158 @@
+"""Reading arrays back: boxes of them, every chunk against its digest."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore as ts
+from jaxtyping import Shaped
+
+from eqids.checkpoints.chunks import Box, chunks_in, shift, within
+from eqids.checkpoints.manifest import (
+    DamageError,
+    Manifest,
+    content_problems,
+    step_label,
+)
+from eqids.checkpoints.store import PARTS, array_spec, sha256
+from sharding import aligned
+
+_NUM_WORKERS = min(16, 2 * (os.cpu_count() or 1))
+"""Threads that read chunks; half of them wait for the disk."""
+_AHEAD_BYTES = 256 << 20
+"""What is read before it is asked for."""
+
+Advance = Callable[[int], None]
+"""Hears of bytes as they are read."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A box on its way from the disk."""
+
+    values: Shaped[np.ndarray, "..."]
+    """Where it arrives."""
+    chunks: Sequence[Future[int]]
+    """Bytes of every chunk that it meets, once it is there and checked."""
+
+
+class Reader:
+    """Reads boxes of the arrays of one checkpoint, every chunk against its digest."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self._path = path
+        self._manifest = manifest
+        # Nodes are read once per part instead of once per chunk.
+        self._context = ts.Context({"cache_pool": {"total_bytes_limit": 64 << 20}})
+        self._pool = ThreadPoolExecutor(_NUM_WORKERS)
+        self._stores: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def read(
+        self, name: str, box: Box, advance: Advance | None = None
+    ) -> Shaped[np.ndarray, "..."]:
+        """Values of array `name` inside `box`, zeros past the array's end.
+
+        Chunks that meet the box are read whole, because a digest covers one chunk.
+
+        Raises:
+            DamageError: a chunk is missing or damaged; names step, array and file.
+        """
+        (values,) = self.read_each([(name, box)], advance)
+        return values
+
+    def read_each(
+        self, boxes: Iterable[tuple[str, Box]], advance: Advance | None = None
+    ) -> Iterator[Shaped[np.ndarray, "..."]]:
+        """Yields the values of boxes in turn; meanwhile the next ones are read.
+
+        Args:
+            boxes: names of arrays, and boxes of each; see `read`.
+            advance: hears of bytes as they are read.
+
+        Raises:
+            DamageError: as `read` does, when it is the box's turn.
+        """
+        begun, ahead = deque[_Reading](), 0
+
+        def first() -> Shaped[np.ndarray, "..."]:
+            reading = begun.popleft()
+            for chunk in reading.chunks:
+                num_bytes = chunk.result()
+                if advance is not None:
+                    advance(num_bytes)
+            return reading.values
+
+        for name, box in boxes:
+            begun.append(self._begin(name, box))
+            ahead += begun[-1].values.nbytes
+            while ahead > _AHEAD_BYTES:
+                values = first()
+                ahead -= values.nbytes
+                yield values
+        while begun:
+            yield first()
+
+    def _begin(self, name: str, box: Box) -> _Reading:
+        record = self._manifest.arrays[name]
+        shape = tuple(cut.stop - cut.start for cut in box)
+        dtype = jax.numpy.dtype(record.dtype)
+        values = aligned(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+        stored = within(box, record.shape)
+        if stored != box:
+            values[...] = 0
+
+        def fill(number: int, extent: Box) -> int:
+            common = tuple(
+                slice(max(a.start, b.start), min(a.stop, b.stop))
+                for a, b in zip(extent, box, strict=True)
+            )
+            index: tuple[Any, ...] = (*shift(common, box), ...)  # a view, of () too
+            place = values[index]
+            part, digest = record.chunks[number]
+            try:
+                source = self._store(part, name)[extent]
+                if common == extent:
+                    ts.array(place, copy=False).write(source).result()
+                    got = place
+                else:
+                    got = source.read().result()
+            except Exception as error:  # tensorstore raises whatever its status maps to
+                raise self._damage(name, part, str(error)) from error
+            if sha256(got) != digest:
+                raise self._damage(name, part, "its SHA-256 is not the manifest's")
+            if got is not place:
+                place[...] = got[shift(common, extent)]
+            return got.nbytes
+
+        chunks = chunks_in(record, stored)
+        return _Reading(values, [self._pool.submit(fill, *chunk) for chunk in chunks])
+
+    def _store(self, part: str, name: str) -> Any:
+        if (part, name) not in self._stores:
+            record = self._manifest.arrays[name]
+            spec = array_spec(self._path / PARTS / part, name, record)
+            opened = ts.open(spec, open=True, context=self._context).result()
+            self._stores[part, name] = opened
+        return self._stores[part, name]
+
+    def _damage(self, name: str, part: str, reason: str) -> DamageError:
+        below = f"{PARTS}/{part}/"
+        files = content_problems(self._path, self._manifest, below)
+        where = files[0].split(": ", 1)[1] if files else reason.split(" [", 1)[0]
+        return DamageError(
+            f"{step_label(self._path)}: array {name!r} cannot be read from "
+            f"{below}: {where}"
+        )

@@ -1,0 +1,268 @@
+"""The words of a dataset's items: tokenized once per tokenizer, kept beside it."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from tokenizers import Tokenizer
+
+from eqids.config import UserError, check_content, require
+from eqids.data.dataset import Dataset
+from eqids.data.files import ITEMS_FILE, file_sha256, read_parquet, words_file
+from eqids.data.batches.tokens import Words, words_by_slot
+
+TOKENIZER_FILE = "tokenizer.json"
+"""What Hugging Face calls a tokenizer's file in a model's folder."""
+
+_TEXTS = 16_384
+"""Texts that are tokenized at a time."""
+
+
+def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
+    """Returns the tokenizer's file: the one that is named, or the Llama's own.
+
+    Raises:
+        UserError: there is none.
+    """
+    if tokenizer is not None:
+        inside = tokenizer / TOKENIZER_FILE
+        path = inside if tokenizer.is_dir() else tokenizer
+        require(path.is_file(), f"--tokenizer {tokenizer}: there is no file {path}")
+        check_content(path)
+        return path
+    wanted = f"wanted --tokenizer FILE, a {TOKENIZER_FILE}"
+    require(llama_path is not None, f"words beside items need a tokenizer: {wanted}")
+    assert llama_path is not None
+    require(
+        llama_path.exists(),
+        f"{llama_path} is not there, wanted the folder of a Llama, see --llama_path",
+    )
+    require(
+        not llama_path.is_file(),
+        f"--llama_path {llama_path} is a file, wanted the folder of a Llama with its "
+        f"{TOKENIZER_FILE}",
+    )
+    path = llama_path / TOKENIZER_FILE
+    if path.is_symlink() or path.exists():
+        check_content(path)
+        return path
+    if (llama_path / "tokenizer.model").exists():
+        wanted += (
+            "; of the tokenizer.model that is there, transformers makes one: "
+            f"AutoTokenizer.from_pretrained('{llama_path}').save_pretrained(DIR)"
+        )
+    raise UserError(
+        f"words beside items need a tokenizer, and {llama_path} has no "
+        f"{TOKENIZER_FILE}: {wanted}"
+    )
+
+
+def words_of(
+    dataset: Dataset,
+    tokenizer: Path,
+    prompt: str,
+    per_item: int,
+    report: Callable[[str], None],
+) -> Words:
+    """Returns the words of a dataset's items, as tokens, and those of a prompt.
+
+    Texts and the prompt are data: a text that spells a special token, such as `</s>`,
+    is tokenized letter by letter like any other. The only special token is the one
+    that the tokenizer itself puts before a text, if it does (Llama 3's
+    `<|begin_of_text|>`): the prompt starts with it, also where no prompt is given.
+    Added tokens that the tokenizer's file declares not special are words like others.
+
+    All words of all items are cached in the dataset folder, under the tokenizer's
+    hash; a cache of other texts, or a damaged one, is made again.
+
+    Args:
+        dataset: a folder's present version.
+        tokenizer: a `tokenizer.json`.
+        prompt: what every sequence opens with.
+        per_item: words of an item at most.
+        report: hears what takes time.
+
+    Raises:
+        UserError: no such tokenizer, or words are wanted and no item has a text.
+    """
+    engine, sha256 = _open(tokenizer), file_sha256(tokenizer)
+    ids, offsets = np.zeros(0, np.int32), np.zeros(dataset.num_slots + 1, np.int64)
+    if per_item > 0:
+        ids, offsets = _cached(dataset, engine, sha256, report)
+        require(
+            len(ids) > 0,
+            f"{dataset.path / ITEMS_FILE}: no item has a text, and words of items are "
+            "wanted; prepare the dataset with --items and --text",
+        )
+    vocab = 1 + max(engine.get_vocab(with_added_tokens=True).values(), default=-1)
+    opening = np.array([*_before(engine), *_encoded(engine, prompt)], np.int32)
+    return words_by_slot(ids, offsets, opening, per_item, sha256, vocab)
+
+
+def words_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Words:
+    """Returns the words of texts that are of no dataset yet; see `words_of`.
+
+    Args:
+        texts: a slot each.
+        tokenizer: a `tokenizer.json`.
+        per_item: words of a text at most.
+
+    Raises:
+        UserError: no such tokenizer.
+    """
+    engine = _open(tokenizer)
+    ids, lengths = _tokenized(texts, engine)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return words_by_slot(ids, offsets, np.array(_before(engine), np.int32), per_item)
+
+
+def _open(path: Path) -> Tokenizer:
+    """A tokenizer that finds no special token in a text."""
+    try:
+        engine = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise UserError(f"{path} is no {TOKENIZER_FILE}: {error}") from None
+    engine.encode_special_tokens = True
+    special = _special(engine)
+    if any(special[text] in _encoded(engine, text) for text in special):
+        engine = Tokenizer.from_str(_without_spellings(engine, special))
+        engine.encode_special_tokens = True
+    engine.no_truncation()
+    engine.no_padding()
+    return engine
+
+
+def _special(engine: Tokenizer) -> dict[str, int]:
+    """The special tokens that have another spelling, and their ids.
+
+    The token of what is unknown has none, and a single letter has none.
+    """
+    unknown = getattr(engine.model, "unk_token", None)
+    added = engine.get_added_tokens_decoder()
+    special = {token.content: at for at, token in added.items() if token.special}
+    return {t: at for t, at in special.items() if t != unknown and len(t) > 1}
+
+
+def _without_spellings(engine: Tokenizer, special: Mapping[str, int]) -> str:
+    """A tokenizer's JSON in which no text spells a special token.
+
+    Some models, Unigram and WordLevel among them, hold special tokens in their own
+    vocabulary and find them in texts by themselves. There they keep their ids, and
+    get names that no text has.
+    """
+    said = json.loads(engine.to_str())
+    name = {text: f"\0special {at} {uuid.uuid4().hex}" for text, at in special.items()}
+    for token in said["added_tokens"]:
+        token["content"] = name.get(token["content"], token["content"])
+    model = said["model"]
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[name.get(t, t), score] for t, score in model["vocab"]]
+    else:
+        model["vocab"] = {name.get(t, t): at for t, at in model["vocab"].items()}
+    if "merges" in model:
+        pairs = ((left, right) for left, right in model["merges"])
+        model["merges"] = [p for p in pairs if not {*p, "".join(p)} & special.keys()]
+    return json.dumps(said)
+
+
+def _encoded(engine: Tokenizer, text: str) -> list[int]:
+    return engine.encode(text, add_special_tokens=False).ids
+
+
+def _before(engine: Tokenizer) -> list[int]:
+    """The tokens that a tokenizer puts before a text, such as Llama 3's first."""
+    mask = engine.encode("a").special_tokens_mask
+    num_before = mask.index(0) if 0 in mask else 0
+    return engine.encode("a").ids[:num_before]
+
+
+def _cached(
+    dataset: Dataset, engine: Tokenizer, sha256: str, report: Callable[[str], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    path = dataset.path / words_file(sha256)
+    wanted = {
+        "tokenizer": sha256,
+        "items": dataset.info.files[ITEMS_FILE],
+        "catalog_id": dataset.info.catalog_id,
+        # Caches without this entry hold the special tokens that texts spell.
+        "special_tokens": "as text",
+    }
+    found = _read(path, wanted)
+    if found is None:
+        report(f"splitting the texts of {dataset.info.num_items:,} items into words")
+        found = _of_dataset(dataset, engine)
+        _write(path, found, wanted, report)
+    return found
+
+
+def _of_dataset(dataset: Dataset, engine: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    table = read_parquet(dataset.path / ITEMS_FILE, columns=["slot", "text"])
+    ids, lengths = _tokenized(table["text"].fill_null("").to_pylist(), engine)
+    by_slot = np.zeros(dataset.num_slots, np.int64)
+    by_slot[table["slot"].to_numpy()] = lengths
+    # Items stand in the order of their slots, so their words do.
+    return ids, np.concatenate([[0], np.cumsum(by_slot)])
+
+
+def _tokenized(
+    texts: Sequence[str], engine: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of all texts, one after the other, and how many each has."""
+    lengths, parts = np.zeros(len(texts), np.int64), [np.zeros(0, np.int32)]
+    for first in range(0, len(texts), _TEXTS):
+        chunk = texts[first : first + _TEXTS]
+        encoded = [x.ids for x in engine.encode_batch(chunk, add_special_tokens=False)]
+        lengths[first : first + len(chunk)] = [len(ids) for ids in encoded]
+        parts += [np.array(ids, np.int32) for ids in encoded]
+    return np.concatenate(parts), lengths
+
+
+def _read(
+    path: Path, wanted: Mapping[str, str]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What a cache holds; None where it is of something else, or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            said = file.metadata() or {}
+            ids, offsets = file.get_tensor("ids"), file.get_tensor("offsets")
+    except (OSError, SafetensorError):
+        return None
+    sound = {**wanted, "sha256": _sha256(ids, offsets)}
+    return (ids, offsets) if said == sound else None
+
+
+def _write(
+    path: Path,
+    found: tuple[np.ndarray, np.ndarray],
+    wanted: Mapping[str, str],
+    report: Callable[[str], None],
+) -> None:
+    ids, offsets = found
+    said = {**wanted, "sha256": _sha256(ids, offsets)}
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        partial.write_bytes(save({"ids": ids, "offsets": offsets}, said))
+        partial.replace(path)
+    except OSError as error:
+        # A dataset that only others may write to is of use all the same.
+        report(
+            f"warning: {path} could not be written ({error.strerror}): the texts are "
+            "split anew each time"
+        )
+    finally:
+        with suppress(OSError):  # nothing can be removed where nothing can be written
+            partial.unlink()
+
+
+def _sha256(ids: np.ndarray, offsets: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{ids.dtype}{ids.shape}{offsets.dtype}".encode())
+    digest.update(ids.tobytes() + offsets.tobytes())
+    return digest.hexdigest()

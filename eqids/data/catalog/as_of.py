@@ -1,0 +1,72 @@
+"""A dataset as checkpoints of an earlier version of its catalog know it."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from eqids.data.dataset import Dataset
+from eqids.data.catalog.lineage import Lineage
+
+
+def as_of(dataset: Dataset, version: int) -> Dataset:
+    """The same histories in the slots of an earlier version of the catalog.
+
+    Events of items that came later are left out, and so are users' targets that
+    were not valid then.
+
+    Args:
+        dataset: with the present version.
+        version: the earlier one, from 1.
+    """
+    lineage = dataset.lineage
+    if version == lineage.version:
+        return dataset
+    valid, slot_then = lineage.valid_at(version), lineage.slots_at(version)
+    slots = slot_then[dataset.slots]
+    kept = slots >= 0
+    num_before = np.concatenate([[0], np.cumsum(kept)])
+    starts, offsets = dataset.offsets[:-1], num_before[dataset.offsets]
+
+    def without(at: np.ndarray) -> np.ndarray:
+        event = starts + np.maximum(at, 0)
+        good = (at >= 0) & kept[event] & valid.reshape(-1)[slots[event]]
+        position = num_before[event] - offsets[:-1]
+        return np.where(good & (position > 0), position, -1).astype(np.int32)
+
+    lengths = num_before[starts + dataset.train_length] - offsets[:-1]
+    there = (dataset.item_valid | dataset.retired).reshape(-1) & (slot_then >= 0)
+    now, then = np.flatnonzero(there), slot_then[there]
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        rows = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+        out = np.zeros((valid.size, *array.shape[2:]), array.dtype)
+        out[then] = rows[now]
+        return out.reshape(*valid.shape, *array.shape[2:])
+
+    catalog_id = lineage.catalog_ids[version - 1]
+    return replace(
+        dataset,
+        info=replace(
+            dataset.info,
+            num_items=len(now),
+            num_events=int(kept.sum()),
+            num_clusters=len(valid),
+            catalog_id=catalog_id,
+            catalog_version=version,
+        ),
+        slots=slots[kept],
+        times=None if dataset.times is None else dataset.times[kept],
+        offsets=offsets,
+        train_length=lengths.astype(np.int32),
+        valid_at=without(dataset.valid_at),
+        test_at=without(dataset.test_at),
+        item_valid=valid,
+        retired=moved(dataset.item_valid | dataset.retired) & ~valid,
+        item_counts=moved(dataset.item_counts),
+        item_vectors=moved(dataset.item_vectors),
+        lineage=Lineage(
+            lineage.valid,
+            lineage.catalog_ids[: version - 1],
+            lineage.changes[: version - 1],
+        ),
+    )

@@ -1,0 +1,143 @@
+"""From training events to a catalog: vectors of items, clusters, places, figures."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from eqids.config import PrepareConfig, require
+from eqids.data.clustering.cluster_sizes import assign, default_num_clusters, place
+from eqids.data.info import ClustersInfo
+from eqids.data.raw.interactions import Interactions
+from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
+from eqids.data.clustering.own_vectors import own_vectors
+from eqids.data.clustering.quality import balance, consecutive_share, random_share
+from eqids.data.raw.splits import Split
+from eqids.data.clustering.vectors import item_vectors, item_vectors_bytes, word_vectors
+
+Reader = Callable[[Sequence[str], int], np.ndarray]
+"""Makes float32 [item, width] of texts, with a model that this room does not know."""
+
+_LARGE = 1_000_000
+"""Items from which memory and progress are told."""
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """Where items stand, in the order of `Interactions.items`."""
+
+    slot: np.ndarray
+    """int32 [item]: cluster * room + place."""
+    count: np.ndarray
+    """int64 [item]: training events."""
+    vectors: np.ndarray
+    """float32 [item, vector_width]."""
+    num_clusters: int
+    """Number of clusters."""
+    room: int
+    """Places in a cluster."""
+    info: ClustersInfo
+    """How the clusters were made."""
+
+
+def make_catalog(
+    found: Interactions,
+    split: Split,
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+    read: Reader | None = None,
+) -> Clustered:
+    """Puts items into clusters, from training events, words or the user's vectors.
+
+    Args:
+        found: items and events.
+        split: which events are training events; no other is looked at.
+        config: how to cluster.
+        progress: is told what takes long or is unusual.
+        read: makes vectors of texts, where they are wanted.
+
+    Raises:
+        UserError: if the user's vectors are not as they must be.
+    """
+    start = time.perf_counter()
+    users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
+    training = split.in_training(found.offsets)
+    users, item = users[training], found.item[training]
+    num_items = len(found.items)
+    num_clusters = config.num_clusters or default_num_clusters(num_items)
+    vectors = _vectors(found, users, item, config, progress, read)
+    count = np.bincount(item, minlength=num_items)
+    with _telling(num_items, num_clusters, vectors.shape[1], progress) as told:
+        cluster = assign(
+            config.clusters, vectors, count, num_clusters, config.seed,
+            config.spherical, told,
+        )  # fmt: skip
+    slot, room = place(cluster, num_clusters, config.free_share)
+    sizes = np.bincount(cluster, minlength=num_clusters)
+    info = ClustersInfo(
+        method=config.clusters,
+        vector_width=vectors.shape[1],
+        seed=config.seed,
+        **balance(sizes, room),
+        consecutive_share=consecutive_share(cluster, item, users),
+        random_share=random_share(sizes, item, users),
+        vectors=config.cluster_vectors,
+        spherical=config.spherical,
+        seconds=round(time.perf_counter() - start, 1),
+    )
+    return Clustered(slot, count, vectors, num_clusters, room, info)
+
+
+def _vectors(
+    found: Interactions,
+    users: np.ndarray,
+    item: np.ndarray,
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+    read: Reader | None,
+) -> np.ndarray:
+    """float32 [item, vector_width]."""
+    width, seed = config.vector_width, config.seed
+    if config.cluster_vectors in ("words", "text"):
+        texts = [text or "" for text in found.items["text"].to_pylist()]
+        require(
+            any(texts),
+            f"--cluster_vectors is {config.cluster_vectors}, but nothing is said of "
+            "the items: give their titles with --items and --title_column",
+        )
+        if config.cluster_vectors == "words":
+            return word_vectors(texts, width, seed)
+        assert read is not None, "the door reads texts"
+        return read(texts, width)
+    if config.cluster_vectors != "interactions":
+        path = Path(config.cluster_vectors)
+        return own_vectors(path, found.items["item"], config, progress)
+    num_users, num_items = len(found.user_ids), len(found.items)
+    if num_items >= _LARGE:
+        needed = item_vectors_bytes(num_users, num_items, len(item), width)
+        progress(f"item vectors need about {needed / 1e9:.1f} GB")
+    return item_vectors(users, item, num_users, num_items, width, seed)
+
+
+@contextlib.contextmanager
+def _telling(
+    num_items: int, num_clusters: int, width: int, progress: Callable[[str], None]
+) -> Iterator[Callable[[int], None]]:
+    """Tells of memory, then of each step: on a terminal on a bar, else in words."""
+    if num_items < _LARGE:
+        yield lambda step: None
+        return
+    progress(f"clusters need {kmeans_bytes(num_items, width) / 1e9:.1f} GB")
+    steps = num_steps(num_clusters)
+    with tqdm(total=steps, unit="step", leave=False, disable=None) as bar:
+
+        def told(step: int) -> None:
+            bar.update()
+            if bar.disable:
+                progress(f"clustering: {step} of {steps} steps")
+
+        yield told

@@ -1,0 +1,138 @@
+"""Items into clusters of equal size, and clusters into an order that shards share."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from eqids.config import require
+from eqids.data.clustering.kmeans import balanced_kmeans
+
+Method = Literal["kmeans", "popularity", "random"]
+
+_SMALL, _LARGE = 10_000, 100_000
+"""Items up to which sqrt(items) clusters are the default, and from which 4 times
+that, which took least time in a training step (docs/head.md)."""
+_STEP = 64
+"""Many clusters come in a multiple of this, which meshes divide."""
+
+
+def default_num_clusters(num_items: int) -> int:
+    """The number of clusters where none is said: sqrt(items) to 4 sqrt(items).
+
+    Above 512 it is a multiple of 64.
+    """
+    size = math.log(num_items / _SMALL) / math.log(_LARGE / _SMALL)
+    num_clusters = round((1 + 3 * min(max(size, 0.0), 1.0)) * num_items**0.5)
+    if num_clusters <= 8 * _STEP:
+        return max(num_clusters, 1)
+    return round(num_clusters / _STEP) * _STEP
+
+
+def assign(
+    method: Method,
+    vectors: np.ndarray,
+    counts: np.ndarray,
+    num_clusters: int,
+    seed: int,
+    spherical: bool = False,
+    told: Callable[[int], None] = lambda step: None,
+) -> np.ndarray:
+    """The cluster of every item; sizes differ by one at most.
+
+    An item weighs the root of its count in the centroids of k-means: of two items
+    that nobody uses, it matters little whether they are together.
+
+    Args:
+        method: kmeans (of `vectors`), popularity (neighbours in `counts`) or random.
+        vectors: float32 [item, width].
+        counts: int [item], training events of each.
+        num_clusters: at most the number of items.
+        seed: of k-means and of the numbers of clusters, see `shared_numbers`.
+        spherical: kmeans by direction, whatever the length of a vector.
+        told: is told how far k-means is, see there.
+
+    Returns:
+        int32 [item].
+    """
+    num_items, rng = len(vectors), np.random.default_rng(seed)
+    require(
+        1 <= num_clusters <= num_items,
+        f"--num_clusters is {num_clusters}, wanted 1 to {num_items}, the number of "
+        "items",
+    )
+    sizes = np.full(num_clusters, num_items // num_clusters)
+    sizes[: num_items % num_clusters] += 1
+    if method == "kmeans":
+        weights = np.sqrt(1 + counts, dtype=np.float32)
+        cluster = balanced_kmeans(vectors, sizes, weights, seed, spherical, told)
+    else:
+        popular = np.argsort(-counts, kind="stable")
+        order = popular if method == "popularity" else rng.permutation(num_items)
+        cluster = np.empty(num_items, np.int32)
+        cluster[order] = np.repeat(np.arange(num_clusters, dtype=np.int32), sizes)
+    loads = np.bincount(cluster, counts, num_clusters)
+    return shared_numbers(loads, seed)[cluster]
+
+
+def shared_numbers(loads: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers for clusters, so that ranges of numbers share the load evenly.
+
+    A shard of the catalog is a range of clusters: in order of popularity, one shard
+    would get most targets. Here halves differ by no more than one cluster's load,
+    and so do the halves of a half: of any number of shards that is a power of two
+    (and divides the clusters), none waits long for another.
+
+    Args:
+        loads: float [cluster], training events of its items.
+        seed: of the order of equal clusters.
+
+    Returns:
+        int32 [cluster], the number of each.
+    """
+    order = np.random.default_rng(seed).permutation(len(loads))
+    parts = [order[np.argsort(-loads[order], kind="stable")].tolist()]
+    while any(len(part) > 1 for part in parts):
+        parts = [half for part in parts for half in _halves(part, loads)]
+    number = np.empty(len(loads), np.int32)
+    number[np.concatenate(parts)] = np.arange(len(loads), dtype=np.int32)
+    return number
+
+
+def _halves(part: list[int], loads: np.ndarray) -> list[list[int]]:
+    """Deals clusters, heaviest first, each to the lighter half while that has room."""
+    if len(part) == 1:
+        return [part]
+    left, right, ahead = list[int](), list[int](), 0.0
+    for cluster in part:
+        wanted = left if ahead <= 0 else right
+        other = right if ahead <= 0 else left
+        room = (len(part) + (wanted is left)) // 2 - len(wanted)
+        half = wanted if room else other
+        half.append(cluster)
+        ahead += loads[cluster] if half is left else -loads[cluster]
+    return [left, right]
+
+
+def place(
+    cluster: np.ndarray, num_clusters: int, free_share: float = 0.0
+) -> tuple[np.ndarray, int]:
+    """Slots, cluster * room + place, for items of known clusters.
+
+    Args:
+        cluster: int [item].
+        num_clusters: number of clusters.
+        free_share: of the places of the largest cluster, rounded down to whole ones.
+
+    Returns:
+        int32 [item] slots, in a cluster in the order of items; and room, the size of
+        the largest cluster and its free places.
+    """
+    sizes = np.bincount(cluster, minlength=num_clusters)
+    # 9 of 10 places at a share of 0.1, whatever floating point says.
+    room = int(sizes.max() / (1 - free_share) + 1e-9)
+    order = np.argsort(cluster, kind="stable")
+    rank = np.empty(len(cluster), np.int64)
+    rank[order] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return (cluster * room + rank).astype(np.int32), room

@@ -1,0 +1,272 @@
+"""From raw interactions to a dataset folder."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from eqids.config import PrepareConfig, UserError
+from eqids.data.clustering.cluster_items import Clustered, Reader, make_catalog
+from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.raw.engine import engine
+from eqids.data.ids import shown
+from eqids.data.info import Counts, DatasetInfo, Protocol
+from eqids.data.raw.interactions import Interactions, read_interactions
+from eqids.data.raw.item_rows import read_ids
+from eqids.data.catalog.existing import Known, in_catalog, shorter_histories
+from eqids.data.catalog.lineage import Lineage
+from eqids.data.clustering.own_vectors import check_vectors
+from eqids.data.raw.sources import open_source
+from eqids.data.raw.splits import Split, leave_one_out, temporal
+from eqids.data.raw.template import field
+from eqids.data.write import check_target, write_dataset
+
+
+def prepare(
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+    read: Reader | None = None,
+) -> Dataset:
+    """Reads a source, splits it, clusters its items and writes a dataset folder.
+
+    Args:
+        config: what to read and how.
+        progress: is told each step in a sentence.
+        read: makes vectors of texts, where clusters want them of a Llama.
+
+    Returns:
+        The dataset, opened from the folder.
+
+    Raises:
+        UserError: at the first thing that the user has to mend.
+    """
+    check_target(config.folder, config.overwrite)
+    check_vectors(config)
+    old = None if config.catalog is None else open_dataset(config.catalog)
+    if old is not None:
+        config = _with_template(config, old, progress)
+    progress(f"reading {config.source}")
+    found = _read(config, progress)
+    _check_titles(config, found, progress)
+    progress(f"splitting {len(found.item):,} events ({config.split})")
+    if config.split == "temporal":
+        split = temporal(found.offsets, found.time)
+    else:
+        split = leave_one_out(found.offsets)
+    catalog, items, lineage = _placed(config, found, split, old, progress, read)
+    info = replace(
+        _info(config, found, split, catalog),
+        num_items=items.num_rows,
+        catalog_version=1 if lineage is None else lineage.version,
+    )
+    if old is not None and info.texts is None:
+        info = replace(info, texts=old.info.texts)
+    progress(f"writing {config.folder}")
+    return write_dataset(
+        config.folder,
+        info,
+        _histories(found, catalog),
+        _users(found, split),
+        items,
+        catalog.vectors,
+        overwrite=config.overwrite,
+        lineage=lineage,
+    )
+
+
+def _with_template(
+    config: PrepareConfig, old: Dataset, progress: Callable[[str], None]
+) -> PrepareConfig:
+    """Makes texts by the template of --catalog, where --text gives no other."""
+    texts = old.info.texts
+    by_columns = config.source.startswith(("csv:", "parquet:"))
+    if texts is None or (by_columns and config.items is None):
+        return config
+    template = texts.template
+    if by_columns and template == field(texts.title_column):
+        template = field(config.title_column)
+    if config.text is None:
+        progress(f"texts of items are made by {template!r}, as in {old.path}")
+        return replace(config, text=template)
+    if config.text != template:
+        progress(
+            f"warning: --text is {config.text!r} and the texts of {old.path} are made "
+            f"by {template!r}: only new items get the former"
+        )
+    return config
+
+
+def _placed(
+    config: PrepareConfig,
+    found: Interactions,
+    split: Split,
+    old: Dataset | None,
+    progress: Callable[[str], None],
+    read: Reader | None,
+) -> tuple[Clustered, pa.Table, Lineage | None]:
+    """Where items stand, the rows of `items.parquet`, and the catalog's versions."""
+    if old is None:
+        progress(f"clustering {len(found.items):,} items ({config.clusters})")
+        catalog = make_catalog(found, split, config, progress, read)
+        items = found.items.append_column("slot", pa.array(catalog.slot))
+        return catalog, items.append_column("count", pa.array(catalog.count)), None
+    progress(f"finding {len(found.items):,} items in {old.path}")
+    append = config.unknown_items == "append"
+    _tell_lost(found, old, progress)
+    known = in_catalog(found, split, old, append=append)
+    moved = f", and {known.num_moved:,} moved to make room" if known.num_moved else ""
+    progress(
+        f"{known.num_added:,} items are new to the catalog{moved}: it is at version "
+        f"{known.lineage.version}"
+    )
+    if known.num_other_texts:
+        progress(
+            f"warning: {known.num_other_texts:,} items have another title or text in "
+            f"{found.items_file} than in {old.path}: they keep those of {old.path}, "
+            "which its checkpoints have read"
+        )
+    return _as_clustered(known), known.table, known.lineage
+
+
+def _tell_lost(
+    found: Interactions, old: Dataset, progress: Callable[[str], None]
+) -> None:
+    fewer, gone = shorter_histories(found, old)
+    if fewer or gone:
+        progress(
+            f"warning: of the {old.num_users:,} users of {old.path} {gone:,} are not "
+            f"in the source and {fewer:,} have fewer events in it: it must hold all "
+            "histories, old events and new ones, for the new dataset has no others"
+        )
+
+
+def _check_titles(
+    config: PrepareConfig, found: Interactions, progress: Callable[[str], None]
+) -> None:
+    """Says what the file of titles leaves out, and has to spare."""
+    if found.items_file is None:
+        return
+    file, counts, items = found.items_file, found.counts, found.items
+    unnamed, unused = counts.items_unnamed, counts.item_rows_unused
+    if unnamed == len(items) and config.items is not None:
+        listed = read_ids(config.items, config.item_column)
+        raise UserError(
+            f"{config.items} names none of the {len(items):,} items, the first of "
+            f"which is {shown(items['item'][0].as_py())}; column "
+            f"{config.item_column!r} begins with {shown(listed[0].as_py())}, wanted "
+            "the ids of the events"
+        )
+    if unnamed:
+        progress(
+            f"warning: {file} does not name {unnamed:,} of {len(items):,} "
+            "items; their ids are their titles"
+        )
+    if counts.items_untitled:
+        progress(
+            f"warning: {file} has no title for {counts.items_untitled:,} of "
+            f"{len(items):,} items; their ids are their titles"
+        )
+    if counts.item_rows_repeated:
+        progress(
+            f"{file}: {counts.item_rows_repeated:,} of {counts.item_rows:,} rows "
+            "repeat another row and are dropped"
+        )
+    if unused:
+        kept = " that were kept" if counts.items_dropped else ""
+        progress(
+            f"{file}: {unused:,} of {counts.item_rows:,} rows are of no item in the "
+            f"events{kept}, so they are left out; to add them later: "
+            f"{_add_command(config)}"
+        )
+
+
+def _add_command(config: PrepareConfig) -> str:
+    """The command that adds what a file names and no event does."""
+    words = ["python", "-m", "eqids.catalog", "add", "--data_dir", str(config.folder)]
+    if config.items is None:
+        return shlex.join(words) + " --items FILE (CSV or Parquet)"
+    words += ["--items", str(config.items), "--skip_known"]
+    if config.item_column != "item_id":
+        words += ["--item_column", config.item_column]
+    return shlex.join(words)
+
+
+def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
+    histories = {"slots": catalog.slot[found.item], "offsets": found.offsets}
+    return histories if found.time is None else {**histories, "times": found.time}
+
+
+def _users(found: Interactions, split: Split) -> pa.Table:
+    return pa.table(
+        {
+            "user": found.user_ids,
+            "train_length": split.train_length,
+            "valid_at": split.valid_at,
+            "test_at": split.test_at,
+        }
+    )
+
+
+def _as_clustered(known: Known) -> Clustered:
+    catalog = known.catalog
+    return Clustered(
+        slot=known.slot,
+        count=catalog.count,
+        vectors=catalog.vectors,
+        num_clusters=catalog.num_clusters,
+        room=catalog.room,
+        info=known.info,
+    )
+
+
+def _read(config: PrepareConfig, progress: Callable[[str], None]) -> Interactions:
+    with engine() as reader:
+        source = open_source(reader, config, progress)
+        return read_interactions(reader, source, config, progress)
+
+
+def _info(
+    config: PrepareConfig, found: Interactions, split: Split, catalog: Clustered
+) -> DatasetInfo:
+    return DatasetInfo(
+        source=config.source,
+        num_users=len(found.user_ids),
+        num_items=len(found.items),
+        num_events=len(found.item),
+        num_clusters=catalog.num_clusters,
+        room=catalog.room,
+        time_unit=found.time_unit,
+        protocol=_protocol(config, found, split),
+        counts=_counts(found, split, catalog),
+        clusters=catalog.info,
+        texts=found.texts,
+    )
+
+
+def _protocol(config: PrepareConfig, found: Interactions, split: Split) -> Protocol:
+    timed = found.time is not None
+    return Protocol(
+        split=config.split,
+        ties=found.ties,
+        duplicates="dropped" if timed or config.order_column else "kept",
+        min_rating=config.min_rating,
+        min_user_interactions=config.min_user_interactions,
+        min_item_interactions=config.min_item_interactions,
+        valid_from=split.valid_from,
+        test_from=split.test_from,
+        seed=config.seed,
+        order_column=config.order_column,
+    )
+
+
+def _counts(found: Interactions, split: Split, catalog: Clustered) -> Counts:
+    valid, test = split.valid_at >= 0, split.test_at >= 0
+    return replace(
+        found.counts,
+        short_users=int((~valid & ~test).sum()),
+        users_valid=int(valid.sum()),
+        users_test=int(test.sum()),
+        items_untrained=int((catalog.count == 0).sum()),
+    )

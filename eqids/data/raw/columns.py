@@ -1,0 +1,263 @@
+"""What a source's columns hold: ids, times and ratings, checked and given a type."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import ibis.expr.types as ir
+
+from eqids.config import PrepareConfig, TimeUnit, UserError, require
+from eqids.data.raw.engine import reading
+from eqids.data.raw.missing import (
+    ColumnSurvey,
+    check_missing,
+    is_missing,
+    number,
+    stamp,
+    survey,
+)
+from eqids.data.raw.sources import Source
+from eqids.data.raw.times import FORMATS, SECONDS, TIMES_WANTED, settle_unit, spells_date
+
+_ORDER_WANTED = "wanted numbers, dates or timestamps"
+
+
+@dataclass(frozen=True)
+class TypedEvents:
+    """The events of a source, with checked values."""
+
+    table: ir.Table
+    """user, item and row; `when`, integers or floats, where there are times; `rank`,
+    likewise, where a column orders events."""
+    num_rows: int
+    """Rows of the source."""
+    num_missing: int
+    """Rows that were left out because a value is missing."""
+    unit: TimeUnit | None
+    """Unit of `when`, or none where there are no times."""
+
+
+def typed_events(
+    source: Source, config: PrepareConfig, progress: Callable[[str], None]
+) -> TypedEvents:
+    """The events of a source with checked values.
+
+    Ids of a source of text are integers if every one spells an integer, written as
+    Python would write it, else text as given; ids of other sources keep their type.
+
+    Args:
+        source: the columns as the file has them.
+        config: the filters, and what missing values and times mean.
+        progress: is told what times were taken for, and what is unusual.
+
+    Raises:
+        UserError: naming file, column, row and value at the first bad cell.
+    """
+    require_id_types(source)
+    names = [name for name in source.columns if name != "rating"]
+    if config.min_rating is not None:
+        _require_rating(source)
+        names.append("rating")
+    num_rows, found = survey(source, names, config.null_values)
+    require(num_rows > 0, f"{source.file} has no rows, only column names")
+    check_missing(source, num_rows, found, config.missing, progress)
+    whole, num_missing = _whole(source, found, config, progress)
+    require(
+        num_missing < num_rows,
+        f"{source.file}: none of {num_rows:,} rows has a value in all of "
+        f"{', '.join(source.columns[name] for name in names)}",
+    )
+    table = whole.events
+    columns = {n: typed_id(whole, n, found[n]) for n in ("user", "item")}
+    unit: TimeUnit | None = None
+    if "time" in found:
+        columns["when"], unit = _times(whole, found["time"], config, progress)
+    if "order" in found:
+        columns["rank"], _ = moments_of(whole, "order", found["order"], _ORDER_WANTED)
+    typed = table
+    if config.min_rating is not None:
+        typed = table.filter(_rating(whole) >= config.min_rating)
+    return TypedEvents(
+        typed.select(**columns, row=table["row"]), num_rows, num_missing, unit
+    )
+
+
+def seconds(when: Any, unit: TimeUnit) -> Any:
+    """The expression of whole unix seconds, rounded down.
+
+    Args:
+        when: integers or floats.
+        unit: theirs.
+    """
+    factor = SECONDS[unit]
+    if when.type().is_integer() and factor < 1:
+        # Whole numbers of one unit in a second; floats would round 19 digits up.
+        parts = factor.denominator
+        return ((when - (when % parts + parts) % parts) / parts).cast("int64")
+    if when.type().is_integer():
+        return when * int(factor)
+    return (when * float(factor)).floor().cast("int64")
+
+
+def require_id_types(source: Source) -> None:
+    """Raises UserError unless users and items are of types that ids may have."""
+    for name in ("user", "item"):
+        kind = source.events[name].type()
+        require(
+            not (kind.is_nested() or kind.is_binary()),
+            f"{source.file}: column {source.columns[name]!r} is {kind}, wanted ids "
+            "that are integers or text",
+        )
+
+
+def _whole(
+    source: Source,
+    found: Mapping[str, ColumnSurvey],
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+) -> tuple[Source, int]:
+    """The rows of a source that lack no value, and how many others there are."""
+    lacking = {name: one.missing for name, one in found.items() if one.missing}
+    if not lacking:
+        return source, 0
+    table = source.events
+    missing = [is_missing(table[n], found[n], config.null_values) for n in lacking]
+    dropped = reduce(or_, missing)
+    with reading(source.file):
+        num_missing = int(table.aggregate(n=dropped.sum()).to_pyarrow()["n"][0].as_py())
+    named = ", ".join(f"{source.columns[n]!r} {k:,}" for n, k in lacking.items())
+    progress(
+        f"{num_missing:,} rows are left out (--missing drop), for they have no value "
+        f"in: {named}"
+    )
+    return replace(source, events=table.filter(~dropped)), num_missing
+
+
+def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
+    """The expression of ids, which are integers or keep their type.
+
+    Args:
+        source: the columns as the file has them.
+        name: user or item.
+        found: what the survey found in that column.
+    """
+    column = source.events[name]
+    integers = source.spelled and found.integers == found.others
+    return column.cast("int64") if integers and not _keeps_words(found) else column
+
+
+def _keeps_words(found: ColumnSurvey) -> bool:
+    return found.words > 0 and not found.words_are_missing
+
+
+def moments_of(
+    source: Source, name: str, found: ColumnSurvey, wanted: str
+) -> tuple[Any, bool]:
+    """The expression of a column that orders events, and whether it holds numbers.
+
+    Args:
+        source: the columns as the file has them.
+        name: time or order.
+        found: what the survey found in that column.
+        wanted: ends the sentence about a value that is none.
+
+    Raises:
+        UserError: naming the first value that orders nothing.
+    """
+    column = source.events[name]
+    kind = column.type()
+    numeric = True
+    if kind.is_string() and found.integers == found.others:
+        moment = column.cast("int64")
+    elif kind.is_string():
+        numeric = found.numbers >= found.stamps
+        moment = number(column) if numeric else stamp(column)
+    elif kind.is_integer():
+        moment = column.try_cast("int64")
+    elif kind.is_floating() or kind.is_decimal():
+        moment = number(column)
+    elif kind.is_date() or kind.is_timestamp() or kind.is_unknown():
+        numeric, moment = False, stamp(column)
+    else:
+        raise UserError(
+            f"{source.file}: column {source.columns[name]!r} is {kind}, {wanted}"
+        )
+    _require_values(source, name, moment, wanted)
+    return moment, numeric
+
+
+def _times(
+    source: Source,
+    found: ColumnSurvey,
+    config: PrepareConfig,
+    progress: Callable[[str], None],
+) -> tuple[Any, TimeUnit]:
+    """The expression of times and their unit."""
+    when, numeric = moments_of(source, "time", found, TIMES_WANTED)
+    column = f"{source.file}: column {source.columns['time']!r}"
+    if not numeric:
+        require(
+            config.time_unit is None,
+            f"--time_unit is {config.time_unit}, and {column} holds dates or "
+            "timestamps, which need no unit",
+        )
+        return when, "seconds"
+    with reading(source.file):
+        ends = source.events.aggregate(least=when.min(), most=when.max()).to_pyarrow()
+    least, most = ends["least"][0].as_py(), ends["most"][0].as_py()
+    unit = config.time_unit
+    if unit is None:
+        form = _date_form(source, when, least, most)
+        unit = settle_unit(column, least, most, form, progress)
+    longest = max(abs(least), abs(most)) * SECONDS[unit]
+    require(
+        longest < 2**62,
+        f"{column} holds numbers up to {max(abs(least), abs(most))}, which are too "
+        f"large for {unit}; see --time_unit",
+    )
+    return when, unit
+
+
+def _date_form(
+    source: Source, when: Any, least: int | float, most: int | float
+) -> str | None:
+    """The form in which all times spell dates, if there is one."""
+    # Few columns begin and end with such numbers: only theirs are read again.
+    likely = [f for f in FORMATS if spells_date(least, f) and spells_date(most, f)]
+    for form in likely:
+        with reading(source.file):
+            spelled = source.events.aggregate(all=spells_date(when, form).all())
+            if spelled.to_pyarrow()["all"][0].as_py():
+                return form
+    return None
+
+
+def _require_rating(source: Source) -> None:
+    require(
+        "rating" in source.columns,
+        f"{source.file}: --min_rating needs --rating_column, the column that holds "
+        "the ratings",
+    )
+
+
+def _rating(source: Source) -> Any:
+    rating = number(source.events["rating"])
+    _require_values(source, "rating", rating, "wanted a number in every row")
+    return rating
+
+
+def _require_values(source: Source, name: str, value: Any, wanted: str) -> None:
+    table = source.events
+    with reading(source.file):
+        row = table.aggregate(bad=table["row"].min(where=value.isnull())).to_pyarrow()
+        bad = row["bad"][0].as_py()
+        if bad is None:
+            return
+        cell = table.filter(table["row"] == bad).select(cell=table[name].cast("string"))
+        text = cell.to_pyarrow()["cell"][0].as_py()
+    raise UserError(
+        f"{source.file}: column {source.columns[name]!r} is {text!r} in row {bad + 1}, "
+        f"{wanted}"
+    )

@@ -1,0 +1,264 @@
+"""Rows of a file that names items: each id once, and what was dropped is counted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+
+from eqids.config import UserError, require
+from eqids.data.raw.cells import without_nulls
+from eqids.data.raw.engine import engine, reading
+from eqids.data.ids import Ids, shown
+from eqids.data.info import TextsInfo
+from eqids.data.raw.tables import ROW, FileTable, table_of_file
+from eqids.data.raw.template import text_of
+
+_SHOWN = 200
+"""Letters of a value that a message shows."""
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """A file that names items, unread."""
+
+    file: Path
+    """The file, for messages."""
+    item_column: str
+    """Its column of ids."""
+    table: ir.Table
+    """id (as the file has it), `row` in the file's order, from 0, title and text
+    (empty where the file has none), and other columns that rows of one id must agree
+    in."""
+    texts: TextsInfo | None = None
+    """What titles and texts are made of."""
+
+
+@dataclass(frozen=True)
+class DistinctItems:
+    """A file that names items, read, each id once."""
+
+    table: ir.Table
+    """The columns of `ItemRows.table`, the first row of each id, and `number`."""
+    number: np.ndarray
+    """int64 [row of the file]: which item each row names, see `Ids.number`."""
+    ids: pa.ChunkedArray
+    """Ids [row of the file] of the type of those that are known, null where a value
+    is no such id."""
+    num_repeated: int
+    """Rows that say what another row has said, which are left out."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file."""
+        return len(self.number)
+
+
+def with_year(title: Any, year: Any | None = None) -> dict[str, Any]:
+    """The columns title and year of titles that may end in their year, '(1995)'.
+
+    Args:
+        title: the texts of titles.
+        year: the texts of years, where there are any; they come before what titles say.
+    """
+    ending = r"\s*\((\d{4})\)\s*$"
+    found = title.re_extract(ending, 1)
+    if year is not None:
+        found = ibis.ifelse(year == "", found, year)
+    return {"title": title.re_replace(ending, ""), "year": found}
+
+
+def item_rows(
+    file: Path,
+    table: ir.Table,
+    item_column: str,
+    ids: Any,
+    title: Any | None,
+    texts: TextsInfo,
+    columns: Mapping[str, Any],
+    said: str = "--text",
+    **beside: Any,
+) -> ItemRows:
+    """Returns the rows of a file, with the texts that a template makes.
+
+    Args:
+        file: for messages.
+        table: the file, with `ROW`.
+        item_column: the name of the column of ids, for messages.
+        ids: that column.
+        title: the texts of titles, see `cell_of`, or none.
+        texts: the template.
+        columns: what it may name.
+        said: where it comes from, for messages.
+        beside: other columns that rows of one id must agree in, by name.
+
+    Raises:
+        UserError: the template names what is not there, or a column holds no texts.
+    """
+    title = ibis.literal("") if title is None else title.fill_null("")
+    text = ibis.literal("")
+    if texts.template:
+        text = text_of(texts.template, file, columns, said)
+    ids = without_nulls(ids, texts.null_values)
+    rows = table.select(id=ids, title=title, text=text, row=table[ROW], **beside)
+    return ItemRows(file, item_column, rows, texts)
+
+
+def distinct_items(con: Any, rows: ItemRows, known: Ids) -> DistinctItems:
+    """Reads a file that names items.
+
+    Args:
+        con: an Ibis connection to DuckDB.
+        rows: the file.
+        known: ids of the items of events or of a catalog; two values of the file are
+            one id if they are one as ids of that type.
+
+    Raises:
+        UserError: naming a row without an id, or two rows of one id that contradict
+            each other; or the file has no rows.
+    """
+    table = con.create_table(ibis.util.gen_name("items"), rows.table, temp=True)
+    given = table.order_by("row").select("row", "id").to_pyarrow()
+    require_ids(rows.file, rows.item_column, given["id"])
+    number, ids = known.number(given["id"])
+    numbers: Any = pa.table({"row": given["row"], "number": number})
+    name = ibis.util.gen_name("numbers")
+    # Ibis 12 creates tables of Arrow's by words that DuckDB 2 does not know.
+    con.con.register(name, numbers)
+    numbers = con.table(name)
+    table = table.join(numbers, "row")
+    sizes = numbers.group_by("number").aggregate(size=numbers.count())
+    # Few ids are there twice: only their rows are compared.
+    twice = table.semi_join(sizes.filter(sizes["size"] > 1), "number")
+    twice = con.create_table(ibis.util.gen_name("twice"), twice, temp=True)
+    _require_same(rows, twice)
+    first = twice.group_by("number").aggregate(row=twice["row"].min())
+    again = twice.anti_join(first, "row")
+    return DistinctItems(table.anti_join(again, "row"), number, ids, _count(again))
+
+
+def read_ids(path: Path, item_column: str) -> pa.ChunkedArray:
+    """Reads the column of ids of a file of items, in the file's order.
+
+    Raises:
+        UserError: it cannot be read, has no such column or no rows, or a row has no
+            id.
+    """
+    with engine() as reader:
+        table = table_of_file(reader, path, [item_column])
+        require_column(table, item_column)
+        with reading(path):
+            rows = table.table.order_by(ROW).select(id=table[item_column])
+            ids = rows.to_pyarrow()["id"]
+    require_ids(path, item_column, ids)
+    return ids
+
+
+def require_column(table: FileTable, item_column: str) -> None:
+    """Requires that a file has a column of ids.
+
+    Raises:
+        UserError: naming the columns that it has, or the type of that one.
+    """
+    require(
+        item_column in table,
+        f"{table.file} has no column {item_column!r}: it has {table.listed()}; name "
+        "the right one with --item_column",
+    )
+    kind = table[item_column].type()
+    require(
+        not (kind.is_nested() or kind.is_binary()),
+        f"{table.file}: column {item_column!r} is {kind}, wanted one value in every "
+        "row",
+    )
+
+
+def require_ids(file: Path, item_column: str, ids: pa.ChunkedArray) -> None:
+    """Requires rows, and an id in each of them.
+
+    Raises:
+        UserError: naming the first row without one, and how many there are.
+    """
+    require(len(ids) > 0, f"{file} has no rows, wanted items")
+    empty = np.flatnonzero(ids.is_null(nan_is_null=True))
+    require(
+        not len(empty),
+        f"{file}: column {item_column!r} is empty in {_rows(empty)}, wanted an item id "
+        "in every row: mend or delete them",
+    )
+
+
+def require_held(
+    file: Path,
+    item_column: str,
+    given: pa.ChunkedArray,
+    ids: pa.ChunkedArray,
+    row: np.ndarray,
+) -> None:
+    """Requires that all values are ids of a catalog's type.
+
+    Args:
+        file: for messages.
+        item_column: likewise.
+        given: values [item] of the file.
+        ids: the same as ids, null where a value is none.
+        row: int [item], of the file.
+
+    Raises:
+        UserError: naming the first row whose value is none, and how many there are.
+    """
+    wrong = np.flatnonzero(ids.is_null())
+    if len(wrong):
+        value = given[int(wrong[0])].as_py()
+        raise UserError(
+            f"{file}: column {item_column!r} is {shown(value)} in {_rows(row[wrong])}, "
+            f"wanted ids of the catalog's type, {ids.type}: mend or delete them"
+        )
+
+
+def _rows(places: np.ndarray) -> str:
+    """Names the first of some rows, and how many others there are."""
+    first = f"row {int(places[0]) + 1}" if len(places) else ""
+    return first + (f" and in {len(places) - 1:,} others" if len(places) > 1 else "")
+
+
+def _count(table: ir.Table) -> int:
+    return int(table.count().to_pyarrow().as_py())
+
+
+def _differ(table: ir.Table, column: Any) -> Any:
+    """Whether the values of a group are more than one, an empty cell being one."""
+    some_empty = (column.count() > 0) & (column.count() < table.count())
+    return some_empty | (column.min() != column.max()).fill_null(False)
+
+
+def _require_same(rows: ItemRows, twice: ir.Table) -> None:
+    """Requires that rows of one id say the same."""
+    names = [n for n in twice.columns if n not in ("id", "number", "row")]
+    apart = [_differ(twice, twice[name]) for name in names]
+    groups = twice.group_by("number").aggregate(
+        row=twice["row"].min(), apart=ibis.or_(ibis.literal(False), *apart)
+    )
+    first = groups.filter(groups["apart"]).order_by("row").limit(1).to_pyarrow()
+    if not first.num_rows:
+        return
+    number = first["number"][0].as_py()
+    same = (
+        twice.filter(twice["number"] == number).order_by("row").to_pyarrow().to_pylist()
+    )
+    other = next(row for row in same if any(row[n] != same[0][n] for n in names))
+    name = next(name for name in names if other[name] != same[0][name])
+    raise UserError(
+        f"{rows.file} says two things of item {shown(same[0]['id'])}: its {name} is "
+        f"{_short(same[0][name])} in row {same[0]['row'] + 1} and "
+        f"{_short(other[name])} in row {other['row'] + 1}; delete one of the two"
+    )
+
+
+def _short(value: Any) -> str:
+    text = "empty" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

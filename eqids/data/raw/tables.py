@@ -1,0 +1,265 @@
+"""Files as Ibis tables on DuckDB: every column as the file has it, rows numbered.
+
+Nothing is guessed: names are literal, columns go by their place, and no reader adds
+columns of its own.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eqids.config import UserError, check_content, require
+from eqids.data.raw.engine import LONGEST_COMPLAINT, Engine, reading
+from eqids.data.raw.raw_files import is_parquet, linked, text_file
+
+ROW = "eqids_row"
+"""Column that numbers the rows in the file's order, from 0."""
+
+_DELIMITERS = (",", "\t", ";", "|", "::", " ")
+_LONGEST_HEADER = 1 << 20
+"""Characters of a line of column names at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class FileTable(Mapping[str, Any]):
+    """The columns of a file by the names that it gives them, whatever these are.
+
+    Engines know some names as their own, and do not tell upper from lower case; so
+    the columns of `table` are called `c0`, `c1` and so on.
+    """
+
+    file: Path
+    """For messages."""
+    columns: tuple[str, ...]
+    """Names as the file has them, which may repeat."""
+    table: ir.Table
+    """The columns, in the file's order, and `ROW`."""
+    inexact: Mapping[int, str] = field(default_factory=dict)
+    """Types, by place, of columns that the engine reads as something else."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns a column.
+
+        Raises:
+            KeyError: there is none of that name.
+            UserError: there are two, or the engine would read another value.
+        """
+        places = [n for n, column in enumerate(self.columns) if column == name]
+        if not places:
+            raise KeyError(name)
+        require(
+            len(places) == 1,
+            f"{self.file} names column {name!r} {len(places)} times, wanted it once",
+        )
+        kind = self.inexact.get(places[0])
+        require(
+            kind is None,
+            f"{self.file}: column {name!r} is {kind}, which is not read exactly; "
+            "wanted integers, text, dates or timestamps",
+        )
+        return self.table[f"c{places[0]}"]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields each name once."""
+        return iter(dict.fromkeys(self.columns))
+
+    def __len__(self) -> int:
+        """Returns the number of different names."""
+        return len(set(self.columns))
+
+    @property
+    def row(self) -> Any:
+        """The number of each row, from 0."""
+        return self.table[ROW]
+
+    def named(self) -> ir.Table:
+        """The table by the file's names, which must be different for an engine."""
+        return self.table.rename({name: f"c{n}" for n, name in enumerate(self.columns)})
+
+    def listed(self) -> str:
+        """The names for a message; those that could be misread are quoted."""
+        return ", ".join(
+            name if re.fullmatch(r"[^\s,'\"](.*[^\s,'\"])?", name) else repr(name)
+            for name in self.columns
+        )
+
+
+def delimited(
+    engine: Engine,
+    path: Path,
+    delimiter: str,
+    names: Sequence[str],
+    header: bool = False,
+    quote: str = '"',
+    encoding: str = "utf-8",
+    text: Path | None = None,
+) -> FileTable:
+    """A file of delimited text, all columns as strings.
+
+    Nothing is guessed, since DuckDB's sniffer may drop rows that look odd to it.
+
+    Args:
+        engine: what reads it.
+        path: the file, which may be compressed.
+        delimiter: one to four characters between fields.
+        names: of the columns, in the file's order.
+        header: whether the first line holds names and is skipped.
+        quote: the character around fields that hold a delimiter, or none.
+        encoding: utf-8 or latin-1.
+        text: what `text_file` returned for it, if it was called before.
+    """
+    text = text_file(path, engine.folder) if text is None else text
+    columns = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(names)))
+    options = {
+        "auto_detect": "false",
+        "columns": f"{{{columns}}}",
+        "delim": _sql(delimiter),
+        "header": str(header).lower(),
+        "quote": _sql(quote),
+        "escape": _sql(quote),
+        "encoding": _sql(encoding),
+        "new_line": _sql(_line_end(text, quote)),
+        "compression": "'none'",
+        "hive_partitioning": "false",
+    }
+    given = ", ".join(f"{name} = {value}" for name, value in options.items())
+    source = f"read_csv({_sql(str(text))}, {given})"
+    select = f"SELECT row_number() OVER () - 1 AS {ROW}, * FROM {source}"
+    return _viewed(engine, path, names, select)
+
+
+def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
+    """A CSV file whose first line names its columns.
+
+    Args:
+        engine: what reads it.
+        path: the file, which may be compressed.
+        wanted: columns that tell the delimiter: the first that separates them all.
+    """
+    text = text_file(path, engine.folder)
+    splits = {one: _header(path, text, one) for one in _DELIMITERS}
+    telling = [d for d, names in splits.items() if set(wanted) <= set(names)]
+    delimiter = telling[0] if telling else max(splits, key=lambda d: len(splits[d]))
+    names = splits[delimiter]
+    return delimited(engine, path, delimiter, names, header=True, text=text)
+
+
+def atomic(engine: Engine, path: Path) -> FileTable:
+    """A RecBole atomic file: tab-separated, with a header of `name:type`."""
+    text = text_file(path, engine.folder)
+    fields = _first_line(path, text).rstrip("\r\n").split("\t")
+    require(
+        all(":" in field for field in fields),
+        f"{path} starts with {fields[0]!r}, wanted RecBole's header of name:type "
+        "fields between tabs",
+    )
+    names = [field.partition(":")[0] for field in fields]
+    return delimited(engine, path, "\t", names, header=True, quote="", text=text)
+
+
+def parquet(engine: Engine, path: Path) -> FileTable:
+    """A Parquet file.
+
+    Raises:
+        UserError: it is no whole Parquet file, or has no columns.
+    """
+    link = linked(path, engine.folder)
+    check_content(path, binary=True)
+    try:
+        schema = pq.read_schema(link)
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split()).replace(str(link), "the file")
+        raise UserError(
+            f"{path} cannot be read: it is not a whole Parquet file "
+            f"({said[:LONGEST_COMPLAINT]})"
+        ) from None
+    names = schema.names
+    require(bool(names), f"{path} has no columns")
+    inexact = {
+        place: str(kind)
+        for place, kind in enumerate(schema.types)
+        if pa.types.is_decimal256(kind) or pa.types.is_duration(kind)
+    }
+    columns = ", ".join(f"c{n}" for n in range(len(names)))
+    source = f"read_parquet({_sql(str(link))}, hive_partitioning = false)"
+    # Beside an alias of all columns the engine's own name cannot be a user's.
+    select = f"SELECT file_row_number AS {ROW}, * FROM {source} AS t({columns})"
+    return replace(_viewed(engine, path, names, select), inexact=inexact)
+
+
+def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
+    """A Parquet file, by its first bytes or its name, or a CSV file with a header.
+
+    Args:
+        engine: what reads it.
+        path: the file.
+        wanted: columns that tell the delimiter of a CSV file.
+    """
+    if is_parquet(path):
+        return parquet(engine, path)
+    return with_header(engine, path, wanted)
+
+
+def _viewed(engine: Engine, path: Path, names: Sequence[str], select: str) -> FileTable:
+    view = ibis.util.gen_name("file")
+    with reading(path):
+        engine.con.raw_sql(f'CREATE VIEW "{view}" AS {select}')
+    return FileTable(path, tuple(names), engine.con.table(view))
+
+
+def _line_end(text: Path, quote: str) -> str:
+    """What ends the first line, as DuckDB spells it: it guesses from the first end
+    that it finds, also where that is part of a quoted name, and then reads nothing."""
+    with text.open("rb") as file:
+        begin = file.read(_LONGEST_HEADER)
+    if quote:
+        begin = re.sub(rb'"[^"]*"', b"", begin)
+    found = re.search(rb"\r\n|\n|\r", begin)
+    ends = {b"\r\n": r"\r\n", b"\r": r"\r"}
+    return ends.get(found[0], r"\n") if found else r"\n"
+
+
+def _sql(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _header(path: Path, text: Path, delimiter: str) -> list[str]:
+    """The fields of the first line; a quoted name may hold a line's end."""
+    line = _first_line(path, text)
+    if len(delimiter) > 1:
+        return line.rstrip("\r\n").split(delimiter)
+    with text.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return next(csv.reader(file, delimiter=delimiter))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{path} has no line of column names: {error}") from None
+
+
+def _first_line(path: Path, text: Path) -> str:
+    with text.open(encoding="utf-8-sig") as file:
+        try:
+            line = file.readline(_LONGEST_HEADER)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not UTF-8 text ({error}); save it as UTF-8"
+            ) from None
+    require(bool(line.strip()), f"{path} is empty, wanted a line of column names")
+    require(
+        not line.lower().startswith("sep=") or len(line.strip()) > 5,
+        f"{path} begins with {line.strip()!r}, a line for Excel; wanted column names "
+        "in the first line: delete the one above them",
+    )
+    require(
+        len(line) < _LONGEST_HEADER,
+        f"{path} has a first line of over {_LONGEST_HEADER:,} characters, wanted one "
+        "of column names",
+    )
+    return line

@@ -1,0 +1,245 @@
+"""Histories as users give them: lists of ids, tables, users of a dataset, or a mix."""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from eqids.config import UserError, require
+from eqids.data import Dataset
+from eqids.data.ids import distinct_values, shown
+from eqids.inference.history_times import event_times
+from eqids.inference.id_lists import id_list, require_list
+
+Unknown = Literal["refuse", "skip"]
+"""What becomes of items that the catalog does not hold."""
+Report = Callable[[str], None]
+"""Receives messages."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What one user did: slots and, if known, unix seconds, oldest first.
+
+    One without items is answered by popularity.
+    """
+
+    user: Hashable
+    slots: np.ndarray
+    times: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Histories in which slots may be -1, and what their events are called."""
+
+    histories: Sequence[History]
+    slots: np.ndarray
+    """int32 [event], in the order in which the events were given."""
+    items: Any
+    """The ids of the events, in that order."""
+    where: Callable[[int], str]
+    """Names an event by its place in that order."""
+
+
+def read_histories(
+    dataset: Dataset,
+    histories: Any,
+    unknown: Unknown,
+    report: Report,
+    file: Path | None = None,
+) -> tuple[list[History], int]:
+    """Reads the histories that `Recommender.recommend` is given.
+
+    Args:
+        dataset: whose items they name.
+        histories: a table (see `recommend`), one `History`, or a list of lists of
+            item ids, of `History` and of tables. The user of a list is its index.
+        unknown: refuse events with an item that the catalog does not hold, or leave
+            them out; what is left may be empty.
+        report: receives what a user should know.
+        file: where a table was read from, for messages.
+
+    Returns:
+        The histories, and how many events were left out.
+
+    Raises:
+        UserError: naming what is wrong and where.
+    """
+    given = list(_given(dataset, histories, report, file))
+    slots = np.concatenate([one.slots for one in given]) if given else np.zeros(0)
+    left_out = int((slots < 0).sum())
+    if left_out and unknown == "refuse":
+        raise UserError(_refusal(dataset, given, left_out, len(slots)))
+    found = [history for one in given for history in one.histories]
+    require(len(found) > 0, "there are no histories, wanted at least one")
+    return [_known(history) for history in found] if left_out else found, left_out
+
+
+def _known(history: History) -> History:
+    known = history.slots >= 0
+    if known.all():
+        return history
+    times = None if history.times is None else history.times[known]
+    return replace(history, slots=history.slots[known], times=times)
+
+
+def _refusal(
+    dataset: Dataset, given: Sequence[_Given], left_out: int, num_events: int
+) -> str:
+    """Names the first unknown item, and says how many there are."""
+    one = next(one for one in given if (one.slots < 0).any())
+    event = int((one.slots < 0).argmax())
+    names = (
+        shown(one.items[at]) for one in given for at in np.flatnonzero(one.slots < 0)
+    )
+    num_items = len(set(names))
+    all_of_them = (
+        f"; {left_out:,} of {num_events:,} events name {num_items:,} items that it "
+        "does not hold"
+        if left_out > 1
+        else ""
+    )
+    return (
+        f"{one.where(event)}: item {shown(one.items[event])} is not in the catalog of "
+        f"{dataset.path}{all_of_them}; leave out such events with --unknown skip (in "
+        "Python unknown='skip')"
+    )
+
+
+def _given(
+    dataset: Dataset, histories: Any, report: Report, file: Path | None
+) -> Iterator[_Given]:
+    if isinstance(histories, pd.DataFrame | pa.Table | pa.RecordBatch):
+        name = "histories" if file is None else str(file)
+        yield _of_table(
+            dataset, histories, name, report, _rows_of("the histories", file)
+        )
+        return
+    if isinstance(histories, History):
+        histories = [histories]
+    require_list("histories", histories, "lists of item ids")
+    require(
+        not hasattr(histories, "__dataframe__"),
+        f"histories is a table of {type(histories).__module__.split('.')[0]}, wanted "
+        "one of pandas or pyarrow",
+    )
+    for number, one in enumerate(histories):
+        name = f"histories[{number}]"
+        if isinstance(one, History):
+            yield _checked(dataset, one, name)
+        elif isinstance(one, pd.DataFrame | pa.Table | pa.RecordBatch):
+            yield _of_table(dataset, one, name, report, _rows_of(name))
+        else:
+            items = id_list(name, one)
+            slots = dataset.find_items(items)
+            yield _Given([History(number, slots)], slots, items, _place_in(name))
+
+
+def _place_in(name: str) -> Callable[[int], str]:
+    return lambda event: f"{name}[{event}]"
+
+
+def _rows_of(name: str, file: Path | None = None) -> Callable[[int], str]:
+    begin = "" if file is None else f"{file}: "
+    return lambda event: f"{begin}row {event + 1} of {name}"
+
+
+def _checked(dataset: Dataset, history: History, name: str) -> _Given:
+    """A history of slots, each of which must hold an item of the dataset."""
+    slots, times = np.asarray(history.slots), history.times
+    slots = slots if slots.size else slots.astype(np.int32)
+    require(
+        slots.ndim == 1 and slots.dtype.kind in "iu",
+        f"{name} has slots of shape {slots.shape} and type {slots.dtype}, wanted a "
+        "list of integers; item ids are given as a list, not as a History",
+    )
+    inside = (slots >= 0) & (slots < dataset.num_slots)
+    places = np.where(inside, slots, 0)
+    held = dataset.item_valid.flat[places] | dataset.retired.flat[places]
+    wrong = slots[~(inside & held)].tolist()
+    require(
+        not wrong,
+        f"{name} names slot {wrong[0] if wrong else None}, wanted 0 to "
+        f"{dataset.num_slots - 1}, those that hold an item: it may be of another "
+        f"dataset than {dataset.path}",
+    )
+    if times is not None:
+        times = np.asarray(times)
+        times = times if times.size else times.astype(np.int64)
+        require(
+            times.shape == slots.shape
+            and times.dtype.kind in "iuf"
+            and bool((np.abs(times.astype(np.float64)) < 2**62).all()),
+            f"{name} has times of shape {times.shape} and type {times.dtype}, wanted "
+            f"{len(slots)} finite unix seconds, one for each slot",
+        )
+        times = np.floor(times).astype(np.int64)
+    whole = History(history.user, slots.astype(np.int32), times)
+    return _Given([whole], whole.slots, whole.slots, _place_in(name))
+
+
+def _of_table(
+    dataset: Dataset,
+    table: pd.DataFrame | pa.Table | pa.RecordBatch,
+    name: str,
+    report: Report,
+    where: Callable[[int], str],
+) -> _Given:
+    """The histories in a table, users in order of their first event."""
+    frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
+    require(len(frame) > 0, f"{name}: no rows, wanted an event in each row")
+    _require_columns(frame, name)
+    items = frame["item"]
+    slots = dataset.find_items(items)
+    order, times = np.arange(len(frame)), None
+    if "time" in frame.columns:
+        found = event_times(frame["time"], name, dataset, report)
+        order, times = found.order, found.seconds[found.order]
+    users, user = distinct_values(frame["user"].iloc[order])
+    # The events of each user together, in order.
+    together = np.argsort(user, kind="stable")
+    ends = np.cumsum(np.bincount(user, minlength=len(users)))[:-1]
+    parts = np.split(slots[order][together], ends)
+    moments: Sequence[np.ndarray | None] = [None] * len(users)
+    if times is not None:
+        moments = np.split(times[together], ends)
+    histories = [History(*one) for one in zip(users, parts, moments, strict=True)]
+    return _Given(histories, slots, items.to_numpy(), where)
+
+
+def _require_columns(frame: pd.DataFrame, name: str) -> None:
+    columns = list(map(str, frame.columns))
+    for column in ("user", "item", "time"):
+        require(
+            column in columns or column == "time",
+            f"{name}: no column {column!r}, the columns are "
+            f"{', '.join(columns) or 'none'}; wanted user, item and, if known, time",
+        )
+        require(
+            columns.count(column) <= 1,
+            f"{name}: {columns.count(column)} columns {column!r}, wanted one",
+        )
+        if column != "time":
+            _require_ids(frame[column], f"{name}: column {column!r}")
+
+
+def _require_ids(ids: pd.Series, where: str) -> None:
+    empty = ids.isna().to_numpy()
+    require(
+        not empty.any(),
+        f"{where} is empty in {empty.sum():,} of {len(empty):,} rows, first in row "
+        f"{empty.argmax() + 1}; wanted a value in every row",
+    )
+    if ids.dtype == object:
+        nested = ids.map(pd.api.types.is_hashable).eq(False).to_numpy()
+        row = int(nested.argmax())
+        require(
+            not nested.any(),
+            f"{where} holds a {type(ids.iloc[row]).__name__} in row {row + 1}, wanted "
+            "one id in every row",
+        )

@@ -1,0 +1,177 @@
+"""Times of histories: exact moments, which order events, and whole unix seconds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from eqids.config import TimeUnit, require
+from eqids.data import Dataset
+from eqids.data.raw.times import (
+    FORMATS,
+    SECONDS,
+    TIMES_WANTED,
+    YEAR_1971,
+    YEAR_2100,
+    UnitAdvice,
+    settle_unit,
+    spells_date,
+)
+
+_UNIT_ADVICE = UnitAdvice(
+    dates="wanted text like 2024-05-01",
+    implausible="wanted unix seconds, or dates such as 2024-05-01",
+    ranks="if they are ranks, leave the column out and put the rows in order, else "
+    "give unix seconds or dates",
+    overrule="; unix seconds and dates are taken as they are",
+)
+_WITHOUT = ", or drop the column 'time' to go by the order of rows"
+_RESOLUTIONS: Mapping[str, TimeUnit] = {
+    "s": "seconds",
+    "ms": "milliseconds",
+    "us": "microseconds",
+    "ns": "nanoseconds",
+}
+"""What units of timestamps are called."""
+_LARGEST = 2**62
+
+
+@dataclass(frozen=True)
+class EventTimes:
+    """When the events of a table happened."""
+
+    order: np.ndarray
+    """int64 [event]: the rows, oldest first; those of one moment as they stand."""
+    seconds: np.ndarray
+    """int64 [event]: unix seconds of each row, rounded down."""
+
+
+def event_times(
+    times: pd.Series, name: str, dataset: Dataset, report: Callable[[str], None]
+) -> EventTimes:
+    """Reads a column of times; dates and texts are in UTC where no zone is said.
+
+    Args:
+        times: numbers, timestamps, dates or texts.
+        name: of the table, for messages.
+        dataset: small numbers are in the unit of its source.
+        report: is told what numbers are taken for.
+
+    Raises:
+        UserError: naming the first time that is missing or none, or numbers that are
+            plausible in no unit.
+    """
+    where = f"{name}: column 'time'"
+    column = _arrow(times, where)
+    _require_filled(column, where)
+    kind = column.type
+    unit: TimeUnit | None = None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        # Ibis, which reads texts, takes long to import.
+        from eqids.data.raw.history_files import moments_of_texts
+
+        moments, numeric = moments_of_texts(column, name, _WITHOUT, report)
+        unit = None if numeric else "seconds"
+    elif pa.types.is_timestamp(kind):
+        moments, unit = column.cast("int64").to_numpy(), _RESOLUTIONS[kind.unit]
+    elif pa.types.is_date(kind):
+        days = column.cast("date32").cast("int32")
+        moments, unit = days.to_numpy().astype(np.int64), "days"
+    else:
+        moments = _numbers(column, where)
+    unit = unit or _unit_of(moments, where, dataset, report)
+    order = np.argsort(moments, kind="stable")
+    return EventTimes(order, _seconds(moments, unit, where))
+
+
+def _arrow(times: pd.Series, where: str) -> pa.ChunkedArray:
+    """The column with the type of its values; objects of several types are texts."""
+    if isinstance(times.dtype, pd.CategoricalDtype):
+        times = times.astype(times.cat.categories.dtype)
+    times = times.infer_objects()
+    try:
+        column = pa.array(times, from_pandas=True)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        require(times.dtype == object, f"{where} is {times.dtype}, {TIMES_WANTED}")
+        texts = times.map(str, na_action="ignore")
+        column = pa.array(texts, pa.string(), from_pandas=True)
+    kind = column.type
+    usual = (
+        pa.types.is_string, pa.types.is_large_string, pa.types.is_timestamp,
+        pa.types.is_date, pa.types.is_integer, pa.types.is_floating,
+        pa.types.is_decimal, pa.types.is_null,
+    )  # fmt: skip
+    named = kind if times.dtype == object else times.dtype
+    require(any(one(kind) for one in usual), f"{where} is {named}, {TIMES_WANTED}")
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+
+
+def _require_filled(column: pa.ChunkedArray, where: str) -> None:
+    empty = np.asarray(column.is_null())
+    require(
+        not empty.any(),
+        f"{where} is empty in {empty.sum():,} of {len(empty):,} rows, first in row "
+        f"{empty.argmax() + 1}; wanted a value in every row{_WITHOUT}",
+    )
+
+
+def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
+    """int64 or float64 [event]."""
+    if pa.types.is_integer(column.type):
+        numbers = column.to_numpy()
+    else:
+        numbers = column.cast("float64").to_numpy()
+    bad = ~(np.abs(numbers.astype(np.float64)) < _LARGEST)
+    row = int(bad.argmax())
+    require(
+        not bad.any(), f"{where} is '{column[row]}' in row {row + 1}, {TIMES_WANTED}"
+    )
+    return numbers.astype(np.int64) if numbers.dtype.kind in "iu" else numbers
+
+
+def _unit_of(
+    numbers: np.ndarray,
+    where: str,
+    dataset: Dataset,
+    report: Callable[[str], None],
+) -> TimeUnit:
+    """The unit of the dataset's source for small numbers, else what `prepare` takes."""
+    least, most = numbers.min().item(), numbers.max().item()
+    own = dataset.info.time_unit or "seconds"
+    if most < YEAR_1971 and _is_own(least, most, own, dataset):
+        if own != "seconds":
+            report(
+                f"{where} holds numbers from {least} to {most}, which are taken as "
+                f"{own}: the dataset was made of such times"
+            )
+        return own
+    form = next((one for one in FORMATS if spells_date(numbers, one).all()), None)
+    return settle_unit(where, least, most, form, report, _UNIT_ADVICE)
+
+
+def _is_own(
+    least: int | float, most: int | float, own: TimeUnit, dataset: Dataset
+) -> bool:
+    """Whether small numbers are believed to be in the unit of the dataset's source."""
+    if own != "seconds":
+        return most * SECONDS[own] < YEAR_2100
+    # Ranks, say, that the dataset holds as seconds.
+    times = dataset.times
+    if times is None:
+        return False
+    return bool(least <= times.max() and times.min() <= most)
+
+
+def _seconds(moments: np.ndarray, unit: TimeUnit, where: str) -> np.ndarray:
+    """Whole unix seconds, rounded down."""
+    factor = SECONDS[unit]
+    largest = max(abs(moments.min().item()), abs(moments.max().item()))
+    require(
+        largest * factor < _LARGEST,
+        f"{where} holds times up to {largest} {unit} from 1970, {TIMES_WANTED}",
+    )
+    if moments.dtype.kind == "f":
+        return np.floor(moments * float(factor)).astype(np.int64)
+    return moments * int(factor) if factor > 1 else moments // factor.denominator

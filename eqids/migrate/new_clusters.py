@@ -1,0 +1,127 @@
+"""Clusters that gained or lost items, fitted to the model that they come from.
+
+After items have moved, entered or left, the logit of a cluster should be what it (or
+the cluster that it was part of) had, and in addition what the logsumexp of its items'
+logits has gained or lost: then the probabilities of all other items keep their
+proportions. That difference depends on the query, and a cluster's logit is linear in
+it, so it is fitted to queries by weighted least squares, in closed form.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import logsumexp
+
+from eqids.data.catalog.lineage import Lineage
+
+_RIDGE = 1e-3
+"""Weight of the penalty, relative to the mean square of the queries. On ML-100K, all
+clusters divided: validation NLL 5.734 before, 5.797 unfitted, 5.737 with 1e-3 and
+5.739 with a hundred times as much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The arrays of a hierarchical softmax, on the host."""
+
+    table: Float[np.ndarray, "cluster room item_width"]
+    bias: Float[np.ndarray, "cluster room"]
+    cluster_table: Float[np.ndarray, "cluster item_width"]
+    cluster_bias: Float[np.ndarray, " cluster"]
+    valid: Bool[np.ndarray, "cluster room"]
+
+    @staticmethod
+    def of(
+        arrays: Mapping[str, np.ndarray],
+        prefix: str,
+        valid: Bool[np.ndarray, "cluster room"],
+    ) -> "Head":
+        """The head among a checkpoint's arrays, with the valid places."""
+        names = ("table", "bias", "cluster_table", "cluster_bias")
+        named = {name: arrays[f"{prefix}softmax/{name}"] for name in names}
+        return Head(**named, valid=valid)
+
+    def log_clusters(
+        self, queries: Float[np.ndarray, "query item_width"]
+    ) -> Float[np.ndarray, "query cluster"]:
+        """The log-probabilities of all clusters."""
+        logits = queries @ self.cluster_table.T + self.cluster_bias
+        logits = np.where(self.valid.any(axis=1), logits, -np.inf)
+        return logits - logsumexp(logits, axis=1, keepdims=True)
+
+    def log_mass(
+        self, queries: Float[np.ndarray, "query item_width"], cluster: int
+    ) -> Float[np.ndarray, " query"]:
+        """The logsumexp of the logits of one cluster's items."""
+        held = self.valid[cluster]
+        logits = queries @ self.table[cluster, held].T + self.bias[cluster, held]
+        return logsumexp(logits, axis=1)
+
+
+def heirs(
+    lineage: Lineage, version: int
+) -> tuple[Int[np.ndarray, " cluster"], Bool[np.ndarray, " cluster"]]:
+    """Returns what the present clusters come from.
+
+    Args:
+        lineage: of the catalog.
+        version: an earlier one.
+
+    Returns:
+        The cluster of that version that each was or was part of, -1 for none; and
+        whether it has other valid items than that.
+    """
+    ancestor = np.arange(len(lineage.valid_at(version)))
+    touched = np.zeros(len(ancestor), np.bool_)
+    room = lineage.valid.shape[1]
+    for change in lineage.changes[version - 1 :]:
+        more = change.num_clusters - len(ancestor)
+        ancestor = np.append(ancestor, np.full(more, -1))
+        touched = np.append(touched, np.zeros(more, np.bool_))
+        ancestor[change.opened] = np.where(
+            change.parent < 0, -1, ancestor[change.parent]
+        )
+        touched[change.touched(room)] = True
+    return ancestor, touched
+
+
+def refit(
+    old: Head,
+    new: Head,
+    ancestor: Int[np.ndarray, " cluster"],
+    touched: Bool[np.ndarray, " cluster"],
+    queries: Float[np.ndarray, "query item_width"],
+) -> tuple[Float[np.ndarray, "cluster item_width"], Float[np.ndarray, " cluster"]]:
+    """Returns the cluster vectors and biases of a softmax that was brought along.
+
+    A query counts for a cluster as much as the old cluster was probable for it. What
+    the queries leave open stays with the old vector (ridge regression).
+
+    Args:
+        old: as it was trained.
+        new: after its items have moved.
+        ancestor: from `heirs`.
+        touched: from `heirs`; the others keep what they have.
+        queries: what the softmax is asked with.
+    """
+    table, bias = new.cluster_table.copy(), new.cluster_bias.copy()
+    chosen = np.flatnonzero(touched & new.valid.any(axis=1) & (ancestor >= 0))
+    chosen = chosen[old.valid[ancestor[chosen]].any(axis=1)]
+    queries = queries.astype(np.float64)
+    log_prob = old.log_clusters(queries)
+    was = {one: old.log_mass(queries, one) for one in set(ancestor[chosen].tolist())}
+    penalty = _RIDGE * queries.var(axis=0).mean() * np.eye(queries.shape[1])
+    for cluster in chosen.tolist():
+        parent = int(ancestor[cluster])
+        weight = np.exp(log_prob[:, parent] - log_prob[:, parent].max())
+        weight /= weight.sum()
+        gained = new.log_mass(queries, cluster) - was[parent]
+        middle, level = weight @ queries, weight @ gained
+        around = queries - middle
+        scaled = around.T * weight
+        slope = np.linalg.solve(scaled @ around + penalty, scaled @ (gained - level))
+        table[cluster] = old.cluster_table[parent] + slope
+        bias[cluster] = old.cluster_bias[parent] + level - middle @ slope
+    return table, bias

@@ -1,0 +1,141 @@
+"""The table of named layouts: model size, hardware, devices, and what trains.
+
+Every row is compiled for its hardware (docs/layouts.md). The rules behind them, for any
+other number of devices, of which `python -m sharding plan` tries all:
+
+- what fits one device is replicated over all (`data`), for then nothing but gradients
+  of what trains and sums over the catalog's shards are exchanged;
+- what does not is split within a host (`fsdp`), where links are fast, and replicated
+  over hosts;
+- `tensor` is for batches smaller than the number of devices.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sharding.layout import Layout, LayoutError
+from sharding.compiled.machines import hardware
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named layout, with the batch that it was compiled for.
+
+    Attributes:
+        llama_size: of the model.
+        train: what trains: `heads`, `lora` or `all`.
+        hardware: a name of `HARDWARE`.
+        num_hosts: hosts.
+        devices_per_host: devices in each.
+        mesh_shape: devices along `data`, `fsdp` and `tensor`.
+        batch_size: rows in a batch, over all devices.
+        seq_len: positions in a row.
+        remat: whether blocks are recomputed in the backward pass.
+        num_items: items in the catalog.
+        spelled: how a user called its layout, where that is not the row's name.
+    """
+
+    llama_size: str
+    train: str
+    hardware: str
+    num_hosts: int
+    devices_per_host: int
+    mesh_shape: tuple[int, int, int]
+    batch_size: int
+    seq_len: int = 64
+    remat: bool = False
+    num_items: int = 1_000_000
+    spelled: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name: `8b-lora-h100-80gb-8`, `1b-all-a100-80gb-2x8`."""
+        if self.spelled is not None:
+            return self.spelled
+        devices = devices_text(self.num_hosts, self.devices_per_host)
+        name = f"{self.llama_size}-{self.train}-{self.hardware}-{devices}"
+        return name if self.num_items <= 1_000_000 else f"{name}-10m"
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in the mesh."""
+        return self.num_hosts * self.devices_per_host
+
+    @property
+    def capacity_bytes(self) -> int:
+        """What a program may use of one device; CPU devices share their host's."""
+        share = self.devices_per_host if self.hardware == "cpu" else 1
+        return hardware(self.hardware).capacity_bytes // share
+
+    @property
+    def layout(self) -> Layout:
+        """Returns how arrays lie on its mesh."""
+        return Layout(self.name, self.mesh_shape)
+
+
+def devices_text(num_hosts: int, devices_per_host: int) -> str:
+    """Returns devices as flags spell them: 8, or 2x8 for two hosts of eight."""
+    return f"{num_hosts}x{devices_per_host}" if num_hosts > 1 else f"{devices_per_host}"
+
+
+def _rows() -> tuple[Row, ...]:
+    one, whole, split, hosts = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 8, 1)
+    a40, a80, h80 = "a100-40gb", "a100-80gb", "h100-80gb"
+    return (
+        Row("nano", "all", "cpu", 1, 1, one, 64, 50, num_items=10_000),
+        Row("nano", "all", "cpu", 1, 8, whole, 64, 50, num_items=10_000),
+        Row("nano", "all", a40, 1, 1, one, 64, 50, num_items=10_000),
+        Row("smollm2-135m", "heads", "cpu", 1, 1, one, 8, num_items=100_000),
+        Row("smollm2-135m", "all", a40, 1, 1, one, 64),
+        Row("smollm2-135m", "all", h80, 1, 8, whole, 512),
+        Row("1b", "heads", a40, 1, 1, one, 16),
+        Row("1b", "heads", a80, 1, 1, one, 16),
+        Row("1b", "heads", h80, 1, 8, whole, 128),
+        Row("1b", "lora", a40, 1, 1, one, 16),
+        Row("1b", "lora", h80, 1, 8, whole, 128),
+        Row("1b", "all", a40, 1, 1, one, 8, remat=True),
+        Row("1b", "all", a80, 1, 1, one, 8),
+        Row("1b", "all", h80, 1, 1, one, 8),
+        Row("1b", "all", a80, 1, 8, split, 64),
+        Row("1b", "all", h80, 1, 8, split, 64),
+        Row("1b", "all", h80, 2, 8, hosts, 128),
+        Row("1b", "heads", a40, 1, 8, whole, 128, num_items=10_000_000),
+        Row("3b", "heads", a80, 1, 1, one, 8),
+        Row("3b", "lora", a40, 1, 1, one, 8),
+        Row("3b", "lora", h80, 1, 8, whole, 64),
+        Row("3b", "all", a80, 1, 1, one, 4, remat=True),
+        Row("3b", "all", a80, 1, 8, split, 64),
+        Row("3b", "all", h80, 1, 8, split, 64),
+        Row("3b", "all", h80, 2, 8, hosts, 128),
+        Row("8b", "heads", a40, 1, 1, one, 4),
+        Row("8b", "heads", h80, 1, 1, one, 4),
+        Row("8b", "heads", h80, 1, 8, whole, 64),
+        Row("8b", "lora", a40, 1, 1, one, 4, remat=True),
+        Row("8b", "lora", a40, 1, 8, split, 64),
+        Row("8b", "lora", h80, 1, 1, one, 8),
+        Row("8b", "lora", h80, 1, 8, whole, 64),
+        Row("8b", "all", a80, 1, 8, split, 32, remat=True),
+        Row("8b", "all", h80, 1, 8, split, 32, remat=True),
+        Row("8b", "all", a80, 2, 8, hosts, 64, remat=True),
+        Row("8b", "all", h80, 2, 8, hosts, 64, remat=True),
+    )
+
+
+ROWS: Mapping[str, Row] = MappingProxyType({row.name: row for row in _rows()})
+"""The named layouts by name."""
+
+
+def named_row(name: str) -> Row:
+    """Returns a row of the table.
+
+    Raises:
+        LayoutError: there is none of this name; names those of the same size.
+    """
+    if name in ROWS:
+        return ROWS[name]
+    near = [row for row in ROWS if row.startswith(name.split("-")[0])]
+    raise LayoutError(
+        f"layout is {name!r}, wanted one of {', '.join(near or ROWS)} "
+        "(python -m sharding list)"
+    )

@@ -1,0 +1,188 @@
+"""Item vectors from words: what a pretrained Llama makes of each item's text."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from eqids.config import LlamaConfig, TrainConfig
+from eqids.data import Dataset
+from eqids.data.batches.item_texts import tokenizer_file, words_of
+from eqids.data.batches.tokens import Words
+from eqids.runs.run_tokens import check_vocab
+from eqids.model import Llama
+from sharding import Placement, is_first, replicated
+
+DEPTH = 1 / 3
+"""Share of Llama's blocks that read texts: of SmolLM2's 30, the first 10 foretell best
+who uses a film."""
+MOST_TOKENS = 128
+"""Tokens of a text that are read."""
+_POSITIONS = 2048
+"""Positions of a batch, about."""
+_SHORTEST = 8
+"""Positions of the shortest rows; each length that is compiled is twice the last."""
+
+
+class _Texts(eqx.Module):
+    """Texts of similar length, a row each, with what opens them; see `Batch`."""
+
+    words: Int[Array, "batch seq"]
+    segment: Int[Array, "batch seq"]
+    position: Int[Array, "batch seq"]
+
+
+def texts_asked(
+    flags: TrainConfig,
+    dataset: Dataset,
+    llama: LlamaConfig,
+    report: Callable[[str], None],
+) -> Words | None:
+    """Returns the texts that a run's item vectors are to start from, if they are to.
+
+    Args:
+        flags: the run's.
+        dataset: whose items.
+        llama: the Llama that is to read them.
+        report: hears how many items have none; these start at zero.
+
+    Raises:
+        UserError: no item has a text, or there is no tokenizer of this Llama.
+    """
+    if flags.init_items != "text":
+        return None
+    path = tokenizer_file(flags.tokenizer, flags.llama_path)
+    words = words_of(dataset, path, "", MOST_TOKENS, report)
+    check_vocab(words, llama)
+    missing = dataset.info.num_items - int(np.count_nonzero(words.length))
+    if missing:
+        report(f"{missing:,} of {dataset.info.num_items:,} items have no text to read")
+    return words
+
+
+def text_start(
+    words: Words,
+    dataset: Dataset,
+    llama: Llama,
+    item_width: int,
+    dtype: DTypeLike,
+    put: Placement,
+) -> Float[np.ndarray, "cluster room item_width"]:
+    """Returns where item vectors start: what a Llama makes of texts, projected.
+
+    Args:
+        words: the texts, by slot.
+        dataset: whose items.
+        llama: a pretrained one, where `put` places it.
+        item_width: size of an item's vector.
+        dtype: of Llama's computation.
+        put: where texts go.
+    """
+    vectors = principal(text_vectors(llama, words, dtype, put), item_width)
+    return vectors.reshape(dataset.info.num_clusters, dataset.info.room, item_width)
+
+
+def text_vectors(
+    llama: Llama, words: Words, dtype: DTypeLike, put: Placement
+) -> Float[np.ndarray, "slot width"]:
+    """Returns a mean of Llama's hidden states over each text's tokens.
+
+    Later tokens weigh more, in proportion to their position, for only they have read
+    what comes before (Muennighoff 2022); and states are those after the first `DEPTH`
+    of the blocks, for the last ones turn to the next word (Skean et al. 2025).
+
+    Args:
+        llama: a pretrained one, where `put` places it.
+        words: the tokens of the texts; what opens them is read and not averaged.
+        dtype: of Llama's computation; the mean is float32.
+        put: where texts go.
+
+    Returns:
+        float32, zeros where there is no text.
+    """
+    vectors = np.zeros((len(words.length), llama.config.width), np.float32)
+    there = int(np.count_nonzero(words.length))
+    hidden = None if is_first() else True
+    with tqdm(total=there, desc="reading texts", unit="item", disable=hidden) as bar:
+        for slots, texts in _batches(words):
+            rows = np.asarray(_pooled(llama, put(texts), len(words.prompt), dtype))
+            vectors[slots] = rows[: len(slots)]
+            bar.update(len(slots))
+    return vectors
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _pooled(
+    llama: Llama, texts: _Texts, opening: int, dtype: DTypeLike
+) -> Float[Array, "batch width"]:
+    hidden = _lower(llama).hidden(
+        llama.embed(texts.words, dtype), texts.segment, texts.position
+    )
+    weight = jnp.maximum(texts.position + 1 - opening, 0) * texts.segment
+    weight = weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1)
+    return replicated(jnp.sum(weight[..., None] * hidden, axis=1))
+
+
+def _lower(llama: Llama) -> Llama:
+    num = max(1, round(DEPTH * llama.config.num_layers))
+    blocks = jax.tree.map(lambda x: x[:num], llama.blocks)
+    return eqx.tree_at(lambda m: m.blocks, llama, blocks)
+
+
+def _batches(words: Words) -> Iterator[tuple[np.ndarray, _Texts]]:
+    """Batches of few shapes, shortest texts first; rows to spare are padding."""
+    opening, ways = len(words.prompt), jax.device_count()
+    slots = np.flatnonzero(words.length)
+    slots = slots[np.argsort(words.length[slots], kind="stable")]
+    ends = opening + words.length[slots]
+    seq, first = _SHORTEST, 0
+    while first < len(slots):
+        while ends[first] > seq:
+            seq *= 2
+        size = -(-max(1, _POSITIONS // seq) // ways) * ways
+        last = min(first + size, int(np.searchsorted(ends, seq, side="right")))
+        yield slots[first:last], _rows(words, slots[first:last], size, seq)
+        first = last
+
+
+def _rows(words: Words, slots: np.ndarray, size: int, seq: int) -> _Texts:
+    tokens, segment = np.zeros((2, size, seq), np.int32)
+    for row, slot in enumerate(slots):
+        start, length = words.first[slot], words.length[slot]
+        text = np.concatenate([words.prompt, words.ids[start : start + length]])
+        tokens[row, : len(text)] = text
+        segment[row, : len(text)] = 1
+    position = np.tile(np.arange(seq, dtype=np.int32), (size, 1))
+    return _Texts(jnp.asarray(tokens), jnp.asarray(segment), jnp.asarray(position))
+
+
+def principal(
+    vectors: Float[np.ndarray, "item width"], num: int
+) -> Float[np.ndarray, "item num"]:
+    """Returns centred vectors along their principal axes, the largest first.
+
+    Vectors are scaled to length 1 once they are centred, so that directions count. Of
+    an axis' two directions the one is taken in which its largest entry is positive,
+    so that equal vectors give equal results.
+
+    Args:
+        vectors: zeros where nothing is known of an item; they stay zeros.
+        num: axes to keep; those that there are not are zeros.
+    """
+    known = vectors.any(axis=1)
+    centred = vectors[known] - vectors[known].mean(axis=0, dtype=np.float64)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    centred /= np.where(length > 0, length, 1)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    axes = axes[:, ::-1][:, :num]
+    largest = np.abs(axes).argmax(axis=0)
+    axes *= np.sign(axes[largest, np.arange(axes.shape[1])])
+    out = np.zeros((len(vectors), num), np.float32)
+    out[known, : axes.shape[1]] = centred @ axes
+    return out

@@ -1,0 +1,127 @@
+"""The weights that a new run takes from another one's checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from eqids.config import LoraConfig, ModelConfig, from_json, require
+from eqids.checkpoints import leaf_name, read_manifest, resolve, restore
+from eqids.runs.identity import difference
+from eqids.runs.same_sizes import check_lora, check_shapes, check_strategy
+from eqids.fit.step import State
+from eqids.model.llama import Block
+from sharding import Placement
+
+
+def load_weights(
+    state: State,
+    stored: State,
+    checkpoint: Path,
+    meta: Mapping[str, Any],
+    put: Placement,
+) -> State:
+    """Returns a new run's state with the weights of another run's checkpoint.
+
+    What trains here and did not there (Llama or its low-rank changes, after a frozen
+    stage) keeps the values it has; to a Llama that trains, low-rank changes are added.
+
+    Args:
+        state: at step 0.
+        stored: its shapes in checkpoints, see `stored_shapes`.
+        checkpoint: DIR/STEP, or a run's DIR, which means its best step.
+        meta: what the new run would record.
+        put: where weights go.
+
+    Raises:
+        UserError: no such checkpoint, another catalog, arrays of other shapes, heads
+            that were trained over another frozen Llama than this run's, or over
+            low-rank changes that this run neither has nor can add to its Llama.
+    """
+    path = resolve(checkpoint, "--load_checkpoint")
+    manifest = read_manifest(path)
+    merges = _check_weights(path, manifest.meta, meta)
+    shapes, params = stored.params, state.params
+    if merges:
+        lora = from_json(LoraConfig, manifest.meta["model"]["lora"], f"{path}: lora")
+        with_lora = partial(Block.with_lora, config=lora, key=jax.random.key(0))
+        blocks = eqx.filter_eval_shape(with_lora, shapes.llama.blocks)
+        shapes = eqx.tree_at(lambda m: m.llama.blocks, shapes, blocks)
+
+    def known(route: Any, leaf: Any) -> Any:
+        return leaf if leaf_name(route, "params") in manifest.arrays else None
+
+    wanted, sizes = (
+        jax.tree_util.tree_map_with_path(known, tree) for tree in (put(shapes), shapes)
+    )
+    loaded = restore(path, wanted, "params", sizes)
+    if merges:
+        changed = eqx.tree_at(
+            lambda b: b.lora,
+            params.llama.blocks,
+            loaded.llama.blocks.lora,
+            is_leaf=lambda x: x is None,
+        )
+        loaded = eqx.tree_at(lambda m: m.llama.blocks.lora, loaded, None)
+        merged = jax.jit(Block.merged)(changed)
+        params = eqx.tree_at(lambda m: m.llama.blocks, params, merged)
+    return dataclasses.replace(state, params=eqx.combine(loaded, params))
+
+
+def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Requires that a new run leaves out unused items where an older one did.
+
+    Args:
+        path: of the older one, for messages.
+        old: what it records.
+        new: what the new run would record.
+
+    Raises:
+        UserError: they would be pushed away from where their likes stand.
+    """
+    was, now = (meta["config"]["flags"].get("init_items") for meta in (old, new))
+    require(
+        was != "text" or now == "text",
+        f"{path} was trained with --init_items text, which leaves out of training what "
+        f"nobody has used yet, and this run has --init_items {now}; wanted the same",
+    )
+
+
+def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Requires that a new run can start from the weights of a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        old: what it records.
+        new: what the new run would record.
+
+    Returns:
+        Whether low-rank changes are added to Llama on the way.
+
+    Raises:
+        UserError: see `load_weights`.
+    """
+    strategy = new["config"]["strategy"]
+    check_strategy(path, old["config"]["strategy"], strategy)
+    names = ["catalog_id"]
+    if old["config"]["strategy"] != "all":
+        names.append("base")
+    for name in names:
+        require(old[name] == new[name], str(difference(name, path, old, new)))
+    seeds = [meta["config"]["flags"]["seed"] for meta in (old, new)]
+    require(
+        "base" not in names or new["base"] is not None or seeds[0] == seeds[1],
+        f"{path} was trained over the frozen random Llama of --seed {seeds[0]}, this "
+        f"run has {seeds[1]}; wanted the same",
+    )
+    check_unused(path, old, new)
+    was, now = (
+        from_json(ModelConfig, meta["model"], f"{path}: model") for meta in (old, new)
+    )
+    check_shapes(path, was, now)
+    check_lora(path, was.lora, now.lora, strategy)
+    return was.lora is not None and strategy == "all"

@@ -1,0 +1,109 @@
+"""What a program needs of a machine that nobody has to own: compiled, never run."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sharding.compiled.hlo import count
+from sharding.compiled.hlo_text import Shape
+from sharding.compiled.machines import Hardware
+from sharding.compiled.roofline import Roofline, roofline
+from sharding.compiled.targets import no_cache
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What XLA's compiler says of a program, for each device.
+
+    Attributes:
+        argument_bytes: of what the program is given.
+        temp_bytes: of what it makes and forgets.
+        peak_bytes: most that lives at once.
+        capacity_bytes: what a program may use of the device, head-room taken off.
+        flops: of matrix products, in one run.
+        collective_bytes: shared in one run, by kind of collective.
+        gathers: types of all arrays that all-gathers build up.
+        roofline: the least time of one run; None for hardware without known peaks.
+        unknown_loops: loops counted once, for their length depends on data.
+        compile_seconds: on this machine.
+    """
+
+    argument_bytes: int
+    temp_bytes: int
+    peak_bytes: int
+    capacity_bytes: int
+    flops: int
+    collective_bytes: Mapping[str, int]
+    gathers: tuple[Shape, ...]
+    roofline: Roofline | None
+    unknown_loops: tuple[str, ...]
+    compile_seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak leaves the head-room."""
+        return self.peak_bytes <= self.capacity_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the proof as JSON values."""
+        least = self.roofline
+        return {
+            "argument_bytes": self.argument_bytes,
+            "temp_bytes": self.temp_bytes,
+            "peak_bytes": self.peak_bytes,
+            "capacity_bytes": self.capacity_bytes,
+            "fits": self.fits,
+            "flops": self.flops,
+            "collective_bytes": dict(self.collective_bytes),
+            "roofline_seconds": None
+            if least is None
+            else {
+                "compute": least.compute_seconds,
+                "memory": least.memory_seconds,
+                "link": least.link_seconds,
+            },
+            "bound": least and least.bound,
+            "unknown_loops": list(self.unknown_loops),
+            "compile_seconds": round(self.compile_seconds, 1),
+        }
+
+
+def prove(
+    function: Any,
+    args: tuple[Any, ...],
+    hardware: Hardware,
+    num_hosts: int = 1,
+) -> Proof:
+    """Compiles a program from shapes alone, and reads what it needs.
+
+    Args:
+        function: jitted.
+        args: `jax.ShapeDtypeStruct`s with shardings on a mesh of the target's devices.
+        hardware: what the mesh is made of.
+        num_hosts: over how many hosts.
+    """
+    start = time.perf_counter()
+    lowered = function.lower(*args)
+    # Programs for devices that are not here cannot be read back from jax's cache.
+    with no_cache():
+        compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    memory, counts = compiled.memory_analysis(), count(compiled.as_text())
+    return Proof(
+        argument_bytes=memory.argument_size_in_bytes,
+        temp_bytes=memory.temp_size_in_bytes,
+        # What XLA calls the peak on a CPU leaves temporaries out.
+        peak_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        if hardware.bf16_flops is None
+        else memory.peak_memory_in_bytes,
+        capacity_bytes=hardware.capacity_bytes,
+        flops=counts.flops,
+        collective_bytes=counts.collective_bytes,
+        gathers=counts.gathers,
+        roofline=(
+            roofline(counts, hardware, num_hosts) if hardware.bf16_flops else None
+        ),
+        unknown_loops=counts.unknown_loops,
+        compile_seconds=seconds,
+    )
