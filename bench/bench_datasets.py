@@ -10,11 +10,16 @@ from jaxtyping import Int
 from eqids.cli import warn
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, open_dataset
-from eqids.data.batches.training_batches import NUM_GAPS, Arrays, BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import (
+    NUM_GAPS,
+    Arrays,
+    BatchConfig,
+    TrainingBatches,
+)
 from eqids.data.preparation import prepare
 from eqids.runs.recipe import DEFAULT_DATA
 
-FIELDS = ("words", "items", "gap", "segment", "position", "target")
+FIELDS = ("tokens", "items", "gap", "segment", "position", "target")
 _EMPTY = {"items": -1, "target": -1}
 _LOOKED_AT = 64
 """Batches of a run that some are chosen from, see `packed_batches`."""

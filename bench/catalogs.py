@@ -30,18 +30,18 @@ def random_head(
         seed: of the vectors.
     """
     rng = np.random.default_rng(seed)
-    room = -(-num_items // num_clusters)
+    cluster_size = -(-num_items // num_clusters)
     sizes = np.full(num_clusters, num_items // num_clusters)
     sizes[: num_items % num_clusters] += 1
-    valid = np.arange(room) < sizes[:, None]
+    valid = np.arange(cluster_size) < sizes[:, None]
     scale = np.float32(width**-0.5)
     clusters = scale * rng.standard_normal((num_clusters, width), dtype=np.float32)
-    table = rng.standard_normal((num_clusters, room, width), dtype=np.float32)
+    table = rng.standard_normal((num_clusters, cluster_size, width), dtype=np.float32)
     table *= SPREAD * scale
     table += clusters[:, None]
     # A narrow one first: its own start would take the memory of the table twice.
     head = HierarchicalSoftmax(
-        num_clusters, room, 1, valid=valid, key=jax.random.key(0)
+        num_clusters, cluster_size, 1, valid=valid, key=jax.random.key(0)
     )
     arrays = jnp.array(table), jnp.array(clusters)
     return eqx.tree_at(lambda h: (h.table, h.cluster_table), head, arrays)

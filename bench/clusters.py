@@ -99,8 +99,8 @@ def measure(options: ClusterOptions) -> ClusterResult:
     seconds = time.perf_counter() - start
     peak = peak_bytes()
     sizes = np.bincount(cluster, minlength=num_clusters)
-    room = -(-num_items // num_clusters)
-    figures = balance(sizes, room)
+    cluster_size = -(-num_items // num_clusters)
+    figures = balance(sizes, cluster_size)
     return ClusterResult(
         items=num_items,
         width=options.width,
@@ -108,7 +108,7 @@ def measure(options: ClusterOptions) -> ClusterResult:
         seconds=seconds,
         stated_bytes=kmeans_bytes(num_items, options.width),
         peak_bytes=peak,
-        capacity=room,
+        capacity=cluster_size,
         largest=figures["largest"],
         smallest=figures["smallest"],
         empty_share=figures["empty_share"],

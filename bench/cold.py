@@ -24,14 +24,14 @@ from eqids.cli import parse, run, say
 from eqids.config import InitItems, TrainConfig, require
 from eqids.data import Dataset, open_dataset, write_dataset
 from eqids.data.clustering.cluster_sizes import assign, place
+from eqids.data.clustering.vectors import item_vectors
 from eqids.data.files import ITEMS_FILE, USERS_FILE
 from eqids.data.raw.splits import leave_one_out
-from eqids.data.clustering.vectors import item_vectors
 from eqids.fit.evaluation import MOST_USERS, Chunk, make_ranker
 from eqids.fit.ranking import metrics
+from eqids.inference.open import open_checkpoint
 from eqids.runs.identity import write_json
 from eqids.runs.text_vectors import text_start, texts_asked
-from eqids.inference.open import open_checkpoint
 from sharding import placement
 
 _WIDTH = 64
@@ -118,7 +118,7 @@ def withhold(whole: Dataset, text: np.ndarray, options: ColdOptions) -> Withheld
     near = nearest(text[old][~used], text[old], np.flatnonzero(used))
     vectors[~used] = vectors[near]
     cluster = assign("kmeans", vectors, count, num_clusters, options.seed)
-    slot, room = place(cluster, num_clusters)
+    slot, cluster_size = place(cluster, num_clusters)
     moved = np.full(whole.num_slots, -1, np.int32)
     moved[old] = slot
     histories = {"slots": moved[whole.slots[kept]], "offsets": offsets}
@@ -136,7 +136,9 @@ def withhold(whole: Dataset, text: np.ndarray, options: ColdOptions) -> Withheld
         table = table.set_column(at, name, pa.array(values))
     clusters = replace(whole.info.clusters, vector_width=width)
     num_events = int(kept.sum())
-    info = replace(whole.info, num_events=num_events, room=room, clusters=clusters)
+    info = replace(
+        whole.info, num_events=num_events, cluster_size=cluster_size, clusters=clusters
+    )
     folder = options.folder / "data"
     rest = write_dataset(
         folder, info, histories, pa.table(people), table, vectors, overwrite=True
@@ -194,9 +196,9 @@ def measure(options: ColdOptions) -> dict[str, dict[str, float]]:
     llama = convert.load_llama(options.llama_path, "float32", put, head=False)
     whole = open_dataset(options.data_dir)
     flags = TrainConfig(llama_path=options.llama_path, init_items="text")
-    words = texts_asked(flags, whole, llama.config, say)
-    assert words is not None
-    text = text_start(words, whole, llama, _WIDTH, jnp.float32, put)
+    tokens = texts_asked(flags, whole, llama.config, say)
+    assert tokens is not None
+    text = text_start(tokens, whole, llama, _WIDTH, jnp.float32, put)
     del llama
     withheld = withhold(whole, text.reshape(whole.num_slots, -1), options)
     return {start: arm(withheld, start, options) for start in options.starts}
@@ -213,7 +215,7 @@ def arm(withheld: Withheld, start: str, options: ColdOptions) -> dict[str, float
     put = placement("none")
     opened = open_checkpoint(folder, None, None, put)
     seq_len = opened.config.recipe.seq_len
-    ranker = make_ranker(seq_len, opened.dtype, put, opened.words)
+    ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens)
     parts = [ranker(opened.model, chunk) for chunk in asked(withheld)]
     ranked = np.concatenate(parts).astype(np.float64)
     return {"events": float(len(ranked)), **metrics(ranked[:, 0])}

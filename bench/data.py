@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.contender import Contender, Measured, measure_each, race
 from bench.bench_datasets import opened
+from bench.contender import Contender, Measured, measure_each, race
 from bench.options import DataOptions
 from bench.record import OURS, Curve, Row, Section, find
 from bench.sasrec import SASREC, has_rectools, sasrec_epochs
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data import Dataset
+from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import Arrays, BatchConfig, TrainingBatches
-from eqids.data.batches.tokens import Words, words_by_slot
 from eqids.fit import make_optimizer, make_step, split, start
-from eqids.runs.identity import run_keys
 from eqids.model import Batch, EqIDs
+from eqids.runs.identity import run_keys
 
 ITEMS, WORDS = "batches", "batches with words"
 LOADED, READY = "steps, loaded beside", "steps, batches in memory"
@@ -56,15 +56,15 @@ def measure_case(options: DataOptions, which: str) -> Measured:
     case = {"batch": size, "seq": seq_len, "batches": options.num_batches}
     items = TrainingBatches(dataset, config)
     if which == WORDS:
-        words = item_words(dataset, options.tokens_per_item, options.seed)
-        loaders = {ITEMS: items, WORDS: TrainingBatches(dataset, config, words)}
+        tokens = random_item_tokens(dataset, options.tokens_per_item, options.seed)
+        loaders = {ITEMS: items, WORDS: TrainingBatches(dataset, config, tokens)}
         contenders = [
             _alone(name, loader, options.num_batches)
             for name, loader in loaders.items()
         ]
         note = (
             f"{dataset.path}; words: the text of every item cut at spaces, at most "
-            f"{options.tokens_per_item}, {words.length.mean():.1f} on average."
+            f"{options.tokens_per_item}, {tokens.length.mean():.1f} on average."
         )
     else:
         steps = _Steps(dataset, items, options)
@@ -89,7 +89,7 @@ def measure_case(options: DataOptions, which: str) -> Measured:
     return [_with_rate(row) for row in rows], [note]
 
 
-def item_words(dataset: Dataset, per_item: int, seed: int) -> Words:
+def random_item_tokens(dataset: Dataset, per_item: int, seed: int) -> ItemTokens:
     """Returns as many random words for every item as its text has between spaces."""
     rng, items = np.random.default_rng(seed), dataset.items()
     length = np.zeros(dataset.num_slots, np.int64)
@@ -97,7 +97,7 @@ def item_words(dataset: Dataset, per_item: int, seed: int) -> Words:
     offsets = np.concatenate([[0], np.cumsum(length)])
     vocab = LLAMA_PRESETS["nano"].vocab
     ids = rng.integers(0, vocab, offsets[-1]).astype(np.int32)
-    return words_by_slot(ids, offsets, np.zeros(0, np.int32), per_item, vocab=vocab)
+    return tokens_by_slot(ids, offsets, np.zeros(0, np.int32), per_item, vocab=vocab)
 
 
 def _alone(name: str, loader: TrainingBatches, number: int) -> Contender:
@@ -121,8 +121,8 @@ class _Steps:
     def __init__(self, dataset: Dataset, loader: TrainingBatches, options: DataOptions):
         recipe, info = NANO_RECIPE, dataset.info
         sizes = ModelConfig(
-            LLAMA_PRESETS["nano"], info.num_clusters, info.room, recipe.item_width,
-            recipe.adapter, dropout=recipe.dropout,
+            LLAMA_PRESETS["nano"], info.num_clusters, info.cluster_size,
+            recipe.item_width, recipe.adapter, dropout=recipe.dropout,
         )  # fmt: skip
         first, self._key = run_keys(options.seed)
         model = EqIDs(sizes, valid=dataset.item_valid, key=first)

@@ -86,6 +86,6 @@ def train_flops(sizes: ModelConfig, strategy: Strategy, amount: Amount) -> int:
     if sizes.adapter == "mlp":
         adapter = 4 * item_width * (item_width + width)
     adapters = 6 * adapter * (amount.positions + amount.targets)
-    logits = sizes.num_clusters + sizes.room
+    logits = sizes.num_clusters + sizes.cluster_size
     head = 6 * item_width * logits * amount.targets
     return blocks + attention + adapters + head

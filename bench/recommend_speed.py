@@ -8,18 +8,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bench.bench_datasets import opened
 from bench.clock import Timing
 from bench.contender import Contender, Measured, measure_each, race
-from bench.bench_datasets import opened
 from bench.options import RecommendOptions
 from bench.record import OURS, Curve, Row, Section, find
+from eqids.checkpoints import resolve
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
-from eqids.checkpoints import resolve
-from eqids.runs.recipe import resolved
-from eqids.runs.identity import initial_model, model_config, run_keys
 from eqids.inference.open import Opened, open_checkpoint
 from eqids.inference.recommender import History, Recommender
+from eqids.runs.identity import initial_model, model_config, run_keys
+from eqids.runs.recipe import resolved
 from sharding import placement
 
 FIRST, AGAIN, MANY = "one user, the first time", "one user", "many users"

@@ -12,9 +12,9 @@ from bench.flops import Amount, train_flops
 from bench.record import OURS
 from eqids.data.batches.training_batches import Arrays
 from eqids.fit import make_optimizer, split, start
+from eqids.model import Batch, EqIDs
 from eqids.planning.abstract import Job
 from eqids.runs.identity import run_keys
-from eqids.model import Batch, EqIDs
 
 
 class Ours:
@@ -23,7 +23,7 @@ class Ours:
     def __init__(
         self,
         job: Job,
-        valid: Bool[np.ndarray, "cluster room"] | None,
+        valid: Bool[np.ndarray, "cluster place"] | None,
         seed: int,
     ):
         """Starts at step 0.

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import jax
 
-from bench.contender import Contender, Measured, measure_each, race
-from bench.flops import Amount
 from bench.bench_datasets import (
     Window,
     one_in_a_row,
@@ -19,6 +17,8 @@ from bench.bench_datasets import (
     random_windows,
     windows_of,
 )
+from bench.contender import Contender, Measured, measure_each, race
+from bench.flops import Amount
 from bench.machine import free_bytes
 from bench.matmuls import MATMULS, flops_of, jax_matmuls, torch_matmuls
 from bench.options import TrainOptions
@@ -76,7 +76,7 @@ def measure_case(options: TrainOptions, workload: Workload) -> Measured:
 def _dense(options: TrainOptions, workload: Workload) -> list[Row]:
     num_clusters = default_num_clusters(options.num_items)
     job = workload.job(num_clusters, -(-options.num_items // num_clusters))
-    num_slots = num_clusters * job.sizes.room
+    num_slots = num_clusters * job.sizes.cluster_size
     _check_memory(job)
     windows = random_windows(
         num_slots, workload.batch_size, workload.seq_len, options.seed
@@ -101,7 +101,7 @@ def _dense(options: TrainOptions, workload: Workload) -> list[Row]:
 
 
 def _histories(options: TrainOptions, workload: Workload, dataset: Dataset) -> Measured:
-    job = workload.job(dataset.info.num_clusters, dataset.info.room)
+    job = workload.job(dataset.info.num_clusters, dataset.info.cluster_size)
     _check_memory(job)
     config = BatchConfig(workload.seq_len, workload.batch_size, options.seed)
     packed, usual = packed_batches(dataset, config, options.num_batches)

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqids.data.batches.training_batches import last_positions, query_batch
-from eqids.model import Batch, EqIDs, HierarchicalSoftmax
 from eqids.inference.open import open_checkpoint
+from eqids.model import Batch, EqIDs, HierarchicalSoftmax
 from sharding import placement
 
 
@@ -29,7 +29,7 @@ def trained_head(
     spans = [slice(dataset.offsets[u], dataset.offsets[u + 1]) for u in users]
     slots = [dataset.slots[span] for span in spans]
     times = [None if dataset.times is None else dataset.times[s] for s in spans]
-    arrays = query_batch(slots, times, seq_len, opened.words)
+    arrays = query_batch(slots, times, seq_len, opened.tokens)
     batch, last = Batch.of(arrays), jnp.asarray(last_positions(arrays))
 
     ask = jax.jit(EqIDs.queries_at, static_argnames="dtype")

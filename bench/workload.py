@@ -18,8 +18,8 @@ from eqids.config import (
     ModelConfig,
     Strategy,
 )
-from eqids.planning.abstract import Job, activations_of
 from eqids.model.attention import cudnn_attends
+from eqids.planning.abstract import Job, activations_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Workload:
         """The numbers of it."""
         return {"batch": self.batch_size, "seq": self.seq_len}
 
-    def job(self, num_clusters: int, room: int) -> Job:
+    def job(self, num_clusters: int, cluster_size: int) -> Job:
         """Returns what a run of this would train, without dropout."""
         nano = self.llama == LLAMA_PRESETS["nano"]
         recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[self.strategy]
@@ -65,7 +65,7 @@ class Workload:
             recipe, batch_size=self.batch_size, seq_len=self.seq_len
         )
         sizes = ModelConfig(
-            self.llama, num_clusters, room, recipe.item_width, recipe.adapter,
+            self.llama, num_clusters, cluster_size, recipe.item_width, recipe.adapter,
             lora=LoraConfig() if self.strategy == "lora" else None,
         )  # fmt: skip
         fused = cudnn_attends(self.llama, self.seq_len, self.dtype)

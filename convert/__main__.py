@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _inspect(config: InspectConfig) -> None:
-    from eqids.runs.identity import write_json
     from eqids.export.inspecting import answer
+    from eqids.runs.identity import write_json
 
     check_output(config.json, "--json")
     text, values = answer(config.path)

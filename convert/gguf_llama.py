@@ -120,10 +120,10 @@ def _weights(file: GgufFile, config: LlamaConfig) -> dict[str, Weight]:
 
 def _gguf_name(key: str) -> str:
     stem = key.removesuffix(".weight")
-    words = stem.split(".")
-    layer = words[2] if stem.startswith("model.layers.") else ""
+    tokens = stem.split(".")
+    layer = tokens[2] if stem.startswith("model.layers.") else ""
     if layer:
-        stem = ".".join([*words[:2], "{}", *words[3:]])
+        stem = ".".join([*tokens[:2], "{}", *tokens[3:]])
     return _KEYS[stem].format(layer) + ".weight"
 
 

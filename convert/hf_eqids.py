@@ -30,7 +30,7 @@ from eqids.config import (
     require,
 )
 from eqids.model import EqIDs
-from sharding import Box, Placement, Unread, exchange, is_first
+from sharding import Box, LazyArray, Placement, exchange, is_first
 
 TENSORS_FILE, INFO_FILE = ITEMS, "eqids.json"
 """Items, adapters and softmax, beside the tensors of Llama; and what they are."""
@@ -179,7 +179,7 @@ def load_beside(pair: Pair, like: EqIDs, put: Placement) -> EqIDs:
         raise UserError(f"{path} is not whole safetensors: {error}") from error
     surplus = set(file.keys())
 
-    def unread(route: Any, leaf: Any) -> Unread | None:
+    def unread(route: Any, leaf: Any) -> LazyArray | None:
         name = path_of(route)
         if name.startswith(_LLAMA):
             return None
@@ -197,7 +197,7 @@ def load_beside(pair: Pair, like: EqIDs, put: Placement) -> EqIDs:
         def read(box: Box) -> np.ndarray:
             return np.asarray(found[box])
 
-        return Unread(leaf.shape, np.dtype(np.float32), read)
+        return LazyArray(leaf.shape, np.dtype(np.float32), read)
 
     tree = jax.tree_util.tree_map_with_path(unread, like)
     require(

@@ -26,7 +26,7 @@ from convert.outputs import row_ranges
 from convert.quantized import check_dtypes
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
-from sharding import Box, Placement, Unread, Words, aligned, words
+from sharding import Box, LazyArray, Placement, Words, aligned, words
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
 
 def _array(
     row: Row, parts: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype
-) -> Unread:
+) -> LazyArray:
     """Returns one field, all layers of it, yet to be read.
 
     Args:
@@ -241,7 +241,7 @@ def _array(
             out[number] = part[outer].reshape(shape)[within]
         return out if stacked else out[0]
 
-    return Unread(shape, dtype, read)
+    return LazyArray(shape, dtype, read)
 
 
 def _in_file(

@@ -6,15 +6,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eqids.cli import say
-from eqids.config import (
-    ExportConfig,
-    ListStepsConfig,
-    ShowStepConfig,
-    UserError,
-    VerifyConfig,
-    require,
-)
 from eqids.checkpoints import (
     Manifest,
     best_step,
@@ -26,6 +17,15 @@ from eqids.checkpoints import (
     verify,
 )
 from eqids.checkpoints.manifest import MANIFEST, step_label
+from eqids.cli import say
+from eqids.config import (
+    ExportConfig,
+    ListStepsConfig,
+    ShowStepConfig,
+    UserError,
+    VerifyConfig,
+    require,
+)
 
 Config = ListStepsConfig | VerifyConfig | ShowStepConfig | ExportConfig
 

@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output(config.json, "--json")
     # Imported here: --help and a mistyped flag do not wait for jax.
     from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
-    from eqids.runs.identity import write_json
-    from eqids.inference.open import open_model
     from eqids.fit.results import full_result, table
+    from eqids.inference.open import open_model
+    from eqids.runs.identity import write_json
     from sharding import barrier, initialize, is_first, placement
 
     initialize(**dataclasses.asdict(config.processes))
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with put.active():
         opened = open_model(config, put)
         seq_len = opened.config.recipe.seq_len
-        ranker = make_ranker(seq_len, opened.dtype, put, opened.words)
+        ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens)
         dataset, split = of_some_users(opened.dataset, config.eval_users), config.split
         metrics = evaluate(opened.model, dataset, split, ranker)
     if is_first():

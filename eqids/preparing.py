@@ -31,19 +31,19 @@ def _reader(llama_path: Path) -> Reader:
     """Returns what makes vectors of texts with a Llama, once it is seen to be there."""
     # Imported here: a command that needs no model does not wait for jax.
     import convert
-    from eqids.data.batches.item_texts import tokenizer_file, words_of_texts
-    from eqids.runs.text_vectors import MOST_TOKENS, principal, text_vectors
+    from eqids.data.batches.item_texts import tokenizer_file, tokens_of_texts
     from eqids.runs.run_tokens import check_vocab
+    from eqids.runs.text_vectors import MOST_TOKENS, principal, text_vectors
     from sharding import placement
 
     sizes, tokenizer = convert.check_llama(llama_path), tokenizer_file(None, llama_path)
 
     def read(texts: Sequence[str], width: int) -> np.ndarray:
-        words = words_of_texts(texts, tokenizer, MOST_TOKENS)
-        check_vocab(words, sizes)
+        tokens = tokens_of_texts(texts, tokenizer, MOST_TOKENS)
+        check_vocab(tokens, sizes)
         put = placement("none")
         llama = convert.load_llama(llama_path, "float32", put, head=False)
-        return principal(text_vectors(llama, words, "float32", put), width)
+        return principal(text_vectors(llama, tokens, "float32", put), width)
 
     return read
 
@@ -97,7 +97,7 @@ def _times(dataset: Dataset) -> str:
 
 
 def _clusters(info: DatasetInfo) -> str:
-    clusters, places = info.clusters, info.num_clusters * info.room
+    clusters, places = info.clusters, info.num_clusters * info.cluster_size
     random = clusters.random_share
     expected = "" if random is None else f" (at random {random:.1%})"
     of = f" of {clusters.vectors}" if clusters.method == "kmeans" else ""

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from eqids.cli import one_line, say, warn
 from eqids.config import RecommendConfig, UserError
-from eqids.data.raw.history_files import read_history_file
 from eqids.data.ids import shown, typed_ids
+from eqids.data.raw.history_files import read_history_file
 from eqids.inference.histories import History, read_histories
 from eqids.inference.open import open_model
 from eqids.inference.recommender import Recommender

@@ -12,7 +12,7 @@ Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
-class Unread:
+class LazyArray:
     """An array that nobody has read yet; in a tree, it stands where the array will.
 
     Attributes:
@@ -25,7 +25,7 @@ class Unread:
     dtype: np.dtype
     read: Callable[[Box], np.ndarray]
 
-    def padded(self, shape: tuple[int, ...]) -> "Unread":
+    def padded(self, shape: tuple[int, ...]) -> "LazyArray":
         """Returns the array with zeros after the end of each axis, up to a shape."""
 
         def read(box: Box) -> np.ndarray:
@@ -37,7 +37,7 @@ class Unread:
                 out[tuple(slice(n) for n in inside)] = self.read(tuple(own))
             return out
 
-        return Unread(shape, self.dtype, read)
+        return LazyArray(shape, self.dtype, read)
 
     def whole(self) -> jax.Array:
         """Returns all of it, on the default device."""

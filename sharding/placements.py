@@ -20,11 +20,10 @@ from sharding.layout import (
     mesh_shapes,
     named_layout,
 )
+from sharding.lazy_array import LazyArray
 from sharding.processes import meet
-from eqids.planning.named_layouts import named_row
-from sharding.lazy_array import Unread
 
-Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct | Unread
+Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct | LazyArray
 """An array, the shape of one, or one that is to be read."""
 
 
@@ -58,7 +57,7 @@ def place(
         shape = layout.padded(axis.names, leaf.shape)
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
-        if isinstance(leaf, Unread):
+        if isinstance(leaf, LazyArray):
             return (leaf if shape == leaf.shape else leaf.padded(shape)).on(sharding)
         if shape != leaf.shape:
             more = [(0, n - size) for n, size in zip(shape, leaf.shape, strict=True)]
@@ -121,7 +120,7 @@ def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
 
 
 def _on_default_device(leaf: Shaped) -> Shaped:
-    if isinstance(leaf, Unread):
+    if isinstance(leaf, LazyArray):
         return leaf.whole()
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
@@ -190,8 +189,7 @@ def placement(name: str) -> Placement:
     """Returns a layout over all devices there are, by name.
 
     Args:
-        name: `none` for no mesh at all, the name of a row of `ROWS`, or what
-            `named_layout` knows.
+        name: `none` for no mesh at all, or what `named_layout` knows.
 
     Raises:
         LayoutError: no such layout, or it cannot use this number of devices.
@@ -203,15 +201,6 @@ def placement(name: str) -> Placement:
                 f"{jax.process_count()}; wanted another --layout"
             )
         return Placement(None, None)
-    if "-" in name:
-        # The mesh of a row; its batch and what trains are the run's own to say.
-        row, there = named_row(name), jax.device_count()
-        if row.num_devices != there:
-            raise LayoutError(
-                f"layout {name!r} is for {row.num_devices} devices, there are {there}; "
-                f"what it needs says python -m sharding estimate --layout {name}"
-            )
-        name = "x".join(map(str, row.mesh_shape))
     layout = named_layout(name, jax.device_count())
     mesh = make_mesh(layout)
     meet(mesh)

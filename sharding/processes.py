@@ -308,9 +308,9 @@ def leave(code: int, *, together: bool = True) -> None:
     sys.stderr.flush()
     if together:
         # In a thread: a call to a process 0 that is gone might last.
-        last_words = threading.Thread(target=_say_goodbye, daemon=True)
-        last_words.start()
-        last_words.join(_PARTING_S)
+        last_tokens = threading.Thread(target=_say_goodbye, daemon=True)
+        last_tokens.start()
+        last_tokens.join(_PARTING_S)
     os._exit(code)
 
 

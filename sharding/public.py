@@ -1,6 +1,14 @@
 """The names that `from sharding import ...` gives, which need jax."""
 
+from sharding.alignment import aligned as aligned
 from sharding.axis_words import Words as Words, words as words
+from sharding.compiled.machines import (
+    HARDWARE as HARDWARE,
+    Hardware as Hardware,
+    hardware as hardware,
+)
+from sharding.compiled.proof import Proof as Proof, prove as prove
+from sharding.compiled.targets import gpu_devices as gpu_devices
 from sharding.layout import (
     LAYOUT_NAMES as LAYOUT_NAMES,
     Layout as Layout,
@@ -10,12 +18,7 @@ from sharding.layout import (
     mesh_shapes as mesh_shapes,
     named_layout as named_layout,
 )
-from sharding.compiled.machines import (
-    HARDWARE as HARDWARE,
-    Hardware as Hardware,
-    hardware as hardware,
-)
-from sharding.alignment import aligned as aligned
+from sharding.lazy_array import Box as Box, LazyArray as LazyArray
 from sharding.ops import (
     axes_of as axes_of,
     gathered as gathered,
@@ -39,14 +42,5 @@ from sharding.processes import (
     leave as leave,
     lost_peer as lost_peer,
 )
-from sharding.compiled.proof import Proof as Proof, prove as prove
 from sharding.rendezvous import ProcessesError as ProcessesError
 from sharding.shards import Split as Split, shards as shards
-from eqids.planning.named_layouts import (
-    ROWS as ROWS,
-    Row as Row,
-    devices_text as devices_text,
-    named_row as named_row,
-)
-from sharding.compiled.targets import gpu_devices as gpu_devices
-from sharding.lazy_array import Box as Box, Unread as Unread

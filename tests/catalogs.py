@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.catalog.lineage import Change, Lineage
+from eqids.data.catalog.living_catalog import Catalog
 from eqids.migrate.remap import brought
 
 WIDTH = 3
@@ -11,11 +11,11 @@ MU, SEEN = "optimizer/mu/softmax/table", "optimizer/seen"
 
 
 def make_catalog(
-    num_items: int = 7, num_clusters: int = 3, room: int = 3, seed: int = 0
+    num_items: int = 7, num_clusters: int = 3, cluster_size: int = 3, seed: int = 0
 ) -> Catalog:
     """Items 0, 1, … in places at random."""
     rng = np.random.default_rng(seed)
-    slot = np.sort(rng.permutation(num_clusters * room)[:num_items])
+    slot = np.sort(rng.permutation(num_clusters * cluster_size)[:num_items])
     return Catalog(
         items=np.arange(num_items),
         slot=slot.astype(np.int32),
@@ -23,14 +23,14 @@ def make_catalog(
         count=rng.integers(0, 9, num_items),
         vectors=rng.standard_normal((num_items, WIDTH)).astype(np.float32),
         num_clusters=num_clusters,
-        room=room,
+        cluster_size=cluster_size,
     )
 
 
 def make_arrays(catalog: Catalog, seed: int = 0) -> dict[str, np.ndarray]:
     """A softmax with moments and counters of its clusters."""
     rng = np.random.default_rng(seed)
-    places = (catalog.num_clusters, catalog.room)
+    places = (catalog.num_clusters, catalog.cluster_size)
     shapes = {
         "params/softmax/table": (*places, WIDTH),
         "params/softmax/bias": places,

@@ -27,19 +27,19 @@ class Typed:
     """
 
     module: str
-    words: tuple[str, ...]
+    tokens: tuple[str, ...]
     kind: type[Any]
     positional: bool
 
     @property
     def text(self) -> str:
-        return " ".join((self.module, *self.words))
+        return " ".join((self.module, *self.tokens))
 
     def main(self, *flags: str) -> None:
         """Runs the command's own main."""
         name = self.module if "." in self.module else f"{self.module}.__main__"
         main: Callable[[list[str]], None] = importlib.import_module(name).main
-        main([*self.words, *flags])
+        main([*self.tokens, *flags])
 
     def refusal(self, *flags: str) -> str:
         """Returns the one sentence with which it refuses flags."""
@@ -62,8 +62,8 @@ def _all() -> list[Typed]:
     found = []
     for module, command in COMMANDS.items():
         for name, kind in command.kinds.items():
-            words = (name,) if name else ()
-            found.append(Typed(module, words, kind, command.positional))
+            tokens = (name,) if name else ()
+            found.append(Typed(module, tokens, kind, command.positional))
     kinds: Mapping[str, type[Any]] = {
         **bench.SECTIONS, "all": AllOptions, "compare": CompareOptions
     }  # fmt: skip

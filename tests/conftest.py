@@ -79,14 +79,16 @@ def make_dataset(
     *,
     num_users: int = 40,
     num_clusters: int = 5,
-    room: int = 6,
+    cluster_size: int = 6,
     num_items: int = 27,
     max_length: int = 30,
     seed: int = 0,
 ) -> Dataset:
     """Writes a dataset of random histories with ties in time, split leave-one-out."""
     rng = np.random.default_rng(seed)
-    slot = np.sort(rng.permutation(num_clusters * room)[:num_items]).astype(np.int32)
+    slot = np.sort(rng.permutation(num_clusters * cluster_size)[:num_items]).astype(
+        np.int32
+    )
     length = rng.integers(1, max_length, num_users)
     length[0] = max_length
     offsets = np.concatenate([[0], np.cumsum(length)])
@@ -117,10 +119,10 @@ def make_dataset(
         num_items=num_items,
         num_events=len(item),
         num_clusters=num_clusters,
-        room=room,
+        cluster_size=cluster_size,
         protocol=Protocol("leave_one_out", "file_order", "kept"),
         counts=Counts(len(item), users_valid=evaluated, users_test=evaluated),
-        clusters=ClustersInfo("random", 4, 0, 0, room, 0.0),
+        clusters=ClustersInfo("random", 4, 0, 0, cluster_size, 0.0),
     )
     histories = {
         "slots": slot[item],

@@ -150,8 +150,8 @@ def _leave_out(rng: random.Random, case: Case) -> None:
     for row in case.rows:
         if rng.random() < 0.15:
             name = rng.choice(names)
-            words = isinstance(row[name], str) or case.kind == "csv"
-            row[name] = rng.choice([None, *_NULLS]) if words else None
+            tokens = isinstance(row[name], str) or case.kind == "csv"
+            row[name] = rng.choice([None, *_NULLS]) if tokens else None
 
 
 def _csv(rng: random.Random, case: Case) -> bytes:
@@ -319,16 +319,16 @@ def _delimiter(text: str, case: Case) -> str:
 
 def _lacks(name: str, column: pd.Series) -> pd.Series:
     empty = column.isna()
-    words = column.map(
+    tokens = column.map(
         lambda cell: (
             isinstance(cell, str)
             and cell.strip().lower() in {word.lower() for word in _NULLS} | {""}
         )
     )
-    rest = column[~empty & ~words]
+    rest = column[~empty & ~tokens]
     spelled = rest.map(lambda cell: isinstance(cell, str) and _is_number(cell))
     numbers = len(rest) > 0 and bool(spelled.all())
-    return empty | (words if numbers or name not in ("user", "item") else False)
+    return empty | (tokens if numbers or name not in ("user", "item") else False)
 
 
 def _is_number(text: str) -> bool:

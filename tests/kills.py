@@ -101,7 +101,7 @@ def _running(
     """Starts a run's processes; their schedule ends far past what they reach."""
     flags = ["--num_steps", "100000", "--save_every", str(SAVE_EVERY)]
     flags += ["--eval_every", "50", "--log_every", "1", *more]
-    words = ["-m", "eqids.train", *small(data, run, *flags)]
+    tokens = ["-m", "eqids.train", *small(data, run, *flags)]
     env = {"JAX_ENABLE_COMPILATION_CACHE": "1", "XLA_FLAGS": ""}
     peers: Sequence[Sequence[str]] = [[]]
     if len(logs) > 1:
@@ -113,7 +113,7 @@ def _running(
             for rank in range(len(logs))
         ]
     jobs = [
-        start([*words, *peer], 1, log, **env)
+        start([*tokens, *peer], 1, log, **env)
         for log, peer in zip(logs, peers, strict=True)
     ]
     with ending(jobs):

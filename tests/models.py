@@ -8,8 +8,8 @@ from eqids.config import (
     ModelConfig,
 )
 from eqids.data import Dataset
-from eqids.runs.identity import initial_model
 from eqids.model import EqIDs
+from eqids.runs.identity import initial_model
 from sharding import Placement
 
 FLOAT32 = jnp.float32
@@ -19,7 +19,7 @@ TINY = LlamaConfig(16, 2, 2, 1, 8, 24, 7, tied=True)
 
 def tiny_model(dataset: Dataset, seed: int = 0, **sizes: object) -> EqIDs:
     config = ModelConfig(
-        TINY, dataset.info.num_clusters, dataset.info.room, item_width=8,
+        TINY, dataset.info.num_clusters, dataset.info.cluster_size, item_width=8,
         **sizes,  # type: ignore[arg-type]
     )  # fmt: skip
     return initial_model(config, dataset, None, jax.random.key(seed))

@@ -10,13 +10,13 @@ import pytest
 from pytest import CaptureFixture
 
 from convert import fingerprint, load_llama, read_config
+from eqids.checkpoints import save
 from eqids.cli import run
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
-from eqids.checkpoints import save
-from eqids.runs.recipe import resolved
-from eqids.runs.identity import initial_model, model_config, run_keys, run_meta
 from eqids.fit.step import split
+from eqids.runs.identity import initial_model, model_config, run_keys, run_meta
+from eqids.runs.recipe import resolved
 
 Door = Callable[[list[str]], None]
 

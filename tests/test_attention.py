@@ -11,7 +11,7 @@ from conftest import assert_close
 
 from eqids.config import LLAMA_PRESETS, LlamaConfig
 from eqids.model.attention import (
-    Opening,
+    PrefixCache,
     attention,
     cudnn_attends,
     sees,
@@ -46,7 +46,7 @@ def test_attention_in_parts_is_torchs(
     segment = jnp.stack([jnp.arange(seq) // 90, jnp.arange(seq) // 250])
     mask = with_columns(sees(segment), before, True)
     first = [jax.random.normal(getkey(), (before, 2, 4)) for _ in "kv"]
-    stacked = Opening(*[x[None] for x in first])
+    stacked = PrefixCache(*[x[None] for x in first])
     opening = jax.tree.map(lambda x: x[0], stacked) if before else None
     y, pull = jax.vjp(lambda *xs: attention(*xs, mask, opening=opening), q, k, v)
     k, v = (

@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.packing import PackingPlan, pack
 from eqids.data.batches.training_batches import (
     NUM_GAPS,
     BatchConfig,
@@ -17,7 +18,6 @@ from eqids.data.batches.training_batches import (
     gap_buckets,
     query_batch,
 )
-from eqids.data.batches.packing import PackingPlan, pack
 
 
 @given(
@@ -110,7 +110,7 @@ def test_rows_are_histories_and_hold_no_held_out_event(
     padding = batch["segment"] == 0
     assert np.all(batch["items"][padding] == -1)
     assert np.all(batch["target"][padding] == -1)
-    assert np.all(batch["words"] == 0)
+    assert np.all(batch["tokens"] == 0)
 
 
 def test_ties_are_shuffled_within_their_moment_only(dataset: Dataset) -> None:

@@ -207,8 +207,8 @@ def test_the_quick_bench_ends_with_a_table_and_json(
     door.main([section, "--quick", "--repetitions", "2", "--json", str(path)])
     result = json.loads(path.read_text())
     text = capsys.readouterr().out
-    room = {"head": head, "topk": topk}[section]
-    for key in room.MEANINGS:
+    cluster_size = {"head": head, "topk": topk}[section]
+    for key in cluster_size.MEANINGS:
         assert key in result[section]
         assert f"{section}.{key} " in text
     about = {"config", "machine", "versions", "commit", "busy_cores"}
@@ -278,7 +278,7 @@ def test_mistakes_are_told_in_a_sentence(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for argv, words in (
+    for argv, tokens in (
         (["head", "--json", str(tmp_path / "no" / "x.json")], "cannot be written"),
         (["topk", "--json", str(tmp_path)], "is a folder, wanted a file"),
         (["topk", "--plot", str(tmp_path)], "is a folder, wanted a file"),
@@ -296,7 +296,7 @@ def test_mistakes_are_told_in_a_sentence(
         (["train", "--data_dir", str(tmp_path / "no")], str(tmp_path / "no")),
     ):
         said = refused(door.main, argv, capsys)
-        assert words in " ".join(said.split())
+        assert tokens in " ".join(said.split())
 
 
 def test_the_machine_is_described() -> None:

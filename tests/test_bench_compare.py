@@ -162,12 +162,12 @@ def test_mistakes_of_comparing_are_told(
     rows = json.loads(good.read_text())["train"]["rows"]
     nothing, never = ({**rows[0], "timing": {"wall": x}} for x in ([], [0.0]))
     nameless = {key: x for key, x in rows[0].items() if key != "name"}
-    bad = {"rows": 3, "words": ["x"], "nameless": [nameless], "nothing": [nothing],
+    bad = {"rows": 3, "tokens": ["x"], "nameless": [nameless], "nothing": [nothing],
            "never": [never]}  # fmt: skip
     for name, value in bad.items():
         content = json.dumps({"train": {"rows": value}})
         (tmp_path / f"{name}.json").write_text(content)
-    for name, words in (
+    for name, tokens in (
         ("no.json", "could not be read"),
         ("b.json", "is not JSON"),
         ("c.json", "is no result of the bench"),
@@ -180,4 +180,4 @@ def test_mistakes_of_comparing_are_told(
         (other.name, "have no measurement of ours in common"),
     ):
         said = refused(door.main, ["compare", str(good), str(tmp_path / name)], capsys)
-        assert words in " ".join(said.split())
+        assert tokens in " ".join(said.split())

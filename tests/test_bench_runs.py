@@ -62,10 +62,10 @@ def test_sasrec_is_as_large_as_nano() -> None:
 
 
 def test_words_are_as_many_as_a_text_has(dataset: Dataset) -> None:
-    words = data.item_words(dataset, per_item=1, seed=0)
+    tokens = data.item_words(dataset, per_item=1, seed=0)
     held = dataset.item_valid.ravel()
-    assert words.length[held].tolist() == [1] * held.sum()  # "Film 7", cut to one
-    assert not words.length[~held].any()
+    assert tokens.length[held].tolist() == [1] * held.sum()  # "Film 7", cut to one
+    assert not tokens.length[~held].any()
 
 
 @pytest.mark.long

@@ -16,7 +16,6 @@ from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
 from bench import __main__ as door, train_speed as train
-from bench.flops import Amount, train_flops
 from bench.bench_datasets import (
     Window,
     one_in_a_row,
@@ -24,6 +23,7 @@ from bench.bench_datasets import (
     random_windows,
     windows_of,
 )
+from bench.flops import Amount, train_flops
 from bench.matmuls import flops_of
 from bench.train_torch import TorchRecommender, TorchStep, tensors
 from eqids.config import (
@@ -43,9 +43,9 @@ from sharding.compiled.hlo import count
 TINY = LlamaConfig(16, 2, 4, 2, 8, 24, 32, tied=True)
 
 
-def sizes_of(strategy: Strategy, num_clusters: int, room: int) -> ModelConfig:
+def sizes_of(strategy: Strategy, num_clusters: int, cluster_size: int) -> ModelConfig:
     lora = LoraConfig(rank=3) if strategy == "lora" else None
-    return ModelConfig(TINY, num_clusters, room, 12, "mlp", lora=lora)
+    return ModelConfig(TINY, num_clusters, cluster_size, 12, "mlp", lora=lora)
 
 
 def test_flops_of_a_published_llama_by_hand() -> None:
@@ -80,7 +80,7 @@ def test_flops_are_those_that_xla_compiles(getkey: Callable[[], jax.Array]) -> N
     # XLA computes scores of later positions too, and leaves the softmax out here. The
     # backward pass computes scores again.
     amount = Amount(positions=24, pairs=3 * 8 * 8, targets=24)
-    head = 6 * sizes.item_width * (sizes.num_clusters + sizes.room) * 24
+    head = 6 * sizes.item_width * (sizes.num_clusters + sizes.cluster_size) * 24
     llama = sizes.llama
     again = 2 * llama.num_layers * llama.num_heads * llama.head * amount.pairs
     assert count(compiled.as_text()).flops == pytest.approx(
@@ -271,10 +271,10 @@ def test_the_quick_bench_of_training(
 def test_mistakes_of_training_are_told(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
-    for argv, words in (
+    for argv, tokens in (
         ("train --batch_size 0", "--batch_size is 0, wanted 1 or more"),
         ("train --num_items 0", "--num_items is 0, wanted 1 or more"),
         (f"train --llama_path {tmp_path / 'no'}", "no such folder"),
         (f"train --quick --on histories --data_dir {tmp_path / 'no'}", "prepare"),
     ):
-        assert words in " ".join(refused(door.main, argv.split(), capsys).split())
+        assert tokens in " ".join(refused(door.main, argv.split(), capsys).split())

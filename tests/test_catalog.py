@@ -9,12 +9,12 @@ from catalogs import WIDTH, log_probs, make_arrays, make_catalog, one_step
 from conftest import TOLERANCE
 
 from eqids.config import UserError
-from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.catalog.lineage import Lineage
+from eqids.data.catalog.living_catalog import Catalog
 from eqids.migrate.new_clusters import Head, heirs, refit
 
 
-def small(vectors: list[list[float]], slots: list[int], room: int) -> Catalog:
+def small(vectors: list[list[float]], slots: list[int], cluster_size: int) -> Catalog:
     """Items 0, 1, … of these vectors in these slots."""
     num = len(vectors)
     return Catalog(
@@ -23,13 +23,13 @@ def small(vectors: list[list[float]], slots: list[int], room: int) -> Catalog:
         retired=np.zeros(num, np.bool_),
         count=np.arange(num) + 1,
         vectors=np.array(vectors, np.float32),
-        num_clusters=max(slots) // room + 1,
-        room=room,
+        num_clusters=max(slots) // cluster_size + 1,
+        cluster_size=cluster_size,
     )
 
 
 def test_a_new_item_enters_the_cluster_nearest_to_its_vector() -> None:
-    catalog = small([[0, 0], [1, 0], [9, 9], [9, 8]], [0, 1, 4, 5], room=4)
+    catalog = small([[0, 0], [1, 0], [9, 9], [9, 8]], [0, 1, 4, 5], cluster_size=4)
     near = np.array([[8, 8], [2, 0]], np.float32)
     after, change = catalog.add([70, 80], vectors=near)
     assert after.slot[after.rows([70, 80])].tolist() == [6, 2]
@@ -43,7 +43,7 @@ def test_a_new_item_enters_the_cluster_nearest_to_its_vector() -> None:
 
 def test_a_full_cluster_divides_by_similarity_and_only_one_part_moves() -> None:
     vectors = [[1, 0], [5, 0], [1.1, 0], [5.2, 0], [90, 0]]
-    catalog = small(vectors, [0, 1, 2, 3, 5], room=4)
+    catalog = small(vectors, [0, 1, 2, 3, 5], cluster_size=4)
     after, change = catalog.add([70], vectors=np.array([[4, 0]], np.float32))
     cluster = (after.slot // 4).tolist()
     assert cluster[0] == cluster[2] != cluster[1] == cluster[3] and cluster[4] == 1
@@ -58,7 +58,7 @@ def test_a_full_cluster_divides_by_similarity_and_only_one_part_moves() -> None:
 
 
 def test_many_clusters_stay_a_multiple_of_64() -> None:
-    catalog = make_catalog(num_items=128, num_clusters=64, room=2)
+    catalog = make_catalog(num_items=128, num_clusters=64, cluster_size=2)
     after, _ = catalog.add([500], vectors=np.ones((1, WIDTH), np.float32))
     assert after.num_clusters == 128
     for more in range(10):
@@ -69,14 +69,14 @@ def test_many_clusters_stay_a_multiple_of_64() -> None:
 
 
 def test_items_of_which_nothing_is_known_fill_the_emptiest_clusters() -> None:
-    catalog, _ = small([[1, 0]] * 5, [0, 1, 2, 4, 5], room=4).grow(1)
+    catalog, _ = small([[1, 0]] * 5, [0, 1, 2, 4, 5], cluster_size=4).grow(1)
     after, change = catalog.add(np.arange(10, 15))
     assert (after.sizes == [4, 4, 2]).all()
     assert change.opened.tolist() == [2] and change.parent.tolist() == [-1]
 
 
 def test_rebalance_leaves_a_share_of_every_cluster_free() -> None:
-    catalog = make_catalog(num_items=60, num_clusters=6, room=10)
+    catalog = make_catalog(num_items=60, num_clusters=6, cluster_size=10)
     for share, most in ((0.1, 9), (0.5, 5), (0.99, 1)):
         after, _ = catalog.rebalance(share)
         assert after.sizes.max() <= most
@@ -116,7 +116,7 @@ def test_ids_may_be_text_or_mixed() -> None:
 def test_mass_follows_the_items() -> None:
     """For a query of zeros all changes are exact: what is left keeps its proportions,
     and a cluster that divides changes no probability."""
-    catalog = make_catalog(num_items=9, num_clusters=3, room=4)
+    catalog = make_catalog(num_items=9, num_clusters=3, cluster_size=4)
     arrays, query = make_arrays(catalog), np.zeros((1, WIDTH))
     old = log_probs(arrays, catalog.item_valid, query)[0, catalog.slot]
     for name, (after, change) in {
@@ -132,7 +132,7 @@ def test_mass_follows_the_items() -> None:
 
 
 def test_a_new_item_starts_as_the_mean_of_what_it_resembles() -> None:
-    catalog = make_catalog(num_items=7, num_clusters=3, room=3)
+    catalog = make_catalog(num_items=7, num_clusters=3, cluster_size=3)
     arrays = make_arrays(catalog)
     table = arrays["params/softmax/table"].reshape(-1, WIDTH)
     after, change = catalog.add([70], similar=[[1, 5]])
@@ -148,19 +148,19 @@ def test_a_new_item_starts_as_the_mean_of_what_it_resembles() -> None:
 
 
 def test_fitted_clusters_are_nearer_to_the_old_model() -> None:
-    catalog = make_catalog(num_items=30, num_clusters=4, room=8)
+    catalog = make_catalog(num_items=30, num_clusters=4, cluster_size=8)
     arrays, rng = make_arrays(catalog), np.random.default_rng(1)
     after, change = catalog.split(1)
     lineage = Lineage(catalog.item_valid, ("00" * 32,), (change,))
-    ancestor, touched = heirs(lineage, 1)
+    ancestor, affected = heirs(lineage, 1)
     assert ancestor.tolist() == [0, 1, 2, 3, 1]
-    assert touched.tolist() == [False, True, False, False, True]
+    assert affected.tolist() == [False, True, False, False, True]
     found = one_step(arrays, catalog.item_valid, change)
     old = Head.of(arrays, "params/", catalog.item_valid)
     new = Head.of(found, "params/", after.item_valid)
     queries = rng.standard_normal((400, WIDTH)).astype(np.float32)
-    table, bias = refit(old, new, ancestor, touched, queries)
-    np.testing.assert_array_equal(table[~touched], new.cluster_table[~touched])
+    table, bias = refit(old, new, ancestor, affected, queries)
+    np.testing.assert_array_equal(table[~affected], new.cluster_table[~affected])
     fitted = {
         **found,
         "params/softmax/cluster_table": table,

@@ -16,11 +16,11 @@ from eqids import prepare as door
 from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
+from eqids.data.catalog.named_items import read_items, read_vectors
+from eqids.data.catalog.revise import catalog_of, revise
 from eqids.data.files import file_sha256
 from eqids.data.ids import Ids
 from eqids.data.info import render_info
-from eqids.data.catalog.named_items import read_items, read_vectors
-from eqids.data.catalog.revise import catalog_of, revise
 from eqids.fit.baselines import markov, popularity
 from eqids.fit.evaluation import chunks, targets_of
 
@@ -187,7 +187,7 @@ def test_yesterday_is_not_written_over(
     [
         ({"clusters": "random"}, "--clusters is for new catalogs"),
         ({"num_clusters": 3}, "--num_clusters is for new catalogs"),
-        ({"cluster_vectors": "words"}, "--cluster_vectors is for new catalogs"),
+        ({"cluster_vectors": "tokens"}, "--cluster_vectors is for new catalogs"),
         ({"spherical": True}, "--spherical is for new catalogs"),
         ({"vector_width": 8}, "--vector_width is for new catalogs"),
         ({"free_share": 0.1}, "--free_share is for new catalogs"),

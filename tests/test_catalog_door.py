@@ -13,10 +13,10 @@ from pytest import CaptureFixture
 from runs import flags, refused, small
 
 from eqids import catalog as door, train
+from eqids.checkpoints import read_manifest, resolve, steps
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog.as_of import as_of
 from eqids.data.catalog.revise import catalog_of, revise
-from eqids.checkpoints import read_manifest, resolve, steps
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.inference.open import open_checkpoint
 
@@ -62,7 +62,7 @@ def test_items_of_which_nothing_is_known_are_counted(
     file = items(tmp_path / "new.csv", "x", "y", "z")
     door.main(["add", *flags(copy, *file, "--vectors", str(tmp_path / "v.npy"))])
     dataset = open_dataset(copy.path)
-    clusters = np.unique(dataset.slot_of(["y", "z"]) // dataset.info.room)
+    clusters = np.unique(dataset.slot_of(["y", "z"]) // dataset.info.cluster_size)
     said = capsys.readouterr().out
     assert "nothing is known of 2 new items" in said
     assert f"to cluster{'s' * (len(clusters) > 1)} " in said
@@ -83,9 +83,9 @@ def test_outputs_are_looked_at_before_anything_changes(
     }
     given = ["--ids", "item 4", "--checkpoint", str(finished), "--output"]
     for name, said in cases.items():
-        words = ["retire", *flags(copy, *given, str(tmp_path / name))]
+        tokens = ["retire", *flags(copy, *given, str(tmp_path / name))]
         with pytest.raises(SystemExit):
-            door.run(functools.partial(door.main, words))
+            door.run(functools.partial(door.main, tokens))
         shown = capsys.readouterr()
         assert said in shown.err and not shown.out
         assert open_dataset(copy.path).info.catalog_version == 1

@@ -15,8 +15,8 @@ from hypothesis.stateful import (
 )
 
 from eqids.config import UserError
-from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.catalog.lineage import Change, Lineage, lineage_of
+from eqids.data.catalog.living_catalog import Catalog
 from eqids.migrate.remap import brought
 
 
@@ -24,12 +24,14 @@ class LivingCatalog(RuleBasedStateMachine):
     """Changes a catalog at random, with a head that follows it."""
 
     @initialize(
-        num_clusters=st.integers(1, 4), room=st.integers(1, 4), seed=st.integers(0, 99)
+        num_clusters=st.integers(1, 4),
+        cluster_size=st.integers(1, 4),
+        seed=st.integers(0, 99),
     )
-    def start(self, num_clusters: int, room: int, seed: int) -> None:
+    def start(self, num_clusters: int, cluster_size: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        num_items = int(rng.integers(1, num_clusters * room + 1))
-        self.catalog = make_catalog(num_items, num_clusters, room, seed)
+        num_items = int(rng.integers(1, num_clusters * cluster_size + 1))
+        self.catalog = make_catalog(num_items, num_clusters, cluster_size, seed)
         self.arrays = make_arrays(self.catalog, seed)
         self.first, self.lineage = self.arrays, Lineage(self.catalog.item_valid)
         self.query = rng.standard_normal((3, WIDTH))
@@ -39,7 +41,10 @@ class LivingCatalog(RuleBasedStateMachine):
         """Checks one change against what was before, and takes it."""
         old, before, valid = self.catalog, self.arrays, self.catalog.item_valid
         after = one_step(before, valid, change)
-        assert catalog.version == old.version + 1 and catalog.room == old.room
+        assert (
+            catalog.version == old.version + 1
+            and catalog.cluster_size == old.cluster_size
+        )
         assert catalog.num_clusters >= old.num_clusters
         kept = catalog.find(old.items)
         there = kept >= 0
@@ -49,8 +54,10 @@ class LivingCatalog(RuleBasedStateMachine):
         for name in ("params/softmax/table", "params/softmax/bias", MU):
             flat = [x.reshape(-1, *x.shape[2:]) for x in (before[name], after[name])]
             np.testing.assert_array_equal(flat[1][now], flat[0][was])
-        untouched = np.setdiff1d(np.arange(len(valid)), change.touched(old.room))
-        self.check_untouched(after, catalog, untouched)
+        unaffected = np.setdiff1d(
+            np.arange(len(valid)), change.affected(old.cluster_size)
+        )
+        self.check_untouched(after, catalog, unaffected)
         opened = change.opened[change.parent >= 0]
         parent = change.parent[change.parent >= 0]
         np.testing.assert_array_equal(after[SEEN][opened], before[SEEN][parent])
@@ -64,12 +71,12 @@ class LivingCatalog(RuleBasedStateMachine):
         self.catalog, self.arrays = catalog, after
 
     def check_untouched(
-        self, after: dict[str, np.ndarray], catalog: Catalog, untouched: np.ndarray
+        self, after: dict[str, np.ndarray], catalog: Catalog, unaffected: np.ndarray
     ) -> None:
         """Their items' log-probabilities move by one number a query."""
         valid = self.catalog.item_valid
         mask = np.zeros_like(valid)
-        mask[untouched] = valid[untouched]
+        mask[unaffected] = valid[unaffected]
         slots = np.flatnonzero(mask)
         if len(slots):
             old = log_probs(self.arrays, valid, self.query)[:, slots]
@@ -148,7 +155,7 @@ class LivingCatalog(RuleBasedStateMachine):
             return
         catalog = self.catalog
         assert len(np.unique(catalog.slot)) == len(catalog.items)
-        assert (catalog.sizes <= catalog.room).all()
+        assert (catalog.sizes <= catalog.cluster_size).all()
         np.testing.assert_array_equal(
             self.lineage.valid_at(catalog.version), catalog.item_valid
         )

@@ -83,9 +83,9 @@ def test_what_pandas_writes_is_shown_alike(
     frame.to_csv(folder / "n.csv", index=False, na_rep="NaN")
     frame.to_parquet(folder / "i.parquet")
     names = ("i.csv", "n.csv", "i.parquet")
-    csv, words, parquet = (texts(folder, folder / n, len(years)) for n in names)
+    csv, tokens, parquet = (texts(folder, folder / n, len(years)) for n in names)
     if any(year is not None for year in years):
-        assert words == parquet
+        assert tokens == parquet
     assert csv == parquet
     for text, year in zip(parquet, years, strict=True):
         if year is None or math.isnan(year):

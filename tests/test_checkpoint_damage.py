@@ -17,7 +17,6 @@ from corruptions import assert_detected, flip
 from saved import assert_same, small_tree, tiny
 from surroundings import full_disk, read_only_folder
 
-from eqids.config import UserError
 from eqids.checkpoints import (
     LOCK,
     partials,
@@ -27,6 +26,7 @@ from eqids.checkpoints import (
     steps,
     verify,
 )
+from eqids.config import UserError
 
 
 def test_every_corruption_is_detected(

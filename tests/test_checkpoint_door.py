@@ -14,8 +14,8 @@ from conftest import ROOT
 from saved import run_of, small_tree, tiny
 
 from eqids.checkpoint import main
-from eqids.config import LLAMA_PRESETS, UserError
 from eqids.checkpoints import save
+from eqids.config import LLAMA_PRESETS, UserError
 
 
 def test_list_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

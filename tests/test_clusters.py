@@ -13,12 +13,17 @@ from hypothesis import given, settings, strategies as st
 
 from eqids.config import PrepareConfig, UserError
 from eqids.data.clustering.cluster_items import Clustered, make_catalog
-from eqids.data.clustering.cluster_sizes import assign, default_num_clusters, place, shared_numbers
+from eqids.data.clustering.cluster_sizes import (
+    assign,
+    default_num_clusters,
+    place,
+    shared_numbers,
+)
+from eqids.data.clustering.quality import balance, consecutive_share, random_share
+from eqids.data.clustering.vectors import item_vectors
 from eqids.data.info import Counts
 from eqids.data.raw.interactions import Interactions
-from eqids.data.clustering.quality import balance, consecutive_share, random_share
 from eqids.data.raw.splits import leave_one_out
-from eqids.data.clustering.vectors import item_vectors
 
 
 def _planted(num_groups: int = 4, per_group: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -54,10 +59,10 @@ def test_every_item_has_one_place_and_no_cluster_overflows(
     vectors = np.broadcast_to(vectors, (num_items, width))
     counts = rng.integers(0, 9, num_items)
     cluster = assign(method, vectors, counts, num_clusters, seed)
-    slot, room = place(cluster, num_clusters)
-    assert room == -(-num_items // num_clusters)
+    slot, cluster_size = place(cluster, num_clusters)
+    assert cluster_size == -(-num_items // num_clusters)
     assert len(set(slot.tolist())) == num_items
-    assert (slot // room == cluster).all() and (slot >= 0).all()
+    assert (slot // cluster_size == cluster).all() and (slot >= 0).all()
     sizes = np.bincount(cluster, minlength=num_clusters)
     assert sizes.max() - sizes.min() <= 1
     again = assign(method, vectors, counts, num_clusters, seed)
@@ -119,8 +124,8 @@ def test_default_clusters_grow_divide_and_waste_little(size: int, more: int) -> 
     assert num_clusters <= default_num_clusters(size + more)
     assert num_clusters <= 512 or num_clusters % 64 == 0
     if size >= 64:
-        room = -(-size // num_clusters)
-        assert 1 - size / (num_clusters * room) <= 0.12
+        cluster_size = -(-size // num_clusters)
+        assert 1 - size / (num_clusters * cluster_size) <= 0.12
 
 
 def test_too_many_clusters_are_refused() -> None:
@@ -203,11 +208,11 @@ def _random_events() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_clusters_of_words_hold_items_of_one_text() -> None:
-    catalog = _catalog(*_random_events(), 20, cluster_vectors="words", spherical=True)
-    cluster = catalog.slot // catalog.room
+    catalog = _catalog(*_random_events(), 20, cluster_vectors="tokens", spherical=True)
+    cluster = catalog.slot // catalog.cluster_size
     assert all(len(set(cluster[kind::4])) == 1 for kind in range(4))
     info = catalog.info
-    assert (info.method, info.vectors, info.spherical) == ("kmeans", "words", True)
+    assert (info.method, info.vectors, info.spherical) == ("kmeans", "tokens", True)
     assert (info.smallest, info.mean, info.empty_share) == (5, 5.0, 0.0)
 
 
@@ -229,7 +234,7 @@ def test_words_need_texts() -> None:
         pa.table({"item": np.arange(20), "text": [""] * 20}),
         item, None, offsets, "file_order", Counts(240),
     )  # fmt: skip
-    config = PrepareConfig(cluster_vectors="words")
+    config = PrepareConfig(cluster_vectors="tokens")
     with pytest.raises(UserError, match="nothing is said of the items: give their"):
         make_catalog(found, leave_one_out(offsets), config, lambda sentence: None)
 
@@ -264,12 +269,14 @@ def test_a_bar_that_does_not_move_is_closed(
 def test_free_places_are_a_small_share(num_items: int) -> None:
     num_clusters = default_num_clusters(num_items)
     cluster = np.arange(num_items) % num_clusters
-    slot, room = place(cluster, num_clusters, PrepareConfig().free_share)
+    slot, cluster_size = place(cluster, num_clusters, PrepareConfig().free_share)
     largest = -(-num_items // num_clusters)
-    assert 0.95 * room <= largest <= room < largest + 1 + 0.06 * largest
-    assert 1 - num_items / (num_clusters * room) <= 0.12
-    assert room > largest or largest < 19
-    assert (slot // room == cluster).all() and (slot % room < largest).all()
+    assert 0.95 * cluster_size <= largest <= cluster_size < largest + 1 + 0.06 * largest
+    assert 1 - num_items / (num_clusters * cluster_size) <= 0.12
+    assert cluster_size > largest or largest < 19
+    assert (slot // cluster_size == cluster).all() and (
+        slot % cluster_size < largest
+    ).all()
 
 
 def test_a_share_of_places_is_whole_places() -> None:

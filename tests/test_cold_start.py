@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close, run_python
+from eqids.data.batches.token_ids import ItemTokens, tokens_by_slot
 from models import FLOAT32, NOWHERE, TINY, tiny_model
 from plays import prepared, write_csv
 from pytest import CaptureFixture
@@ -22,23 +23,22 @@ from convert import save_llama
 from eqids import prepare, train
 from eqids.config import NANO_RECIPE, PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
-from eqids.data.batches.tokens import Words, words_by_slot
 from eqids.fit import text_vectors as reading
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import split, start
-from eqids.runs.text_vectors import principal, text_vectors
 from eqids.model import Llama
+from eqids.runs.text_vectors import principal, text_vectors
 
 KINDS = ("red apple pear", "loud drum horn", "cold snow ice", "old stone wall")
 
 
-def some_words(lengths: list[int], opening: int = 0, seed: int = 0) -> Words:
+def some_words(lengths: list[int], opening: int = 0, seed: int = 0) -> ItemTokens:
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = rng.integers(0, TINY.vocab, offsets[-1]).astype(np.int32)
     prompt = rng.integers(0, TINY.vocab, opening).astype(np.int32)
-    return words_by_slot(ids, offsets, prompt, 99)
+    return tokens_by_slot(ids, offsets, prompt, 99)
 
 
 @pytest.mark.parametrize("opening", [0, 2])
@@ -46,21 +46,21 @@ def test_a_text_is_the_weighted_mean_of_its_hidden_states(
     opening: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llama = Llama(TINY, key=jax.random.key(0))
-    words = some_words([3, 0, 1, 12, 3, 7, 2, 5], opening)
-    same = words.ids.copy()
-    same[words.first[4] :][:3] = same[:3]
-    words = dataclasses.replace(words, ids=same)
-    vectors = text_vectors(llama, words, FLOAT32, NOWHERE)
+    tokens = some_words([3, 0, 1, 12, 3, 7, 2, 5], opening)
+    same = tokens.ids.copy()
+    same[tokens.first[4] :][:3] = same[:3]
+    tokens = dataclasses.replace(tokens, ids=same)
+    vectors = text_vectors(llama, tokens, FLOAT32, NOWHERE)
     # A third of two blocks is one; what follows a token changes nothing of its state.
     blocks = jax.tree.map(lambda x: x[:1], llama.blocks)
     lower = eqx.tree_at(lambda m: m.blocks, llama, blocks)
-    tokens = np.zeros((len(words.length), 16), np.int32)
-    for slot, length in enumerate(words.length):
-        own = words.ids[words.first[slot] :][:length]
-        tokens[slot, : opening + length] = np.concatenate([words.prompt, own])
-    text, position = jnp.asarray(tokens), jnp.asarray(np.arange(16) + 0 * tokens)
+    token_ids = np.zeros((len(tokens.length), 16), np.int32)
+    for slot, length in enumerate(tokens.length):
+        own = tokens.ids[tokens.first[slot] :][:length]
+        token_ids[slot, : opening + length] = np.concatenate([tokens.prompt, own])
+    text, position = jnp.asarray(token_ids), jnp.asarray(np.arange(16) + 0 * token_ids)
     hidden = lower.hidden(llama.embed(text), jnp.ones_like(text), position)
-    for slot, length in enumerate(words.length):
+    for slot, length in enumerate(tokens.length):
         expected = np.zeros(TINY.width)
         if length:
             weight = np.arange(1, length + 1)[:, None]
@@ -69,7 +69,7 @@ def test_a_text_is_the_weighted_mean_of_its_hidden_states(
         assert_close(vectors[slot], expected, "float32")
     assert_close(vectors[0], vectors[4], "float32")
     monkeypatch.setattr(reading, "_POSITIONS", 24)
-    assert_close(text_vectors(llama, words, FLOAT32, NOWHERE), vectors, "float32")
+    assert_close(text_vectors(llama, tokens, FLOAT32, NOWHERE), vectors, "float32")
 
 
 def test_principal_axes_keep_angles_and_know_nothing_of_the_unknown() -> None:
@@ -221,10 +221,10 @@ def test_clusters_are_made_of_texts(
     prepare.main([word for name, of in asked.items() for word in (f"--{name}", of)])
     found = open_dataset(tmp_path / "d")
     kinds = found.items()["title"].str.split().str[-1]
-    cluster = found.items()["slot"] // found.info.room
+    cluster = found.items()["slot"] // found.info.cluster_size
     assert set(kinds.groupby(cluster).nunique()) == {1}
     assert found.info.clusters.vectors == "text" and found.item_vectors.shape[2] == 8
-    for vectors, path in (("text", None), ("words", llama)):
+    for vectors, path in (("text", None), ("tokens", llama)):
         with pytest.raises(UserError, match="--llama_path DIR go together"):
             PrepareConfig(cluster_vectors=vectors, llama_path=path)
 
@@ -247,7 +247,7 @@ from sharding import Placement
 dataset = make_dataset(Path(FOLDER) / "mesh", num_clusters=7, num_items=40)
 config = LlamaConfig(32, 3, 4, 4, 8, 64, 64, tied=True)
 llama, words = Llama(config, key=jax.random.key(0)), some_words([5, 0, 1, 12, 7], 1)
-sizes = ModelConfig(config, 7, dataset.info.room, item_width=8)
+sizes = ModelConfig(config, 7, dataset.info.cluster_size, item_width=8)
 model = initial_model(sizes, dataset, None, jax.random.key(0))
 items = some_cold(dataset)
 

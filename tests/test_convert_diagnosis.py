@@ -14,10 +14,10 @@ from convert import __main__ as convert_command, fingerprint, load_llama, read_c
 from convert.diagnosis import EQIDS_FILES
 from convert.hf_files import shard_paths
 from eqids import prepare as prepare_command, train as train_command
+from eqids.checkpoints.manifest import MANIFEST
 from eqids.config import UserError, check_content
 from eqids.data import Dataset
 from eqids.data.info import INFO_FILE
-from eqids.checkpoints.manifest import MANIFEST
 
 
 @pytest.mark.parametrize("name", KINDS)

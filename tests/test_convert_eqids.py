@@ -48,9 +48,9 @@ def trained(
         "all": {**pretrained, "train": "all"},
         "random": {"train": "heads"},
     }
-    for name, words in asked.items():
+    for name, tokens in asked.items():
         flags = TrainConfig(
-            data_dir=dataset.path, item_width=8, adapter="linear", **words
+            data_dir=dataset.path, item_width=8, adapter="linear", **tokens
         )
         save_noisy(folder / name, flags, dataset)
     return {name: folder / name for name in asked}
@@ -110,16 +110,16 @@ def test_what_was_trained_gives_transformers_the_same_logits(
         llama = eqx.tree_at(
             lambda m: m.lm_head, llama, head, is_leaf=lambda x: x is None
         )
-    words = np.random.default_rng(0).integers(0, llama.config.vocab, (2, 7))
+    tokens = np.random.default_rng(0).integers(0, llama.config.vocab, (2, 7))
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert model.dtype == torch.float32
     with torch.no_grad():
-        theirs = model(torch.from_numpy(words)).logits.numpy()
-    unmerged = llama.logits(jnp.asarray(words))
+        theirs = model(torch.from_numpy(tokens)).logits.numpy()
+    unmerged = llama.logits(jnp.asarray(tokens))
     tolerance = "float32" if strategy == "lora" else "logits"
     assert_close(unmerged, theirs, tolerance)
     merged = load_llama(tmp_path / "out")
-    assert_close(merged.logits(jnp.asarray(words)), unmerged, "float32")
+    assert_close(merged.logits(jnp.asarray(tokens)), unmerged, "float32")
     changed = {
         key
         for key, array in tensors(tmp_path / "out").items()
@@ -147,8 +147,8 @@ def test_another_base_is_refused_by_its_fingerprint(
 ) -> None:
     write_hf(tmp_path / "other")
     out = tmp_path / "out"
-    words = ["eqids-to-hf", str(trained["lora"]), str(out), "--llama_path"]
-    said = refused(door.main, [*words, str(tmp_path / "other")], capsys)
+    tokens = ["eqids-to-hf", str(trained["lora"]), str(out), "--llama_path"]
+    said = refused(door.main, [*tokens, str(tmp_path / "other")], capsys)
     assert "holds other weights" in said
     assert (
         "no such folder"
@@ -169,7 +169,7 @@ def test_items_leave_with_their_ids_and_vectors(
     assert list(frame["item"]) == list(dataset.items()["item"])
     for row in frame.itertuples():
         (slot,) = dataset.slot_of([row.item])
-        cluster, place = divmod(int(slot), dataset.info.room)
+        cluster, place = divmod(int(slot), dataset.info.cluster_size)
         assert (row.slot, row.cluster) == (slot, cluster)
         assert np.array_equal(row.vector, table[cluster, place])
         assert row.bias == np.asarray(softmax.bias)[cluster, place]

@@ -46,7 +46,7 @@ def test_there_and_back_is_the_same_to_the_bit(
 ) -> None:
     """hf → hf and hf → Llama → hf; transformers loads both, with equal logits."""
     model = reference(config, seed)
-    words = torch.from_numpy(
+    tokens = torch.from_numpy(
         np.random.default_rng(seed).integers(0, config.vocab_size, (2, 9))
     )
     with tempfile.TemporaryDirectory() as name:
@@ -59,7 +59,7 @@ def test_there_and_back_is_the_same_to_the_bit(
             assert_equal(folder, there)
             again = transformers.LlamaForCausalLM.from_pretrained(folder).eval()
             with torch.no_grad():
-                assert torch.equal(again(words).logits, model(words).logits)
+                assert torch.equal(again(tokens).logits, model(tokens).logits)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -121,8 +121,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
     (tmp_path / "other/config.json").write_text(json.dumps(config))
 
-    def told(*words: object) -> str:
-        return refused(door.main, [str(word) for word in words], capsys)
+    def told(*tokens: object) -> str:
+        return refused(door.main, [str(word) for word in tokens], capsys)
 
     new = tmp_path / "new"
     assert "is there already" in told("hf-to-hf", tmp_path / "a", tmp_path / "other")

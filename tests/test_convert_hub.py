@@ -22,9 +22,9 @@ from runs import refused, small
 from convert import load_llama
 from convert.hub import REPOSITORIES, fetch_llama
 from eqids import train
-from eqids.runs import training
 from eqids.config import PRETRAINED_RECIPES, TrainConfig, UserError
 from eqids.data import Dataset
+from eqids.runs import training
 from eqids.runs.recipe import resolved
 
 LLAMA = REPOSITORIES["1b"]

@@ -17,7 +17,7 @@ from test_processes import ending, free_port, start
 import convert.hf_llama
 from convert import fingerprint, load_llama
 from eqids.config import UserError
-from sharding import Unread
+from sharding import LazyArray
 
 TESTS = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
 
@@ -76,7 +76,7 @@ from pathlib import Path
 import jax
 import convert.hf_llama as hf
 from eqids.config import LLAMA_PRESETS
-from sharding import Unread, placement
+from sharding import LazyArray, placement
 
 config = LLAMA_PRESETS["8b"]
 
@@ -108,7 +108,7 @@ def account(self, sharding):
             held[device] += 2 * math.prod(stop - start for start, stop in box)
     return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
 
-hf.aligned, Unread.on = lambda num_bytes: Nothing(), account
+hf.aligned, LazyArray.on = lambda num_bytes: Nothing(), account
 tensors = {
     key: Tensor(key, hf._foreign_shape(row, config))
     for row in hf.ROWS for key in hf._keys(row, config)
@@ -235,7 +235,7 @@ def test_an_unread_array_is_padded_with_zeros(data: st.DataObject) -> None:
     sizes = [data.draw(st.integers(1, 5)) for _ in range(2)]
     more = [n + data.draw(st.integers(0, 4)) for n in sizes]
     array = np.arange(1.0, 1 + sizes[0] * sizes[1], dtype=np.float32).reshape(sizes)
-    unread = Unread(tuple(sizes), array.dtype, lambda box: array[box])
+    unread = LazyArray(tuple(sizes), array.dtype, lambda box: array[box])
     wide = unread.padded(tuple(more))
     starts = [data.draw(st.integers(0, n - 1)) for n in more]
     ends = [data.draw(st.integers(a + 1, n)) for a, n in zip(starts, more, strict=True)]

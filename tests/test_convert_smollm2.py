@@ -74,7 +74,7 @@ def test_it_is_the_preset_and_reads_and_writes_as_transformers_does(
     assert tokenizer.decode(answer[len(asked) :]) == " Paris."
 
 
-def words_of(text: str) -> list[str]:
+def tokens_of(text: str) -> list[str]:
     """llama.cpp's `smollm`: single digits, then GPT-2's words."""
     gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     pieces = regex.split(r"(\p{N})", text)
@@ -127,7 +127,7 @@ def test_a_thousand_random_texts_have_the_same_tokens(
     assert sum(letter not in number for letter in letters) == 21
     for text, ids in list(zip(texts, batch, strict=True))[:200]:
         expected = []
-        for word in words_of(text):
+        for word in tokens_of(text):
             # 21 bytes have no token and are left out, as transformers does.
             parts = [letters[byte] for byte in word.encode()]
             parts = [part for part in parts if part in number]

@@ -326,10 +326,10 @@ def test_titles_that_fit_no_item_are_a_mistake(tmp_path: Path) -> None:
 
 
 def test_what_flags_contradict_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
-    for words in (["--seed", "-1"], ["--num_clusters", "0"]):
+    for tokens in (["--seed", "-1"], ["--num_clusters", "0"]):
         with pytest.raises(SystemExit):
-            run(lambda words=words: main(words))  # type: ignore[misc]
-        name, value = words
+            run(lambda tokens=tokens: main(tokens))  # type: ignore[misc]
+        name, value = tokens
         said = capsys.readouterr().err
         assert said.startswith(f"error: {name} is {value}, wanted ")
         assert said.count("\n") == 1

@@ -40,7 +40,7 @@ def _content() -> dict[str, Any]:
             num_items=3,
             num_events=7,
             num_clusters=2,
-            room=2,
+            cluster_size=2,
             protocol=Protocol("leave_one_out", "file_order", "dropped"),
             counts=Counts(7, users_valid=2, users_test=2),
             clusters=ClustersInfo("random", 4, 0, 1, 2, 0.5),

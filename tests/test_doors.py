@@ -58,9 +58,9 @@ def test_recommendations_are_the_models_most_probable_items(
     assert found["probability"].sum() == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list", "--help"]])
-def test_a_door_whose_output_nobody_reads_ends_quietly(words: list[str]) -> None:
-    command = [sys.executable, "-m", "eqids.checkpoint", *words]
+@pytest.mark.parametrize("tokens", [["--help"], ["list", "--help"]])
+def test_a_door_whose_output_nobody_reads_ends_quietly(tokens: list[str]) -> None:
+    command = [sys.executable, "-m", "eqids.checkpoint", *tokens]
     unread, written = os.pipe()
     os.close(unread)
     done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE)

@@ -16,9 +16,9 @@ from eqids.config import NANO_RECIPE, ItemOptimizer, ModelConfig, Schedule
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import decays, make_optimizer, make_schedule
-from eqids.runs.identity import run_keys
 from eqids.fit.step import State, make_step, split, start
 from eqids.model import Batch, EqIDs
+from eqids.runs.identity import run_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,13 +197,13 @@ def test_llama_has_a_rate_of_its_own(items: ItemOptimizer, dataset: Dataset) -> 
     params, frozen = split(tiny_model(dataset), "all", FLOAT32)
     batch = Batch.of(TrainingBatches(dataset, BatchConfig(24, 8)).batch(0))
     everything = jnp.arange(dataset.info.num_clusters)
-    touched = None if items == "dense" else everything
+    active = None if items == "dense" else everything
 
     def moved(rate: float | None) -> EqIDs:
         optimizer = make_optimizer(recipe, 1.0, items, llama_learning_rate=rate)
         step = make_step(optimizer, FLOAT32, remat=False)
         begin = start(params, optimizer)
-        state, _ = step(begin, frozen, batch, run_keys(0)[1], touched)
+        state, _ = step(begin, frozen, batch, run_keys(0)[1], active)
         return jax.tree.map(jnp.subtract, state.params, params)
 
     one, half = moved(None), moved(recipe.learning_rate / 2)
@@ -225,12 +225,12 @@ def test_parts_of_a_batch_sum_to_the_whole(
     batch = Batch.of(TrainingBatches(dataset, BatchConfig(24, 8)).batch(0))
     batch = eqx.tree_at(lambda b: b.target, batch, batch.target.at[1::4, 3:].set(-1))
     everything = jnp.arange(dataset.info.num_clusters)
-    touched = None if items == "dense" else everything
+    active = None if items == "dense" else everything
     ends = []
     for accumulate in (1, 4):
         step = make_step(optimizer, FLOAT32, remat=False, accumulate=accumulate)
         begin = start(params, optimizer)
-        ends.append(step(begin, frozen, batch, run_keys(0)[1], touched))
+        ends.append(step(begin, frozen, batch, run_keys(0)[1], active))
     (whole, measured), (parts, of_parts) = ends
     assert_close(of_parts, measured, "gradient")
     # Adam divides the gradient by itself: its moments say more than its moves.

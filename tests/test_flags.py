@@ -38,12 +38,12 @@ def one_value(flag: Flag, number: int = 0) -> str:
 
 def needed(typed: Typed) -> list[str]:
     """Legal words for all that a command requires."""
-    words = []
+    tokens = []
     for flag in flags_of(typed.kind, typed.positional):
         if flag.required:
-            words += [] if flag.positional else [flag.name]
-            words.append(one_value(flag))
-    return words
+            tokens += [] if flag.positional else [flag.name]
+            tokens.append(one_value(flag))
+    return tokens
 
 
 def named(typed: Typed) -> list[Flag]:
@@ -54,7 +54,7 @@ def legal_line(
     draw: Callable[[st.SearchStrategy[Any]], Any], typed: Typed
 ) -> list[str]:
     """Returns legal words for a command, flags in any order and spelling."""
-    places, words = [], []
+    places, tokens = [], []
     for flag in draw(st.permutations(flags_of(typed.kind, typed.positional))):
         numbers = draw(st.lists(st.integers(0, 9), min_size=1, max_size=3))
         values = [one_value(flag, n) for n in numbers]
@@ -66,31 +66,31 @@ def legal_line(
             dashes = draw(st.booleans())
             name = "--" + flag.name[2:].replace("_", "-") if dashes else flag.name
             if flag.switch is not None:
-                words.append([name])
+                tokens.append([name])
             elif flag.several:
-                words.append([name, *values])
+                tokens.append([name, *values])
             elif draw(st.booleans()):
-                words.append([f"{name}={values[0]}"])
+                tokens.append([f"{name}={values[0]}"])
             else:
-                words.append([name, values[0]])
+                tokens.append([name, values[0]])
     # After several values a word by its place would be one more of them.
-    return places + [word for group in words for word in group]
+    return places + [word for group in tokens for word in group]
 
 
 @settings(max_examples=150)
 @given(st.data())
 def test_legal_lines_mean_what_tyro_takes_them_for(data: st.DataObject) -> None:
     typed = data.draw(st.sampled_from(EVERY))
-    words = legal_line(data.draw, typed)
+    tokens = legal_line(data.draw, typed)
     markers: list[Any] = [tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes]
     if typed.positional:
         markers.append(tyro.conf.PositionalRequiredArgs)
     kind = bare(typed.kind)
-    theirs = tyro.cli(kind, args=words, use_underscores=True, config=markers)
-    ours = read(kind, words, "it", positional=typed.positional)
+    theirs = tyro.cli(kind, args=tokens, use_underscores=True, config=markers)
+    ours = read(kind, tokens, "it", positional=typed.positional)
     for field in dataclasses.fields(typed.kind):
         found, wanted = getattr(ours, field.name), getattr(theirs, field.name)
-        assert (found, type(found)) == (wanted, type(wanted)), (field.name, words)
+        assert (found, type(found)) == (wanted, type(wanted)), (field.name, tokens)
 
 
 @each_command
@@ -117,8 +117,8 @@ def test_a_flag_given_twice_is_refused(typed: Typed) -> None:
 
 
 def test_a_value_that_looks_like_a_flag_is_not_counted() -> None:
-    words = ["--seed", "3", "--prompt=--seed", "--layout", "none"]
-    config = read(TrainConfig, words, "it")
+    tokens = ["--seed", "3", "--prompt=--seed", "--layout", "none"]
+    config = read(TrainConfig, tokens, "it")
     assert (config.seed, config.prompt, config.layout) == (3, "--seed", "none")
     text = "--seed is what I want"
     assert read(TrainConfig, ["--prompt", text, "--seed", "4"], "it").prompt == text
@@ -139,9 +139,9 @@ def test_a_value_that_looks_like_a_flag_is_not_counted() -> None:
 def test_wrong_values_name_flag_value_and_what_was_wanted(typed: Typed) -> None:
     for flag in named(typed):
         if flag.switch is not None:
-            for words in (["yes"], ["True"], ["false"]):
-                said = typed.refusal(flag.name, *words)
-                assert f"{flag.name} takes no value and {words[0]!r} is given" in said
+            for tokens in (["yes"], ["True"], ["false"]):
+                said = typed.refusal(flag.name, *tokens)
+                assert f"{flag.name} takes no value and {tokens[0]!r} is given" in said
             assert "takes no value" in typed.refusal(f"{flag.name}=1")
             continue
         wrong = {int: "ten", float: "fast", Path: ""}.get(flag.kind)
@@ -161,11 +161,11 @@ def test_wrong_values_name_flag_value_and_what_was_wanted(typed: Typed) -> None:
 
 def needed_without(typed: Typed, flag: Flag) -> list[str]:
     """The words of `needed` but for those of one flag."""
-    words = needed(typed)
-    if flag.name in words:
-        at = words.index(flag.name)
-        del words[at : at + 2]
-    return words
+    tokens = needed(typed)
+    if flag.name in tokens:
+        at = tokens.index(flag.name)
+        del tokens[at : at + 2]
+    return tokens
 
 
 def test_numbers_are_numbers() -> None:
@@ -180,9 +180,9 @@ def test_numbers_are_numbers() -> None:
         ("--lora_targets", "q,k"): "--lora_targets is 'q,k', wanted some of q, k, v, "
         "o, gate, up, down, with spaces between",
     }
-    for words, said in cases.items():
+    for tokens, said in cases.items():
         with pytest.raises(UserError) as error:
-            read(TrainConfig, words, "it")
+            read(TrainConfig, tokens, "it")
         assert str(error.value) == said
 
 
@@ -200,12 +200,12 @@ def test_words_too_many_and_too_few(typed: Typed) -> None:
         assert said.startswith(f"python -m {typed.text} needs {' and '.join(required)}")
 
 
-SUBCOMMANDS = sorted({typed.module for typed in EVERY if typed.words})
+SUBCOMMANDS = sorted({typed.module for typed in EVERY if typed.tokens})
 
 
 @pytest.mark.parametrize("module", SUBCOMMANDS)
 def test_commands_of_commands(module: str) -> None:
-    names = [typed.words[0] for typed in EVERY if typed.module == module]
+    names = [typed.tokens[0] for typed in EVERY if typed.module == module]
     typed = Typed(module, (), object, False)
     listed = ", ".join(names)
     assert typed.refusal() == f"python -m {module} needs a command: one of {listed}"
@@ -218,11 +218,13 @@ def test_commands_of_commands(module: str) -> None:
     assert f"did you mean {names[0]}?" in typed.refusal(names[0] + "s")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["--seed", "3", "-h"]])
-def test_help_is_no_mistake(words: list[str], capsys: CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "tokens", [["--help"], ["-h"], ["help"], ["--seed", "3", "-h"]]
+)
+def test_help_is_no_mistake(tokens: list[str], capsys: CaptureFixture[str]) -> None:
     for module in ("eqids.train", "convert"):
         with pytest.raises(SystemExit) as exit_:
-            Typed(module, (), object, False).main(*words)
+            Typed(module, (), object, False).main(*tokens)
         assert exit_.value.code == 0
         assert f"usage: python -m {module}" in capsys.readouterr().out
 
@@ -265,8 +267,8 @@ def test_help_says_what_a_flag_against_a_default_does(typed: Typed) -> None:
 
 
 def test_a_switch_may_be_set_to_its_default() -> None:
-    def flags(*words: str, **defaults: object) -> TrainConfig:
-        return parse(TrainConfig, words, "eqids.train", "", defaults)
+    def flags(*tokens: str, **defaults: object) -> TrainConfig:
+        return parse(TrainConfig, tokens, "eqids.train", "", defaults)
 
     assert flags("--tied_items", "--no_remat") == TrainConfig()
     assert not flags(tied_items=False).tied_items

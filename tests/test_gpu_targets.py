@@ -16,10 +16,10 @@ from jax.sharding import AxisType, Mesh
 from programs import compiled_layers
 
 from sharding.compiled.hlo import Counts, count
-from sharding.layout import LayoutError
 from sharding.compiled.machines import hardware
 from sharding.compiled.roofline import roofline
 from sharding.compiled.targets import gpu_devices, no_cache
+from sharding.layout import LayoutError
 
 LAYERS, BATCH, WIDTH = 4, 2048, 1024
 

@@ -6,9 +6,9 @@ import pytest
 
 from sharding.compiled.hlo import Collective, Counts
 from sharding.compiled.hlo_text import Shape
-from sharding.layout import LayoutError
 from sharding.compiled.machines import GIB, HARDWARE, hardware
 from sharding.compiled.roofline import roofline
+from sharding.layout import LayoutError
 
 H100 = hardware("h100-80gb")
 MILLION = Shape("s8", (1_000_000,))

@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[list, str]] = {
     "too large": ([1.0, 1e300], "column 'time' is '1e\\+300' in row 2, wanted"),
     "empty": ([str(START), None, None], "is empty in 2 of 3 rows, first in row 2"),
     "not a number": ([START, float("nan")], "is empty in 1 of 2 rows, first in row 2"),
-    "words": ([str(START), "NULL", "NaT"], "is 'NULL' in 2 of 3 rows, first in row 2"),
+    "tokens": ([str(START), "NULL", "NaT"], "is 'NULL' in 2 of 3 rows, first in row 2"),
     "booleans": ([False, True], "column 'time' is bool"),
     "times of a day": ([dt.time(1), dt.time(2)], "column 'time' is time"),
     "lists": ([[START], [START]], "column 'time' is "),

@@ -22,9 +22,9 @@ import eqids
 from convert import __main__ as convert_door
 from convert.hub import REPOSITORIES
 from eqids import catalog, evaluate, recommend, train
+from eqids.checkpoints import read_manifest
 from eqids.config import TrainConfig
 from eqids.data import Dataset
-from eqids.checkpoints import read_manifest
 from eqids.inference.open import open_checkpoint, open_pair
 from sharding import Placement
 
@@ -168,7 +168,7 @@ def test_words_come_with_the_folder(
     assert more["filtered"] == was["filtered"]
     assert more["nll"] == pytest.approx(was["nll"], rel=1e-6)
     opened = eqids.load(tmp_path / "pair").opened
-    assert opened.words is not None and opened.words.config == opened.config.words
+    assert opened.tokens is not None and opened.tokens.config == opened.config.tokens
     (tmp_path / "pair" / "tokenizer.json").unlink()
     said = refused(evaluate.main, pair, capsys)
     assert "which is not there: add --tokenizer FILE" in said

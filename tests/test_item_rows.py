@@ -102,12 +102,12 @@ def test_every_row_is_used_or_counted_or_named(
     for item in USED:
         assert titles[int(item)] == (once.get(item, "").strip() or item)
     told = "\n".join(said)
-    for number, words in [
+    for number, tokens in [
         (counts.item_rows_unused, f" of {len(rows)} rows are of no item in the events"),
         (counts.item_rows_repeated, f" of {len(rows)} rows repeat another row and are"),
         (counts.items_untitled, " of 4 items; their ids are their titles"),
     ]:
-        assert (f"{number}{words}" in told) == bool(number)
+        assert (f"{number}{tokens}" in told) == bool(number)
 
 
 def test_the_command_that_is_named_adds_the_rows_that_are_left(
@@ -124,9 +124,9 @@ def test_the_command_that_is_named_adds_the_rows_that_are_left(
     )
     assert f"{items}: 2 of 500 rows repeat another row and are dropped" in said
     (line,) = (one for one in said if "478 of 500 rows are of no item" in one)
-    words = line.partition("python -m eqids.catalog ")[2]
-    assert f"--items '{items}'" in words and f"--data_dir {dataset.path}" in words
-    command.main(shlex.split(words))
+    tokens = line.partition("python -m eqids.catalog ")[2]
+    assert f"--items '{items}'" in tokens and f"--data_dir {dataset.path}" in tokens
+    command.main(shlex.split(tokens))
     assert "items 478 added (20 items left out, 2 named again)" in (
         capsys.readouterr().out
     )

@@ -31,7 +31,7 @@ def random_batch():
     )
     slots = rng.integers(0, 55, (2, *shape)).astype(np.int32)
     return Batch(
-        words=np.zeros(shape, np.int32), items=slots[0],
+        tokens=np.zeros(shape, np.int32), items=slots[0],
         gap=rng.integers(0, 36, shape).astype(np.int32), segment=segment,
         position=(np.arange(12) - first).astype(np.int32),
         target=np.where(rng.random(shape) < .8, slots[1], -1).astype(np.int32),

@@ -13,12 +13,13 @@ from pytest import CaptureFixture
 import sharding.__main__ as door
 from eqids import cli
 from eqids.planning.abstract import Job, abstract_run
-from eqids.planning.fitting import check_fits, needed
-from eqids.planning.memory import estimate
-from eqids.planning.jobs import job_of, on_paper
 from eqids.planning.estimates import row_json
+from eqids.planning.fitting import check_fits, needed
+from eqids.planning.jobs import job_of, on_paper
+from eqids.planning.memory import estimate
+from eqids.planning.named_layouts import LAYOUT_PRESETS, LayoutPreset
 from eqids.planning.proofs import proved
-from sharding import HARDWARE, ROWS, LayoutError, Placement, Row, gpu_devices
+from sharding import HARDWARE, LayoutError, Placement, gpu_devices
 
 PROOFS = json.loads((ROOT / "docs" / "layouts.json").read_text())["layouts"]
 GIB = 2**30
@@ -38,10 +39,11 @@ def refused(argv: str, capsys: CaptureFixture[str]) -> str:
     return said
 
 
-def shapes() -> dict[str, Row]:
+def shapes() -> dict[str, LayoutPreset]:
     """One row for each program: rows that differ in hardware only are one here."""
     kinds = {
-        dataclasses.replace(row, hardware="h100-80gb"): row for row in ROWS.values()
+        dataclasses.replace(row, hardware="h100-80gb"): row
+        for row in LAYOUT_PRESETS.values()
     }
     return {row.name: row for row in kinds.values()}
 
@@ -49,7 +51,7 @@ def shapes() -> dict[str, Row]:
 @pytest.mark.parametrize("name", shapes())
 def test_every_row_is_traced_and_lowered_without_devices(name: str) -> None:
     """Explicit sharding types are checked by tracing; cuDNN's kernel is not here."""
-    row = ROWS[name]
+    row = LAYOUT_PRESETS[name]
     job = dataclasses.replace(job_of(row), kernel="xla")
     put = on_paper(row)
     with put.active():
@@ -67,10 +69,10 @@ def test_every_row_is_traced_and_lowered_without_devices(name: str) -> None:
     assert "main" in lowered.as_text()[:2000]
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", LAYOUT_PRESETS)
 def test_closed_form_is_the_compilers(name: str) -> None:
     """docs/layouts.json is what `python -m sharding prove --all` wrote."""
-    row, proof = ROWS[name], PROOFS[name]
+    row, proof = LAYOUT_PRESETS[name], PROOFS[name]
     put, job = on_paper(row), job_of(row)
     with put.active():
         memory = estimate(job, abstract_run(job, put))
@@ -83,8 +85,8 @@ def test_closed_form_is_the_compilers(name: str) -> None:
 
 
 def test_proofs_are_of_the_rows_there_are() -> None:
-    assert list(PROOFS) == list(ROWS)
-    for name, row in ROWS.items():
+    assert list(PROOFS) == list(LAYOUT_PRESETS)
+    for name, row in LAYOUT_PRESETS.items():
         told = json.loads(json.dumps(row_json(row)))
         assert told.items() <= PROOFS[name].items()
 
@@ -102,11 +104,11 @@ def test_peaks_are_below_what_users_were_promised(name: str, most: float) -> Non
     assert PROOFS[name]["peak_bytes"] < most * GIB
 
 
-LARGE = [name for name in ROWS if name[:2] in ("1b", "3b", "8b")]
+LARGE = [name for name in LAYOUT_PRESETS if name[:2] in ("1b", "3b", "8b")]
 """Rows whose steps are mostly matrix products of Llama's weights."""
 
 
-def low_rank(row: Row) -> int:
+def low_rank(row: LayoutPreset) -> int:
     """Numbers in the low-rank changes of all blocks."""
     sizes = job_of(row).sizes
     llama, lora = sizes.llama, sizes.lora
@@ -125,7 +127,7 @@ def test_products_are_those_of_hand_arithmetic(name: str) -> None:
     A weight that trains costs a token 2 FLOPs forwards, 2 backwards to what entered and
     2 to itself; a frozen one, which gradients only pass through, not the last.
     """
-    row = ROWS[name]
+    row = LAYOUT_PRESETS[name]
     llama = job_of(row).sizes.llama
     heads = llama.num_heads + llama.num_kv_heads
     mlp = 3 * llama.ffn * llama.width
@@ -150,7 +152,7 @@ def test_products_are_those_of_hand_arithmetic(name: str) -> None:
 )
 def test_low_rank_changes_cost_their_own_products_only(lora: str, heads: str) -> None:
     """No gradient of a frozen matrix, no B A multiplied out."""
-    row, other = ROWS[lora], ROWS[heads]
+    row, other = LAYOUT_PRESETS[lora], LAYOUT_PRESETS[heads]
     assert (row.batch_size, row.seq_len, row.num_devices, row.remat) == (
         other.batch_size, other.seq_len, other.num_devices, other.remat
     )  # fmt: skip
@@ -161,13 +163,13 @@ def test_low_rank_changes_cost_their_own_products_only(lora: str, heads: str) ->
 
 @pytest.mark.parametrize("name", ["8b-all-h100-80gb-8", "1b-all-a100-80gb-8"])
 def test_gathers_are_the_weights_and_nothing_else(name: str) -> None:
-    row = ROWS[name]
+    row = LAYOUT_PRESETS[name]
     llama = job_of(row).sizes.llama
     heads = llama.num_heads + llama.num_kv_heads
     norms = 2 * llama.width
     layer = (2 * heads * llama.head + 3 * llama.ffn) * llama.width
-    words = llama.vocab * llama.width
-    weights = 2 * (llama.num_layers * (2 * layer) + words)
+    tokens = llama.vocab * llama.width
+    weights = 2 * (llama.num_layers * (2 * layer) + tokens)
     gathered = PROOFS[name]["collective_bytes"]["all-gather"]
     # Norms, adapters, queries and targets come on top, and are small.
     assert weights <= gathered <= 1.01 * weights + 2 * llama.num_layers * 4 * norms
@@ -231,7 +233,7 @@ def test_devices_of_one_cpu_share_its_memory(
         found = json.loads(file.read_text())
         assert found["capacity_bytes"] == room // share
         assert f"{room // share / GIB:9.3f}" in said
-    h100 = ROWS["1b-all-h100-80gb-8"]
+    h100 = LAYOUT_PRESETS["1b-all-h100-80gb-8"]
     assert h100.capacity_bytes == HARDWARE["h100-80gb"].capacity_bytes
 
 
@@ -253,7 +255,7 @@ def test_hardware_without_a_compiler_is_one_sentence() -> None:
 
 
 def test_a_run_that_does_not_fit_names_the_nearest_setting_that_does() -> None:
-    row = ROWS["1b-all-a100-40gb-1"]
+    row = LAYOUT_PRESETS["1b-all-a100-40gb-1"]
     job = dataclasses.replace(job_of(row), remat=False)
     put = on_paper(row)
     # A batch of which recomputing saves much.
@@ -292,7 +294,7 @@ def _peak(job: Job, put: Placement, batch_size: int, accumulate: int = 1) -> int
     ],
 )
 def test_rows_compile_for_their_hardware(name: str) -> None:
-    row = ROWS[name]
+    row = LAYOUT_PRESETS[name]
     try:
         gpu_devices(HARDWARE[row.hardware], 1, 1)
     except LayoutError as error:

@@ -70,14 +70,14 @@ def in_blocks(
     head: HierarchicalSoftmax, query: jax.Array, slot: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The touched clusters, and the gradients of their blocks."""
-    handles, rest = eqx.partition(head.touched(slot), eqx.is_inexact_array)
+    handles, rest = eqx.partition(head.active(slot), eqx.is_inexact_array)
     found = jax.grad(lambda h: head.loss(query, slot, eqx.combine(h, rest)))(handles)
     return rest.cluster, found.table, found.bias
 
 
 OURS, OF_LOG_PROB, IN_BLOCKS = jax.jit(ours), jax.jit(of_log_prob), jax.jit(in_blocks)
 SHAPES = ((1, 1, 3, 4), (5, 1, 4, 40), (1, 9, 4, 3), (6, 5, 8, 130), (300, 3, 2, 20))
-"""Clusters, room, item_width and targets; few, because each is compiled."""
+"""Clusters, cluster_size, item_width and targets; few, because each is compiled."""
 
 
 @settings(max_examples=40)
@@ -86,12 +86,12 @@ def test_value_and_gradients_are_those_of_brute_force(
     shape: tuple[int, int, int, int], seed: int, scale: int
 ) -> None:
     """Empty places, empty clusters, targets that repeat, and none at all."""
-    num_clusters, room, width, num_targets = shape
+    num_clusters, cluster_size, width, num_targets = shape
     rng = np.random.default_rng(seed)
-    valid = rng.random((num_clusters, room)) < 0.7
-    valid[rng.integers(num_clusters), rng.integers(room)] = True
+    valid = rng.random((num_clusters, cluster_size)) < 0.7
+    valid[rng.integers(num_clusters), rng.integers(cluster_size)] = True
     head = HierarchicalSoftmax(
-        num_clusters, room, width, valid=valid, key=jax.random.key(seed)
+        num_clusters, cluster_size, width, valid=valid, key=jax.random.key(seed)
     )
     head = jax.tree.map(lambda x: x * scale if x.dtype != bool else x, head)
     query = rng.standard_normal((num_targets, width)).astype(np.float32)
@@ -104,12 +104,12 @@ def test_value_and_gradients_are_those_of_brute_force(
     assert_close(grads, (params, d_query), "gradient")
     assert_close(OF_LOG_PROB(head, query, slot), (params, d_query), "gradient")
     cluster, table, bias = IN_BLOCKS(head, query, slot)
-    touched = np.unique(slot[slot >= 0] // room)
-    assert cluster[: len(touched)].tolist() == touched.tolist()
-    assert (np.asarray(cluster[len(touched) :]) == num_clusters).all()
-    assert_close(table[: len(touched)], params.table[touched], "gradient")
-    assert_close(bias[: len(touched)], params.bias[touched], "gradient")
-    assert not np.any(table[len(touched) :]) and not np.any(bias[len(touched) :])
+    active = np.unique(slot[slot >= 0] // cluster_size)
+    assert cluster[: len(active)].tolist() == active.tolist()
+    assert (np.asarray(cluster[len(active) :]) == num_clusters).all()
+    assert_close(table[: len(active)], params.table[active], "gradient")
+    assert_close(bias[: len(active)], params.bias[active], "gradient")
+    assert not np.any(table[len(active) :]) and not np.any(bias[len(active) :])
 
 
 def test_pieces_and_rows_of_any_size_change_nothing(
@@ -133,7 +133,7 @@ def test_weights_count_each_target_and_a_missing_handle_is_loud() -> None:
     weight = jnp.array([0.5, 2.0, 0.0, 7.0, 1.0, 1.0])
     found = head.loss(query, slot, weight=weight)
     assert_close(found, -jnp.sum(head.log_prob(query, slot) * weight), "float32")
-    assert bool(jnp.isnan(head.loss(query, slot, head.touched(slot[:3]))))
+    assert bool(jnp.isnan(head.loss(query, slot, head.active(slot[:3]))))
 
 
 def test_memory_does_not_grow_with_targets_times_items() -> None:

@@ -14,14 +14,14 @@ from models import FLOAT32, NOWHERE, tiny_model
 
 import eqids
 from eqids.data import Dataset
-from eqids.data.batches.training_batches import query_batch
 from eqids.data.batches.token_packing import Events, WordPackingPlan
+from eqids.data.batches.training_batches import query_batch
 from eqids.fit import evaluation
 from eqids.fit.baselines import evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import chunks, evaluate, make_ranker
 from eqids.inference.histories import History
-from eqids.model import Batch
 from eqids.inference.model_search import ModelSearch
+from eqids.model import Batch
 
 LONG = 400_000
 
@@ -132,17 +132,17 @@ def test_ranks_do_not_depend_on_who_is_ranked_together(
     st.integers(0, 2**31 - 1),
 )
 def test_windows_with_words_follow_one_another(
-    lengths: list[int], most_words: int, prompt: int, room: int, seed: int
+    lengths: list[int], most_tokens: int, prompt: int, cluster_size: int, seed: int
 ) -> None:
     """Each history is walked here window by window, from the first cut on."""
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    size = 1 + rng.integers(0, most_words + 1, offsets[-1])
+    size = 1 + rng.integers(0, most_tokens + 1, offsets[-1])
     tied = np.zeros(len(size), np.bool_)
-    room += 1 + most_words
+    cluster_size += 1 + most_tokens
     length = np.array(lengths)
     plan = WordPackingPlan(
-        Events(offsets, length, size, tied), prompt, prompt + room, 3
+        Events(offsets, length, size, tied), prompt, prompt + cluster_size, 3
     )
     for epoch in range(2):
         drawn = plan.epoch(epoch)
@@ -155,7 +155,7 @@ def test_windows_with_words_follow_one_another(
             assert own[0][0] == 0
             for first, taken in own[1:]:
                 assert first == start
-                fits = np.cumsum(sizes[first:-1]) <= room
+                fits = np.cumsum(sizes[first:-1]) <= cluster_size
                 assert taken == min(int(fits.sum()), lengths[user] - 1 - first)
                 start = first + taken
             assert start == lengths[user] - 1

@@ -19,6 +19,7 @@ from runs import once, refused, small
 import eqids
 from convert import load_llama
 from eqids import evaluate, train
+from eqids.checkpoints import read_manifest
 from eqids.config import (
     LORA_TARGETS,
     NANO_RECIPE,
@@ -32,12 +33,11 @@ from eqids.config import (
 )
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.checkpoints import read_manifest
 from eqids.fit.optimizer import decays, make_optimizer
-from eqids.runs.recipe import resolved
 from eqids.fit.step import make_step, split, start
 from eqids.model import Batch, EqIDs, Llama
 from eqids.model.lora import FIELDS
+from eqids.runs.recipe import resolved
 from sharding import words
 
 LORA = LoraConfig(rank=3, alpha=5.0)

@@ -14,14 +14,14 @@ from runs import flags, refused, small
 
 import eqids
 from eqids import catalog as door, train
+from eqids.checkpoints import latest_step, read_manifest, resolve
 from eqids.config import UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import query_batch
 from eqids.data.catalog.revise import catalog_of, revise
-from eqids.checkpoints import latest_step, read_manifest, resolve
+from eqids.inference.open import open_checkpoint
 from eqids.migrate.state_migration import migrate, migrate_model
 from eqids.model import Batch, EqIDs
-from eqids.inference.open import open_checkpoint
 
 
 def new_items(folder: Path, text: str) -> list[str]:
@@ -166,7 +166,7 @@ def test_the_door_changes_items_and_shows_versions(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("tokens", "said"),
     [
         ("add --items new.csv", "item 'item 1' is in the catalog already"),
         ("add --items none.csv", "none.csv does not exist"),
@@ -195,7 +195,7 @@ def test_the_door_changes_items_and_shows_versions(
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
-    dataset: Dataset, words: str, said: str, tmp_path: Path,
+    dataset: Dataset, tokens: str, said: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -206,7 +206,7 @@ def test_mistakes_are_named_and_nothing_is_written(
     Path("similar.csv").write_text("item_id,similar\nx,nobody\n")
     np.save("v.npy", np.zeros((2, 4), np.float32))
     before = dataset.info.catalog_id
-    command, *rest = words.split()
+    command, *rest = tokens.split()
     assert re.search(
         said, refused(door.main, [command, *flags(dataset), *rest], capsys)
     )

@@ -43,7 +43,7 @@ def test_null_words_among_numbers_are_no_values(
     places: set[int],
     kind: str,
 ) -> None:
-    folder = tmp_path_factory.mktemp("words")
+    folder = tmp_path_factory.mktemp("tokens")
     rows = [(str(n % 2), str(n), str(100 + n)) for n in range(10)]
     rows = rows + [("0", "3", "120"), ("1", "3", "121"), ("0", "4", "122")]
     bad = [

@@ -25,7 +25,7 @@ def random_batch(rng: np.random.Generator, batch: int, seq: int, slots: int) -> 
     items = np.where(inside, items, -1)
     return Batch.of(
         {
-            "words": np.where(items < 0, rng.integers(0, 9, (batch, seq)), 0),
+            "tokens": np.where(items < 0, rng.integers(0, 9, (batch, seq)), 0),
             "items": items,
             "gap": rng.integers(0, 36, (batch, seq)),
             "segment": inside.astype(np.int32),
@@ -42,21 +42,27 @@ def random_batch(rng: np.random.Generator, batch: int, seq: int, slots: int) -> 
     st.booleans(),
 )
 def test_shapes_hold_for_any_sizes(
-    batch: int, seq: int, cluster: int, room: int, width: int, adapter: str, tied: bool
+    batch: int,
+    seq: int,
+    cluster: int,
+    cluster_size: int,
+    width: int,
+    adapter: str,
+    tied: bool,
 ) -> None:
     """Traced only, with every annotation checked by beartype."""
     config = ModelConfig(
-        LLAMA, cluster, room, item_width=width, adapter=adapter, tied_items=tied
+        LLAMA, cluster, cluster_size, item_width=width, adapter=adapter, tied_items=tied
     )  # type: ignore[arg-type]
     model = eqx.filter_eval_shape(EqIDs, config, key=jax.random.key(0))
     words(model)
-    rows = random_batch(np.random.default_rng(0), batch, seq, cluster * room)
+    rows = random_batch(np.random.default_rng(0), batch, seq, cluster * cluster_size)
     queries = eqx.filter_eval_shape(EqIDs.queries, model, rows)
     assert queries.shape == (batch, seq, width)
     loss, count = eqx.filter_eval_shape(EqIDs.loss, model, rows)
     assert loss.shape == count.shape == ()
     scores = eqx.filter_eval_shape(lambda m, q: m.softmax.log_probs(q), model, queries)
-    assert scores.shape == (batch, seq, cluster * room)
+    assert scores.shape == (batch, seq, cluster * cluster_size)
 
 
 def test_words_enter_as_llama_embeds_them_and_items_through_the_adapter() -> None:
@@ -69,7 +75,7 @@ def test_words_enter_as_llama_embeds_them_and_items_through_the_adapter() -> Non
     for row in range(3):
         for at in range(8):
             slot = int(batch.items[row, at])
-            expected = model.llama.embedding[batch.words[row, at]]
+            expected = model.llama.embedding[batch.tokens[row, at]]
             if slot >= 0:
                 vector = model.softmax.table[slot // 4, slot % 4]
                 expected = model.input_adapter.w @ vector + model.input_adapter.b

@@ -15,9 +15,9 @@ from tokens import TEXTS, with_texts, write_tokenizer
 import eqids
 from convert import __main__ as convert_door
 from eqids import catalog, evaluate, recommend, train
+from eqids.checkpoints import latest_step
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.checkpoints import latest_step
 
 OTHER_DATA = ("ml-100k", "eqids.prepare")
 """What would make other data."""
@@ -72,7 +72,7 @@ def test_a_dataset_that_moved_is_named_with_the_flag_that_helps(
         shutil.rmtree(was, ignore_errors=True)
     assert f"{run / '2'} was trained on the dataset {was}, which is not there" in said
     assert "--data_dir DIR" in said and said.count("\n") == 1
-    assert not any(words in said for words in OTHER_DATA)
+    assert not any(tokens in said for tokens in OTHER_DATA)
     door([*flags(run), "--data_dir", str(now)])
     for output in ("items", "next"):
         shutil.rmtree(run.parent / output, ignore_errors=True)
@@ -86,7 +86,7 @@ def test_the_same_command_says_that_the_dataset_moved(
     said = refused(train.main, small(was, run, *more), capsys)
     assert f"the dataset {was}, which is not there any more" in said
     assert "--data_dir DIR" in said
-    assert not any(words in said for words in OTHER_DATA)
+    assert not any(tokens in said for tokens in OTHER_DATA)
     train.main(small(now, run, *more))
     assert "going on from step 2" in capsys.readouterr().out
     with pytest.raises(UserError, match="which is not there any more.*--data_dir"):
@@ -195,7 +195,7 @@ from eqids.data import open_dataset
 from eqids.data.batches.item_texts import words_of
 said = []
 words = words_of(open_dataset(Path("d")), Path("tokenizer.json"), "Up", 3, said.append)
-print(words.config.words)
+print(tokens.config.tokens)
 print(len([x for x in said if "Read-only file system" in x]))
 """
 

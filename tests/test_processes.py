@@ -19,9 +19,9 @@ from runs import refused, small
 
 from convert import fingerprint
 from eqids import train
+from eqids.checkpoints import read_manifest, steps, verify
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.checkpoints import read_manifest, steps, verify
 from eqids.runs.identity import RESULT_FILE
 from sharding import beside_others, initialize
 
@@ -66,7 +66,7 @@ def free_port(lowest: int = 20_000) -> int:
 
 
 def start(
-    words: Sequence[str], devices: int, output: Path, **env: str
+    tokens: Sequence[str], devices: int, output: Path, **env: str
 ) -> subprocess.Popen[bytes]:
     """Starts Python with so many fake devices; all it says goes into a file."""
     fake = f"--xla_force_host_platform_device_count={devices}"
@@ -74,7 +74,7 @@ def start(
     env = {"XLA_FLAGS": fake + QUICK, "JAX_ENABLE_COMPILATION_CACHE": "0", **env}
     with output.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, *words],
+            [sys.executable, *tokens],
             env={**os.environ, **env},
             cwd=ROOT,
             stdout=file,
@@ -164,13 +164,13 @@ def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
     run, port = tmp_path / "run", free_port(SLURM_PORTS)
     more = "--layout fsdp --log_every 1 --save_every 10 --num_steps 100000".split()
     more += "--eval_every 100000 --heartbeat 60".split()
-    words = ["-m", "eqids.train", *small(dataset.path, run, *more)]
+    tokens = ["-m", "eqids.train", *small(dataset.path, run, *more)]
     logs = [tmp_path / f"{n}.log" for n in range(2)]
 
     def launch(*more: str) -> list[subprocess.Popen[bytes]]:
         places = (of_slurm(n, port) for n in range(2))
         return [
-            start([*words, *more], 2, log, **place)
+            start([*tokens, *more], 2, log, **place)
             for log, place in zip(logs, places, strict=True)
         ]
 

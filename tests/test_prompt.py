@@ -14,27 +14,27 @@ from models import FLOAT32, TINY, tiny_model
 from test_words import random_words
 
 from eqids.data import Dataset
+from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import (
     BatchConfig,
     TrainingBatches,
     last_positions,
     query_batch,
 )
-from eqids.data.batches.tokens import Words
 from eqids.fit.step import split
-from eqids.runs.run_tokens import prompt_computed
 from eqids.model import Batch, EqIDs, llama as llama_module
 from eqids.model.attention import Kernel
 from eqids.model.llama import Llama
+from eqids.runs.run_tokens import prompt_computed
 
 
-def both_ways(dataset: Dataset, **sizes: Any) -> list[tuple[EqIDs, Words]]:
+def both_ways(dataset: Dataset, **sizes: Any) -> list[tuple[EqIDs, ItemTokens]]:
     """A model and words whose prompt lies in every row, and the same computed once."""
-    words = random_words(dataset, 1, per_item=2, prompt=5)
+    tokens = random_words(dataset, 1, per_item=2, prompt=5)
     model = tiny_model(dataset, **sizes)
-    opened, apart = prompt_computed(model, words, "heads", FLOAT32)
+    opened, apart = prompt_computed(model, tokens, "heads", FLOAT32)
     assert apart is not None and len(apart.prompt) == 0
-    return [(model, words), (opened, apart)]
+    return [(model, tokens), (opened, apart)]
 
 
 def test_queries_and_gradients_are_those_of_a_prompt_in_the_row(
@@ -48,9 +48,9 @@ def test_queries_and_gradients_are_those_of_a_prompt_in_the_row(
 
     histories = [dataset.history(user)[: 1 + user] for user in range(9)]
     found = []
-    for model, words in both_ways(dataset):
-        seq_len = 60 - (len(words.prompt) == 0) * 5
-        arrays = query_batch(histories, [None] * 9, seq_len, words)
+    for model, tokens in both_ways(dataset):
+        seq_len = 60 - (len(tokens.prompt) == 0) * 5
+        arrays = query_batch(histories, [None] * 9, seq_len, tokens)
         last = jnp.asarray(last_positions(arrays))
         batch = Batch.of(arrays)
 
@@ -78,11 +78,11 @@ def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
     def loss(model: EqIDs, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return model.loss(batch)
 
-    for model, words in both_ways(dataset):
+    for model, tokens in both_ways(dataset):
         # Windows are cut by the room beside the prompt: no history is cut here.
-        seq_len = 100 + len(words.prompt)
+        seq_len = 100 + len(tokens.prompt)
         config = BatchConfig(seq_len, 8, gap_dropout=0.0, shuffle_ties=False)
-        batches = TrainingBatches(dataset, config, words)
+        batches = TrainingBatches(dataset, config, tokens)
         total, count, k = 0.0, 0, 0
         rows.append(batches.plan.rows_per_epoch)
         for k in range(int(np.ceil(batches.batches_per_epoch))):
@@ -98,14 +98,14 @@ def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
 
 
 def test_only_a_frozen_llama_has_its_prompt_computed(dataset: Dataset) -> None:
-    words, model = random_words(dataset, 1, per_item=2, prompt=5), tiny_model(dataset)
+    tokens, model = random_words(dataset, 1, per_item=2, prompt=5), tiny_model(dataset)
     for strategy in ("all", "lora"):
-        assert prompt_computed(model, words, strategy, FLOAT32) == (model, words)
+        assert prompt_computed(model, tokens, strategy, FLOAT32) == (model, tokens)
     assert prompt_computed(model, None, "heads", FLOAT32) == (model, None)
     none = random_words(dataset, 1, per_item=2, prompt=0)
     assert prompt_computed(model, none, "heads", FLOAT32) == (model, none)
-    _, apart = prompt_computed(model, words, "heads", FLOAT32)
-    assert apart is not None and apart.least_seq_len == words.least_seq_len - 5
+    _, apart = prompt_computed(model, tokens, "heads", FLOAT32)
+    assert apart is not None and apart.least_seq_len == tokens.least_seq_len - 5
 
 
 def test_an_opening_never_trains(dataset: Dataset) -> None:
@@ -119,14 +119,14 @@ def test_llamas_opening_is_what_its_blocks_would_see() -> None:
     """Against hidden states of the whole sequence, by plain Llama."""
     config = dataclasses.replace(TINY, num_layers=3)
     llama = Llama(config, key=jax.random.key(1))
-    words = jax.random.randint(jax.random.key(2), (2, 11), 0, config.vocab)
-    words = words.at[1, :4].set(words[0, :4])
-    position = jnp.broadcast_to(jnp.arange(11), words.shape)
-    segment = jnp.ones_like(words)
-    whole = llama.hidden(llama.embed(words), segment, position)
+    tokens = jax.random.randint(jax.random.key(2), (2, 11), 0, config.vocab)
+    tokens = tokens.at[1, :4].set(tokens[0, :4])
+    position = jnp.broadcast_to(jnp.arange(11), tokens.shape)
+    segment = jnp.ones_like(tokens)
+    whole = llama.hidden(llama.embed(tokens), segment, position)
     rest = llama.hidden(
-        llama.embed(words[:, 4:]), segment[:, 4:], position[:, :7],
-        opening=llama.opening(words[0, :4]),
+        llama.embed(tokens[:, 4:]), segment[:, 4:], position[:, :7],
+        opening=llama.opening(tokens[0, :4]),
     )  # fmt: skip
     assert_close(rest, whole[:, 4:], "float32")
 
@@ -137,8 +137,8 @@ def test_cudnn_is_given_an_even_number_of_keys(
 ) -> None:
     """What it would be given, computed by XLA: positions that nobody sees are none."""
     llama = Llama(TINY, key=jax.random.key(1))
-    words = jax.random.randint(jax.random.key(2), (2, 6), 0, TINY.vocab)
-    position = jnp.broadcast_to(jnp.arange(6), words.shape)
+    tokens = jax.random.randint(jax.random.key(2), (2, 6), 0, TINY.vocab)
+    position = jnp.broadcast_to(jnp.arange(6), tokens.shape)
     opening, given = llama.opening(jnp.arange(length)), list[int]()
     attend = llama_module.jax.nn.dot_product_attention
 
@@ -147,7 +147,7 @@ def test_cudnn_is_given_an_even_number_of_keys(
         return attend(q, k, v, mask=mask)
 
     def hidden(kernel: Kernel) -> jax.Array:
-        embeddings, segment = llama.embed(words), jnp.ones_like(words)
+        embeddings, segment = llama.embed(tokens), jnp.ones_like(tokens)
         return llama.hidden(
             embeddings, segment, position, kernel=kernel, opening=opening
         )
@@ -173,7 +173,7 @@ model = EqIDs(ModelConfig(llama, 11, 5, item_width=16), key=jax.random.key(0))
 shape, rng = (16, 12), np.random.default_rng(0)
 slots = rng.integers(0, 55, (2, *shape)).astype(np.int32)
 batch = Batch(
-    words=np.zeros(shape, np.int32), items=slots[0], gap=np.zeros(shape, np.int32),
+    tokens=np.zeros(shape, np.int32), items=slots[0], gap=np.zeros(shape, np.int32),
     segment=np.ones(shape, np.int32), target=slots[1],
     position=np.broadcast_to(np.arange(12, dtype=np.int32), shape),
 )

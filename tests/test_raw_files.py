@@ -15,9 +15,9 @@ from hypothesis import given, settings, strategies as st
 from plays import HEADER, item_histories, prepared, write_csv
 
 from eqids.config import PrepareConfig, UserError
-from eqids.data.raw.engine import Engine, engine
-from eqids.data.ids import Ids
 from eqids.data.catalog.named_items import read_items
+from eqids.data.ids import Ids
+from eqids.data.raw.engine import Engine, engine
 from eqids.data.raw.tables import table_of_file
 
 pytestmark = pytest.mark.filterwarnings(

@@ -20,10 +20,10 @@ from eqids.config import (
     UserError,
 )
 from eqids.data import Dataset
+from eqids.model import EqIDs
 from eqids.planning.fitting import needed
 from eqids.planning.jobs import job_of_run
 from eqids.runs.recipe import resolved
-from eqids.model import EqIDs
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_unset_flags_come_from_the_recipe(
     assert (config.strategy, config.recipe) == (strategy, recipe)
     changed = resolved(dataclasses.replace(flags, seq_len=9, learning_rate=0.5))
     assert changed.recipe == dataclasses.replace(recipe, seq_len=9, learning_rate=0.5)
-    words = resolved(dataclasses.replace(flags, text_tokens_per_item=8))
-    assert words.recipe == dataclasses.replace(recipe, seq_len=4 * recipe.seq_len)
+    tokens = resolved(dataclasses.replace(flags, text_tokens_per_item=8))
+    assert tokens.recipe == dataclasses.replace(recipe, seq_len=4 * recipe.seq_len)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_impossible_flags_are_refused(build: Callable[[], object], said: str) ->
 
 def test_memory_is_estimated_without_any_array(dataset: Dataset) -> None:
     flags = TrainConfig(batch_size=2, seq_len=8, item_optimizer="dense")
-    places = dataset.info.num_clusters, dataset.info.room
+    places = dataset.info.num_clusters, dataset.info.cluster_size
     sizes = ModelConfig(LLAMA_PRESETS["nano"], *places, item_width=8)
     job = job_of_run(resolved(flags), sizes)
     needs = needed(job, NOWHERE)

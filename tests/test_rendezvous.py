@@ -134,10 +134,10 @@ def test_strangers_do_not_disturb_a_meeting() -> None:
         target=lambda: said.extend(meeting([(0, 2), (1, 2)], 30.0, port))
     )
     leader.start()
-    for words in (b"GET / HTTP/1.1\r\n\r\n", b'{"process": "x"}\n', b""):
+    for tokens in (b"GET / HTTP/1.1\r\n\r\n", b'{"process": "x"}\n', b""):
         with socket.socket() as stranger:
             if stranger.connect_ex(("localhost", port)) == 0:
-                stranger.sendall(words)
+                stranger.sendall(tokens)
     leader.join(60)
     assert said == ["met", "met"]
 
@@ -176,8 +176,8 @@ def test_a_command_that_waits_in_vain_ends_with_a_sentence(
 ) -> None:
     where, log = f"localhost:{free_port()}", tmp_path / "log"
     flags = ["--coordinator", where, "--num_processes", "2", "--join_timeout", "12"]
-    words = ["-m", "eqids.train", *small(dataset.path, tmp_path / "run", *flags)]
-    job = start([*words, "--process_id", str(number)], 1, log)
+    tokens = ["-m", "eqids.train", *small(dataset.path, tmp_path / "run", *flags)]
+    job = start([*tokens, "--process_id", str(number)], 1, log)
     with ending([job]):
         assert job.wait(120) == 2
     said = log.read_text().splitlines()

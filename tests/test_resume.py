@@ -19,8 +19,8 @@ from surroundings import full_disk
 from test_processes import QUICK
 
 from eqids import evaluate, train
-from eqids.data import Dataset
 from eqids.checkpoints import damaged, read_manifest, saver, steps
+from eqids.data import Dataset
 from eqids.runs.identity import RESULT_FILE
 
 PRETRAINED = "--adapter linear --dropout 0.1 --warmup_steps 5"

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from saved import run_of
 
-from eqids.config import UserError
 from eqids.checkpoints import (
     Retention,
     best_step,
@@ -15,6 +14,7 @@ from eqids.checkpoints import (
     resolve,
     steps,
 )
+from eqids.config import UserError
 
 
 def test_best_latest_and_prune(tmp_path: Path) -> None:

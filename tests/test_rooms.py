@@ -28,7 +28,7 @@ OWNERS = {
     "transformers": None,
 }
 OURS = ("eqids", "sharding", "convert", "bench")
-FILES = sorted(p for room in OURS for p in (ROOT / room).rglob("*.py"))
+FILES = sorted(p for cluster_size in OURS for p in (ROOT / cluster_size).rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
@@ -52,8 +52,10 @@ def test_imports_go_down(path: Path) -> None:
             assert owner is not None and place.startswith(owner), (place, module)
         if top in OURS:
             assert top != "bench" or place.startswith("bench"), (place, module)
-            for room, allowed in MAY_IMPORT.items():
-                if place.startswith(room + "/") and not place.endswith("__main__.py"):
+            for cluster_size, allowed in MAY_IMPORT.items():
+                if place.startswith(cluster_size + "/") and not place.endswith(
+                    "__main__.py"
+                ):
                     assert module.startswith(allowed), (place, module)
 
 

@@ -16,7 +16,6 @@ from conftest import ROOT
 from pytest import MonkeyPatch
 from saved import assert_same, small_tree, tiny
 
-from eqids.config import UserError
 from eqids.checkpoints import (
     Retention,
     Saver,
@@ -30,7 +29,8 @@ from eqids.checkpoints import (
     steps,
     verify,
 )
-from eqids.fit.signals import Wishes
+from eqids.config import UserError
+from eqids.fit.signals import StopSignals
 
 
 class Gate:
@@ -195,12 +195,12 @@ def test_the_best_step_that_is_sound_is_taken(tmp_path: Path) -> None:
 
 def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with Wishes() as wishes:
-        wishes.listen(1)
-        assert wishes.signal is None
+    with StopSignals() as signals:
+        signals.listen(1)
+        assert signals.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
-        wishes.listen(2)
-        assert wishes.signal == signal.SIGTERM
+        signals.listen(2)
+        assert signals.signal == signal.SIGTERM
         for number in (signal.SIGTERM, signal.SIGINT):
             assert signal.getsignal(number) == signal.SIG_DFL
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
@@ -208,7 +208,7 @@ def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
     # (A job in the background ignores Ctrl-C from its start, and so do its tests.)
     before_it = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), Wishes():
+        with pytest.raises(KeyboardInterrupt), StopSignals():
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before_it)
@@ -217,12 +217,12 @@ def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
 def test_minutes_pass(monkeypatch: MonkeyPatch) -> None:
     time = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: time[0])
-    wishes = Wishes(save_minutes=2.0)
+    signals = StopSignals(save_minutes=2.0)
     for now, wish in ((119.0, False), (120.0, True)):
         time[0] = now
-        wishes.listen(1)
-        assert wishes.save is wish
-    wishes.saved()
+        signals.listen(1)
+        assert signals.save is wish
+    signals.saved()
     time[0] = 239.0
-    wishes.listen(2)
-    assert not wishes.save
+    signals.listen(2)
+    assert not signals.save

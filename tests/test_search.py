@@ -93,7 +93,7 @@ PROGRAMS = {
     "auto": program("auto"),
 }
 MANY, SINGLE, ONE = (40, 12, 6, 8), (23, 1, 4, 5), (1, 7, 4, 3)
-"""Clusters, room, item_width and queries; few, because each is compiled."""
+"""Clusters, cluster_size, item_width and queries; few, because each is compiled."""
 CASES = (
     (MANY, "search", 5), (MANY, "patient", 5), (MANY, "auto", 5),
     (SINGLE, "search", 3), (ONE, "patient", 50),
@@ -105,12 +105,12 @@ def catalog(
     shape: tuple[int, int, int, int], kind: str, full: float, seed: int
 ) -> tuple[HierarchicalSoftmax, np.ndarray]:
     """A head with empty places and empty clusters, and queries."""
-    num_clusters, room, width, num_queries = shape
+    num_clusters, cluster_size, width, num_queries = shape
     rng = np.random.default_rng(seed)
-    valid = rng.random((num_clusters, room)) < full
+    valid = rng.random((num_clusters, cluster_size)) < full
     valid[rng.random(num_clusters) < 0.1] = False
-    valid[rng.integers(num_clusters), rng.integers(room)] = True
-    table = rng.standard_normal((num_clusters, room, width))
+    valid[rng.integers(num_clusters), rng.integers(cluster_size)] = True
+    table = rng.standard_normal((num_clusters, cluster_size, width))
     clusters = rng.standard_normal((num_clusters, width))
     query = rng.standard_normal((num_queries, width))
     cluster_bias = rng.standard_normal(num_clusters)
@@ -128,7 +128,7 @@ def catalog(
         )
         for x in (table, clusters, cluster_bias, valid):
             x[some] = x[others]
-    head = HierarchicalSoftmax(num_clusters, room, width, key=jax.random.key(0))
+    head = HierarchicalSoftmax(num_clusters, cluster_size, width, key=jax.random.key(0))
     dtype = jnp.bfloat16 if kind == "bfloat16" else jnp.float32
     arrays = jnp.asarray(table, dtype), jnp.asarray(clusters, jnp.float32)
     arrays += jnp.asarray(cluster_bias, jnp.float32), jnp.asarray(valid)
@@ -171,9 +171,9 @@ def test_top_k_is_the_sorted_catalog(
     assert_sorted_catalog(found, left, k)
 
 
-def searchable(num_clusters: int = 400, room: int = 10) -> HierarchicalSoftmax:
+def searchable(num_clusters: int = 400, cluster_size: int = 10) -> HierarchicalSoftmax:
     """A head whose clusters are far apart."""
-    head = HierarchicalSoftmax(num_clusters, room, 8, key=jax.random.key(1))
+    head = HierarchicalSoftmax(num_clusters, cluster_size, 8, key=jax.random.key(1))
     return jax.tree.map(lambda x: x * 50 if x.dtype != bool else x, head)
 
 
@@ -233,7 +233,7 @@ def test_a_query_that_is_no_number_finds_nothing(method: str) -> None:
 
 
 def test_one_query_and_many_axes_agree() -> None:
-    head = searchable(num_clusters=40, room=3)
+    head = searchable(num_clusters=40, cluster_size=3)
     hidden = jax.random.normal(jax.random.key(3), (2, 3, 8))
     seen = jax.random.randint(jax.random.key(4), (2, 3, 5), 0, 120)
     found = PROGRAMS["auto"](head, hidden, 4, seen)

@@ -14,8 +14,8 @@ from convert import save_llama
 from eqids import train
 from eqids.config import LLAMA_PRESETS, RopeScaling, TrainConfig
 from eqids.data import Dataset
-from eqids.runs.same_sizes import other_sizes
 from eqids.model import Llama
+from eqids.runs.same_sizes import other_sizes
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_what_does_not_fit_is_said_in_flags(
     capsys: CaptureFixture[str],
 ) -> None:
     start = ["--load_checkpoint", str(folder / f"{run} run"), *SIZES.split()[:2]]
-    words = [word.format(folder) for word in given.split()]
+    tokens = [word.format(folder) for word in given.split()]
     more = ["--num_steps", "1", "--checkpoint_dir", str(tmp_path / "new")]
-    said = refused(train.main, [*start, *words, *more], capsys)
+    said = refused(train.main, [*start, *tokens, *more], capsys)
     assert wanted in said and said.count("\n") == 1
     assert not any(word in said for word in ("array", "Config(", "{", "None"))
     assert not (tmp_path / "new").exists()

@@ -19,14 +19,14 @@ def brute_force(head: HierarchicalSoftmax, query: np.ndarray) -> np.ndarray:
         for x in (head.table, head.bias, head.cluster_table, head.cluster_bias)
     )
     valid = np.asarray(head.valid)
-    num_clusters, room = valid.shape
-    out = np.full((len(query), num_clusters, room), -np.inf)
+    num_clusters, cluster_size = valid.shape
+    out = np.full((len(query), num_clusters, cluster_size), -np.inf)
     for row, q in enumerate(np.asarray(query, np.float64)):
         up = {c: clusters[c] @ q + cluster_bias[c] for c in range(num_clusters)
               if valid[c].any()}  # fmt: skip
         log_total = np.log(sum(np.exp(v) for v in up.values()))
         for c, logit in up.items():
-            inside = {p: table[c, p] @ q + bias[c, p] for p in range(room)
+            inside = {p: table[c, p] @ q + bias[c, p] for p in range(cluster_size)
                       if valid[c, p]}  # fmt: skip
             log_inside = np.log(sum(np.exp(v) for v in inside.values()))
             for p, item in inside.items():
@@ -35,7 +35,7 @@ def brute_force(head: HierarchicalSoftmax, query: np.ndarray) -> np.ndarray:
 
 
 SHAPES = ((1, 1, 1, 1), (6, 1, 3, 40), (1, 7, 9, 2), (5, 6, 4, 33), (3, 2, 8, 17))
-"""Clusters, room, item_width and queries; few, because each is compiled."""
+"""Clusters, cluster_size, item_width and queries; few, because each is compiled."""
 LOG_PROBS = jax.jit(HierarchicalSoftmax.log_probs)
 LOG_PROB = jax.jit(HierarchicalSoftmax.log_prob)
 TOP_K = jax.jit(HierarchicalSoftmax.top_k, static_argnames="k")
@@ -44,14 +44,16 @@ TOP_K = jax.jit(HierarchicalSoftmax.top_k, static_argnames="k")
 @st.composite
 def heads(draw: st.DrawFn) -> tuple[HierarchicalSoftmax, np.ndarray]:
     """A head of any shape, with empty places and empty clusters, and queries."""
-    num_clusters, room, width, num_queries = draw(st.sampled_from(SHAPES))
+    num_clusters, cluster_size, width, num_queries = draw(st.sampled_from(SHAPES))
     seed = draw(st.integers(0, 2**31 - 1))
     rng = np.random.default_rng(seed)
-    valid = rng.random((num_clusters, room)) < draw(st.sampled_from([0.3, 0.8, 1.0]))
-    valid[rng.integers(num_clusters), rng.integers(room)] = True
+    valid = rng.random((num_clusters, cluster_size)) < draw(
+        st.sampled_from([0.3, 0.8, 1.0])
+    )
+    valid[rng.integers(num_clusters), rng.integers(cluster_size)] = True
     head = HierarchicalSoftmax(
         num_clusters,
-        room,
+        cluster_size,
         width,
         valid=valid,
         counts=rng.integers(0, 50, valid.shape),

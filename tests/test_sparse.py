@@ -18,12 +18,12 @@ from eqids.config import NANO_RECIPE, Recipe
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import sparse
+from eqids.fit.active_clusters import ActiveLists, active_lists
 from eqids.fit.optimizer import make_optimizer
-from eqids.runs.identity import run_keys
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
-from eqids.fit.active_clusters import Touching, touching
 from eqids.model import Batch, EqIDs
+from eqids.runs.identity import run_keys
 
 CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
 
@@ -31,7 +31,7 @@ CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
 class Draw(NamedTuple):
     """Some steps of gradients that touch some clusters."""
 
-    touched: np.ndarray
+    active: np.ndarray
     table: np.ndarray
     bias: np.ndarray
 
@@ -39,20 +39,20 @@ class Draw(NamedTuple):
 @st.composite
 def draws(draw: st.DrawFn) -> Draw:
     rng = np.random.default_rng(draw(st.integers(0, 2**31 - 1)))
-    touched = np.full((STEPS, CAPACITY), CLUSTERS, np.int32)
-    for row in touched:
+    active = np.full((STEPS, CAPACITY), CLUSTERS, np.int32)
+    for row in active:
         count = rng.integers(0, CAPACITY + 1)
         row[:count] = np.sort(rng.choice(CLUSTERS, count, replace=False))
     table = rng.standard_normal((STEPS, CAPACITY, ROOM, WIDTH)).astype(np.float32)
     bias = rng.standard_normal((STEPS, CAPACITY, ROOM)).astype(np.float32)
-    table[touched == CLUSTERS], bias[touched == CLUSTERS] = 0, 0
-    return Draw(touched, table, bias)
+    table[active == CLUSTERS], bias[active == CLUSTERS] = 0, 0
+    return Draw(active, table, bias)
 
 
-def spread(blocks: np.ndarray, touched: np.ndarray) -> np.ndarray:
+def spread(blocks: np.ndarray, active: np.ndarray) -> np.ndarray:
     """The dense gradient that blocks stand for."""
     out = np.zeros((CLUSTERS + 1, *blocks.shape[1:]), np.float32)
-    np.add.at(out, touched, blocks)
+    np.add.at(out, active, blocks)
     return out[:CLUSTERS]
 
 
@@ -71,8 +71,8 @@ def run(optimizer: optax.GradientTransformationExtraArgs, drawn: Draw) -> tuple:
     def step(carry: tuple, drawn: Draw) -> tuple:
         params, state = carry
         blocks = {"table": drawn.table, "bias": drawn.bias}
-        updates, state = optimizer.update(blocks, state, params, touched=drawn.touched)
-        params = apply_updates(params, updates, drawn.touched)
+        updates, state = optimizer.update(blocks, state, params, active=drawn.active)
+        params = apply_updates(params, updates, drawn.active)
         return (params, state), params
 
     (_, state), tables = jax.lax.scan(step, (params, state), drawn)
@@ -99,13 +99,13 @@ def test_lazy_adam_is_dense_adam_but_for_the_moves_of_untouched_clusters(
     tables, (_, lazy, _) = LAZY(drawn)
     params = first_tables()
     state = DENSE.init(params)
-    for step, touched in enumerate(drawn.touched):
+    for step, active in enumerate(drawn.active):
         grads = {
-            name: jnp.asarray(spread(blocks[step], touched))
+            name: jnp.asarray(spread(blocks[step], active))
             for name, blocks in (("table", drawn.table), ("bias", drawn.bias))
         }
         updates, state = DENSE.update(grads, state, params)
-        here = np.isin(np.arange(CLUSTERS), touched)
+        here = np.isin(np.arange(CLUSTERS), active)
         moved = optax.apply_updates(params, updates)
         params = {
             name: jnp.where(here.reshape(-1, *[1] * (new.ndim - 1)), new, params[name])
@@ -125,9 +125,9 @@ def test_adagrad_is_what_numpy_says_row_by_row(drawn: Draw) -> None:
     tables, (_, state, _) = ADAGRAD(drawn)
     params = {name: np.array(x) for name, x in first_tables().items()}
     total = np.zeros((CLUSTERS, ROOM)), np.zeros((CLUSTERS, ROOM))
-    for step, touched in enumerate(drawn.touched):
-        table = spread(drawn.table[step], touched)
-        bias = spread(drawn.bias[step], touched)
+    for step, active in enumerate(drawn.active):
+        table = spread(drawn.table[step], active)
+        bias = spread(drawn.bias[step], active)
         norm = np.sqrt((table**2).sum() + (bias**2).sum())
         table, bias = (x * min(1.0, 1.5 / max(norm, 1e-9)) for x in (table, bias))
         total = total[0] + (table**2).mean(axis=2), total[1] + bias**2
@@ -171,18 +171,20 @@ def test_blocks_of_the_model_are_its_dense_gradient(
     arrays = TrainingBatches(dataset, BatchConfig(6, 4)).batch(0)
     batch, info = Batch.of(arrays), dataset.info
     params, rest = eqx.partition(model, eqx.is_inexact_array)
-    listed = Touching(info.num_clusters, info.room, 1, info.num_clusters)(arrays)
+    listed = ActiveLists(info.num_clusters, info.cluster_size, 1, info.num_clusters)(
+        arrays
+    )
 
     @jax.jit
     def dense(params: EqIDs) -> EqIDs:
         return jax.grad(lambda p: eqx.combine(p, rest).loss(batch)[0])(params)
 
     @jax.jit
-    def blocks(touched: jax.Array) -> dict[str, jax.Array]:
+    def blocks(active: jax.Array) -> dict[str, jax.Array]:
         handles, ints = eqx.partition(
-            model.handles(batch, touched), eqx.is_inexact_array
+            model.handles(batch, active), eqx.is_inexact_array
         )
-        grads = jax.grad(lambda h: model.loss(batch, touched=eqx.combine(h, ints))[0])(
+        grads = jax.grad(lambda h: model.loss(batch, active=eqx.combine(h, ints))[0])(
             handles
         )
         return model.table_gradients(batch, eqx.combine(grads, ints))
@@ -207,15 +209,15 @@ def losses(
     optimizer = make_optimizer(recipe, 1.0, items)  # type: ignore[arg-type]
     state, (_, key) = start(params, optimizer), run_keys(0)
     step = make_step(optimizer, FLOAT32, remat=False)
-    lists = touching(dataset, recipe, 1)
+    lists = active_lists(dataset, recipe, 1)
     if capacity is not None:
         lists = dataclasses.replace(lists, capacity=capacity)
     batches = TrainingBatches(dataset, BatchConfig(recipe.seq_len, recipe.batch_size))
     out = []
     for k in range(recipe.num_steps):
         arrays = batches.batch(k)
-        touched = None if items == "dense" else jnp.asarray(lists(arrays))
-        state, metrics = step(state, frozen, Batch.of(arrays), key, touched)
+        active = None if items == "dense" else jnp.asarray(lists(arrays))
+        state, metrics = step(state, frozen, Batch.of(arrays), key, active)
         out.append([float(metrics.loss), float(metrics.grad_norm)])
     return out, step._cache_size()
 
@@ -256,7 +258,8 @@ from eqids.fit.active_clusters import touching
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside, make_mesh, named_layout, shards
 
-dataset = make_dataset(Path(FOLDER) / "mesh", num_clusters=16, room=4, num_items=50)
+dataset = make_dataset(Path(FOLDER) / "mesh", num_clusters=16, cluster_size=4,
+                       num_items=50)
 recipe = dataclasses.replace(NANO_RECIPE, num_steps=5, batch_size=8, seq_len=6)
 batches = TrainingBatches(dataset, BatchConfig(6, 8))
 layout = named_layout("fsdp", 8)

@@ -16,7 +16,7 @@ from tokens import BOS, TEXTS, with_texts, write_tokenizer
 from convert.gguf_file import read_gguf
 from convert.gguf_tokenizer import tokenizer_files
 from eqids.data import Dataset
-from eqids.data.batches.item_texts import words_of, words_of_texts
+from eqids.data.batches.item_texts import tokens_of, tokens_of_texts
 
 SPECIAL = (
     BOS, "<s>", "</s>", "<|end|>", "<|im_start|>", "<|begin_of_text|>", "<|eot_id|>",
@@ -50,9 +50,9 @@ def tokenizer(
 
 
 def tokens(path: Path, texts: list[str]) -> list[list[int]]:
-    words = words_of_texts(texts, path, 999)
-    spans = zip(words.first.tolist(), words.length.tolist(), strict=True)
-    return [words.ids[first : first + length].tolist() for first, length in spans]
+    tokens = tokens_of_texts(texts, path, 999)
+    spans = zip(tokens.first.tolist(), tokens.length.tolist(), strict=True)
+    return [tokens.ids[first : first + length].tolist() for first, length in spans]
 
 
 def special_ids(engine: Tokenizer) -> set[int]:
@@ -81,7 +81,7 @@ def test_a_prompt_is_text_after_the_one_special_token(
 ) -> None:
     path, text = byte_level(tmp_path / "tokenizer.json"), "".join(SPECIAL)
     engine = Tokenizer.from_file(str(path))
-    prompt = words_of(dataset, path, text, 0, pytest.fail).prompt.tolist()
+    prompt = tokens_of(dataset, path, text, 0, pytest.fail).prompt.tolist()
     assert prompt[0] == engine.token_to_id(BOS)
     assert not special_ids(engine) & {*prompt[1:]}
     assert engine.decode(prompt[1:], skip_special_tokens=False) == text
@@ -108,8 +108,8 @@ def unigram() -> Tokenizer:
 
 
 def whole_words() -> Tokenizer:
-    words = {"<unk>": 0, "</s>": 1, "<s>": 2, "ab": 3, "b": 4}
-    engine = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokens = {"<unk>": 0, "</s>": 1, "<s>": 2, "ab": 3, "b": 4}
+    engine = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return engine
 
@@ -144,7 +144,7 @@ def test_models_that_find_special_tokens_by_themselves(
     engine.save(str(path))
     (found,) = tokens(path, [text])
     assert not {1, 2} & {*found}
-    assert words_of_texts(["b"], path, 1).prompt.tolist() == [2]
+    assert tokens_of_texts(["b"], path, 1).prompt.tolist() == [2]
     if not {"</s>", "<s>"} & {*plain.tokens} and "<s>b" not in plain.tokens:
         assert found == plain.ids
 
@@ -155,7 +155,7 @@ def test_a_cache_of_control_tokens_is_not_used(
     """It is what earlier versions have left in the folder."""
     path = byte_level(tmp_path / "tokenizer.json")
     texted = with_texts(dataset, tmp_path / "d", ["Up</s>", "Heat"])
-    first = words_of(texted, path, "", 99, lambda sentence: None)
+    first = tokens_of(texted, path, "", 99, lambda sentence: None)
     (cache,) = (tmp_path / "d").glob("words-*")
     with safe_open(cache, framework="np") as file:
         said = file.metadata()
@@ -163,10 +163,10 @@ def test_a_cache_of_control_tokens_is_not_used(
     assert said.pop("special_tokens")
     save_file(arrays, cache, said)
     told: list[str] = []
-    again = words_of(texted, path, "", 99, told.append)
+    again = tokens_of(texted, path, "", 99, told.append)
     assert "splitting the texts of 27 items" in told[0]
     np.testing.assert_array_equal(again.ids, first.ids)
-    words_of(texted, path, "", 99, pytest.fail)
+    tokens_of(texted, path, "", 99, pytest.fail)
 
 
 def test_no_special_token_of_a_real_llama_is_found_in_texts(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tokens import TEXTS, with_texts, write_tokenizer
 import eqids
 from convert import save_llama
 from eqids import train
+from eqids.checkpoints import read_manifest
 from eqids.cli import parse
 from eqids.config import (
     MODEL_FLAGS,
@@ -29,10 +30,9 @@ from eqids.config import (
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.checkpoints import read_manifest
-from eqids.runs.recipe import resolved
-from eqids.runs.run_tokens import words_again
 from eqids.model import Llama
+from eqids.runs.recipe import resolved
+from eqids.runs.run_tokens import recorded_tokens
 from eqids.runs.starting import flags_taken_over
 
 # By flag: what the first stage was given, another value that a second stage may give,
@@ -176,12 +176,12 @@ def test_a_second_stage_reads_what_the_first_one_read(
     said = capsys.readouterr().out
     (line,) = [x for x in said.splitlines() if x.startswith("taken over from ")]
     assert line.startswith(f"taken over from {first}/1/2: --llama_path {first}/llama, ")
-    for words in (
+    for tokens in (
         f"--data_dir {first}/d", """--prompt 'Films, '"'"'oldest'"'"' first:'""",
         "--text_tokens_per_item 3", "--seq_len 64", "--item_width 8",
         "--adapter linear", "--no_shuffle_ties", "--dtype float32",
     ):  # fmt: skip
-        assert words in line
+        assert tokens in line
     assert "changed from" not in said and "words: " in said
     was, now = config_of(first / "1" / "2"), config_of(tmp_path / "2" / "1")
     assert (was.strategy, now.strategy) == ("heads", "lora")
@@ -189,20 +189,20 @@ def test_a_second_stage_reads_what_the_first_one_read(
     assert now.recipe.seq_len == now.flags.seq_len == 64
     assert not now.flags.shuffle_ties
     # And it was the words themselves that were read.
-    assert now.words == was.words and now.words is not None
+    assert now.tokens == was.tokens and now.tokens is not None
     dataset = open_dataset(first / "d")
-    words = words_again(tmp_path / "2" / "1", now, dataset)
-    batch = TrainingBatches(dataset, BatchConfig(64, 4), words).batch(0)
+    tokens = recorded_tokens(tmp_path / "2" / "1", now, dataset)
+    batch = TrainingBatches(dataset, BatchConfig(64, 4), tokens).batch(0)
     engine = Tokenizer.from_file(str(first / "llama" / "tokenizer.json"))
     engine.no_truncation()
     opening = engine.encode(PROMPT).ids
-    assert batch["words"][0, : len(opening)].tolist() == opening
+    assert batch["tokens"][0, : len(opening)].tolist() == opening
     texts = {
         token
         for text in TEXTS
         for token in engine.encode(text, add_special_tokens=False).ids[:3]
     }
-    found = set(np.unique(batch["words"]).tolist()) - {0}
+    found = set(np.unique(batch["tokens"]).tolist()) - {0}
     assert found <= texts | set(opening) and len(found & texts) > 5
     # The same command goes on, also where the first stage is there no more.
     gone = first / "gone"
@@ -244,11 +244,11 @@ def test_a_flag_that_is_given_changes_what_the_first_stage_had(
 ) -> None:
     assert set(GIVEN) == set(MODEL_FLAGS)
     silent, _ = taken(first)
-    words = GIVEN[name]
-    if words is None:  # a switch, set the other way
+    tokens = GIVEN[name]
+    if tokens is None:  # a switch, set the other way
         given = [f"--{'no_' if getattr(silent, name) else ''}{name}"]
     else:
-        given = [f"--{name}", *(word.format(folder=first) for word in words)]
+        given = [f"--{name}", *(word.format(folder=first) for word in tokens)]
     found, said = taken(first, *given)
     start = ["--load_checkpoint", "runs/1"]
     alone = parse(TrainConfig, [*start, *given], "eqids.train", "")
@@ -274,7 +274,7 @@ def test_words_that_are_turned_off_are_off(
     said = capsys.readouterr().out
     assert "--text_tokens_per_item 0 (it was --text_tokens_per_item 3)" in said
     config = config_of(tmp_path / "2" / "2")
-    assert config.words is None and config.flags.prompt is None
+    assert config.tokens is None and config.flags.prompt is None
 
 
 def test_what_a_second_stage_needs_and_does_not_find_is_named(

@@ -33,8 +33,8 @@ def test_help_and_mistakes_wait_for_no_library(module: str) -> None:
     mistakes = [["--lr", "3"], ["--sed", "1"], ["nonsense"]]
     for typed in EVERY:
         if typed.module == module:
-            help_lines.append([*typed.words, "--help"])
-            mistakes += [[*typed.words, "--lr", "3"], [*typed.words, "--json"]]
+            help_lines.append([*typed.tokens, "--help"])
+            mistakes += [[*typed.tokens, "--lr", "3"], [*typed.tokens, "--json"]]
     if module == "eqids":
         mistakes = [["train", "--lr", "3"]]
     code = RUN.format(lines=help_lines + mistakes, module=module, heavy=HEAVY)
@@ -42,7 +42,8 @@ def test_help_and_mistakes_wait_for_no_library(module: str) -> None:
     assert done.returncode == 0, done.stderr
     ended = [line for line in done.stdout.splitlines() if line.startswith("ended ")]
     assert ended == [
-        f"ended {words} {2 * (words in mistakes)} []" for words in help_lines + mistakes
+        f"ended {tokens} {2 * (tokens in mistakes)} []"
+        for tokens in help_lines + mistakes
     ]
     said = done.stderr.splitlines()
     assert len(said) == len(mistakes) and all(s.startswith("error: ") for s in said)

@@ -99,8 +99,8 @@ def test_names_from_elsewhere_are_answered_with_ours(text: str) -> None:
 
 @pytest.mark.parametrize("text", WITHOUT_FLAG)
 def test_what_has_no_flag_is_explained(text: str) -> None:
-    for name, words in WITHOUT_FLAG[text].items():
-        assert words in BY_TEXT[text].refusal(f"--{name}", "3")
+    for name, tokens in WITHOUT_FLAG[text].items():
+        assert tokens in BY_TEXT[text].refusal(f"--{name}", "3")
 
 
 def test_epochs_are_explained_as_steps() -> None:
@@ -159,7 +159,7 @@ def test_misspelled_flags_are_recognised(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "wanted"),
+    ("tokens", "wanted"),
     [
         ("--no_freeze_llama", "wanted --train all"),
         ("--no_freeze_llama=1", "--no_freeze_llama is not a flag"),
@@ -179,9 +179,9 @@ def test_misspelled_flags_are_recognised(data: st.DataObject) -> None:
         ("--grad_clip \u0661", "--grad_clip is '\u0661', wanted a number"),
     ],
 )
-def test_an_answer_helps(words: str, wanted: str) -> None:
+def test_an_answer_helps(tokens: str, wanted: str) -> None:
     with pytest.raises(UserError, match=re.escape(wanted)):
-        parse(TrainConfig, words.split(), "eqids.train", "")
+        parse(TrainConfig, tokens.split(), "eqids.train", "")
 
 
 def test_an_empty_word_is_told_of() -> None:

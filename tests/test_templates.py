@@ -80,7 +80,7 @@ def units(draw: st.DrawFn, depth: int = 0) -> list[Unit]:
     found: list[Unit] = []
     number = draw(st.integers(1, 4 - depth))
     for at in range(number):
-        words = draw(st.sampled_from(["", " min", "'s", " 100%\\", "."]))
+        tokens = draw(st.sampled_from(["", " min", "'s", " 100%\\", "."]))
         last = at == number - 1
         marked = st.sampled_from(MARKED)
         plain = st.sampled_from(["", " by ", ": ", " co-", " %s "])
@@ -94,7 +94,7 @@ def units(draw: st.DrawFn, depth: int = 0) -> list[Unit]:
             inside = draw(
                 units(depth=1).filter(lambda u, q=quoted: not (q and quotes(u)))
             )
-        after = words if last or words else ""
+        after = tokens if last or tokens else ""
         found.append(Unit(before, inside, after, around))
     return found
 

@@ -18,8 +18,8 @@ from runs import once, refused, small
 
 import eqids
 from eqids import checkpoint, evaluate, prepare, train
-from eqids.data import Dataset, open_dataset
 from eqids.checkpoints import Saver, read_manifest, steps
+from eqids.data import Dataset, open_dataset
 
 
 def test_a_run_leaves_checkpoints_metrics_and_a_result(finished: Path) -> None:

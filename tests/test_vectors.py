@@ -71,8 +71,8 @@ def test_memory_of_vectors_is_about_as_stated() -> None:
 
 def test_words_give_what_dense_tf_idf_gives() -> None:
     texts = ["Heat, crime", "Casino: crime, drama", "", "heat HEAT", "Toy Story"]
-    words = sorted({w for text in texts for w in re.findall(r"\w+", text.lower())})
-    counts = np.array([[re.findall(r"\w+", t.lower()).count(w) for w in words]
+    tokens = sorted({w for text in texts for w in re.findall(r"\w+", text.lower())})
+    counts = np.array([[re.findall(r"\w+", t.lower()).count(w) for w in tokens]
                        for t in texts], float)  # fmt: skip
     tf = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
     idf = np.log((1 + len(texts)) / (1 + (counts > 0).sum(axis=0))) + 1

@@ -11,6 +11,8 @@ from models import FLOAT32, NOWHERE, TINY, tiny_model
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.token_packing import Events, WordPackingPlan
+from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import (
     BatchConfig,
     TrainingBatches,
@@ -18,8 +20,6 @@ from eqids.data.batches.training_batches import (
     last_positions,
     query_batch,
 )
-from eqids.data.batches.token_packing import Events, WordPackingPlan
-from eqids.data.batches.tokens import Words, words_by_slot
 from eqids.fit.evaluation import chunks, evaluate, make_ranker
 from eqids.model import Batch, EqIDs
 
@@ -28,7 +28,7 @@ VOCAB = TINY.vocab
 
 def random_words(
     dataset: Dataset, seed: int, per_item: int, prompt: int, longest: int = 9
-) -> Words:
+) -> ItemTokens:
     """Words of random numbers for every item that there is, of some items none."""
     rng = np.random.default_rng(seed)
     held = (dataset.item_valid | dataset.retired).reshape(-1)
@@ -36,28 +36,28 @@ def random_words(
     offsets = np.concatenate([[0], np.cumsum(length)])
     ids = rng.integers(0, VOCAB, offsets[-1]).astype(np.int32)
     opening = rng.integers(0, VOCAB, prompt).astype(np.int32)
-    return words_by_slot(ids, offsets, opening, per_item)
+    return tokens_by_slot(ids, offsets, opening, per_item)
 
 
 def naive(
-    slots: np.ndarray, gaps: np.ndarray, words: Words, texts: list[list[int]]
+    slots: np.ndarray, gaps: np.ndarray, tokens: ItemTokens, texts: list[list[int]]
 ) -> dict[str, list[int]]:
     """A history as positions, one after the other; targets are its next items."""
-    rows = [(int(w), -1, 0, -1) for w in words.prompt]
+    rows = [(int(w), -1, 0, -1) for w in tokens.prompt]
     for n, slot in enumerate(slots[:-1]):
         rows.append((0, int(slot), int(gaps[n]), -1))
         rows += [(w, -1, 0, -1) for w in texts[slot]]
         rows[-1] = (*rows[-1][:3], int(slots[n + 1]))
     columns = zip(*rows, strict=True)
     return dict(
-        zip(("words", "items", "gap", "target"), map(list, columns), strict=True)
+        zip(("tokens", "items", "gap", "target"), map(list, columns), strict=True)
     )
 
 
-def texts_of(words: Words) -> list[list[int]]:
-    spans = zip(words.first, words.length, strict=True)
+def texts_of(tokens: ItemTokens) -> list[list[int]]:
+    spans = zip(tokens.first, tokens.length, strict=True)
     return [
-        [int(w) for w in words.ids[a : a + min(n, words.per_item)]] for a, n in spans
+        [int(w) for w in tokens.ids[a : a + min(n, tokens.per_item)]] for a, n in spans
     ]
 
 
@@ -70,11 +70,11 @@ def test_batches_are_what_plain_python_lays_out(
     dataset: Dataset, drawn: tuple[int, int, int], k: int, more: int, ties: bool
 ) -> None:
     """Each segment is the prompt and a run of training events with their words."""
-    words = random_words(dataset, *drawn)
-    seq_len, texts = words.least_seq_len + more, texts_of(words)
+    tokens = random_words(dataset, *drawn)
+    seq_len, texts = tokens.least_seq_len + more, texts_of(tokens)
     config = BatchConfig(seq_len, 3, seed=drawn[0], shuffle_ties=ties)
-    batch = TrainingBatches(dataset, config, words).batch(k)
-    again = TrainingBatches(dataset, config, words).batch(k, slice(1, 3))
+    batch = TrainingBatches(dataset, config, tokens).batch(k)
+    again = TrainingBatches(dataset, config, tokens).batch(k, slice(1, 3))
     for name, array in batch.items():
         assert array.dtype == np.int32 and array.shape == (3, seq_len)
         np.testing.assert_array_equal(array[1:], again[name])
@@ -91,11 +91,11 @@ def test_batches_are_what_plain_python_lays_out(
             )
             run = np.append(inputs, targets[-1])
             gaps = found["gap"][found["items"] >= 0]
-            for name, column in naive(run, gaps, words, texts).items():
+            for name, column in naive(run, gaps, tokens, texts).items():
                 assert found[name].tolist() == column, name
             assert is_run(dataset, run, gaps, ties)
     padding = batch["segment"] == 0
-    for name, empty in (("items", -1), ("target", -1), ("words", 0)):
+    for name, empty in (("items", -1), ("target", -1), ("tokens", 0)):
         assert np.all(batch[name][padding] == empty)
 
 
@@ -154,9 +154,9 @@ def test_every_pair_is_covered_once_and_rows_never_overflow(data: Any) -> None:
 
 
 def test_cuts_and_order_are_the_seeds(dataset: Dataset) -> None:
-    words = random_words(dataset, 1, 6, 2)
+    tokens = random_words(dataset, 1, 6, 2)
     first, second, third = (
-        TrainingBatches(dataset, BatchConfig(24, 4, seed=seed), words).batch(5)
+        TrainingBatches(dataset, BatchConfig(24, 4, seed=seed), tokens).batch(5)
         for seed in (7, 7, 8)
     )
     np.testing.assert_array_equal(first["items"], second["items"])
@@ -164,8 +164,8 @@ def test_cuts_and_order_are_the_seeds(dataset: Dataset) -> None:
 
 
 def test_rows_waste_little(dataset: Dataset) -> None:
-    words = random_words(dataset, 1, 6, 2)
-    batches = TrainingBatches(dataset, BatchConfig(48, 4, shuffle_ties=False), words)
+    tokens = random_words(dataset, 1, 6, 2)
+    batches = TrainingBatches(dataset, BatchConfig(48, 4, shuffle_ties=False), tokens)
     used = [np.mean(batches.batch(k)["segment"] > 0) for k in range(40)]
     # Windows end with whole items, so that up to six positions stay free.
     assert np.mean(used) > 0.9
@@ -175,8 +175,8 @@ def test_rows_waste_little(dataset: Dataset) -> None:
 def test_queries_are_the_end_of_a_history_laid_out_as_in_training(
     dataset: Dataset, drawn: tuple[int, int, int], more: int, pick: int
 ) -> None:
-    words = random_words(dataset, *drawn)
-    seq_len, texts = words.least_seq_len + more, texts_of(words)
+    tokens = random_words(dataset, *drawn)
+    seq_len, texts = tokens.least_seq_len + more, texts_of(tokens)
     user = pick % dataset.num_users
     slots, times = dataset.history(user), None
     if pick % 2:
@@ -184,14 +184,14 @@ def test_queries_are_the_end_of_a_history_laid_out_as_in_training(
         times = dataset.times[dataset.offsets[user] : dataset.offsets[user + 1]]
     kept = max(
         n for n in range(1, len(slots) + 1)
-        if len(words.prompt) + sum(1 + len(texts[s]) for s in slots[-n:]) <= seq_len
+        if len(tokens.prompt) + sum(1 + len(texts[s]) for s in slots[-n:]) <= seq_len
     )  # fmt: skip
-    batch = query_batch([slots, slots[:1]], [times, None], seq_len, words)
+    batch = query_batch([slots, slots[:1]], [times, None], seq_len, tokens)
     gaps = gap_buckets(None if times is None else times[-kept:], kept)
     for row, (history, of) in enumerate([(slots[-kept:], gaps), (slots[:1], [0])]):
-        wanted = naive(np.append(history, 0), np.array(of), words, texts)
+        wanted = naive(np.append(history, 0), np.array(of), tokens, texts)
         size = len(wanted["items"])
-        for name in ("words", "items", "gap"):
+        for name in ("tokens", "items", "gap"):
             assert batch[name][row, :size].tolist() == wanted[name]
         assert batch["segment"][row].sum() == size
         assert last_positions(batch)[row] == size - 1
@@ -200,12 +200,12 @@ def test_queries_are_the_end_of_a_history_laid_out_as_in_training(
 
 
 def test_rows_must_hold_the_prompt_and_an_item_with_its_words(dataset: Dataset) -> None:
-    words = random_words(dataset, 1, 6, 2)
+    tokens = random_words(dataset, 1, 6, 2)
     said = "--seq_len is 8, wanted at least 9 positions: 2 of the prompt"
     with pytest.raises(UserError, match=said):
-        TrainingBatches(dataset, BatchConfig(8, 4), words)
+        TrainingBatches(dataset, BatchConfig(8, 4), tokens)
     with pytest.raises(UserError, match=said):
-        make_ranker(8, FLOAT32, NOWHERE, words)
+        make_ranker(8, FLOAT32, NOWHERE, tokens)
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +222,9 @@ def test_nothing_from_the_target_on_changes_its_prediction(
     dataset: Dataset, model: EqIDs, drawn: tuple[int, int, int], k: int, data: Any
 ) -> None:
     """Where a target is asked for, all that follows may be anything."""
-    words = random_words(dataset, *drawn)
+    tokens = random_words(dataset, *drawn)
     config = BatchConfig(32, 2, seed=drawn[0])
-    arrays = TrainingBatches(dataset, config, words).batch(k)
+    arrays = TrainingBatches(dataset, config, tokens).batch(k)
     row, at = data.draw(st.sampled_from(np.argwhere(arrays["target"] >= 0).tolist()))
     # The next position is the target itself, or beyond the window; not a word of it.
     segment = arrays["segment"][row]
@@ -233,7 +233,7 @@ def test_nothing_from_the_target_on_changes_its_prediction(
     rng = np.random.default_rng(k)
     changed = {name: array.copy() for name, array in arrays.items()}
     after = slice(at + 1, None)
-    changed["words"][row, after] = rng.integers(0, VOCAB, 31 - at)
+    changed["tokens"][row, after] = rng.integers(0, VOCAB, 31 - at)
     is_item = rng.random(31 - at) < 0.5
     items = rng.choice(np.flatnonzero(dataset.item_valid), 31 - at)
     changed["items"][row, after] = np.where(is_item, items, -1)
@@ -246,21 +246,23 @@ def test_a_targets_text_is_not_read_before_it_is_predicted(
     dataset: Dataset, model: EqIDs
 ) -> None:
     """An item's text is changed: only positions after the item see that."""
-    words = random_words(dataset, 3, 6, 2)
-    slot = int(np.bincount(dataset.slots, weights=words.length[dataset.slots]).argmax())
-    span = slice(words.first[slot], words.first[slot] + words.length[slot])
-    ids = words.ids.copy()
+    tokens = random_words(dataset, 3, 6, 2)
+    slot = int(
+        np.bincount(dataset.slots, weights=tokens.length[dataset.slots]).argmax()
+    )
+    span = slice(tokens.first[slot], tokens.first[slot] + tokens.length[slot])
+    ids = tokens.ids.copy()
     ids[span] = (ids[span] + 1) % VOCAB
-    other = Words(ids, words.first, words.length, words.prompt, words.per_item)
+    other = ItemTokens(ids, tokens.first, tokens.length, tokens.prompt, tokens.per_item)
     config = BatchConfig(32, 8, seed=0)
-    one, two = (TrainingBatches(dataset, config, w).batch(0) for w in (words, other))
+    one, two = (TrainingBatches(dataset, config, w).batch(0) for w in (tokens, other))
     before = np.zeros((8, 32), bool)
     for row, column in np.argwhere(one["segment"] > 0):
         same = one["segment"][row, : column + 1] == one["segment"][row, column]
         before[row, column] = slot not in one["items"][row, : column + 1][same]
     asked = before & (one["target"] == slot)
     assert asked.sum() > 0
-    differ = one["words"] != two["words"]
+    differ = one["tokens"] != two["tokens"]
     assert differ.any() and not differ[before].any()
     queries = [np.asarray(ask(model, Batch.of(batch))) for batch in (one, two)]
     np.testing.assert_array_equal(queries[0][before], queries[1][before])
@@ -275,33 +277,33 @@ def test_words_are_embedded_and_learnt(dataset: Dataset, model: EqIDs) -> None:
     entered = np.asarray(model.embed(batch, FLOAT32))
     is_word = (arrays["items"] < 0) & (arrays["segment"] > 0)
     table = np.asarray(model.llama.embedding)
-    np.testing.assert_array_equal(entered[is_word], table[arrays["words"][is_word]])
+    np.testing.assert_array_equal(entered[is_word], table[arrays["tokens"][is_word]])
     grads = jax.jit(jax.grad(lambda m: m.loss(batch)[0], allow_int=True))(model)
-    used = np.unique(arrays["words"][is_word])
+    used = np.unique(arrays["tokens"][is_word])
     moved = np.flatnonzero(np.abs(np.asarray(grads.llama.embedding)).sum(axis=1))
     assert set(moved) == set(used)
 
 
 def test_evaluation_asks_where_training_does(dataset: Dataset, model: EqIDs) -> None:
     """A validation target gets the likelihood that it would have in training."""
-    words = random_words(dataset, 5, 4, 3)
+    tokens = random_words(dataset, 5, 4, 3)
     seq_len = 256
-    ranker = make_ranker(seq_len, FLOAT32, NOWHERE, words)
+    ranker = make_ranker(seq_len, FLOAT32, NOWHERE, tokens)
     found = evaluate(model, dataset, "valid", ranker)
     (chunk,) = chunks(dataset, "valid")
-    nll, texts = [], texts_of(words)
+    nll, texts = [], texts_of(tokens)
     assert chunk.times[0] is not None
     for row in range(chunk.num_users):
         history, times = chunk.histories[row], chunk.times[row]
         run = np.append(history, chunk.target[row])
-        wanted = naive(run, gap_buckets(times, len(history)), words, texts)
+        wanted = naive(run, gap_buckets(times, len(history)), tokens, texts)
         arrays = {
             name: np.zeros((1, seq_len), np.int32) for name in ("segment", "position")
         }
         size = len(wanted["items"])
         arrays["segment"][0, :size] = 1
         arrays["position"][0, :size] = np.arange(size)
-        for name, empty in (("words", 0), ("items", -1), ("gap", 0), ("target", -1)):
+        for name, empty in (("tokens", 0), ("items", -1), ("gap", 0), ("target", -1)):
             column = wanted[name] + [empty] * (seq_len - size)
             arrays[name] = np.array([column], np.int32)
         arrays["target"][0, : size - 1] = -1
@@ -315,10 +317,10 @@ loss = jax.jit(EqIDs.loss)
 
 
 def test_other_slots_of_the_same_items_have_the_same_words(dataset: Dataset) -> None:
-    words = random_words(dataset, 5, 4, 3)
+    tokens = random_words(dataset, 5, 4, 3)
     slots = np.random.default_rng(0).permutation(dataset.num_slots + 6)
-    moved = words.moved(slots[: dataset.num_slots], dataset.num_slots + 6)
-    old, new = texts_of(words), texts_of(moved)
+    moved = tokens.moved(slots[: dataset.num_slots], dataset.num_slots + 6)
+    old, new = texts_of(tokens), texts_of(moved)
     assert [new[s] for s in slots[: dataset.num_slots]] == old
     assert sum(map(len, new)) == sum(map(len, old))
-    assert moved.config != words.config
+    assert moved.config != tokens.config

@@ -13,9 +13,9 @@ from tokens import TEXTS, with_texts, write_tokenizer
 
 import eqids
 from eqids import catalog, evaluate, train
+from eqids.checkpoints import read_manifest
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import query_batch
-from eqids.checkpoints import read_manifest
 from eqids.model import Batch
 
 ASKED = ["--text_tokens_per_item", "3", "--prompt", "Up", "--seq_len", "32"]
@@ -33,7 +33,7 @@ def trained(
 
     Llama is frozen: its prompt is computed once.
     """
-    folder = tmp_path_factory.mktemp("words")
+    folder = tmp_path_factory.mktemp("tokens")
     texted = with_texts(dataset, folder / "d", TEXTS)
     tokenizer = write_tokenizer(folder / "tokenizer.json")
     train.main(small(texted.path, folder / "run", *asked(tokenizer)))
@@ -48,12 +48,12 @@ def test_a_run_records_its_words_and_opens_with_them(
     assert manifest.meta["config"]["flags"]["prompt"] == "Up"
     recommender = eqids.load(run)
     opened = recommender.opened
-    assert opened.words is not None and len(opened.words.prompt) == 0
+    assert opened.tokens is not None and len(opened.tokens.prompt) == 0
     assert opened.model.opening is not None and opened.model.opening.length > 0
     # Nano's 256 words are fewer than the tokenizer's.
-    assert opened.model.config.llama.vocab == opened.words.vocab > 256
+    assert opened.model.config.llama.vocab == opened.tokens.vocab > 256
     history = dataset.history(0)[:9]
-    batch = Batch.of(query_batch([history], [None], 32, opened.words))
+    batch = Batch.of(query_batch([history], [None], 32, opened.tokens))
     at = int(np.count_nonzero(batch.segment)) - 1
     scores = np.asarray(
         opened.model.softmax.log_probs(opened.model.queries(batch)[0, at])
@@ -148,9 +148,9 @@ def test_words_follow_a_catalog_that_grows(
     catalog.main(["add", *data, "--items", str(tmp_path / "new.csv"), *more])
     grown = open_dataset(tmp_path / "d")
     opened = eqids.load(tmp_path / "v2", tmp_path / "d").opened
-    assert opened.words is not None
+    assert opened.tokens is not None
     (slot,) = grown.slot_of(["x"])
-    assert opened.words.length[slot] == 3
+    assert opened.tokens.length[slot] == 3
     said = capsys.readouterr().out
     rows = [
         line.split() for line in said.splitlines() if line[:6] in ("before", "after ")
@@ -183,7 +183,7 @@ words = random_words(dataset, 3, 6, 2)
 # Words all over the vocabulary, which some layouts split.
 words = dataclasses.replace(words, ids=9 * words.ids, prompt=9 * words.prompt)
 llama = LlamaConfig(32, 2, 4, 4, 8, 64, 64, tied=True)
-sizes = ModelConfig(llama, 7, dataset.info.room, item_width=8)
+sizes = ModelConfig(llama, 7, dataset.info.cluster_size, item_width=8)
 batches = TrainingBatches(dataset, BatchConfig(32, 8), words)
 FLOAT32 = jnp.dtype("float32")
 

@@ -14,9 +14,9 @@ from tokens import BOS, TEXTS, with_texts, write_tokenizer
 
 from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
-from eqids.data.files import ITEMS_FILE, words_file
-from eqids.data.batches.item_texts import tokenizer_file, words_of
-from eqids.data.batches.tokens import Words
+from eqids.data.batches.item_texts import tokenizer_file, tokens_of
+from eqids.data.batches.tokens import ItemTokens
+from eqids.data.files import ITEMS_FILE, tokens_file
 
 PLAYS = [("a", 1, 10), ("a", 2, 11), ("a", 3, 12), ("b", 2, 10), ("b", 3, 11)]
 
@@ -130,13 +130,13 @@ def texted(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datase
 
 def of(
     dataset: Dataset, tokenizer: Path, per_item: int = 99, prompt: str = ""
-) -> Words:
-    return words_of(dataset, tokenizer, prompt, per_item, lambda sentence: None)
+) -> ItemTokens:
+    return tokens_of(dataset, tokenizer, prompt, per_item, lambda sentence: None)
 
 
-def by_item(words: Words, dataset: Dataset) -> list[list[int]]:
+def by_item(tokens: ItemTokens, dataset: Dataset) -> list[list[int]]:
     slots = dataset.items()["slot"]
-    return [words.ids[words.first[s] :][: words.length[s]].tolist() for s in slots]
+    return [tokens.ids[tokens.first[s] :][: tokens.length[s]].tolist() for s in slots]
 
 
 def encoded(tokenizer: Path, text: str) -> list[int]:
@@ -158,15 +158,15 @@ def test_words_are_those_of_the_tokenizer(
     drawn = ["some", *drawn]
     folder = tmp_path_factory.getbasetemp() / "drawn"
     dataset = with_texts(texted, folder, drawn)
-    words = of(dataset, tokenizer, per_item, drawn[-1])
-    for row, found in enumerate(by_item(words, dataset)):
+    tokens = of(dataset, tokenizer, per_item, drawn[-1])
+    for row, found in enumerate(by_item(tokens, dataset)):
         text = drawn[row % len(drawn)]
         assert found == encoded(tokenizer, text)[:per_item]
     engine = Tokenizer.from_file(str(tokenizer))
     opening = [engine.token_to_id(BOS), *encoded(tokenizer, drawn[-1])]
-    assert words.prompt.tolist() == opening
-    assert words.vocab == engine.get_vocab_size()
-    assert words.vocab_used <= words.vocab
+    assert tokens.prompt.tolist() == opening
+    assert tokens.vocab == engine.get_vocab_size()
+    assert tokens.vocab_used <= tokens.vocab
 
 
 def test_no_token_stands_first_where_the_tokenizer_puts_none(
@@ -181,13 +181,13 @@ def test_words_are_tokenized_once(dataset: Dataset, tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     texted = with_texts(dataset, tmp_path / "d", TEXTS)
     said: list[str] = []
-    first, second = (words_of(texted, tokenizer, "", n, said.append) for n in (99, 2))
+    first, second = (tokens_of(texted, tokenizer, "", n, said.append) for n in (99, 2))
     assert len(said) == 1 and "splitting the texts of 27 items" in said[0]
     assert by_item(second, texted) == [ids[:2] for ids in by_item(first, texted)]
     assert first.config != second.config
     assert first.config.tokenizer == second.config.tokenizer
     (cache,) = tmp_path.glob("d/words-*")
-    assert cache.name == words_file(first.tokenizer)
+    assert cache.name == tokens_file(first.tokenizer)
     with safe_open(cache, framework="np") as file:
         assert file.metadata()["tokenizer"] == first.tokenizer
     assert open_dataset(texted.path).info == texted.info
@@ -213,7 +213,7 @@ def test_a_cache_that_is_stale_or_damaged_is_made_again(
         assert by_item(again, texted)[0] == encoded(tokenizer, "other words")
     else:
         assert by_item(again, texted) == by_item(first, texted)
-        words_of(texted, tokenizer, "", 99, pytest.fail)
+        tokens_of(texted, tokenizer, "", 99, pytest.fail)
     assert [file.name for file in tmp_path.glob("d/.*")] == []
 
 

@@ -29,7 +29,7 @@ from convert.hf_files import shard_paths
 from convert.hf_write import hf_to_hf
 from convert.outputs import FLOATS
 from eqids.config import UserError
-from eqids.data.batches.item_texts import tokenizer_file, words_of_texts
+from eqids.data.batches.item_texts import tokenizer_file, tokens_of_texts
 from eqids.model.rope import rope_frequencies
 
 GB = 10**9
@@ -224,8 +224,8 @@ def tokenizer_settings(tmp_path: Path) -> None:
         for config in ({}, {"add_bos_token": True}, {"add_bos_token": False}):
             write_tokenizer(tmp_path, begun, **config)
             tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-            words = words_of_texts(["a"], tmp_path / "tokenizer.json", 4)
-            ours = [*words.prompt, *words.ids]
+            tokens = tokens_of_texts(["a"], tmp_path / "tokenizer.json", 4)
+            ours = [*tokens.prompt, *tokens.ids]
             assert ours == tokenizer("a").input_ids == ([0, 2] if begun else [2])
 
 
@@ -233,8 +233,8 @@ def tokenizer_model_beside(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, begun=True)
     (tmp_path / "tokenizer.model").write_bytes(b"another one, which nobody opens")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    words = words_of_texts(["a"], tokenizer_file(None, tmp_path), 4)
-    assert [*words.prompt, *words.ids] == tokenizer("a").input_ids == [0, 2]
+    tokens = tokens_of_texts(["a"], tokenizer_file(None, tmp_path), 4)
+    assert [*tokens.prompt, *tokens.ids] == tokenizer("a").input_ids == [0, 2]
 
 
 def llama_cpp_divisors(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 
-from eqids.config import UserError, require
 from eqids.checkpoints.manifest import FileRecord
 from eqids.checkpoints.store import Written
+from eqids.config import UserError, require
 from sharding import exchange
 
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from eqids.config import require
 from eqids.checkpoints.chunks import Box, whole
 from eqids.checkpoints.manifest import ArrayRecord
+from eqids.config import require
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from eqids.config import require
 from eqids.checkpoints.manifest import ArrayRecord, Manifest
+from eqids.config import require
 
 
 class Stored(NamedTuple):

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from jaxtyping import PyTree
 
-from eqids.config import UserError
+from eqids.checkpoints.agreement import together
 from eqids.checkpoints.manifest import (
     DamageError,
     raise_first,
@@ -14,9 +14,9 @@ from eqids.checkpoints.manifest import (
     size_problems,
     step_label,
 )
-from eqids.checkpoints.agreement import together
 from eqids.checkpoints.retention import steps
 from eqids.checkpoints.step_folder import restore
+from eqids.config import UserError
 from sharding import is_first
 
 Tree = TypeVar("Tree", bound=PyTree)

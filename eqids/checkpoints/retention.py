@@ -4,8 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from eqids.config import UserError, require
 from eqids.checkpoints.manifest import MANIFEST, read_manifest
+from eqids.config import UserError, require
 
 
 def steps(directory: Path) -> list[int]:

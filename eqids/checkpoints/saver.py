@@ -8,14 +8,14 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from eqids.config import UserError
+from eqids.checkpoints.agreement import together
 from eqids.checkpoints.leaves import stored_arrays
 from eqids.checkpoints.lock import Lock
-from eqids.checkpoints.agreement import together
 from eqids.checkpoints.retention import Retention, latest_step, prune
 from eqids.checkpoints.snapshot import Staging
 from eqids.checkpoints.step_folder import check_absent, write_step
 from eqids.checkpoints.store import describe, shards_of
+from eqids.config import UserError
 from sharding import is_first
 
 

@@ -27,7 +27,8 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import PyTree
 
-from eqids.config import UserError, require
+from eqids.checkpoints.agreement import of_all_processes, together
+from eqids.checkpoints.chunk_owners import Target
 from eqids.checkpoints.chunks import num_chunks, whole
 from eqids.checkpoints.leaves import leaf_name, match
 from eqids.checkpoints.manifest import (
@@ -42,14 +43,13 @@ from eqids.checkpoints.manifest import (
     step_label,
     write_manifest,
 )
-from eqids.checkpoints.chunk_owners import Target
-from eqids.checkpoints.agreement import of_all_processes, together
 from eqids.checkpoints.reader import Reader
 from eqids.checkpoints.retention import (
     partial_folder,
     partials,
 )
 from eqids.checkpoints.store import Shard, Written, write_parts
+from eqids.config import UserError, require
 from sharding import is_first
 
 Tree = TypeVar("Tree", bound=PyTree)

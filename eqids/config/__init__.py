@@ -30,17 +30,18 @@ from eqids.config.convert_flags import (
     ItemsConfig as ItemsConfig,
     LlamaFolderConfig as LlamaFolderConfig,
 )
+from eqids.config.distributed import ProcessesConfig as ProcessesConfig
+from eqids.config.errors import (
+    Stopped as Stopped,
+    UserError as UserError,
+    require as require,
+)
 from eqids.config.inference_flags import (
     EvaluateConfig as EvaluateConfig,
     OpenConfig as OpenConfig,
     PrepareConfig as PrepareConfig,
     RecommendConfig as RecommendConfig,
     TimeUnit as TimeUnit,
-)
-from eqids.config.errors import (
-    Stopped as Stopped,
-    UserError as UserError,
-    require as require,
 )
 from eqids.config.layout_flags import (
     EstimateConfig as EstimateConfig,
@@ -61,7 +62,6 @@ from eqids.config.model import (
     RopeScaling as RopeScaling,
 )
 from eqids.config.negation import negation_of as negation_of, on_unless as on_unless
-from eqids.config.distributed import ProcessesConfig as ProcessesConfig
 from eqids.config.serial import from_json as from_json, to_json as to_json
 from eqids.config.stages import (
     LLAMA_FLAGS as LLAMA_FLAGS,

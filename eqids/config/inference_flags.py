@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from eqids.config.errors import TEXT_WANTED, require
 from eqids.config.distributed import ProcessesConfig
+from eqids.config.errors import TEXT_WANTED, require
 
 TimeUnit = Literal[
     "days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds"
@@ -146,7 +146,7 @@ class PrepareConfig:
     def _check_vectors(self) -> None:
         path = self.cluster_vectors
         require(
-            path in ("interactions", "words", "text")
+            path in ("interactions", "tokens", "text")
             or path.endswith((".parquet", ".pq", ".npy")),
             f"--cluster_vectors is {path!r}, wanted interactions, words, text, "
             "PATH.parquet or PATH.npy",

@@ -137,7 +137,7 @@ class ModelConfig:
     """The Llama."""
     num_clusters: int
     """Clusters of the item table, empty ones included."""
-    room: int
+    cluster_size: int
     """Places in a cluster."""
     item_width: int = 384
     """Size of an item's vector."""

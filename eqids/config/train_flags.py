@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from eqids.config.distributed import ProcessesConfig
 from eqids.config.errors import require
 from eqids.config.hardware import HardwareName
 from eqids.config.model import (
@@ -17,7 +18,6 @@ from eqids.config.model import (
     LoraTarget,
 )
 from eqids.config.negation import on_unless
-from eqids.config.distributed import ProcessesConfig
 
 Strategy = Literal["heads", "lora", "all"]
 """What trains: all but Llama; that and low-rank changes of Llama; or everything."""
@@ -280,7 +280,7 @@ class TrainConfig:
         )
         require(
             self.tokenizer is None
-            or self.reads_words
+            or self.reads_text
             or self.init_items == "text"
             or self.starts_from is not None,
             f"--tokenizer {self.tokenizer} is for words beside items, wanted "
@@ -309,7 +309,7 @@ class TrainConfig:
         return self.load_checkpoint or self.init_from
 
     @property
-    def reads_words(self) -> bool:
+    def reads_text(self) -> bool:
         """Whether there are words beside the items."""
         return bool(self.prompt) or self.text_tokens_per_item > 0
 
@@ -330,7 +330,7 @@ class WordsConfig:
 
     tokenizer: str
     """SHA-256 of the tokenizer's file."""
-    words: str
+    tokens: str
     """SHA-256 of the tokens of the prompt and of every item."""
 
 
@@ -354,5 +354,5 @@ class RunConfig:
     """The dataset folder."""
     checkpoint_dir: Path
     """The run's folder."""
-    words: WordsConfig | None = None
+    tokens: WordsConfig | None = None
     """Words beside the items, or none."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eqids.config import UserError, require
+from eqids.data.catalog.lineage import Lineage, check_lineage, lineage_of
 from eqids.data.checks import check_catalog, check_histories, check_targets
 from eqids.data.files import (
     CLUSTERS_FILE,
@@ -32,7 +33,6 @@ from eqids.data.files import (
 )
 from eqids.data.ids import Ids, shown
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
-from eqids.data.catalog.lineage import Lineage, check_lineage, lineage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +64,13 @@ class Dataset:
     targets_retired: tuple[int, int]
     """Users who are left out of validation and of test, for that reason."""
     item_valid: np.ndarray
-    """bool [cluster, room]: places that hold an item, which is not retired."""
+    """bool [cluster, place]: places that hold an item, which is not retired."""
     retired: np.ndarray
-    """bool [cluster, room]: places of retired items, which histories may name."""
+    """bool [cluster, place]: places of retired items, which histories may name."""
     item_counts: np.ndarray
-    """int64 [cluster, room]: training events of each item."""
+    """int64 [cluster, place]: training events of each item."""
     item_vectors: np.ndarray
-    """float32 [cluster, room, vector_width]: truncated SVD, zeros in empty places."""
+    """float32 [cluster, place, vector_width]: truncated SVD, zeros in empty places."""
     lineage: Lineage
     """The versions of the catalog."""
 
@@ -82,7 +82,7 @@ class Dataset:
     @property
     def num_slots(self) -> int:
         """Number of places, empty ones included."""
-        return self.info.num_clusters * self.info.room
+        return self.info.num_clusters * self.info.cluster_size
 
     def history(self, user: int) -> np.ndarray:
         """int32 [event]: the slots of one user, oldest first (a view)."""
@@ -190,7 +190,7 @@ def _require_file(path: Path, name: str) -> None:
 
 
 def _load(path: Path, info: DatasetInfo) -> Dataset:
-    users, places = (info.num_users,), (info.num_clusters, info.room)
+    users, places = (info.num_users,), (info.num_clusters, info.cluster_size)
     vectors = (*places, info.clusters.vector_width)
     events = read_tensors(path / HISTORIES_FILE)
     clusters = read_tensors(path / CLUSTERS_FILE)

@@ -34,7 +34,7 @@ def data_files(catalog_version: int) -> tuple[str, ...]:
     return DATA_FILES if catalog_version == 1 else (*DATA_FILES, LINEAGE_FILE)
 
 
-def words_file(tokenizer: str) -> str:
+def tokens_file(tokenizer: str) -> str:
     """The cache of items' words, by the SHA-256 of their tokenizer."""
     return f"words-{tokenizer[:12]}.safetensors"
 

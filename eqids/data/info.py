@@ -145,8 +145,8 @@ class DatasetInfo:
     """Events over all histories."""
     num_clusters: int
     """Clusters of the catalog."""
-    room: int
-    """Places in a cluster; an item's slot is cluster * room + place."""
+    cluster_size: int
+    """Places in a cluster; an item's slot is cluster * cluster_size + place."""
     protocol: Protocol
     """How events became histories and targets."""
     counts: Counts

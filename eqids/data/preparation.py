@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import PrepareConfig, UserError
-from eqids.data.clustering.cluster_items import Clustered, Reader, make_catalog
-from eqids.data.dataset import Dataset, open_dataset
-from eqids.data.raw.engine import engine
-from eqids.data.ids import shown
-from eqids.data.info import Counts, DatasetInfo, Protocol
-from eqids.data.raw.interactions import Interactions, read_interactions
-from eqids.data.raw.item_rows import read_ids
 from eqids.data.catalog.existing import Known, in_catalog, shorter_histories
 from eqids.data.catalog.lineage import Lineage
+from eqids.data.clustering.cluster_items import Clustered, Reader, make_catalog
 from eqids.data.clustering.own_vectors import check_vectors
+from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.ids import shown
+from eqids.data.info import Counts, DatasetInfo, Protocol
+from eqids.data.raw.engine import engine
+from eqids.data.raw.interactions import Interactions, read_interactions
+from eqids.data.raw.item_rows import read_ids
 from eqids.data.raw.sources import open_source
 from eqids.data.raw.splits import Split, leave_one_out, temporal
 from eqids.data.raw.template import field
@@ -184,13 +184,13 @@ def _check_titles(
 
 def _add_command(config: PrepareConfig) -> str:
     """The command that adds what a file names and no event does."""
-    words = ["python", "-m", "eqids.catalog", "add", "--data_dir", str(config.folder)]
+    tokens = ["python", "-m", "eqids.catalog", "add", "--data_dir", str(config.folder)]
     if config.items is None:
-        return shlex.join(words) + " --items FILE (CSV or Parquet)"
-    words += ["--items", str(config.items), "--skip_known"]
+        return shlex.join(tokens) + " --items FILE (CSV or Parquet)"
+    tokens += ["--items", str(config.items), "--skip_known"]
     if config.item_column != "item_id":
-        words += ["--item_column", config.item_column]
-    return shlex.join(words)
+        tokens += ["--item_column", config.item_column]
+    return shlex.join(tokens)
 
 
 def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
@@ -216,7 +216,7 @@ def _as_clustered(known: Known) -> Clustered:
         count=catalog.count,
         vectors=catalog.vectors,
         num_clusters=catalog.num_clusters,
-        room=catalog.room,
+        cluster_size=catalog.cluster_size,
         info=known.info,
     )
 
@@ -236,7 +236,7 @@ def _info(
         num_items=len(found.items),
         num_events=len(found.item),
         num_clusters=catalog.num_clusters,
-        room=catalog.room,
+        cluster_size=catalog.cluster_size,
         time_unit=found.time_unit,
         protocol=_protocol(config, found, split),
         counts=_counts(found, split, catalog),

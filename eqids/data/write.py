@@ -13,6 +13,7 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from eqids.config import UserError, require, to_json
+from eqids.data.catalog.lineage import Lineage
 from eqids.data.dataset import Dataset, open_dataset
 from eqids.data.files import (
     CLUSTERS_FILE,
@@ -30,7 +31,6 @@ from eqids.data.files import (
     write_parquet,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
-from eqids.data.catalog.lineage import Lineage
 
 
 def write_dataset(
@@ -137,7 +137,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 def catalog_id(items: pa.Table, info: DatasetInfo) -> str:
     """The hash of the mapping from slots to item ids, and of which are retired."""
-    digest = hashlib.sha256(f"room {info.room}\n".encode())
+    digest = hashlib.sha256(f"room {info.cluster_size}\n".encode())
     if info.catalog_version > 1:
         version = f"version {info.catalog_version}, {info.num_clusters} clusters"
         digest.update(f"{version}\n".encode())
@@ -180,8 +180,8 @@ def _places(
     info: DatasetInfo, items: pa.Table, item_vectors: np.ndarray
 ) -> dict[str, np.ndarray]:
     slots = items["slot"].to_numpy()
-    shape = (info.num_clusters, info.room)
-    num_slots = info.num_clusters * info.room
+    shape = (info.num_clusters, info.cluster_size)
+    num_slots = info.num_clusters * info.cluster_size
     valid = np.zeros(num_slots, np.bool_)
     counts = np.zeros(num_slots, np.int64)
     vectors = np.zeros((num_slots, item_vectors.shape[1]), np.float32)

@@ -35,6 +35,9 @@ from convert.outputs import (
     new_folder,
     write_safetensors,
 )
+from eqids.checkpoints import Manifest, read_manifest, resolve
+from eqids.checkpoints.chunks import whole
+from eqids.checkpoints.reader import Reader
 from eqids.config import (
     EqidsToHfConfig,
     ItemsConfig,
@@ -45,14 +48,11 @@ from eqids.config import (
     require,
     to_json,
 )
-from eqids.data.files import read_parquet, write_parquet
 from eqids.data.batches.item_texts import TOKENIZER_FILE
-from eqids.checkpoints import Manifest, read_manifest, resolve
-from eqids.checkpoints.chunks import whole
-from eqids.checkpoints.reader import Reader
-from eqids.runs.identity import check_catalog
-from eqids.model.lora import FIELDS
+from eqids.data.files import read_parquet, write_parquet
 from eqids.inference.open import check_base, dataset_of, llama_of, open_checkpoint
+from eqids.model.lora import FIELDS
+from eqids.runs.identity import check_catalog
 from sharding import Placement
 
 _PARAMS = "params/"
@@ -228,10 +228,10 @@ def _copy_tokenizer(new: NewFolder, path: Path, manifest: Manifest) -> None:
     """Copies the tokenizer of a run that named its own, if it is still there."""
     run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     named = run.flags.tokenizer
-    if run.words is None or named is None:
+    if run.tokens is None or named is None:
         return
     file = named / TOKENIZER_FILE if named.is_dir() else named
-    if file.is_file() and file_sha256(file) == run.words.tokenizer:
+    if file.is_file() and file_sha256(file) == run.tokens.tokenizer:
         new.write(TOKENIZER_FILE, file.read_bytes())
 
 
@@ -296,7 +296,7 @@ def items(
     catalog = dataset.items()
     catalog = catalog[~catalog["retired"]]
     slot = catalog["slot"].to_numpy()
-    cluster = slot // dataset.info.room
+    cluster = slot // dataset.info.cluster_size
     vectors = table.reshape(-1, table.shape[-1])[slot]
     rows = {
         "item": pa.Array.from_pandas(catalog["item"]),

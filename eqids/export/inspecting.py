@@ -18,6 +18,8 @@ from convert.hf_eqids import TENSORS_FILE, is_pair, read_pair
 from convert.hf_files import shard_paths
 from convert.hf_llama import check_llama
 from convert.json_file import read_object
+from eqids.checkpoints import best_step, read_manifest, steps
+from eqids.checkpoints.manifest import MANIFEST
 from eqids.config import (
     LLAMA_PRESETS,
     LlamaConfig,
@@ -30,8 +32,6 @@ from eqids.config import (
     to_json,
 )
 from eqids.data.info import INFO_FILE, read_info
-from eqids.checkpoints import best_step, read_manifest, steps
-from eqids.checkpoints.manifest import MANIFEST
 
 _FLOATS = re.compile(r"(b?float|b?f|q)\d", re.IGNORECASE)
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -187,7 +187,14 @@ def _dataset(path: Path) -> _Found:
         for one in _safetensors(file)[0]:
             name = f"{file.stem}.{one.name}"
             tensors.append(_Tensor(name, one.dtype, one.shape, one.num_bytes))
-    names = ("source", "num_users", "num_items", "num_events", "num_clusters", "room")
+    names = (
+        "source",
+        "num_users",
+        "num_items",
+        "num_events",
+        "num_clusters",
+        "cluster_size",
+    )
     facts = {name: getattr(info, name) for name in (*names, "catalog_id")}
     return _Found("EqIDs dataset", tensors, facts=facts)
 

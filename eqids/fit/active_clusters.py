@@ -16,12 +16,12 @@ _MULTIPLE = 16
 
 
 @dataclass(frozen=True)
-class Touching:
+class ActiveLists:
     """Lists the clusters of a batch, shard by shard.
 
     Attributes:
         num_clusters: clusters of the tables, as they lie on the mesh.
-        room: places in one.
+        cluster_size: places in one.
         shards: shards of the tables, each a range of clusters.
         capacity: clusters that a shard's list has room for. A batch that touches
             more gets a list twice as long (or more), for which the step compiles once
@@ -29,7 +29,7 @@ class Touching:
     """
 
     num_clusters: int
-    room: int
+    cluster_size: int
     shards: int
     capacity: int
 
@@ -39,7 +39,7 @@ class Touching:
         Each shard's are ascending, followed by `num_clusters` up to its capacity.
         """
         slots = np.concatenate([batch["items"].ravel(), batch["target"].ravel()])
-        cluster = np.unique(slots[slots >= 0] // self.room)
+        cluster = np.unique(slots[slots >= 0] // self.cluster_size)
         shard = cluster // (self.num_clusters // self.shards)
         count = np.bincount(shard, minlength=self.shards)
         capacity = self.capacity
@@ -51,7 +51,7 @@ class Touching:
         return out.ravel()
 
 
-def touching(dataset: Dataset, recipe: Recipe, shards: int) -> Touching:
+def active_lists(dataset: Dataset, recipe: Recipe, shards: int) -> ActiveLists:
     """Returns lists with room for what a batch of this recipe is expected to touch.
 
     Args:
@@ -63,7 +63,7 @@ def touching(dataset: Dataset, recipe: Recipe, shards: int) -> Touching:
     chance = _chances(dataset, recipe)
     chance = np.pad(chance, (0, -len(chance) % shards))
     capacity = expected_capacity(chance, shards)
-    return Touching(len(chance), dataset.info.room, shards, capacity)
+    return ActiveLists(len(chance), dataset.info.cluster_size, shards, capacity)
 
 
 def expected_capacity(chance: np.ndarray, shards: int) -> int:

@@ -31,13 +31,13 @@ class ColdItems(eqx.Module):
         unused: valid items without.
     """
 
-    text: Float[Array, "cluster room item_width"]
-    used: Bool[Array, "cluster room"]
-    unused: Bool[Array, "cluster room"]
+    text: Float[Array, "cluster place item_width"]
+    used: Bool[Array, "cluster place"]
+    unused: Bool[Array, "cluster place"]
 
     @staticmethod
     def of(
-        dataset: Dataset, vectors: Float[np.ndarray, "cluster room item_width"]
+        dataset: Dataset, vectors: Float[np.ndarray, "cluster place item_width"]
     ) -> "ColdItems":
         """Returns those of a dataset, not yet on a mesh.
 
@@ -67,7 +67,7 @@ class ColdItems(eqx.Module):
 def _placed(params: EqIDs, items: ColdItems) -> EqIDs:
     like = per_shard(_likes, (), items.text, items.used, items.unused)
 
-    def moved(rows: Float[Array, "cluster room *width"]) -> Array:
+    def moved(rows: Float[Array, "cluster place *width"]) -> Array:
         return per_shard(_taken, (), rows, like)
 
     def tables(params: Any) -> list[Any]:
@@ -80,10 +80,10 @@ def _placed(params: EqIDs, items: ColdItems) -> EqIDs:
 
 def _likes(
     _: tuple[()],
-    text: Float[Array, "cluster room item_width"],
-    used: Bool[Array, "cluster room"],
-    unused: Bool[Array, "cluster room"],
-) -> Int[Array, "cluster room"]:
+    text: Float[Array, "cluster place item_width"],
+    used: Bool[Array, "cluster place"],
+    unused: Bool[Array, "cluster place"],
+) -> Int[Array, "cluster place"]:
     """The place whose row each place is to have: of most items, their own."""
 
     def of_cluster(one: tuple[Array, Array, Array]) -> Array:
@@ -101,7 +101,7 @@ def _likes(
 
 def _taken(
     _: tuple[()],
-    rows: Float[Array, "cluster room *width"],
-    place: Int[Array, "cluster room"],
-) -> Float[Array, "cluster room *width"]:
+    rows: Float[Array, "cluster place *width"],
+    place: Int[Array, "cluster place"],
+) -> Float[Array, "cluster place *width"]:
     return jax.vmap(lambda rows, place: rows[place])(rows, place)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config import require
 from eqids.data import Dataset
+from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import last_positions, query_batch
-from eqids.data.batches.tokens import Words
 from eqids.fit.ranking import metrics
 from eqids.model import Batch, EqIDs
 from eqids.model.rank import ranks
@@ -176,7 +176,7 @@ Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
 
 
 def make_ranker(
-    seq_len: int, dtype: DTypeLike, put: Placement, words: Words | None = None
+    seq_len: int, dtype: DTypeLike, put: Placement, tokens: ItemTokens | None = None
 ) -> Ranker:
     """Returns a function that ranks the targets of a chunk; it compiles once.
 
@@ -184,10 +184,10 @@ def make_ranker(
         seq_len: positions; the model sees the last events of a history that fit.
         dtype: of Llama's computation.
         put: where the model is.
-        words: beside the items, as in training, or none.
+        tokens: beside the items, as in training, or none.
     """
-    if words is not None:
-        words.check(seq_len)
+    if tokens is not None:
+        tokens.check(seq_len)
 
     @jax.jit
     def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
@@ -198,7 +198,7 @@ def make_ranker(
         )
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
-        arrays = query_batch(chunk.histories, chunk.times, seq_len, words)
+        arrays = query_batch(chunk.histories, chunk.times, seq_len, tokens)
         asked = Queries(
             batch=Batch.of(arrays),
             last=jnp.asarray(last_positions(arrays)),

@@ -8,16 +8,16 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
+from eqids.checkpoints import Saver, best_step, latest_step, read_manifest
 from eqids.config import RunConfig, Stopped
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import TrainingBatches
-from eqids.checkpoints import Saver, best_step, latest_step, read_manifest
+from eqids.fit.active_clusters import ActiveLists
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.evaluation import Ranker, evaluate
 from eqids.fit.log import Log
+from eqids.fit.signals import StopSignals
 from eqids.fit.step import State, Step
-from eqids.fit.active_clusters import Touching
-from eqids.fit.signals import Wishes
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside
 
@@ -39,7 +39,7 @@ def train(
     meta: Meta,
     put: Placement,
     stored: State | None = None,
-    touching: Touching | None = None,
+    active_lists: ActiveLists | None = None,
     cold: ColdItems | None = None,
 ) -> State:
     """Trains from the state's step to the run's last, and leaves checkpoints.
@@ -75,18 +75,18 @@ def train(
     patience = Patience(flags.early_stop, folder, recipe.eval_every)
     if patience.spent:
         return state
-    wishes = Wishes(flags.save_minutes)
+    signals = StopSignals(flags.save_minutes)
     taught = frozen if cold is None else cold.hidden(frozen)
-    with Log(folder, done, stop, flags.tensorboard, saver.newest) as log, wishes:
+    with Log(folder, done, stop, flags.tensorboard, saver.newest) as log, signals:
         # Clusters are those of the whole batch, which then every process makes.
-        made = own if touching is None else slice(None)
+        made = own if active_lists is None else slice(None)
         for arrays in batches.iterate(done, stop, made):
-            touched = None
-            if touching is not None:
-                touched = beside(touching(arrays), state.params.softmax.table)
+            active = None
+            if active_lists is not None:
+                active = beside(active_lists(arrays), state.params.softmax.table)
                 arrays = {name: array[own] for name, array in arrays.items()}
             batch = Batch(**put.batch(arrays, size))
-            state, metrics = step(state, taught, batch, key, touched)
+            state, metrics = step(state, taught, batch, key, active)
             log.add(metrics)
             done += 1
             if done % flags.log_every == 0:
@@ -99,22 +99,22 @@ def train(
                 validation = evaluate(model, dataset, "valid", ranker)
                 log.validation(done, validation)
             better = validation is not None and patience.better(validation)
-            wishes.listen(done)
-            last = done == stop or patience.spent or wishes.signal is not None
-            if last or better or wishes.save or done % config.save_every == 0:
+            signals.listen(done)
+            last = done == stop or patience.spent or signals.signal is not None
+            if last or better or signals.save or done % config.save_every == 0:
                 # Weights are looked at first, so that none that is not finite is saved.
                 log.flush(done)
                 state = state if cold is None else cold.placed(state)
                 saver.save(done, state, meta(validation), stored)
-                wishes.saved()
+                signals.saved()
             if last:
                 saver.wait()
                 break
-    if wishes.signal is not None:
+    if signals.signal is not None:
         raise Stopped(
-            f"stopped by {Signals(wishes.signal).name} at step {done}, which is saved; "
-            "the same command goes on",
-            wishes.signal,
+            f"stopped by {Signals(signals.signal).name} at step {done}, which is "
+            "saved; the same command goes on",
+            signals.signal,
         )
     return state
 

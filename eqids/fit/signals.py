@@ -15,7 +15,7 @@ _SAVE = "save"
 _STEPS_BETWEEN_TALKS = 10
 
 
-class Wishes:
+class StopSignals:
     """Listens for signals and to the clock, between steps; a context manager.
 
     The first SIGTERM or SIGINT (Ctrl-C) is heard at the end of a step, a second one
@@ -38,7 +38,7 @@ class Wishes:
         self.save = False
         """Whether minutes have passed since `saved` was called."""
 
-    def __enter__(self) -> "Wishes":
+    def __enter__(self) -> "StopSignals":
         for number in _SIGNALS:
             self._handlers[number] = signal.signal(number, self._hear)
         return self

@@ -1,7 +1,7 @@
 """Optimizers of item tables that touch only the clusters that a batch touches.
 
 They are optax transformations in whose trees a table's gradient and update are its
-touched blocks, `[touched, room, …]`, ascending by cluster; the clusters come as the
+touched blocks, `[active, place, …]`, ascending by cluster; the clusters come as the
 extra argument `touched`. Everything else of optax (clipping, schedules, partitions)
 treats blocks as it treats any array. `apply_updates` puts blocks back into tables.
 
@@ -31,7 +31,7 @@ class LazyAdamState(NamedTuple):
 
 
 class AdaGradState(NamedTuple):
-    """Sums of squared gradients: one for every row of `[cluster, room, …]`."""
+    """Sums of squared gradients: one for every row of `[cluster, place, …]`."""
 
     total: PyTree
 
@@ -71,21 +71,21 @@ def lazy_adam(
         state: LazyAdamState,
         params: PyTree = None,
         *,
-        touched: Int[Array, " touched"],
+        active: Int[Array, " touched"],
         **extra: object,
     ) -> tuple[PyTree, LazyAdamState]:
         steps = state.steps + 1
 
         def local(split: Split, trees: tuple, rows: Array) -> tuple:
-            touched, updates, seen, mu, nu = trees
-            index = split.own(touched, len(seen))
+            active, updates, seen, mu, nu = trees
+            index = split.own(active, len(seen))
             missed = rows - seen.at[index].get(mode="fill", fill_value=0)
             leaf = partial(_adam, b1, b2, eps, rows, index, missed)
             new = jax.tree.map(leaf, updates, mu, nu)
             updates, mu, nu = (_nth(updates, new, i) for i in range(3))
             return updates, seen.at[index].set(rows, mode="drop"), mu, nu
 
-        trees = touched, updates, state.seen, state.mu, state.nu
+        trees = active, updates, state.seen, state.mu, state.nu
         updates, seen, mu, nu = _per_shard(local, trees, steps)
         return updates, LazyAdamState(steps, seen, mu, nu)
 
@@ -122,45 +122,45 @@ def rowwise_adagrad(
         state: AdaGradState,
         params: PyTree = None,
         *,
-        touched: Int[Array, " touched"],
+        active: Int[Array, " touched"],
         **extra: object,
     ) -> tuple[PyTree, AdaGradState]:
         def local(split: Split, trees: tuple, rows: None) -> tuple:
-            touched, updates, total = trees
+            active, updates, total = trees
             first = jax.tree.leaves(total)[0]
-            index = split.own(touched, len(first))
+            index = split.own(active, len(first))
             new = jax.tree.map(partial(_adagrad, eps, index), updates, total)
             return _nth(updates, new, 0), _nth(updates, new, 1)
 
-        updates, total = _per_shard(local, (touched, updates, state.total), None)
+        updates, total = _per_shard(local, (active, updates, state.total), None)
         return updates, AdaGradState(total)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def apply_updates(
-    params: PyTree, updates: PyTree, touched: Int[Array, " touched"]
+    params: PyTree, updates: PyTree, active: Int[Array, " touched"]
 ) -> PyTree:
     """Returns tables with updates added to their touched blocks.
 
     Args:
-        params: tables `[cluster, room, …]`.
-        updates: their blocks `[touched, room, …]`.
-        touched: the blocks' clusters, as for `lazy_adam`.
+        params: tables `[cluster, place, …]`.
+        updates: their blocks `[active, place, …]`.
+        active: the blocks' clusters, as for `lazy_adam`.
     """
 
     def local(split: Split, trees: tuple, rows: None) -> PyTree:
-        touched, params, updates = trees
+        active, params, updates = trees
 
         def add(table: Array, blocks: Array) -> Array:
-            index = split.own(touched, len(table))
+            index = split.own(active, len(table))
             return in_place(
                 table, index, lambda block, i: block + blocks[i].astype(block.dtype)
             )
 
         return jax.tree.map(add, params, updates)
 
-    return _per_shard(local, (touched, params, updates), None)
+    return _per_shard(local, (active, params, updates), None)
 
 
 def in_place(
@@ -254,6 +254,6 @@ def _nth(like: PyTree, tuples: PyTree, i: int) -> PyTree:
 
 def _per_shard(function: Callable[..., PyTree], trees: tuple, whole: PyTree) -> PyTree:
     """Runs a function by every shard of the tables on its own blocks."""
-    touched = trees[0]
-    split = Split(rows=(), blocks=axes_of(touched, 0))
-    return split.run(partial(function, split), touched, trees, whole, "blocks")
+    active = trees[0]
+    split = Split(rows=(), blocks=axes_of(active, 0))
+    return split.run(partial(function, split), active, trees, whole, "blocks")

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from eqids.config import Strategy
 from eqids.fit.sparse import apply_updates
 from eqids.fit.strategy import item_tables, trainable
-from eqids.model import Batch, EqIDs, Touched
+from eqids.model import ActiveClusters, Batch, EqIDs
 from eqids.model.attention import Kernel
 
 
@@ -111,7 +111,7 @@ def make_step(
         frozen: EqIDs,
         batch: Batch,
         key: PRNGKeyArray,
-        touched: Int[Array, " touched"] | None = None,
+        active: Int[Array, " touched"] | None = None,
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
         count = jnp.sum(batch.target >= 0)
@@ -119,26 +119,26 @@ def make_step(
         def gradients(part: Batch, key: PRNGKeyArray) -> tuple[Array, EqIDs]:
             """The part's share of the batch's mean loss, and its gradients."""
 
-            def loss(params: EqIDs, handles: Touched | None) -> Array:
+            def loss(params: EqIDs, handles: ActiveClusters | None) -> Array:
                 total, _ = eqx.combine(params, frozen).loss(
                     part, dtype=dtype, remat=remat, kernel=kernel, key=key,
-                    touched=handles,
+                    active=handles,
                 )  # fmt: skip
                 return total / jnp.maximum(count, 1)
 
-            if touched is None:
+            if active is None:
                 return jax.value_and_grad(loss)(state.params, None)
-            return _row_sparse(loss, state.params, part, touched)
+            return _row_sparse(loss, state.params, part, active)
 
         if accumulate == 1:
             loss, grads = gradients(batch, key)
         else:
             loss, grads = _summed(gradients, batch, key, accumulate)
-        more = {} if touched is None else {"touched": touched}
+        more = {} if active is None else {"active": active}
         updates, optimizer_state = optimizer.update(
             grads, state.optimizer, state.params, **more
         )
-        params = _apply(state.params, updates, touched)
+        params = _apply(state.params, updates, active)
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
         metrics = Metrics(loss, *norms, count)
         return State(state.step + 1, params, optimizer_state), metrics
@@ -180,15 +180,13 @@ def _row_sparse(
     loss: Callable[..., Array],
     params: EqIDs,
     batch: Batch,
-    touched: Int[Array, " touched"],
+    active: Int[Array, " touched"],
 ) -> tuple[Array, EqIDs]:
     """Loss and gradients, in which item tables are their touched blocks."""
     tables, rest = eqx.partition(params, item_tables(params))
-    handles, listed = eqx.partition(
-        params.handles(batch, touched), eqx.is_inexact_array
-    )
+    handles, listed = eqx.partition(params.handles(batch, active), eqx.is_inexact_array)
 
-    def of_both(rest: EqIDs, handles: Touched) -> Array:
+    def of_both(rest: EqIDs, handles: ActiveClusters) -> Array:
         return loss(eqx.combine(rest, tables), eqx.combine(handles, listed))
 
     gradients = jax.value_and_grad(of_both, argnums=(0, 1))
@@ -205,11 +203,11 @@ def _table(name: str, params: EqIDs) -> Any:
     return getattr(params if name == "input_table" else params.softmax, name)
 
 
-def _apply(params: EqIDs, updates: EqIDs, touched: Array | None) -> EqIDs:
-    if touched is None:
+def _apply(params: EqIDs, updates: EqIDs, active: Array | None) -> EqIDs:
+    if active is None:
         return optax.apply_updates(params, updates)
     is_table = item_tables(params)
     tables, rest = eqx.partition(params, is_table)
     blocks, others = eqx.partition(updates, is_table)
-    moved = apply_updates(tables, blocks, touched)
+    moved = apply_updates(tables, blocks, active)
     return eqx.combine(optax.apply_updates(rest, others), moved)

@@ -44,6 +44,6 @@ def item_tables(params: EqIDs) -> PyTree[bool]:
     """
 
     def is_table(axes: Words) -> bool:
-        return axes.names[:2] == ("cluster", "room")
+        return axes.names[:2] == ("cluster", "cluster_size")
 
     return jax.tree.map(is_table, words(params, bind=False))

@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.inference.histories import History
+from eqids.inference.open import Opened
 from eqids.model import Batch, EqIDs
 from eqids.model.search import TopK, top_k
-from eqids.inference.open import Opened
 
 _EXCLUDED = 2**18
 """Items that a chunk leaves out at most, padding included, unless one history alone
@@ -71,7 +71,7 @@ class ModelSearch:
         yield HistoryChunk(some, width, min(most, _most_rows(width)))
 
     def __call__(
-        self, chunk: HistoryChunk, k: int, allowed: Bool[np.ndarray, "cluster room"]
+        self, chunk: HistoryChunk, k: int, allowed: Bool[np.ndarray, "cluster place"]
     ) -> tuple[Int[np.ndarray, "history k"], Float[np.ndarray, "history k"]]:
         """Returns the most probable slots of those histories that are not empty.
 
@@ -88,7 +88,7 @@ class ModelSearch:
         rows = [*histories, *[histories[0]] * (chunk.num_rows - len(histories))]
         slots, times = [one.slots for one in rows], [one.times for one in rows]
         seq_len = self._opened.config.recipe.seq_len
-        arrays = query_batch(slots, times, seq_len, self._opened.words)
+        arrays = query_batch(slots, times, seq_len, self._opened.tokens)
         asked = _Asked(
             batch=Batch.of(arrays),
             last=jnp.asarray(last_positions(arrays)),
@@ -129,7 +129,7 @@ class _Asked(eqx.Module):
     batch: Batch
     last: Int[Array, " batch"]
     exclude: Int[Array, "batch seen"] | None
-    allowed: Bool[Array, "cluster room"]
+    allowed: Bool[Array, "cluster place"]
 
 
 def _make_search(dtype: DTypeLike) -> Callable[[EqIDs, _Asked, int], TopK]:

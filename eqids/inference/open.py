@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import convert
 from convert.hf_eqids import Pair, check_pair, load_pair, read_pair
 from convert.hub import REPOSITORIES, fetch_llama
+from eqids.checkpoints import read_manifest, resolve, restore
 from eqids.config import (
     ModelConfig,
     OpenConfig,
@@ -22,8 +23,10 @@ from eqids.config import (
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.item_texts import TOKENIZER_FILE
-from eqids.data.batches.tokens import Words
-from eqids.checkpoints import read_manifest, resolve, restore
+from eqids.data.batches.tokens import ItemTokens
+from eqids.fit.step import split
+from eqids.fit.strategy import trainable
+from eqids.model import EqIDs, Llama
 from eqids.runs.identity import (
     check_catalog,
     check_dataset_there,
@@ -31,11 +34,8 @@ from eqids.runs.identity import (
     initial_model,
     run_keys,
 )
+from eqids.runs.run_tokens import check_tokens, prompt_computed, recorded_tokens
 from eqids.runs.same_sizes import other_sizes
-from eqids.fit.step import split
-from eqids.fit.strategy import trainable
-from eqids.runs.run_tokens import check_words, prompt_computed, words_again
-from eqids.model import EqIDs, Llama
 from sharding import Placement
 
 
@@ -49,7 +49,7 @@ class Opened:
         config: of the run that made it.
         dataset: the catalog and histories it is used with.
         model: the whole model, placed.
-        words: beside its items, or none.
+        tokens: beside its items, or none.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Opened:
     config: RunConfig
     dataset: Dataset
     model: EqIDs
-    words: Words | None = None
+    tokens: ItemTokens | None = None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -112,17 +112,17 @@ def open_checkpoint(
     if manifest.meta["base"] is not None and config.strategy != "all":
         # Before its tokenizer is looked for.
         check_base_there(llama_of(path, config, llama_path))
-    words = words_there(path, config, dataset, tokenizer, llama_path)
-    if words is not None:
-        check_words(path, config, dataset, words)
+    tokens = tokens_of_run(path, config, dataset, tokenizer, llama_path)
+    if tokens is not None:
+        check_tokens(path, config, dataset, tokens)
 
     def params(like: EqIDs, shapes: EqIDs) -> EqIDs:
         return restore(path, like, "params", shapes)
 
     model = assemble(path, manifest.meta, params, dataset, llama_path, put)
     dtype = jnp.dtype(config.dtype)
-    model, words = prompt_computed(model, words, config.strategy, dtype)
-    return Opened(path, manifest.step, config, dataset, model, words)
+    model, tokens = prompt_computed(model, tokens, config.strategy, dtype)
+    return Opened(path, manifest.step, config, dataset, model, tokens)
 
 
 def open_pair(
@@ -147,9 +147,9 @@ def open_pair(
     check_pair_catalog(pair, dataset)
     if tokenizer is None and beside.is_file():
         tokenizer = beside
-    words = words_there(folder, config, dataset, tokenizer, folder)
-    if words is not None:
-        check_words(folder, config, dataset, words)
+    tokens = tokens_of_run(folder, config, dataset, tokenizer, folder)
+    if tokens is not None:
+        check_tokens(folder, config, dataset, tokens)
     check_pair(pair)
 
     def params(like: EqIDs, shapes: EqIDs) -> EqIDs:
@@ -157,8 +157,8 @@ def open_pair(
 
     model = assemble(folder, pair.meta, params, dataset, None, put, "all")
     dtype = jnp.dtype(config.dtype)
-    model, words = prompt_computed(model, words, config.strategy, dtype)
-    return Opened(folder, pair.step, config, dataset, model, words)
+    model, tokens = prompt_computed(model, tokens, config.strategy, dtype)
+    return Opened(folder, pair.step, config, dataset, model, tokens)
 
 
 def dataset_of(path: Path, config: RunConfig, data_dir: Path | None = None) -> Dataset:
@@ -188,19 +188,19 @@ def check_pair_catalog(pair: Pair, dataset: Dataset) -> None:
     check_catalog(pair.folder, pair.meta, dataset)
 
 
-def words_there(
+def tokens_of_run(
     path: Path,
     config: RunConfig,
     dataset: Dataset,
     tokenizer: Path | None = None,
     llama_path: Path | None = None,
-) -> Words | None:
+) -> ItemTokens | None:
     """Returns the words that a model was trained with, if any; see `words_again`."""
-    if config.words is None:
+    if config.tokens is None:
         return None
     if tokenizer is None and config.flags.tokenizer is None:
         llama_path = llama_of(path, config, llama_path)
-    return words_again(path, config, dataset, tokenizer, llama_path)
+    return recorded_tokens(path, config, dataset, tokenizer, llama_path)
 
 
 def assemble(

@@ -13,7 +13,12 @@ from jaxtyping import Bool, Float, Int
 from convert.hf_eqids import is_pair
 from eqids.config import OpenConfig, require
 from eqids.data.ids import shown
-from eqids.inference.histories import History as History, Report, Unknown, read_histories
+from eqids.inference.histories import (
+    History as History,
+    Report,
+    Unknown,
+    read_histories,
+)
 from eqids.inference.id_lists import id_list
 from eqids.inference.model_search import ModelSearch
 from eqids.inference.open import Opened, open_model
@@ -113,7 +118,7 @@ class Recommender:
         k: int,
         *,
         filter_seen: bool,
-        allowed: Bool[np.ndarray, "cluster room"],
+        allowed: Bool[np.ndarray, "cluster place"],
     ) -> Iterator[pd.DataFrame]:
         """Yields the recommendations of one chunk of histories after the other."""
         k = min(k, self.dataset.num_slots)
@@ -130,7 +135,7 @@ class Recommender:
             yield self._named(chunk.histories, slots, chance)
 
     def _popular(
-        self, k: int, allowed: Bool[np.ndarray, "cluster room"]
+        self, k: int, allowed: Bool[np.ndarray, "cluster place"]
     ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """The slots with most training events and their share of these; -1: no more."""
         counts = np.where(self.dataset.item_valid, self.dataset.item_counts, 0)
@@ -164,7 +169,7 @@ class Recommender:
         deny: Any = None,
         unknown: dict[str, int] | None = None,
         report: Report | None = None,
-    ) -> Bool[np.ndarray, "cluster room"]:
+    ) -> Bool[np.ndarray, "cluster place"]:
         """Returns the places that may be recommended; see `recommend`.
 
         Args:
@@ -223,7 +228,7 @@ def load(
         UserError: see `eqids.inference.open.open_model`.
     """
     path = Path(checkpoint)
-    data, llama, words = (
+    data, llama, tokens = (
         None if p is None else Path(p) for p in (data_dir, llama_path, tokenizer)
     )
     pair = is_pair(path)
@@ -232,6 +237,6 @@ def load(
         init_from=path if pair else None,
         data_dir=data,
         llama_path=llama,
-        tokenizer=words,
+        tokenizer=tokens,
     )
     return Recommender(open_model(config, placement("none")))

@@ -17,10 +17,8 @@ from eqids.config import (
     UserError,
 )
 from eqids.data import Dataset, open_dataset
-from eqids.data.catalog.living_catalog import Catalog
-from eqids.data.ids import Ids, shown, typed_ids
-from eqids.data.raw.item_rows import read_ids
 from eqids.data.catalog.lineage import Change
+from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.catalog.named_items import NamedItems, read_items, read_vectors
 from eqids.data.catalog.revise import (
     catalog_of,
@@ -28,6 +26,8 @@ from eqids.data.catalog.revise import (
     num_other_texts,
     revise,
 )
+from eqids.data.ids import Ids, shown, typed_ids
+from eqids.data.raw.item_rows import read_ids
 from eqids.data.raw.template import field
 
 Config = AddConfig | RetireConfig | GrowConfig | RebalanceConfig | MigrateConfig
@@ -77,7 +77,7 @@ def _next(config: Config, dataset: Dataset, catalog: Catalog) -> _Next:
         if more is None:
             assert config.free_share is not None
             places = len(catalog.items) / (1 - config.free_share)
-            more = int(np.ceil(places / catalog.room)) - catalog.num_clusters
+            more = int(np.ceil(places / catalog.cluster_size)) - catalog.num_clusters
         if more > 0 or config.clusters is not None:
             return _Next(*catalog.grow(more))
     if isinstance(config, RebalanceConfig):
@@ -236,12 +236,12 @@ def _summary(before: Catalog, next_: _Next) -> str:
 
 def _placed_anywhere(catalog: Catalog, change: Change) -> str:
     """Where new items went of which nothing is known."""
-    row_of = np.full(catalog.num_clusters * catalog.room, -1)
+    row_of = np.full(catalog.num_clusters * catalog.cluster_size, -1)
     row_of[catalog.slot] = np.arange(len(catalog.slot))
     unknown = ~catalog.vectors[row_of[change.added]].any(axis=1)
     if not unknown.any():
         return ""
-    clusters = np.unique(change.added[unknown] // catalog.room)
+    clusters = np.unique(change.added[unknown] // catalog.cluster_size)
     shown = ", ".join(map(str, clusters[:5])) + (", …" if len(clusters) > 5 else "")
     return (
         f"\nnothing is known of {int(unknown.sum()):,} new items (no --vectors, no "
@@ -251,12 +251,12 @@ def _placed_anywhere(catalog: Catalog, change: Change) -> str:
 
 
 def _sizes(catalog: Catalog) -> str:
-    num_slots = catalog.num_clusters * catalog.room
+    num_slots = catalog.num_clusters * catalog.cluster_size
     free = num_slots - len(catalog.items)
     empty = int((catalog.sizes == 0).sum())
     return (
-        f"{catalog.num_clusters:,} clusters of {catalog.room:,} places ({empty:,} "
-        f"empty), {free:,} places free ({free / num_slots:.1%})"
+        f"{catalog.num_clusters:,} clusters of {catalog.cluster_size:,} places "
+        f"({empty:,} empty), {free:,} places free ({free / num_slots:.1%})"
     )
 
 
@@ -270,7 +270,7 @@ def _shown(dataset: Dataset) -> list[str]:
             f"{len(change.left)} moved"
         )
     retired = int(catalog.retired.sum())
-    full = int((catalog.sizes == catalog.room).sum())
+    full = int((catalog.sizes == catalog.cluster_size).sum())
     lines.append(
         f"{len(catalog.items):,} items, {retired:,} of them retired; "
         f"{_sizes(catalog)}, {full:,} clusters full"

@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from eqids.checkpoints import leaf_name, read_manifest, resolve, restore, steps
 from eqids.config import RunConfig, from_json, require, to_json
 from eqids.data import Dataset
+from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.data.catalog.as_of import as_of
 from eqids.data.catalog.lineage import Change
-from eqids.data.batches.tokens import Words
-from eqids.checkpoints import leaf_name, read_manifest, resolve, restore, steps
 from eqids.fit.evaluation import evaluate, make_ranker, of_users
+from eqids.inference.open import assemble, tokens_of_run
 from eqids.migrate.state_migration import Migrated, migrate, version_of
-from eqids.runs.run_tokens import prompt_computed
 from eqids.model import Batch, EqIDs
-from eqids.inference.open import assemble, words_there
+from eqids.runs.run_tokens import prompt_computed
 from sharding import placement
 
 _QUERIES = 8192
@@ -106,11 +106,11 @@ class Migration:
 
         with self._put.active():
             model = self._model(self._meta, stored, then)
-            words = self._words
-            if words is not None:
+            tokens = self._words
+            if tokens is not None:
                 slots_then = now.lineage.slots_at(self._version)
-                words = words.moved(slots_then, then.num_slots)
-            return self._metrics(model, of_users(then, self._users), words)
+                tokens = tokens.moved(slots_then, then.num_slots)
+            return self._metrics(model, of_users(then, self._users), tokens)
 
     def write(self, dataset: Dataset) -> Metrics:
         """Writes the checkpoint for the present version.
@@ -122,8 +122,8 @@ class Migration:
         migrated = migrate(self.path, dataset)
         self._words = self._words_of(dataset)
         if self._words is not None:
-            words = {"words": to_json(self._words.config)}
-            meta = {**migrated.meta, "config": migrated.meta["config"] | words}
+            tokens = {"tokens": to_json(self._words.config)}
+            meta = {**migrated.meta, "config": migrated.meta["config"] | tokens}
             migrated = replace(migrated, meta=meta)
         with self._put.active():
             queries = self._queries(self._migrated(migrated, dataset), dataset)
@@ -159,8 +159,8 @@ class Migration:
         """Queries at positions of training histories; they know no target."""
         recipe, seed = self._config.recipe, self._config.flags.seed
         config = BatchConfig(recipe.seq_len, recipe.batch_size, seed)
-        model, words = self._with_prompt(model, self._words)
-        batches = TrainingBatches(dataset, config, words)
+        model, tokens = self._with_prompt(model, self._words)
+        batches = TrainingBatches(dataset, config, tokens)
         ask = jax.jit(lambda model, batch: model.queries(batch, dtype=self._dtype))
         found: list[np.ndarray] = []
         step = 0
@@ -174,22 +174,24 @@ class Migration:
             step += 1
         return np.concatenate(found)[:_QUERIES]
 
-    def _words_of(self, dataset: Dataset) -> Words | None:
+    def _words_of(self, dataset: Dataset) -> ItemTokens | None:
         where = self._tokenizer, self._llama_path
-        return words_there(self.path, self._config, dataset, *where)
+        return tokens_of_run(self.path, self._config, dataset, *where)
 
-    def _metrics(self, model: EqIDs, dataset: Dataset, words: Words | None) -> Metrics:
+    def _metrics(
+        self, model: EqIDs, dataset: Dataset, tokens: ItemTokens | None
+    ) -> Metrics:
         if not (dataset.valid_at > 0).any():
             return None
         seq_len = self._config.recipe.seq_len
-        model, words = self._with_prompt(model, words)
-        ranker = make_ranker(seq_len, self._dtype, self._put, words)
+        model, tokens = self._with_prompt(model, tokens)
+        ranker = make_ranker(seq_len, self._dtype, self._put, tokens)
         return evaluate(model, dataset, "valid", ranker)
 
     def _with_prompt(
-        self, model: EqIDs, words: Words | None
-    ) -> tuple[EqIDs, Words | None]:
-        return prompt_computed(model, words, self._config.strategy, self._dtype)
+        self, model: EqIDs, tokens: ItemTokens | None
+    ) -> tuple[EqIDs, ItemTokens | None]:
+        return prompt_computed(model, tokens, self._config.strategy, self._dtype)
 
     @property
     def _dtype(self) -> jnp.dtype:

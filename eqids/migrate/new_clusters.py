@@ -26,17 +26,17 @@ clusters divided: validation NLL 5.734 before, 5.797 unfitted, 5.737 with 1e-3 a
 class Head:
     """The arrays of a hierarchical softmax, on the host."""
 
-    table: Float[np.ndarray, "cluster room item_width"]
-    bias: Float[np.ndarray, "cluster room"]
+    table: Float[np.ndarray, "cluster place item_width"]
+    bias: Float[np.ndarray, "cluster place"]
     cluster_table: Float[np.ndarray, "cluster item_width"]
     cluster_bias: Float[np.ndarray, " cluster"]
-    valid: Bool[np.ndarray, "cluster room"]
+    valid: Bool[np.ndarray, "cluster place"]
 
     @staticmethod
     def of(
         arrays: Mapping[str, np.ndarray],
         prefix: str,
-        valid: Bool[np.ndarray, "cluster room"],
+        valid: Bool[np.ndarray, "cluster place"],
     ) -> "Head":
         """The head among a checkpoint's arrays, with the valid places."""
         names = ("table", "bias", "cluster_table", "cluster_bias")
@@ -74,24 +74,24 @@ def heirs(
         whether it has other valid items than that.
     """
     ancestor = np.arange(len(lineage.valid_at(version)))
-    touched = np.zeros(len(ancestor), np.bool_)
-    room = lineage.valid.shape[1]
+    affected = np.zeros(len(ancestor), np.bool_)
+    cluster_size = lineage.valid.shape[1]
     for change in lineage.changes[version - 1 :]:
         more = change.num_clusters - len(ancestor)
         ancestor = np.append(ancestor, np.full(more, -1))
-        touched = np.append(touched, np.zeros(more, np.bool_))
+        affected = np.append(affected, np.zeros(more, np.bool_))
         ancestor[change.opened] = np.where(
             change.parent < 0, -1, ancestor[change.parent]
         )
-        touched[change.touched(room)] = True
-    return ancestor, touched
+        affected[change.affected(cluster_size)] = True
+    return ancestor, affected
 
 
 def refit(
     old: Head,
     new: Head,
     ancestor: Int[np.ndarray, " cluster"],
-    touched: Bool[np.ndarray, " cluster"],
+    affected: Bool[np.ndarray, " cluster"],
     queries: Float[np.ndarray, "query item_width"],
 ) -> tuple[Float[np.ndarray, "cluster item_width"], Float[np.ndarray, " cluster"]]:
     """Returns the cluster vectors and biases of a softmax that was brought along.
@@ -103,11 +103,11 @@ def refit(
         old: as it was trained.
         new: after its items have moved.
         ancestor: from `heirs`.
-        touched: from `heirs`; the others keep what they have.
+        active: from `heirs`; the others keep what they have.
         queries: what the softmax is asked with.
     """
     table, bias = new.cluster_table.copy(), new.cluster_bias.copy()
-    chosen = np.flatnonzero(touched & new.valid.any(axis=1) & (ancestor >= 0))
+    chosen = np.flatnonzero(affected & new.valid.any(axis=1) & (ancestor >= 0))
     chosen = chosen[old.valid[ancestor[chosen]].any(axis=1)]
     queries = queries.astype(np.float64)
     log_prob = old.log_clusters(queries)

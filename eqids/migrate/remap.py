@@ -51,7 +51,7 @@ def brought(
 
 
 def _kind(name: str, array: np.ndarray, places: tuple[int, ...]) -> str | None:
-    """slot: `[cluster, room, …]`. cluster: `[cluster, …]`. None: of no item."""
+    """slot: `[cluster, place, …]`. cluster: `[cluster, …]`. None: of no item."""
     counts = array.dtype.kind in "iu" and array.shape == places[:1]
     if _ends(name, (*_TABLES, _BIAS)) and array.shape[:2] == places:
         return "slot"
@@ -74,17 +74,17 @@ def _follow(
     by_slot: Arrays,
     by_cluster: Arrays,
     prefix: str,
-    valid: Bool[np.ndarray, "cluster room"],
+    valid: Bool[np.ndarray, "cluster place"],
     change: Change,
-) -> Bool[np.ndarray, "later_cluster room"]:
+) -> Bool[np.ndarray, "later_cluster place"]:
     """Changes arrays in place; returns which places are valid afterwards."""
-    after, room = change.replay(valid), valid.shape[1]
+    after, cluster_size = change.replay(valid), valid.shape[1]
     bias, cluster_bias = by_slot[prefix + _BIAS], by_cluster[prefix + _CLUSTER_BIAS]
     tables = {name: by_slot[name] for name in by_slot.keys() & _tables(prefix)}
-    touched = change.touched(room)
+    affected = change.affected(cluster_size)
     source = np.arange(change.num_clusters)
     source[change.opened] = change.parent
-    mass = _mass(bias, valid, source[touched])
+    mass = _mass(bias, valid, source[affected])
     resembled = {name: _means(table, change.similar) for name, table in tables.items()}
     _open(by_cluster, prefix, valid, change)
     for array in by_slot.values():
@@ -93,10 +93,10 @@ def _follow(
         flat[change.left] = flat[change.added] = 0
         flat[change.entered] = moving
     _welcome(tables, bias, resembled, after, change)
-    now = _mass(bias, after, touched)
+    now = _mass(bias, after, affected)
     # A cluster that held nothing, or holds nothing now, keeps its logit.
     both = np.isfinite(mass) & np.isfinite(now)
-    cluster_bias[touched[both]] += (now[both] - mass[both]).astype(cluster_bias.dtype)
+    cluster_bias[affected[both]] += (now[both] - mass[both]).astype(cluster_bias.dtype)
     return after
 
 
@@ -107,7 +107,7 @@ def _tables(prefix: str) -> set[str]:
 def _open(
     by_cluster: Arrays,
     prefix: str,
-    valid: Bool[np.ndarray, "cluster room"],
+    valid: Bool[np.ndarray, "cluster place"],
     change: Change,
 ) -> None:
     """Gives clusters that get their first items what their parents have.
@@ -126,17 +126,17 @@ def _open(
 
 def _welcome(
     tables: Mapping[str, np.ndarray],
-    bias: Float[np.ndarray, "cluster room"],
+    bias: Float[np.ndarray, "cluster place"],
     resembled: Mapping[str, np.ndarray],
-    after: Bool[np.ndarray, "later_cluster room"],
+    after: Bool[np.ndarray, "later_cluster place"],
     change: Change,
 ) -> None:
     """Writes the rows of new items: vectors of those that they resemble, or of those
     of their cluster, and biases that give them their share of its use."""
-    room, slots = after.shape[1], change.added
+    cluster_size, slots = after.shape[1], change.added
     there = after.copy()
     there.reshape(-1)[slots] = False
-    entered, row = np.unique(slots // room, return_inverse=True)
+    entered, row = np.unique(slots // cluster_size, return_inverse=True)
     alike = change.similar.max(axis=1, keepdims=True, initial=-1) >= 0
     for name, table in tables.items():
         held = there[entered, :, None]
@@ -150,7 +150,7 @@ def _welcome(
 
 
 def _means(
-    table: Float[np.ndarray, "cluster room item_width"],
+    table: Float[np.ndarray, "cluster place item_width"],
     similar: Int[np.ndarray, "added near"],
 ) -> Float[np.ndarray, "added item_width"]:
     """The mean rows of the similar items; zeros where there are none."""
@@ -160,8 +160,8 @@ def _means(
 
 
 def _mass(
-    bias: Float[np.ndarray, "all_clusters room"],
-    valid: Bool[np.ndarray, "cluster room"],
+    bias: Float[np.ndarray, "all_clusters place"],
+    valid: Bool[np.ndarray, "cluster place"],
     cluster: Int[np.ndarray, " some"],
 ) -> Float[np.ndarray, " some"]:
     """The logsumexp of the biases of clusters' items; -inf for none, and for -1."""

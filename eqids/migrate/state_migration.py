@@ -12,9 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from eqids.config import require, to_json
-from eqids.data import Dataset
-from eqids.data.catalog.lineage import Lineage
 from eqids.checkpoints import (
     Manifest,
     leaf_name,
@@ -23,8 +20,11 @@ from eqids.checkpoints import (
     restore,
     save,
 )
-from eqids.migrate.remap import Arrays, brought
+from eqids.config import require, to_json
+from eqids.data import Dataset
+from eqids.data.catalog.lineage import Lineage
 from eqids.migrate.new_clusters import Head, heirs, refit
+from eqids.migrate.remap import Arrays, brought
 from eqids.model import EqIDs
 
 _PARAMS = "params/"

@@ -9,9 +9,9 @@ One meaning a word, in every annotation of the project:
 | `heads`, `kv_heads`, `head` | query heads, key and value heads, size of one |
 | `ffn`, `vocab`, `layer` | Llama's feed-forward size, word tokens, stacked blocks |
 | `item_width` | an item's vector |
-| `cluster`, `room` | clusters of the catalog, places in one |
+| `cluster`, `place` | clusters of the catalog, places in one |
 | `target` | flattened positions that predict an item |
-| `touched` | clusters that a batch has items or targets in |
+| `active` | clusters that a batch has items or targets in |
 | `query`, `user` | rows that are asked for items |
 | `chunk`, `piece`, `row` | what a loop treats at a time |
 | `opening`, `keys` | words that every sequence begins with; these and the sequence |
@@ -26,9 +26,9 @@ from eqids.model.adapter import (
     LinearOutput as LinearOutput,
     OutputAdapter as OutputAdapter,
 )
-from eqids.model.attention import Opening as Opening
+from eqids.model.attention import PrefixCache as PrefixCache
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
-from eqids.model.likelihood import Touched as Touched
+from eqids.model.likelihood import ActiveClusters as ActiveClusters
 from eqids.model.llama import Llama as Llama
 from eqids.model.search import TopK as TopK
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

@@ -37,7 +37,7 @@ _PART, _MOST_PARTS = 64, 4
 """Least queries in a part, and most parts, see `_ends_of_parts`."""
 
 
-class Opening(eqx.Module):
+class PrefixCache(eqx.Module):
     """What every sequence begins with, as each block's keys and values of it.
 
     Computed once where Llama is frozen, instead of in every row of every batch.
@@ -51,7 +51,7 @@ class Opening(eqx.Module):
         """Its positions."""
         return self.keys.shape[-3]
 
-    def evened(self) -> "Opening":
+    def evened(self) -> "PrefixCache":
         """Returns it after a position that nobody may see: cuDNN wants even numbers."""
         first = ((0, 0), (1, 0), (0, 0), (0, 0))
         return jax.tree.map(lambda x: jnp.pad(x, first), self)
@@ -63,7 +63,7 @@ def attention(
     v: Float[Array, "batch seq kv_heads head"],
     mask: Bool[Array, "batch seq keys"],
     kernel: Kernel = "xla",
-    opening: Opening | None = None,
+    opening: PrefixCache | None = None,
 ) -> Float[Array, "batch seq heads head"]:
     """Softmax attention with grouped queries, on each shard's own rows and heads.
 

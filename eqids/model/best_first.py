@@ -108,7 +108,7 @@ class BestFirst:
     """
 
     head: Head
-    shown: Bool[Array, "cluster room"]
+    shown: Bool[Array, "cluster place"]
     k: int
 
     def start(self, queries: Queries, bound: Float[Array, "query cluster"]) -> State:
@@ -180,15 +180,15 @@ class BestFirst:
         slots: Int[Array, " k"],
     ) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
         """Puts a cluster's best items among the best so far."""
-        room = self.shown.shape[1]
+        cluster_size = self.shown.shape[1]
         logits = item_logits(self.head, cluster, 1, queries.hidden[None])
         inside = (logits - log_normalizer(logits)[:, None])[0, :, 0]
         shown = lax.dynamic_index_in_dim(self.shown, cluster, keepdims=False)
         joint = _finite(queries.log_p[cluster] + jnp.where(shown, inside, -jnp.inf))
-        place = _inside(queries.exclude - cluster * room, room)
+        place = _inside(queries.exclude - cluster * cluster_size, cluster_size)
         joint = joint.at[place].set(-jnp.inf, mode="drop")
-        best, place = lax.top_k(joint, min(self.k, room))
-        new = jnp.where(best > -jnp.inf, cluster * room + place, -1)
+        best, place = lax.top_k(joint, min(self.k, cluster_size))
+        new = jnp.where(best > -jnp.inf, cluster * cluster_size + place, -1)
         both = jnp.concatenate([scores, best]), jnp.concatenate([slots, new])
         return best_of(*both, self.k)
 
@@ -198,16 +198,18 @@ class BestFirst:
         The k best lie in the k clusters whose own best are highest: no others are
         visited.
         """
-        room = self.shown.shape[1]
+        cluster_size = self.shown.shape[1]
         log_p, row = queries.log_p.T, jnp.arange(len(queries.hidden))[:, None]
 
         def step(first: Array, new: Array, best: Array) -> Array:
             size = len(new)
             logits = item_logits(self.head, first, size, queries.hidden)
             shown = lax.dynamic_slice_in_dim(self.shown, first, size)
-            slot = _inside(queries.exclude - first * room, size * room)
+            slot = _inside(queries.exclude - first * cluster_size, size * cluster_size)
             open_ = jnp.where(shown[..., None], logits, -jnp.inf)
-            open_ = open_.at[slot // room, slot % room, row].set(-jnp.inf, mode="drop")
+            open_ = open_.at[slot // cluster_size, slot % cluster_size, row].set(
+                -jnp.inf, mode="drop"
+            )
             inside = open_.max(axis=1) - log_normalizer(logits)
             top = lax.dynamic_slice_in_dim(log_p, first, size) + inside
             return lax.dynamic_update_slice_in_dim(best, _finite(top), first, axis=0)

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import ModelConfig
 from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
-from eqids.model.attention import Kernel, Opening
-from eqids.model.likelihood import Touched, add_rows
+from eqids.model.attention import Kernel, PrefixCache
+from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup, per_shard
@@ -22,7 +22,7 @@ class Batch(eqx.Module):
     """What the model sees.
 
     Attributes:
-        words: text tokens; 0 where an item stands.
+        tokens: text tokens; 0 where an item stands.
         items: slots; -1 where a word stands.
         gap: bucket of the time between an item and the one before it; 0 is unknown.
         segment: 0 is padding; packed histories bear different numbers.
@@ -30,7 +30,7 @@ class Batch(eqx.Module):
         target: slot to predict here; -1 is none.
     """
 
-    words: Int[Array, "batch seq"]
+    tokens: Int[Array, "batch seq"]
     items: Int[Array, "batch seq"]
     gap: Int[Array, "batch seq"]
     segment: Int[Array, "batch seq"]
@@ -50,21 +50,21 @@ class EqIDs(eqx.Module):
     """
 
     llama: Llama
-    input_table: Float[Array, "cluster room item_width"] | None
+    input_table: Float[Array, "cluster place item_width"] | None
     input_adapter: InputAdapter | LinearInput
     gap_table: Float[Array, "gaps width"]
     output_adapter: OutputAdapter | LinearOutput
     softmax: HierarchicalSoftmax
-    opening: Opening | None
+    opening: PrefixCache | None
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(
         self,
         config: ModelConfig,
         *,
-        valid: Bool[np.ndarray, "cluster room"] | None = None,
-        counts: Int[np.ndarray, "cluster room"] | None = None,
-        vectors: Float[np.ndarray, "cluster room vector_width"] | None = None,
+        valid: Bool[np.ndarray, "cluster place"] | None = None,
+        counts: Int[np.ndarray, "cluster place"] | None = None,
+        vectors: Float[np.ndarray, "cluster place vector_width"] | None = None,
         llama: Llama | None = None,
         key: PRNGKeyArray,
     ):
@@ -80,7 +80,7 @@ class EqIDs(eqx.Module):
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
-        sizes = (c.num_clusters, c.room, c.item_width)
+        sizes = (c.num_clusters, c.cluster_size, c.item_width)
         llama = Llama(c.llama, key=keys[0]) if llama is None else llama
         llama = llama.headless()
         if c.lora is not None:
@@ -106,21 +106,21 @@ class EqIDs(eqx.Module):
         self.config = c
 
     def embed(
-        self, batch: Batch, dtype: DTypeLike, touched: Touched | None = None
+        self, batch: Batch, dtype: DTypeLike, active: ActiveClusters | None = None
     ) -> Float[Array, "batch seq width"]:
         """Returns what enters Llama: adapted items with their gaps, and words."""
-        room = self.config.room
+        cluster_size = self.config.cluster_size
         table = self.softmax.table if self.input_table is None else self.input_table
         slot = jnp.maximum(batch.items, 0)
-        items = lookup(table, slot // room, slot % room)
-        if touched is not None:
-            assert touched.rows is not None, "handles of a softmax alone"
-            items = jax.lax.stop_gradient(items) + touched.rows
+        items = lookup(table, slot // cluster_size, slot % cluster_size)
+        if active is not None:
+            assert active.rows is not None, "handles of a softmax alone"
+            items = jax.lax.stop_gradient(items) + active.rows
         items = items.astype(dtype)
         gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
-        words = self.llama.embed(batch.words, dtype)
+        tokens = self.llama.embed(batch.tokens, dtype)
         is_item = (batch.items >= 0)[..., None]
-        return jnp.where(is_item, self.input_adapter(items) + gaps, words)
+        return jnp.where(is_item, self.input_adapter(items) + gaps, tokens)
 
     def queries(
         self,
@@ -130,7 +130,7 @@ class EqIDs(eqx.Module):
         remat: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
-        touched: Touched | None = None,
+        active: ActiveClusters | None = None,
     ) -> Float[Array, "batch seq item_width"]:
         """Returns the query at every position, what the softmax is asked with.
 
@@ -140,11 +140,11 @@ class EqIDs(eqx.Module):
             remat: recompute Llama's blocks in the backward pass.
             kernel: of the attention.
             key: randomness of the dropout; without it nothing is dropped.
-            touched: handles that take the gradient of what enters, see `handles`.
+            active: handles that take the gradient of what enters, see `handles`.
         """
         rate = self.config.dropout
         k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
-        x = dropout(self.embed(batch, dtype, touched), rate, k1)
+        x = dropout(self.embed(batch, dtype, active), rate, k1)
         x = self.llama.hidden(
             x, batch.segment, batch.position, rate=rate, remat=remat, kernel=kernel,
             key=k2, opening=self.opening,
@@ -179,7 +179,7 @@ class EqIDs(eqx.Module):
         remat: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
-        touched: Touched | None = None,
+        active: ActiveClusters | None = None,
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         """Returns the summed negative log-likelihood of the targets, and their number.
 
@@ -188,12 +188,12 @@ class EqIDs(eqx.Module):
         item tables; `table_gradients` makes it of the handles'.
         """
         query = self.queries(
-            batch, dtype=dtype, remat=remat, kernel=kernel, key=key, touched=touched
+            batch, dtype=dtype, remat=remat, kernel=kernel, key=key, active=active
         )
-        total = self.softmax.loss(query, batch.target, touched)
+        total = self.softmax.loss(query, batch.target, active)
         return total, jnp.sum(batch.target >= 0)
 
-    def handles(self, batch: Batch, cluster: Int[Array, " touched"]) -> Touched:
+    def handles(self, batch: Batch, cluster: Int[Array, " touched"]) -> ActiveClusters:
         """Returns what takes the gradients of item tables in their stead.
 
         Args:
@@ -204,9 +204,11 @@ class EqIDs(eqx.Module):
         width = self.softmax.table.shape[-1:]
         rows = lookup(jnp.zeros((1, *width)), jnp.zeros_like(batch.items))
         handles = self.softmax.handles(cluster)
-        return Touched(cluster, handles.table, handles.bias, rows)
+        return ActiveClusters(cluster, handles.table, handles.bias, rows)
 
-    def table_gradients(self, batch: Batch, gradients: Touched) -> dict[str, Array]:
+    def table_gradients(
+        self, batch: Batch, gradients: ActiveClusters
+    ) -> dict[str, Array]:
         """Returns the gradients of item tables, as blocks of the touched clusters.
 
         Args:

@@ -126,9 +126,9 @@ class Rows(NamedTuple):
 def item_level(
     split: Split,
     targets: Targets,
-    table: Float[Array, "cluster room item_width"],
-    bias: Float[Array, "cluster room"],
-    valid: Bool[Array, "cluster room"],
+    table: Float[Array, "cluster place item_width"],
+    bias: Float[Array, "cluster place"],
+    valid: Bool[Array, "cluster place"],
     position: Int[Array, " cluster"],
     num_blocks: int,
     piece_size: int,
@@ -146,9 +146,9 @@ def item_level(
         piece_size: floats of a piece.
     """
     num_targets, width = targets.hidden.shape
-    num_clusters, room = valid.shape
+    num_clusters, cluster_size = valid.shape
     length = row_length(num_targets, num_clusters)
-    at_once = max(1, min(num_targets, piece_size // (room * (width + length))))
+    at_once = max(1, min(num_targets, piece_size // (cluster_size * (width + length))))
     rows = sorted_rows(targets, num_clusters, length, at_once)
     dtype = targets.hidden.dtype
 
@@ -166,7 +166,7 @@ def item_level(
         top = jnp.where(top > -jnp.inf, top, 0.0)
         powers = jnp.exp(logits - top)
         total = powers.sum(axis=2, keepdims=True)
-        here = rows.targets.place[member][..., None] == jnp.arange(room)
+        here = rows.targets.place[member][..., None] == jnp.arange(cluster_size)
         own = jnp.sum(jnp.where(here, logits, 0.0), axis=2)
         own = own - (top + jnp.log(total))[..., 0]
         weight = jnp.where(mine, rows.targets.weight[member], 0.0)
@@ -185,8 +185,8 @@ def item_level(
     zeros = (
         jnp.zeros(num_targets),
         jnp.zeros((num_targets, width)),
-        jnp.zeros((num_blocks, room, width)),
-        jnp.zeros((num_blocks, room)),
+        jnp.zeros((num_blocks, cluster_size, width)),
+        jnp.zeros((num_blocks, cluster_size)),
     )
     state = (jnp.zeros((), jnp.int32), *zeros)
     chunks = -(-rows.num_rows // at_once)

@@ -18,7 +18,7 @@ from eqids.model.levels import Targets, cluster_level, item_level
 from sharding import Split
 
 
-class Touched(eqx.Module):
+class ActiveClusters(eqx.Module):
     """The clusters that a batch touches, and zeros that stand for their blocks.
 
     Gradients with respect to the zeros are those of the tables' blocks, so that no
@@ -33,16 +33,16 @@ class Touched(eqx.Module):
     """
 
     cluster: Int[Array, " touched"]
-    table: Float[Array, "touched room item_width"]
-    bias: Float[Array, "touched room"]
+    table: Float[Array, "touched place item_width"]
+    bias: Float[Array, "touched place"]
     rows: Float[Array, "batch seq item_width"] | None = None
 
 
 class Weights(NamedTuple):
     """What is differentiated, besides queries: two levels of vectors and biases."""
 
-    table: Float[Array, "blocks room item_width"]
-    bias: Float[Array, "blocks room"]
+    table: Float[Array, "blocks place item_width"]
+    bias: Float[Array, "blocks place"]
     cluster_table: Float[Array, "cluster item_width"]
     cluster_bias: Float[Array, " cluster"]
 
@@ -50,10 +50,10 @@ class Weights(NamedTuple):
 class Catalog(NamedTuple):
     """What is read and not differentiated."""
 
-    table: Float[Array, "cluster room item_width"]
-    bias: Float[Array, "cluster room"]
-    valid: Bool[Array, "cluster room"]
-    touched: Int[Array, " blocks"] | None
+    table: Float[Array, "cluster place item_width"]
+    bias: Float[Array, "cluster place"]
+    valid: Bool[Array, "cluster place"]
+    active: Int[Array, " blocks"] | None
 
 
 class Asked(NamedTuple):
@@ -161,7 +161,7 @@ def _local_pass(
     shape, num_blocks = asked.slot.shape, len(weights.table)
     num_clusters = len(catalog.valid)
     targets = _targets(split, hidden, asked, catalog.valid.shape)
-    position = _positions(split, catalog.touched, num_clusters)
+    position = _positions(split, catalog.active, num_clusters)
     occupied = catalog.valid.any(axis=1)
     upper = cluster_level(
         split,
@@ -195,35 +195,35 @@ def _targets(
     shape: tuple[int, ...],
 ) -> Targets:
     """All queries that this shard's clusters have to meet, in its own numbers."""
-    num_clusters, room = shape
+    num_clusters, cluster_size = shape
     query = split.gather(hidden.reshape(-1, hidden.shape[-1]))
     slot = split.gather(asked.slot.reshape(-1))
     weight = split.gather(asked.weight.reshape(-1))
     return Targets(
         hidden=query,
-        cluster=split.own(slot // room, num_clusters),
-        place=slot % room,
+        cluster=split.own(slot // cluster_size, num_clusters),
+        place=slot % cluster_size,
         weight=jnp.where(slot >= 0, weight, 0.0),
     )
 
 
 def _positions(
-    split: Split, touched: Array | None, num_clusters: int
+    split: Split, active: Array | None, num_clusters: int
 ) -> Int[Array, " cluster"]:
     """Where each of this shard's clusters stands among the handles."""
-    if touched is None:
+    if active is None:
         return jnp.arange(num_clusters)
-    none = split.varying(jnp.full(num_clusters, len(touched)))
-    own = split.own(touched, num_clusters)
-    return none.at[own].set(jnp.arange(len(touched)), mode="drop")
+    none = split.varying(jnp.full(num_clusters, len(active)))
+    own = split.own(active, num_clusters)
+    return none.at[own].set(jnp.arange(len(active)), mode="drop")
 
 
 def add_rows(
-    blocks: Float[Array, "touched room item_width"],
+    blocks: Float[Array, "touched place item_width"],
     cluster: Int[Array, " touched"],
     slot: Int[Array, "*batch"],
     rows: Float[Array, "*batch item_width"],
-) -> Float[Array, "touched room item_width"]:
+) -> Float[Array, "touched place item_width"]:
     """Returns blocks with a row added at each slot's place.
 
     Args:
@@ -232,37 +232,41 @@ def add_rows(
         slot: where each row goes; nowhere if it is negative.
         rows: split over the mesh as the slots are.
     """
-    split, room = Split.of(slot, blocks), blocks.shape[1]
+    split, cluster_size = Split.of(slot, blocks), blocks.shape[1]
 
     def local(held: tuple[Array, Array], here: tuple[Array, Array]) -> Array:
         blocks, cluster = held
         slot = split.gather(here[0].reshape(-1))
         rows = split.gather(here[1].reshape(-1, here[1].shape[-1]))
-        at = jnp.searchsorted(cluster, slot // room)
+        at = jnp.searchsorted(cluster, slot // cluster_size)
         known = (slot >= 0) & (
-            cluster[jnp.minimum(at, len(cluster) - 1)] == slot // room
+            cluster[jnp.minimum(at, len(cluster) - 1)] == slot // cluster_size
         )
         at = jnp.where(known, at, len(cluster))
         if split.elsewhere:
-            added = jnp.zeros_like(blocks).at[at, slot % room].add(rows, mode="drop")
+            added = (
+                jnp.zeros_like(blocks)
+                .at[at, slot % cluster_size]
+                .add(rows, mode="drop")
+            )
             return blocks + split.sum_over_rows(added)
-        return blocks.at[at, slot % room].add(rows, mode="drop")
+        return blocks.at[at, slot % cluster_size].add(rows, mode="drop")
 
     return split.run(local, slot, (blocks, cluster), (slot, rows), "blocks")
 
 
-def touched_clusters(
-    slot: Int[Array, "*batch"], num_clusters: int, room: int, capacity: int
+def active_clusters(
+    slot: Int[Array, "*batch"], num_clusters: int, cluster_size: int, capacity: int
 ) -> Int[Array, " touched"]:
     """Returns the distinct clusters of slots, ascending, filled with `num_clusters`.
 
     Args:
         slot: negative ones are left out.
         num_clusters: how many there are.
-        room: places in one.
+        cluster_size: places in one.
         capacity: length of the result; more clusters than that are cut off.
     """
-    cluster = jnp.where(slot < 0, num_clusters, slot // room)
+    cluster = jnp.where(slot < 0, num_clusters, slot // cluster_size)
     marked = jnp.zeros(num_clusters, bool).at[cluster].set(True, mode="drop")
     (found,) = jnp.nonzero(marked, size=capacity, fill_value=num_clusters)
     return found

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from eqids.config import LlamaConfig, LoraConfig
 from eqids.model.attention import (
     Kernel,
-    Opening,
+    PrefixCache,
     attention,
     sees,
     with_columns,
@@ -111,7 +111,7 @@ class Block(eqx.Module):
         rate: float,
         key: PRNGKeyArray | None,
         kernel: Kernel = "xla",
-        opening: Opening | None = None,
+        opening: PrefixCache | None = None,
     ) -> Float[Array, "batch seq width"]:
         k1, k2 = (None, None) if key is None else jax.random.split(key)
         y = rms_norm(x, self.attention_norm, self.config.norm_eps)
@@ -125,7 +125,7 @@ class Block(eqx.Module):
         mask: Bool[Array, "batch seq keys"],
         rope: Rope,
         kernel: Kernel = "xla",
-        opening: Opening | None = None,
+        opening: PrefixCache | None = None,
     ) -> Float[Array, "batch seq width"]:
         q = rotate(self.times("wq", "bsw,hdw->bshd", x), *rope)
         k, v = self.keys_values(x, rope)
@@ -228,11 +228,11 @@ class Llama(eqx.Module):
         self.config = config
 
     def embed(
-        self, words: Int[Array, "batch seq"], dtype: DTypeLike = jnp.float32
+        self, tokens: Int[Array, "batch seq"], dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "batch seq width"]:
         """Returns the embeddings of word tokens."""
         table = gathered(narrowed(self.embedding, dtype))
-        return lookup(table, words).astype(dtype)
+        return lookup(table, tokens).astype(dtype)
 
     def hidden(
         self,
@@ -244,7 +244,7 @@ class Llama(eqx.Module):
         remat: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
-        opening: Opening | None = None,
+        opening: PrefixCache | None = None,
     ) -> Float[Array, "batch seq width"]:
         """Returns the final, normalised hidden states.
 
@@ -269,7 +269,7 @@ class Llama(eqx.Module):
         rope = rope_tables(position, self.config)
 
         def body(
-            x: Array, layer: tuple[Block, PRNGKeyArray | None, Opening | None]
+            x: Array, layer: tuple[Block, PRNGKeyArray | None, PrefixCache | None]
         ) -> tuple[Array, None]:
             block, key, before = layer
             return block(x, mask, rope, rate, key, kernel, before), None
@@ -280,15 +280,15 @@ class Llama(eqx.Module):
         return rms_norm(x, self.norm, self.config.norm_eps)
 
     def opening(
-        self, words: Int[Array, " opening"], dtype: DTypeLike = jnp.float32
-    ) -> Opening:
+        self, tokens: Int[Array, " opening"], dtype: DTypeLike = jnp.float32
+    ) -> PrefixCache:
         """Returns the keys and values of words that sequences are to begin with.
 
         Args:
-            words: their tokens.
+            tokens: their tokens.
             dtype: of the computation.
         """
-        position = jnp.arange(len(words))[None]
+        position = jnp.arange(len(tokens))[None]
         mask = sees(jnp.ones_like(position))
         rope = rope_tables(position, self.config)
 
@@ -297,14 +297,16 @@ class Llama(eqx.Module):
             k, v = block.keys_values(y, rope)
             return block(x, mask, rope, 0.0, None), (k[0], v[0])
 
-        _, of_blocks = jax.lax.scan(body, self.embed(words[None], dtype), self.blocks)
-        return Opening(*of_blocks)
+        _, of_blocks = jax.lax.scan(body, self.embed(tokens[None], dtype), self.blocks)
+        return PrefixCache(*of_blocks)
 
     def headless(self) -> "Llama":
         """Returns it without a head of its own for words, for who asks for none."""
         return eqx.tree_at(lambda m: m.lm_head, self, None, is_leaf=lambda x: x is None)
 
-    def logits(self, words: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
+    def logits(
+        self, tokens: Int[Array, "batch seq"]
+    ) -> Float[Array, "batch seq vocab"]:
         """Returns the float32 logits of the next word at every position.
 
         Raises:
@@ -312,8 +314,8 @@ class Llama(eqx.Module):
         """
         if self.lm_head is None and not self.config.tied:
             raise ValueError("this Llama has no head for words, as inside of an EqIDs")
-        position = jnp.broadcast_to(jnp.arange(words.shape[1]), words.shape)
-        x = self.hidden(self.embed(words), jnp.ones_like(words), position)
+        position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        x = self.hidden(self.embed(tokens), jnp.ones_like(tokens), position)
         head = gathered(self.embedding if self.lm_head is None else self.lm_head)
         return jnp.einsum(
             "bsw,vw->bsv", x, head.astype(x.dtype), preferred_element_type=jnp.float32

@@ -78,7 +78,7 @@ class _Own(NamedTuple):
 def _local_ranks(
     split: Split,
     head: Head,
-    _: Bool[Array, "cluster room"],
+    _: Bool[Array, "cluster place"],
     hidden: Float[Array, "user item_width"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],
@@ -86,14 +86,14 @@ def _local_ranks(
     number: Int[Array, " user"] | None = None,
 ) -> Float[Array, "user 3"]:
     """What one shard does: it counts in its clusters, for the users of all."""
-    num_clusters, room = head.valid.shape
-    first_slot = split.first_block(num_clusters) * room
+    num_clusters, cluster_size = head.valid.shape
+    first_slot = split.first_block(num_clusters) * cluster_size
     query = split.gather(hidden)
     slot = split.gather(target) - first_slot
     log_p = cluster_log_probs(split, head, query).T
     own = _own(head, query, slot, log_p)
-    here = (slot >= 0) & (slot < num_clusters * room)
-    at = jnp.where(here, slot // room, 0), jnp.arange(len(slot))
+    here = (slot >= 0) & (slot < num_clusters * cluster_size)
+    at = jnp.where(here, slot // cluster_size, 0), jnp.arange(len(slot))
     mine = jnp.where(here, log_p[at] + (own.logit - own.total[at]), 0.0)
     score = split.sum_over_blocks(mine)
     others = _distinct(*_pairs(split, seen, seen_by, number))
@@ -145,11 +145,11 @@ def _own(
     slot: Int[Array, " user"],
     log_p: Float[Array, "cluster user"],
 ) -> _Own:
-    room, user = head.valid.shape[1], jnp.arange(len(slot))
+    cluster_size, user = head.valid.shape[1], jnp.arange(len(slot))
 
     def step(first: Array, new: Array, own: _Own) -> _Own:
         logits = item_logits(head, first, len(new), query)
-        place, inside = _places(slot, first * room, len(new) * room)
+        place, inside = _places(slot, first * cluster_size, len(new) * cluster_size)
         logit = logits.reshape(-1, len(slot))[place, user]
         total = log_normalizer(logits)
         return _Own(
@@ -170,7 +170,7 @@ def _counts(
     score: Float[Array, " user"],
 ) -> Int[Array, "user 4"]:
     """Returns items above and equal, and how many of these were seen."""
-    room = head.valid.shape[1]
+    cluster_size = head.valid.shape[1]
     # Nothing that is filtered helps a target whose own score is no number.
     helps = ~jnp.isnan(score).at[seen.user].get(mode="clip")
 
@@ -182,7 +182,7 @@ def _counts(
         # Whatever is not at most the target's is above: a NaN never ranks well.
         above = ~(joint <= score) & new[:, None, None]
         ties = (joint == score) & new[:, None, None]
-        place, inside = _places(seen.slot, first * room, size * room)
+        place, inside = _places(seen.slot, first * cluster_size, size * cluster_size)
         at = place, jnp.minimum(seen.user, len(score) - 1)
         picked = (x.reshape(-1, len(score))[at] & inside & helps for x in (above, ties))
         found = [jnp.sum(x, axis=(0, 1)) for x in (above, ties)]

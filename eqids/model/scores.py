@@ -23,15 +23,15 @@ class Head(Protocol):
     """The arrays of a `HierarchicalSoftmax`, or one shard's part of them."""
 
     @property
-    def table(self) -> Float[Array, "cluster room item_width"]: ...
+    def table(self) -> Float[Array, "cluster place item_width"]: ...
     @property
-    def bias(self) -> Float[Array, "cluster room"]: ...
+    def bias(self) -> Float[Array, "cluster place"]: ...
     @property
     def cluster_table(self) -> Float[Array, "cluster item_width"]: ...
     @property
     def cluster_bias(self) -> Float[Array, " cluster"]: ...
     @property
-    def valid(self) -> Bool[Array, "cluster room"]: ...
+    def valid(self) -> Bool[Array, "cluster place"]: ...
 
 
 Carry = TypeVar("Carry")
@@ -40,7 +40,7 @@ Carry = TypeVar("Carry")
 def on_shards(
     function: Callable[..., PyTree[Array]],
     head: Head,
-    allowed: Bool[Array, "cluster room"],
+    allowed: Bool[Array, "cluster place"],
     hidden: Float[Array, "batch *more item_width"],
     *rows: Int[Array, "batch ..."],
 ) -> PyTree[Array]:
@@ -93,7 +93,7 @@ def item_logits(
     first: Int[Array, ""],
     num_clusters: int,
     query: Float[Array, "query item_width"],
-) -> Float[Array, "chunk room query"]:
+) -> Float[Array, "chunk place query"]:
     """Returns the logits inside consecutive clusters; -inf at empty places."""
     table, bias, valid = (
         lax.dynamic_slice_in_dim(x, first, num_clusters)
@@ -105,7 +105,7 @@ def item_logits(
 
 
 def log_normalizer(
-    logits: Float[Array, "chunk room query"],
+    logits: Float[Array, "chunk place query"],
 ) -> Float[Array, "chunk query"]:
     """Returns the logsumexp over the items of clusters; 0 where there are none."""
     total = jax.nn.logsumexp(logits, axis=1)
@@ -127,8 +127,8 @@ def over_chunks(
         num_queries: queries that a chunk is scored for.
         start: the carry; it has to vary over shards as what `step` returns does.
     """
-    num_clusters, room = head.valid.shape
-    most = min(num_clusters, max(1, _CHUNK_FLOATS // (room * num_queries)))
+    num_clusters, cluster_size = head.valid.shape
+    most = min(num_clusters, max(1, _CHUNK_FLOATS // (cluster_size * num_queries)))
     num_chunks = -(-num_clusters // most)
     size = -(-num_clusters // num_chunks)
 

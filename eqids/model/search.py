@@ -63,7 +63,7 @@ def top_k(
     k: int,
     *,
     exclude: Int[Array, "*batch n"] | None = None,
-    allowed: Bool[Array, "cluster room"] | None = None,
+    allowed: Bool[Array, "cluster place"] | None = None,
     max_clusters: int | None = None,
     method: Method = "auto",
 ) -> TopK:
@@ -104,7 +104,7 @@ def top_k(
 def _local_top_k(
     split: Split,
     head: Head,
-    allowed: Bool[Array, "cluster room"],
+    allowed: Bool[Array, "cluster place"],
     hidden: Float[Array, "*batch item_width"],
     exclude: Int[Array, "*batch n"],
     *,

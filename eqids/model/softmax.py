@@ -1,7 +1,7 @@
 """The hierarchical softmax: log P(item) = log P(cluster) + log P(item | cluster).
 
 Two levels after Goodman 2001 (section 2) and Morin & Bengio 2005, over clusters of
-equal room. Both levels are float32 log-softmaxes over valid entries only, so that
+equal size. Both levels are float32 log-softmaxes over valid entries only, so that
 the probabilities of all items sum to 1.
 """
 
@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.model.likelihood import (
+    ActiveClusters,
     Asked,
     Catalog,
-    Touched,
     Weights,
+    active_clusters,
     log_likelihood,
     log_probs_of,
-    touched_clusters,
 )
 from eqids.model.search import TopK, top_k
 from sharding import gathered, lookup
@@ -33,32 +33,32 @@ KNOWN_STD = 0.05
 class HierarchicalSoftmax(eqx.Module):
     """Vectors and biases of items and clusters.
 
-    An item's *slot* is `cluster * room + place`; places whose `valid` is False hold
-    no item, and have probability zero.
+    An item's *slot* is `cluster * cluster_size + place`; places whose `valid` is
+    False hold no item, and have probability zero.
     """
 
-    table: Float[Array, "cluster room item_width"]
-    bias: Float[Array, "cluster room"]
+    table: Float[Array, "cluster place item_width"]
+    bias: Float[Array, "cluster place"]
     cluster_table: Float[Array, "cluster item_width"]
     cluster_bias: Float[Array, " cluster"]
-    valid: Bool[Array, "cluster room"]
+    valid: Bool[Array, "cluster place"]
 
     def __init__(
         self,
         num_clusters: int,
-        room: int,
+        cluster_size: int,
         item_width: int,
         *,
-        valid: Bool[np.ndarray, "cluster room"] | None = None,
-        counts: Int[np.ndarray, "cluster room"] | None = None,
-        vectors: Float[np.ndarray, "cluster room vector_width"] | None = None,
+        valid: Bool[np.ndarray, "cluster place"] | None = None,
+        counts: Int[np.ndarray, "cluster place"] | None = None,
+        vectors: Float[np.ndarray, "cluster place vector_width"] | None = None,
         key: PRNGKeyArray,
     ):
         """Starts from given or small random vectors, and biases from log popularity.
 
         Args:
             num_clusters: clusters, empty ones included.
-            room: places in a cluster.
+            cluster_size: places in a cluster.
             item_width: size of a vector.
             valid: which places hold an item; by default all.
             counts: how often each item is used; by default equally often.
@@ -67,12 +67,14 @@ class HierarchicalSoftmax(eqx.Module):
             key: randomness of the vectors.
         """
         k1, k2 = jax.random.split(key)
-        valid = np.ones((num_clusters, room), bool) if valid is None else valid
-        counts = np.zeros((num_clusters, room), int) if counts is None else counts
+        valid = np.ones((num_clusters, cluster_size), bool) if valid is None else valid
+        counts = (
+            np.zeros((num_clusters, cluster_size), int) if counts is None else counts
+        )
         counts = np.where(valid, counts + 1.0, 0.0)
         totals = np.maximum(counts.sum(axis=1), 1.0)
         bias = np.log(np.maximum(counts, 1.0) / totals[:, None])
-        shape = (num_clusters, room, item_width)
+        shape = (num_clusters, cluster_size, item_width)
         self.table = initial_table(shape, vectors, k1)
         self.bias = jnp.asarray(np.where(valid, bias, 0.0), jnp.float32)
         if vectors is None:
@@ -106,7 +108,7 @@ class HierarchicalSoftmax(eqx.Module):
         self,
         hidden: Float[Array, "*batch item_width"],
         slot: Int[Array, "*batch"],
-        touched: Touched | None = None,
+        active: ActiveClusters | None = None,
         weight: Float[Array, "*batch"] | None = None,
     ) -> Float[Array, ""]:
         """Returns the summed negative log-likelihood of slots, in float32.
@@ -117,40 +119,40 @@ class HierarchicalSoftmax(eqx.Module):
         Args:
             hidden: queries.
             slot: the item that each query predicts; negative for none.
-            touched: handles that take the gradients of item vectors and biases, block
+            active: handles that take the gradients of item vectors and biases, block
                 by block, in place of the tables; they have to name every cluster that
                 a slot lies in, or the loss is NaN.
             weight: of each query in the sum, by default 1; not differentiated.
         """
         weight = jnp.ones(slot.shape) if weight is None else weight
         weight = jnp.where(slot < 0, 0.0, weight)
-        return -log_likelihood(hidden, *self._arguments(touched), Asked(slot, weight))
+        return -log_likelihood(hidden, *self._arguments(active), Asked(slot, weight))
 
-    def touched(self, *slots: Int[Array, "..."]) -> Touched:
+    def active(self, *slots: Int[Array, "..."]) -> ActiveClusters:
         """Returns handles for the clusters that slots lie in (without a mesh).
 
         There is room for as many clusters as there are slots, or clusters; see
         `handles` where it is known that a batch touches fewer.
         """
-        num_clusters, room = self.valid.shape
+        num_clusters, cluster_size = self.valid.shape
         flat = jnp.concatenate([slot.reshape(-1) for slot in slots])
         most = min(len(flat), num_clusters)
-        return self.handles(touched_clusters(flat, num_clusters, room, most))
+        return self.handles(active_clusters(flat, num_clusters, cluster_size, most))
 
-    def handles(self, cluster: Int[Array, " touched"]) -> Touched:
+    def handles(self, cluster: Int[Array, " touched"]) -> ActiveClusters:
         """Returns handles for given clusters: zeros, split as the clusters are."""
-        _, room, width = self.table.shape
-        table = jnp.zeros((1, room, width), self.table.dtype)
-        bias = jnp.zeros((1, room), self.bias.dtype)
+        _, cluster_size, width = self.table.shape
+        table = jnp.zeros((1, cluster_size, width), self.table.dtype)
+        bias = jnp.zeros((1, cluster_size), self.bias.dtype)
         zero = jnp.zeros_like(cluster)
-        return Touched(cluster, lookup(table, zero), lookup(bias, zero))
+        return ActiveClusters(cluster, lookup(table, zero), lookup(bias, zero))
 
-    def _arguments(self, touched: Touched | None) -> tuple[Weights, Catalog]:
+    def _arguments(self, active: ActiveClusters | None) -> tuple[Weights, Catalog]:
         table, bias = self.table, self.bias
-        if touched is not None:
-            table, bias = touched.table, touched.bias
+        if active is not None:
+            table, bias = active.table, active.bias
         read = jax.lax.stop_gradient((self.table, self.bias))
-        cluster = None if touched is None else touched.cluster
+        cluster = None if active is None else active.cluster
         return (
             Weights(table, bias, self.cluster_table, self.cluster_bias),
             Catalog(*read, self.valid, cluster),
@@ -188,7 +190,7 @@ class HierarchicalSoftmax(eqx.Module):
         k: int,
         *,
         exclude: Int[Array, "*batch n"] | None = None,
-        allowed: Bool[Array, "cluster room"] | None = None,
+        allowed: Bool[Array, "cluster place"] | None = None,
         max_clusters: int | None = None,
     ) -> TopK:
         """Returns the k most probable items, exactly; see `eqids.model.search.top_k`.
@@ -212,13 +214,13 @@ class HierarchicalSoftmax(eqx.Module):
 
 def initial_table(
     shape: tuple[int, int, int],
-    vectors: Float[np.ndarray, "cluster room vector_width"] | None,
+    vectors: Float[np.ndarray, "cluster place vector_width"] | None,
     key: PRNGKeyArray,
-) -> Float[Array, "cluster room item_width"]:
+) -> Float[Array, "cluster place item_width"]:
     """Returns item vectors to start from.
 
     Args:
-        shape: clusters, room and item_width.
+        shape: clusters, cluster_size and item_width.
         vectors: what is known of the items, most important axis first (a truncated
             SVD of who used them), zero where nothing is. Scaled to `KNOWN_STD` and
             laid over fainter random ones. Axes past item_width are left out.

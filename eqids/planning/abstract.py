@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from eqids.config import ItemOptimizer, ModelConfig, Recipe, Strategy
+from eqids.fit.active_clusters import chances, expected_capacity
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import State, Step, make_step, split, start
-from eqids.fit.active_clusters import chances, expected_capacity
 from eqids.model import Batch, EqIDs
 from eqids.model.attention import Kernel
 from sharding import Placement, beside, shards
@@ -70,12 +70,12 @@ class AbstractRun:
     frozen: EqIDs
     batch: Batch
     key: Any
-    touched: Any
+    active: Any
 
     @property
     def args(self) -> tuple[Any, ...]:
         """Returns what the step is called with."""
-        return self.state, self.frozen, self.batch, self.key, self.touched
+        return self.state, self.frozen, self.batch, self.key, self.active
 
 
 def abstract_run(job: Job, put: Placement) -> AbstractRun:
@@ -99,13 +99,13 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
     batch = put(jax.eval_shape(lambda: Batch(*[jnp.zeros(shape, jnp.int32)] * 6)))
     params, frozen = eqx.filter_eval_shape(split, model, job.strategy, dtype)
     state = jax.eval_shape(partial(start, optimizer=optimizer), params)
-    touched = None
+    active = None
     if job.items != "dense":
         table = params.softmax.table
         ways = shards(table)
         uniform = np.ones(table.shape[0])
         draws = recipe.batch_size * (recipe.seq_len + 1)
         length = ways * expected_capacity(chances(uniform, draws), ways)
-        touched = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
+        active = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
     step = job.step(optimizer)
-    return AbstractRun(step, state, frozen, batch, key, touched)
+    return AbstractRun(step, state, frozen, batch, key, active)

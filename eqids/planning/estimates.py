@@ -14,14 +14,10 @@ from eqids.config import (
 )
 from eqids.planning.abstract import abstract_run
 from eqids.planning.fitting import needed
-from eqids.planning.memory import Memory
 from eqids.planning.jobs import job_of, on_paper, row_of
-from sharding import (
-    ROWS,
-    Row,
-    devices_text,
-    words,
-)
+from eqids.planning.memory import Memory
+from eqids.planning.named_layouts import LAYOUT_PRESETS, LayoutPreset, devices_text
+from sharding import words
 from sharding.compiled.machines import GIB
 
 Answer = tuple[str, Any]
@@ -45,7 +41,7 @@ def answer(config: ListConfig | MachineConfig) -> Answer:
     return text, _memory_json(row, memory)
 
 
-def estimated(row: Row, item_width: int | None = None) -> Memory:
+def estimated(row: LayoutPreset, item_width: int | None = None) -> Memory:
     """Returns a row's memory by closed form; see `eqids.planning.memory`."""
     return needed(job_of(row, item_width), on_paper(row))
 
@@ -54,15 +50,17 @@ def _list() -> Answer:
     lines = [
         f"{'name':<30}{'mesh (data x fsdp x tensor)':<30}{'batch':>12}  remat  items"
     ]
-    for row in ROWS.values():
+    for row in LAYOUT_PRESETS.values():
         lines.append(
             f"{row.name:<30}{_mesh(row):<30}{f'{row.batch_size} x {row.seq_len}':>12}"
             f"  {'yes' if row.remat else 'no':<5}  {row.num_items:,}"
         )
-    return "\n".join(lines), {"layouts": [row_json(row) for row in ROWS.values()]}
+    return "\n".join(lines), {
+        "layouts": [row_json(row) for row in LAYOUT_PRESETS.values()]
+    }
 
 
-def _show(config: ShowLayoutConfig, row: Row) -> Answer:
+def _show(config: ShowLayoutConfig, row: LayoutPreset) -> Answer:
     put, job = on_paper(row), job_of(row, config.item_width)
     with put.active():
         run = abstract_run(job, put)
@@ -108,7 +106,7 @@ def _axes(entry: Any) -> tuple[str, ...]:
     return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
 
 
-def _picture(row: Row) -> list[str]:
+def _picture(row: LayoutPreset) -> list[str]:
     """Who holds what: one line a device."""
     data, fsdp, tensor = row.mesh_shape
     lines = ["who holds what (parts counted from 1):"]
@@ -140,7 +138,7 @@ def memory_table(title: str, memory: Memory, device: str, room: int) -> str:
         "activations of all blocks": memory.activations,
         "one block at work": memory.working,
         "a piece of the softmax": memory.head,
-        "words, where they are gathered": memory.words,
+        "words, where they are gathered": memory.tokens,
         "sums over parts of a batch": memory.sums,
         "most of these at once (about)": memory.temporaries,
         "peak (about)": memory.peak,
@@ -152,16 +150,16 @@ def memory_table(title: str, memory: Memory, device: str, room: int) -> str:
     return "\n".join(lines)
 
 
-def tokens(row: Row) -> int:
+def tokens(row: LayoutPreset) -> int:
     """Returns the positions in a batch."""
     return row.batch_size * row.seq_len
 
 
-def _mesh(row: Row) -> str:
+def _mesh(row: LayoutPreset) -> str:
     return " x ".join(map(str, row.mesh_shape))
 
 
-def title(row: Row) -> str:
+def title(row: LayoutPreset) -> str:
     """Returns what a row is, in a line."""
     devices = devices_text(row.num_hosts, row.devices_per_host)
     return (
@@ -171,14 +169,14 @@ def title(row: Row) -> str:
     )
 
 
-def row_json(row: Row) -> Mapping[str, Any]:
+def row_json(row: LayoutPreset) -> Mapping[str, Any]:
     """Returns a row as JSON values."""
     values = dataclasses.asdict(row)
     del values["spelled"]
     return {"name": row.name, **values}
 
 
-def _memory_json(row: Row, memory: Memory) -> Mapping[str, Any]:
+def _memory_json(row: LayoutPreset, memory: Memory) -> Mapping[str, Any]:
     return {
         **row_json(row),
         **dataclasses.asdict(memory),

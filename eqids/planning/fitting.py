@@ -51,7 +51,7 @@ def check_fits(job: Job, put: Placement, room: int) -> None:
     Args:
         job: what is trained.
         put: its layout.
-        room: bytes of a device that it may use.
+        cluster_size: bytes of a device that it may use.
 
     Raises:
         UserError: it does not; names what it needs, and the nearest setting that does.

@@ -19,25 +19,23 @@ from eqids.config import (
     require,
 )
 from eqids.data.clustering.cluster_sizes import default_num_clusters
-from eqids.planning.abstract import Job, activations_of
 from eqids.model.attention import Kernel, cudnn_attends
+from eqids.planning.abstract import Job, activations_of
+from eqids.planning.named_layouts import LAYOUT_PRESETS, LayoutPreset, layout_preset
 from sharding import (
-    ROWS,
     Placement,
-    Row,
     abstract_mesh,
     gpu_devices,
     hardware,
     make_mesh,
     named_layout,
-    named_row,
 )
 
 _SPARSE_FROM = 10_000
 """Items from which a batch is taken to touch less than half of the clusters."""
 
 
-def row_of(config: MachineConfig) -> Row:
+def row_of(config: MachineConfig) -> LayoutPreset:
     """Returns what the flags ask for: a row of the table, or one made like them.
 
     Raises:
@@ -46,7 +44,7 @@ def row_of(config: MachineConfig) -> Row:
     hosts, devices = config.hosts
     name = config.layout
     if name is not None and "-" in name:
-        row = named_row(name)
+        row = layout_preset(name)
         default = MachineConfig()
         given = (config.llama_size, config.train, config.hardware, hosts, devices)
         unsaid = (default.llama_size, default.train, default.hardware, 1, 1)
@@ -57,10 +55,10 @@ def row_of(config: MachineConfig) -> Row:
         )
     else:
         given = (config.llama_size, config.train, config.hardware, hosts, devices)
-        known = (r for r in ROWS.values() if _given(r) == given)
+        known = (r for r in LAYOUT_PRESETS.values() if _given(r) == given)
         found = next(known, None)
         recipe = _recipe(config.llama_size, config.train)
-        row = found or Row(
+        row = found or LayoutPreset(
             *given, mesh_shape=(hosts * devices, 1, 1),
             batch_size=recipe.batch_size * hosts * devices, seq_len=recipe.seq_len,
         )  # fmt: skip
@@ -71,17 +69,17 @@ def row_of(config: MachineConfig) -> Row:
     told = {name: getattr(config, name) for name in names}
     told = {name: value for name, value in told.items() if value is not None}
     row = dataclasses.replace(row, **told)
-    if name is None or "-" in name or ROWS.get(row.name) == row:
+    if name is None or "-" in name or LAYOUT_PRESETS.get(row.name) == row:
         return row
     return dataclasses.replace(row, spelled=name)
 
 
-def _given(row: Row) -> tuple[str, str, str, int, int]:
+def _given(row: LayoutPreset) -> tuple[str, str, str, int, int]:
     devices = row.num_hosts, row.devices_per_host
     return (row.llama_size, row.train, row.hardware, *devices)
 
 
-def job_of(row: Row, item_width: int | None = None) -> Job:
+def job_of(row: LayoutPreset, item_width: int | None = None) -> Job:
     """Returns what a row trains.
 
     Args:
@@ -97,7 +95,7 @@ def job_of(row: Row, item_width: int | None = None) -> Job:
     sizes = ModelConfig(
         llama=LLAMA_PRESETS[row.llama_size],
         num_clusters=num_clusters,
-        room=math.ceil(row.num_items / num_clusters),
+        cluster_size=math.ceil(row.num_items / num_clusters),
         item_width=item_width or recipe.item_width,
         adapter=recipe.adapter,
         dropout=recipe.dropout,
@@ -157,12 +155,12 @@ def _recipe(llama_size: str, strategy: Strategy) -> Recipe:
     return NANO_RECIPE if llama_size == "nano" else PRETRAINED_RECIPES[strategy]
 
 
-def on_paper(row: Row) -> Placement:
+def on_paper(row: LayoutPreset) -> Placement:
     """Returns a row's layout on a mesh without devices."""
     return Placement(row.layout, abstract_mesh(row.layout))
 
 
-def on_target(row: Row) -> Placement:
+def on_target(row: LayoutPreset) -> Placement:
     """Returns a row's layout on devices to compile for.
 
     Raises:
@@ -171,7 +169,7 @@ def on_target(row: Row) -> Placement:
     return Placement(row.layout, make_mesh(row.layout, _devices(row)))
 
 
-def _devices(row: Row) -> Sequence[jax.Device]:
+def _devices(row: LayoutPreset) -> Sequence[jax.Device]:
     if row.hardware != "cpu":
         return gpu_devices(hardware(row.hardware), row.num_hosts, row.devices_per_host)
     there = len(jax.devices("cpu"))

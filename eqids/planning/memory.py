@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
-from eqids.planning.abstract import AbstractRun, Job
 from eqids.fit.step import parts_of
 from eqids.fit.strategy import item_tables
 from eqids.model import Batch
@@ -22,6 +21,7 @@ from eqids.model.attention import Kernel
 from eqids.model.levels import LARGE_PIECE, PIECE
 from eqids.model.llama import Kept, checkpointed, kept_with
 from eqids.model.rope import rope_tables
+from eqids.planning.abstract import AbstractRun, Job
 from sharding import gathered, lookup
 
 _OF_ALL = 0.75
@@ -44,7 +44,7 @@ class Memory:
         activations: what the backward pass keeps of Llama's blocks.
         working: what one block needs while it is computed, gathered weights included.
         head: a piece of the softmax.
-        words: words' vectors where a step gathers them, and their gradient.
+        tokens: words' vectors where a step gathers them, and their gradient.
         sums: of gradients over the parts of a batch, where there are parts.
     """
 
@@ -58,7 +58,7 @@ class Memory:
     activations: int
     working: int
     head: int
-    words: int
+    tokens: int
     sums: int
 
     @property
@@ -76,11 +76,11 @@ class Memory:
         """
         softmax = self.activations + self.head
         backward = self.block_gradients + self.activations + self.working
-        backward += self.words // 2
+        backward += self.tokens // 2
         return (
             self.sums
             + self.blocks
-            + max(softmax, backward, self.gradients + self.words)
+            + max(softmax, backward, self.gradients + self.tokens)
         )
 
     @property
@@ -102,8 +102,8 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
     if kept_with(job.kernel, job.remat) != "products":
         kept = int(_OF_ALL * kept)
     blocks = _bytes(eqx.filter(params, tables))
-    if run.touched is not None:
-        own = _bytes(run.touched) // run.touched.dtype.itemsize
+    if run.active is not None:
+        own = _bytes(run.active) // run.active.dtype.itemsize
         valid = run.frozen.softmax.valid
         clusters = _bytes(valid) // math.prod(valid.shape[1:])
         blocks = blocks * own // clusters
@@ -112,7 +112,7 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         frozen=_bytes(run.frozen),
         trained=_bytes(params),
         optimizer=_bytes(run.state.optimizer) + _bytes(run.state.step),
-        batch=_bytes((run.batch, run.key, run.touched)),
+        batch=_bytes((run.batch, run.key, run.active)),
         gradients=gradients,
         block_gradients=_bytes(dense.llama.blocks),
         blocks=2 * blocks,
@@ -120,7 +120,7 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         working=inside + weights,
         # Pieces are large on accelerators, where half precision is used.
         head=4 * (PIECE if job.activations == "float32" else LARGE_PIECE),
-        words=_words(job, run),
+        tokens=_words(job, run),
         sums=gradients + blocks if job.accumulate > 1 else 0,
     )
 

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sharding.layout import Layout, LayoutError
-from sharding.compiled.machines import hardware
+import jax
+
+from sharding import Layout, LayoutError, Placement, hardware, placement
 
 
 @dataclass(frozen=True)
-class Row:
+class LayoutPreset:
     """A named layout, with the batch that it was compiled for.
 
     Attributes:
@@ -79,63 +80,87 @@ def devices_text(num_hosts: int, devices_per_host: int) -> str:
     return f"{num_hosts}x{devices_per_host}" if num_hosts > 1 else f"{devices_per_host}"
 
 
-def _rows() -> tuple[Row, ...]:
+def _presets() -> tuple[LayoutPreset, ...]:
     one, whole, split, hosts = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 8, 1)
     a40, a80, h80 = "a100-40gb", "a100-80gb", "h100-80gb"
     return (
-        Row("nano", "all", "cpu", 1, 1, one, 64, 50, num_items=10_000),
-        Row("nano", "all", "cpu", 1, 8, whole, 64, 50, num_items=10_000),
-        Row("nano", "all", a40, 1, 1, one, 64, 50, num_items=10_000),
-        Row("smollm2-135m", "heads", "cpu", 1, 1, one, 8, num_items=100_000),
-        Row("smollm2-135m", "all", a40, 1, 1, one, 64),
-        Row("smollm2-135m", "all", h80, 1, 8, whole, 512),
-        Row("1b", "heads", a40, 1, 1, one, 16),
-        Row("1b", "heads", a80, 1, 1, one, 16),
-        Row("1b", "heads", h80, 1, 8, whole, 128),
-        Row("1b", "lora", a40, 1, 1, one, 16),
-        Row("1b", "lora", h80, 1, 8, whole, 128),
-        Row("1b", "all", a40, 1, 1, one, 8, remat=True),
-        Row("1b", "all", a80, 1, 1, one, 8),
-        Row("1b", "all", h80, 1, 1, one, 8),
-        Row("1b", "all", a80, 1, 8, split, 64),
-        Row("1b", "all", h80, 1, 8, split, 64),
-        Row("1b", "all", h80, 2, 8, hosts, 128),
-        Row("1b", "heads", a40, 1, 8, whole, 128, num_items=10_000_000),
-        Row("3b", "heads", a80, 1, 1, one, 8),
-        Row("3b", "lora", a40, 1, 1, one, 8),
-        Row("3b", "lora", h80, 1, 8, whole, 64),
-        Row("3b", "all", a80, 1, 1, one, 4, remat=True),
-        Row("3b", "all", a80, 1, 8, split, 64),
-        Row("3b", "all", h80, 1, 8, split, 64),
-        Row("3b", "all", h80, 2, 8, hosts, 128),
-        Row("8b", "heads", a40, 1, 1, one, 4),
-        Row("8b", "heads", h80, 1, 1, one, 4),
-        Row("8b", "heads", h80, 1, 8, whole, 64),
-        Row("8b", "lora", a40, 1, 1, one, 4, remat=True),
-        Row("8b", "lora", a40, 1, 8, split, 64),
-        Row("8b", "lora", h80, 1, 1, one, 8),
-        Row("8b", "lora", h80, 1, 8, whole, 64),
-        Row("8b", "all", a80, 1, 8, split, 32, remat=True),
-        Row("8b", "all", h80, 1, 8, split, 32, remat=True),
-        Row("8b", "all", a80, 2, 8, hosts, 64, remat=True),
-        Row("8b", "all", h80, 2, 8, hosts, 64, remat=True),
+        LayoutPreset("nano", "all", "cpu", 1, 1, one, 64, 50, num_items=10_000),
+        LayoutPreset("nano", "all", "cpu", 1, 8, whole, 64, 50, num_items=10_000),
+        LayoutPreset("nano", "all", a40, 1, 1, one, 64, 50, num_items=10_000),
+        LayoutPreset("smollm2-135m", "heads", "cpu", 1, 1, one, 8, num_items=100_000),
+        LayoutPreset("smollm2-135m", "all", a40, 1, 1, one, 64),
+        LayoutPreset("smollm2-135m", "all", h80, 1, 8, whole, 512),
+        LayoutPreset("1b", "heads", a40, 1, 1, one, 16),
+        LayoutPreset("1b", "heads", a80, 1, 1, one, 16),
+        LayoutPreset("1b", "heads", h80, 1, 8, whole, 128),
+        LayoutPreset("1b", "lora", a40, 1, 1, one, 16),
+        LayoutPreset("1b", "lora", h80, 1, 8, whole, 128),
+        LayoutPreset("1b", "all", a40, 1, 1, one, 8, remat=True),
+        LayoutPreset("1b", "all", a80, 1, 1, one, 8),
+        LayoutPreset("1b", "all", h80, 1, 1, one, 8),
+        LayoutPreset("1b", "all", a80, 1, 8, split, 64),
+        LayoutPreset("1b", "all", h80, 1, 8, split, 64),
+        LayoutPreset("1b", "all", h80, 2, 8, hosts, 128),
+        LayoutPreset("1b", "heads", a40, 1, 8, whole, 128, num_items=10_000_000),
+        LayoutPreset("3b", "heads", a80, 1, 1, one, 8),
+        LayoutPreset("3b", "lora", a40, 1, 1, one, 8),
+        LayoutPreset("3b", "lora", h80, 1, 8, whole, 64),
+        LayoutPreset("3b", "all", a80, 1, 1, one, 4, remat=True),
+        LayoutPreset("3b", "all", a80, 1, 8, split, 64),
+        LayoutPreset("3b", "all", h80, 1, 8, split, 64),
+        LayoutPreset("3b", "all", h80, 2, 8, hosts, 128),
+        LayoutPreset("8b", "heads", a40, 1, 1, one, 4),
+        LayoutPreset("8b", "heads", h80, 1, 1, one, 4),
+        LayoutPreset("8b", "heads", h80, 1, 8, whole, 64),
+        LayoutPreset("8b", "lora", a40, 1, 1, one, 4, remat=True),
+        LayoutPreset("8b", "lora", a40, 1, 8, split, 64),
+        LayoutPreset("8b", "lora", h80, 1, 1, one, 8),
+        LayoutPreset("8b", "lora", h80, 1, 8, whole, 64),
+        LayoutPreset("8b", "all", a80, 1, 8, split, 32, remat=True),
+        LayoutPreset("8b", "all", h80, 1, 8, split, 32, remat=True),
+        LayoutPreset("8b", "all", a80, 2, 8, hosts, 64, remat=True),
+        LayoutPreset("8b", "all", h80, 2, 8, hosts, 64, remat=True),
     )
 
 
-ROWS: Mapping[str, Row] = MappingProxyType({row.name: row for row in _rows()})
+LAYOUT_PRESETS: Mapping[str, LayoutPreset] = MappingProxyType(
+    {row.name: row for row in _presets()}
+)
 """The named layouts by name."""
 
 
-def named_row(name: str) -> Row:
+def layout_preset(name: str) -> LayoutPreset:
     """Returns a row of the table.
 
     Raises:
         LayoutError: there is none of this name; names those of the same size.
     """
-    if name in ROWS:
-        return ROWS[name]
-    near = [row for row in ROWS if row.startswith(name.split("-")[0])]
+    if name in LAYOUT_PRESETS:
+        return LAYOUT_PRESETS[name]
+    near = [row for row in LAYOUT_PRESETS if row.startswith(name.split("-")[0])]
     raise LayoutError(
-        f"layout is {name!r}, wanted one of {', '.join(near or ROWS)} "
+        f"layout is {name!r}, wanted one of {', '.join(near or LAYOUT_PRESETS)} "
         "(python -m sharding list)"
     )
+
+
+def placement_of(name: str) -> Placement:
+    """Returns the placement of a named layout, or of any that `sharding` knows.
+
+    The batch of a named layout and what it trains are the run's own to say.
+
+    Args:
+        name: of a row of `LAYOUT_PRESETS`, or as for `sharding.placement`.
+
+    Raises:
+        LayoutError: no such layout, or it cannot use this number of devices.
+    """
+    if "-" not in name:
+        return placement(name)
+    preset, there = layout_preset(name), jax.device_count()
+    if preset.num_devices != there:
+        raise LayoutError(
+            f"layout {name!r} is for {preset.num_devices} devices, there are {there}; "
+            f"python -m sharding estimate --layout {name} says what it needs"
+        )
+    return placement("x".join(map(str, preset.mesh_shape)))

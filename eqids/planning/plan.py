@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Iterator
 
 from eqids.config import PlanConfig, require
-from eqids.planning.memory import Memory
-from eqids.planning.jobs import job_of, row_of
 from eqids.planning.estimates import Answer, estimated, row_json, tokens
+from eqids.planning.jobs import job_of, row_of
+from eqids.planning.memory import Memory
+from eqids.planning.named_layouts import LayoutPreset, devices_text
 from eqids.planning.proofs import proved
-from sharding import LayoutError, Row, devices_text, hardware, mesh_shapes
+from sharding import LayoutError, hardware, mesh_shapes
 from sharding.compiled.machines import GIB
 
 
@@ -16,9 +17,9 @@ def answer(config: PlanConfig) -> Answer:
     """Tries every mesh or the one that is asked for, a few batch sizes, and blocks
     recomputed or not.
     """
-    start, found = row_of(config), list[tuple[float, Row, Memory]]()
+    start, found = row_of(config), list[tuple[float, LayoutPreset, Memory]]()
     room = start.capacity_bytes
-    smallest: tuple[Row, Memory] | None = None
+    smallest: tuple[LayoutPreset, Memory] | None = None
     for row in _candidates(config, start):
         try:
             memory = estimated(row, config.item_width)
@@ -67,7 +68,9 @@ def answer(config: PlanConfig) -> Answer:
     return "\n".join(lines), {"layouts": values}
 
 
-def _proved(config: PlanConfig, rows: list[Row]) -> list[tuple[float, Row, int]]:
+def _proved(
+    config: PlanConfig, rows: list[LayoutPreset]
+) -> list[tuple[float, LayoutPreset, int]]:
     """Those that fit by the compiler, the fastest by its counts first."""
     found = []
     for row in rows:
@@ -79,7 +82,7 @@ def _proved(config: PlanConfig, rows: list[Row]) -> list[tuple[float, Row, int]]
     return sorted(found, key=lambda one: -one[0])
 
 
-def _command(config: PlanConfig, row: Row) -> str:
+def _command(config: PlanConfig, row: LayoutPreset) -> str:
     llama = "--llama_size nano" if row.llama_size == "nano" else "--llama_path DIR"
     width = "" if config.item_width is None else f" --item_width {config.item_width}"
     return (
@@ -89,11 +92,11 @@ def _command(config: PlanConfig, row: Row) -> str:
     )
 
 
-def _mesh(row: Row) -> str:
+def _mesh(row: LayoutPreset) -> str:
     return "x".join(map(str, row.mesh_shape))
 
 
-def _candidates(config: PlanConfig, start: Row) -> Iterator[Row]:
+def _candidates(config: PlanConfig, start: LayoutPreset) -> Iterator[LayoutPreset]:
     sizes = [start.batch_size]
     if config.batch_size is None:
         sizes = [start.num_devices * n for n in (1, 4, 16, 64)]
@@ -109,7 +112,7 @@ def _candidates(config: PlanConfig, start: Row) -> Iterator[Row]:
                 )
 
 
-def _rate(row: Row, memory: Memory) -> float:
+def _rate(row: LayoutPreset, memory: Memory) -> float:
     """Tokens a second on a perfect machine, by hand arithmetic.
 
     Products: 2 FLOPs for every weight and token forwards, 2 backwards to activations,
@@ -148,13 +151,13 @@ def _rate(row: Row, memory: Memory) -> float:
     )
 
 
-def _tried(config: PlanConfig, row: Row) -> str:
+def _tried(config: PlanConfig, row: LayoutPreset) -> str:
     if config.layout is None:
         return f"no layout of {row.num_devices} devices"
     return f"no batch on --layout {config.layout} of {row.num_devices} devices"
 
 
-def _nothing_fits(config: PlanConfig, row: Row, memory: Memory) -> str:
+def _nothing_fits(config: PlanConfig, row: LayoutPreset, memory: Memory) -> str:
     room = row.capacity_bytes
     mesh = "" if config.layout is None else f" on the mesh {_mesh(row)}"
     lines = [
@@ -190,7 +193,7 @@ def _nothing_fits(config: PlanConfig, row: Row, memory: Memory) -> str:
     return "\n".join(lines)
 
 
-def _other_meshes(config: PlanConfig, row: Row) -> list[str]:
+def _other_meshes(config: PlanConfig, row: LayoutPreset) -> list[str]:
     """The mesh of as many devices that needs least for this batch, if it fits."""
     least: tuple[int, str] | None = None
     for shape in mesh_shapes(row.num_devices):

@@ -10,16 +10,22 @@ from typing import Any
 from eqids.config import ProveConfig, UserError, require
 from eqids.config.hardware import HardwareName
 from eqids.planning.abstract import Job, abstract_run
+from eqids.planning.estimates import (
+    Answer,
+    estimated,
+    memory_table,
+    row_json,
+    title,
+    tokens,
+)
 from eqids.planning.fitting import needed, room_there
 from eqids.planning.jobs import job_of, on_target, row_of
+from eqids.planning.named_layouts import LAYOUT_PRESETS, LayoutPreset
 from eqids.runs.identity import write_json
-from eqids.planning.estimates import Answer, estimated, memory_table, row_json, title, tokens
 from sharding import (
-    ROWS,
     LayoutError,
     Placement,
     Proof,
-    Row,
     gpu_devices,
     hardware,
     make_mesh,
@@ -41,7 +47,7 @@ def answer(config: ProveConfig) -> Answer:
     return f"{title(row)}\n{text}", {**row_json(row), **proof.to_json()}
 
 
-def proved(row: Row, item_width: int | None = None) -> Proof:
+def proved(row: LayoutPreset, item_width: int | None = None) -> Proof:
     """Returns what the compiler says of a row's train step."""
     put, job = on_target(row), job_of(row, item_width)
     with put.active():
@@ -66,7 +72,7 @@ def prove_all(path: Path, say: Callable[[str], None]) -> None:
                 f"{path} holds no proofs, wanted those of an earlier run, or another "
                 "--json"
             ) from error
-    for name, row in ROWS.items():
+    for name, row in LAYOUT_PRESETS.items():
         told = json.loads(json.dumps(row_json(row)))
         if not told.items() <= proofs.get(name, {}).items():
             memory, proof = estimated(row), proved(row)
@@ -74,7 +80,7 @@ def prove_all(path: Path, say: Callable[[str], None]) -> None:
             proofs[name] = {**told, **proof.to_json(), **said}
             write_json(path, {"layouts": proofs})
             say(f"{name}: {_verdict(proof)}")
-    proofs = {name: proofs[name] for name in ROWS}
+    proofs = {name: proofs[name] for name in LAYOUT_PRESETS}
     tight = [name for name, proof in proofs.items() if not proof["fits"]]
     require(not tight, f"layouts that do not fit their hardware: {', '.join(tight)}")
     say(proofs_table(proofs))

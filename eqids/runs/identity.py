@@ -11,6 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from eqids.checkpoints import (
+    LOCK,
+    latest_step,
+    read_manifest,
+    resolve,
+    restore_sound,
+)
 from eqids.config import (
     InitItems,
     ItemOptimizer,
@@ -25,13 +32,6 @@ from eqids.config import (
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import NUM_GAPS
 from eqids.data.info import INFO_FILE
-from eqids.checkpoints import (
-    LOCK,
-    latest_step,
-    read_manifest,
-    resolve,
-    restore_sound,
-)
 from eqids.fit.step import State
 from eqids.model import EqIDs, Llama
 
@@ -72,7 +72,7 @@ def model_config(
     return ModelConfig(
         llama=llama,
         num_clusters=dataset.info.num_clusters,
-        room=dataset.info.room,
+        cluster_size=dataset.info.cluster_size,
         item_width=recipe.item_width,
         adapter=recipe.adapter,
         tied_items=flags.tied_items,
@@ -99,7 +99,7 @@ def initial_model(
         key: randomness.
         init_items: where item vectors start: from the dataset's, those of texts, or
             at random.
-        text: float32 [cluster, room, width], vectors of texts, if they start there.
+        text: float32 [cluster, place, width], vectors of texts, if they start there.
     """
     starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
     return EqIDs(
@@ -265,8 +265,8 @@ def difference(
         + f"; wanted the same weights, see {of_llama}",
         "tokenizer": f"{path} was trained with words split by one tokenizer, this run "
         "has another; wanted the same tokenizer.json, see --tokenizer",
-        "words": f"{path} was trained with other texts of items than {data} holds, and "
-        "a run keeps to its texts; wanted the same (prepared with the same --text), or "
+        "tokens": f"{path} was trained with other texts of items than {data} holds, "
+        "and a run keeps to its texts; wanted the same (prepared with the same --text), or "
         f"the weights alone: {again} with another --checkpoint_dir",
     }.get(name)
 
@@ -315,7 +315,7 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
         **{f"--lora_{name}": value for name, value in lora.items()},
         "--dtype": config["dtype"],
         "sizes": sizes,
-        **(config.get("words") or {"tokenizer": None, "words": None}),
+        **(config.get("tokens") or {"tokenizer": None, "tokens": None}),
     }
 
 

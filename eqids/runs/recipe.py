@@ -43,7 +43,7 @@ def resolved(flags: TrainConfig) -> RunConfig:
     nano = scratch and flags.llama_size == "nano"
     _check_lora(flags, strategy)
     recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
-    if flags.reads_words:
+    if flags.reads_text:
         recipe = dataclasses.replace(recipe, seq_len=_WITH_WORDS * recipe.seq_len)
     names = [field.name for field in dataclasses.fields(Recipe)]
     given = {name: getattr(flags, name) for name in names}

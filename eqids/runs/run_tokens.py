@@ -11,36 +11,36 @@ from jax.typing import DTypeLike
 
 from eqids.config import LlamaConfig, RunConfig, Strategy, TrainConfig, require
 from eqids.data import Dataset
+from eqids.data.batches.item_texts import tokenizer_file, tokens_of
+from eqids.data.batches.tokens import ItemTokens
 from eqids.data.files import ITEMS_FILE, file_sha256
-from eqids.data.batches.item_texts import tokenizer_file, words_of
-from eqids.data.batches.tokens import Words
 from eqids.model import EqIDs, Llama
 
 _opening = jax.jit(Llama.opening, static_argnums=2)
 
 
-def words_asked(
+def requested_tokens(
     flags: TrainConfig, dataset: Dataset, report: Callable[[str], None]
-) -> Words | None:
+) -> ItemTokens | None:
     """Returns the words that flags ask for beside a dataset's items, if they do.
 
     Raises:
         UserError: there is no tokenizer, or no item has a text.
     """
-    if not flags.reads_words:
+    if not flags.reads_text:
         return None
     path = tokenizer_file(flags.tokenizer, flags.llama_path)
     prompt, per_item = flags.prompt or "", flags.text_tokens_per_item
-    return words_of(dataset, path, prompt, per_item, report)
+    return tokens_of(dataset, path, prompt, per_item, report)
 
 
-def words_again(
+def recorded_tokens(
     checkpoint: Path,
     config: RunConfig,
     dataset: Dataset,
     tokenizer: Path | None = None,
     llama_path: Path | None = None,
-) -> Words | None:
+) -> ItemTokens | None:
     """Returns the words beside items that a checkpoint was trained with, if any.
 
     Args:
@@ -53,7 +53,7 @@ def words_again(
     Raises:
         UserError: the tokenizer is not there, or is another one.
     """
-    if config.words is None:
+    if config.tokens is None:
         return None
     flags = config.flags
     if tokenizer is None and flags.tokenizer is not None:
@@ -66,27 +66,27 @@ def words_again(
     path = tokenizer_file(tokenizer, llama_path or flags.llama_path)
     found = file_sha256(path)
     require(
-        found == config.words.tokenizer,
+        found == config.tokens.tokenizer,
         f"{path} is another tokenizer (its sha256 is {found}) than the one that "
-        f"{checkpoint} was trained with ({config.words.tokenizer}), see --tokenizer",
+        f"{checkpoint} was trained with ({config.tokens.tokenizer}), see --tokenizer",
     )
     prompt, per_item = flags.prompt or "", flags.text_tokens_per_item
-    return words_of(dataset, path, prompt, per_item, lambda sentence: None)
+    return tokens_of(dataset, path, prompt, per_item, lambda sentence: None)
 
 
-def opening_length(words: Words | None, strategy: Strategy) -> int:
+def opening_length(tokens: ItemTokens | None, strategy: Strategy) -> int:
     """Returns the positions of the prompt that `prompt_computed` computes."""
-    return 0 if words is None or strategy != "heads" else len(words.prompt)
+    return 0 if tokens is None or strategy != "heads" else len(tokens.prompt)
 
 
 def prompt_computed(
-    frozen: EqIDs, words: Words | None, strategy: Strategy, dtype: DTypeLike
-) -> tuple[EqIDs, Words | None]:
+    frozen: EqIDs, tokens: ItemTokens | None, strategy: Strategy, dtype: DTypeLike
+) -> tuple[EqIDs, ItemTokens | None]:
     """Computes the prompt once where Llama is frozen, and takes it out of the rows.
 
     Args:
         frozen: the frozen part of a model or all of it, where it is used.
-        words: beside the items, or none.
+        tokens: beside the items, or none.
         strategy: what trains, or trained.
         dtype: of Llama's computation.
 
@@ -94,18 +94,18 @@ def prompt_computed(
         What is frozen, with the opening of every sequence, and the words of rows; or
         both as they are, where Llama trains or there is no prompt.
     """
-    if words is None or opening_length(words, strategy) == 0:
-        return frozen, words
-    prompt = jnp.asarray(words.prompt)
+    if tokens is None or opening_length(tokens, strategy) == 0:
+        return frozen, tokens
+    prompt = jnp.asarray(tokens.prompt)
     opening = _opening(frozen.llama, prompt, jnp.dtype(dtype))
     opened = eqx.tree_at(
         lambda m: m.opening, frozen, opening, is_leaf=lambda x: x is None
     )
-    return opened, replace(words, prompt=words.prompt[:0])
+    return opened, replace(tokens, prompt=tokens.prompt[:0])
 
 
-def check_words(
-    checkpoint: Path, config: RunConfig, dataset: Dataset, words: Words
+def check_tokens(
+    checkpoint: Path, config: RunConfig, dataset: Dataset, tokens: ItemTokens
 ) -> None:
     """Raises UserError where items have other words than a checkpoint was trained with.
 
@@ -113,10 +113,10 @@ def check_words(
         checkpoint: for messages.
         config: of its run.
         dataset: with the same catalog.
-        words: of its items.
+        tokens: of its items.
     """
     require(
-        words.config == config.words,
+        tokens.config == config.tokens,
         f"{checkpoint} was trained with other texts of items than {dataset.path}/"
         f"{ITEMS_FILE} has; wanted the same, see --text of eqids.prepare",
     )
@@ -127,7 +127,7 @@ def check_reads_alike(
     config: RunConfig,
     flags: TrainConfig,
     dataset: Dataset,
-    words: Words | None,
+    tokens: ItemTokens | None,
 ) -> str | None:
     """Requires that a run splits texts as the one did whose weights it starts from.
 
@@ -136,7 +136,7 @@ def check_reads_alike(
         config: of the run that made them.
         flags: of the new run.
         dataset: of the new run.
-        words: of the new run, or none.
+        tokens: of the new run, or none.
 
     Returns:
         What to report: that the items have other texts by now; or None.
@@ -144,16 +144,16 @@ def check_reads_alike(
     Raises:
         UserError: they were split by another tokenizer.
     """
-    was = config.words
-    if was is None or words is None:
+    was = config.tokens
+    if was is None or tokens is None:
         return None
     require(
-        words.config.tokenizer == was.tokenizer,
+        tokens.config.tokenizer == was.tokenizer,
         f"{path} was trained with words split by another tokenizer than this run has; "
         "wanted the same tokenizer.json, see --tokenizer",
     )
     asked = [(f.prompt or "", f.text_tokens_per_item) for f in (config.flags, flags)]
-    if asked[0] != asked[1] or words.config == was:
+    if asked[0] != asked[1] or tokens.config == was:
         return None
     return (
         f"{dataset.path / ITEMS_FILE} has other texts of items than {path} was trained "
@@ -161,10 +161,10 @@ def check_reads_alike(
     )
 
 
-def check_vocab(words: Words, llama: LlamaConfig) -> None:
+def check_vocab(tokens: ItemTokens, llama: LlamaConfig) -> None:
     """Raises UserError where a Llama does not know the tokens of some words."""
     require(
-        words.vocab_used <= llama.vocab,
-        f"the tokenizer gives token {words.vocab_used - 1}, and the Llama knows "
+        tokens.vocab_used <= llama.vocab,
+        f"the tokenizer gives token {tokens.vocab_used - 1}, and the Llama knows "
         f"{llama.vocab}; wanted the Llama's own tokenizer, see --tokenizer",
     )

@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 
 from convert.hf_eqids import Pair, check_pair, load_beside, read_pair
+from eqids.checkpoints import DamageError, read_manifest, resolve, steps
 from eqids.config import (
     LLAMA_FLAGS,
     MODEL_FLAGS,
@@ -24,13 +25,12 @@ from eqids.config import (
     taken_over,
 )
 from eqids.data.batches.item_texts import TOKENIZER_FILE
-from eqids.checkpoints import DamageError, read_manifest, resolve, steps
-from eqids.runs.recipe import strategy_of
-from eqids.runs.identity import check_dataset_there, check_llama_there
-from eqids.runs.same_sizes import check_llama_size, check_strategy
 from eqids.fit.step import State
-from eqids.runs.weights import check_unused
 from eqids.inference.open import llama_folder
+from eqids.runs.identity import check_dataset_there, check_llama_there
+from eqids.runs.recipe import strategy_of
+from eqids.runs.same_sizes import check_llama_size, check_strategy
+from eqids.runs.weights import check_unused
 from sharding import Placement
 
 Read = Callable[[Mapping[str, Any]], TrainConfig]

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from eqids.config import LlamaConfig, TrainConfig
 from eqids.data import Dataset
-from eqids.data.batches.item_texts import tokenizer_file, words_of
-from eqids.data.batches.tokens import Words
-from eqids.runs.run_tokens import check_vocab
+from eqids.data.batches.item_texts import tokenizer_file, tokens_of
+from eqids.data.batches.tokens import ItemTokens
 from eqids.model import Llama
+from eqids.runs.run_tokens import check_vocab
 from sharding import Placement, is_first, replicated
 
 DEPTH = 1 / 3
@@ -33,7 +33,7 @@ _SHORTEST = 8
 class _Texts(eqx.Module):
     """Texts of similar length, a row each, with what opens them; see `Batch`."""
 
-    words: Int[Array, "batch seq"]
+    tokens: Int[Array, "batch seq"]
     segment: Int[Array, "batch seq"]
     position: Int[Array, "batch seq"]
 
@@ -43,7 +43,7 @@ def texts_asked(
     dataset: Dataset,
     llama: LlamaConfig,
     report: Callable[[str], None],
-) -> Words | None:
+) -> ItemTokens | None:
     """Returns the texts that a run's item vectors are to start from, if they are to.
 
     Args:
@@ -58,38 +58,40 @@ def texts_asked(
     if flags.init_items != "text":
         return None
     path = tokenizer_file(flags.tokenizer, flags.llama_path)
-    words = words_of(dataset, path, "", MOST_TOKENS, report)
-    check_vocab(words, llama)
-    missing = dataset.info.num_items - int(np.count_nonzero(words.length))
+    tokens = tokens_of(dataset, path, "", MOST_TOKENS, report)
+    check_vocab(tokens, llama)
+    missing = dataset.info.num_items - int(np.count_nonzero(tokens.length))
     if missing:
         report(f"{missing:,} of {dataset.info.num_items:,} items have no text to read")
-    return words
+    return tokens
 
 
 def text_start(
-    words: Words,
+    tokens: ItemTokens,
     dataset: Dataset,
     llama: Llama,
     item_width: int,
     dtype: DTypeLike,
     put: Placement,
-) -> Float[np.ndarray, "cluster room item_width"]:
+) -> Float[np.ndarray, "cluster place item_width"]:
     """Returns where item vectors start: what a Llama makes of texts, projected.
 
     Args:
-        words: the texts, by slot.
+        tokens: the texts, by slot.
         dataset: whose items.
         llama: a pretrained one, where `put` places it.
         item_width: size of an item's vector.
         dtype: of Llama's computation.
         put: where texts go.
     """
-    vectors = principal(text_vectors(llama, words, dtype, put), item_width)
-    return vectors.reshape(dataset.info.num_clusters, dataset.info.room, item_width)
+    vectors = principal(text_vectors(llama, tokens, dtype, put), item_width)
+    return vectors.reshape(
+        dataset.info.num_clusters, dataset.info.cluster_size, item_width
+    )
 
 
 def text_vectors(
-    llama: Llama, words: Words, dtype: DTypeLike, put: Placement
+    llama: Llama, tokens: ItemTokens, dtype: DTypeLike, put: Placement
 ) -> Float[np.ndarray, "slot width"]:
     """Returns a mean of Llama's hidden states over each text's tokens.
 
@@ -99,19 +101,19 @@ def text_vectors(
 
     Args:
         llama: a pretrained one, where `put` places it.
-        words: the tokens of the texts; what opens them is read and not averaged.
+        tokens: the tokens of the texts; what opens them is read and not averaged.
         dtype: of Llama's computation; the mean is float32.
         put: where texts go.
 
     Returns:
         float32, zeros where there is no text.
     """
-    vectors = np.zeros((len(words.length), llama.config.width), np.float32)
-    there = int(np.count_nonzero(words.length))
+    vectors = np.zeros((len(tokens.length), llama.config.width), np.float32)
+    there = int(np.count_nonzero(tokens.length))
     hidden = None if is_first() else True
     with tqdm(total=there, desc="reading texts", unit="item", disable=hidden) as bar:
-        for slots, texts in _batches(words):
-            rows = np.asarray(_pooled(llama, put(texts), len(words.prompt), dtype))
+        for slots, texts in _batches(tokens):
+            rows = np.asarray(_pooled(llama, put(texts), len(tokens.prompt), dtype))
             vectors[slots] = rows[: len(slots)]
             bar.update(len(slots))
     return vectors
@@ -122,7 +124,7 @@ def _pooled(
     llama: Llama, texts: _Texts, opening: int, dtype: DTypeLike
 ) -> Float[Array, "batch width"]:
     hidden = _lower(llama).hidden(
-        llama.embed(texts.words, dtype), texts.segment, texts.position
+        llama.embed(texts.tokens, dtype), texts.segment, texts.position
     )
     weight = jnp.maximum(texts.position + 1 - opening, 0) * texts.segment
     weight = weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1)
@@ -135,31 +137,31 @@ def _lower(llama: Llama) -> Llama:
     return eqx.tree_at(lambda m: m.blocks, llama, blocks)
 
 
-def _batches(words: Words) -> Iterator[tuple[np.ndarray, _Texts]]:
+def _batches(tokens: ItemTokens) -> Iterator[tuple[np.ndarray, _Texts]]:
     """Batches of few shapes, shortest texts first; rows to spare are padding."""
-    opening, ways = len(words.prompt), jax.device_count()
-    slots = np.flatnonzero(words.length)
-    slots = slots[np.argsort(words.length[slots], kind="stable")]
-    ends = opening + words.length[slots]
+    opening, ways = len(tokens.prompt), jax.device_count()
+    slots = np.flatnonzero(tokens.length)
+    slots = slots[np.argsort(tokens.length[slots], kind="stable")]
+    ends = opening + tokens.length[slots]
     seq, first = _SHORTEST, 0
     while first < len(slots):
         while ends[first] > seq:
             seq *= 2
         size = -(-max(1, _POSITIONS // seq) // ways) * ways
         last = min(first + size, int(np.searchsorted(ends, seq, side="right")))
-        yield slots[first:last], _rows(words, slots[first:last], size, seq)
+        yield slots[first:last], _rows(tokens, slots[first:last], size, seq)
         first = last
 
 
-def _rows(words: Words, slots: np.ndarray, size: int, seq: int) -> _Texts:
-    tokens, segment = np.zeros((2, size, seq), np.int32)
+def _rows(tokens: ItemTokens, slots: np.ndarray, size: int, seq: int) -> _Texts:
+    token_ids, segment = np.zeros((2, size, seq), np.int32)
     for row, slot in enumerate(slots):
-        start, length = words.first[slot], words.length[slot]
-        text = np.concatenate([words.prompt, words.ids[start : start + length]])
-        tokens[row, : len(text)] = text
+        start, length = tokens.first[slot], tokens.length[slot]
+        text = np.concatenate([tokens.prompt, tokens.ids[start : start + length]])
+        token_ids[row, : len(text)] = text
         segment[row, : len(text)] = 1
     position = np.tile(np.arange(seq, dtype=np.int32), (size, 1))
-    return _Texts(jnp.asarray(tokens), jnp.asarray(segment), jnp.asarray(position))
+    return _Texts(jnp.asarray(token_ids), jnp.asarray(segment), jnp.asarray(position))
 
 
 def principal(

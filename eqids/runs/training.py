@@ -14,6 +14,14 @@ import jax.numpy as jnp
 import convert
 from convert.hf_eqids import read_pair
 from convert.hub import fetch_llama
+from eqids.checkpoints import (
+    Retention,
+    Saver,
+    best_step,
+    latest_step,
+    recover,
+    restore_sound,
+)
 from eqids.cli import say, shell_word, warn
 from eqids.config import (
     LLAMA_PRESETS,
@@ -26,24 +34,22 @@ from eqids.config import (
     same_path,
 )
 from eqids.data import Dataset, open_dataset
+from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.data.preparation import prepare
-from eqids.data.batches.tokens import Words
-from eqids.checkpoints import (
-    Retention,
-    Saver,
-    best_step,
-    latest_step,
-    recover,
-    restore_sound,
-)
+from eqids.fit.active_clusters import active_lists, chosen
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
-from eqids.planning.fitting import check_fits, room_there
 from eqids.fit.loop import train
 from eqids.fit.optimizer import make_optimizer
+from eqids.fit.results import full_result, table
+from eqids.fit.step import State, outline, split, start, stored_shapes
+from eqids.inference.open import check_pair_catalog
+from eqids.model import Llama
+from eqids.planning.fitting import check_fits, room_there
 from eqids.planning.jobs import job_of_run
-from eqids.runs.recipe import DEFAULT_DATA, resolved, wants_hub
+from eqids.planning.named_layouts import placement_of
+from eqids.planning.proofs import memory_report
 from eqids.runs.identity import (
     RESULT_FILE,
     check_dataset_there,
@@ -58,24 +64,19 @@ from eqids.runs.identity import (
     run_meta,
     write_json,
 )
-from eqids.runs.same_sizes import other_sizes
-from eqids.fit.step import State, outline, split, start, stored_shapes
-from eqids.runs.text_vectors import text_start, texts_asked
-from eqids.fit.active_clusters import chosen, touching
-from eqids.runs.weights import load_weights
+from eqids.runs.recipe import DEFAULT_DATA, resolved, wants_hub
 from eqids.runs.run_tokens import (
     check_reads_alike,
     check_vocab,
     opening_length,
     prompt_computed,
-    words_asked,
+    requested_tokens,
 )
-from eqids.model import Llama
-from eqids.inference.open import check_pair_catalog
-from eqids.planning.proofs import memory_report
-from eqids.fit.results import full_result, table
+from eqids.runs.same_sizes import other_sizes
 from eqids.runs.starting import load_pair_weights, newest_of, source_of
-from sharding import Placement, barrier, is_first, placement, shards
+from eqids.runs.text_vectors import text_start, texts_asked
+from eqids.runs.weights import load_weights
+from sharding import Placement, barrier, is_first, shards
 
 _say_once = functools.cache(say)
 """Says a sentence the first time only: texts may be read for two purposes."""
@@ -92,20 +93,20 @@ def run_training(flags: TrainConfig) -> None:
         UserError: the flags, the dataset or the run's folder do not fit one another.
         Stopped: a signal asked for it, and the step is saved.
     """
-    config, put = resolved(flags), placement(flags.layout)
+    config, put = resolved(flags), placement_of(flags.layout)
     _check_moved(config)
     dataset, folder = _dataset(config), config.checkpoint_dir
     config = _with_llama(config)
     flags = config.flags
-    words = words_asked(flags, dataset, _say_once)
+    tokens = requested_tokens(flags, dataset, _say_once)
     source = source_of(dataclasses.replace(flags, checkpoint_dir=folder))
     if source is not None:
-        other = check_reads_alike(source.path, source.config, flags, dataset, words)
+        other = check_reads_alike(source.path, source.config, flags, dataset, tokens)
         if other is not None:
             warn(other)
     if flags.estimate_memory_only:
-        settled = _settled(config, dataset, words)
-        job = job_of_run(*settled, opening_length(words, config.strategy))
+        settled = _settled(config, dataset, tokens)
+        job = job_of_run(*settled, opening_length(tokens, config.strategy))
         say(memory_report(job, put, flags.hardware))
         return
     retention = Retention(flags.keep, flags.keep_every)
@@ -114,8 +115,8 @@ def run_training(flags: TrainConfig) -> None:
         if flags.fresh:
             check_fresh(folder)
         recover(folder, warn)
-        config, sizes = _settled(config, dataset, words)
-        measured = _train(config, sizes, dataset, words, put, saver)
+        config, sizes = _settled(config, dataset, tokens)
+        measured = _train(config, sizes, dataset, tokens, put, saver)
         if measured is None:
             say(f"stopped at step {config.stop_at}; the same command goes on")
         elif is_first():
@@ -128,7 +129,7 @@ def run_training(flags: TrainConfig) -> None:
 
 
 def _settled(
-    config: RunConfig, dataset: Dataset, words: Words | None
+    config: RunConfig, dataset: Dataset, tokens: ItemTokens | None
 ) -> tuple[RunConfig, ModelConfig]:
     """Returns the run with what its catalog and its folder decide, and its sizes."""
     flags, folder = config.flags, config.checkpoint_dir
@@ -137,23 +138,23 @@ def _settled(
         check_pair_catalog(read_pair(flags.init_from), dataset)
     items = chosen(item_optimizer(flags, folder), dataset, config.recipe)
     flags = dataclasses.replace(flags, item_optimizer=items)
-    of_words = None if words is None else words.config
-    config = dataclasses.replace(config, flags=flags, words=of_words)
-    return config, model_config(config, dataset, _llama_config(flags, words))
+    of_tokens = None if tokens is None else tokens.config
+    config = dataclasses.replace(config, flags=flags, tokens=of_tokens)
+    return config, model_config(config, dataset, _llama_config(flags, tokens))
 
 
 def _train(
     config: RunConfig,
     sizes: ModelConfig,
     dataset: Dataset,
-    words: Words | None,
+    tokens: ItemTokens | None,
     put: Placement,
     saver: Saver,
 ) -> tuple[Mapping[str, Any], int] | None:
     """Returns metrics on the test split and the step; None before the run's last."""
     flags, recipe, folder = config.flags, config.recipe, config.checkpoint_dir
     dtype = jnp.dtype(config.dtype)
-    job = job_of_run(config, sizes, opening_length(words, config.strategy))
+    job = job_of_run(config, sizes, opening_length(tokens, config.strategy))
     check_fits(job, put, room_there())
     texts = texts_asked(flags, dataset, sizes.llama, _say_once)
     llama, base = _pretrained(config, put)
@@ -169,7 +170,7 @@ def _train(
     )  # fmt: skip
     stored = stored_shapes(model, config.strategy, optimizer)
     params, frozen = split(put(model), config.strategy, dtype)
-    lists = touching(dataset, recipe, shards(params.softmax.table))
+    lists = active_lists(dataset, recipe, shards(params.softmax.table))
     state = start(params, optimizer)
     like = outline(state)
     del llama, model, params
@@ -186,16 +187,16 @@ def _train(
         f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
         "already",
     )
-    say(_opening(config, dataset, words, state))
-    frozen, words = prompt_computed(frozen, words, config.strategy, dtype)
+    say(_opening(config, dataset, tokens, state))
+    frozen, tokens = prompt_computed(frozen, tokens, config.strategy, dtype)
     step = job.step(optimizer)
-    batches = TrainingBatches(dataset, _batch_config(config), words)
-    ranker = make_ranker(recipe.seq_len, dtype, put, words)
+    batches = TrainingBatches(dataset, _batch_config(config), tokens)
+    ranker = make_ranker(recipe.seq_len, dtype, put, tokens)
     asked = of_some_users(dataset, flags.eval_users)
     state = train(
         config, state, frozen, step, step_key, dataset=asked, batches=batches,
         ranker=ranker, saver=saver, meta=meta, put=put, stored=stored,
-        touching=None if flags.item_optimizer == "dense" else lists,
+        active_lists=None if flags.item_optimizer == "dense" else lists,
         cold=None if known is None else put(ColdItems.of(dataset, known)),
     )  # fmt: skip
     if int(state.step) == config.stop_at < recipe.num_steps:
@@ -252,11 +253,11 @@ def _with_llama(config: RunConfig) -> RunConfig:
     )
 
 
-def _llama_config(flags: TrainConfig, words: Words | None) -> LlamaConfig:
+def _llama_config(flags: TrainConfig, tokens: ItemTokens | None) -> LlamaConfig:
     """Returns the Llama's sizes; one from scratch learns all words of its tokenizer."""
     if flags.llama_path is None:
         preset = LLAMA_PRESETS[flags.llama_size]
-        vocab = 0 if words is None else words.vocab
+        vocab = 0 if tokens is None else tokens.vocab
         return dataclasses.replace(preset, vocab=max(preset.vocab, vocab))
     found = convert.read_config(flags.llama_path)
     asked, has = other_sizes(LLAMA_PRESETS[flags.llama_size], found)
@@ -265,8 +266,8 @@ def _llama_config(flags: TrainConfig, words: Words | None) -> LlamaConfig:
         f"{flags.llama_path} is not a Llama of --llama_size {flags.llama_size}: it has "
         f"{has}, wanted {asked}; give the folder of one, or no --llama_size",
     )
-    if words is not None:
-        check_vocab(words, found)
+    if tokens is not None:
+        check_vocab(tokens, found)
     return found
 
 
@@ -293,7 +294,7 @@ def _batch_config(config: RunConfig) -> BatchConfig:
 
 
 def _opening(
-    config: RunConfig, dataset: Dataset, words: Words | None, state: State
+    config: RunConfig, dataset: Dataset, tokens: ItemTokens | None, state: State
 ) -> str:
     items = config.flags.item_optimizer
     learns = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -304,10 +305,10 @@ def _opening(
         f"{config.strategy}: {learns:,} parameters train; {recipe.num_steps:,} steps "
         f"of {recipe.batch_size} x {recipe.seq_len} into {config.checkpoint_dir}",
     ]
-    if words is not None:
+    if tokens is not None:
         lines.append(
-            f"words: {len(words.prompt)} open a history, then at most "
-            f"{words.per_item} an item, {words.length[dataset.slots].mean():.1f} on "
+            f"words: {len(tokens.prompt)} open a history, then at most "
+            f"{tokens.per_item} an item, {tokens.length[dataset.slots].mean():.1f} on "
             "average"
         )
     if jax.process_count() > 1:

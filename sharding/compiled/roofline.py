@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sharding.compiled.hlo import Collective, Counts
-from sharding.layout import LayoutError
 from sharding.compiled.machines import Hardware
+from sharding.layout import LayoutError
 
 
 @dataclass(frozen=True)

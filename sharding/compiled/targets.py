@@ -12,8 +12,8 @@ import jax
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 
-from sharding.layout import LayoutError
 from sharding.compiled.machines import Hardware
+from sharding.layout import LayoutError
 
 _INSTALL = "pip install 'eqids[gpu-compile]'"
 _PLUGINS = ("jax-cuda12-plugin", "jax-cuda12-pjrt")

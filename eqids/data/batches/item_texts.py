@@ -13,9 +13,9 @@ from safetensors.numpy import save
 from tokenizers import Tokenizer
 
 from eqids.config import UserError, check_content, require
+from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.dataset import Dataset
-from eqids.data.files import ITEMS_FILE, file_sha256, read_parquet, words_file
-from eqids.data.batches.tokens import Words, words_by_slot
+from eqids.data.files import ITEMS_FILE, file_sha256, read_parquet, tokens_file
 
 TOKENIZER_FILE = "tokenizer.json"
 """What Hugging Face calls a tokenizer's file in a model's folder."""
@@ -63,13 +63,13 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
     )
 
 
-def words_of(
+def tokens_of(
     dataset: Dataset,
     tokenizer: Path,
     prompt: str,
     per_item: int,
     report: Callable[[str], None],
-) -> Words:
+) -> ItemTokens:
     """Returns the words of a dataset's items, as tokens, and those of a prompt.
 
     Texts and the prompt are data: a text that spells a special token, such as `</s>`,
@@ -102,10 +102,10 @@ def words_of(
         )
     vocab = 1 + max(engine.get_vocab(with_added_tokens=True).values(), default=-1)
     opening = np.array([*_before(engine), *_encoded(engine, prompt)], np.int32)
-    return words_by_slot(ids, offsets, opening, per_item, sha256, vocab)
+    return tokens_by_slot(ids, offsets, opening, per_item, sha256, vocab)
 
 
-def words_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Words:
+def tokens_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> ItemTokens:
     """Returns the words of texts that are of no dataset yet; see `words_of`.
 
     Args:
@@ -119,7 +119,7 @@ def words_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Word
     engine = _open(tokenizer)
     ids, lengths = _tokenized(texts, engine)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return words_by_slot(ids, offsets, np.array(_before(engine), np.int32), per_item)
+    return tokens_by_slot(ids, offsets, np.array(_before(engine), np.int32), per_item)
 
 
 def _open(path: Path) -> Tokenizer:
@@ -185,7 +185,7 @@ def _before(engine: Tokenizer) -> list[int]:
 def _cached(
     dataset: Dataset, engine: Tokenizer, sha256: str, report: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    path = dataset.path / words_file(sha256)
+    path = dataset.path / tokens_file(sha256)
     wanted = {
         "tokenizer": sha256,
         "items": dataset.info.files[ITEMS_FILE],

@@ -109,7 +109,7 @@ class WordPackingPlan:
 
         Args:
             events: the histories.
-            room: positions of a window.
+            cluster_size: positions of a window.
             stops: int64 [event], the last event of a window that starts there.
             rng: for the first windows.
 

@@ -20,21 +20,21 @@ class Laid(NamedTuple):
     """A history as positions of a sequence.
 
     Attributes:
-        words: int32 [position], tokens; 0 where an item stands.
+        tokens: int32 [position], tokens; 0 where an item stands.
         items: int32 [position], slots; -1 where a word stands.
         gap: int32 [position], the item's; 0 where a word stands.
         ends: int64 [event], the last position of each item with its words, where the
             next item is predicted.
     """
 
-    words: np.ndarray
+    tokens: np.ndarray
     items: np.ndarray
     gap: np.ndarray
     ends: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class ItemTokens:
     """What every sequence opens with, and the tokens that follow each item."""
 
     ids: np.ndarray
@@ -85,7 +85,7 @@ class Words:
             f"--text_tokens_per_item {self.per_item}",
         )
 
-    def moved(self, slot: np.ndarray, num_slots: int) -> "Words":
+    def moved(self, slot: np.ndarray, num_slots: int) -> "ItemTokens":
         """Returns the same words of items that stand in other slots.
 
         Args:
@@ -98,14 +98,14 @@ class Words:
         return replace(self, first=first, length=length)
 
 
-def words_by_slot(
+def tokens_by_slot(
     ids: np.ndarray,
     offsets: np.ndarray,
     prompt: np.ndarray,
     per_item: int,
     tokenizer: str = "",
     vocab: int = 0,
-) -> Words:
+) -> ItemTokens:
     """Returns the first words of every item.
 
     Args:
@@ -117,47 +117,47 @@ def words_by_slot(
         vocab: tokens that the tokenizer knows.
     """
     length = np.minimum(np.diff(offsets), per_item)
-    return Words(ids, offsets[:-1], length, prompt, per_item, tokenizer, vocab)
+    return ItemTokens(ids, offsets[:-1], length, prompt, per_item, tokenizer, vocab)
 
 
-def num_newest(slots: np.ndarray, seq_len: int, words: Words | None) -> int:
+def num_newest(slots: np.ndarray, seq_len: int, tokens: ItemTokens | None) -> int:
     """Returns how many of the last items fit, with all of their words.
 
     Args:
         slots: int [event], oldest first.
         seq_len: positions that there are.
-        words: beside the items, or none.
+        tokens: beside the items, or none.
     """
-    if words is None:
+    if tokens is None:
         return min(len(slots), seq_len)
     newest_first = slots[-seq_len:][::-1]
-    positions = len(words.prompt) + np.cumsum(1 + words.length[newest_first])
+    positions = len(tokens.prompt) + np.cumsum(1 + tokens.length[newest_first])
     return int(np.searchsorted(positions, seq_len, side="right"))
 
 
-def lay_out(slots: np.ndarray, gaps: np.ndarray, words: Words | None) -> Laid:
+def lay_out(slots: np.ndarray, gaps: np.ndarray, tokens: ItemTokens | None) -> Laid:
     """Returns the sequence of a history.
 
     Args:
         slots: int [event], oldest first, at least one.
         gaps: int [event], see `gap_buckets`.
-        words: beside the items, or none.
+        tokens: beside the items, or none.
     """
-    if words is None:
+    if tokens is None:
         return Laid(np.zeros_like(slots), slots, gaps, np.arange(len(slots)))
-    length, opening = words.length[slots], len(words.prompt)
+    length, opening = tokens.length[slots], len(tokens.prompt)
     after = opening + np.cumsum(1 + length)
     at = after - 1 - length
-    tokens, gap = np.zeros((2, int(after[-1])), np.int32)
-    items = np.full(len(tokens), -1, np.int32)
+    token_ids, gap = np.zeros((2, int(after[-1])), np.int32)
+    items = np.full(len(token_ids), -1, np.int32)
     items[at], gap[at] = slots, gaps
-    tokens[:opening] = words.prompt
+    token_ids[:opening] = tokens.prompt
     # The words of item i lie at `ids[first[i]:]`, and here from `at[i] + 1` on.
     is_word = items < 0
     is_word[:opening] = False
-    moved = np.repeat(words.first[slots] - at - 1, length)
-    tokens[is_word] = words.ids[np.flatnonzero(is_word) + moved]
-    return Laid(tokens, items, gap, after - 1)
+    moved = np.repeat(tokens.first[slots] - at - 1, length)
+    token_ids[is_word] = tokens.ids[np.flatnonzero(is_word) + moved]
+    return Laid(token_ids, items, gap, after - 1)
 
 
 def _starts(length: np.ndarray) -> np.ndarray:

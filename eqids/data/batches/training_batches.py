@@ -8,10 +8,10 @@ import grain
 import numpy as np
 
 from eqids.config import require
-from eqids.data.dataset import Dataset
 from eqids.data.batches.packing import EpochPlan, PackingPlan
 from eqids.data.batches.token_packing import Events, WordPackingPlan
-from eqids.data.batches.tokens import Laid, Words, lay_out, num_newest
+from eqids.data.batches.tokens import ItemTokens, Laid, lay_out, num_newest
+from eqids.data.dataset import Dataset
 
 Arrays = Mapping[str, np.ndarray]
 """The fields of the model's `Batch`: int32 NumPy arrays `[batch, seq]`."""
@@ -64,14 +64,14 @@ class TrainingBatches:
     """The endless, seekable stream of training batches."""
 
     def __init__(
-        self, dataset: Dataset, config: BatchConfig, words: Words | None = None
+        self, dataset: Dataset, config: BatchConfig, tokens: ItemTokens | None = None
     ):
         """Plans the epochs.
 
         Args:
             dataset: whose training events.
             config: how they become batches.
-            words: beside the items, or none.
+            tokens: beside the items, or none.
 
         Raises:
             UserError: no user has two training events, or rows are too short for an
@@ -79,13 +79,13 @@ class TrainingBatches:
         """
         self._dataset = dataset
         self.config = config
-        self._words = words
+        self._words = tokens
         self.plan: PackingPlan | WordPackingPlan
-        if words is None:
+        if tokens is None:
             self.plan = PackingPlan(dataset.train_length, config.seq_len, config.seed)
         else:
-            words.check(config.seq_len)
-            self.plan = _planned(dataset, config, words)
+            tokens.check(config.seq_len)
+            self.plan = _planned(dataset, config, tokens)
         require(
             self.plan.num_targets > 0,
             f"{dataset.path}: no user has two training events, so there is nothing to "
@@ -162,7 +162,7 @@ def query_batch(
     histories: Sequence[np.ndarray],
     times: Sequence[np.ndarray | None],
     seq_len: int,
-    words: Words | None = None,
+    tokens: ItemTokens | None = None,
 ) -> Arrays:
     """Returns a batch of one history a row, the end that fits, without targets.
 
@@ -172,13 +172,13 @@ def query_batch(
         histories: slots of each history, oldest first, at least one event.
         times: the times of each, or none.
         seq_len: positions in a row.
-        words: as in training.
+        tokens: as in training.
     """
     rows = []
     for slots, seconds in zip(histories, times, strict=True):
-        out, kept = _empty_row(seq_len), num_newest(slots, seq_len, words)
+        out, kept = _empty_row(seq_len), num_newest(slots, seq_len, tokens)
         kept_times = None if seconds is None else seconds[-kept:]
-        laid = lay_out(slots[-kept:], gap_buckets(kept_times, kept), words)
+        laid = lay_out(slots[-kept:], gap_buckets(kept_times, kept), tokens)
         _write(out, laid, slice(len(laid.items)), 1)
         rows.append(out)
     return _stack(rows)
@@ -189,24 +189,26 @@ def last_positions(batch: Arrays) -> np.ndarray:
     return np.count_nonzero(batch["segment"], axis=1).astype(np.int32) - 1
 
 
-def _planned(dataset: Dataset, config: BatchConfig, words: Words) -> WordPackingPlan:
+def _planned(
+    dataset: Dataset, config: BatchConfig, tokens: ItemTokens
+) -> WordPackingPlan:
     tied = np.zeros(len(dataset.slots), np.bool_)
     if dataset.times is not None and config.shuffle_ties:
         tied[1:] = np.diff(dataset.times) == 0
-    size = 1 + words.length[dataset.slots]
+    size = 1 + tokens.length[dataset.slots]
     events = Events(dataset.offsets, dataset.train_length, size, tied)
-    return WordPackingPlan(events, len(words.prompt), config.seq_len, config.seed)
+    return WordPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
 
 
 def _write(out: Arrays, laid: Laid, at: slice, segment: int) -> None:
-    for field in ("words", "items", "gap"):
+    for field in ("tokens", "items", "gap"):
         out[field][at] = getattr(laid, field)
     out["segment"][at] = segment
     out["position"][at] = np.arange(len(laid.items))
 
 
 def _empty_row(seq_len: int) -> dict[str, np.ndarray]:
-    fields = ("words", "items", "gap", "segment", "position", "target")
+    fields = ("tokens", "items", "gap", "segment", "position", "target")
     empty = {"items": -1, "target": -1}
     return {f: np.full(seq_len, empty.get(f, 0), np.int32) for f in fields}
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from eqids.data.dataset import Dataset
 from eqids.data.catalog.lineage import Lineage
+from eqids.data.dataset import Dataset
 
 
 def as_of(dataset: Dataset, version: int) -> Dataset:

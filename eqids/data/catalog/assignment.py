@@ -43,7 +43,7 @@ def admit(
     vectors: np.ndarray,
     coming: np.ndarray,
     num_clusters: int,
-    room: int,
+    cluster_size: int,
 ) -> Seating:
     """Seats newcomers, each in the cluster nearest to its vector.
 
@@ -55,25 +55,25 @@ def admit(
         vectors: float32 [item, vector_width].
         coming: float32 [new, vector_width].
         num_clusters: clusters, empty ones included.
-        room: places in a cluster.
+        cluster_size: places in a cluster.
     """
-    cluster = slot // room
+    cluster = slot // cluster_size
     sizes = np.bincount(cluster, minlength=num_clusters)
     centre = centres(vectors, cluster, num_clusters)
     chosen = nearest(coming, centre, np.flatnonzero(sizes))
     guests = np.bincount(chosen[chosen >= 0], minlength=num_clusters)
-    crowded = np.flatnonzero((sizes + guests > room) & (guests > 0))
+    crowded = np.flatnonzero((sizes + guests > cluster_size) & (guests > 0))
     everyone = np.concatenate([cluster, chosen])
     vectors = np.concatenate([vectors, coming])
-    wanted = _divide(everyone, vectors, len(slot), num_clusters, crowded, room)
-    return _sit(slot, wanted, room)
+    wanted = _divide(everyone, vectors, len(slot), num_clusters, crowded, cluster_size)
+    return _sit(slot, wanted, cluster_size)
 
 
 def spread(
     slot: np.ndarray,
     vectors: np.ndarray,
     num_clusters: int,
-    room: int,
+    cluster_size: int,
     crowded: np.ndarray,
     most: int,
 ) -> Seating:
@@ -83,13 +83,13 @@ def spread(
         slot: int32 [item].
         vectors: float32 [item, vector_width].
         num_clusters: clusters, empty ones included.
-        room: places in a cluster.
+        cluster_size: places in a cluster.
         crowded: int [crowded], clusters of two items or more.
         most: items of a part.
     """
-    cluster = slot // room
+    cluster = slot // cluster_size
     wanted = _divide(cluster, vectors, len(slot), num_clusters, crowded, most)
-    return _sit(slot, wanted, room)
+    return _sit(slot, wanted, cluster_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,20 +131,20 @@ def _divide(
     return _Wanted(out, total, opened, np.repeat(crowded, parts - 1))
 
 
-def _sit(slot: np.ndarray, wanted: _Wanted, room: int) -> Seating:
+def _sit(slot: np.ndarray, wanted: _Wanted, cluster_size: int) -> Seating:
     """Finds a place for everyone who moves or is new; the others stay."""
     num_old, total = len(slot), wanted.num_clusters
     cluster = wanted.cluster.copy()
     anywhere = np.flatnonzero(cluster < 0)
     sizes = np.bincount(cluster[cluster >= 0], minlength=total)
-    missing = len(anywhere) - (total * room - int(sizes.sum()))
+    missing = len(anywhere) - (total * cluster_size - int(sizes.sum()))
     if missing > 0:
-        total = grown(total, -(-missing // room))
+        total = grown(total, -(-missing // cluster_size))
         sizes = np.append(sizes, np.zeros(total - len(sizes), sizes.dtype))
-    cluster[anywhere] = emptiest(sizes, room, len(anywhere))
+    cluster[anywhere] = emptiest(sizes, cluster_size, len(anywhere))
     fresh = np.setdiff1d(cluster[anywhere], np.flatnonzero(sizes))
-    stays = np.flatnonzero(cluster[:num_old] == slot // room)
-    occupied = np.zeros((total, room), np.bool_)
+    stays = np.flatnonzero(cluster[:num_old] == slot // cluster_size)
+    occupied = np.zeros((total, cluster_size), np.bool_)
     occupied.reshape(-1)[slot[stays]] = True
     out = np.full(len(cluster), -1, np.int32)
     out[stays] = slot[stays]

@@ -7,12 +7,8 @@ import pyarrow as pa
 import scipy.sparse
 
 from eqids.config import UserError
-from eqids.data.catalog.living_catalog import Catalog
-from eqids.data.dataset import Dataset
-from eqids.data.ids import Ids
-from eqids.data.info import ClustersInfo
-from eqids.data.raw.interactions import Interactions
 from eqids.data.catalog.lineage import Lineage
+from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.catalog.revise import (
     catalog_of,
     clusters_info,
@@ -22,6 +18,10 @@ from eqids.data.catalog.revise import (
     num_other_texts,
     spelled_like,
 )
+from eqids.data.dataset import Dataset
+from eqids.data.ids import Ids
+from eqids.data.info import ClustersInfo
+from eqids.data.raw.interactions import Interactions
 from eqids.data.raw.splits import Split
 
 _NEAR = 16

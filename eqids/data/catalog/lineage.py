@@ -42,10 +42,10 @@ class Change:
     revived: np.ndarray = field(default_factory=_none)
     """int32 [revived]: slots of retired items that are valid again."""
 
-    def touched(self, room: int) -> np.ndarray:
+    def affected(self, cluster_size: int) -> np.ndarray:
         """The clusters whose valid items are others than before, ascending."""
         places = (self.left, self.entered, self.added, self.retired, self.revived)
-        return np.unique(np.concatenate(places) // room)
+        return np.unique(np.concatenate(places) // cluster_size)
 
     def moves(self, num_slots: int) -> np.ndarray:
         """int32 [slot]: where the item of each old slot stands now."""
@@ -54,9 +54,9 @@ class Change:
         return new
 
     def replay(self, valid: np.ndarray) -> np.ndarray:
-        """The valid places, bool [cluster, room], after the change."""
-        room = valid.shape[1]
-        after = np.zeros((self.num_clusters, room), np.bool_)
+        """The valid places, bool [cluster, place], after the change."""
+        cluster_size = valid.shape[1]
+        after = np.zeros((self.num_clusters, cluster_size), np.bool_)
         after[: len(valid)] = valid
         flat = after.reshape(-1)
         flat[self.left] = False
@@ -74,7 +74,7 @@ class Lineage:
     """How a catalog came to be what it is; checkpoints of any version follow it."""
 
     valid: np.ndarray
-    """bool [cluster, room]: the valid places of version 1."""
+    """bool [cluster, place]: the valid places of version 1."""
     catalog_ids: Sequence[str] = ()
     """The catalog ids of versions 1, 2, …, without the present one."""
     changes: Sequence[Change] = ()
@@ -99,7 +99,7 @@ class Lineage:
         )
 
     def valid_at(self, version: int) -> np.ndarray:
-        """The valid places, bool [cluster, room], of a version."""
+        """The valid places, bool [cluster, place], of a version."""
         valid = self.valid
         for change in self.changes[: version - 1]:
             valid = change.replay(valid)
@@ -110,10 +110,10 @@ class Lineage:
 
         It is -1 for items that came later; slots that hold no item mean nothing.
         """
-        room, num_clusters = self.valid.shape[1], len(self.valid)
+        cluster_size, num_clusters = self.valid.shape[1], len(self.valid)
         if self.changes:
             num_clusters = self.changes[-1].num_clusters
-        then = np.arange(num_clusters * room, dtype=np.int32)
+        then = np.arange(num_clusters * cluster_size, dtype=np.int32)
         for change in reversed(self.changes[version - 1 :]):
             back = np.arange(len(then), dtype=np.int32)
             back[change.entered] = change.left
@@ -168,7 +168,7 @@ def check_lineage(path: Path, lineage: Lineage, valid: np.ndarray) -> None:
     Args:
         path: its file, for messages.
         lineage: of a catalog.
-        valid: bool [cluster, room], the valid places of the catalog.
+        valid: bool [cluster, place], the valid places of the catalog.
     """
     try:
         found = lineage.valid_at(lineage.version)

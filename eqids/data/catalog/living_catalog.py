@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from eqids.config import UserError, require
-from eqids.data.catalog.lineage import Change
 from eqids.data.catalog.assignment import Seating, admit, grown, spread
+from eqids.data.catalog.lineage import Change
 
 Ids = Sequence[Hashable] | np.ndarray
 """Item ids, as the user gave them."""
@@ -29,7 +29,7 @@ class Catalog:
     items: np.ndarray
     """[item]: ids as the user gave them, each once: integers or objects."""
     slot: np.ndarray
-    """int32 [item]: cluster * room + place."""
+    """int32 [item]: cluster * cluster_size + place."""
     retired: np.ndarray
     """bool [item]: whether it stands in histories only: never a target, never
     recommended, in no normalizer."""
@@ -39,7 +39,7 @@ class Catalog:
     """float32 [item, vector_width]: near for similar items; zeros: nothing known."""
     num_clusters: int
     """Clusters, empty ones included."""
-    room: int
+    cluster_size: int
     """Places in a cluster."""
     version: int = 1
     """Counts the changes, from 1."""
@@ -47,12 +47,12 @@ class Catalog:
     @property
     def sizes(self) -> np.ndarray:
         """int64 [cluster]: places taken, by retired items too."""
-        return np.bincount(self.slot // self.room, minlength=self.num_clusters)
+        return np.bincount(self.slot // self.cluster_size, minlength=self.num_clusters)
 
     @property
     def item_valid(self) -> np.ndarray:
-        """bool [cluster, room]: places of items that are not retired."""
-        valid = np.zeros((self.num_clusters, self.room), np.bool_)
+        """bool [cluster, place]: places of items that are not retired."""
+        valid = np.zeros((self.num_clusters, self.cluster_size), np.bool_)
         valid.reshape(-1)[self.slot[~self.retired]] = True
         return valid
 
@@ -103,7 +103,9 @@ class Catalog:
         near = self._similar(similar, len(items))[new]
         coming = self._means(near) if vectors is None else vectors[new]
         counts = np.zeros(len(items), np.int64) if counts is None else counts
-        seating = admit(self.slot, self.vectors, coming, self.num_clusters, self.room)
+        seating = admit(
+            self.slot, self.vectors, coming, self.num_clusters, self.cluster_size
+        )
         retired = self.retired.copy()
         retired[known] = False
         nobody = np.zeros(len(new), np.bool_)
@@ -159,9 +161,9 @@ class Catalog:
         require(num_clusters >= 1, f"{num_clusters} clusters to add, wanted 1 or more")
         total = grown(self.num_clusters, num_clusters)
         require(
-            total * self.room < 2**31,
-            f"{num_clusters} clusters to add make {total * self.room} places, wanted "
-            f"less than {2**31}",
+            total * self.cluster_size < 2**31,
+            f"{num_clusters} clusters to add make {total * self.cluster_size} places, "
+            f"wanted less than {2**31}",
         )
         return replace(self, num_clusters=total)._next(self, Change(total))
 
@@ -175,7 +177,7 @@ class Catalog:
             0 <= cluster < self.num_clusters and bool(self.sizes[cluster] > 1),
             f"cluster {cluster} does not hold two items, wanted one that can divide",
         )
-        return self._spread(np.array([cluster]), self.room)
+        return self._spread(np.array([cluster]), self.cluster_size)
 
     def rebalance(
         self, free_share: float, forget: Ids = ()
@@ -191,14 +193,14 @@ class Catalog:
             f"free_share is {free_share}, wanted at least 0 and less than 1",
         )
         # 0.9 of 10 places is 9, whatever floating point says.
-        most = max(1, int(self.room * (1 - free_share) + 1e-9))
+        most = max(1, int(self.cluster_size * (1 - free_share) + 1e-9))
         kept, _ = self.release(forget)
         after, change = kept._spread(np.flatnonzero(kept.sizes > most), most)
         return after._next(self, change)
 
     def _spread(self, crowded: np.ndarray, most: int) -> tuple["Catalog", Change]:
         seating = spread(
-            self.slot, self.vectors, self.num_clusters, self.room, crowded, most
+            self.slot, self.vectors, self.num_clusters, self.cluster_size, crowded, most
         )
         after = replace(self, slot=seating.slot, num_clusters=seating.num_clusters)
         return after._next(self, self._change(seating))
@@ -264,7 +266,7 @@ def _refuse(items: Ids, wrong: np.ndarray, why: str) -> None:
 
 def _shares(after: Catalog, num_old: int) -> np.ndarray:
     """float32 [new]: see `Change.share`; retired items are not used."""
-    cluster, uses = after.slot // after.room, after.count + 1.0
+    cluster, uses = after.slot // after.cluster_size, after.count + 1.0
     old = np.where(after.retired, 0.0, uses)[:num_old]
     size = after.num_clusters
     there = np.bincount(cluster[:num_old], old, minlength=size)

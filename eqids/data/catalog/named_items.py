@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eqids.config import UserError, require
-from eqids.data.raw.cells import Cells, without_nulls
-from eqids.data.raw.engine import engine, reading
+from eqids.data.catalog.revise import ids_of
 from eqids.data.files import read_npy
 from eqids.data.ids import Ids, shown
 from eqids.data.info import TextsInfo
+from eqids.data.raw.cells import Cells, without_nulls
+from eqids.data.raw.engine import engine, reading
 from eqids.data.raw.item_rows import (
     ItemRows,
     distinct_items,
@@ -25,7 +26,6 @@ from eqids.data.raw.item_rows import (
     require_held,
     with_year,
 )
-from eqids.data.catalog.revise import ids_of
 from eqids.data.raw.tables import FileTable, table_of_file
 from eqids.data.raw.template import cell_of, field, text_of
 

@@ -86,7 +86,7 @@ def divide(vectors: np.ndarray, num_parts: int) -> np.ndarray:
     return part
 
 
-def emptiest(sizes: np.ndarray, room: int, num_items: int) -> np.ndarray:
+def emptiest(sizes: np.ndarray, cluster_size: int, num_items: int) -> np.ndarray:
     """A cluster for each of some items of which nothing is known.
 
     One after the other they enter the cluster with most free places; clusters
@@ -94,13 +94,13 @@ def emptiest(sizes: np.ndarray, room: int, num_items: int) -> np.ndarray:
 
     Args:
         sizes: int [cluster], places taken; the free ones must suffice.
-        room: places in a cluster.
+        cluster_size: places in a cluster.
         num_items: how many enter.
 
     Returns:
         int64 [num_items], clusters.
     """
-    free = room - sizes
+    free = cluster_size - sizes
     cluster = np.repeat(np.arange(len(sizes)), free)
     left = free[cluster] - _rank(free)
     order = np.lexsort((cluster, -left, sizes[cluster] == 0))
@@ -111,7 +111,7 @@ def free_slots(occupied: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     """A free slot for each entrant, the lowest of its cluster first.
 
     Args:
-        occupied: bool [cluster, room], places that are taken.
+        occupied: bool [cluster, place], places that are taken.
         cluster: int [entrant]; no more entrants than a cluster has free places.
 
     Returns:

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eqids.config import UserError, require
+from eqids.data.catalog.lineage import Change
 from eqids.data.catalog.living_catalog import Catalog
+from eqids.data.clustering.quality import balance, consecutive_share, random_share
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEM_FLAG, ITEMS_FILE, USERS_FILE, read_parquet
 from eqids.data.ids import Ids, shown
 from eqids.data.info import ClustersInfo
-from eqids.data.catalog.lineage import Change
-from eqids.data.clustering.quality import balance, consecutive_share, random_share
 from eqids.data.write import write_dataset
 
 
@@ -28,7 +28,7 @@ def catalog_of(dataset: Dataset) -> Catalog:
         count=dataset.item_counts.reshape(-1)[slot],
         vectors=dataset.item_vectors.reshape(dataset.num_slots, -1)[slot],
         num_clusters=dataset.info.num_clusters,
-        room=dataset.info.room,
+        cluster_size=dataset.info.cluster_size,
         version=dataset.info.catalog_version,
     )
 
@@ -180,10 +180,12 @@ def clusters_info(
         slots: int [event], training events only.
         users: int [event].
     """
-    cluster = np.arange(catalog.num_clusters * catalog.room) // catalog.room
+    cluster = (
+        np.arange(catalog.num_clusters * catalog.cluster_size) // catalog.cluster_size
+    )
     return replace(
         before,
-        **balance(catalog.sizes, catalog.room),
+        **balance(catalog.sizes, catalog.cluster_size),
         consecutive_share=consecutive_share(cluster, slots, users),
         random_share=random_share(catalog.sizes, slots, users),
     )

@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from eqids.config import PrepareConfig, require
 from eqids.data.clustering.cluster_sizes import assign, default_num_clusters, place
-from eqids.data.info import ClustersInfo
-from eqids.data.raw.interactions import Interactions
 from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
 from eqids.data.clustering.own_vectors import own_vectors
 from eqids.data.clustering.quality import balance, consecutive_share, random_share
-from eqids.data.raw.splits import Split
 from eqids.data.clustering.vectors import item_vectors, item_vectors_bytes, word_vectors
+from eqids.data.info import ClustersInfo
+from eqids.data.raw.interactions import Interactions
+from eqids.data.raw.splits import Split
 
 Reader = Callable[[Sequence[str], int], np.ndarray]
 """Makes float32 [item, width] of texts, with a model that this room does not know."""
@@ -31,14 +31,14 @@ class Clustered:
     """Where items stand, in the order of `Interactions.items`."""
 
     slot: np.ndarray
-    """int32 [item]: cluster * room + place."""
+    """int32 [item]: cluster * cluster_size + place."""
     count: np.ndarray
     """int64 [item]: training events."""
     vectors: np.ndarray
     """float32 [item, vector_width]."""
     num_clusters: int
     """Number of clusters."""
-    room: int
+    cluster_size: int
     """Places in a cluster."""
     info: ClustersInfo
     """How the clusters were made."""
@@ -76,20 +76,20 @@ def make_catalog(
             config.clusters, vectors, count, num_clusters, config.seed,
             config.spherical, told,
         )  # fmt: skip
-    slot, room = place(cluster, num_clusters, config.free_share)
+    slot, cluster_size = place(cluster, num_clusters, config.free_share)
     sizes = np.bincount(cluster, minlength=num_clusters)
     info = ClustersInfo(
         method=config.clusters,
         vector_width=vectors.shape[1],
         seed=config.seed,
-        **balance(sizes, room),
+        **balance(sizes, cluster_size),
         consecutive_share=consecutive_share(cluster, item, users),
         random_share=random_share(sizes, item, users),
         vectors=config.cluster_vectors,
         spherical=config.spherical,
         seconds=round(time.perf_counter() - start, 1),
     )
-    return Clustered(slot, count, vectors, num_clusters, room, info)
+    return Clustered(slot, count, vectors, num_clusters, cluster_size, info)
 
 
 def _vectors(
@@ -102,14 +102,14 @@ def _vectors(
 ) -> np.ndarray:
     """float32 [item, vector_width]."""
     width, seed = config.vector_width, config.seed
-    if config.cluster_vectors in ("words", "text"):
+    if config.cluster_vectors in ("tokens", "text"):
         texts = [text or "" for text in found.items["text"].to_pylist()]
         require(
             any(texts),
             f"--cluster_vectors is {config.cluster_vectors}, but nothing is said of "
             "the items: give their titles with --items and --title_column",
         )
-        if config.cluster_vectors == "words":
+        if config.cluster_vectors == "tokens":
             return word_vectors(texts, width, seed)
         assert read is not None, "the door reads texts"
         return read(texts, width)

@@ -108,8 +108,8 @@ def _halves(part: list[int], loads: np.ndarray) -> list[list[int]]:
     for cluster in part:
         wanted = left if ahead <= 0 else right
         other = right if ahead <= 0 else left
-        room = (len(part) + (wanted is left)) // 2 - len(wanted)
-        half = wanted if room else other
+        cluster_size = (len(part) + (wanted is left)) // 2 - len(wanted)
+        half = wanted if cluster_size else other
         half.append(cluster)
         ahead += loads[cluster] if half is left else -loads[cluster]
     return [left, right]
@@ -118,7 +118,7 @@ def _halves(part: list[int], loads: np.ndarray) -> list[list[int]]:
 def place(
     cluster: np.ndarray, num_clusters: int, free_share: float = 0.0
 ) -> tuple[np.ndarray, int]:
-    """Slots, cluster * room + place, for items of known clusters.
+    """Slots, cluster * cluster_size + place, for items of known clusters.
 
     Args:
         cluster: int [item].
@@ -131,8 +131,8 @@ def place(
     """
     sizes = np.bincount(cluster, minlength=num_clusters)
     # 9 of 10 places at a share of 0.1, whatever floating point says.
-    room = int(sizes.max() / (1 - free_share) + 1e-9)
+    cluster_size = int(sizes.max() / (1 - free_share) + 1e-9)
     order = np.argsort(cluster, kind="stable")
     rank = np.empty(len(cluster), np.int64)
     rank[order] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return (cluster * room + rank).astype(np.int32), room
+    return (cluster * cluster_size + rank).astype(np.int32), cluster_size

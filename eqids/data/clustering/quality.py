@@ -14,18 +14,18 @@ class Balance(TypedDict):
     empty_share: float
 
 
-def balance(sizes: np.ndarray, room: int) -> Balance:
+def balance(sizes: np.ndarray, cluster_size: int) -> Balance:
     """How evenly items fill the clusters.
 
     Args:
         sizes: int [cluster].
-        room: places in a cluster.
+        cluster_size: places in a cluster.
     """
     return Balance(
         smallest=int(sizes.min()),
         largest=int(sizes.max()),
         mean=float(sizes.mean()),
-        empty_share=1 - int(sizes.sum()) / (len(sizes) * room),
+        empty_share=1 - int(sizes.sum()) / (len(sizes) * cluster_size),
     )
 
 

@@ -85,8 +85,8 @@ def word_vectors(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
     counts = hashing.transform(texts)
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
     used = np.flatnonzero(np.bincount(matrix.indices, minlength=_WORDS))
-    words = matrix.tocsc()[:, used].T.tocsr().astype(np.float32)
-    return _right_vectors(words, width, seed)
+    tokens = matrix.tocsc()[:, used].T.tocsr().astype(np.float32)
+    return _right_vectors(tokens, width, seed)
 
 
 def _right_vectors(

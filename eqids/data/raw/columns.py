@@ -19,7 +19,13 @@ from eqids.data.raw.missing import (
     survey,
 )
 from eqids.data.raw.sources import Source
-from eqids.data.raw.times import FORMATS, SECONDS, TIMES_WANTED, settle_unit, spells_date
+from eqids.data.raw.times import (
+    FORMATS,
+    SECONDS,
+    TIMES_WANTED,
+    settle_unit,
+    spells_date,
+)
 
 _ORDER_WANTED = "wanted numbers, dates or timestamps"
 
@@ -149,7 +155,7 @@ def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
 
 
 def _keeps_words(found: ColumnSurvey) -> bool:
-    return found.words > 0 and not found.words_are_missing
+    return found.tokens > 0 and not found.words_are_missing
 
 
 def moments_of(

@@ -16,7 +16,7 @@ from eqids.data.raw.sources import Source
 from eqids.data.raw.tables import ROW, table_of_file
 from eqids.data.raw.times import TIMES_WANTED
 
-_IDS = MissingAdvice(empty="", words="")
+_IDS = MissingAdvice(empty="", tokens="")
 
 
 def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eqids.config import PrepareConfig, TimeUnit, UserError, require
-from eqids.data.raw.columns import TypedEvents, seconds, typed_events
-from eqids.data.raw.engine import Engine, reading
 from eqids.data.ids import Ids
 from eqids.data.info import Counts, TextsInfo
+from eqids.data.raw.columns import TypedEvents, seconds, typed_events
+from eqids.data.raw.engine import Engine, reading
 from eqids.data.raw.item_rows import ItemRows, distinct_items
 from eqids.data.raw.sources import Source
 

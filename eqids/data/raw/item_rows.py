@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import UserError, require
-from eqids.data.raw.cells import without_nulls
-from eqids.data.raw.engine import engine, reading
 from eqids.data.ids import Ids, shown
 from eqids.data.info import TextsInfo
+from eqids.data.raw.cells import without_nulls
+from eqids.data.raw.engine import engine, reading
 from eqids.data.raw.tables import ROW, FileTable, table_of_file
 from eqids.data.raw.template import text_of
 

@@ -21,7 +21,7 @@ class ColumnSurvey:
     """Rows whose cell is empty, or one of --null_values."""
     first_empty: int | None
     """The first of them, from 0."""
-    words: int
+    tokens: int
     """Rows whose text is one of `NULL_WORDS`."""
     first_word: int | None
     """The first of them, from 0."""
@@ -41,7 +41,7 @@ class ColumnSurvey:
     @property
     def missing(self) -> int:
         """Rows without a value."""
-        return self.empty + (self.words if self.words_are_missing else 0)
+        return self.empty + (self.tokens if self.words_are_missing else 0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MissingAdvice:
         "column"
     )
     """After that, where it is the time."""
-    words: str = "; --null_values names texts that mean an empty cell"
+    tokens: str = "; --null_values names texts that mean an empty cell"
     """Where texts look like a missing value."""
 
 
@@ -125,7 +125,7 @@ def _counts_of_texts(
     other = ~empty & ~word
     integer = _spells_integer(column)
     counts = {
-        "words": word.sum(),
+        "tokens": word.sum(),
         "first_word": row.min(where=word),
         "others": other.sum(),
         "numbers": (other & _spells_number(column)).sum(),
@@ -145,7 +145,7 @@ def _survey_of(name: str, found: Mapping[str, Any]) -> ColumnSurvey:
     return ColumnSurvey(
         empty=of("empty"),
         first_empty=found[f"{name}_first_empty"],
-        words=of("words"),
+        tokens=of("tokens"),
         first_word=found.get(f"{name}_first_word"),
         others=others,
         numbers=numbers,
@@ -201,13 +201,13 @@ def check_missing(
         column = found[name]
         if source.spelled and column.others > column.integers >= column.others / 2:
             progress(_mixed(source, name, column))
-        if column.words and not column.words_are_missing:
+        if column.tokens and not column.words_are_missing:
             progress(
                 f"warning: {source.file}: column {source.columns[name]!r} is "
                 f"{_cell(source, name, column.first_word)!r} or the like in "
-                f"{column.words:,} of {num_rows:,} rows, first in row "
+                f"{column.tokens:,} of {num_rows:,} rows, first in row "
                 f"{(column.first_word or 0) + 1}: taken for ids, as the others are "
-                f"texts too{advice.words}"
+                f"texts too{advice.tokens}"
             )
 
 
@@ -227,15 +227,15 @@ def _what(source: Source, name: str, column: ColumnSurvey, num_rows: int) -> str
     """How many cells have no value, and which is the first."""
     of_rows = f"of {num_rows:,} rows, first in row"
     empty = f"is empty in {column.empty:,} {of_rows} {(column.first_empty or 0) + 1}"
-    if not column.words or not column.words_are_missing:
+    if not column.tokens or not column.words_are_missing:
         return empty
     text = _cell(source, name, column.first_word)
     what = "times" if name == "time" else "numbers"
-    words = (
-        f"is {text!r} in {column.words:,} {of_rows} {(column.first_word or 0) + 1}, "
+    tokens = (
+        f"is {text!r} in {column.tokens:,} {of_rows} {(column.first_word or 0) + 1}, "
         f"among {what}"
     )
-    return f"{empty}, and {words}" if column.empty else words
+    return f"{empty}, and {tokens}" if column.empty else tokens
 
 
 def _cell(source: Source, name: str, row: int | None) -> str:

@@ -10,10 +10,10 @@ import ibis
 import ibis.expr.types as ir
 
 from eqids.config import PrepareConfig, require
+from eqids.data.info import TextsInfo
 from eqids.data.raw.cells import Cells
 from eqids.data.raw.engine import Engine
 from eqids.data.raw.fetch import fetch_movielens, unpack
-from eqids.data.info import TextsInfo
 from eqids.data.raw.item_rows import ItemRows, item_rows, require_column, with_year
 from eqids.data.raw.tables import (
     FileTable,
