@@ -48,6 +48,13 @@ SECTIONS: Mapping[str, type[Options]] = {
     "recommend": RecommendOptions,
 }
 
+_MODULES = {
+    "train": "train_speed",
+    "checkpoint": "checkpoint_speed",
+    "recommend": "recommend_speed",
+}
+"""Modules of sections that bear another name."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints tables, and writes what was asked for; or compares."""
@@ -78,7 +85,9 @@ def _measure(options: Options) -> None:
     from bench.result_tables import result, table
     from eqids.runs.identity import write_json
 
-    section = importlib.import_module(f"bench.{name}").measure(options)
+    section = importlib.import_module(f"bench.{_MODULES.get(name, name)}").measure(
+        options
+    )
     print(table(section))
     if options.json is not None:
         write_json(options.json, result(section, options, busy))

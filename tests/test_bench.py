@@ -20,7 +20,7 @@ import eqids
 from bench import (
     __main__ as door,
     catalogs,
-    checkpoint,
+    checkpoint_speed as checkpoint,
     contender,
     head,
     machine,

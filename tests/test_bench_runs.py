@@ -8,7 +8,7 @@ import pytest
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
-from bench import __main__ as door, data, recommend, sasrec
+from bench import __main__ as door, data, recommend_speed as recommend, sasrec
 from bench.options import RecommendOptions, TopkOptions
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close, run_python
-from eqids.data.batches.token_ids import ItemTokens, tokens_by_slot
 from models import FLOAT32, NOWHERE, TINY, tiny_model
 from plays import prepared, write_csv
 from pytest import CaptureFixture
@@ -23,11 +22,12 @@ from convert import save_llama
 from eqids import prepare, train
 from eqids.config import NANO_RECIPE, PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
-from eqids.fit import text_vectors as reading
+from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import split, start
 from eqids.model import Llama
+from eqids.runs import text_vectors as reading
 from eqids.runs.text_vectors import principal, text_vectors
 
 KINDS = ("red apple pear", "loud drum horn", "cold snow ice", "old stone wall")

@@ -12,7 +12,7 @@ import pytest
 from plays import item_histories, prepared
 
 from eqids.config import UserError
-from eqids.data import fetch
+from eqids.data.raw import fetch
 
 # Ibis 12 calls what DuckDB 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")

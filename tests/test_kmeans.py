@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from eqids.data import kmeans
+from eqids.data.clustering import kmeans
 from eqids.data.clustering.kmeans import balanced_kmeans, kmeans_bytes, num_steps
 
 

@@ -266,8 +266,8 @@ def difference(
         "tokenizer": f"{path} was trained with words split by one tokenizer, this run "
         "has another; wanted the same tokenizer.json, see --tokenizer",
         "tokens": f"{path} was trained with other texts of items than {data} holds, "
-        "and a run keeps to its texts; wanted the same (prepared with the same --text), or "
-        f"the weights alone: {again} with another --checkpoint_dir",
+        "and a run keeps to its texts; wanted the same (prepared with the same "
+        f"--text), or the weights alone: {again} with another --checkpoint_dir",
     }.get(name)
 
 
