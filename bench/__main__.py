@@ -21,6 +21,7 @@ from bench.options import (
 from bench.plot import check_plotting, save
 from eqids.cli import parse_command, run, warn
 from eqids.config import require
+from eqids.io.atomic import write_json
 
 DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
 
@@ -83,7 +84,6 @@ def _measure(options: Options) -> None:
     if options.huge_pages:
         use_huge_pages()
     from bench.result_tables import result, table
-    from eqids.runs.identity import write_json
 
     section = importlib.import_module(f"bench.{_MODULES.get(name, name)}").measure(
         options
@@ -99,7 +99,6 @@ def _measure(options: Options) -> None:
 
 def _measure_all(options: AllOptions) -> None:
     from bench.everything import measure_all
-    from eqids.runs.identity import write_json
 
     whole, failed = measure_all(options, SECTIONS)
     if options.json is not None:

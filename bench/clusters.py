@@ -20,6 +20,7 @@ from eqids.config import require
 from eqids.data.clustering.cluster_sizes import assign, default_num_clusters
 from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
 from eqids.data.clustering.quality import balance
+from eqids.io.atomic import write_json
 
 _CHUNK = 2**18
 _SPREAD = 0.75
@@ -197,7 +198,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(result))
     if options.json is not None:
         # Not before, since it brings jax, whose memory is not that of clustering.
-        from eqids.runs.identity import write_json
 
         write_json(options.json, asdict(result))
 

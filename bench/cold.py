@@ -30,7 +30,7 @@ from eqids.data.raw.splits import leave_one_out
 from eqids.fit.evaluation import MOST_USERS, Chunk, make_ranker
 from eqids.fit.ranking import metrics
 from eqids.inference.open import open_checkpoint
-from eqids.runs.identity import write_json
+from eqids.io.atomic import write_json
 from eqids.runs.text_vectors import text_start, texts_asked
 from sharding import placement
 

@@ -15,6 +15,7 @@ from eqids.config import (
     InspectConfig,
     ItemsConfig,
 )
+from eqids.io.atomic import write_json
 
 if TYPE_CHECKING:
     from convert.outputs import Advance
@@ -54,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _inspect(config: InspectConfig) -> None:
     from eqids.export.inspecting import answer
-    from eqids.runs.identity import write_json
 
     check_output(config.json, "--json")
     text, values = answer(config.path)

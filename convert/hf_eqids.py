@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from convert.diagnosis import ITEMS
 from convert.finite import finite
 from convert.hf_config import read_config
-from convert.hf_files import file_sha256, fingerprint
+from convert.hf_files import fingerprint
 from convert.hf_llama import load_llama
 from convert.json_file import read_object
 from convert.names import path_of, tensors_of
@@ -29,6 +29,7 @@ from eqids.config import (
     from_json,
     require,
 )
+from eqids.io.digests import file_sha256
 from eqids.model import EqIDs
 from sharding import Box, LazyArray, Placement, exchange, is_first
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from convert.diagnosis import INDEX, SINGLE, check_folder, check_weights
 from convert.json_file import read_object
 from eqids.config import UserError, require
+from eqids.io.digests import file_sha256
 from sharding import exchange
 
 
@@ -78,12 +79,6 @@ def fingerprint(folder: Path) -> str:
         digests = told[i % num_processes].split()
         total.update(bytes.fromhex(digests[i // num_processes]))
     return total.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.hf_files import file_sha256, shard_paths
+from convert.hf_files import shard_paths
 from convert.hf_write import COMPANIONS
 from eqids.config import LlamaSize, UserError, require
+from eqids.io.digests import file_sha256
 
 PAGE = "https://huggingface.co"
 _FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", *COMPANIONS)

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from convert.hf_files import file_sha256
 from eqids.config import UserError, require
+from eqids.io.digests import file_sha256
 
 DTYPES: Mapping[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from eqids.cli import check_output, parse, run, say
 from eqids.config import EvaluateConfig
+from eqids.io.atomic import write_json
 
 DESCRIPTION = """Rank every target of a split in the full catalog.
 
@@ -25,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
     from eqids.fit.results import full_result, table
     from eqids.inference.open import open_model
-    from eqids.runs.identity import write_json
     from sharding import barrier, initialize, is_first, placement
 
     initialize(**dataclasses.asdict(config.processes))

@@ -7,6 +7,7 @@ from pathlib import Path
 from eqids.cli import parse_command, run, say
 from eqids.cli.commands import COMMANDS
 from eqids.config import ListConfig, MachineConfig, PlanConfig, ProveConfig
+from eqids.io.atomic import write_json
 
 DESCRIPTION = """Where everything lies on a mesh of devices, and whether it fits.
 
@@ -27,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_command(command.kinds, argv, "sharding", DESCRIPTION)
     _fake_devices(config)
     from eqids.planning import estimates, plan, proofs
-    from eqids.runs.identity import write_json
 
     if isinstance(config, ProveConfig) and config.all:
         proofs.prove_all(config.json or Path("layouts.json"), print)

@@ -18,11 +18,11 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.data.catalog.named_items import read_items, read_vectors
 from eqids.data.catalog.revise import catalog_of, revise
-from eqids.data.files import file_sha256
 from eqids.data.ids import Ids
 from eqids.data.info import render_info
 from eqids.fit.baselines import markov, popularity
 from eqids.fit.evaluation import chunks, targets_of
+from eqids.io.digests import file_sha256
 
 
 def retire(dataset: Dataset, *items: str) -> Dataset:

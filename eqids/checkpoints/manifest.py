@@ -19,6 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from eqids.config import UserError, require
+from eqids.io.digests import file_sha256
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -88,17 +89,6 @@ def step_label(path: Path) -> str:
     """How messages name the checkpoint at `path`: 'step 200 of runs/first'."""
     path = path.resolve() if path.name in ("", "..") else path
     return f"step {path.name} of {path.parent}"
-
-
-def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file's content; `advance` hears of every block's bytes."""
-    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while num_bytes := file.readinto(block):
-            digest.update(block[:num_bytes])
-            if advance is not None:
-                advance(num_bytes)
-    return digest.hexdigest()
 
 
 def files_below(folder: Path) -> dict[str, Path]:

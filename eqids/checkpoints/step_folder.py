@@ -50,6 +50,7 @@ from eqids.checkpoints.retention import (
 )
 from eqids.checkpoints.store import Shard, Written, write_parts
 from eqids.config import UserError, require
+from eqids.io.atomic import sync
 from sharding import is_first
 
 Tree = TypeVar("Tree", bound=PyTree)
@@ -204,15 +205,6 @@ def _manifest(
 def _commit(partial: Path, target: Path, manifest: Manifest) -> None:
     write_manifest(partial, manifest)
     for path in [*partial.rglob("*"), partial]:
-        _sync(path)
+        sync(path)
     partial.rename(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target.parent)

@@ -25,12 +25,8 @@ from jaxtyping import Shaped
 
 from eqids.checkpoints.chunks import Box, chunk_shape, chunks_in, shift, within
 from eqids.checkpoints.leaves import Stored
-from eqids.checkpoints.manifest import (
-    ArrayRecord,
-    FileRecord,
-    file_sha256,
-    files_below,
-)
+from eqids.checkpoints.manifest import ArrayRecord, FileRecord, files_below
+from eqids.io.digests import file_sha256
 
 PARTS = "arrays"
 """Folder of the parts inside a checkpoint; a part is `PROCESS-NUMBER`."""

@@ -25,7 +25,6 @@ from eqids.data.files import (
     USER_NUMBERS,
     USERS_FILE,
     data_files,
-    file_sha256,
     read_array,
     read_numbers,
     read_parquet,
@@ -33,6 +32,7 @@ from eqids.data.files import (
 )
 from eqids.data.ids import Ids, shown
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
+from eqids.io.digests import file_sha256
 
 
 @dataclass(frozen=True, eq=False)

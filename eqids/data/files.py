@@ -1,6 +1,5 @@
 """The files of a dataset folder: their names, columns, arrays and hashes."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,12 +41,6 @@ def tokens_file(tokenizer: str) -> str:
 def is_cache(name: str) -> bool:
     """Whether a file of a dataset folder can be made again from the others."""
     return re.fullmatch(r"words-[0-9a-f]{12}\.safetensors", name) is not None
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -26,11 +26,12 @@ from eqids.data.files import (
     USER_COLUMNS,
     USERS_FILE,
     data_files,
-    file_sha256,
     is_cache,
     write_parquet,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
+from eqids.io.atomic import sync
+from eqids.io.digests import file_sha256
 
 
 def write_dataset(
@@ -200,19 +201,11 @@ def _put(partial: Path, path: Path) -> None:
     mode = (partial / INFO_FILE).stat().st_mode
     for file in partial.iterdir():
         file.chmod(mode)
-        _sync(file)
-    _sync(partial)
+        sync(file)
+    sync(partial)
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
     if path.exists():
         path.rename(old)
     partial.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

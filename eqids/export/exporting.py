@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from convert.hf_eqids import FORMAT_VERSION, INFO_FILE, TENSORS_FILE
-from convert.hf_files import file_sha256, shard_paths, tensors
+from convert.hf_files import shard_paths, tensors
 from convert.hf_write import (
     HEAD,
     arrays_of,
@@ -51,6 +51,7 @@ from eqids.config import (
 from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.data.files import read_parquet, write_parquet
 from eqids.inference.open import check_base, dataset_of, llama_of, open_checkpoint
+from eqids.io.digests import file_sha256
 from eqids.model.lora import FIELDS
 from eqids.runs.identity import check_catalog
 from sharding import Placement

@@ -9,6 +9,7 @@ from typing import Any
 
 from eqids.config import ProveConfig, UserError, require
 from eqids.config.hardware import HardwareName
+from eqids.io.atomic import write_json
 from eqids.planning.abstract import Job, abstract_run
 from eqids.planning.estimates import (
     Answer,
@@ -21,7 +22,6 @@ from eqids.planning.estimates import (
 from eqids.planning.fitting import needed, room_there
 from eqids.planning.jobs import job_of, on_target, row_of
 from eqids.planning.named_layouts import LAYOUT_PRESETS, LayoutPreset
-from eqids.runs.identity import write_json
 from sharding import (
     LayoutError,
     Placement,

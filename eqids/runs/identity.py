@@ -1,7 +1,5 @@
 """A run's identity: what its checkpoints record, and what a resume must agree with."""
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -373,13 +371,3 @@ def check_catalog(path: Path, meta: Mapping[str, Any], dataset: Dataset) -> None
         meta["catalog_id"] == dataset.info.catalog_id,
         other_catalog(path, meta, dataset.path),
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole: under a temporary name, then renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror}") from error

@@ -13,7 +13,8 @@ from eqids.config import LlamaConfig, RunConfig, Strategy, TrainConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.item_texts import tokenizer_file, tokens_of
 from eqids.data.batches.tokens import ItemTokens
-from eqids.data.files import ITEMS_FILE, file_sha256
+from eqids.data.files import ITEMS_FILE
+from eqids.io.digests import file_sha256
 from eqids.model import EqIDs, Llama
 
 _opening = jax.jit(Llama.opening, static_argnums=2)

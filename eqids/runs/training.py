@@ -45,6 +45,7 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.fit.results import full_result, table
 from eqids.fit.step import State, outline, split, start, stored_shapes
 from eqids.inference.open import check_pair_catalog
+from eqids.io.atomic import write_json
 from eqids.model import Llama
 from eqids.planning.fitting import check_fits, room_there
 from eqids.planning.jobs import job_of_run
@@ -62,7 +63,6 @@ from eqids.runs.identity import (
     resume,
     run_keys,
     run_meta,
-    write_json,
 )
 from eqids.runs.recipe import DEFAULT_DATA, resolved, wants_hub
 from eqids.runs.run_tokens import (

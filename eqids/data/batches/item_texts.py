@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from eqids.config import UserError, check_content, require
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.dataset import Dataset
-from eqids.data.files import ITEMS_FILE, file_sha256, read_parquet, tokens_file
+from eqids.data.files import ITEMS_FILE, read_parquet, tokens_file
+from eqids.io.digests import file_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
 """What Hugging Face calls a tokenizer's file in a model's folder."""

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from eqids.config import UserError, require
-from eqids.data.files import file_sha256
+from eqids.io.digests import file_sha256
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens"
 WHEEL = "recbole-1.2.1-py3-none-any.whl"

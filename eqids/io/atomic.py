@@ -1,0 +1,78 @@
+"""Files and folders that appear under their name when they are whole, or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eqids.config.errors import UserError
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path`, renamed to it if the block succeeds.
+
+    A file that is there already is replaced in one step.
+
+    Raises:
+        UserError: the file could not be written; nothing is left then.
+    """
+    partial = partial_name(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} could not be written: {reason}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, renamed to it if the block succeeds.
+
+    Args:
+        path: the folder, which must not be there.
+
+    Raises:
+        UserError: the folder could not be written; nothing is left then.
+    """
+    target = path.resolve()
+    partial = partial_name(target)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def partial_name(path: Path) -> Path:
+    """Returns the temporary name of a file or folder, which other processes avoid."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
