@@ -176,8 +176,8 @@ def check(got, like):
     assert jnp.array_equal(jax.random.key_data(got["key"]), jax.random.key_data(key))
 
 written, read = [], []
-block = store.Block
-store.Block = lambda *row: written.append(row[-1].size) or block(*row)
+chunk = store.HostChunk
+store.HostChunk = lambda *row: written.append(row[-1].size) or chunk(*row)
 inner = reader.Reader._begin
 reader.Reader._begin = lambda *call: read.append(call[1:]) or inner(*call)
 

@@ -1,4 +1,4 @@
-"""The door `python -m eqids.checkpoint`."""
+"""The command `python -m eqids.checkpoint`."""
 
 import json
 import subprocess
