@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from folders import write_hf
-from kinds import KINDS, LFS, PULL, told
+from kinds import KINDS, LFS, PULL, explains
 from packed import SINGLE
 from pytest import CaptureFixture
 from runs import refused
@@ -29,7 +29,7 @@ def test_each_kind_is_called_by_its_name_by_every_reader(
 
     def check(said: str) -> None:
         assert str(path.parent) in said and "\n" not in said.strip()
-        assert told(said, name), said
+        assert explains(said, name), said
 
     with pytest.raises(UserError) as error:
         load_llama(path)
@@ -60,7 +60,7 @@ def test_inspect_says_the_same(
         assert "problem" in said
     else:
         said = refused(convert_command.main, ["inspect", str(path)], capsys)
-    assert told(said, name), said
+    assert explains(said, name), said
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_commands_say_it_before_they_look_for_a_tokenizer(
     prepare += ["--cluster_vectors", "text", "--llama_path", str(path)]
     for command, given in ((train_command, train), (prepare_command, prepare)):
         said = refused(command.main, given, capsys)
-        assert told(said, name), said
+        assert explains(said, name), said
     assert not run.exists() and not (tmp_path / "data").exists()
 
 

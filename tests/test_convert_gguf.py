@@ -157,7 +157,7 @@ def _without(name: str) -> dict[str, tuple[int, ...]]:
         ),
         (
             {"more": {"blk.0.attn_q.bias": np.zeros(256, np.float32)}},
-            "has 1 tensors that a Llama has not, the first is blk.0.attn_q.bias",
+            "has 1 tensors that no Llama has, the first is blk.0.attn_q.bias",
         ),
         ({"metadata": {**METADATA, "block_count": "1"}}, "llama.block_count is '1'"),
         (
@@ -274,10 +274,10 @@ def test_an_unknown_tokenizer_is_left_out_and_said(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"tokenizer.ggml.merges": ["t q"]}, r"merges\[0\] is 't q'"),
-        ({"tokenizer.ggml.token_type": [1]}, "as many of token_type"),
+        ({"tokenizer.ggml.token_type": [1]}, "and a token_type for each"),
         (
             {"tokenizer.ggml.tokens": ["a", *["b"] * (VOCAB - 1)]},
-            f"has {VOCAB} tokens, of which 2 differ",
+            f"has {VOCAB} tokens, 2 of them distinct",
         ),
         ({"tokenizer.ggml.eos_token_id": 99}, "eos_token_id is 99"),
         ({"tokenizer.ggml.merges": [1, 2]}, "merges is not a list of texts"),

@@ -125,7 +125,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
         return refused(door.main, [str(word) for word in tokens], capsys)
 
     new = tmp_path / "new"
-    assert "is there already" in told("hf-to-hf", tmp_path / "a", tmp_path / "other")
+    assert "exists already" in told("hf-to-hf", tmp_path / "a", tmp_path / "other")
     assert "MistralForCausalLM" in told("hf-to-hf", tmp_path / "other", new)
     assert "no such folder" in told("hf-to-hf", tmp_path / "none", new)
     flags = ("--max_shard_gb", "0")

@@ -206,7 +206,7 @@ def test_weights_with_a_wrong_hash_are_refused_and_removed(
         ((403, "GatedRepo"), "meta-llama/Llama-3.2-1B, then set HF_TOKEN, or run `hf"),
         ((401, "RepoNotFound"), "is not on the hub, or not for you"),
         ((404, "RepoNotFound"), "is not on the hub, or not for you"),
-        ((404, "RevisionNotFound"), f"has no revision {LLAMA.revision}"),
+        ((404, "RevisionNotFound"), f"no longer has revision {LLAMA.revision}"),
         ((403, ""), "the hub refused the token"),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_token_opens_what_is_gated(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     load_llama(fetch_llama("1b"))
 
 
-def test_no_network_no_cache_and_no_room_are_told_apart(
+def test_missing_network_cache_and_space_are_distinguished(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
@@ -247,7 +247,7 @@ def test_no_network_no_cache_and_no_room_are_told_apart(
 
     _use(monkeypatch, hub.url, tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
-    with pytest.raises(UserError, match="the disk has no room for .* set HF_HOME"):
+    with pytest.raises(UserError, match="the disk has no space for .* set HF_HOME"):
         fetch_llama("1b")
 
 

@@ -238,7 +238,7 @@ def _part_file_sha256(
     """
     if hashed is None:
         return file_sha256(path)
-    values, digest = array_bytes(hashed[0]).data, hashed[1].copy()
+    values, digest = array_bytes(hashed[0]), hashed[1].copy()
     edge = min(_EDGE_BYTES, len(values))
     with path.open("rb") as file:
         first = file.read(edge)

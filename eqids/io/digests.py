@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
 ReportBytes = Callable[[int], object]
 """Receives the number of bytes that were read or written since its last call."""
@@ -34,6 +34,6 @@ def combined_sha256(digests: Iterable[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
 
-def array_bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, " byte"]:
+def array_bytes(values: Shaped[np.ndarray, "..."]) -> memoryview:
     """Returns the bytes of an array in C order; a contiguous array is not copied."""
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
