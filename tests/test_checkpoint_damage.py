@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and loud when damaged."""
+"""Checkpoints are complete or absent, and corruption is always detected."""
 
 import hashlib
 import random
@@ -132,7 +132,7 @@ def test_leaves_that_cannot_be_named_or_stored(tmp_path: Path) -> None:
     assert steps(tmp_path) == []
 
 
-# Whole or absent
+# Complete or absent
 
 
 KILLED = """

@@ -1,4 +1,4 @@
-"""Folders and files that are no Llama we read: the cause and the way out, each kind."""
+"""Folders and files that are no supported Llama: cause and remedy of each kind."""
 
 import struct
 from pathlib import Path
@@ -21,7 +21,7 @@ from eqids.data.info import INFO_FILE
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_kind_is_called_by_its_name_by_every_reader(
+def test_every_reader_names_each_kind(
     name: str, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     path = KINDS[name][0](tmp_path) or tmp_path
@@ -84,11 +84,11 @@ def test_commands_say_it_before_they_look_for_a_tokenizer(
     assert not run.exists() and not (tmp_path / "data").exists()
 
 
-def test_files_of_eqids_are_called_as_eqids_calls_them() -> None:
+def test_names_of_our_own_files_are_current() -> None:
     assert set(EQIDS_FILES) == {MANIFEST, INFO_FILE}
 
 
-def test_a_name_of_the_hub_is_told_from_a_folder(
+def test_a_name_of_the_hub_is_distinguished_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ def test_companions_that_are_pointers_are_not_copied(
 
 @pytest.mark.parametrize("mark", [b"\x1f\x8b", b"BZh", b"\x10\0", b"  ", b"GGUF"[:2]])
 def test_a_header_of_any_length_is_no_archive(tmp_path: Path, mark: bytes) -> None:
-    """The length comes first, and may begin as another format does."""
+    """A file begins with its header's length, whose bytes may look like another format."""
     write_hf(tmp_path / "llama")
     path = tmp_path / "llama" / SINGLE
     data = path.read_bytes()
