@@ -31,8 +31,9 @@ from bench.record import (
 )
 from bench.train_torch import has_torch
 from convert import load_llama
+from convert.hf_config import hf_config
 from convert.hf_files import shard_paths
-from convert.hf_write import hf_config, llama_tensors, write_llama
+from convert.hf_write import llama_tensors, write_llama
 from convert.outputs import Weight, output_folder
 from eqids.config import LLAMA_PRESETS, LlamaConfig, require
 

@@ -2,7 +2,7 @@
 
 | question | file |
 |---|---|
-| how is config.json read: sizes, RoPE scaling, norms? | `hf_config.py` |
+| how is config.json read and written: sizes, RoPE scaling, norms? | `hf_config.py` |
 | which tensor of Hugging Face is which of our arrays? | `hf_llama.py` (`ROWS`) |
 | how is a folder of safetensors loaded? | `hf_llama.py`, `hf_files.py` |
 | what are our arrays called in files for others? | `names.py` |

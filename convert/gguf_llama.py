@@ -8,7 +8,8 @@ import numpy as np
 from convert.gguf_config import ROPE_TABLE, gguf_config
 from convert.gguf_file import SUPPORTED, GgufFile, read_gguf
 from convert.gguf_tokenizer import token_ids, tokenizer_files
-from convert.hf_write import hf_config, llama_tensors, write_llama
+from convert.hf_config import hf_config
+from convert.hf_write import llama_tensors, write_llama
 from convert.outputs import Progress, Weight, output_folder
 from eqids.config import LlamaConfig, require
 

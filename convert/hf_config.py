@@ -1,4 +1,4 @@
-"""Read `config.json` of a Hugging Face Llama: sizes, RoPE and its scaling, norms.
+"""Read and write `config.json` of a Llama: sizes, RoPE and its scaling, norms.
 
 Some settings have two names. They are read as transformers 5 reads them, and refused
 if transformers fails or if its older versions read something else; the pairs are
@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.diagnosis import CONFIG, check_architecture, check_folder
+from convert.diagnosis import (
+    ARCHITECTURE,
+    CONFIG,
+    check_architecture,
+    check_folder,
+)
 from convert.json_file import read_object
 from convert.quantized import check_settings
 from eqids.config import LlamaConfig, RopeScaling, UserError, require
@@ -19,6 +24,10 @@ _CONTEXT = 2048
 """transformers' default of `max_position_embeddings` for a Llama."""
 _SUPPORTED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 """Fields of which one value is supported."""
+_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
+         "original_max_position_embeddings")  # fmt: skip
+_DTYPE = ("torch_dtype", "dtype")
+"""Two names of the same field of config.json."""
 
 
 def read_config(folder: Path) -> LlamaConfig:
@@ -47,6 +56,58 @@ def read_config(folder: Path) -> LlamaConfig:
     except UserError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from error
+
+
+def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:
+    """Returns the content of a folder's config.json, without settings named twice.
+
+    Settings that have two names are written as `hf_config` writes them, so that any
+    version of transformers reads the same; other fields are copied.
+
+    Args:
+        folder: the folder of a Llama.
+        dtype: of the tensors; by default the one in the folder's config.json.
+    """
+    values = read_object(folder / CONFIG)
+    # If a file has both, transformers reads `dtype`.
+    stored = dtype or values.get("dtype") or values.get("torch_dtype")
+    ours = hf_config(read_config(folder), stored)
+    out = {key: one for key, one in values.items() if key not in _ROPE + _DTYPE}
+    if any(key in values for key in _ROPE):
+        out |= {key: ours[key] for key in ("rope_theta", "rope_scaling")}
+    return out if stored is None else out | {"torch_dtype": stored}
+
+
+def hf_config(config: LlamaConfig, dtype: str | None, **more: Any) -> dict[str, Any]:
+    """Returns the content of a config.json that any version of transformers reads.
+
+    RoPE's settings are `rope_theta` and `rope_scaling`, the dtype is `torch_dtype`.
+
+    Args:
+        config: of the Llama.
+        dtype: of the tensors, or None to leave the field out.
+        more: other fields, such as `eos_token_id`.
+    """
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "llama",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head,
+        "intermediate_size": config.ffn,
+        "vocab_size": config.vocab,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": _rope_settings_of(config.rope_scaling),
+        "tie_word_embeddings": config.tied,
+        "torch_dtype": dtype,
+        **more,
+    }
 
 
 def _llama_config(path: Path, values: Mapping[str, Any]) -> LlamaConfig:
@@ -179,3 +240,17 @@ def _number(path: Path, name: str, value: Any) -> float:
         if math.isfinite(number):
             return number
     raise UserError(f"{path}: {name} is {value!r}, wanted a finite number")
+
+
+def _rope_settings_of(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    rope = {"rope_type": scaling.rope_type, "factor": scaling.factor}
+    if scaling.rope_type == "linear":
+        return rope
+    original = "original_max_position_embeddings"
+    return rope | {
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        original: scaling.original_max_position_embeddings,
+    }

@@ -8,11 +8,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from convert.diagnosis import ARCHITECTURE, CONFIG, INDEX, SINGLE
-from convert.hf_config import read_config
+from convert.diagnosis import CONFIG, INDEX, SINGLE
+from convert.hf_config import base_config, hf_config
 from convert.hf_files import check_inside, tensors
 from convert.hf_llama import check_llama
-from convert.json_file import read_object
 from convert.names import Tensor, tensors_of
 from convert.outputs import (
     DTYPES,
@@ -23,7 +22,7 @@ from convert.outputs import (
     row_ranges,
 )
 from eqids.checkpoints import leaf_name
-from eqids.config import LlamaConfig, RopeScaling, check_content, require
+from eqids.config import LlamaConfig, check_content, require
 from eqids.model import Llama
 
 COMPANIONS = (
@@ -35,11 +34,6 @@ COMPANIONS = (
 """Files that are copied with the weights."""
 _FREE_TEXTS = ("LICENSE", "USE_POLICY", "README", "chat_template")
 """Companions whose content is not checked."""
-
-_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
-         "original_max_position_embeddings")  # fmt: skip
-_DTYPE = ("torch_dtype", "dtype")
-"""Two names of the same field of config.json."""
 
 HEAD = "lm_head.weight"
 """The language-model head, of a Llama that is not tied."""
@@ -185,72 +179,6 @@ def copy_companions(new: OutputFolder, folder: Path) -> None:
             check_inside(folder, path)
             if path.is_file():
                 new.write(name, path.read_bytes())
-
-
-def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:
-    """Returns the content of a folder's config.json, without settings named twice.
-
-    Settings that have two names are written as `hf_config` writes them, so that any
-    version of transformers reads the same; other fields are copied.
-
-    Args:
-        folder: the folder of a Llama.
-        dtype: of the tensors; by default the one in the folder's config.json.
-    """
-    values = read_object(folder / CONFIG)
-    # If a file has both, transformers reads `dtype`.
-    stored = dtype or values.get("dtype") or values.get("torch_dtype")
-    ours = hf_config(read_config(folder), stored)
-    out = {key: one for key, one in values.items() if key not in _ROPE + _DTYPE}
-    if any(key in values for key in _ROPE):
-        out |= {key: ours[key] for key in ("rope_theta", "rope_scaling")}
-    return out if stored is None else out | {"torch_dtype": stored}
-
-
-def hf_config(config: LlamaConfig, dtype: str | None, **more: Any) -> dict[str, Any]:
-    """Returns the content of a config.json that any version of transformers reads.
-
-    RoPE's settings are `rope_theta` and `rope_scaling`, the dtype is `torch_dtype`.
-
-    Args:
-        config: of the Llama.
-        dtype: of the tensors, or None to leave the field out.
-        more: other fields, such as `eos_token_id`.
-    """
-    return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "llama",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head,
-        "intermediate_size": config.ffn,
-        "vocab_size": config.vocab,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": _rope_scaling(config.rope_scaling),
-        "tie_word_embeddings": config.tied,
-        "torch_dtype": dtype,
-        **more,
-    }
-
-
-def _rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
-    if scaling is None:
-        return None
-    rope = {"rope_type": scaling.rope_type, "factor": scaling.factor}
-    if scaling.rope_type == "linear":
-        return rope
-    original = "original_max_position_embeddings"
-    return rope | {
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        original: scaling.original_max_position_embeddings,
-    }
 
 
 def llama_tensors(config: LlamaConfig) -> dict[str, tuple[str, Tensor]]:

@@ -111,7 +111,7 @@ def test_companions_that_are_pointers_are_not_copied(
 
 @pytest.mark.parametrize("mark", [b"\x1f\x8b", b"BZh", b"\x10\0", b"  ", b"GGUF"[:2]])
 def test_a_header_of_any_length_is_no_archive(tmp_path: Path, mark: bytes) -> None:
-    """A file begins with its header's length, whose bytes may look like another format."""
+    """The first bytes are the header's length, and may look like another format."""
     write_hf(tmp_path / "llama")
     path = tmp_path / "llama" / SINGLE
     data = path.read_bytes()

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from convert.hf_config import base_config, hf_config
 from convert.hf_eqids import FORMAT_VERSION, INFO_FILE, TENSORS_FILE
 from convert.hf_files import shard_paths, tensors
 from convert.hf_write import (
     HEAD,
     arrays_of,
-    base_config,
     copy_companions,
-    hf_config,
     llama_weights,
     merged,
     of_slice,
