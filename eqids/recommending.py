@@ -1,6 +1,5 @@
 """What `python -m eqids.recommend` does once its flags are read."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from eqids.data.raw.history_files import read_history_file
 from eqids.inference.histories import History, read_histories
 from eqids.inference.open import open_model
 from eqids.inference.recommender import Recommender
+from eqids.io.atomic import new_file
 from sharding import placement
 
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
@@ -110,18 +110,12 @@ def _write(path: Path, parts: Iterable[pd.DataFrame]) -> int:
     """Writes a CSV or Parquet file whole, and returns the number of its rows."""
     done = list(tqdm(parts, unit="chunk", disable=None))
     frame = pd.concat(done, ignore_index=True)
-    partial = path.with_name(f".{path.name}.partial")
     name = path.name.lower()
     packed = next((kind for end, kind in _PACKED.items() if name.endswith(end)), None)
-    try:
+    with new_file(path) as partial:
         if name.removesuffix(path.suffix.lower() if packed else "").endswith(".csv"):
             with pa.output_stream(str(partial), compression=packed) as file:
                 frame.to_csv(file, index=False, mode="wb")
         else:
             frame.to_parquet(partial, index=False)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return len(frame)

@@ -90,7 +90,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (_edited(BESIDE, lambda t: t.pop(BIAS)), f"has no tensor {BIAS}"),
     "surplus": (
         _edited(BESIDE, lambda t: t.update({"eqids.more": np.zeros(1)})),
-        "has 1 tensors that the model has not, the first is eqids.more",
+        "has 1 tensors that the model does not have, the first is eqids.more",
     ),
     "shape": (
         _edited(BESIDE, _set(BIAS, lambda x: x[:, :1].copy())),
