@@ -24,7 +24,9 @@ class Flag:
         several: whether it takes several values.
         required: whether it has no default.
         positional: whether it is given by its place instead of a name.
-        switch: what a flag without a value sets, or None where one takes a value.
+        switch: what a flag without a value sets, or None if it takes a value.
+        declared: the field itself, with its default, group and negation.
+        hint: the type of the field.
     """
 
     field: str
@@ -34,6 +36,8 @@ class Flag:
     required: bool = False
     positional: bool = False
     switch: bool | None = None
+    declared: Any = dataclasses.field(default=None, compare=False)
+    hint: Any = None
 
     @property
     def name(self) -> str:
@@ -183,4 +187,6 @@ def _flag(field: "dataclasses.Field[Any]", hint: Any, positional: bool) -> Flag:
         required=required,
         positional=positional and required,
         switch=None if kind is not bool or optional else not field.default,
+        declared=field,
+        hint=hint,
     )
