@@ -1,4 +1,4 @@
-"""The same histories as batches: packed, one in a row, and padded to the longest."""
+"""Histories as batches: packed, one in a row, and padded to the longest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from eqids.runs.recipe import DEFAULT_DATA
 FIELDS = ("tokens", "items", "gap", "segment", "position", "target")
 _EMPTY = {"items": -1, "target": -1}
 _LOOKED_AT = 64
-"""Batches of a run that some are chosen from, see `packed_batches`."""
+"""Number of batches that `packed_batches` chooses from."""
 
 
 def opened(data_dir: Path | None) -> Dataset:
-    """Opens a dataset; without a folder ML-100K, which is fetched if it is not there.
+    """Opens a dataset; by default ML-100K, downloaded if it is missing.
 
     Raises:
-        UserError: no such dataset, or no connection.
+        UserError: there is no such dataset, or no connection.
     """
     if data_dir is None and not DEFAULT_DATA.exists():
         prepare(PrepareConfig(data_dir=DEFAULT_DATA), warn)
@@ -54,7 +54,7 @@ class Window:
 def random_windows(
     num_slots: int, batch_size: int, seq_len: int, seed: int
 ) -> list[Window]:
-    """Returns full windows of uniform items."""
+    """Returns full windows of uniformly drawn items."""
     rng = np.random.default_rng(seed)
     windows = []
     for _ in range(batch_size):
@@ -67,19 +67,18 @@ def random_windows(
 def packed_batches(
     dataset: Dataset, config: BatchConfig, num_batches: int
 ) -> tuple[list[Arrays], float]:
-    """Returns batches of a run that follow one another, and the windows in a usual row.
+    """Returns consecutive batches of a run, and the mean number of windows in a row.
 
-    Few batches may have many short windows or few long ones, and packing is worth more
-    or less there: returned are those of the first epoch, or of its first batches,
-    whose number of windows in a row is nearest to the mean.
+    Packing gains more where windows are short. So the batches are chosen, among the
+    first of a run's first epoch, for a number of windows near the mean.
 
     Args:
-        dataset: whose histories.
-        config: of the batches.
-        num_batches: how many.
+        dataset: the dataset.
+        config: the batches' config.
+        num_batches: how many batches to return.
 
     Returns:
-        The batches, and the mean of all that they were chosen from.
+        The batches, and the mean over all batches that they were chosen from.
     """
     run = TrainingBatches(dataset, config)
     most = max(num_batches, min(_LOOKED_AT, int(run.batches_per_epoch)))
@@ -95,10 +94,9 @@ def packed_batches(
 
 
 def windows_of(batches: Sequence[Arrays], seed: int) -> list[Window]:
-    """Returns the windows that are packed in batches, in an order of its own.
+    """Returns the windows that are packed in batches, shuffled.
 
-    Rows pair long windows with short ones; a loader that does not pack knows nothing
-    of that.
+    Packing pairs long windows with short ones; a loader that does not pack would not.
     """
     windows = [
         Window(*(batch[name][row, at] for name in ("items", "gap", "target")))
@@ -114,14 +112,14 @@ def windows_of(batches: Sequence[Arrays], seed: int) -> list[Window]:
 def one_in_a_row(
     windows: Sequence[Window], batch_size: int, seq_len: int | None = None
 ) -> list[Arrays]:
-    """Returns batches with one window in a row, as many in each, give or take one.
+    """Returns batches with one window in a row, of nearly equal numbers of windows.
 
     Args:
-        windows: in order.
-        batch_size: rows of a batch at most.
-        seq_len: positions in a row, and all batches have as many rows, the number from
-            `batch_size` on that leaves the fewest of them empty; by default a batch is
-            as long as its longest window.
+        windows: the windows, in order.
+        batch_size: largest number of rows in a batch.
+        seq_len: positions in a row; all batches then have the same number of rows, the
+            one from `batch_size` on that leaves the fewest rows empty. By default a
+            batch is as long as its longest window.
     """
     if seq_len is not None:
         sizes = range(batch_size, 2 * batch_size)

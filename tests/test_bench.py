@@ -29,7 +29,7 @@ from bench import (
 from bench.clock import Spread, Stoppable, Timing, alternate, exponent
 from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
 from bench.options import Options
-from bench.record import Row
+from bench.record import ResultRow
 from bench.trained import trained_head
 from eqids.config import UserError
 from eqids.data import Dataset
@@ -167,8 +167,8 @@ def refuse(options: Options, case: int) -> contender.Measured:
     raise UserError(f"case {case} is refused")
 
 
-def once(seconds: float) -> Row:
-    return Row({}, "a", "step", 10, Timing((seconds,), (seconds,)), "cpu", "cpu")
+def once(seconds: float) -> ResultRow:
+    return ResultRow({}, "a", "step", 10, Timing((seconds,), (seconds,)), "cpu", "cpu")
 
 
 def note(options: Options, case: int) -> contender.Measured:
@@ -189,12 +189,12 @@ def test_cases_are_measured_in_processes_of_their_own() -> None:
 
 def test_peers_that_do_not_fit_are_left_out_and_said(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(head, "free_bytes", lambda: 100 * 10**9)
-    rest = head._Peer("rest", lambda: contender.Contender("", "", list), 50 * 10**9, 0)
-    work = dataclasses.replace(rest, name="work", rest=0, work=45 * 10**9)
-    made, notes = head._that_fit([rest, work, rest], "here")
+    held = head._Peer("held", lambda: contender.Contender("", "", list), 50 * 10**9, 0)
+    added = dataclasses.replace(held, name="added", held=0, added=45 * 10**9)
+    made, notes = head._that_fit([held, added, held], "here")
     assert len(made) == 1
-    assert notes[0].startswith("work is left out at here: it needs about 45.0 GB")
-    assert notes[1].startswith("rest is left out at here: it needs about 50.0 GB")
+    assert notes[0].startswith("added is left out at here: it needs about 45.0 GB")
+    assert notes[1].startswith("held is left out at here: it needs about 50.0 GB")
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from runs import refused
 
 from bench import __main__ as door, compare
 from bench.clock import Timing
-from bench.record import Curve, Row, Section
+from bench.record import Curve, ResultRow, Section
 
 REGRESSION = "REGRESSION"
 
@@ -23,11 +23,13 @@ def timing(seconds: float, seed: int, spread: float = 0.02) -> Timing:
     return Timing(times, tuple(2 * t for t in times))
 
 
-def row(name: str, work: str, timing: Timing, process: str = "") -> Row:
-    return Row({"batch": 8}, name, work, 8, timing, "wall", "cpu", process=process)
+def row(name: str, work: str, timing: Timing, process: str = "") -> ResultRow:
+    return ResultRow(
+        {"batch": 8}, name, work, 8, timing, "wall", "cpu", process=process
+    )
 
 
-def written(path: Path, rows: list[Row], **more: Any) -> Path:
+def written(path: Path, rows: list[ResultRow], **more: Any) -> Path:
     section = Section("train", {"ratio": 1.0}, {"ratio": ""}, rows, [],
                       Curve("", "", "", {}))  # fmt: skip
     result = {"train": section.to_json(), "machine": {"cpu": "x"}, "commit": "a"}
@@ -107,7 +109,7 @@ def test_noisy_peers_and_those_timed_once_prove_little(tmp_path: Path) -> None:
     ours = row("EqIDs", "step", timing(1, 0))
     slow = row("EqIDs", "step", timing(1.25, 2))
 
-    def change(*peers: Timing) -> compare.Change:
+    def change(*peers: Timing) -> compare.TimeChange:
         files = [
             written(tmp_path / f"{name}.json", [mine, row("torch", "step", peer)])
             for name, mine, peer in zip("ab", (ours, slow), peers, strict=True)

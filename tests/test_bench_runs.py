@@ -9,7 +9,7 @@ from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
 from bench import __main__ as door, data, recommend_speed as recommend, sasrec
-from bench.options import RecommendOptions, TopkOptions
+from bench.sections import SECTIONS
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 
@@ -92,7 +92,7 @@ def test_all_sections_make_one_result_whatever_fails(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     path = tmp_path / "all.json"
-    sections = {"recommend": RecommendOptions, "topk": TopkOptions}
+    sections = {name: SECTIONS[name] for name in ("recommend", "topk")}
     monkeypatch.setattr(door, "SECTIONS", sections)
     argv = ["all", "--quick", "--seed", "3", "--data_dir", str(tmp_path / "no")]
     said = refused(door.main, [*argv, "--json", str(path)], capsys)

@@ -81,7 +81,7 @@ def legal_line(
                 tokens.append([f"{name}={values[0]}"])
             else:
                 tokens.append([name, values[0]])
-    # After several values a word by its place would be one more of them.
+    # A positional word after several values would be one more of them.
     return places + [word for group in tokens for word in group]
 
 
@@ -133,7 +133,7 @@ def test_a_value_that_looks_like_a_flag_is_not_counted() -> None:
     with pytest.raises(UserError) as error:
         read(TrainConfig, ["--prompt", "--seed", "--seed", "4"], "it")
     assert str(error.value) == (
-        "--prompt has no value, wanted a text; if --seed is meant as one: "
+        "--prompt has no value, wanted a text; if --seed is the value, write "
         "--prompt=--seed"
     )
     found = read(ExportConfig, ["--", "--a", "-b"], "it", positional=True)

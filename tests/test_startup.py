@@ -1,6 +1,7 @@
 """What a command imports before it has read its flags, and what JAX is told."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,8 +162,7 @@ def test_nothing_is_chosen_where_it_is_not_ours_to_choose(
     other.parent.mkdir()
     other.write_text("def initialize(): pass")
     assert start(plugin)[0] == "library cpu None"
-    other.unlink()
-    other.parent.rmdir()
+    shutil.rmtree(other.parent)
     (plugin / "libtpu").mkdir()
     (plugin / "libtpu" / "__init__.py").write_text("")
     assert start(plugin)[0] == "library cpu None"

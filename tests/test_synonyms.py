@@ -84,7 +84,9 @@ WITHOUT_FLAG = {
         "num_negatives": "without sampled negatives", "hf_token": "HF_TOKEN",
     },
     "eqids.prepare": {"sep": "header", "delimiter": "header"},
-    "eqids.evaluate": {"batch_size": "size of their own", "topk": "K = 1, 5, 10, 20"},
+    "eqids.evaluate": {
+        "batch_size": "size of its batches itself", "topk": "K = 1, 5, 10, 20",
+    },
 }  # fmt: skip
 
 

@@ -41,13 +41,13 @@ def show_help(
         words: the words of the command line.
         command: what the user typed, `python -m eqids.train`.
         description: the first text.
-        positional: whether required fields are given by their place.
+        positional: whether required fields are positional.
     """
     import tyro  # late, because it takes long and only help needs it
 
     classes = {name: _for_tyro(kind, positional) for name, kind in kinds.items()}
-    asked = [word for word in words if word in kinds][:1]
-    asked += [word for word in words if word.startswith(_COMPLETION)] or ["--help"]
+    shown = [word for word in words if word in kinds][:1]
+    shown += [word for word in words if word.startswith(_COMPLETION)] or ["--help"]
     markers = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     more = (tyro.conf.PositionalRequiredArgs,) if positional else ()
     show: Any = tyro.extras.subcommand_cli_from_dict
@@ -56,7 +56,7 @@ def show_help(
         show, what = tyro.cli, classes[""]
     show(
         what,
-        args=asked,
+        args=shown,
         prog=command,
         description=description,
         use_underscores=True,
@@ -109,7 +109,7 @@ def _for_tyro(kind: type[Any], positional: bool) -> type[Any]:
     for group, sentence in GROUPS.items():
         if group in members:
             name = group.replace(" ", "_")
-            box = dataclasses.make_dataclass(name, members[group], kw_only=True)
+            box: Any = dataclasses.make_dataclass(name, members[group], kw_only=True)
             box.__doc__ = sentence
             named = Annotated[box, tyro.conf.arg(name=group)]
             members[None].append((name, named, dataclasses.field()))
@@ -134,5 +134,5 @@ def _field(flag: Flag, text: str) -> tuple[str, Any, Any]:
     declared = flag.declared
     default = dataclasses.field(
         default=declared.default, default_factory=declared.default_factory
-    )  # type: ignore[call-overload]
+    )
     return flag.field, Annotated[flag.hint, extra], default

@@ -45,8 +45,12 @@ def check_content(path: Path, *, binary: bool = False) -> None:
             f"{path} is packed as {name}, wanted the file itself: unpack it, or "
             f"{_AGAIN}",
         )
-    if not binary:
-        return
+    if binary:
+        _check_binary(path, start, text, safetensors)
+
+
+def _check_binary(path: Path, start: bytes, text: str, safetensors: bool) -> None:
+    """Refuses zeros, a pickle and text, by the first bytes of a binary file."""
     require(
         any(start),
         f"{path} begins with {len(start)} bytes of zero, like an unfinished download: "
