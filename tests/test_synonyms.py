@@ -121,7 +121,7 @@ def test_every_answer_fits_some_command(row: Synonym) -> None:
 
 
 @pytest.mark.parametrize("typed", EVERY, ids=lambda typed: typed.text)
-def test_an_answer_names_only_flags_that_are_there(typed: Typed) -> None:
+def test_an_answer_names_only_existing_flags(typed: Typed) -> None:
     """Whatever is typed, of all names of the table, in every command."""
     flags = flags_of(typed.kind, typed.positional)
     for name in sorted({name for row in SYNONYMS for name in row.names}):
@@ -186,6 +186,6 @@ def test_an_answer_helps(tokens: str, wanted: str) -> None:
         parse(TrainConfig, tokens.split(), "eqids.train", "")
 
 
-def test_an_empty_word_is_told_of() -> None:
+def test_an_empty_word_is_refused() -> None:
     with pytest.raises(UserError, match="an empty word"):
         parse(TrainConfig, [""], "eqids.train", "")
