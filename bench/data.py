@@ -26,7 +26,7 @@ from eqids.fit import make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
 from eqids.runs.identity import run_keys
 
-ITEMS, WORDS = "batches", "batches with words"
+ITEMS, WITH_TEXT = "batches", "batches with text"
 LOADED, READY = "steps, loaded beside", "steps, batches in memory"
 EPOCH = "an epoch"
 
@@ -44,7 +44,7 @@ MEANINGS = {
 
 def measure(options: DataOptions) -> Section:
     """Returns the timings of the loader, alone and beside the step."""
-    rows, notes = measure_each(measure_case, options, [WORDS, LOADED])
+    rows, notes = measure_each(measure_case, options, [WITH_TEXT, LOADED])
     return Section("data", _keys(rows), MEANINGS, rows, notes, _curve(rows))
 
 
@@ -55,9 +55,9 @@ def measure_case(options: DataOptions, which: str) -> Measured:
     config = BatchConfig(seq_len, size, options.seed)
     case = {"batch": size, "seq": seq_len, "batches": options.num_batches}
     items = TrainingBatches(dataset, config)
-    if which == WORDS:
+    if which == WITH_TEXT:
         tokens = random_item_tokens(dataset, options.tokens_per_item, options.seed)
-        loaders = {ITEMS: items, WORDS: TrainingBatches(dataset, config, tokens)}
+        loaders = {ITEMS: items, WITH_TEXT: TrainingBatches(dataset, config, tokens)}
         contenders = [
             _alone(name, loader, options.num_batches)
             for name, loader in loaders.items()
@@ -188,7 +188,7 @@ def _with_rate(row: ResultRow) -> ResultRow:
 def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     found: dict[str, Callable[[str], float]] = {
         work: row.facts.__getitem__
-        for work in (ITEMS, WORDS, LOADED)
+        for work in (ITEMS, WITH_TEXT, LOADED)
         if (row := find(rows, OURS, work)) is not None
     }
     loaded, ready = find(rows, OURS, LOADED), find(rows, OURS, READY)
@@ -197,8 +197,8 @@ def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     return {
         "rows_per_second": found[ITEMS]("rows/s"),
         "targets_per_second": found[ITEMS]("targets/s"),
-        "words_rows_per_second": found[WORDS]("rows/s"),
-        "words_targets_per_second": found[WORDS]("targets/s"),
+        "words_rows_per_second": found[WITH_TEXT]("rows/s"),
+        "words_targets_per_second": found[WITH_TEXT]("targets/s"),
         "waiting_share": loaded.facts["waiting"],
         "loading_share": loaded.seconds.median / ready.seconds.median - 1,
         "programs": loaded.facts["programs"],
