@@ -296,7 +296,7 @@ def collectives(num_clusters):
         params, frozen = eqx.filter_eval_shape(split, mesh(model), "all", jnp.float32)
         optimizer = make_optimizer(recipe, 1.0, "lazy_adam")
         state = jax.eval_shape(partial(start, optimizer=optimizer), params)
-        batch = mesh(jax.eval_shape(lambda: Batch(*[jnp.zeros((8, 6), jnp.int32)] * 6)))
+        batch = mesh(jax.eval_shape(lambda: Batch.zeros(8, 6)))
         touched = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
         touched = beside(touched, params.softmax.table)
         step = make_step(optimizer, jnp.float32, remat=False)
