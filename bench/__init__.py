@@ -1,1 +1,1 @@
-"""Stopwatches, peers and tables; imported by no other room."""
+"""Stopwatches, peers and tables; imported by no other package."""

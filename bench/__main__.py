@@ -2,23 +2,13 @@
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bench.machine import busy_cores, pin, use_huge_pages
-from bench.options import (
-    AllOptions,
-    CheckpointOptions,
-    CompareOptions,
-    DataOptions,
-    HeadOptions,
-    LoadOptions,
-    Options,
-    RecommendOptions,
-    TopkOptions,
-    TrainOptions,
-)
+from bench.options import AllOptions, CompareOptions, Options
 from bench.plot import check_plotting, save
+from bench.sections import SECTIONS
 from eqids.cli import parse_command, run, warn
 from eqids.config import require
 from eqids.io.atomic import write_json
@@ -33,33 +23,16 @@ DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
     python -m bench checkpoint --size 2 --folder /scratch
     python -m bench compare before.json after.json
 
-Peers that are not installed are left out, and said so: pip install 'eqids[peers]'.
+Peers that are not installed are left out, with a note: pip install 'eqids[peers]'.
 """
 
 _BUSY = 0.3
-"""Cores at work for others above which a measurement is not to be trusted."""
-
-SECTIONS: Mapping[str, type[Options]] = {
-    "train": TrainOptions,
-    "head": HeadOptions,
-    "topk": TopkOptions,
-    "load": LoadOptions,
-    "data": DataOptions,
-    "checkpoint": CheckpointOptions,
-    "recommend": RecommendOptions,
-}
-
-_MODULES = {
-    "train": "train_speed",
-    "checkpoint": "checkpoint_speed",
-    "recommend": "recommend_speed",
-}
-"""Modules of sections that bear another name."""
+"""Number of cores at work for others above which times are not to be trusted."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures, prints tables, and writes what was asked for; or compares."""
-    commands: dict[str, Any] = dict(SECTIONS)
+    """Measures and prints tables, or compares two results."""
+    commands: dict[str, Any] = {name: one.options for name, one in SECTIONS.items()}
     commands |= {"all": AllOptions, "compare": CompareOptions}
     options: Any = parse_command(commands, argv, "bench", DESCRIPTION, positional=True)
     if isinstance(options, CompareOptions):
@@ -71,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measure(options: Options) -> None:
-    name = next(name for name, kind in SECTIONS.items() if type(options) is kind)
+    (entry,) = (one for one in SECTIONS.values() if one.options is type(options))
     if options.plot is not None:
         check_plotting()
     busy = busy_cores()
@@ -85,9 +58,7 @@ def _measure(options: Options) -> None:
         use_huge_pages()
     from bench.result_tables import result, table
 
-    section = importlib.import_module(f"bench.{_MODULES.get(name, name)}").measure(
-        options
-    )
+    section = importlib.import_module(entry.module).measure(options)
     print(table(section))
     if options.json is not None:
         write_json(options.json, result(section, options, busy))
@@ -106,8 +77,8 @@ def _measure_all(options: AllOptions) -> None:
         print(f"written to {options.json}")
     require(
         not failed,
-        f"bench {', '.join(failed)} ended with an error, see above; the others are "
-        "measured",
+        f"bench {', '.join(failed)} ended with an error, see above; the other sections "
+        "are measured",
     )
 
 

@@ -1,4 +1,4 @@
-"""The same histories as batches: packed, one in a row, and padded to the longest."""
+"""Histories as batches: packed, one in a row, and padded to the longest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,26 +10,20 @@ from jaxtyping import Int
 from eqids.cli import warn
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, open_dataset
-from eqids.data.batches.training_batches import (
-    NUM_GAPS,
-    Arrays,
-    BatchConfig,
-    TrainingBatches,
-)
+from eqids.data.batches.host_batch import HostBatch
+from eqids.data.batches.training_batches import NUM_GAPS, BatchConfig, TrainingBatches
 from eqids.data.preparation import prepare
 from eqids.runs.recipe import DEFAULT_DATA
 
-FIELDS = ("tokens", "items", "gap", "segment", "position", "target")
-_EMPTY = {"items": -1, "target": -1}
 _LOOKED_AT = 64
-"""Batches of a run that some are chosen from, see `packed_batches`."""
+"""Number of batches that `packed_batches` chooses from."""
 
 
 def opened(data_dir: Path | None) -> Dataset:
-    """Opens a dataset; without a folder ML-100K, which is fetched if it is not there.
+    """Opens a dataset; by default ML-100K, downloaded if it is missing.
 
     Raises:
-        UserError: no such dataset, or no connection.
+        UserError: there is no such dataset, or no connection.
     """
     if data_dir is None and not DEFAULT_DATA.exists():
         prepare(PrepareConfig(data_dir=DEFAULT_DATA), warn)
@@ -54,7 +48,7 @@ class Window:
 def random_windows(
     num_slots: int, batch_size: int, seq_len: int, seed: int
 ) -> list[Window]:
-    """Returns full windows of uniform items."""
+    """Returns full windows of uniformly drawn items."""
     rng = np.random.default_rng(seed)
     windows = []
     for _ in range(batch_size):
@@ -66,25 +60,24 @@ def random_windows(
 
 def packed_batches(
     dataset: Dataset, config: BatchConfig, num_batches: int
-) -> tuple[list[Arrays], float]:
-    """Returns batches of a run that follow one another, and the windows in a usual row.
+) -> tuple[list[HostBatch], float]:
+    """Returns consecutive batches of a run, and the mean number of windows in a row.
 
-    Few batches may have many short windows or few long ones, and packing is worth more
-    or less there: returned are those of the first epoch, or of its first batches,
-    whose number of windows in a row is nearest to the mean.
+    Packing gains more where windows are short. So the batches are chosen, among the
+    first of a run's first epoch, for a number of windows near the mean.
 
     Args:
-        dataset: whose histories.
-        config: of the batches.
-        num_batches: how many.
+        dataset: the dataset.
+        config: the batches' config.
+        num_batches: how many batches to return.
 
     Returns:
-        The batches, and the mean of all that they were chosen from.
+        The batches, and the mean over all batches that they were chosen from.
     """
     run = TrainingBatches(dataset, config)
     most = max(num_batches, min(_LOOKED_AT, int(run.batches_per_epoch)))
     batches = [run.batch(k) for k in range(most)]
-    windows = [int(batch["segment"].max(axis=1).sum()) for batch in batches]
+    windows = [int(batch.segment.max(axis=1).sum()) for batch in batches]
     mean = sum(windows) / most
 
     def off(first: int) -> float:
@@ -94,16 +87,15 @@ def packed_batches(
     return batches[first : first + num_batches], mean / config.batch_size
 
 
-def windows_of(batches: Sequence[Arrays], seed: int) -> list[Window]:
-    """Returns the windows that are packed in batches, in an order of its own.
+def windows_of(batches: Sequence[HostBatch], seed: int) -> list[Window]:
+    """Returns the windows that are packed in batches, shuffled.
 
-    Rows pair long windows with short ones; a loader that does not pack knows nothing
-    of that.
+    Packing pairs long windows with short ones; a loader that does not pack would not.
     """
     windows = [
-        Window(*(batch[name][row, at] for name in ("items", "gap", "target")))
+        Window(batch.items[row, at], batch.gap[row, at], batch.target[row, at])
         for batch in batches
-        for row, segment in enumerate(batch["segment"])
+        for row, segment in enumerate(batch.segment)
         for number in range(1, int(segment.max()) + 1)
         for at in (segment == number,)
     ]
@@ -113,31 +105,30 @@ def windows_of(batches: Sequence[Arrays], seed: int) -> list[Window]:
 
 def one_in_a_row(
     windows: Sequence[Window], batch_size: int, seq_len: int | None = None
-) -> list[Arrays]:
-    """Returns batches with one window in a row, as many in each, give or take one.
+) -> list[HostBatch]:
+    """Returns batches with one window in a row, of nearly equal numbers of windows.
 
     Args:
-        windows: in order.
-        batch_size: rows of a batch at most.
-        seq_len: positions in a row, and all batches have as many rows, the number from
-            `batch_size` on that leaves the fewest of them empty; by default a batch is
-            as long as its longest window.
+        windows: the windows, in order.
+        batch_size: largest number of rows in a batch.
+        seq_len: positions in a row; all batches then have the same number of rows, the
+            one from `batch_size` on that leaves the fewest rows empty. By default a
+            batch is as long as its longest window.
     """
     if seq_len is not None:
         sizes = range(batch_size, 2 * batch_size)
         batch_size = min(sizes, key=lambda rows: -len(windows) % rows)
     num_batches = -(-len(windows) // batch_size)
     most = -(-len(windows) // num_batches)
-    batches: list[Arrays] = []
+    batches: list[HostBatch] = []
     for part in np.array_split(np.arange(len(windows)), num_batches):
         longest = max(len(windows[i].items) for i in part)
         shape = (len(part), longest) if seq_len is None else (most, seq_len)
-        batch = {f: np.full(shape, _EMPTY.get(f, 0), np.int32) for f in FIELDS}
+        batch = HostBatch.empty(*shape)
         for row, i in enumerate(part):
-            window, at = windows[i], slice(len(windows[i].items))
-            for name in ("items", "gap", "target"):
-                batch[name][row, at] = getattr(window, name)
-            batch["segment"][row, at] = 1
-            batch["position"][row, at] = np.arange(at.stop)
+            window, at = windows[i], (row, slice(len(windows[i].items)))
+            batch.items[at], batch.gap[at] = window.items, window.gap
+            batch.target[at], batch.segment[at] = window.target, 1
+            batch.position[at] = np.arange(len(window.items))
         batches.append(batch)
     return batches

@@ -1,4 +1,4 @@
-"""Synthetic catalogs, targets and queries, of which what matters is known."""
+"""Synthetic catalogs, targets and queries of known properties."""
 
 import math
 
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 from eqids.model import HierarchicalSoftmax
 
 SPREAD = 0.75
-"""Of items around their cluster, relative to that of clusters: with it a query whose
-cluster perplexity is 8 finds its 10 best in about 8 of 1,000 clusters."""
+"""Deviation of items around their cluster, relative to that of clusters. A query of
+cluster perplexity 8 then finds its 10 best in about 8 of 1,000 clusters."""
 
 
 def random_head(
@@ -20,14 +20,14 @@ def random_head(
 ) -> HierarchicalSoftmax:
     """Returns a catalog of items that lie around their clusters' vectors.
 
-    Clusters differ by one item at most. Queries of length `sqrt(width)` get cluster
-    logits of variance 1.
+    The sizes of clusters differ by one item at most. Queries of length `sqrt(width)`
+    get cluster logits of variance 1.
 
     Args:
-        num_items: valid places.
-        num_clusters: clusters.
-        width: of the vectors.
-        seed: of the vectors.
+        num_items: number of valid places.
+        num_clusters: number of clusters.
+        width: size of the vectors.
+        seed: seed of the vectors.
     """
     rng = np.random.default_rng(seed)
     cluster_size = -(-num_items // num_clusters)
@@ -39,7 +39,7 @@ def random_head(
     table = rng.standard_normal((num_clusters, cluster_size, width), dtype=np.float32)
     table *= SPREAD * scale
     table += clusters[:, None]
-    # A narrow one first: its own start would take the memory of the table twice.
+    # Width 1 at first: random tables of the full width would double the memory.
     head = HierarchicalSoftmax(
         num_clusters, cluster_size, 1, valid=valid, key=jax.random.key(0)
     )
@@ -52,8 +52,8 @@ def zipf_items(
 ) -> Int[np.ndarray, " target"]:
     """Returns items drawn by Zipf's law: the r-th most popular 1 / r as often.
 
-    Which items are popular has nothing to do with their number or cluster: of all
-    clusterings, this touches most clusters.
+    An item's popularity is independent of its number and cluster. Of all clusterings,
+    this makes the most clusters active.
     """
     total = np.cumsum(popularity(num_items, seed))
     drawn = np.random.default_rng((seed, 1)).random(num_targets)
@@ -61,28 +61,28 @@ def zipf_items(
 
 
 def popularity(num_items: int, seed: int) -> Float[np.ndarray, " item"]:
-    """Returns how often each item is drawn, on a scale of its own."""
+    """Returns how often each item is drawn, up to a factor."""
     return 1 / (1.0 + np.random.default_rng(seed).permutation(num_items))
 
 
 def slots_of(
     head: HierarchicalSoftmax, item: Int[np.ndarray, " target"]
 ) -> Int[Array, " target"]:
-    """Returns the slots of items, numbered in the order of slots."""
+    """Returns the slots of items that are numbered in the order of slots."""
     return jnp.asarray(np.flatnonzero(head.valid)[item], jnp.int32)
 
 
 def queries(
     head: HierarchicalSoftmax, num_queries: int, perplexity: float, seed: int
 ) -> Float[Array, "query item_width"]:
-    """Returns queries in random directions, as long as makes them this peaked.
+    """Returns queries in random directions, scaled to a given cluster perplexity.
 
     Args:
         head: the catalog.
-        num_queries: how many.
-        perplexity: of log P(cluster), the exponential of its entropy in nats; at
-            most the number of clusters, where all are equally probable.
-        seed: of the directions.
+        num_queries: how many queries.
+        perplexity: the exponential of P(cluster)'s entropy in nats; at most the number
+            of clusters, if all are equally probable.
+        seed: seed of the directions.
     """
     rng = np.random.default_rng(seed)
     width = head.cluster_table.shape[1]
@@ -100,7 +100,7 @@ def queries(
 def cluster_perplexity(
     head: HierarchicalSoftmax, hidden: Float[Array, "query item_width"]
 ) -> float:
-    """Returns the mean over queries of the exponential of log P(cluster)'s entropy."""
+    """Returns the mean over queries of the exponential of P(cluster)'s entropy."""
     logits = hidden @ head.cluster_table.T + head.cluster_bias
     logits = jnp.where(head.valid.any(axis=1), logits, -1e30)
     return float(np.exp(_entropy(np.asarray(logits, np.float64))).mean())

@@ -1,4 +1,4 @@
-"""Saving and restoring sharded arrays, beside Orbax and a copy of the files."""
+"""Times saving and restoring of sharded arrays, beside Orbax and a copy of files."""
 
 import shutil
 import tempfile
@@ -18,8 +18,8 @@ from bench.checkpoint_ways import (
     SAVE,
     VERIFY,
     WARM,
-    Orbax,
-    Ours,
+    OrbaxCheckpoints,
+    OurCheckpoints,
     Way,
     can_forget,
     copying,
@@ -30,43 +30,43 @@ from bench.checkpoint_ways import (
 from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import free_bytes, peak_bytes, reset_peak
-from bench.options import CheckpointOptions
 from bench.record import (
     FIRST,
     OURS,
-    Row,
+    ResultRow,
     Section,
     find,
     of_one_size,
     ratio,
     row_of_bytes,
 )
+from bench.storage_options import CheckpointOptions
 from eqids.config import require
 
 MEANINGS = {
     "blocking_share": "time that a step waits for a save beside training / a save",
     "save_share": "speed of a save / of copying its files, which are in memory",
     "restore_share": "speed of restoring / of copying the files, both from the disk",
-    "restore_warm_share": "the same of files that are in memory",
+    "restore_warm_share": "the same, with files in memory",
     "peak_ratio": "host memory of a save, or of one beside training if that takes "
     "more, / bytes saved",
-    "peak_ratio_restore": "host memory of restoring / bytes restored, which are in it",
-    "orbax_save_ratio": "time of Orbax / ours, a save",
-    "orbax_blocking_ratio": "the same, the time that a step waits",
-    "orbax_restore_ratio": "the same, restoring from the disk",
-    "orbax_restore_warm_ratio": "the same, restoring from memory",
-    "orbax_peak_ratio": "host memory of Orbax as peak_ratio is ours",
+    "peak_ratio_restore": "host memory of restoring, the arrays included / their bytes",
+    "orbax_save_ratio": "time of Orbax / ours, to save",
+    "orbax_blocking_ratio": "the same, for the time that a step waits",
+    "orbax_restore_ratio": "the same, to restore from the disk",
+    "orbax_restore_warm_ratio": "the same, to restore from memory",
+    "orbax_peak_ratio": "peak_ratio of Orbax",
 }
 
 
 @dataclass(frozen=True)
-class Case:
+class CheckpointCase:
     """What a process measures.
 
     Attributes:
-        folder: where it writes.
+        folder: the folder to write to.
         orbax: whether Orbax takes part.
-        alone: the one thing it does, a single time; by default all in turns.
+        alone: the contender and work to run once; by default all run in turns.
     """
 
     folder: Path
@@ -96,7 +96,7 @@ def measure(options: CheckpointOptions) -> Section:
         alone = [(OURS, SAVE), (OURS, BEGIN), (OURS, RESTORE)]
         if has_orbax():
             alone += [(ORBAX, SAVE), (ORBAX, BEGIN), (ORBAX, RESTORE)]
-        turns = Case(folder, has_orbax())
+        turns = CheckpointCase(folder, has_orbax())
         cases = [*(replace(turns, alone=one) for one in alone), turns]
         rows, notes = measure_each(measure_case, options, cases)
     return Section(
@@ -109,14 +109,14 @@ def measure(options: CheckpointOptions) -> Section:
     )
 
 
-def measure_case(options: CheckpointOptions, case: Case) -> Measured:
+def measure_case(options: CheckpointOptions, case: CheckpointCase) -> Measured:
     """Measures in this process, which has not used jax yet."""
     tree = random_tree(options.num_bytes, options.devices, options.seed)
     clock = Stoppable()
-    ours = Ours(case.folder, tree, clock)
-    used: list[Ours | Orbax] = [ours]
+    ours = OurCheckpoints(case.folder, tree, clock)
+    used: list[OurCheckpoints | OrbaxCheckpoints] = [ours]
     if case.orbax and (case.alone is None or case.alone[0] == ORBAX):
-        used.append(Orbax(case.folder, tree, clock))
+        used.append(OrbaxCheckpoints(case.folder, tree, clock))
     ways = {(way.name, way.work): way for one in used for way in one.ways()}
     try:
         if case.alone is not None:
@@ -139,8 +139,8 @@ def measure_case(options: CheckpointOptions, case: Case) -> Measured:
             one.close()
 
 
-def _once(way: Way, tree: Mapping[str, jax.Array], clock: Stoppable) -> Row:
-    """Does it a single time in this process, and watches memory."""
+def _once(way: Way, tree: Mapping[str, jax.Array], clock: Stoppable) -> ResultRow:
+    """Runs one way once in this process, and watches memory."""
     reset_peak()
     before = peak_bytes()
     wall, cpu = clock()
@@ -155,15 +155,17 @@ def _once(way: Way, tree: Mapping[str, jax.Array], clock: Stoppable) -> Row:
     return replace(row, peak_bytes=after, facts={**row.facts, "memory": share})
 
 
-def _row(way: Way, work: str, timing: Timing, tree: Mapping[str, jax.Array]) -> Row:
+def _row(
+    way: Way, work: str, timing: Timing, tree: Mapping[str, jax.Array]
+) -> ResultRow:
     size = size_of(dict(tree))
     case = {"MB": round(size / 1e6), "arrays": len(tree), "devices": len(jax.devices())}
     kind = jax.devices()[0].device_kind
     return row_of_bytes(size, case, way.name, work, timing, kind)
 
 
-def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
-    def at(name: str, work: str) -> Row | None:
+def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
+    def at(name: str, work: str) -> ResultRow | None:
         return find(rows, name, work)
 
     def memory(name: str, *works: str) -> float | None:
@@ -188,13 +190,13 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def _notes() -> list[str]:
     notes = [
-        f"{SAVE}, {COPY}: until all of it is on the disk; us each: of a MB. "
-        f"{BEGIN}: until training may go on; the rest is waited for with the clock "
-        "stopped, and in turns the memory of the copy is used again.",
-        f"{FIRST}: in a process of its own; memory: in bytes saved, beyond what the "
+        f"{SAVE}, {COPY}: until everything is on the disk; us each: microseconds a MB. "
+        f"{BEGIN}: until training may continue; the clock is stopped while the rest is "
+        "written. In turns, the memory of the copy is reused.",
+        f"{FIRST}: in its own process; memory: over the bytes saved, beyond what the "
         "process held before.",
-        "EqIDs takes a SHA-256 of every chunk and of every file that it saves, and "
-        "compares that of every chunk that it restores; Orbax takes none.",
+        "EqIDs computes a SHA-256 of every chunk and of every file that it saves, and "
+        "checks that of every chunk that it restores; Orbax computes none.",
     ]
     cold = (
         f"{RESTORE}, {VERIFY} and {COPY_COLD} read files that were dropped from memory"

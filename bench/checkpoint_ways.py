@@ -21,17 +21,17 @@ ORBAX, RAW = "Orbax", "file copy"
 SAVE, BEGIN, RESTORE, WARM = "save", "begin a save", "restore", "restore, warm"
 VERIFY, COPY, COPY_COLD = "verify", "copy", "copy, cold"
 
-Tree = dict[str, jax.Array]
+NamedArrays = dict[str, jax.Array]
 
 
-def random_tree(num_bytes: int, num_devices: int, seed: int) -> Tree:
-    """Returns float32 arrays of random bits, cut over this process's devices.
+def random_tree(num_bytes: int, num_devices: int, seed: int) -> NamedArrays:
+    """Returns float32 arrays of random bits, sharded over this process's devices.
 
     Args:
-        num_bytes: of all of them, about.
-        num_devices: as many CPU devices are made up, before jax has made others;
-            accelerators are as many as there are.
-        seed: of the values.
+        num_bytes: size of all of them, roughly.
+        num_devices: number of fake CPU devices, which must be made before jax makes
+            others; accelerators are all used.
+        seed: seed of the values.
     """
     jax.config.update("jax_num_cpu_devices", num_devices)
     mesh = jax.make_mesh((len(jax.devices()),), ("x",))
@@ -46,24 +46,24 @@ def random_tree(num_bytes: int, num_devices: int, seed: int) -> Tree:
     return jax.block_until_ready(tree)
 
 
-def size_of(tree: Tree) -> int:
+def size_of(tree: NamedArrays) -> int:
     """Returns the bytes of all arrays."""
     return sum(array.nbytes for array in tree.values())
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do one kind of work; it stops the clock for what is not the work."""
+    """One way to do one kind of work; it stops the clock for everything else."""
 
     name: str
     work: str
     run: Callable[[], None]
 
 
-class Ours:
+class OurCheckpoints:
     """Checkpoints of EqIDs."""
 
-    def __init__(self, folder: Path, tree: Tree, clock: Stoppable) -> None:
+    def __init__(self, folder: Path, tree: NamedArrays, clock: Stoppable) -> None:
         self._folder, self._tree, self._clock = folder, tree, clock
         self._like = _like(tree)
         self._step = 0
@@ -71,12 +71,12 @@ class Ours:
 
     @property
     def kept(self) -> Path:
-        """A checkpoint to read, made once for all processes."""
+        """A checkpoint to read, written once for all processes."""
         path = self._folder / "kept" / "0"
         return path if path.exists() else save(path.parent, 0, self._tree, {})
 
     def ways(self) -> list[Way]:
-        """Saving, and reading what was saved."""
+        """Returns the ways to save, and to read what was saved."""
         return [
             Way(OURS, SAVE, self._save),
             Way(OURS, BEGIN, self._begin),
@@ -86,7 +86,7 @@ class Ours:
         ]
 
     def close(self) -> None:
-        """Ends what saves in the background."""
+        """Ends saves in the background."""
         if self._saver is not None:
             self._saver.__exit__(None, None, None)
 
@@ -123,17 +123,17 @@ class Ours:
         assert not problems, problems
 
 
-class Orbax:
-    """Checkpoints of Orbax, by its own defaults."""
+class OrbaxCheckpoints:
+    """Checkpoints of Orbax, with its defaults."""
 
-    def __init__(self, folder: Path, tree: Tree, clock: Stoppable) -> None:
+    def __init__(self, folder: Path, tree: NamedArrays, clock: Stoppable) -> None:
         orbax = importlib.import_module("orbax.checkpoint")
         self._folder, self._tree, self._clock = folder.absolute(), tree, clock
         self._saver = orbax.StandardCheckpointer()
         self._like = _like(tree)
 
     def ways(self) -> list[Way]:
-        """Saving, and reading what was saved."""
+        """Returns the ways to save, and to read what was saved."""
         return [
             Way(ORBAX, SAVE, lambda: self._save(waits=True)),
             Way(ORBAX, BEGIN, lambda: self._save(waits=False)),
@@ -142,7 +142,7 @@ class Orbax:
         ]
 
     def close(self) -> None:
-        """Ends what saves in the background."""
+        """Ends saves in the background."""
         self._saver.close()
 
     def _save(self, waits: bool) -> None:
@@ -156,7 +156,7 @@ class Orbax:
 
     @property
     def kept(self) -> Path:
-        """A checkpoint to read, made once for all processes."""
+        """A checkpoint to read, written once for all processes."""
         path = self._folder / "orbax-kept"
         if not path.exists():
             self._saver.save(path, self._tree)
@@ -174,7 +174,7 @@ class Orbax:
 
 
 def copying(source: Path, folder: Path, clock: Stoppable) -> list[Way]:
-    """Ways to copy the files of a checkpoint, and to have them on the disk."""
+    """Returns ways to copy the files of a checkpoint and sync them to the disk."""
     target = folder / "copied"
 
     def copy(cold: bool) -> None:
@@ -202,12 +202,12 @@ def has_orbax() -> bool:
 
 
 def can_forget() -> bool:
-    """Returns whether this system can be asked to drop a file from memory."""
+    """Returns whether this system can drop a file from memory."""
     return hasattr(os, "posix_fadvise")
 
 
 def ready(folder: Path, cold: bool) -> None:
-    """Has the files of a folder in memory, or on the disk only where that works."""
+    """Brings the files of a folder into memory or, if `cold`, drops them from it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         if not cold:
@@ -227,14 +227,14 @@ def _with(path: Path, use: Callable[[int], None]) -> None:
         os.close(descriptor)
 
 
-def _like(tree: Tree) -> Any:
+def _like(tree: NamedArrays) -> Any:
     return {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
         for name, array in tree.items()
     }
 
 
-def _compare(got: Tree, tree: Tree) -> None:
+def _compare(got: NamedArrays, tree: NamedArrays) -> None:
     for name, array in tree.items():
         pairs: Sequence[Any] = list(
             zip(got[name].addressable_shards, array.addressable_shards, strict=True)

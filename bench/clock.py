@@ -1,4 +1,4 @@
-"""A stopwatch that is fair to all contenders: warm-up, then turns in changing order."""
+"""A stopwatch that treats contenders alike: warm-up, then turns in changing order."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 Clock = Callable[[], tuple[float, float]]
-"""Returns seconds of wall time and of CPU time, from any start."""
+"""Returns seconds of wall time and of CPU time, since any fixed time."""
 
 
 def now() -> tuple[float, float]:
@@ -17,7 +17,7 @@ def now() -> tuple[float, float]:
 
 
 class Stoppable:
-    """A clock that can be stopped while contenders make ready or tidy up."""
+    """A clock that can be stopped while contenders set up or clean up."""
 
     def __init__(self, clock: Clock = now) -> None:
         self._clock, self._skipped = clock, (0.0, 0.0)
@@ -28,7 +28,7 @@ class Stoppable:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Does not count its body."""
+        """Does not count the time of the body."""
         before = self()
         try:
             yield
@@ -42,8 +42,8 @@ class Timing:
     """All repetitions of one contender, in seconds.
 
     Attributes:
-        wall: as a clock on the wall saw them.
-        cpu: what the process used, over all its threads.
+        wall: wall time.
+        cpu: CPU time of the process, over all its threads.
     """
 
     wall: tuple[float, ...]
@@ -60,7 +60,7 @@ class Spread:
 
     @staticmethod
     def of(values: tuple[float, ...]) -> "Spread":
-        """Summarizes values; with a single one, all three are that."""
+        """Summarizes values; of a single value, all three are equal to it."""
         if len(values) == 1:
             return Spread(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -75,29 +75,27 @@ def alternate(
     settle: bool = False,
     clock: Clock = now,
 ) -> dict[str, Timing]:
-    """Times contenders in turns, so that what disturbs one disturbs the others too.
+    """Times contenders in turns, so that a disturbance affects all of them alike.
 
     Each runs once to warm up. Then come rounds, every second one in reverse order.
-    A contender that would need more than `budget` takes part in fewer, evenly
-    spread; one whose warm-up alone spent it is not run again, and the warm-up counts.
+    A contender that would need more than `budget` takes part in fewer rounds; if its
+    warm-up alone takes longer, in none, and the warm-up counts.
 
     Args:
-        contenders: by name, what to run; returns when its work is done.
-        repetitions: of each, at most.
+        contenders: by name, what to run; it returns when its work is done.
+        repetitions: largest number of runs of each.
         budget: seconds of wall time for the repetitions of one contender.
-        settle: begin every turn with a run that does not count, for work that is
-            repeated without a pause where it is used: the first run after another
-            contender's meets that one's memory.
-        clock: for tests.
+        settle: begin every turn with a run that does not count, because the first run
+            after another contender's finds caches and memory in that one's state.
+        clock: the clock; tests pass their own.
     """
-    spent, counts = {}, {}
+    counts: dict[str, int] = {}
+    spent: dict[str, list[tuple[float, float]]] = {}
     for name, run in contenders.items():
-        spent[name] = [_time(run, clock)]
-        first = spent[name][0][0]
-        fits = repetitions if first <= 0 else int(budget / first)
+        warm_up = _time(run, clock)
+        fits = repetitions if warm_up[0] <= 0 else int(budget / warm_up[0])
         counts[name] = min(repetitions, fits)
-        if counts[name] > 0:
-            spent[name] = []
+        spent[name] = [] if fits > 0 else [warm_up]
     names = list(contenders)
     for turn in range(repetitions):
         for name in names if turn % 2 == 0 else reversed(names):
@@ -120,9 +118,9 @@ def _time(run: Callable[[], None], clock: Clock) -> tuple[float, float]:
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Returns the power of the size that time grows with.
+    """Returns the power of the size by which time grows.
 
-    The slope of a least-squares line through the logarithms.
+    It is the slope of a least-squares line through the logarithms.
     """
     logs = [[math.log(x) for x in values] for values in (sizes, seconds)]
     return statistics.linear_regression(*logs).slope

@@ -1,9 +1,9 @@
-"""Time and memory of clustering a large catalog: `python -m bench.clusters`.
+"""Measures the clustering of a large catalog: `python -m bench.clusters`.
 
     python -m bench.clusters --items 1000000 --json clusters.json
     python -m bench.clusters --items 10000000 --width 64
 
-Vectors are drawn around planted topics, in an order that says nothing of them.
+Vectors are drawn around random topics, in random order.
 """
 
 import time
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from bench.machine import peak_bytes
 from eqids.cli import parse, run
-from eqids.config import require
+from eqids.config import ONE_OR_MORE, check_flags
 from eqids.data.clustering.cluster_sizes import assign, default_num_clusters
 from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
 from eqids.data.clustering.quality import balance
@@ -24,61 +24,58 @@ from eqids.io.atomic import write_json
 
 _CHUNK = 2**18
 _SPREAD = 0.75
-"""Of items around their topic, relative to that of topics."""
+"""Deviation of items around their topic, relative to that of topics."""
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """What `python -m bench.clusters` is told."""
+    """The flags of `python -m bench.clusters`."""
 
     items: int = 1_000_000
-    """Items to cluster."""
+    """Number of items to cluster."""
     width: int = 64
     """Size of their vectors."""
     clusters: int | None = None
-    """Clusters; by default as many as `prepare` chooses."""
+    """Number of clusters; by default as many as `prepare` chooses."""
     spherical: bool = False
     """Compare vectors by direction."""
     seed: int = 0
-    """Seeds vectors and clustering."""
+    """Seed of vectors and clustering."""
     json: Path | None = None
-    """Write the result there."""
+    """Write the result to this JSON file."""
 
     def __post_init__(self) -> None:
-        for name in ("items", "width", "clusters"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name} is {value}, wanted 1 up")
+        check_flags(self, "items width clusters", ONE_OR_MORE)
 
 
 @dataclass(frozen=True)
 class ClusterResult:
-    """What clustering took and gave."""
+    """Time, memory and quality of a clustering."""
 
     items: int
-    """Items."""
+    """Number of items."""
     width: int
     """Size of their vectors."""
     clusters: int
-    """Clusters."""
+    """Number of clusters."""
     seconds: float
-    """Time of clustering, without that of drawing vectors."""
+    """Time of clustering, without drawing the vectors."""
     stated_bytes: int
-    """Memory as it is told in advance."""
+    """Memory as `prepare` states it in advance."""
     peak_bytes: int | None
-    """The most memory that the process held, libraries and vectors included; known
-    on Linux only."""
+    """Peak memory of the process, libraries and vectors included; on Linux only."""
     capacity: int
-    """Places in a cluster."""
+    """Number of places in a cluster."""
     largest: int
-    """Items of the largest cluster."""
+    """Number of items in the largest cluster."""
     smallest: int
-    """Items of the smallest cluster."""
+    """Number of items in the smallest cluster."""
     empty_share: float
     """Share of places that hold no item."""
     variance_inside: float
     """Share of the vectors' variance that is left inside clusters."""
     topic_share: float
-    """Share of pairs of one topic (neighbours in a random order) in one cluster."""
+    """Share of pairs of items of one topic that share a cluster."""
 
 
 def measure(options: ClusterOptions) -> ClusterResult:
@@ -90,12 +87,12 @@ def measure(options: ClusterOptions) -> ClusterResult:
     start = time.perf_counter()
     with tqdm(total=num_steps(num_clusters), unit="step", disable=None) as bar:
 
-        def told(step: int) -> None:
+        def report(step: int) -> None:
             bar.update()
 
         cluster = assign(
             "kmeans", vectors, counts, num_clusters, options.seed, options.spherical,
-            told,
+            report,
         )  # fmt: skip
     seconds = time.perf_counter() - start
     peak = peak_bytes()
@@ -121,7 +118,7 @@ def measure(options: ClusterOptions) -> ClusterResult:
 def planted(
     num_items: int, width: int, num_topics: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors around topics that lie around 1 in 16 larger topics.
+    """Draws vectors around topics; 16 topics each lie around a larger one.
 
     Returns:
         float32 [item, width], and int32 [item], the topic of each.
@@ -143,12 +140,12 @@ def planted(
 def variance_inside(
     vectors: np.ndarray, cluster: np.ndarray, num_clusters: int
 ) -> float:
-    """Share of the variance of vectors [item, width] that clusters leave inside.
+    """Returns the share of the vectors' variance that is inside clusters.
 
     Args:
         vectors: float32 [item, width].
         cluster: int [item].
-        num_clusters: how many there are.
+        num_clusters: number of clusters.
     """
     sizes = np.bincount(cluster, minlength=num_clusters)
     total = between = 0.0
@@ -161,7 +158,9 @@ def variance_inside(
 
 
 def topic_share(cluster: np.ndarray, topic: np.ndarray) -> float:
-    """Share of neighbours in an order by topic that share a cluster.
+    """Returns the share of pairs of items of one topic that share a cluster.
+
+    The pairs are neighbours in an order by topic that is random otherwise.
 
     Args:
         cluster: int [item].
@@ -174,7 +173,7 @@ def topic_share(cluster: np.ndarray, topic: np.ndarray) -> float:
 
 
 def table(result: ClusterResult) -> str:
-    """The result in a few lines."""
+    """Returns the result in a few lines."""
     r = result
     peak = "unknown" if r.peak_bytes is None else f"{r.peak_bytes / 1e9:.2f} GB"
     return "\n".join(
@@ -192,13 +191,11 @@ def table(result: ClusterResult) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures once and prints, or writes, what it took."""
+    """Measures once, and prints and writes the result."""
     options = parse(ClusterOptions, argv, "bench.clusters", __doc__)
     result = measure(options)
     print(table(result))
     if options.json is not None:
-        # Not before, since it brings jax, whose memory is not that of clustering.
-
         write_json(options.json, asdict(result))
 
 

@@ -1,11 +1,12 @@
-"""Recommending items that nobody has used yet: `python -m bench.cold`.
+"""Evaluates recommendations of items without any events: `python -m bench.cold`.
 
     python -m bench.cold --llama_path llamas/smollm2 --folder runs/cold \\
         --train="--num_steps 300 --batch_size 8 --seq_len 64"
 
-Withholds some items of a dataset: they stay in its catalog, and their events leave its
-histories. Trains once for each start of the item vectors, with all else equal, then
-ranks the withheld items where users did use them, in the whole catalog.
+Some items of a dataset are withheld: they stay in its catalog, and their events are
+removed from its histories. A run is trained for each value of --init_items, with
+everything else equal. Then each event of a withheld item is ranked in the whole
+catalog.
 """
 
 import shlex
@@ -21,7 +22,14 @@ import pyarrow.parquet as pq
 import convert
 from eqids import train
 from eqids.cli import parse, run, say
-from eqids.config import InitItems, TrainConfig, require
+from eqids.config import (
+    ONE_OR_MORE,
+    OPEN_SHARE,
+    InitItems,
+    TrainConfig,
+    check_flags,
+    require,
+)
 from eqids.data import Dataset, open_dataset, write_dataset
 from eqids.data.clustering.cluster_sizes import assign, place
 from eqids.data.clustering.vectors import item_vectors
@@ -35,119 +43,161 @@ from eqids.runs.text_vectors import text_start, texts_asked
 from sharding import placement
 
 _WIDTH = 64
-"""Of vectors that items are clustered by, as `prepare` has it."""
+"""Size of the vectors that items are clustered by, as in `prepare`."""
 
 
 @dataclass(frozen=True)
 class ColdOptions:
-    """What `python -m bench.cold` is told."""
+    """The flags of `python -m bench.cold`."""
 
     llama_path: Path
-    """The folder of a pretrained Llama."""
+    """Folder of a pretrained Llama."""
     folder: Path
-    """Where the dataset without the withheld items, and the runs, go."""
+    """Folder for the dataset without the withheld events, and for the runs."""
     data_dir: Path = Path("data/ml-100k")
-    """A dataset folder whose items have texts."""
+    """Dataset folder whose items have texts."""
     share: float = 0.1
-    """Share of the items that is withheld."""
+    """Share of the items to withhold."""
     starts: tuple[InitItems, ...] = ("random", "text")
-    """What --init_items is, a run each."""
+    """Values of --init_items, a run for each."""
     num_users: int = 200
-    """Users who are evaluated, the same in all runs."""
+    """Number of users to evaluate, the same in all runs."""
     train: str = ""
     """More flags of `python -m eqids.train`."""
     seed: int = 0
-    """Draws items and users."""
+    """Seed of the withheld items and the evaluated users."""
     json: Path | None = None
-    """Write the result there."""
+    """Write the result to this JSON file."""
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.share < 1,
-            f"--share is {self.share}, wanted more than 0 and less than 1",
-        )
-        require(
-            self.num_users >= 1, f"--num_users is {self.num_users}, wanted 1 or more"
-        )
+        check_flags(self, "share", OPEN_SHARE)
+        check_flags(self, "num_users", ONE_OR_MORE)
 
 
 @dataclass(frozen=True, eq=False)
 class Withheld:
-    """A dataset before and after, with the same users in the same order."""
+    """A dataset, whole and without withheld events; its users are the same in both."""
 
     whole: Dataset
     rest: Dataset
     slot: np.ndarray
-    """int32 [slot of the whole]: the same item's in the rest."""
+    """int32 [slot of the whole]: the slot of the same item in the rest."""
     cold: np.ndarray
-    """bool [slot of the whole]: items that are withheld."""
+    """bool [slot of the whole]: whether the item is withheld."""
     users: np.ndarray
-    """int [user]: who is evaluated."""
+    """int [evaluated user]: numbers of users."""
 
 
 def withhold(whole: Dataset, text: np.ndarray, options: ColdOptions) -> Withheld:
     """Writes a dataset that lacks the events of some items.
 
-    Its clusters are of who used what; an item that nobody uses counts as used by those
-    who use the one with the nearest text.
+    Items are clustered by the users of their events. An item without events gets the
+    vector of the used item whose text is nearest.
 
     Args:
         whole: the dataset.
         text: float32 [slot, width], vectors of texts.
-        options: how much, and where the dataset goes.
+        options: how many items, and the folder of the new dataset.
     """
-    rng = np.random.default_rng(options.seed)
     table = pq.read_table(whole.path / ITEMS_FILE)
     old = table["slot"].to_numpy()
-    cold = np.zeros(whole.num_slots, np.bool_)
-    num = max(1, round(options.share * len(old)))
-    cold[rng.choice(old, num, replace=False)] = True
-    users = np.sort(rng.permutation(whole.num_users)[: options.num_users])
+    cold, users = _draw(whole, old, options)
     kept = ~cold[whole.slots]
     offsets = np.concatenate([[0], np.cumsum(kept)])[whole.offsets]
     split = leave_one_out(offsets)
-    training = split.in_training(offsets)
-    row = np.zeros(whole.num_slots, np.int64)
-    row[old] = np.arange(len(old))
-    item = row[whole.slots[kept][training]]
-    user = np.repeat(np.arange(whole.num_users), np.diff(offsets))[training]
+    item, user = _training_events(whole, old, kept, split.in_training(offsets))
     count = np.bincount(item, minlength=len(old))
-    width, num_clusters = text.shape[1], whole.info.num_clusters
-    vectors = item_vectors(user, item, whole.num_users, len(old), width, options.seed)
-    used = count > 0
-    near = nearest(text[old][~used], text[old], np.flatnonzero(used))
-    vectors[~used] = vectors[near]
+    vectors = _item_vectors(whole, user, item, text[old], options.seed)
+    num_clusters = whole.info.num_clusters
     cluster = assign("kmeans", vectors, count, num_clusters, options.seed)
     slot, cluster_size = place(cluster, num_clusters)
-    moved = np.full(whole.num_slots, -1, np.int32)
-    moved[old] = slot
-    histories = {"slots": moved[whole.slots[kept]], "offsets": offsets}
+    new_slot = np.full(whole.num_slots, -1, np.int32)
+    new_slot[old] = slot
+    histories = {"slots": new_slot[whole.slots[kept]], "offsets": offsets}
     if whole.times is not None:
         histories["times"] = whole.times[kept]
-    evaluated = np.isin(np.arange(whole.num_users), users)
-    people = {
-        "user": pq.read_table(whole.path / USERS_FILE)["user"],
-        "train_length": split.train_length,
-        "valid_at": np.where(evaluated, split.valid_at, -1).astype(np.int32),
-        "test_at": np.where(evaluated, split.test_at, -1).astype(np.int32),
-    }
     for name, values in (("slot", slot), ("count", count)):
         at = table.column_names.index(name)
         table = table.set_column(at, name, pa.array(values))
-    clusters = replace(whole.info.clusters, vector_width=width)
-    num_events = int(kept.sum())
     info = replace(
-        whole.info, num_events=num_events, cluster_size=cluster_size, clusters=clusters
+        whole.info,
+        num_events=int(kept.sum()),
+        cluster_size=cluster_size,
+        clusters=replace(whole.info.clusters, vector_width=text.shape[1]),
     )
-    folder = options.folder / "data"
+    targets = {"valid_at": split.valid_at, "test_at": split.test_at}
+    people = _user_table(whole, split.train_length, targets, users)
     rest = write_dataset(
-        folder, info, histories, pa.table(people), table, vectors, overwrite=True
+        options.folder / "data", info, histories, people, table, vectors, overwrite=True
     )
-    return Withheld(whole, rest, moved, cold, users)
+    return Withheld(whole, rest, new_slot, cold, users)
 
 
-def asked(withheld: Withheld) -> Iterator[Chunk]:
-    """Yields the events of withheld items, after what the same user used before."""
+def _draw(
+    whole: Dataset, slot: np.ndarray, options: ColdOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns bool [slot], the withheld items, and int [user], the evaluated users.
+
+    Args:
+        whole: the dataset.
+        slot: int [item], the slots of its items.
+        options: how many of both.
+    """
+    rng = np.random.default_rng(options.seed)
+    cold = np.zeros(whole.num_slots, np.bool_)
+    num = max(1, round(options.share * len(slot)))
+    cold[rng.choice(slot, num, replace=False)] = True
+    return cold, np.sort(rng.permutation(whole.num_users)[: options.num_users])
+
+
+def _training_events(
+    whole: Dataset, slot: np.ndarray, kept: np.ndarray, training: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the item, by its row of the items' table, and user of training events.
+
+    Args:
+        whole: the dataset.
+        slot: int [item], the slot of each row.
+        kept: bool [event], whether the event stays.
+        training: bool [kept event], whether it is a training event.
+    """
+    row = np.zeros(whole.num_slots, np.int64)
+    row[slot] = np.arange(len(slot))
+    user = np.repeat(np.arange(whole.num_users), np.diff(whole.offsets))
+    return row[whole.slots[kept][training]], user[kept][training]
+
+
+def _item_vectors(
+    whole: Dataset, user: np.ndarray, item: np.ndarray, text: np.ndarray, seed: int
+) -> np.ndarray:
+    """Returns float32 [item, width], vectors of who used what; see `withhold`."""
+    num_items, width = text.shape
+    vectors = item_vectors(user, item, whole.num_users, num_items, width, seed)
+    used = np.bincount(item, minlength=num_items) > 0
+    near = nearest(text[~used], text, np.flatnonzero(used))
+    vectors[~used] = vectors[near]
+    return vectors
+
+
+def _user_table(
+    whole: Dataset,
+    train_length: np.ndarray,
+    targets: Mapping[str, np.ndarray],
+    users: np.ndarray,
+) -> pa.Table:
+    """Returns the users' table, with targets for evaluated users only."""
+    evaluated = np.isin(np.arange(whole.num_users), users)
+    columns = {
+        "user": pq.read_table(whole.path / USERS_FILE)["user"],
+        "train_length": train_length,
+    }
+    for name, at in targets.items():
+        columns[name] = np.where(evaluated, at, -1).astype(np.int32)
+    return pa.table(columns)
+
+
+def withheld_events(withheld: Withheld) -> Iterator[Chunk]:
+    """Yields the events of withheld items, each after its user's other events."""
     whole, rest = withheld.whole, withheld.rest
     found = []
     for user in withheld.users.tolist():
@@ -174,24 +224,24 @@ def asked(withheld: Withheld) -> Iterator[Chunk]:
         )
 
 
-def nearest(vectors: np.ndarray, known: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of these rows of `known`, the one whose direction is nearest, for each vector.
+def nearest(vectors: np.ndarray, others: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns, for each vector, the row of `others` with the nearest direction.
 
     Args:
         vectors: float32 [vector, width].
-        known: float32 [row, width].
-        rows: int [some].
+        others: float32 [row, width].
+        rows: int [some], the rows to choose from.
 
     Returns:
         int [vector].
     """
-    length = np.linalg.norm(known[rows], axis=1, keepdims=True)
-    cosine = vectors @ (known[rows] / np.maximum(length, 1e-9)).T
+    length = np.linalg.norm(others[rows], axis=1, keepdims=True)
+    cosine = vectors @ (others[rows] / np.maximum(length, 1e-9)).T
     return rows[cosine.argmax(axis=1)]
 
 
 def measure(options: ColdOptions) -> dict[str, dict[str, float]]:
-    """Trains and ranks, once for each start of the item vectors."""
+    """Trains and evaluates a run for each start of the item vectors."""
     put = placement("none")
     llama = convert.load_llama(options.llama_path, "float32", put, head=False)
     whole = open_dataset(options.data_dir)
@@ -201,11 +251,13 @@ def measure(options: ColdOptions) -> dict[str, dict[str, float]]:
     text = text_start(tokens, whole, llama, _WIDTH, jnp.float32, put)
     del llama
     withheld = withhold(whole, text.reshape(whole.num_slots, -1), options)
-    return {start: arm(withheld, start, options) for start in options.starts}
+    return {start: train_and_rank(withheld, start, options) for start in options.starts}
 
 
-def arm(withheld: Withheld, start: str, options: ColdOptions) -> dict[str, float]:
-    """Trains a run and ranks the withheld items with its best step."""
+def train_and_rank(
+    withheld: Withheld, start: str, options: ColdOptions
+) -> dict[str, float]:
+    """Trains a run, and ranks the withheld items with its best step."""
     folder = options.folder / start
     train.main(
         ["--llama_path", str(options.llama_path), "--init_items", start,
@@ -216,13 +268,13 @@ def arm(withheld: Withheld, start: str, options: ColdOptions) -> dict[str, float
     opened = open_checkpoint(folder, None, None, put)
     seq_len = opened.config.recipe.seq_len
     ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens)
-    parts = [ranker(opened.model, chunk) for chunk in asked(withheld)]
+    parts = [ranker(opened.model, chunk) for chunk in withheld_events(withheld)]
     ranked = np.concatenate(parts).astype(np.float64)
     return {"events": float(len(ranked)), **metrics(ranked[:, 0])}
 
 
-def shown(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The results as a table."""
+def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns the results as a table."""
     names = ("recall@10", "recall@50", "ndcg@50")
     lines = [f"{'--init_items':14}{'events':>10}" + "".join(f"{n:>11}" for n in names)]
     for start, found in results.items():
@@ -232,11 +284,11 @@ def shown(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures once and prints, or writes, what came of it."""
+    """Measures once, and prints and writes the result."""
     options = parse(ColdOptions, argv, "bench.cold", __doc__)
     options.folder.mkdir(parents=True, exist_ok=True)
     results = measure(options)
-    print(shown(results))
+    print(table_of(results))
     if options.json is not None:
         write_json(options.json, results)
 

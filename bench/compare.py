@@ -1,4 +1,4 @@
-"""Two results of the bench, row by row: what became slower by more than noise."""
+"""Compares two results of the bench row by row: what is slower by more than noise."""
 
 import json
 import math
@@ -14,34 +14,34 @@ from bench.result_tables import aligned
 from eqids.config import UserError, require
 
 LEAST = 0.1
-"""Share by which times may differ whatever repetitions say: two processes of one build
-differed by 6% on a quiet machine, their own repetitions by less than 1%."""
+"""Least noise, as a share: two processes of one build differed by 6% on a quiet
+machine, their own repetitions by less than 1%."""
 MOST = 0.5
-"""Noise above which nothing is said."""
+"""Noise above which there is no verdict."""
 FEWEST = 5
-"""Repetitions under which nothing is said: those of --quick are fewer."""
+"""Repetitions below which there is no verdict; --quick has fewer."""
 REGRESSION, UNKNOWN = "REGRESSION", "cannot tell"
 
 Key = tuple[str, str, str, str, str]
 """Section, process, case, contender and work."""
-Rows = Mapping[Key, tuple[float, ...]]
-"""Seconds of every repetition."""
+TimesByKey = Mapping[Key, tuple[float, ...]]
+"""By row, the seconds of every repetition."""
 _HOW_OFTEN = {"json", "plot", "profile", "repetitions", "budget"}
-"""Flags that change no work."""
+"""Flags that do not change the work."""
 
 
 @dataclass(frozen=True)
-class Change:
-    """How our time for one thing changed from the first file to the second.
+class TimeChange:
+    """How one of our times changed from the first file to the second.
 
     Attributes:
         label: section, process, case and work.
         before: seconds, the median.
         after: seconds, the median.
-        peers: how many times as long those took whose code is not ours, in the same
-            case of the same process; 1 where none was timed more than once.
-        noise: share by which the ratio may differ from 1; None where ours was timed so
-            few times that nobody knows.
+        peers: how many times as long the peers took in the second file, in the same
+            case and process; 1 if none was timed more than once.
+        noise: share by which the ratio may differ from 1; None if ours was timed too
+            few times to know.
     """
 
     label: str
@@ -52,14 +52,14 @@ class Change:
 
     @property
     def ratio(self) -> float:
-        """How many times as long ours takes, beyond what the peers' did."""
+        """How many times as long ours takes, over how many times the peers do."""
         return self.after / self.before / self.peers
 
     @property
     def verdict(self) -> str:
-        """Slower or faster beyond noise, or neither, or that none can be given.
+        """Slower or faster by more than noise, neither, or unknown.
 
-        What became no slower by the clock has not regressed, whatever peers did.
+        A time that did not grow has not regressed, whatever the peers did.
         """
         if self.noise is None or self.noise > MOST:
             return UNKNOWN
@@ -68,11 +68,11 @@ class Change:
         return "faster" if self.ratio < 1 / (1 + self.noise) else "-"
 
 
-def compare(before: Path, after: Path) -> tuple[list[Change], list[str]]:
-    """Returns the changes of all rows that both files have, and what sets them apart.
+def compare(before: Path, after: Path) -> tuple[list[TimeChange], list[str]]:
+    """Returns the changes of all rows that both files have, and notes on differences.
 
     Raises:
-        UserError: a file is not a result, or they share no row of ours.
+        UserError: a file is not a result, or no row of ours is in both.
     """
     files = _read(before), _read(after)
     a, b = _rows(files[0], before), _rows(files[1], after)
@@ -88,18 +88,18 @@ def compare(before: Path, after: Path) -> tuple[list[Change], list[str]]:
     ]
     flags = [dict(_flags(file.get("config"))) for file in files]
     notes += [
-        f"--{name} differs, so that the work may: {flags[0][name]} and {flags[1][name]}"
+        f"--{name} differs, so the work may too: {flags[0][name]} and {flags[1][name]}"
         for name in flags[0]
         if name in flags[1] and flags[0][name] != flags[1][name]
     ]
     alone = len(a) + len(b) - 2 * len(both)
     if alone:
-        notes.append(f"{alone} rows are in one of the files only")
+        notes.append(f"{alone} rows are in only one of the files")
     return changes, notes
 
 
-def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
-    """Returns a line for each change, and what they come to."""
+def text(changes: Sequence[TimeChange], notes: Sequence[str]) -> str:
+    """Returns a line for each change, notes, and a verdict on all of them."""
     lines = [["", "before ms", "after ms", "ratio", "noise", ""]]
     for change in changes:
         times = (f"{1000 * x:.4g}" for x in (change.before, change.after))
@@ -118,20 +118,20 @@ def text(changes: Sequence[Change], notes: Sequence[str]) -> str:
         )
     if unknown:
         verdict += (
-            f"; {unknown} of {len(changes)} cannot be told: timed fewer than "
+            f"; {unknown} of {len(changes)} have no verdict: timed fewer than "
             f"{FEWEST} times, or noise of more than {MOST:.0%} (wanted a quiet "
             "machine, more --repetitions)"
         )
-    told = [
-        "ratio: our time after / before, beyond what peers changed by in the same "
-        "case. noise: of all repetitions of both files, ours and peers', but tenths at "
-        f"the ends, {LEAST:.0%} at least.",
+    explained = [
+        "ratio: our time after / before, over the same ratio of the peers in the same "
+        "case. noise: spread of the repetitions of both files, ours and peers', "
+        f"without the tenth at each end; at least {LEAST:.0%}.",
         *notes,
     ]
-    return "\n".join([*aligned(lines), "", *told, verdict])
+    return "\n".join([*aligned(lines), "", *explained, verdict])
 
 
-def _change(a: Rows, b: Rows, key: Key, both: Sequence[Key]) -> Change:
+def _change(a: TimesByKey, b: TimesByKey, key: Key, both: Sequence[Key]) -> TimeChange:
     peers = [
         other
         for other in both
@@ -142,11 +142,11 @@ def _change(a: Rows, b: Rows, key: Key, both: Sequence[Key]) -> Change:
     shifts = [math.log(_median(b[peer]) / _median(a[peer])) for peer in peers]
     apart = max(shifts, default=0.0) - min(shifts, default=0.0)
     widths = [_width(times) for times in (a[key], b[key])]
-    # The more peers, the less one of them moves the median of their shifts.
+    # The more peers, the less each of them changes the median of their shifts.
     widths += [_width(rows[peer]) / len(peers) for peer in peers for rows in (a, b)]
     noise = max(LEAST, math.expm1(math.hypot(*widths, apart / 2)))
     section, process, case, _, work = key
-    return Change(
+    return TimeChange(
         label=f"{section}: {work} ({', '.join(filter(None, (process, case)))})",
         before=_median(a[key]),
         after=_median(b[key]),
@@ -156,9 +156,9 @@ def _change(a: Rows, b: Rows, key: Key, both: Sequence[Key]) -> Change:
 
 
 def _width(seconds: tuple[float, ...]) -> float:
-    """The logarithm of slowest over fastest, a tenth of the times left out at each end.
+    """Returns the logarithm of slowest over fastest, without outliers.
 
-    Among many repetitions some are stray.
+    A tenth of the times is left out at each end.
     """
     stray = len(seconds) // 10
     ordered = sorted(seconds)
@@ -178,8 +178,8 @@ def _rows(file: Mapping[str, Any], path: Path) -> dict[Key, tuple[float, ...]]:
             timed = [_timed(section, row) for row in content["rows"]]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path} is no result of this version's bench: {error!r} in a row of "
-                f"{section}"
+                f"{path} is not a result of this version's bench: {error!r} in a row "
+                f"of {section}"
             ) from error
         for key, times in timed:
             good = len(times) > 0 and all(0 < seconds < math.inf for seconds in times)
@@ -199,7 +199,7 @@ def _timed(section: str, row: Mapping[str, Any]) -> tuple[Key, tuple[float, ...]
 
 
 def _flags(config: object, section: str = "") -> Iterator[tuple[str, Any]]:
-    """All flags of a result by name, those of several sections by theirs too."""
+    """Yields the flags of a result; with several sections as SECTION.FLAG."""
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             yield from _flags(value, f"{name}.")
@@ -217,5 +217,5 @@ def _read(path: Path) -> dict[str, Any]:
     has = isinstance(found, dict) and any(
         isinstance(section, dict) and "rows" in section for section in found.values()
     )
-    require(has, f"{path} is no result of the bench, wanted what --json wrote")
+    require(has, f"{path} is not a result of the bench, wanted what --json wrote")
     return found

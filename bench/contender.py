@@ -1,7 +1,7 @@
-"""Contenders, compiled apart from their repetitions, racing in a process of their own.
+"""Contenders that are compiled before they are timed, and processes that time them.
 
-A case has its own process, so that peak memory is its own, and no case leaves
-threads, fragmented memory or compiled programs to the next.
+Each case has its own process. So its peak memory is its own, and no threads, fragmented
+memory or compiled programs of another case disturb it.
 """
 
 import multiprocessing
@@ -19,17 +19,17 @@ from tqdm import tqdm
 from bench.clock import alternate
 from bench.machine import num_cores, peak_bytes, reset_peak
 from bench.options import Options
-from bench.record import Case, Row
+from bench.record import CaseNumbers, ResultRow
 from eqids.config import UserError, require
 
 Chosen = TypeVar("Chosen", bound=Options)
 Which = TypeVar("Which")
-Measured = tuple[list[Row], list[str]]
+Measured = tuple[list[ResultRow], list[str]]
 """Rows, and sentences that a reader must know."""
 
 
 @dataclass(frozen=True)
-class Program:
+class CompiledProgram:
     """A compiled function, how long compiling took, and its temporaries in bytes."""
 
     call: Callable[..., Any]
@@ -39,24 +39,24 @@ class Program:
 
 def compiled(
     function: Callable[..., Any], *args: Any, donate: Sequence[int] = ()
-) -> Program:
+) -> CompiledProgram:
     """Compiles a function for arguments like these.
 
     Args:
         function: of arrays and trees of arrays.
-        args: examples of what it is called with.
-        donate: numbers of the arguments whose memory it may take over.
+        args: examples of its arguments.
+        donate: numbers of the arguments whose memory it may reuse.
     """
     return lowered(jax.jit(function, donate_argnums=tuple(donate)), *args)
 
 
-def lowered(function: Any, *args: Any) -> Program:
-    """Compiles what `jax.jit` made, for arguments like these."""
+def lowered(function: Any, *args: Any) -> CompiledProgram:
+    """Compiles a function that `jax.jit` made, for arguments like these."""
     start = time.perf_counter()
     program = function.lower(*args).compile()
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
-    return Program(program, seconds, memory and memory.temp_size_in_bytes)
+    return CompiledProgram(program, seconds, memory and memory.temp_size_in_bytes)
 
 
 @dataclass
@@ -64,24 +64,25 @@ class Contender:
     """One way to do the work.
 
     Attributes:
-        name: what the table calls it.
+        name: its name in tables.
         work: what it does.
-        run: does it, and returns when it is done.
-        program: what `run` calls, if it is compiled.
-        facts: for its row.
-        device: that it runs on, by default jax's.
+        run: does the work, and returns when it is done.
+        program: the compiled function that `run` calls, if there is one.
+        facts: numbers for its row.
+        device: the kind of device that it runs on, by default jax's.
+        peak_bytes: peak memory of its first run, once it has run.
     """
 
     name: str
     work: str
     run: Callable[[], None]
-    program: Program | None = None
+    program: CompiledProgram | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
     device: str | None = None
     peak_bytes: int | None = None
 
     def __call__(self) -> None:
-        """Runs, and watches the peak memory of the first time."""
+        """Runs, and records the peak memory of the first run."""
         if self.peak_bytes is not None:
             self.run()
             return
@@ -91,29 +92,28 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """What tells it from the others of its case."""
+        """Its name and work, which no other contender of the case has."""
         return f"{self.name}, {self.work}"
 
 
 def race(
-    case: Case,
+    case: CaseNumbers,
     units: int,
     contenders: Sequence[Contender],
     options: Options,
     *,
     settle: bool = False,
-) -> list[Row]:
+) -> list[ResultRow]:
     """Times contenders in turns, see `bench.clock.alternate`.
 
     Args:
-        case: what they do it on.
+        case: the sizes of the work.
         units: targets or queries in one repetition.
-        contenders: who.
-        options: how often.
+        contenders: the contenders.
+        options: the number of repetitions, and the budget.
         settle: begin every turn with a run that does not count.
     """
-    # On one core the CPU's time tells the same as the wall's, and other processes
-    # on that core disturb it less.
+    # On one core CPU time equals wall time, and other processes disturb it less.
     one = num_cores() == 1
     on_cpu = jax.default_backend() == "cpu"
     named = {contender.label: contender for contender in contenders}
@@ -121,7 +121,7 @@ def race(
         named, options.most_repetitions, options.most_seconds, settle=settle
     )
     return [
-        Row(
+        ResultRow(
             case=case,
             name=contender.name,
             work=contender.work,
@@ -146,17 +146,17 @@ def measure_each(
     """Measures every case in a new process, on the same cores, one after the other.
 
     Args:
-        measure_case: a module's function.
+        measure_case: a function of a module.
         options: its first argument.
-        cases: its second, one at a time.
+        cases: its second arguments, one for each process.
 
     Returns:
         All rows, each with the name of its case, and all notes.
 
     Raises:
-        UserError: a process was killed, as systems do for want of memory.
+        UserError: a process was killed, as systems do when memory runs out.
     """
-    rows, notes = list[Row](), list[str]()
+    rows, notes = list[ResultRow](), list[str]()
     with tqdm(cases, unit="case", disable=None) as bar:
         for case in bar:
             bar.set_postfix_str(str(case))
@@ -173,10 +173,10 @@ def _in_child(
 ) -> Measured:
     fresh = multiprocessing.get_context("spawn")
     here, there = fresh.Pipe(duplex=False)
-    words = there, measure_case, options, case
-    child = fresh.Process(target=_answer, args=words, daemon=True)
-    # Ctrl-C reaches both; the parent answers it, and the child's stack tells nobody
-    # anything.
+    args = there, measure_case, options, case
+    child = fresh.Process(target=_answer, args=args, daemon=True)
+    # Ctrl-C reaches both processes. The parent handles it, and the child ignores it,
+    # because its traceback would help nobody.
     answering = signal.signal(signal.SIGINT, signal.SIG_IGN)
     child.start()
     signal.signal(signal.SIGINT, answering)
@@ -193,7 +193,7 @@ def _in_child(
         require(
             code >= 0,
             f"the process that measured {case} was killed by signal {-code}, perhaps "
-            "for want of memory; wanted more memory, or --quick",
+            "because memory ran out; wanted more memory, or --quick",
         )
         raise
     child.join()

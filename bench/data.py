@@ -1,6 +1,6 @@
-"""The loader: batches a second, with and without words, and whether a step waits.
+"""Times the loader, with and without text, and how long train steps wait for it.
 
-Steps are nano's, as a run makes them; RecTools' SASRec trains beside them.
+The steps are those of a run of nano. RecTools' SASRec is trained as a peer.
 """
 
 import dataclasses
@@ -15,36 +15,37 @@ import numpy as np
 
 from bench.bench_datasets import opened
 from bench.contender import Contender, Measured, measure_each, race
-from bench.options import DataOptions
-from bench.record import OURS, Curve, Row, Section, find
+from bench.record import OURS, Curve, ResultRow, Section, find
 from bench.sasrec import SASREC, has_rectools, sasrec_epochs
+from bench.storage_options import DataOptions
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
-from eqids.data.batches.training_batches import Arrays, BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
-from eqids.runs.identity import run_keys
+from eqids.runs.new_model import run_keys
 
-ITEMS, WORDS = "batches", "batches with words"
+ITEMS, WITH_TEXT = "batches", "batches with text"
 LOADED, READY = "steps, loaded beside", "steps, batches in memory"
 EPOCH = "an epoch"
 
 MEANINGS = {
     "rows_per_second": "rows that one thread makes in a second",
-    "targets_per_second": "targets in them",
-    "words_rows_per_second": "rows with words that it makes in a second",
-    "words_targets_per_second": "targets in them",
-    "waiting_share": "of a train step of nano, spent waiting for its batch",
-    "loading_share": "by which steps are slower than with batches in memory",
-    "programs": "compiled for the steps, 1 if none is compiled again",
+    "targets_per_second": "targets in these rows",
+    "words_rows_per_second": "rows with text that one thread makes in a second",
+    "words_targets_per_second": "targets in these rows",
+    "waiting_share": "share of nano's train step that waits for the batch",
+    "loading_share": "time of steps / with batches in memory, minus 1",
+    "programs": "programs compiled for the steps: 1 if none is compiled again",
     "ratio_sasrec": "targets a second of nano's steps / of RecTools' SASRec",
 }
 
 
 def measure(options: DataOptions) -> Section:
     """Returns the timings of the loader, alone and beside the step."""
-    rows, notes = measure_each(measure_case, options, [WORDS, LOADED])
+    rows, notes = measure_each(measure_case, options, [WITH_TEXT, LOADED])
     return Section("data", _keys(rows), MEANINGS, rows, notes, _curve(rows))
 
 
@@ -55,23 +56,23 @@ def measure_case(options: DataOptions, which: str) -> Measured:
     config = BatchConfig(seq_len, size, options.seed)
     case = {"batch": size, "seq": seq_len, "batches": options.num_batches}
     items = TrainingBatches(dataset, config)
-    if which == WORDS:
+    if which == WITH_TEXT:
         tokens = random_item_tokens(dataset, options.tokens_per_item, options.seed)
-        loaders = {ITEMS: items, WORDS: TrainingBatches(dataset, config, tokens)}
+        loaders = {ITEMS: items, WITH_TEXT: TrainingBatches(dataset, config, tokens)}
         contenders = [
             _alone(name, loader, options.num_batches)
             for name, loader in loaders.items()
         ]
         note = (
-            f"{dataset.path}; words: the text of every item cut at spaces, at most "
+            f"{dataset.path}; words: the text of every item split at spaces, at most "
             f"{options.tokens_per_item}, {tokens.length.mean():.1f} on average."
         )
     else:
         steps = _Steps(dataset, items, options)
         contenders = steps.contenders()
         note = (
-            f"steps: nano ({steps.parameters:,} parameters) on {size} x {seq_len}, "
-            "each waited for before the next batch is asked for; the loader is another "
+            f"steps: nano ({steps.parameters:,} parameters) on {size} x {seq_len}; "
+            "each ends before the next batch is requested; the loader is another "
             "thread, as in a run. "
         )
         if has_rectools():
@@ -80,17 +81,18 @@ def measure_case(options: DataOptions, which: str) -> Measured:
             )
             contenders.append(peer)
             note += (
-                f"SASRec has {peer.facts['parameters']:,.0f}, and RecTools' defaults."
+                f"SASRec has {peer.facts['parameters']:,.0f} parameters, and RecTools' "
+                "defaults."
             )
         else:
             note += "SASRec is left out: rectools[torch] is not installed."
     rows = race(case, size * options.num_batches, contenders, options)
-    note += " us each: of a row of ours."
+    note += " us each: microseconds a row of ours."
     return [_with_rate(row) for row in rows], [note]
 
 
 def random_item_tokens(dataset: Dataset, per_item: int, seed: int) -> ItemTokens:
-    """Returns as many random words for every item as its text has between spaces."""
+    """Returns random tokens for every item, as many as its text has words."""
     rng, items = np.random.default_rng(seed), dataset.items()
     length = np.zeros(dataset.num_slots, np.int64)
     length[items["slot"]] = [len(text.split()) for text in items["text"]]
@@ -101,7 +103,7 @@ def random_item_tokens(dataset: Dataset, per_item: int, seed: int) -> ItemTokens
 
 
 def _alone(name: str, loader: TrainingBatches, number: int) -> Contender:
-    """Makes batches on this thread, every time others."""
+    """Makes batches on this thread, new ones every time."""
     made = [0]
 
     def run() -> None:
@@ -110,13 +112,13 @@ def _alone(name: str, loader: TrainingBatches, number: int) -> Contender:
         made[0] += number
 
     targets = sum(
-        int(np.count_nonzero(loader.batch(k)["target"] >= 0)) for k in range(number)
+        int(np.count_nonzero(loader.batch(k).target >= 0)) for k in range(number)
     )
     return Contender(OURS, name, run, facts={"targets": float(targets)})
 
 
 class _Steps:
-    """nano's train step, and the two ways to feed it."""
+    """nano's train step, on batches from the loader or from memory."""
 
     def __init__(self, dataset: Dataset, loader: TrainingBatches, options: DataOptions):
         recipe, info = NANO_RECIPE, dataset.info
@@ -133,14 +135,14 @@ class _Steps:
         self._step = make_step(optimizer, jnp.float32, remat=False)
         self._loader, self._number = loader, options.num_batches
         self._ready = [loader.batch(k) for k in range(self._number)]
-        targets = sum(np.count_nonzero(b["target"] >= 0) for b in self._ready)
+        targets = sum(np.count_nonzero(b.target >= 0) for b in self._ready)
         self._targets = {"targets": float(targets)}
-        # One stream for all repetitions, as in a run: its thread is ahead already.
+        # One stream for all repetitions, as in a run, so that its thread works ahead.
         self._stream = loader.iterate(0, 2**31)
         self._facts = dict(self._targets)
 
     def contenders(self) -> list[Contender]:
-        """Steps on batches as they come, and on batches that are there."""
+        """Steps on batches as the loader makes them, and on batches in memory."""
 
         def loaded() -> None:
             waited, total = self._run(islice(self._stream, self._number))
@@ -158,12 +160,12 @@ class _Steps:
         ]
 
     def _run(self, batches: Any) -> tuple[float, float]:
-        """Returns the seconds spent waiting for batches, and all of them."""
+        """Returns the seconds spent waiting for batches, and the total."""
         waited, began = 0.0, time.perf_counter()
         while True:
-            asked = time.perf_counter()
-            arrays: Arrays | None = next(batches, None)
-            waited += time.perf_counter() - asked
+            requested = time.perf_counter()
+            arrays: HostBatch | None = next(batches, None)
+            waited += time.perf_counter() - requested
             if arrays is None:
                 return waited, time.perf_counter() - began
             self._state, metrics = self._step(
@@ -172,7 +174,7 @@ class _Steps:
             jax.block_until_ready(metrics)
 
 
-def _with_rate(row: Row) -> Row:
+def _with_rate(row: ResultRow) -> ResultRow:
     facts = {"targets/s": row.facts["targets"] / row.seconds.median}
     if row.name == OURS:
         facts["rows/s"] = row.units / row.seconds.median
@@ -184,10 +186,10 @@ def _with_rate(row: Row) -> Row:
     return dataclasses.replace(row, facts=facts)
 
 
-def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
+def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     found: dict[str, Callable[[str], float]] = {
         work: row.facts.__getitem__
-        for work in (ITEMS, WORDS, LOADED)
+        for work in (ITEMS, WITH_TEXT, LOADED)
         if (row := find(rows, OURS, work)) is not None
     }
     loaded, ready = find(rows, OURS, LOADED), find(rows, OURS, READY)
@@ -196,8 +198,8 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
     return {
         "rows_per_second": found[ITEMS]("rows/s"),
         "targets_per_second": found[ITEMS]("targets/s"),
-        "words_rows_per_second": found[WORDS]("rows/s"),
-        "words_targets_per_second": found[WORDS]("targets/s"),
+        "words_rows_per_second": found[WITH_TEXT]("rows/s"),
+        "words_targets_per_second": found[WITH_TEXT]("targets/s"),
         "waiting_share": loaded.facts["waiting"],
         "loading_share": loaded.seconds.median / ready.seconds.median - 1,
         "programs": loaded.facts["programs"],
@@ -207,8 +209,8 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
     }
 
 
-def _curve(rows: Sequence[Row]) -> Curve:
-    """Rows a second; there is one size."""
+def _curve(rows: Sequence[ResultRow]) -> Curve:
+    """Returns rows a second, at the one size."""
     series = {
         row.work: [(float(row.units), row.facts["rows/s"])]
         for row in rows

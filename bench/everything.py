@@ -1,4 +1,4 @@
-"""Every section of the bench in turn, each by its own command line, into one result."""
+"""Runs every section of the bench as its own command, and joins the results."""
 
 import dataclasses
 import json
@@ -10,35 +10,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.options import AllOptions, Options
+from bench.options import AllOptions
+from bench.sections import SectionEntry
 
 _SHARED = ("machine", "versions", "commit")
 
 
 def measure_all(
-    options: AllOptions, sections: Mapping[str, type[Options]]
+    options: AllOptions, sections: Mapping[str, SectionEntry]
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns one key for each section, and the flags of each under `config`.
 
-    Each is a process of its own, for each pins itself to other cores. What was
-    measured at last tells the machine.
+    Each section is a process of its own, because each pins itself to other cores. The
+    machine is described as the last section found it.
 
     Args:
         options: for all of them.
-        sections: by name, what each is told.
+        sections: the sections by name.
 
     Returns:
-        The results, and the sections that ended with an error, which they have told.
+        The results, and the names of sections that ended with an error, which they
+        have printed.
     """
     whole: dict[str, Any] = {"config": {}}
     failed = list[str]()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for name, kind in sections.items():
+        for name, entry in sections.items():
             path = Path(folder) / f"{name}.json"
             flags = ["--json", str(path), "--seed", str(options.seed)]
             if options.quick:
                 flags.append("--quick")
-            fields = {field.name for field in dataclasses.fields(kind)}
+            fields = {field.name for field in dataclasses.fields(entry.options)}
             if options.data_dir is not None and "data_dir" in fields:
                 flags += ["--data_dir", str(options.data_dir)]
             print(f"\n== python -m bench {name}", flush=True)

@@ -1,7 +1,7 @@
-"""What the matrix products of a train step take, by formula.
+"""FLOPs of a train step's matrix products, by formula.
 
-Counted is what the mathematics asks for, whatever a program does: no padding, no score
-of a later position, nothing computed twice.
+They are those of the mathematics, not of a program: without padding, without scores of
+later positions, and without anything computed twice.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from eqids.config import LlamaConfig, LoraTarget, ModelConfig, Strategy
-from eqids.data.batches.training_batches import Arrays
+from eqids.data.batches.host_batch import HostBatch
 
-Shape = tuple[int, int]
+MatrixShape = tuple[int, int]
 """Outputs and inputs of a matrix."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much there is in batches.
+    """The contents of batches, in numbers.
 
     Attributes:
-        positions: that hold an item or a word.
-        pairs: of positions that see each other, each with itself included.
+        positions: positions that hold an item or a token.
+        pairs: pairs of a position and one that it attends to, itself included.
         targets: positions that predict an item.
     """
 
@@ -31,20 +31,20 @@ class Amount:
     targets: int
 
     @staticmethod
-    def of(batches: Sequence[Arrays]) -> "Amount":
-        """Counts batches; segments of a row do not see each other."""
+    def of(batches: Sequence[HostBatch]) -> "Amount":
+        """Counts batches; segments of a row do not attend to each other."""
         positions = pairs = targets = 0
         for batch in batches:
-            for segment in batch["segment"]:
+            for segment in batch.segment:
                 size = np.bincount(segment)[1:].astype(np.int64)
                 positions += int(size.sum())
                 pairs += int((size * (size + 1) // 2).sum())
-            targets += int(np.count_nonzero(batch["target"] >= 0))
+            targets += int(np.count_nonzero(batch.target >= 0))
         return Amount(positions, pairs, targets)
 
 
-def block_matrices(config: LlamaConfig) -> dict[LoraTarget, Shape]:
-    """Returns the matrices of one block."""
+def block_matrices(config: LlamaConfig) -> dict[LoraTarget, MatrixShape]:
+    """Returns the shapes of one block's matrices."""
     width, ffn = config.width, config.ffn
     queries, keys = config.num_heads * config.head, config.num_kv_heads * config.head
     return {
@@ -61,14 +61,14 @@ def block_matrices(config: LlamaConfig) -> dict[LoraTarget, Shape]:
 def train_flops(sizes: ModelConfig, strategy: Strategy, amount: Amount) -> int:
     """Returns the FLOPs of a train step's matrix products.
 
-    A matrix takes 2 for each weight and position, 2 more for the gradient of what
-    enters it, and 2 more for its own where it trains. Attention takes 4 for each pair
-    and channel, 8 more backward.
+    A matrix takes 2 for each weight and position, 2 more for the gradient of its input,
+    and 2 more for its own gradient if it trains. Attention takes 4 for each pair and
+    channel, and 8 more in the backward pass.
 
     Args:
-        sizes: the model's.
+        sizes: sizes of the model.
         strategy: what trains.
-        amount: what it trains on.
+        amount: the contents of the batches.
     """
     llama = sizes.llama
     matrices = block_matrices(llama)

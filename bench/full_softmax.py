@@ -1,9 +1,9 @@
-"""What the head is compared with: softmaxes over the whole catalog, in jax.
+"""The peers of the head: softmaxes over the whole catalog, in jax.
 
-They are written to be fast, so that beating them means something. The chunked one
-keeps an online logsumexp (Milakov & Gimelshein 2018, arXiv:1805.02867) and computes
-its logits again in the backward pass, as cut cross-entropy does (Wijmans et al. 2024,
-arXiv:2411.09009): its memory does not grow with targets x items.
+They are written to be fast. The chunked one keeps an online logsumexp (Milakov &
+Gimelshein 2018, arXiv:1805.02867) and recomputes its logits in the backward pass, as
+cut cross-entropy does (Wijmans et al. 2024, arXiv:2411.09009). So its memory does not
+grow with targets x items.
 """
 
 import equinox as eqx
@@ -22,7 +22,7 @@ class FullSoftmax(eqx.Module):
     bias: Float[Array, "chunks chunk"]
 
     def __init__(self, vectors: Float[np.ndarray, "item item_width"], chunk: int):
-        """Cuts vectors into chunks of so many items; all biases are 0."""
+        """Cuts vectors into chunks of `chunk` items; all biases are 0."""
         num_items, width = vectors.shape
         chunk = min(chunk, num_items)
         num_chunks = -(-num_items // chunk)
@@ -58,7 +58,7 @@ def chunked_loss(
 def _logits(
     chunk: FullSoftmax, hidden: Float[Array, "target item_width"]
 ) -> Float[Array, "chunk target"]:
-    # With targets last, a CPU takes a third less time than with items last.
+    # On a CPU, targets as the last axis take a third less time than items.
     return chunk.table @ hidden.T + chunk.bias[:, None]
 
 

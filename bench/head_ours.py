@@ -17,11 +17,11 @@ STEP, UPDATE = "forward + backward", "with update"
 LEARNING_RATE = 1e-3
 
 
-class Ours:
-    """The hierarchical softmax, whose steps share one table.
+class HierarchicalContenders:
+    """The hierarchical softmax's steps, which share one table.
 
-    Gradients reach everything that trains: queries, clusters, and the blocks of the
-    clusters that a target is in.
+    They compute the gradients of everything that trains: queries, cluster vectors, and
+    the item vectors of the active clusters.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class Ours:
         slot: Int[Array, " target"],
         popularity: Float[np.ndarray, " item"],
     ):
-        """Lists the touched clusters as training does.
+        """Lists the active clusters as training does.
 
         Args:
             head: the catalog.
-            hidden: queries.
+            hidden: the queries.
             slot: their targets.
             popularity: how often each item is drawn, in the order of slots.
         """
@@ -45,24 +45,24 @@ class Ours:
         counts = np.bincount(cluster, popularity, num_clusters)
         capacity = expected_capacity(chances(counts, len(slot)), 1)
         lists = ActiveLists(num_clusters, cluster_size, 1, capacity)
-        listed = lists({"items": np.asarray(slot), "target": np.asarray(slot)})
+        listed = lists.of_slots(np.asarray(slot))
         self.active = jnp.asarray(listed)
         self._facts = {"active": int(np.sum(listed < num_clusters))}
 
     def step(self) -> Contender:
-        """The loss and its gradients, those of the table by touched blocks."""
+        """The loss and its gradients; of the table, those of the active clusters."""
         args = self.head, self.active, self.hidden, self.slot
         program = compiled(_gradients, *args)
 
         def run() -> None:
-            # The head may have been donated and replaced since.
+            # `update` may have donated and replaced the head.
             args = self.head, self.active, self.hidden, self.slot
             jax.block_until_ready(program.call(*args))
 
         return Contender(OURS, STEP, run, program, dict(self._facts))
 
     def update(self) -> Contender:
-        """The same, then Adam: lazy for touched blocks, dense for clusters."""
+        """The same, then Adam: lazy for item vectors, dense for cluster vectors."""
         tables, clusters = _parts(self.head)
         state = lazy_adam().init(tables), optax.adam(LEARNING_RATE).init(clusters)
         args = self.head, state, self.active, self.hidden, self.slot
@@ -78,23 +78,25 @@ class Ours:
         return Contender(OURS, UPDATE, run, program, dict(self._facts))
 
 
-Pair = tuple[Array, Array]
+TableAndBias = tuple[Array, Array]
+States = tuple[optax.OptState, optax.OptState]
+"""Of lazy and of dense Adam."""
 
 
-def _parts(head: HierarchicalSoftmax) -> tuple[Pair, Pair]:
-    """What is updated by touched blocks, and what is updated whole."""
+def _parts(head: HierarchicalSoftmax) -> tuple[TableAndBias, TableAndBias]:
+    """Returns what lazy Adam updates, and what dense Adam updates."""
     return (head.table, head.bias), (head.cluster_table, head.cluster_bias)
 
 
 def _gradients(
     head: HierarchicalSoftmax, cluster: Array, hidden: Array, slot: Array
-) -> tuple[Array, Pair, Pair, Array]:
-    """Loss, and the gradients of blocks, clusters and queries."""
+) -> tuple[Array, TableAndBias, TableAndBias, Array]:
+    """Returns the loss, and the gradients of item tables, clusters and queries."""
     active = head.handles(cluster)
     blocks = active.table, active.bias
 
     @eqx.filter_value_and_grad
-    def loss(given: tuple[Pair, Pair, Array]) -> Array:
+    def loss(given: tuple[TableAndBias, TableAndBias, Array]) -> Array:
         blocks, clusters, hidden = given
         whole = eqx.tree_at(lambda h: _parts(h)[1], head, clusters)
         handle = eqx.tree_at(lambda t: (t.table, t.bias), active, blocks)
@@ -106,17 +108,17 @@ def _gradients(
 
 def _update(
     head: HierarchicalSoftmax,
-    state: tuple,
+    state: States,
     active: Array,
     hidden: Array,
     slot: Array,
-) -> tuple[HierarchicalSoftmax, tuple, Array]:
+) -> tuple[HierarchicalSoftmax, States, Array]:
     _, blocks, grads, to_hidden = _gradients(head, active, hidden, slot)
     tables, clusters = _parts(head)
     sparse, dense = state
-    moves, sparse = lazy_adam().update(blocks, sparse, active=active)
-    moves = jax.tree.map(lambda x: -LEARNING_RATE * x, moves)
-    tables = apply_updates(tables, moves, active)
+    updates, sparse = lazy_adam().update(blocks, sparse, active=active)
+    updates = jax.tree.map(lambda x: -LEARNING_RATE * x, updates)
+    tables = apply_updates(tables, updates, active)
     changes, dense = optax.adam(LEARNING_RATE).update(grads, dense)
     clusters = optax.apply_updates(clusters, changes)
     head = eqx.tree_at(lambda h: sum(_parts(h), ()), head, (*tables, *clusters))

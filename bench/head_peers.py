@@ -18,7 +18,7 @@ Loss = Callable[[FullSoftmax, Array, Array], Array]
 
 
 class JaxPeers:
-    """Full softmaxes in jax, which share one table."""
+    """Full softmaxes in jax that share one table."""
 
     def __init__(
         self,
@@ -31,15 +31,15 @@ class JaxPeers:
         self.hidden, self.item = hidden, item
 
     def chunked(self) -> Contender:
-        """The logits of one chunk in memory."""
+        """Holds the logits of one chunk at a time."""
         return self._step(CHUNKED, chunked_loss)
 
     def whole(self) -> Contender:
-        """All logits in memory."""
+        """Holds all logits."""
         return self._step(WHOLE, whole_loss)
 
     def update(self) -> Contender:
-        """The chunked one, and AdamW over the whole table, in place."""
+        """The chunked softmax, then AdamW on the whole table, in place."""
         optimizer = optax.adamw(LEARNING_RATE)
         state = optimizer.init(self.head)
 

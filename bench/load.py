@@ -1,4 +1,4 @@
-"""A pretrained Llama's weights, from files to arrays in their places."""
+"""Times the loading of a pretrained Llama's weights, from files to arrays."""
 
 import importlib
 import shutil
@@ -18,17 +18,17 @@ from bench.checkpoint_ways import RAW, ready
 from bench.clock import Stoppable, Timing, alternate
 from bench.contender import Measured, measure_each
 from bench.machine import anonymous_bytes, free_bytes
-from bench.options import LoadOptions
 from bench.record import (
     FIRST,
     OURS,
-    Row,
+    ResultRow,
     Section,
     find,
     of_one_size,
     ratio,
     row_of_bytes,
 )
+from bench.storage_options import LoadOptions
 from bench.train_torch import has_torch
 from convert import load_llama
 from convert.hf_config import hf_config
@@ -46,14 +46,14 @@ MEANINGS = {
     "copy_ratio": "time to read the files and copy what was read / ours",
     "read_ratio": "time to read the files into fresh memory / ours",
     "torch_ratio": "time of load_file and a copy of its tensors / ours",
-    "anonymous_ratio": "memory that loading took at most, mapped files left out / "
-    "bytes of the weights, which are in it",
+    "anonymous_ratio": "peak memory of loading, weights included and mapped files left "
+    "out / bytes of the weights",
 }
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a process measures: ours alone, a single time, or all in turns."""
+class LoadCase:
+    """What a process measures: ours alone and once, or all in turns."""
 
     folder: Path
     alone: bool
@@ -68,11 +68,11 @@ def measure(options: LoadOptions) -> Section:
     with tempfile.TemporaryDirectory(prefix="bench-load-", dir=near) as name:
         folder = options.llama_path
         if folder is None:
-            config = LLAMA_PRESETS[options.size_of_llama]
-            _check_room(near, config)
+            config = LLAMA_PRESETS[options.measured_size]
+            _check_space(near, config)
             folder = Path(name) / "llama"
             write_random(config, folder, options.seed)
-        cases = [Case(folder, alone) for alone in (True, False)]
+        cases = [LoadCase(folder, alone) for alone in (True, False)]
         rows, notes = measure_each(measure_case, options, cases)
     return Section(
         "load",
@@ -103,7 +103,7 @@ def write_random(config: LlamaConfig, folder: Path, seed: int) -> None:
         write_llama(new, weights, hf_config(config, "bfloat16"), None, 5 * 10**9)
 
 
-def measure_case(options: LoadOptions, case: Case) -> Measured:
+def measure_case(options: LoadOptions, case: LoadCase) -> Measured:
     """Measures in this process, which has not used jax yet."""
     clock, dtype = Stoppable(), options.dtype
     paths = shard_paths(case.folder)
@@ -145,7 +145,7 @@ def measure_case(options: LoadOptions, case: Case) -> Measured:
 
 
 def _read(paths: Sequence[Path], clock: Stoppable, copies: bool) -> None:
-    """Reads whole files into fresh memory, and then perhaps copies it."""
+    """Reads whole files into fresh memory, and copies it if `copies`."""
     held = []
     for path in paths:
         data = np.empty(path.stat().st_size, np.uint8)
@@ -159,7 +159,7 @@ def _read(paths: Sequence[Path], clock: Stoppable, copies: bool) -> None:
 
 
 def _map(paths: Sequence[Path], clock: Stoppable, copies: bool) -> None:
-    """Loads by safetensors.torch, whose tensors are mapped until they are copied."""
+    """Loads with safetensors.torch, whose tensors stay mapped until they are copied."""
     load_file: Any = importlib.import_module("safetensors.torch").load_file
     held = []
     for path in paths:
@@ -171,14 +171,14 @@ def _map(paths: Sequence[Path], clock: Stoppable, copies: bool) -> None:
 
 @contextmanager
 def _watched() -> Iterator[list[int]]:
-    """Looks at this process's anonymous memory all the time; yields the most."""
+    """Watches this process's anonymous memory; yields a list with the peak."""
     most, done = [0], threading.Event()
 
-    def look() -> None:
+    def watch_memory() -> None:
         while not done.wait(0.002):
             most[0] = max(most[0], anonymous_bytes() or 0)
 
-    watch = threading.Thread(target=look, daemon=True)
+    watch = threading.Thread(target=watch_memory, daemon=True)
     watch.start()
     try:
         yield most
@@ -188,7 +188,7 @@ def _watched() -> Iterator[list[int]]:
         most[0] = max(most[0], anonymous_bytes() or 0)
 
 
-def _check_room(near: Path, config: LlamaConfig) -> None:
+def _check_space(near: Path, config: LlamaConfig) -> None:
     need = 2 * sum(
         int(np.prod(tensor.shape)) for _, tensor in llama_tensors(config).values()
     )
@@ -206,14 +206,14 @@ def _check_room(near: Path, config: LlamaConfig) -> None:
     )
 
 
-def _row(name: str, work: str, timing: Timing, paths: Sequence[Path]) -> Row:
+def _row(name: str, work: str, timing: Timing, paths: Sequence[Path]) -> ResultRow:
     size = sum(path.stat().st_size for path in paths)
     case = {"MB": round(size / 1e6), "files": len(paths)}
     kind = jax.devices()[0].device_kind
     return row_of_bytes(size, case, name, work, timing, kind)
 
 
-def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
+def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     ours = find(rows, OURS, LOAD)
     first = find(rows, OURS, f"{LOAD}, {FIRST}")
     return {
@@ -226,10 +226,10 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def _notes() -> list[str]:
     notes = [
-        "All files are in memory before (a page cache): what is measured is not the "
-        "disk. EqIDs checks that every weight is finite, the others do not. us each: "
-        "of a MB.",
-        f"{MAP}: tensors stay mapped, and nothing is read until they are used.",
+        "All files are in the page cache before: the disk is not measured. EqIDs "
+        "checks that every weight is finite, the others do not. us each: microseconds "
+        "a MB.",
+        f"{MAP}: tensors stay mapped, and are read only when they are used.",
     ]
     if not has_torch():
         notes.append(f"{TORCH} is left out: torch is not installed.")

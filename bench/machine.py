@@ -1,4 +1,4 @@
-"""Where a measurement was taken, and what memory it took."""
+"""The machine of a measurement, and the memory of a process."""
 
 import importlib.metadata
 import os
@@ -18,13 +18,13 @@ _PACKAGES = (
 
 
 def pin(cores: int) -> None:
-    """Keeps this process and its children to the last so many cores it may use.
+    """Pins this process and its children to the last `cores` of the cores it may use.
 
-    To be called before jax, torch or numpy start their threads. Systems that cannot
-    pin (macOS) are left as they are; `describe` says which cores are used.
+    Call it before jax, torch or numpy start their threads. It does nothing on systems
+    that cannot pin (macOS); `describe` returns the cores in use.
 
     Raises:
-        UserError: there are fewer.
+        UserError: the process may use fewer cores.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
@@ -37,18 +37,19 @@ def pin(cores: int) -> None:
 
 
 def use_huge_pages() -> None:
-    """Has the processes that this one starts ask Linux for huge pages (glibc >= 2.35).
+    """Makes the processes that this one starts use huge pages (Linux, glibc >= 2.35).
 
-    XLA allocates a program's results anew at every call; in pages of 4 KiB, faulting
-    in a large one takes as long as computing it. A setting that the user made stays.
+    XLA allocates a program's results at every call. In pages of 4 KiB, the page faults
+    of a large result take as long as its computation. A user's own setting stays.
     """
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 
 def num_cores() -> int:
     """Returns how many cores this process may use."""
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def describe() -> dict[str, Any]:
@@ -69,10 +70,10 @@ def describe() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name, and its family and model: virtual machines hide names."""
-    told = _read("/proc/cpuinfo")
+    """The processor's name, with family and model: virtual machines hide names."""
+    described = _read("/proc/cpuinfo")
     names = ("model name", "cpu family", "model")
-    found = [re.search(rf"^{name}\s*: (.*)", told, re.MULTILINE) for name in names]
+    found = [re.search(rf"^{name}\s*: (.*)", described, re.MULTILINE) for name in names]
     name, family, model = (match[1] if match else None for match in found)
     if name is None:
         return platform.processor()
@@ -80,7 +81,7 @@ def _cpu() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python, of EqIDs and of what it is measured with."""
+    """Returns the versions of Python, of EqIDs, of its libraries and of its peers."""
     found = {"python": platform.python_version()}
     for name in ("eqids", *_PACKAGES):
         try:
@@ -93,7 +94,7 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """Returns the git commit of this code, with + if files differ from it.
 
-    None where the code is not in a git repository, or git is not installed.
+    None if the code is not in a git repository, or git is not installed.
     """
     here = Path(__file__).parent
     try:
@@ -104,7 +105,7 @@ def commit() -> str | None:
 
 
 def busy_cores(seconds: float = 0.5) -> float | None:
-    """Returns how many cores others keep busy, watching them for so long; on Linux."""
+    """Returns how many cores others keep busy, measured for some seconds; on Linux."""
     before, after = _busy_ticks(), None
     if before is not None:
         time.sleep(seconds)
@@ -115,7 +116,7 @@ def busy_cores(seconds: float = 0.5) -> float | None:
 
 
 def _busy_ticks() -> int | None:
-    """All that the cores have done since the system began, waiting left out."""
+    """Returns the ticks that all cores worked since the system started."""
     found = re.match(r"cpu +(.*)", _read("/proc/stat"))
     if found is None:
         return None
@@ -124,12 +125,12 @@ def _busy_ticks() -> int | None:
 
 
 def free_bytes() -> int:
-    """Returns the memory that a new process can have without swapping."""
+    """Returns the memory that a new process can use without swapping."""
     return _kib("/proc/meminfo", "MemAvailable") or 2**62
 
 
 def reset_peak() -> None:
-    """Starts to watch this process's peak memory anew, on Linux."""
+    """Resets the peak memory of this process, on Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -137,18 +138,18 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int | None:
-    """Returns the most memory this process held since `reset_peak`, or its start."""
+    """Returns this process's peak memory since `reset_peak` or its start."""
     return _kib("/proc/self/status", "VmHWM")
 
 
 def anonymous_bytes() -> int | None:
-    """Returns the memory this process holds now, without pages of mapped files."""
+    """Returns the memory that this process holds, without mapped files."""
     return _kib("/proc/self/status", "RssAnon")
 
 
-def _git(where: Path, *words: str) -> str:
+def _git(where: Path, *args: str) -> str:
     done = subprocess.run(
-        ["git", *words], cwd=where, capture_output=True, text=True, check=True
+        ["git", *args], cwd=where, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 

@@ -1,4 +1,4 @@
-"""The products of one block at a model's own shapes, alone: the least time there is."""
+"""The products of one block at a model's shapes, alone: a lower bound of its time."""
 
 from collections.abc import Callable
 
@@ -6,26 +6,26 @@ import jax
 import jax.numpy as jnp
 
 from bench.contender import Contender, compiled
-from bench.flops import block_matrices
+from bench.flops import MatrixShape, block_matrices
 from bench.train_torch import has_torch, torch_with_threads
 from eqids.config import LlamaConfig, Strategy
 from eqids.planning.abstract import activations_of
 
 MATMULS = "products of a block, alone"
-Shape = tuple[int, int]
-Product = tuple[Shape, Shape, Shape]
-"""Shapes of two matrices, and the axis of each that is summed over."""
+Product = tuple[MatrixShape, MatrixShape, MatrixShape]
+"""Shapes of two matrices, and for each the axis that is summed over."""
 
 
 def products(config: LlamaConfig, strategy: Strategy, positions: int) -> list[Product]:
     """Returns the products of a block.
 
-    Forward, backward to what enters and, where Llama trains, to its matrices.
+    They are those of the forward pass, of the gradient of the inputs and, if Llama
+    trains, of the gradient of its matrices.
 
     Args:
-        config: the Llama's.
+        config: sizes of the Llama.
         strategy: what trains.
-        positions: in a batch.
+        positions: positions in a batch.
     """
     found = []
     for outputs, inputs in block_matrices(config).values():
@@ -47,9 +47,9 @@ def flops_of(config: LlamaConfig, strategy: Strategy, positions: int) -> int:
 def jax_matmuls(
     name: str, config: LlamaConfig, strategy: Strategy, dtype: str, positions: int
 ) -> Contender:
-    """All products one after the other, each a program of its own.
+    """Runs all products one after the other, each as its own program.
 
-    Results are of the dtype of activations, which on a CPU is the faster way.
+    Results have the dtype of activations, which is faster on a CPU.
     """
     result = activations_of(dtype, jax.default_backend() == "cpu")
     runs = []
@@ -76,7 +76,7 @@ def _dot(
 def torch_matmuls(
     name: str, config: LlamaConfig, strategy: Strategy, dtype: str, positions: int
 ) -> list[Contender]:
-    """The same in torch; nothing where it is not installed."""
+    """The same in torch, if it is installed."""
     if not has_torch():
         return []
     torch = torch_with_threads()

@@ -1,4 +1,4 @@
-"""Curves as PNG files."""
+"""Draws curves into PNG files."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,7 @@ from eqids.io.atomic import new_file
 
 
 def check_plotting() -> None:
-    """Raises UserError where matplotlib is not installed."""
+    """Raises UserError if matplotlib is not installed."""
     require(
         importlib.util.find_spec("matplotlib") is not None,
         "--plot needs matplotlib, wanted: pip install 'eqids[bench]'",
@@ -17,11 +17,11 @@ def check_plotting() -> None:
 
 
 def save(curve: Curve, path: Path) -> None:
-    """Draws a curve into a PNG file, both axes logarithmic; bars where all are points.
+    """Draws a curve with logarithmic axes; bars if every series is one point.
 
     Args:
-        curve: what to draw.
-        path: of the file.
+        curve: the curve.
+        path: the PNG file to write.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -1,7 +1,6 @@
-"""Recommendations: users a second in a batch, and how long one user waits."""
+"""Times recommendations: users a second in a batch, and the wait of one user."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,37 +8,37 @@ import jax
 import numpy as np
 
 from bench.bench_datasets import opened
-from bench.clock import Timing
+from bench.clock import Timing, now
 from bench.contender import Contender, Measured, measure_each, race
-from bench.options import RecommendOptions
-from bench.record import OURS, Curve, Row, Section, find
+from bench.record import OURS, Curve, ResultRow, Section, find
+from bench.search_options import RecommendOptions
 from eqids.checkpoints import resolve
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
 from eqids.inference.open import Opened, open_checkpoint
 from eqids.inference.recommender import History, Recommender
-from eqids.runs.identity import initial_model, model_config, run_keys
+from eqids.runs.new_model import initial_model, model_config, run_keys
 from eqids.runs.recipe import resolved
 from sharding import placement
 
 FIRST, AGAIN, MANY = "one user, the first time", "one user", "many users"
 
 MEANINGS = {
-    "users_per_second": "histories answered in a second, many at a time",
-    "first_ms": "the first answer for one user in a process, compiled for it",
+    "users_per_second": "users a second, many in a call",
+    "first_ms": "the first answer of a process for one user, compilation included",
     "repeated_ms": "an answer for one user after that, the median",
 }
 
 
 def measure(options: RecommendOptions) -> Section:
     """Returns the timings of one user and of many."""
-    asked = "nano" if options.checkpoint is None else resolve(options.checkpoint)
-    rows, notes = measure_each(measure_case, options, [asked])
+    model = "nano" if options.checkpoint is None else resolve(options.checkpoint)
+    rows, notes = measure_each(measure_case, options, [model])
     return Section("recommend", _keys(rows), MEANINGS, rows, notes, _curve(rows))
 
 
-def measure_case(options: RecommendOptions, asked: Path | str) -> Measured:
-    """Measures in this process, which has compiled nothing yet."""
+def measure_case(options: RecommendOptions, name: Path | str) -> Measured:
+    """Measures in this process, which has compiled nothing before."""
     model = _opened(options)
     recommender, dataset = Recommender(model), model.dataset
     users = np.flatnonzero(np.diff(dataset.offsets) > 0)
@@ -48,49 +47,53 @@ def measure_case(options: RecommendOptions, asked: Path | str) -> Measured:
     many = [_history(dataset, int(user)) for user in users]
     num_items = dataset.info.num_items
     case = {"items": num_items, "k": min(options.k, num_items)}
-    ask = _asking(recommender, options)
+    recommend = _recommending(recommender, options)
 
-    began, cpu = time.perf_counter(), time.process_time()
-    ask(many[:1])
-    timing = Timing((time.perf_counter() - began,), (time.process_time() - cpu,))
+    wall, cpu = now()
+    recommend(many[:1])
+    wall_end, cpu_end = now()
+    timing = Timing((wall_end - wall,), (cpu_end - cpu,))
     kind = jax.devices()[0].device_kind
-    first = Row(case, OURS, FIRST, 1, timing, "wall", kind)
+    first = ResultRow(case, OURS, FIRST, 1, timing, "wall", kind)
     turn = iter(range(2**31))
 
     def one() -> None:
         at = next(turn) % len(many)
-        ask(many[at : at + 1])
+        recommend(many[at : at + 1])
 
-    # Histories of other lengths may have shapes of their own.
+    # Compiles for every length of histories.
     for history in many:
-        ask([history])
-    ask(many)
-    rows = race(case, 1, [Contender(OURS, AGAIN, one)], options)
-    rows += race(case, len(many), [Contender(OURS, MANY, lambda: ask(many))], options)
-    rows = [
-        dataclasses.replace(row, facts={"users/s": row.units / row.seconds.median})
-        for row in [first, *rows]
-    ]
+        recommend([history])
+    recommend(many)
+    again = Contender(OURS, AGAIN, one)
+    all_users = Contender(OURS, MANY, lambda: recommend(many))
+    rows = [first, *race(case, 1, [again], options)]
+    rows += race(case, len(many), [all_users], options)
     trained = "random weights" if options.checkpoint is None else "trained"
     note = (
-        f"{asked}: {trained}, {dataset.path}; items of a history "
-        "are left out, and every answer is a DataFrame; us each: of a user."
+        f"{name}: {trained}, {dataset.path}; items of a history "
+        "are left out, and every answer is a DataFrame; us each: microseconds a user."
     )
-    return rows, [note]
+    return [_with_rate(row) for row in rows], [note]
 
 
-def _asking(
+def _with_rate(row: ResultRow) -> ResultRow:
+    facts = {"users/s": row.units / row.seconds.median}
+    return dataclasses.replace(row, facts=facts)
+
+
+def _recommending(
     recommender: Recommender, options: RecommendOptions
 ) -> Callable[[list[History]], None]:
     allowed = recommender.allowed()
 
-    def ask(histories: list[History]) -> None:
+    def recommend(histories: list[History]) -> None:
         for _ in recommender.search(
             histories, options.k, filter_seen=True, allowed=allowed
         ):
             pass
 
-    return ask
+    return recommend
 
 
 def _opened(options: RecommendOptions) -> Opened:
@@ -111,7 +114,7 @@ def _history(dataset: Dataset, row: int) -> History:
     return History(row, dataset.slots[span], times)
 
 
-def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
+def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     first, again, many = (find(rows, OURS, work) for work in (FIRST, AGAIN, MANY))
     assert first is not None and again is not None and many is not None
     return {
@@ -121,8 +124,8 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
     }
 
 
-def _curve(rows: Sequence[Row]) -> Curve:
-    """Milliseconds of a call against the users in it."""
+def _curve(rows: Sequence[ResultRow]) -> Curve:
+    """Returns milliseconds of a call against the users in it."""
     points = [
         (float(row.units), 1000 * row.seconds.median)
         for row in rows

@@ -1,4 +1,4 @@
-"""What a section measured: rows of timings, and the numbers that they come to."""
+"""Results of a section: rows of timings, and keys, the numbers computed from them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,32 +8,32 @@ from typing import Any, Literal
 from bench.clock import Spread, Timing
 
 OURS = "EqIDs"
-"""What tables call ours."""
-Case = Mapping[str, float]
-"""What was measured: catalog, width and so on."""
+"""Our name in tables."""
+CaseNumbers = Mapping[str, float]
+"""Sizes of what was measured: of the catalog, of vectors and so on, by name."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One contender in one case.
+class ResultRow:
+    """The timing of one contender in one case.
 
     Attributes:
-        case: what was measured.
+        case: the sizes.
         name: the contender.
         work: what it did.
         units: targets, queries, rows or users in one repetition.
         timing: every repetition.
-        clock: which of its two times counts, see `bench.contender.race`.
-        device: that jax used.
+        clock: which of the two times counts, see `bench.contender.race`.
+        device: the kind of device that it ran on.
         compile_seconds: wall time of compilation, apart from the repetitions.
         temp_bytes: temporaries of the compiled program.
-        peak_bytes: of the process during the first repetition, the tables of all
-            contenders included.
-        facts: what else is known, such as the clusters touched.
-        process: what measured it, among other rows; see `bench.contender.measure_each`.
+        peak_bytes: peak memory of the process during the first repetition, the tables
+            of all contenders included.
+        facts: other numbers, such as how many clusters are active.
+        process: the process that measured it, see `bench.contender.measure_each`.
     """
 
-    case: Case
+    case: CaseNumbers
     name: str
     work: str
     units: int
@@ -53,13 +53,13 @@ class Row:
 
     @property
     def each(self) -> float:
-        """Seconds for one of its units."""
+        """Seconds for one unit."""
         return self.seconds.median / self.units
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a plot shows: named series of points, see `bench.plot.save`."""
+    """Named series of points to plot, see `bench.plot.save`."""
 
     title: str
     x: str
@@ -68,19 +68,19 @@ class Curve:
 
 
 FIRST = "the first time"
-"""What work is called that was done once, in a process of its own."""
+"""End of the name of work that was done once, in its own process."""
 
 
 def row_of_bytes(
-    size: int, case: Case, name: str, work: str, timing: Timing, device: str
-) -> Row:
-    """Returns the row of something that moves so many bytes, whose units are MB."""
-    row = Row(case, name, work, max(1, round(size / 1e6)), timing, "wall", device)
+    size: int, case: CaseNumbers, name: str, work: str, timing: Timing, device: str
+) -> ResultRow:
+    """Returns the row of work on this many bytes; its units are MB."""
+    row = ResultRow(case, name, work, max(1, round(size / 1e6)), timing, "wall", device)
     return dataclasses.replace(row, facts={"GB/s": size / row.seconds.median / 1e9})
 
 
-def of_one_size(title: str, rows: Sequence[Row]) -> Curve:
-    """Returns the seconds of every way that was timed in turns, at the one size."""
+def of_one_size(title: str, rows: Sequence[ResultRow]) -> Curve:
+    """Returns the seconds of all rows that were timed in turns, at their one size."""
     series = {
         f"{row.name}, {row.work}": [(float(row.case["MB"]), row.seconds.median)]
         for row in rows
@@ -95,17 +95,17 @@ class Section:
 
     Attributes:
         name: its subcommand.
-        keys: numbers that others rely on; None for what was not measured.
-        meanings: of each key, one line.
+        keys: numbers that others rely on; None for those that were not measured.
+        meanings: one line about each key.
         rows: all timings.
         notes: sentences that a reader must know.
-        curve: to plot.
+        curve: the curve to plot.
     """
 
     name: str
     keys: Mapping[str, float | None]
     meanings: Mapping[str, str]
-    rows: Sequence[Row]
+    rows: Sequence[ResultRow]
     notes: Sequence[str]
     curve: Curve
 
@@ -118,18 +118,20 @@ class Section:
         return {**self.keys, "notes": list(self.notes), "rows": rows}
 
 
-def find(rows: Sequence[Row], name: str, work: str, **case: float) -> Row | None:
-    """Returns the first row of a contender whose case has these values."""
+def find(
+    rows: Sequence[ResultRow], name: str, work: str, **case: float
+) -> ResultRow | None:
+    """Returns the first row of a contender whose case has these sizes."""
     for row in rows:
         if (row.name, row.work) == (name, work) and case.items() <= row.case.items():
             return row
     return None
 
 
-def ratio(slow: Row | None, fast: Row | None) -> float | None:
-    """Returns how many times the second's median fits into the first's.
+def ratio(slow: ResultRow | None, fast: ResultRow | None) -> float | None:
+    """Returns the median of the slow row over that of the fast one.
 
-    None where one of them is missing, or they ran on devices of two kinds.
+    None if a row is missing, or if they ran on different kinds of devices.
     """
     if slow is None or fast is None or slow.device != fast.device:
         return None

@@ -1,21 +1,21 @@
-"""Results of the bench: as a table to print, and as JSON."""
+"""Results of the bench as a table to print, and as JSON."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from bench import machine
 from bench.options import Options
-from bench.record import FIRST, OURS, Row, Section
+from bench.record import FIRST, OURS, ResultRow, Section
 from eqids.config import to_json
 
 
 def result(section: Section, options: Options, busy: float | None) -> dict[str, Any]:
-    """Returns a section with where and with what it was measured, as JSON values.
+    """Returns a section with its flags, machine and versions, as JSON values.
 
     Args:
-        section: what was measured.
-        options: what it was told.
-        busy: cores that others kept busy before it began, if that is known.
+        section: the measured section.
+        options: its flags.
+        busy: number of cores that others kept busy before it began, if known.
     """
     return {
         "busy_cores": busy,
@@ -28,7 +28,7 @@ def result(section: Section, options: Options, busy: float | None) -> dict[str, 
 
 
 def table(section: Section) -> str:
-    """Returns a section as lines to print: timings, keys with their meaning, notes."""
+    """Returns a section as text to print: timings, keys with their meaning, notes."""
     cases = _names([row.case for row in section.rows])
     facts = _names([row.facts for row in section.rows])
     head = [*cases, "", "", "ms", "quartiles", "us each", "runs", "compile s",
@@ -46,21 +46,21 @@ def table(section: Section) -> str:
         value = section.keys[name]
         shown = "not measured" if value is None else f"{value:.3g}"
         text.append(f"{section.name}.{name:<{widest}} {shown:>12}  {meaning}")
-    return "\n".join([*text, "", *_reading(section.rows), *section.notes])
+    return "\n".join([*text, "", *_explained(section.rows), *section.notes])
 
 
-def _reading(rows: Sequence[Row]) -> list[str]:
-    """How to read timings."""
-    clocks = {"wall": "the clock on the wall", "cpu": "the CPU, of all threads"}
+def _explained(rows: Sequence[ResultRow]) -> list[str]:
+    """Explains the timings."""
+    clocks = {"wall": "wall time", "cpu": "CPU time of all threads"}
     used = " or ".join(clocks[clock] for clock in sorted({row.clock for row in rows}))
-    notes = [f"ms: medians, by {used}."]
+    notes = [f"ms: medians of {used}."]
     if any(
         len(row.timing.wall) == 1 and row.name != OURS and not row.work.endswith(FIRST)
         for row in rows
     ):
         notes.append(
-            "A peer with 1 run was only warmed up, which spent its --budget: a ratio "
-            "to it flatters ours."
+            "A peer with 1 run was only warmed up, because that took its --budget: a "
+            "ratio to it flatters ours."
         )
     return notes
 
@@ -69,7 +69,7 @@ def _names(cells: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(name for row in cells for name in row))
 
 
-def _timing(row: Row) -> list[str]:
+def _timing(row: ResultRow) -> list[str]:
     spread = row.seconds
     low, median, high = (
         _number(1000 * x) for x in (spread.low, spread.median, spread.high)
@@ -83,7 +83,7 @@ def _timing(row: Row) -> list[str]:
 
 
 def _number(x: float) -> str:
-    """With three or more digits, and no exponent."""
+    """Returns a number with three or more digits, and no exponent."""
     return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
 
 
@@ -98,10 +98,7 @@ def _cell(value: float | None) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Returns lines whose cells stand below one another.
-
-    Numbers stand to the right, words to the left.
-    """
+    """Returns lines with aligned columns: numbers to the right, text to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
 
     def cells(line: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""RecTools' SASRec as it ships, a peer of nano's training (Kang & McAuley 2018)."""
+"""RecTools' SASRec (Kang & McAuley 2018), a peer of nano's training."""
 
 import importlib
 import importlib.util
@@ -27,15 +27,15 @@ def sasrec_epochs(
 ) -> Contender:
     """One epoch of `SASRecModel.fit_partial`: its loader, its step, its trainer.
 
-    All flags are RecTools' defaults but the length of histories, which is ours, and the
-    width, which is chosen for the number of parameters.
+    All settings are RecTools' defaults, but for the length of histories, which is ours,
+    and the width, which is chosen for the number of parameters.
 
     Args:
-        work: what the table calls it.
-        dataset: whose training events.
+        work: its name in tables.
+        dataset: the dataset whose training events are used.
         seq_len: positions in a row.
-        parameters: of the model, about.
-        seed: of weights and batches.
+        parameters: number of parameters of the model, roughly.
+        seed: seed of weights and batches.
     """
     torch_with_threads().manual_seed(seed)
     rectools = importlib.import_module("rectools.dataset")
@@ -51,26 +51,26 @@ def sasrec_epochs(
 
     run()
     found = sum(p.numel() for p in model.torch_model.parameters())
-    # Each user's last positions are trained on, all but the first as targets.
+    # It trains on each user's last positions; all but the first are targets.
     targets = np.clip(dataset.train_length - 1, 0, seq_len).sum()
     facts = {"targets": float(targets), "parameters": float(found)}
     return Contender(SASREC, work, run, facts=facts, device="cpu")
 
 
 def width_for(rows: int, parameters: int, blocks: int = 2) -> int:
-    """Returns the width, a multiple of its 4 heads, at which it has about as many.
+    """Returns the width, a multiple of 4 heads, for about this many parameters.
 
     Args:
-        rows: of its tables of items and positions.
-        parameters: wanted.
-        blocks: each of which has four matrices of attention and two more.
+        rows: rows of the tables of items and positions.
+        parameters: the number of parameters.
+        blocks: number of blocks; each has four matrices of attention and two more.
     """
     widths = range(4, 1024, 4)
     return min(widths, key=lambda n: abs(rows * n + blocks * 6 * n * n - parameters))
 
 
 def training_events(dataset: Dataset) -> Any:
-    """Returns the training events as RecTools wants them, in their order."""
+    """Returns the training events as RecTools reads them, in their order."""
     parts = [
         dataset.history(user)[: dataset.train_length[user]]
         for user in range(dataset.num_users)

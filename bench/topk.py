@@ -1,4 +1,4 @@
-"""Exact top-k against full scoring: how long, and how many clusters are visited."""
+"""Times exact top-k beside full scoring and faiss, and counts visited clusters."""
 
 import functools
 import importlib
@@ -13,9 +13,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bench.catalogs import cluster_perplexity, queries, random_head
-from bench.contender import Contender, Measured, Program, compiled, measure_each, race
-from bench.options import TopkOptions
-from bench.record import OURS, Case, Curve, Row, Section, find, ratio
+from bench.contender import (
+    CompiledProgram,
+    Contender,
+    Measured,
+    compiled,
+    measure_each,
+    race,
+)
+from bench.record import OURS, CaseNumbers, Curve, ResultRow, Section, find, ratio
+from bench.search_options import TopkOptions
 from bench.trained import trained_head
 from eqids.checkpoints import resolve
 from eqids.model import HierarchicalSoftmax
@@ -36,8 +43,8 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Catalog:
-    """A synthetic catalog, and how peaked the queries that it gets are."""
+class TopkCase:
+    """A synthetic catalog, and the cluster perplexities of its queries."""
 
     num_items: int
     num_clusters: int
@@ -55,34 +62,34 @@ def measure(options: TopkOptions) -> Section:
     return Section("topk", _keys(rows), MEANINGS, rows, _notes(rows), _curve(rows))
 
 
-def _cases(options: TopkOptions) -> list[Catalog | Path]:
-    cases: list[Catalog | Path] = [
-        Catalog(1_000_000, num_clusters, 64, (PEAKED, MIDDLE, FLATTEST * num_clusters))
+def _cases(options: TopkOptions) -> list[TopkCase | Path]:
+    cases: list[TopkCase | Path] = [
+        TopkCase(1_000_000, num_clusters, 64, (PEAKED, MIDDLE, FLATTEST * num_clusters))
         for num_clusters in (4_000, 1_000)
     ]
     if options.quick:
-        cases = [Catalog(100_000, 512, 32, (PEAKED, FLATTEST * 512))]
-    # A path that leads nowhere is found before the rest is measured.
+        cases = [TopkCase(100_000, 512, 32, (PEAKED, FLATTEST * 512))]
+    # Resolved first, so that a wrong path is found before anything is measured.
     return cases + ([resolve(options.checkpoint)] if options.checkpoint else [])
 
 
-def measure_case(options: TopkOptions, catalog: Catalog | Path) -> Measured:
+def measure_case(options: TopkOptions, catalog: TopkCase | Path) -> Measured:
     """Measures one catalog in this process."""
     if isinstance(catalog, Path):
         head, hidden = trained_head(catalog, options.data_dir, BATCHES[0])
-        asked = [hidden]
+        hiddens = [hidden]
     else:
         size = catalog.num_items, catalog.num_clusters, catalog.width
         head = random_head(*size, options.seed)
-        asked = [
+        hiddens = [
             queries(head, BATCHES[0], perplexity, options.seed)
             for perplexity in catalog.perplexities
         ]
-    index, rows = _faiss_index(head), list[Row]()
+    index, rows = _faiss_index(head), list[ResultRow]()
     for batch in BATCHES:
         for k in KS[:1] if options.quick else KS:
-            search = _Search(head, index, asked[0][:batch], k)
-            for hidden in asked:
+            search = _Search(head, index, hiddens[0][:batch], k)
+            for hidden in hiddens:
                 contenders = search.contenders(hidden[:batch])
                 case = _case(head, hidden[:batch], k)
                 rows += race(case, batch, contenders, options)
@@ -90,7 +97,7 @@ def measure_case(options: TopkOptions, catalog: Catalog | Path) -> Measured:
 
 
 class _Search:
-    """All ways to find k items for so many queries, compiled once."""
+    """All ways to find the best k items for a batch of queries, compiled once."""
 
     def __init__(
         self,
@@ -114,7 +121,7 @@ class _Search:
         facts = {"visited": visited, "same": float(np.mean(same))}
         work = f"top {self.k}"
 
-        def runs(program: Program) -> Callable[[], None]:
+        def runs(program: CompiledProgram) -> Callable[[], None]:
             return lambda: jax.block_until_ready(program.call(self.head, hidden))
 
         contenders = [
@@ -131,7 +138,7 @@ class _Search:
 
 def _case(
     head: HierarchicalSoftmax, hidden: Float[Array, "query item_width"], k: int
-) -> Case:
+) -> CaseNumbers:
     return {
         "items": int(head.valid.sum()),
         "width": head.table.shape[2],
@@ -149,7 +156,7 @@ def _full_top_k(
 
 
 def _faiss_index(head: HierarchicalSoftmax) -> Any:
-    """Inner products of [vector, bias] with [hidden, 1]; None without faiss."""
+    """Returns a faiss index of [vector, bias], or None without faiss."""
     if importlib.util.find_spec("faiss") is None:
         return None
     faiss = importlib.import_module("faiss")
@@ -160,8 +167,8 @@ def _faiss_index(head: HierarchicalSoftmax) -> Any:
     return index
 
 
-def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
-    def at(name: str, clusters: int) -> Row | None:
+def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
+    def at(name: str, clusters: int) -> ResultRow | None:
         return find(rows, name, "top 10", items=1_000_000, width=64,
                     clusters=clusters, perplexity=PEAKED, batch=32)  # fmt: skip
 
@@ -180,22 +187,21 @@ def _keys(rows: Sequence[Row]) -> dict[str, float | None]:
     }
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
+def _notes(rows: Sequence[ResultRow]) -> list[str]:
     notes = [
         "visited: clusters whose items were scored, the median of the queries; same: "
-        "share of queries for which full scoring finds the same items; us each: of a "
-        "query.",
+        "share of queries for which full scoring finds the same items; us each: "
+        "microseconds a query.",
     ]
     if any(row.name == FAISS for row in rows):
         return notes + [
             "faiss ranks by the inner product of vectors and biases, which is not the "
-            "joint probability: it answers another question, and only its speed is "
-            "compared."
+            "joint probability; so only its speed is compared."
         ]
     return notes + ["faiss is left out: it is not installed (pip install faiss-cpu)."]
 
 
-def _curve(rows: Sequence[Row]) -> Curve:
+def _curve(rows: Sequence[ResultRow]) -> Curve:
     """Milliseconds of the first batch size and k against the peakedness."""
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:

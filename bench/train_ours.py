@@ -1,4 +1,4 @@
-"""The train step of a run, as a contender of `python -m bench train`."""
+"""Our train step, as a contender of `python -m bench train`."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from jaxtyping import Bool
 from bench.contender import Contender, lowered
 from bench.flops import Amount, train_flops
 from bench.record import OURS
-from eqids.data.batches.training_batches import Arrays
+from eqids.data.batches.host_batch import HostBatch
 from eqids.fit import make_optimizer, split, start
 from eqids.model import Batch, EqIDs
 from eqids.planning.abstract import Job
-from eqids.runs.identity import run_keys
+from eqids.runs.new_model import run_keys
 
 
-class Ours:
-    """A model of random weights, and the step that `eqids.train` would run on it."""
+class OurTrainStep:
+    """A model of random weights, with the train step of a run."""
 
     def __init__(
         self,
@@ -29,9 +29,9 @@ class Ours:
         """Starts at step 0.
 
         Args:
-            job: what is trained.
-            valid: the places of the catalog that hold an item, by default all.
-            seed: of weights and dropout.
+            job: the training job.
+            valid: the places of the catalog that hold an item; by default all.
+            seed: seed of weights and dropout.
         """
         self.job = job
         first, self._key = run_keys(seed)
@@ -41,12 +41,12 @@ class Ours:
         self._state = start(params, optimizer)
         self._step = job.step(optimizer)
 
-    def steps(self, name: str, batches: Sequence[Arrays]) -> Contender:
-        """One step on each batch, which are of one shape and on the device already.
+    def steps(self, name: str, batches: Sequence[HostBatch]) -> Contender:
+        """One step on each batch; they have one shape and are on the device already.
 
         Args:
-            name: of the work.
-            batches: what to train on.
+            name: name of the work.
+            batches: the batches.
         """
         placed = [Batch.of(arrays) for arrays in batches]
         program = lowered(self._step, *self._args(placed[0]))
@@ -61,5 +61,5 @@ class Ours:
         facts = {"tokens": float(amount.positions), "GFLOP": flops / 1e9}
         return Contender(OURS, name, run, program, facts)
 
-    def _args(self, batch: Batch) -> tuple:
+    def _args(self, batch: Batch) -> tuple[object, ...]:
         return self._state, self._frozen, batch, self._key, None

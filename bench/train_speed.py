@@ -1,4 +1,4 @@
-"""The train step: tokens and targets a second, beside transformers and torch.
+"""Times the train step beside transformers and torch.
 
 On dense batches of random items, and on the histories of a dataset: packed as a run
 packs them, one in a row, and padded to the longest of a batch as torch's users do.
@@ -21,9 +21,9 @@ from bench.contender import Contender, Measured, measure_each, race
 from bench.flops import Amount
 from bench.machine import free_bytes
 from bench.matmuls import MATMULS, flops_of, jax_matmuls, torch_matmuls
-from bench.options import TrainOptions
-from bench.record import OURS, Curve, Row, Section, find, ratio
-from bench.train_ours import Ours
+from bench.record import OURS, Curve, ResultRow, Section, find, ratio
+from bench.step_options import TrainOptions
+from bench.train_ours import OurTrainStep
 from bench.train_torch import (
     TorchRecommender,
     TorchStep,
@@ -46,8 +46,8 @@ PACKED, ROWS, PADDED = "packed", "one in a row", "padded to the longest"
 MEANINGS = {
     "ratio": "tokens a second of ours / of transformers + torch, dense",
     "ratio_bfloat16": "the same in bfloat16",
-    "share_of_matmuls": "our FLOPs by formula a second / what jax reaches in the "
-    "products of a block alone, dense",
+    "share_of_matmuls": "our FLOPs by formula a second / those of a block's products "
+    "alone in jax, dense",
     "share_of_matmuls_bfloat16": "the same in bfloat16",
     "share_of_peak": "our FLOPs by formula a second / the data sheet's, on a GPU",
     "ratio_histories": "targets a second of ours, packed / of transformers + torch, "
@@ -60,7 +60,7 @@ def measure(options: TrainOptions) -> Section:
     """Returns the timings of every workload."""
     workloads = workloads_of(options)
     if "histories" in options.on:
-        opened(options.data_dir)  # A mistake is told before anything is measured.
+        opened(options.data_dir)  # Finds a mistake before anything is measured.
     rows, notes = measure_each(measure_case, options, workloads)
     notes = _notes(options) + [_first_of(workloads)] + notes
     return Section("train", _keys(rows, workloads), MEANINGS, rows, notes, _curve(rows))
@@ -73,7 +73,7 @@ def measure_case(options: TrainOptions, workload: Workload) -> Measured:
     return _histories(options, workload, opened(options.data_dir))
 
 
-def _dense(options: TrainOptions, workload: Workload) -> list[Row]:
+def _dense(options: TrainOptions, workload: Workload) -> list[ResultRow]:
     num_clusters = default_num_clusters(options.num_items)
     job = workload.job(num_clusters, -(-options.num_items // num_clusters))
     num_slots = num_clusters * job.sizes.cluster_size
@@ -82,7 +82,7 @@ def _dense(options: TrainOptions, workload: Workload) -> list[Row]:
         num_slots, workload.batch_size, workload.seq_len, options.seed
     )
     batches = one_in_a_row(windows, workload.batch_size)
-    ours = Ours(job, None, options.seed).steps(workload.label, batches)
+    ours = OurTrainStep(job, None, options.seed).steps(workload.label, batches)
     peers = []
     if options.peers and has_transformers():
         step = _torch_step(job, num_slots)
@@ -107,7 +107,7 @@ def _histories(options: TrainOptions, workload: Workload, dataset: Dataset) -> M
     packed, usual = packed_batches(dataset, config, options.num_batches)
     windows = windows_of(packed, options.seed)
     unpacked = one_in_a_row(windows, workload.batch_size, workload.seq_len)
-    model = Ours(job, dataset.item_valid, options.seed)
+    model = OurTrainStep(job, dataset.item_valid, options.seed)
     contenders = [
         model.steps(f"{workload.label}, {PACKED}", packed),
         model.steps(f"{workload.label}, {ROWS}", unpacked),
@@ -122,22 +122,23 @@ def _histories(options: TrainOptions, workload: Workload, dataset: Dataset) -> M
     rows = race(workload.case, amount.targets, contenders, options, settle=True)
     note = (
         f"{workload}: {len(windows)} windows with {amount.targets:,} targets of "
-        f"{dataset.path}, in {len(packed)} batches packed and {len(unpacked)} not: "
-        f"{len(windows) / len(packed) / workload.batch_size:.2f} in a packed row, "
-        f"where a run has {usual:.2f}: so much is packing worth if time goes by rows."
+        f"{dataset.path}, in {len(packed)} packed batches and {len(unpacked)} unpacked "
+        f"ones: {len(windows) / len(packed) / workload.batch_size:.2f} windows in a "
+        f"packed row. A run has {usual:.2f} on average; packing gains this factor if "
+        "time is proportional to rows."
     )
     return _with_rates(rows), [note]
 
 
 def _check_memory(job: Job) -> None:
-    """Ours and the peer's; on a GPU ours is elsewhere, and fails by itself."""
+    """Requires memory for our step and the peer's, on a CPU."""
     if jax.default_backend() != "cpu":
         return
     need, free = 2 * needed(job, placement("none")).peak, free_bytes()
     require(
         need <= free,
-        f"the step and its peer need about {need / 1e9:.1f} GB, of which "
-        f"{free / 1e9:.1f} are free; wanted a smaller --llama_size or --batch_size",
+        f"the step and its peer need about {need / 1e9:.1f} GB, and "
+        f"{free / 1e9:.1f} GB are free; wanted a smaller --llama_size or --batch_size",
     )
 
 
@@ -160,7 +161,7 @@ def _torch(step: TorchStep, name: str, windows: Sequence[Window],
 
 
 def _trace(options: TrainOptions, workload: Workload, ours: Contender) -> None:
-    """Leaves a trace of our second repetition, for Perfetto and XProf."""
+    """Writes a trace of our second run, for Perfetto and XProf."""
     if options.profile is not None:
         ours.run()
         name = str(workload).replace(", ", "-").replace(" ", "")
@@ -168,14 +169,14 @@ def _trace(options: TrainOptions, workload: Workload, ours: Contender) -> None:
             ours.run()
 
 
-def _as_limit(row: Row, gflop: float) -> Row:
+def _as_limit(row: ResultRow, gflop: float) -> ResultRow:
     if row.work != MATMULS:
         return row
     return dataclasses.replace(row, facts={"GFLOP": gflop})
 
 
-def _with_rates(rows: Sequence[Row]) -> list[Row]:
-    """Rates in place of the amounts that rows carry."""
+def _with_rates(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Returns rows with rates in place of amounts."""
     done = []
     for row in rows:
         seconds, facts = row.seconds.median, {}
@@ -189,19 +190,19 @@ def _with_rates(rows: Sequence[Row]) -> list[Row]:
 
 
 def _keys(
-    rows: Sequence[Row], workloads: Sequence[Workload]
+    rows: Sequence[ResultRow], workloads: Sequence[Workload]
 ) -> dict[str, float | None]:
     def first(on: str, dtype: str | None = None) -> Workload | None:
         fits = (w for w in workloads if w.on == on and dtype in (None, w.dtype))
         return next(fits, None)
 
-    def at(name: str, workload: Workload | None, how: str = "") -> Row | None:
+    def at(name: str, workload: Workload | None, how: str = "") -> ResultRow | None:
         if workload is None:
             return None
         return find(rows, name, f"{workload.label}{how}", **workload.case)
 
     def share(workload: Workload | None) -> float | None:
-        """Of the products alone, which ran in the same race."""
+        """Share of the rate of the products alone, which ran in the same race."""
         own = [row for row in rows if row.process == str(workload)]
         ours, limit = at(OURS, workload), find(own, JAX_LIMIT, MATMULS)
         if ours is None or limit is None:
@@ -221,8 +222,8 @@ def _keys(
     }
 
 
-def _share_of_peak(ours: Row | None) -> float | None:
-    """None where the device is none of those whose data sheet is known."""
+def _share_of_peak(ours: ResultRow | None) -> float | None:
+    """Share of the data sheet's rate; None if the device is not in `HARDWARE`."""
     if ours is None:
         return None
     for hardware in HARDWARE.values():
@@ -232,33 +233,34 @@ def _share_of_peak(ours: Row | None) -> float | None:
 
 
 def _first_of(workloads: Sequence[Workload]) -> str:
-    """Which of many workloads the keys are of."""
+    """Says which workloads the keys are of."""
     named = {(w.on, w.dtype): str(w) for w in reversed(workloads)}
-    return f"Keys are of: {'; '.join(reversed(named.values()))}."
+    return f"The keys are of: {'; '.join(reversed(named.values()))}."
 
 
 def _notes(options: TrainOptions) -> list[str]:
     notes = [
-        "us each: of a target. GFLOP/s: of what the mathematics asks for, by formula "
-        "(bench/flops.py); of the products alone, of what they compute.",
-        "Every turn begins with a step that is not timed: the first after another's "
-        "step meets its memory, which a run never does. Weights are random.",
+        "us each: microseconds a target. GFLOP/s: of a step, those of the mathematics, "
+        "by formula (bench/flops.py); of the products alone, those they compute.",
+        "Every turn begins with a step that is not timed: the first step after another "
+        "contender's finds memory in that one's state, as never in a run. Weights are "
+        "random.",
     ]
     if not options.peers:
         return notes
     if not has_transformers():
-        return [*notes, "The peer is left out: torch and transformers are missing."]
+        return [*notes, "The peer is left out: torch or transformers is not installed."]
     return [
         *notes,
         "The peer has the same Llama, adapters, freezing and AdamW, under a full "
-        "softmax over the catalog at positions with a target. It runs as its users "
-        "run it, op by op and not compiled, and on the CPU: on a GPU there is no "
+        "softmax over the catalog at positions with a target. It runs as its users run "
+        "it, op by op and not compiled. It runs on the CPU, so on a GPU there is no "
         "ratio.",
     ]
 
 
-def _curve(rows: Sequence[Row]) -> Curve:
-    """Tokens a second against the positions of a batch."""
+def _curve(rows: Sequence[ResultRow]) -> Curve:
+    """Returns tokens a second against the positions of a batch."""
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if "tokens/s" in row.facts:

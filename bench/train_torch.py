@@ -1,15 +1,15 @@
-"""The same model and step in torch: transformers' Llama under a full softmax."""
+"""The peer of the train step: transformers' Llama in torch, with a full softmax."""
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.machine import num_cores
 from eqids.config import LlamaConfig, ModelConfig, Recipe, Strategy
-from eqids.data.batches.training_batches import Arrays
+from eqids.data.batches.host_batch import HostBatch
 
 _MODULES = {
     "q": "self_attn.q_proj",
@@ -20,7 +20,7 @@ _MODULES = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-"""transformers' names of the matrices of a block."""
+"""By our name, transformers' names of a block's matrices."""
 
 
 def has_torch() -> bool:
@@ -29,22 +29,30 @@ def has_torch() -> bool:
 
 
 def has_transformers() -> bool:
-    """Returns whether torch and transformers are."""
+    """Returns whether torch and transformers are installed."""
     return has_torch() and importlib.util.find_spec("transformers") is not None
 
 
 def torch_with_threads() -> Any:
-    """Returns torch, which uses as many threads as this process may use cores."""
+    """Returns torch, set to as many threads as this process may use cores."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(num_cores())
     return torch
 
 
-class TorchRecommender:
-    """Items through an adapter, a Llama and an adapter, to logits of all items.
+class TorchBatch(NamedTuple):
+    """Items, or 0; gaps; and targets, or -1: int64 tensors [batch, seq]."""
 
-    Where Llama computes in bfloat16, its frozen weights are kept so, and the rest is
-    under autocast, as torch's users do it. What trains is float32.
+    items: Any
+    gap: Any
+    target: Any
+
+
+class TorchRecommender:
+    """A recommender: items, adapter, Llama, adapter, logits of all items.
+
+    If Llama computes in bfloat16, its frozen weights are stored in it and the rest runs
+    under autocast, as torch's users do it. Trained parameters are float32.
     """
 
     def __init__(
@@ -53,10 +61,10 @@ class TorchRecommender:
         """Starts from random weights.
 
         Args:
-            sizes: the model's, of which clusters do not matter.
-            num_items: of the catalog.
+            sizes: sizes of the model; the clusters are ignored.
+            num_items: number of items in the catalog.
             strategy: what trains.
-            dtype: of Llama's computation.
+            dtype: compute dtype of Llama.
         """
         torch = self._torch = torch_with_threads()
         nn = torch.nn
@@ -81,31 +89,31 @@ class TorchRecommender:
         self.parameters = [self.bias, *(p for m in own for p in m.parameters())]
         self._dtype = getattr(torch, dtype)
         if strategy == "all":
-            # No word enters: their embedding has no gradient, and does not move.
+            # No tokens are read, so their embedding has no gradient and stays as it is.
             self.parameters += self.llama.parameters()
         else:
             self.llama.requires_grad_(False).to(self._dtype)
         if strategy == "lora":
             self._add_lora(sizes)
 
-    def loss(self, batch: Mapping[str, Any]) -> Any:
+    def loss(self, batch: TorchBatch) -> Any:
         """Returns the mean negative log-likelihood of a batch's targets.
 
-        Histories stand at the left, one in a row: no position sees what is padding,
-        so that no mask is needed beside the causal one, and attention can be fused.
+        Histories begin at the left, one in a row. So no position attends to padding,
+        no mask but the causal one is needed, and attention can be fused.
 
         Args:
-            batch: items, gap and target, tensors [batch, seq]; see `tensors`.
+            batch: see `tensors`.
         """
         torch = self._torch
         with torch.autocast("cpu", torch.bfloat16, self._dtype == torch.bfloat16):
-            entered = self.enter(self.items(batch["items"])) + self.gaps(batch["gap"])
+            entered = self.enter(self.items(batch.items)) + self.gaps(batch.gap)
             entered = entered.to(self._dtype)
             hidden = self.llama(inputs_embeds=entered, use_cache=False)[0]
-            known = batch["target"] >= 0
-            query = self.leave(hidden[known]).float()
+            has_target = batch.target >= 0
+            query = self.leave(hidden[has_target]).float()
         logits = torch.addmm(self.bias, query, self.items.weight.T)
-        return torch.nn.functional.cross_entropy(logits, batch["target"][known])
+        return torch.nn.functional.cross_entropy(logits, batch.target[has_target])
 
     def _add_lora(self, sizes: ModelConfig) -> None:
         torch, lora = self._torch, sizes.lora
@@ -120,7 +128,7 @@ class TorchRecommender:
 
 
 class TorchStep:
-    """A train step: loss, gradients, clipping, AdamW on what trains."""
+    """A train step: loss, gradients, clipping, and AdamW on trained parameters."""
 
     def __init__(self, model: TorchRecommender, recipe: Recipe, grad_clip: float):
         self._torch, self._model = torch_with_threads(), model
@@ -130,8 +138,8 @@ class TorchStep:
             weight_decay=recipe.weight_decay,
         )  # fmt: skip
 
-    def __call__(self, batch: Mapping[str, Any]) -> float:
-        """Moves the model, and returns its loss before."""
+    def __call__(self, batch: TorchBatch) -> float:
+        """Updates the model, and returns its loss from before."""
         self._optimizer.zero_grad()
         loss = self._model.loss(batch)
         loss.backward()
@@ -141,13 +149,13 @@ class TorchStep:
 
 
 def tensors(
-    batches: Sequence[Arrays], number: np.ndarray | None = None
-) -> list[dict[str, Any]]:
+    batches: Sequence[HostBatch], number: np.ndarray | None = None
+) -> list[TorchBatch]:
     """Returns batches as `TorchRecommender` takes them.
 
     Args:
         batches: one history in a row.
-        number: int [slot], of the item there; by default the slot itself.
+        number: int [slot], the number of the item there; by default the slot itself.
     """
     torch = torch_with_threads()
 
@@ -155,17 +163,17 @@ def tensors(
         return slot if number is None else np.where(slot >= 0, number[slot], -1)
 
     return [
-        {
-            "items": torch.from_numpy(np.maximum(numbered(batch["items"]), 0)).long(),
-            "gap": torch.from_numpy(batch["gap"]).long(),
-            "target": torch.from_numpy(numbered(batch["target"])).long(),
-        }
+        TorchBatch(
+            torch.from_numpy(np.maximum(numbered(batch.items), 0)).long(),
+            torch.from_numpy(batch.gap).long(),
+            torch.from_numpy(numbered(batch.target)).long(),
+        )
         for batch in batches
     ]
 
 
 def _llama(config: LlamaConfig) -> Any:
-    """transformers' Llama without a head, its attention fused."""
+    """Returns transformers' Llama without a head, with fused attention."""
     transformers = importlib.import_module("transformers")
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:
@@ -187,7 +195,7 @@ def _llama(config: LlamaConfig) -> Any:
 
 
 def _change(a: Any, b: Any, scale: float) -> Any:
-    """A hook that adds a low-rank change to what a matrix returns."""
+    """Returns a hook that adds a low-rank change to a matrix's output."""
 
     def hook(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
         (x,) = inputs

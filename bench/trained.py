@@ -1,4 +1,4 @@
-"""A catalog that was trained, with the queries of its own users."""
+"""A trained catalog, with queries of its own users."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from sharding import placement
 def trained_head(
     checkpoint: Path, data_dir: Path | None, num_queries: int
 ) -> tuple[HierarchicalSoftmax, Float[Array, "query item_width"]]:
-    """Returns a trained softmax, and what users spread over its dataset ask it.
+    """Returns a trained softmax, and the queries of users spread over its dataset.
 
     Args:
         checkpoint: DIR/STEP, or a run's DIR, which means its best step.
-        data_dir: the dataset folder, by default the one of the run.
-        num_queries: users, some more than once where there are fewer.
+        data_dir: the dataset folder; by default the one of the run.
+        num_queries: number of queries; with fewer users, some appear more than once.
     """
     opened = open_checkpoint(checkpoint, data_dir, None, placement("none"))
     dataset, seq_len = opened.dataset, opened.config.recipe.seq_len
@@ -29,8 +29,8 @@ def trained_head(
     spans = [slice(dataset.offsets[u], dataset.offsets[u + 1]) for u in users]
     slots = [dataset.slots[span] for span in spans]
     times = [None if dataset.times is None else dataset.times[s] for s in spans]
-    arrays = query_batch(slots, times, seq_len, opened.tokens)
-    batch, last = Batch.of(arrays), jnp.asarray(last_positions(arrays))
+    host = query_batch(slots, times, seq_len, opened.tokens)
+    batch, last = Batch.of(host), jnp.asarray(last_positions(host))
 
-    ask = jax.jit(EqIDs.queries_at, static_argnames="dtype")
-    return opened.model.softmax, ask(opened.model, batch, last, dtype=opened.dtype)
+    queries = jax.jit(EqIDs.queries_at, static_argnames="dtype")
+    return opened.model.softmax, queries(opened.model, batch, last, dtype=opened.dtype)

@@ -1,4 +1,4 @@
-"""What `python -m bench train` trains, and on what."""
+"""The models that `python -m bench train` trains, and their batches."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Literal
 
 import jax
 
-from bench.options import TrainOptions
-from bench.record import Case
+from bench.record import CaseNumbers
+from bench.step_options import TrainOptions
 from convert import read_config
 from eqids.config import (
     LLAMA_PRESETS,
@@ -24,15 +24,15 @@ from eqids.planning.abstract import Job, activations_of
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, and what it is trained on.
+    """A model and the kind of batches that it is trained on.
 
     Attributes:
-        name: of the Llama.
+        name: name of the Llama.
         llama: its sizes.
         strategy: what trains.
-        dtype: of Llama's computation.
+        dtype: compute dtype of Llama.
         on: random items in full rows, or a dataset's histories.
-        batch_size: rows.
+        batch_size: rows in a batch.
         seq_len: positions in a row.
     """
 
@@ -49,16 +49,16 @@ class Workload:
 
     @property
     def label(self) -> str:
-        """What is trained, and how."""
+        """The model, without the batches."""
         return f"{self.name}, {self.strategy}, {self.dtype}"
 
     @property
-    def case(self) -> Case:
-        """The numbers of it."""
+    def case(self) -> CaseNumbers:
+        """The sizes of a batch."""
         return {"batch": self.batch_size, "seq": self.seq_len}
 
     def job(self, num_clusters: int, cluster_size: int) -> Job:
-        """Returns what a run of this would train, without dropout."""
+        """Returns the training job of a run of this, without dropout."""
         nano = self.llama == LLAMA_PRESETS["nano"]
         recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[self.strategy]
         recipe = dataclasses.replace(
@@ -85,7 +85,7 @@ class Workload:
 
 
 def workloads_of(options: TrainOptions) -> list[Workload]:
-    """Returns all combinations that flags ask for; keys are of the first ones."""
+    """Returns all combinations of the flags' values; keys are of the first ones."""
     name: str = "nano" if options.quick else options.llama_size
     llama = LLAMA_PRESETS[name]
     if options.llama_path is not None:

@@ -13,12 +13,12 @@ _NAMES = {name.removeprefix("eqids."): name for name in COMMANDS}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints every command with a line each; a command's name is answered with it."""
+    """Prints the commands; for a command's name, how to run it."""
     if argv and not asks_for_help(argv):
         if argv[0] == "--version":
             show_version()
         near = closest(argv[0], list(_NAMES))
-        wanted = f"wanted python -m {_NAMES[near]}" if near else "which lists commands"
+        wanted = f"wanted python -m {_NAMES[near]}" if near else "which takes no words"
         raise UserError(f"{argv[0]!r} is not for python -m eqids, {wanted}")
     print("EqIDs turns a pretrained Llama into a recommender. Its commands:\n")
     for name, command in COMMANDS.items():

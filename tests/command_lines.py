@@ -1,16 +1,16 @@
-"""Every command of the project, by what is typed, with its config and its main."""
+"""Every command of the project, with its config and its main."""
 
 import importlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-import bench.__main__ as bench
 from bench.options import AllOptions, CompareOptions
+from bench.sections import SECTIONS
 from eqids.cli.commands import COMMANDS
 from eqids.config import UserError
 
@@ -21,9 +21,9 @@ class Typed:
 
     Attributes:
         module: what is typed after `python -m`.
-        words: the subcommand, or nothing.
+        tokens: the subcommand, or nothing.
         kind: the class of its config.
-        positional: whether required fields are given by their place.
+        positional: whether required fields are positional.
     """
 
     module: str
@@ -64,9 +64,10 @@ def _all() -> list[Typed]:
         for name, kind in command.kinds.items():
             tokens = (name,) if name else ()
             found.append(Typed(module, tokens, kind, command.positional))
-    kinds: Mapping[str, type[Any]] = {
-        **bench.SECTIONS, "all": AllOptions, "compare": CompareOptions
-    }  # fmt: skip
+    kinds: dict[str, type[Any]] = {
+        name: entry.options for name, entry in SECTIONS.items()
+    }
+    kinds |= {"all": AllOptions, "compare": CompareOptions}
     return found + [Typed("bench", (name,), kind, True) for name, kind in kinds.items()]
 
 

@@ -134,9 +134,9 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
     "git-annex: model.safetensors": (instead(SINGLE, ANNEX), "git-annex pointer", GET),
     "git-annex: config.json": (instead("config.json", ANNEX), "git-annex pointer", GET),
     "git-annex: a link": (
-        sound(link_to("../.git/annex/objects/Zx/12/a/a")), "is not there", GET),
+        sound(link_to("../.git/annex/objects/Zx/12/a/a")), "does not exist", GET),
     "a link to nothing": (
-        sound(link_to("../../blobs/123")), "which is not there", "download"),
+        sound(link_to("../../blobs/123")), "which does not exist", "download"),
     "DVC": (
         sound(lambda f: (f / SINGLE).rename(f / f"{SINGLE}.dvc")), "of DVC",
         "dvc pull model.safetensors.dvc"),

@@ -1,4 +1,4 @@
-"""The bench: fair turns, right sums, peers that agree, and its door end to end."""
+"""The bench: fair turns, right sums, peers that agree, and the command end to end."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from runs import refused
 
 import eqids
 from bench import (
-    __main__ as door,
+    __main__ as command,
     catalogs,
     checkpoint_speed as checkpoint,
     contender,
@@ -29,14 +29,14 @@ from bench import (
 from bench.clock import Spread, Stoppable, Timing, alternate, exponent
 from bench.full_softmax import FullSoftmax, chunked_loss, whole_loss
 from bench.options import Options
-from bench.record import Row
+from bench.record import ResultRow
 from bench.trained import trained_head
 from eqids.config import UserError
 from eqids.data import Dataset
 
 
 class Stopwatch:
-    """A clock that stands still except where work moves it."""
+    """A clock that only work advances."""
 
     def __init__(self) -> None:
         self.time, self.turns = 0.0, list[str]()
@@ -122,7 +122,7 @@ def test_full_softmaxes_agree_with_float64(items: int, chunk: int) -> None:
 
 
 @pytest.mark.parametrize("perplexity", [1.5, 8.0, 30.0])
-def test_queries_are_as_peaked_as_asked(perplexity: float) -> None:
+def test_queries_have_the_given_perplexity(perplexity: float) -> None:
     softmax = catalogs.random_head(70, 32, 8, seed=1)
     assert int(softmax.valid.sum()) == 70
     assert softmax.valid.sum(axis=1).min() == 2
@@ -167,8 +167,8 @@ def refuse(options: Options, case: int) -> contender.Measured:
     raise UserError(f"case {case} is refused")
 
 
-def once(seconds: float) -> Row:
-    return Row({}, "a", "step", 10, Timing((seconds,), (seconds,)), "cpu", "cpu")
+def once(seconds: float) -> ResultRow:
+    return ResultRow({}, "a", "step", 10, Timing((seconds,), (seconds,)), "cpu", "cpu")
 
 
 def note(options: Options, case: int) -> contender.Measured:
@@ -187,14 +187,16 @@ def test_cases_are_measured_in_processes_of_their_own() -> None:
         contender.measure_each(kill, Options(), [4])
 
 
-def test_peers_that_do_not_fit_are_left_out_and_said(monkeypatch: MonkeyPatch) -> None:
+def test_peers_that_do_not_fit_are_left_out_with_a_note(
+    monkeypatch: MonkeyPatch,
+) -> None:
     monkeypatch.setattr(head, "free_bytes", lambda: 100 * 10**9)
-    rest = head._Peer("rest", lambda: contender.Contender("", "", list), 50 * 10**9, 0)
-    work = dataclasses.replace(rest, name="work", rest=0, work=45 * 10**9)
-    made, notes = head._that_fit([rest, work, rest], "here")
+    held = head._Peer("held", lambda: contender.Contender("", "", list), 50 * 10**9, 0)
+    added = dataclasses.replace(held, name="added", held=0, added=45 * 10**9)
+    made, notes = head._that_fit([held, added, held], "here")
     assert len(made) == 1
-    assert notes[0].startswith("work is left out at here: it needs about 45.0 GB")
-    assert notes[1].startswith("rest is left out at here: it needs about 50.0 GB")
+    assert notes[0].startswith("added is left out at here: it needs about 45.0 GB")
+    assert notes[1].startswith("held is left out at here: it needs about 50.0 GB")
 
 
 @pytest.mark.long
@@ -202,13 +204,13 @@ def test_peers_that_do_not_fit_are_left_out_and_said(monkeypatch: MonkeyPatch) -
 def test_the_quick_bench_ends_with_a_table_and_json(
     section: str, tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "pin", lambda cores: None)
+    monkeypatch.setattr(command, "pin", lambda cores: None)
     path = tmp_path / "result.json"
-    door.main([section, "--quick", "--repetitions", "2", "--json", str(path)])
+    command.main([section, "--quick", "--repetitions", "2", "--json", str(path)])
     result = json.loads(path.read_text())
     text = capsys.readouterr().out
-    cluster_size = {"head": head, "topk": topk}[section]
-    for key in cluster_size.MEANINGS:
+    module = {"head": head, "topk": topk}[section]
+    for key in module.MEANINGS:
         assert key in result[section]
         assert f"{section}.{key} " in text
     about = {"config", "machine", "versions", "commit", "busy_cores"}
@@ -254,10 +256,10 @@ def test_the_quick_bench_of_checkpoints(
     if peer and not checkpoint.has_orbax():
         pytest.skip("needs orbax-checkpoint")
     monkeypatch.setattr(checkpoint, "has_orbax", lambda: peer)
-    monkeypatch.setattr(door, "pin", lambda cores: None)
+    monkeypatch.setattr(command, "pin", lambda cores: None)
     path = tmp_path / "result.json"
     argv = ["checkpoint", "--quick", "--size", "0.01", "--repetitions", "1"]
-    door.main([*argv, "--folder", str(tmp_path), "--json", str(path)])
+    command.main([*argv, "--folder", str(tmp_path), "--json", str(path)])
     found, text = json.loads(path.read_text())["checkpoint"], capsys.readouterr().out
     for key in checkpoint.MEANINGS:
         assert f"checkpoint.{key} " in text
@@ -274,7 +276,7 @@ def test_the_quick_bench_of_checkpoints(
     assert found["save_share"] == pytest.approx(fast / slow)
 
 
-def test_mistakes_are_told_in_a_sentence(
+def test_mistakes_are_one_sentence(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -295,7 +297,7 @@ def test_mistakes_are_told_in_a_sentence(
         (["load", "--llama_path", str(tmp_path / "no")], "no such folder"),
         (["train", "--data_dir", str(tmp_path / "no")], str(tmp_path / "no")),
     ):
-        said = refused(door.main, argv, capsys)
+        said = refused(command.main, argv, capsys)
         assert tokens in " ".join(said.split())
 
 
@@ -315,7 +317,7 @@ def test_the_machine_is_described() -> None:
 
 
 @pytest.mark.long
-def test_a_trained_catalog_is_asked_what_its_users_ask(
+def test_a_trained_catalog_gets_queries_of_its_users(
     dataset: Dataset, finished: Path
 ) -> None:
     softmax, hidden = trained_head(finished, None, 3)

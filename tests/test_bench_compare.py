@@ -10,9 +10,9 @@ from hypothesis import given, strategies as st
 from pytest import CaptureFixture
 from runs import refused
 
-from bench import __main__ as door, compare
+from bench import __main__ as command, compare
 from bench.clock import Timing
-from bench.record import Curve, Row, Section
+from bench.record import Curve, ResultRow, Section
 
 REGRESSION = "REGRESSION"
 
@@ -23,11 +23,13 @@ def timing(seconds: float, seed: int, spread: float = 0.02) -> Timing:
     return Timing(times, tuple(2 * t for t in times))
 
 
-def row(name: str, work: str, timing: Timing, process: str = "") -> Row:
-    return Row({"batch": 8}, name, work, 8, timing, "wall", "cpu", process=process)
+def row(name: str, work: str, timing: Timing, process: str = "") -> ResultRow:
+    return ResultRow(
+        {"batch": 8}, name, work, 8, timing, "wall", "cpu", process=process
+    )
 
 
-def written(path: Path, rows: list[Row], **more: Any) -> Path:
+def written(path: Path, rows: list[ResultRow], **more: Any) -> Path:
     section = Section("train", {"ratio": 1.0}, {"ratio": ""}, rows, [],
                       Curve("", "", "", {}))  # fmt: skip
     result = {"train": section.to_json(), "machine": {"cpu": "x"}, "commit": "a"}
@@ -51,11 +53,11 @@ def test_a_slowed_copy_is_flagged(tmp_path: Path, capsys: CaptureFixture[str]) -
         "train: head (batch 8)": "faster",
     }
     with pytest.raises(SystemExit) as exit_:
-        door.main(["compare", str(before), str(after)])
+        command.main(["compare", str(before), str(after)])
     assert exit_.value.code == 1
     said = capsys.readouterr().out
     assert "1 of 2 regressed" in said and "commit differs: a and b" in said
-    door.main(["compare", str(before), str(before)])
+    command.main(["compare", str(before), str(before)])
     assert "no regression beyond noise" in capsys.readouterr().out
 
 
@@ -74,7 +76,7 @@ def test_a_machine_that_is_slower_slows_the_peers_too(tmp_path: Path) -> None:
     (change,) = compare.compare(before, after)[0]
     assert change.verdict == "-"
     assert change.ratio == pytest.approx(1, abs=0.05)
-    # What a peer loses is not ours to answer for.
+    # Without the slower peer, it is a regression.
     after = written(tmp_path / "b.json", [slow[0], rows[1]])
     assert verdicts(before, after) == {"train: step (batch 8)": REGRESSION}
 
@@ -89,7 +91,7 @@ def test_noisy_repetitions_widen_the_band(tmp_path: Path) -> None:
     few = compare._change({key: calm}, {key: slower[:4]}, key, [key])
     assert noisier.verdict == few.verdict == compare.UNKNOWN
     said = compare.text([noisier, few], [])
-    assert "no regression beyond noise; 2 of 2 cannot be told" in said
+    assert "no regression beyond noise; 2 of 2 have no verdict" in said
 
 
 def test_what_became_faster_is_no_regression_whatever_peers_did(
@@ -107,7 +109,7 @@ def test_noisy_peers_and_those_timed_once_prove_little(tmp_path: Path) -> None:
     ours = row("EqIDs", "step", timing(1, 0))
     slow = row("EqIDs", "step", timing(1.25, 2))
 
-    def change(*peers: Timing) -> compare.Change:
+    def change(*peers: Timing) -> compare.TimeChange:
         files = [
             written(tmp_path / f"{name}.json", [mine, row("torch", "step", peer)])
             for name, mine, peer in zip("ab", (ours, slow), peers, strict=True)
@@ -136,14 +138,14 @@ def test_rows_of_other_processes_are_others(tmp_path: Path) -> None:
     assert changes["train: step (bfloat16, batch 8)"].peers > 1.5
 
 
-def test_flags_that_change_the_work_are_told(tmp_path: Path) -> None:
+def test_flags_that_change_the_work_are_noted(tmp_path: Path) -> None:
     rows = [row("EqIDs", "step", timing(1, 0))]
     flags = {"targets": 1024, "seed": 0, "repetitions": 7, "json": "a.json"}
     before = written(tmp_path / "a.json", rows, config=flags)
     flags = {"targets": 128, "seed": 0, "repetitions": 5, "json": "b.json"}
     after = written(tmp_path / "b.json", rows, config=flags)
     notes = compare.compare(before, after)[1]
-    assert notes == ["--targets differs, so that the work may: 1024 and 128"]
+    assert notes == ["--targets differs, so the work may too: 1024 and 128"]
     whole = [
         written(tmp_path / f"{number}.json", rows, config={"train": {"seed": number}})
         for number in (0, 1)
@@ -151,7 +153,7 @@ def test_flags_that_change_the_work_are_told(tmp_path: Path) -> None:
     assert "--train.seed differs" in compare.compare(*whole)[1][0]
 
 
-def test_mistakes_of_comparing_are_told(
+def test_mistakes_of_comparing_are_one_sentence(
     tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     good = written(tmp_path / "a.json", [row("EqIDs", "step", timing(1, 0))])
@@ -162,7 +164,7 @@ def test_mistakes_of_comparing_are_told(
     rows = json.loads(good.read_text())["train"]["rows"]
     nothing, never = ({**rows[0], "timing": {"wall": x}} for x in ([], [0.0]))
     nameless = {key: x for key, x in rows[0].items() if key != "name"}
-    bad = {"rows": 3, "tokens": ["x"], "nameless": [nameless], "nothing": [nothing],
+    bad = {"rows": 3, "words": ["x"], "nameless": [nameless], "nothing": [nothing],
            "never": [never]}  # fmt: skip
     for name, value in bad.items():
         content = json.dumps({"train": {"rows": value}})
@@ -170,14 +172,16 @@ def test_mistakes_of_comparing_are_told(
     for name, tokens in (
         ("no.json", "could not be read"),
         ("b.json", "is not JSON"),
-        ("c.json", "is no result of the bench"),
+        ("c.json", "is not a result of the bench"),
         ("d.json", "is not JSON"),
-        ("rows.json", "is no result of this version's bench"),
-        ("words.json", "is no result of this version's bench"),
+        ("rows.json", "is not a result of this version's bench"),
+        ("words.json", "is not a result of this version's bench"),
         ("nameless.json", "KeyError('name') in a row of train"),
         ("nothing.json", "took [], wanted seconds"),
         ("never.json", "took [0.0], wanted seconds"),
         (other.name, "have no measurement of ours in common"),
     ):
-        said = refused(door.main, ["compare", str(good), str(tmp_path / name)], capsys)
+        said = refused(
+            command.main, ["compare", str(good), str(tmp_path / name)], capsys
+        )
         assert tokens in " ".join(said.split())

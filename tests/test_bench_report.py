@@ -8,12 +8,12 @@ from pathlib import Path
 from bench.clock import Timing
 from bench.machine import busy_cores
 from bench.plot import save
-from bench.record import Curve, Row, Section, find, ratio
+from bench.record import Curve, ResultRow, Section, find, ratio
 from bench.result_tables import table
 
 
-def row(name: str, *seconds: float, **case: float) -> Row:
-    return Row(case, name, "step", 10, Timing(seconds, seconds), "cpu", "cpu")
+def row(name: str, *seconds: float, **case: float) -> ResultRow:
+    return ResultRow(case, name, "step", 10, Timing(seconds, seconds), "cpu", "cpu")
 
 
 def test_rows_are_found_by_case_and_compared_by_medians() -> None:
@@ -39,9 +39,9 @@ def test_the_table_shows_every_row_key_and_note() -> None:
         "some.x 2 one".split(),
         "some.y not measured two".split(),
         [],
-        "ms: medians, by the CPU, of all threads.".split(),
-        "A peer with 1 run was only warmed up, which spent its --budget: a ratio to it "
-        "flatters ours.".split(),
+        "ms: medians of CPU time of all threads.".split(),
+        "A peer with 1 run was only warmed up, because that took its --budget: a "
+        "ratio to it flatters ours.".split(),
         ["a", "note"],
     ]
 

@@ -15,7 +15,7 @@ from conftest import assert_close
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
-from bench import __main__ as door, train_speed as train
+from bench import __main__ as command, train_speed as train
 from bench.bench_datasets import (
     Window,
     one_in_a_row,
@@ -35,6 +35,7 @@ from eqids.config import (
     Strategy,
 )
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.strategy import trainable
 from eqids.model import Batch, EqIDs
@@ -66,7 +67,7 @@ def test_flops_of_a_published_llama_by_hand() -> None:
 
 
 def test_flops_are_those_that_xla_compiles(getkey: Callable[[], jax.Array]) -> None:
-    """With low-rank changes, which have all that a frozen Llama has, and more."""
+    """With low-rank changes: a frozen Llama and more."""
     strategy: Strategy = "lora"
     sizes = sizes_of(strategy, 2, 5)
     model = EqIDs(sizes, key=getkey())
@@ -88,15 +89,16 @@ def test_flops_are_those_that_xla_compiles(getkey: Callable[[], jax.Array]) -> N
     )
 
 
-def test_amounts_count_what_sees_each_other() -> None:
-    segment = np.array([[1, 1, 1, 2, 2, 0], [1, 0, 0, 0, 0, 0]])
-    target = np.where(segment > 0, 5, -1)
-    target[0, 0] = -1
-    found = Amount.of([{"segment": segment, "target": target}] * 2)
+def test_amounts_count_pairs_within_segments() -> None:
+    batch = HostBatch.empty(2, 6)
+    batch.segment[:] = [[1, 1, 1, 2, 2, 0], [1, 0, 0, 0, 0, 0]]
+    batch.target[batch.segment > 0] = 5
+    batch.target[0, 0] = -1
+    found = Amount.of([batch] * 2)
     assert found == Amount(positions=2 * 6, pairs=2 * (6 + 3 + 1), targets=2 * 5)
 
 
-def test_windows_are_the_same_however_they_stand(dataset: Dataset) -> None:
+def test_all_ways_to_batch_hold_the_same_windows(dataset: Dataset) -> None:
     packed, _ = packed_batches(dataset, BatchConfig(16, 4), 3)
     windows = windows_of(packed, seed=1)
     padded, rows = one_in_a_row(windows, 4), one_in_a_row(windows, 4, 16)
@@ -110,13 +112,13 @@ def test_windows_are_the_same_however_they_stand(dataset: Dataset) -> None:
     assert contents[0] == contents[1] == contents[2]
     amounts = [Amount.of(batches) for batches in (packed, padded, rows)]
     assert amounts[0] == amounts[1] == amounts[2]
-    assert len({batch["items"].shape for batch in rows}) == 1
+    assert len({batch.items.shape for batch in rows}) == 1
     whole = one_in_a_row(random_windows(10, 36, 5, seed=0), 8, 7)
-    assert [batch["items"].shape for batch in whole] == [(9, 7)] * 4
-    assert all(batch["segment"].any(axis=1).all() for batch in whole)
+    assert [batch.items.shape for batch in whole] == [(9, 7)] * 4
+    assert all(batch.segment.any(axis=1).all() for batch in whole)
     for batch in padded:
-        lengths = batch["segment"].sum(axis=1)
-        assert 1 <= lengths.min() and lengths.max() == batch["items"].shape[1]
+        lengths = batch.segment.sum(axis=1)
+        assert 1 <= lengths.min() and lengths.max() == batch.items.shape[1]
         assert len(lengths) <= 4
 
 
@@ -181,7 +183,7 @@ def test_the_peer_has_our_loss_and_gradients(
     """With one cluster the hierarchical softmax is the full one."""
     sizes = sizes_of(strategy, 1, 9)
     model = EqIDs(sizes, key=getkey())
-    # Nothing that starts at zero may hide a mistake.
+    # Zeros could hide a mistake.
     model = jax.tree.map(
         lambda x: x + 0.1 * jax.random.normal(getkey(), x.shape)
         if jnp.issubdtype(x.dtype, jnp.floating) and not x.all() else x,
@@ -239,12 +241,12 @@ def test_the_quick_bench_of_training(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str],
     monkeypatch: MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(door, "pin", lambda cores: None)
+    monkeypatch.setattr(command, "pin", lambda cores: None)
     path, trace = tmp_path / "result.json", tmp_path / "trace"
     argv = ["train", "--quick", "--repetitions", "1", "--json", str(path)]
     argv += ["--data_dir", str(dataset.path), "--batch_size", "2", "--seq_len", "8"]
     argv += ["--window", "16", "--dtype", "float32", "--profile", str(trace)]
-    door.main(argv)
+    command.main(argv)
     found, text = json.loads(path.read_text())["train"], capsys.readouterr().out
     for key in train.MEANINGS:
         assert f"train.{key} " in text
@@ -268,7 +270,7 @@ def test_the_quick_bench_of_training(
     assert list(trace.rglob("*.xplane.pb"))
 
 
-def test_mistakes_of_training_are_told(
+def test_mistakes_of_training_are_one_sentence(
     tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     for argv, tokens in (
@@ -277,4 +279,4 @@ def test_mistakes_of_training_are_told(
         (f"train --llama_path {tmp_path / 'no'}", "no such folder"),
         (f"train --quick --on histories --data_dir {tmp_path / 'no'}", "prepare"),
     ):
-        assert tokens in " ".join(refused(door.main, argv.split(), capsys).split())
+        assert tokens in " ".join(refused(command.main, argv.split(), capsys).split())

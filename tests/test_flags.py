@@ -17,7 +17,15 @@ from pytest import CaptureFixture
 from eqids.cli import parse, run
 from eqids.cli.command_line import read
 from eqids.cli.flags import Flag, flags_of
-from eqids.config import ExportConfig, TrainConfig, UserError, negation_of
+from eqids.config import (
+    GROUPS,
+    ExportConfig,
+    PrepareConfig,
+    TrainConfig,
+    UserError,
+    group_of,
+    negation_of,
+)
 
 each_command = pytest.mark.parametrize("typed", EVERY, ids=lambda typed: typed.text)
 
@@ -73,7 +81,7 @@ def legal_line(
                 tokens.append([f"{name}={values[0]}"])
             else:
                 tokens.append([name, values[0]])
-    # After several values a word by its place would be one more of them.
+    # A positional word after several values would be one more of them.
     return places + [word for group in tokens for word in group]
 
 
@@ -125,7 +133,7 @@ def test_a_value_that_looks_like_a_flag_is_not_counted() -> None:
     with pytest.raises(UserError) as error:
         read(TrainConfig, ["--prompt", "--seed", "--seed", "4"], "it")
     assert str(error.value) == (
-        "--prompt has no value, wanted a text; if --seed is meant as one: "
+        "--prompt has no value, wanted a text; if --seed is the value, write "
         "--prompt=--seed"
     )
     found = read(ExportConfig, ["--", "--a", "-b"], "it", positional=True)
@@ -247,8 +255,8 @@ def test_a_mistake_ends_with_code_2_and_one_line() -> None:
 
 
 SWITCHED_OFF = {
-    "--no_tied_items": "Use two tables: one for items that enter, one for items that",
-    "--no_shuffle_ties": "Keep the dataset's order of the events that share a time",
+    "--no_tied_items": "Use two item tables: one for the input",
+    "--no_shuffle_ties": "Keep events of the same time in the dataset's order",
     "--no_huge_pages": "Allocate in ordinary pages",
     "--no_peers": "Time ours only, without torch",
 }
@@ -264,6 +272,32 @@ def test_help_says_what_a_flag_against_a_default_does(typed: Typed) -> None:
         if flag.switch is False:
             assert negation_of(fields[flag.field]) is not None, flag
             assert f"{flag.name} {SWITCHED_OFF[flag.name]}" in shown
+
+
+def test_every_flag_of_long_commands_has_a_group() -> None:
+    groups = {
+        TrainConfig: "model data optimisation checkpoints devices expert".split(),
+        PrepareConfig: ["source", "columns", "catalog and clusters", "expert"],
+    }
+    for kind, names in groups.items():
+        found = {flag.field: group_of(flag.declared) for flag in flags_of(kind)}
+        assert set(found.values()) == set(names), found
+    rare = "shuffle_ties gap_dropout save_blocking heartbeat join_timeout".split()
+    assert {group_of(f.declared) for f in flags_of(TrainConfig) if f.field in rare} == {
+        "expert"
+    }
+
+
+def test_help_shows_every_flag_in_the_box_of_its_group() -> None:
+    for text in ("eqids.train", "eqids.prepare"):
+        (typed,) = (typed for typed in EVERY if typed.text == text)
+        _, *boxes = re.split(r"(?m)^[─╭ ]+([a-z ]+) options[─╮ ]+$", typed.help())
+        shown = dict(zip(boxes[::2], boxes[1::2], strict=True))
+        assert list(shown) == [name for name in GROUPS if name in shown]
+        for flag in named(typed):
+            at = re.compile(rf"^[│ ] {flag.name} ", re.MULTILINE)
+            (group,) = (name for name, box in shown.items() if at.search(box))
+            assert group == group_of(flag.declared)
 
 
 def test_a_switch_may_be_set_to_its_default() -> None:

@@ -22,7 +22,7 @@ from eqids import train
 from eqids.checkpoints import read_manifest, steps, verify
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.runs.identity import RESULT_FILE
+from eqids.fit.results import RESULT_FILE
 from sharding import beside_others, initialize
 
 SLURM_PORTS = 2**16 - 2**12
@@ -221,8 +221,8 @@ def test_a_process_that_is_gone_ends_the_other(
 def test_a_process_makes_its_rows_of_a_batch_only(dataset: Dataset) -> None:
     batches = TrainingBatches(dataset, BatchConfig(seq_len=8, batch_size=6))
     (own,) = batches.iterate(3, 4, slice(2, 5))
-    for name, whole in batches.batch(3).items():
-        assert own[name].tolist() == whole[2:5].tolist()
+    for name, whole in vars(batches.batch(3)).items():
+        assert getattr(own, name).tolist() == whole[2:5].tolist()
 
 
 @pytest.mark.parametrize(

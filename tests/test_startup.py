@@ -1,6 +1,7 @@
-"""What a command imports before it has read its flags, and what JAX is told."""
+"""What a command imports before it has read its flags, and JAX's platform."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,7 +131,7 @@ def plugin(tmp_path: Path) -> Path:
 
 def test_a_plugin_without_a_gpu_is_silent(plugin: Path, tmp_path: Path) -> None:
     assert start(plugin) == ("hidden cpu cpu", "")
-    # It is not, where jax is left to itself.
+    # Without choose_platform it is not.
     said = start(plugin, before="accelerators.choose_platform = lambda config: None")[1]
     assert "I0000" in said and "Traceback" in said
 
@@ -150,20 +151,19 @@ def test_what_compiles_for_gpus_keeps_the_plugin(plugin: Path) -> None:
 def test_nothing_is_chosen_where_it_is_not_ours_to_choose(
     plugin: Path, tmp_path: Path
 ) -> None:
-    # A device of NVIDIA's is there: /dev/null stands for its node.
+    # An NVIDIA device exists: /dev/null plays its node.
     assert start(plugin, devices=("/dev/nul*",))[0] == "library cpu None"
     # The user chose.
     assert start(plugin, platforms="cpu") == ("hidden cpu cpu", "")
     assert start(plugin, platforms="cpu,cpu")[0] == "library cpu cpu,cpu"
-    # jax is there already.
+    # jax is imported already.
     assert start(plugin, before="import jax")[0] == "library cpu None"
     # Another accelerator's plugin, or the library of TPUs.
     other = plugin / "jax_plugins" / "other" / "__init__.py"
     other.parent.mkdir()
     other.write_text("def initialize(): pass")
     assert start(plugin)[0] == "library cpu None"
-    other.unlink()
-    other.parent.rmdir()
+    shutil.rmtree(other.parent)
     (plugin / "libtpu").mkdir()
     (plugin / "libtpu" / "__init__.py").write_text("")
     assert start(plugin)[0] == "library cpu None"

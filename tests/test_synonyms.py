@@ -84,7 +84,9 @@ WITHOUT_FLAG = {
         "num_negatives": "without sampled negatives", "hf_token": "HF_TOKEN",
     },
     "eqids.prepare": {"sep": "header", "delimiter": "header"},
-    "eqids.evaluate": {"batch_size": "size of their own", "topk": "K = 1, 5, 10, 20"},
+    "eqids.evaluate": {
+        "batch_size": "size of its batches itself", "topk": "K = 1, 5, 10, 20",
+    },
 }  # fmt: skip
 
 
@@ -119,7 +121,7 @@ def test_every_answer_fits_some_command(row: Synonym) -> None:
 
 
 @pytest.mark.parametrize("typed", EVERY, ids=lambda typed: typed.text)
-def test_an_answer_names_only_flags_that_are_there(typed: Typed) -> None:
+def test_an_answer_names_only_existing_flags(typed: Typed) -> None:
     """Whatever is typed, of all names of the table, in every command."""
     flags = flags_of(typed.kind, typed.positional)
     for name in sorted({name for row in SYNONYMS for name in row.names}):
@@ -184,6 +186,6 @@ def test_an_answer_helps(tokens: str, wanted: str) -> None:
         parse(TrainConfig, tokens.split(), "eqids.train", "")
 
 
-def test_an_empty_word_is_told_of() -> None:
+def test_an_empty_word_is_refused() -> None:
     with pytest.raises(UserError, match="an empty word"):
         parse(TrainConfig, [""], "eqids.train", "")

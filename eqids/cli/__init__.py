@@ -1,6 +1,6 @@
-"""What every command shares: reading flags, printing, and ending at a mistake.
+"""What every command shares: reading flags, printing, and exit codes.
 
-Nothing here imports jax, so that --help and a mistyped flag are answered at once.
+Nothing here imports jax, so --help and mistyped flags are answered at once.
 """
 
 from eqids.cli.ending import run as run

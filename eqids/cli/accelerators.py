@@ -1,4 +1,4 @@
-"""JAX's plugin for NVIDIA's GPUs, kept quiet on machines that have none."""
+"""Hides JAX's plugin for NVIDIA's GPUs on machines without a GPU."""
 
 import glob
 import importlib.util
@@ -13,20 +13,20 @@ from eqids.config import PlanConfig, ProveConfig, TrainConfig
 
 _CUDA = ("cuda12", "cuda13")
 _NVIDIA_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg")
-"""Of a driver, of Jetson, and of Windows' subsystem for Linux."""
+"""Device files of the driver, of Jetson, and of Windows' subsystem for Linux."""
 
 
 def choose_platform(config: Any) -> None:
-    """Has JAX compute on the CPU without a word where its plugin for GPUs has no GPU.
+    """Makes JAX use the CPU silently if its plugin for GPUs finds no GPU.
 
     `eqids[gpu-compile]` installs the plugin on machines without a GPU. There it prints
-    a traceback and several lines of CUDA's in every process that imports jax. This sets
-    JAX_PLATFORMS=cpu and hides the plugin, from all but what compiles for GPUs. It
-    changes nothing where JAX_PLATFORMS is set to anything else, where a GPU or another
-    accelerator may be in use, or after jax was imported.
+    a traceback and several lines of CUDA in every process that imports jax. So this
+    sets JAX_PLATFORMS=cpu, and hides the plugin unless the command compiles for GPUs.
+    It changes nothing if JAX_PLATFORMS has another value, if there may be a GPU or
+    another accelerator, or if jax is imported already.
 
     Args:
-        config: what the command was told.
+        config: the command's config.
     """
     plugins = [name for name in _CUDA if _installed(f"jax_plugins.xla_{name}")]
     if not plugins or "jax" in sys.modules:
@@ -44,7 +44,7 @@ def _undecided() -> bool:
 
 
 def _compiles_for_gpu(config: Any) -> bool:
-    """Whether a command asks XLA's compiler for GPUs, which the plugin holds."""
+    """Whether a command needs XLA's compiler for GPUs, which is in the plugin."""
     match config:
         case ProveConfig():
             return True
@@ -56,7 +56,7 @@ def _compiles_for_gpu(config: Any) -> bool:
 
 
 def _hide(name: str) -> None:
-    """Has `import` find no library of a plugin, and a plugin that does nothing."""
+    """Makes a plugin's library impossible to import, and the plugin do nothing."""
     sys.modules[f"jax_{name}_plugin"] = None  # type: ignore[assignment]
     plugin: Any = ModuleType(f"jax_plugins.xla_{name}")
     plugin.initialize = lambda: None
@@ -68,7 +68,7 @@ def _nvidia_device() -> bool:
 
 
 def _other_accelerators() -> bool:
-    """Whether a plugin of another maker is installed, or the library of TPUs."""
+    """Whether another maker's plugin is installed, or the library of TPUs."""
     ours = {f"jax_plugins.xla_{name}" for name in _CUDA}
     found = {point.value for point in entry_points(group="jax_plugins")}
     package = importlib.util.find_spec("jax_plugins")
@@ -81,5 +81,5 @@ def _other_accelerators() -> bool:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the package around it is missing
         return False

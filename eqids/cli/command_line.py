@@ -1,4 +1,4 @@
-"""The words of a command line, read into a config; each mistake is one sentence."""
+"""Reads a command line into a config, and answers each mistake with one sentence."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,24 @@ from eqids.cli.flags import Flag, build, flags_of
 from eqids.cli.suggest import answer, closest
 from eqids.config import UserError, require
 
-Config = TypeVar("Config")
+Settings = TypeVar("Settings")
 
 _DASHES = "\\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
-"""Hyphens, and the dashes that word processors make of them; as of a class."""
+"""Hyphens, and the dashes that word processors turn them into; for a character
+class."""
 _FLAG = re.compile(r"--?(?!(inf|infinity|nan)$)[a-z][^\s=]*(=.*)?", re.I | re.DOTALL)
-"""A word that names a flag: -7 and -inf are numbers, '--a text' is a text."""
+"""A word that names a flag; not -7 and -inf, which are numbers, nor '--a text'."""
 
 
 @dataclass
 class _Words:
-    """What is known of a command line so far.
+    """A command line while it is being read.
 
     Attributes:
         command: what the user typed, `python -m eqids.catalog add`.
-        flags: the command's flags by name, and its positional ones by place.
-        given: by the field's name, the words of each time that its flag was given.
-        places: the words that were given by their place.
+        flags: the command's flags by name, positional ones in their order.
+        given: by the field's name, the values of each time that its flag was given.
+        places: the words that belong to no flag: positional values.
     """
 
     command: str
@@ -39,28 +40,28 @@ class _Words:
 
 
 def read(
-    kind: type[Config],
+    kind: type[Settings],
     argv: Sequence[str],
     command: str,
     *,
     positional: bool = False,
     defaults: Mapping[str, Any] | None = None,
-) -> Config:
+) -> Settings:
     """Reads the words of a command line into a config.
 
-    Flags may be spelled with dashes or underscores, and values follow them as the next
-    word or after `=`. Words after `--` are given by their place.
+    Flags may be spelled with dashes or underscores. A value is the next word, or
+    follows `=`. Words after `--` are positional.
 
     Args:
         kind: the config's class, whose fields are the flags.
         argv: the words after the command.
         command: what the user typed, for messages.
-        positional: whether required fields are given by their place.
-        defaults: what fields are whose flags are not given, in place of the class's.
+        positional: whether required fields are positional.
+        defaults: defaults of fields, in place of the class's.
 
     Raises:
-        UserError: an unknown or repeated flag, a wrong or missing value, or what the
-            config itself refuses.
+        UserError: a flag is unknown or given twice, a value is wrong or missing, or the
+            config itself refuses one.
     """
     flags = {flag.name: flag for flag in flags_of(kind, positional)}
     words = _Words(command, flags)
@@ -76,19 +77,19 @@ def read(
 
 
 def read_command(
-    kinds: Mapping[str, type[Config]],
+    kinds: Mapping[str, type[Settings]],
     argv: Sequence[str],
     command: str,
     *,
     positional: bool = False,
-) -> Config:
+) -> Settings:
     """Reads a subcommand and its flags; see `read`.
 
     Args:
         kinds: by the subcommand's name, the config's class.
         argv: the words after the command.
         command: what the user typed before them, for messages.
-        positional: whether required fields are given by their place.
+        positional: whether required fields are positional.
     """
     names = ", ".join(kinds)
     require(len(argv) > 0, f"{command} needs a command: one of {names}")
@@ -108,7 +109,7 @@ def read_command(
 
 
 def _collect(words: _Words, rest: list[str]) -> None:
-    """Sorts the words into flags with their values, and what is given by its place."""
+    """Sorts the words into flags with their values and positional values."""
     while rest:
         word = rest.pop(0)
         if word == "--":
@@ -127,7 +128,7 @@ def _collect(words: _Words, rest: list[str]) -> None:
 
 
 def _check_dashes(words: _Words, word: str) -> None:
-    """Refuses a flag behind dashes of a word processor, or behind too many."""
+    """Refuses a flag that begins with a word processor's dashes, or with too many."""
     name = re.fullmatch(rf"[{_DASHES}]+([a-z][^\s=]*)(=.*)?", word, re.I | re.DOTALL)
     if name is None or word.startswith("-") and not word.startswith("---"):
         return
@@ -141,16 +142,16 @@ def _check_dashes(words: _Words, word: str) -> None:
 
 
 def _named(words: _Words, spelled: str) -> tuple[Flag, bool | None]:
-    """Returns the flag that is spelled so, and what a switch is set to.
+    """Returns the flag of a spelling, and the value that it sets if it is a switch.
 
-    Dashes are as good as underscores. A switch may be set to its default too: that
-    undoes what a run takes over from another one.
+    Dashes count as underscores. A switch can also be set to its default, which undoes
+    what a run takes over from another run.
     """
     name = "--" + spelled[2:].replace("-", "_") if spelled[:2] == "--" else spelled
     flag = words.flags.get(name)
     if flag is not None and not flag.positional:
         return flag, flag.switch
-    # A pretrained Llama is frozen by default, so --no_freeze_llama would do nothing.
+    # --no_freeze_llama would have no effect: a pretrained Llama is frozen by default.
     for flag in words.flags.values():
         if flag.switch is not None and flag.opposite == name != "--no_freeze_llama":
             return flag, not flag.switch
@@ -158,7 +159,7 @@ def _named(words: _Words, spelled: str) -> tuple[Flag, bool | None]:
 
 
 def _taken(flag: Flag, spelled: str, on: bool | None, rest: list[str]) -> list[str]:
-    """Takes the values of a flag off the words that follow it."""
+    """Takes a flag's values off the words that follow it."""
     if on is not None:
         if rest and rest[0].lower() in ("true", "false", "yes", "no", "on", "off"):
             _refuse_value(spelled, rest[0])
@@ -171,7 +172,7 @@ def _taken(flag: Flag, spelled: str, on: bool | None, rest: list[str]) -> list[s
     if not taken and not flag.several:
         after = ""
         if rest and rest[0] != "--":
-            after = f"; if {rest[0]} is meant as one: {flag.name}={rest[0]}"
+            after = f"; if {rest[0]} is the value, write {flag.name}={rest[0]}"
         raise UserError(f"{flag.name} has no value, wanted {flag.wanted}{after}")
     return taken
 
@@ -184,7 +185,7 @@ def _refuse_value(spelled: str, value: str) -> NoReturn:
 
 
 def _check_once(words: _Words) -> None:
-    """Refuses a flag that is given more than once, of which one would be ignored."""
+    """Refuses a flag that is given more than once: all values but one would be lost."""
     for flag in words.flags.values():
         times = words.given.get(flag.field, [])
         if len(times) < 2:
@@ -197,7 +198,7 @@ def _check_once(words: _Words) -> None:
 
 
 def _check_complete(words: _Words) -> None:
-    """Gives words without a flag to the flags that have a place, and asks for more."""
+    """Assigns positional values, and refuses values that are missing or too many."""
     places = words.positional
     if len(words.places) > len(places):
         _refuse_stray(words, words.places[len(places)])
@@ -214,12 +215,12 @@ def _check_complete(words: _Words) -> None:
 
 
 def _refuse_stray(words: _Words, word: str) -> NoReturn:
-    """Says what is wrong with a word that belongs to no flag."""
+    """Refuses a word that belongs to no flag."""
     wanted = " ".join(flag.name for flag in words.positional)
     require(
         word != "",
-        f"an empty word ('') is given to {words.command}, which belongs to no flag; "
-        "wanted a value in it (a variable of the shell may be empty), or no quotes",
+        f"{words.command} got an empty word ('') that belongs to no flag, wanted a "
+        "value in it (is a variable of the shell empty?), or no quotes",
     )
     if wanted:
         raise UserError(

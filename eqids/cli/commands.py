@@ -1,4 +1,4 @@
-"""Every command with its flags; those of the bench, which needs more, are its own."""
+"""Every command with the configs of its flags, but for the sections of the bench."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ from eqids.config import (
 
 @dataclass(frozen=True)
 class Command:
-    """What is typed after `python -m`.
+    """A command: what is typed after `python -m`.
 
     Attributes:
-        does: what it does, in a line.
+        does: what it does, in a few words.
         kinds: by the subcommand's name, the class of its config; the name of a command
             without subcommands is empty.
-        positional: whether required fields are given by their place.
+        positional: whether required fields are positional.
     """
 
     does: str
@@ -92,7 +92,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             positional=True,
         ),
         "sharding": Command(
-            "shows layouts of devices and the memory that they take",
+            "shows layouts of devices and their memory",
             {
                 "list": ListConfig,
                 "show": ShowLayoutConfig,
@@ -101,6 +101,6 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "plan": PlanConfig,
             },
         ),
-        "bench": Command("measures speed beside other software", {}),
+        "bench": Command("measures speed, beside other software", {}),
     }
 )

@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and one sentence for a user's mistake."""
+"""Exit codes of commands, and the one sentence for a user's mistake."""
 
 import errno
 import io
@@ -13,22 +13,23 @@ from eqids.cli.printing import one_line, processes_in_use
 from eqids.config import Stopped, UserError
 
 _ERRORS = {"sharding.layout": "LayoutError", "sharding.rendezvous": "ProcessesError"}
-"""Mistakes of the user, by the module that knows them."""
+"""By module, the exceptions that report a user's mistake."""
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What a disk refuses where its user lacks a right or space."""
+"""Errors of a disk that is full or that the user may not use."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command's `main`: a user's mistake is one sentence and exit code 2.
+    """Runs a command's `main`, and turns exceptions into exit codes.
 
-    Interrupted, it exits with 130, as shells expect, and a run that a signal stopped
-    and that is saved with 128 and the signal's number (143 for SIGTERM); where another
-    process of the run is gone, with 1; where nobody reads its output any more, as
-    behind `| head`, with 141; anything else is a fault of ours and stays a traceback.
+    A user's mistake prints one sentence and exits with 2. An interrupt exits with 130,
+    as shells expect. A run that a signal stopped exits, once it is saved, with 128 plus
+    the signal's number (143 for SIGTERM); a run that lost another of its processes with
+    1; a command whose output nobody reads any more, as with `| head`, with 141. Every
+    other exception is a mistake of ours and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal without a character gets its escape instead of an error.
+            # A character that the terminal lacks is printed as its escape.
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
@@ -36,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # What is left to print goes nowhere, or Python would complain at its exit.
+        # The rest of the output goes nowhere; else Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
@@ -44,25 +45,30 @@ def run(main: Callable[[], None]) -> None:
     except Stopped as stopped:
         _exit(128 + stopped.signal, one_line(str(stopped)))
     except Exception as error:
-        processes = processes_in_use()
-        sentence = _users_mistake(error)
-        if sentence is not None:
-            _exit(2, f"error: {one_line(sentence)}")
-        if processes is not None and processes.lost_peer(error):
-            _exit(
-                1,
-                "error: another process of this run has ended or cannot be reached, "
-                f"its own output says why ({str(error).splitlines()[0]}); the same "
-                "command in all processes goes on from the last checkpoint",
-                together=False,
-            )
-        if processes is not None and processes.beside_others():
-            _exit(1, traceback.format_exc(), together=False)
+        _exit_by(error)
         raise
 
 
+def _exit_by(error: Exception) -> None:
+    """Exits as the error wants it; returns for a mistake of ours in one process."""
+    processes = processes_in_use()
+    sentence = _users_mistake(error)
+    if sentence is not None:
+        _exit(2, f"error: {one_line(sentence)}")
+    if processes is not None and processes.lost_peer(error):
+        _exit(
+            1,
+            "error: another process of this run has ended or cannot be reached; "
+            f"its output says why ({str(error).splitlines()[0]}). To continue from "
+            "the last checkpoint, give the same command in all processes",
+            together=False,
+        )
+    if processes is not None and processes.beside_others():
+        _exit(1, traceback.format_exc(), together=False)
+
+
 def _exit(code: int, text: str, *, together: bool = True) -> NoReturn:
-    """Ends with a text; `together` with the processes beside this one, see `leave`."""
+    """Prints a text and exits; `together` as in `sharding.leave`."""
     print(text, file=sys.stderr)
     processes = processes_in_use()
     if processes is not None:
@@ -71,7 +77,7 @@ def _exit(code: int, text: str, *, together: bool = True) -> NoReturn:
 
 
 def _users_mistake(error: Exception) -> str | None:
-    """Returns the sentence for a mistake that the user can mend, or None."""
+    """Returns the message of a mistake that the user can mend, or None."""
     loaded = {m: n for m, n in _ERRORS.items() if m in sys.modules}
     kinds = tuple(getattr(sys.modules[m], name) for m, name in loaded.items())
     if isinstance(error, (UserError, *kinds)):

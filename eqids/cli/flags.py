@@ -1,4 +1,4 @@
-"""The flags of a config: each field's spelling, and how its value is read."""
+"""The flags of a config: how each field is spelled, and how its value is read."""
 
 import dataclasses
 import types
@@ -15,16 +15,18 @@ _WANTED = {int: "a whole number", float: "a number", str: "a text", Path: "a pat
 
 @dataclass(frozen=True)
 class Flag:
-    """One field of a config, as the command line knows it.
+    """One field of a config as a flag.
 
     Attributes:
         field: the name of the field.
         kind: the type of a value: bool, int, float, str, Path or a Literal.
-        optional: whether the value `None` may be given too.
+        optional: whether `None` is a legal value too.
         several: whether it takes several values.
         required: whether it has no default.
-        positional: whether it is given by its place instead of a name.
-        switch: what a flag without a value sets, or None where one takes a value.
+        positional: whether its value is given without its name.
+        switch: what a flag without a value sets, or None if it takes a value.
+        declared: the field itself, with its default, group and negation.
+        hint: the type of the field.
     """
 
     field: str
@@ -34,22 +36,24 @@ class Flag:
     required: bool = False
     positional: bool = False
     switch: bool | None = None
+    declared: Any = dataclasses.field(default=None, compare=False)
+    hint: Any = None
 
     @property
     def name(self) -> str:
-        """How it is typed: `--seed`, `--no_tied_items`, `INPUT`."""
+        """Its spelling: `--seed`, `--no_tied_items`, `INPUT`."""
         if self.positional:
             return self.field.upper()
         return f"--no_{self.field}" if self.switch is False else f"--{self.field}"
 
     @property
     def opposite(self) -> str:
-        """How a switch is typed that is set to its default, which --help leaves out."""
+        """The spelling that sets a switch to its default, which --help leaves out."""
         return f"--{self.field}" if self.switch is False else f"--no_{self.field}"
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values to choose from; none where any value of the type will do."""
+        """The legal values, or none if every value of the type is legal."""
         if typing.get_origin(self.kind) is Literal:
             named = tuple(map(str, typing.get_args(self.kind)))
         else:
@@ -58,7 +62,7 @@ class Flag:
 
     @property
     def wanted(self) -> str:
-        """What a value has to be, for messages."""
+        """What a value must be, for messages."""
         if self.choices:
             named = ", ".join(self.choices)
             several = f"some of {named}, with spaces between"
@@ -69,11 +73,11 @@ class Flag:
         """Reads the values that were given.
 
         Args:
-            texts: the words of the command line; exactly one unless `several`. Of a
-                switch, what it is set to.
+            texts: the words of the command line; exactly one unless `several`. For a
+                switch, the value that it is set to.
 
         Raises:
-            UserError: a word that is no value of this flag.
+            UserError: a word is no value of this flag.
         """
         if self.switch is not None:
             return texts[0] == str(True)
@@ -91,7 +95,7 @@ class Flag:
         require(
             text.encode(errors="replace").decode() == text,
             f"{self._is(text)}, which is not UTF-8; wanted another name, or "
-            "PYTHONUTF8=1 in the environment where the terminal's names are UTF-8",
+            "PYTHONUTF8=1 in the environment if the terminal's names are UTF-8",
         )
         try:
             # Python reads the digits of every script.
@@ -108,7 +112,7 @@ class Flag:
         return f"{self.name} is {text!r}"
 
     def _spelled(self, text: str) -> str:
-        """Returns how a whole number is written that came as 1e6 or 5.0."""
+        """Returns how to write a whole number that was written as 1e6 or 5.0."""
         try:
             number = float(text)
         except ValueError:
@@ -121,11 +125,11 @@ def flags_of(kind: type[Any], positional: bool = False) -> tuple[Flag, ...]:
     """Returns the flags of a config's class, in the order of its fields.
 
     Args:
-        kind: a dataclass; fields that are dataclasses give their own fields' flags.
-        positional: whether required fields are given by their place.
+        kind: a dataclass; of a field that is one, the flags are those of its fields.
+        positional: whether required fields are positional.
 
     Raises:
-        TypeError: a field of a type that no flag can have.
+        TypeError: a field has a type that no flag can have.
     """
     hints = typing.get_type_hints(kind)
     found: list[Flag] = []
@@ -137,12 +141,12 @@ def flags_of(kind: type[Any], positional: bool = False) -> tuple[Flag, ...]:
             found.append(_flag(field, hint, positional))
     names = [flag.field for flag in found]
     if len(names) != len(set(names)):
-        raise TypeError(f"{kind.__name__} has two fields of one name: {names}")
+        raise TypeError(f"{kind.__name__} has two fields of the same name: {names}")
     return tuple(found)
 
 
 def build(kind: type[Any], values: dict[str, Any]) -> Any:
-    """Returns the config whose fields have these values, and defaults elsewhere.
+    """Returns a config with these values, and defaults for the other fields.
 
     Args:
         kind: a dataclass; fields that are dataclasses are built from the same values.
@@ -168,8 +172,8 @@ def _flag(field: "dataclasses.Field[Any]", hint: Any, positional: bool) -> Flag:
     parts = [part for part in parts if part is not types.NoneType]
     several = typing.get_origin(parts[0]) is tuple
     kind = typing.get_args(parts[0])[0] if several else parts[0]
-    known = kind is bool or kind in _WANTED or typing.get_origin(kind) is Literal
-    if len(parts) != 1 or not known:
+    legal = kind is bool or kind in _WANTED or typing.get_origin(kind) is Literal
+    if len(parts) != 1 or not legal:
         raise TypeError(f"{field.name} is {hint}, wanted a type that a flag can have")
     required = (
         field.default is dataclasses.MISSING
@@ -183,4 +187,6 @@ def _flag(field: "dataclasses.Field[Any]", hint: Any, positional: bool) -> Flag:
         required=required,
         positional=positional and required,
         switch=None if kind is not bool or optional else not field.default,
+        declared=field,
+        hint=hint,
     )

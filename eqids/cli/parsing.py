@@ -1,37 +1,35 @@
-"""From the words of a command line to a config, help or a version."""
+"""Answers a command line with a config, help or the version."""
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from eqids.cli.accelerators import choose_platform
-from eqids.cli.command_line import read, read_command
+from eqids.cli.command_line import Settings, read, read_command
 from eqids.cli.help_text import asks_for_help, show_help, show_version
 from eqids.config import require
 
-Config = TypeVar("Config")
-
 
 def parse(
-    kind: type[Config],
+    kind: type[Settings],
     argv: Sequence[str] | None,
     module: str,
     description: str,
     defaults: Mapping[str, Any] | None = None,
-) -> Config:
-    """Reads flags into a config, before anything that takes long is imported.
+) -> Settings:
+    """Reads flags into a config, before any slow import.
 
     Args:
         kind: the config's class, whose fields are the flags.
         argv: the words of the command line, by default the process's own.
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
-        defaults: what flags are that are not given, by name, in place of the class's.
+        defaults: defaults of flags by name, in place of the class's.
 
     Raises:
-        UserError: an unknown, repeated or contradictory flag, or a wrong value.
+        UserError: a flag is unknown, repeated or contradictory, or a value is wrong.
     """
     command, words = f"python -m {module}", _words(argv)
     _answer_questions({"": kind}, words, command, description, False)
@@ -41,13 +39,13 @@ def parse(
 
 
 def parse_command(
-    kinds: Mapping[str, type[Config]],
+    kinds: Mapping[str, type[Settings]],
     argv: Sequence[str] | None,
     module: str,
     description: str,
     *,
     positional: bool = False,
-) -> Config:
+) -> Settings:
     """Reads a command and its flags; see `parse`.
 
     Args:
@@ -55,11 +53,11 @@ def parse_command(
         argv: the words of the command line, by default the process's own.
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
-        positional: whether required fields are given by their place.
+        positional: whether required fields are positional.
 
     Raises:
-        UserError: an unknown command, an unknown, repeated or contradictory flag, or a
-            wrong value.
+        UserError: the command is unknown; a flag is unknown, repeated or contradictory;
+            or a value is wrong.
     """
     command, words = f"python -m {module}", _words(argv)
     _answer_questions(kinds, words, command, description, positional)
@@ -79,7 +77,7 @@ def _answer_questions(
     description: str,
     positional: bool,
 ) -> None:
-    """Prints help or the version, where they are asked for, and exits."""
+    """Prints help or the version, if the words ask for them, and exits."""
     if asks_for_help(words):
         show_help(kinds, words, command, description, positional)
     if any(word in ("--version", "-V") for word in words):
@@ -87,16 +85,16 @@ def _answer_questions(
 
 
 def check_output(path: Path | None, flag: str, overwrite: bool = True) -> None:
-    """Requires that a file can be written, before what takes long is done.
+    """Requires that a file can be written, before any slow work.
 
     Args:
-        path: the file, or None where there will be none.
-        flag: that names it.
-        overwrite: whether a file that is there already is replaced.
+        path: the file, or None if none will be written.
+        flag: the flag that names the file.
+        overwrite: whether an existing file is replaced.
 
     Raises:
-        UserError: it is a folder or, unless it is to be replaced, there already; or
-            its folder is not there or cannot be written to.
+        UserError: the path is a folder, or an existing file that is not to be replaced;
+            or its folder does not exist or is not writable.
     """
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""Answers to flags that a command does not have."""
+"""Messages about flags that a command does not have."""
 
 import difflib
 import functools
@@ -13,33 +13,33 @@ from eqids.cli.synonyms import SYNONYMS
 def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
     """Returns one sentence about a flag that a command does not have.
 
-    It names the flag that was meant: one of another spelling, one with the same
-    meaning (see `SYNONYMS`), or that of another command.
+    It names the flag that was probably meant: one with a similar spelling, one with the
+    same meaning (see `SYNONYMS`), or one of another command.
 
     Args:
         spelled: what the user typed, dashes included.
         command: the command, `python -m eqids.train`.
-        flags: those that it has.
+        flags: the flags that the command has.
     """
     name = _plain(spelled)
     start = f"{spelled} is not a flag of {command}"
     by_name = {_typed(flag): flag for flag in flags}
     same = [one for one in by_name if _letters(one) == _letters(name)]
-    known = same[0] if same else _known(name, list(by_name))
-    near = None if known else closest(name, list(by_name))
-    for found in (known, near):
+    meant = same[0] if same else _synonym(name, list(by_name))
+    near = None if meant else closest(name, list(by_name))
+    for found in (meant, near):
         if found in by_name and by_name[found].positional:
             places = " ".join(flag.name for flag in flags if flag.positional)
-            return f"{start}, wanted the value by its place: {command} {places}"
-    if known is not None:
-        return start + _clause(known)
+            return f"{start}, wanted the value without a flag: {command} {places}"
+    if meant is not None:
+        return start + _clause(meant)
     for other, others in _flags_by_command().items():
         if f"--{name}" in others:
             return f"{start}, but python -m {other} has --{name}"
     if near is not None:
         return f"{start}; did you mean {near}?"
     for other, others in _flags_by_command().items():
-        found = _known(name, others)
+        found = _synonym(name, others)
         ours = re.match(r"(?:wanted )?(--[a-z0-9_]+)", found or "")
         if ours:
             return f"{start}, but python -m {other} has {ours[1]}"
@@ -47,7 +47,7 @@ def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
 
 
 def closest(word: str, names: Sequence[str]) -> str | None:
-    """Returns the name that a word abbreviates or nearly spells, if there is one."""
+    """Returns the name that a word abbreviates or misspells, if there is one."""
     by_letters = {_letters(name): name for name in names}
     letters = _letters(word)
     begun = [name for short, name in by_letters.items() if short.startswith(letters)]
@@ -57,16 +57,16 @@ def closest(word: str, names: Sequence[str]) -> str | None:
     return by_letters[near[0]] if near else None
 
 
-def _known(name: str, flags: Sequence[str]) -> str | None:
-    """Returns the first answer to a name of other software that these flags allow."""
+def _synonym(name: str, flags: Sequence[str]) -> str | None:
+    """Returns the first answer to another software's name that fits these flags."""
     fitting = (row for row in SYNONYMS if name in row.names)
     return next((row.answer for row in fitting if row.needs <= set(flags)), None)
 
 
-def _clause(known: str) -> str:
-    if known.startswith("--"):
-        return f", wanted {known}"
-    return f", {known}" if known.startswith("wanted") else f"; {known}"
+def _clause(meant: str) -> str:
+    if meant.startswith("--"):
+        return f", wanted {meant}"
+    return f", {meant}" if meant.startswith("wanted") else f"; {meant}"
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def _flags_by_command() -> Mapping[str, list[str]]:
 
 
 def _typed(flag: Flag) -> str:
-    """Returns how people type a flag, also one that has a place instead."""
+    """Returns how people would type a flag, positional ones included."""
     return f"--{flag.field}" if flag.positional else flag.name
 
 

@@ -1,4 +1,4 @@
-"""What flags are called elsewhere, and ours for it."""
+"""Names of flags in other software, and our flags for them."""
 
 import re
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ wanted --warmup_steps: the share of --num_steps times that
 --schedule
     scheduler lr_scheduler lr_scheduler_type lr_schedule lr_decay scheduler_type
     lr_decay_style
-wanted --item_optimizer for item tables; AdamW moves the rest
+wanted --item_optimizer for item tables; AdamW updates the rest
     optim optimizer opt optimizer_type learner
 --dropout
     dropout_rate dropout_prob drop_rate hidden_dropout hidden_dropout_prob
@@ -76,8 +76,8 @@ wanted --item_optimizer for item tables; AdamW moves the rest
     checkpoint ckpt ckpt_path checkpoint_path checkpoint_file load load_from
     load_ckpt load_path load_weights init_checkpoint init_weights from_checkpoint
     restore restore_from model_checkpoint warm_start finetune_from
-the same command goes on with the run in its --checkpoint_dir by itself, and
---load_checkpoint starts from the weights of another run
+the same command continues the run in its --checkpoint_dir, and --load_checkpoint
+starts from the weights of another run
     resume resume_from resume_from_checkpoint resume_path resume_training continue
     continue_from continue_training auto_resume restart
 --checkpoint
@@ -195,8 +195,8 @@ weights are float32 or bfloat16 (--dtype), never quantised, while training
 wanted --process_id, the number among all processes of all machines; this one counts
 those of a machine
     local_rank
-wanted --process_id, the number of the process; this one counts machines, each of
-which may have many
+wanted --process_id, the number of the process; this one counts machines, which may
+have many processes each
     node_rank machine_rank
 wanted --num_processes, of all machines together: that number times the machines
     nproc_per_node
@@ -205,7 +205,7 @@ wanted --num_processes, of all machines together: that number times those on eac
 --coordinator
     master_addr master_address master_port rdzv_endpoint dist_url
     coordinator_address main_process_ip init_method
-all devices that JAX finds are used, the environment chooses among them with
+all devices that JAX finds are used; the environment chooses among them with
 JAX_PLATFORMS=cpu or CUDA_VISIBLE_DEVICES=0
     device devices device_id gpu gpus gpu_id gpu_ids n_gpu n_gpus num_gpus ngpus
     cuda use_cuda use_gpu no_cuda cpu use_cpu accelerator cuda_device
@@ -240,7 +240,7 @@ every metric is printed for K = 1, 5, 10, 20 and 50 [--eval_users]
 --eval_users
     num_users n_users max_users limit num_eval_users sample_users max_eval_samples
     eval_samples
-batches of evaluation have a size of their own [--eval_users]
+evaluation chooses the size of its batches itself [--eval_users]
     batch_size bs eval_batch_size eval_bs test_batch_size per_device_eval_batch_size
     val_batch_size
 --repetitions
@@ -274,12 +274,12 @@ batches of evaluation have a size of their own [--eval_users]
     clusters k n_clusters num_groups nlist
 --ids
     item_id item_ids items_ids id item
-the header tells what separates the columns of a CSV file [--source]
+the header says what separates the columns of a CSV file [--source]
     sep delimiter delim separator field_separator field_sep sep_token header
     has_header seq_separator
 CSV files are read as UTF-8 [--source]
     encoding charset file_encoding
-the end of a file's name, .csv or .parquet, tells its format [--input]
+the end of a file's name, .csv or .parquet, says its format [--input]
     format file_format output_format file_type input_format
 --max_shard_gb
     max_shard_size shard_size max_shard_bytes split_max_size
@@ -302,12 +302,12 @@ progress is a bar on a terminal and plain lines elsewhere
 
 @dataclass(frozen=True)
 class Synonym:
-    """An answer to names of other software.
+    """An answer to flags that other software has.
 
     Attributes:
-        answer: one of our flags, or a clause.
-        names: what it answers, without dashes.
-        needs: flags of the commands that it is for, those in the answer included.
+        answer: one of our flags, or a clause that explains.
+        names: the other software's flags, without dashes.
+        needs: the flags that a command must have for this answer.
     """
 
     answer: str
@@ -316,7 +316,7 @@ class Synonym:
 
 
 def _read(table: str) -> tuple[Synonym, ...]:
-    """Reads answers, each with the flags it needs in brackets, and indented names."""
+    """Reads the table: answers, with needed flags in brackets, and indented names."""
     rows: list[tuple[list[str], list[str]]] = []
     for line in table.strip().splitlines():
         if line.startswith(" "):
@@ -334,4 +334,4 @@ def _read(table: str) -> tuple[Synonym, ...]:
 
 
 SYNONYMS = _read(_TABLE)
-"""Of several answers to one name, the first that fits the command is for it."""
+"""All answers; of several to one name, the first that fits the command is given."""

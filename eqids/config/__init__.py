@@ -1,9 +1,15 @@
 """Every setting of EqIDs: frozen dataclasses that refuse impossible values.
 
-Flags are built from these classes, checkpoints store them as JSON, and presets
-are rows of data. A sentence under each field is its help text.
+Flags are built from these classes, checkpoints store them as JSON, and presets are
+rows of data. The sentence under a field is its help text.
 """
 
+from eqids.config.bounds import (
+    ABOVE_ZERO as ABOVE_ZERO,
+    ONE_OR_MORE as ONE_OR_MORE,
+    OPEN_SHARE as OPEN_SHARE,
+    check_flags as check_flags,
+)
 from eqids.config.catalog_flags import (
     AddConfig as AddConfig,
     ChangeConfig as ChangeConfig,
@@ -19,11 +25,20 @@ from eqids.config.checkpoint_flags import (
     ShowStepConfig as ShowStepConfig,
     VerifyConfig as VerifyConfig,
 )
+from eqids.config.choices import (
+    Dtype as Dtype,
+    FloatName as FloatName,
+    HardwareName as HardwareName,
+    InitItems as InitItems,
+    ItemOptimizer as ItemOptimizer,
+    Schedule as Schedule,
+    Strategy as Strategy,
+    TimeUnit as TimeUnit,
+)
 from eqids.config.content import check_content as check_content
 from eqids.config.convert_flags import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,
-    FloatName as FloatName,
     GgufToHfConfig as GgufToHfConfig,
     HfToHfConfig as HfToHfConfig,
     InspectConfig as InspectConfig,
@@ -36,12 +51,17 @@ from eqids.config.errors import (
     UserError as UserError,
     require as require,
 )
+from eqids.config.flag_fields import (
+    GROUPS as GROUPS,
+    group_of as group_of,
+    grouped as grouped,
+    negation_of as negation_of,
+    on_unless as on_unless,
+)
 from eqids.config.inference_flags import (
     EvaluateConfig as EvaluateConfig,
     OpenConfig as OpenConfig,
-    PrepareConfig as PrepareConfig,
     RecommendConfig as RecommendConfig,
-    TimeUnit as TimeUnit,
 )
 from eqids.config.layout_flags import (
     EstimateConfig as EstimateConfig,
@@ -61,7 +81,16 @@ from eqids.config.model import (
     ModelConfig as ModelConfig,
     RopeScaling as RopeScaling,
 )
-from eqids.config.negation import negation_of as negation_of, on_unless as on_unless
+from eqids.config.prepare_flags import PrepareConfig as PrepareConfig
+from eqids.config.recipes import (
+    NANO_RECIPE as NANO_RECIPE,
+    PRETRAINED_RECIPES as PRETRAINED_RECIPES,
+    Recipe as Recipe,
+)
+from eqids.config.run_config import (
+    RunConfig as RunConfig,
+    TokensConfig as TokensConfig,
+)
 from eqids.config.serial import from_json as from_json, to_json as to_json
 from eqids.config.stages import (
     LLAMA_FLAGS as LLAMA_FLAGS,
@@ -72,15 +101,6 @@ from eqids.config.stages import (
     taken_over as taken_over,
 )
 from eqids.config.train_flags import (
-    NANO_RECIPE as NANO_RECIPE,
-    PRETRAINED_RECIPES as PRETRAINED_RECIPES,
-    InitItems as InitItems,
-    ItemOptimizer as ItemOptimizer,
-    Recipe as Recipe,
-    RunConfig as RunConfig,
-    Schedule as Schedule,
-    Strategy as Strategy,
     TrainConfig as TrainConfig,
-    WordsConfig as WordsConfig,
     same_path as same_path,
 )

@@ -1,4 +1,4 @@
-"""What the commands of `python -m eqids.checkpoint` are told."""
+"""The flags of the commands of `python -m eqids.checkpoint`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ class VerifyConfig:
     """Read and hash every file and every array; a damaged step ends with code 2."""
 
     path: Path
-    """One checkpoint, DIR/STEP, or DIR for all of a run."""
+    """The checkpoint, DIR/STEP, or DIR for all of a run."""
 
 
 @dataclass(frozen=True)
 class ShowStepConfig:
-    """Show one checkpoint: its arrays with shapes, dtypes and sizes, and its facts."""
+    """Show one checkpoint: its metadata, and arrays with shapes, dtypes and sizes."""
 
     path: Path
     """The checkpoint, DIR/STEP, or DIR for a run's best."""
@@ -30,8 +30,8 @@ class ShowStepConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write what was trained into one safetensors file: Llama's tensors under Hugging
-    Face's names, items, adapters and softmax under eqids."""
+    """Write the trained arrays to one safetensors file: Llama's tensors under Hugging
+    Face's names; items, adapters and softmax under eqids."""
 
     path: Path
     """The checkpoint, DIR/STEP, or DIR for a run's best."""

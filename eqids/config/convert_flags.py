@@ -1,53 +1,47 @@
-"""What the commands of `python -m convert` are told; fields are flags."""
+"""The flags of the commands of `python -m convert`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from eqids.config.errors import require
-
-FloatName = Literal["float32", "float16", "bfloat16"]
-"""A dtype of weights in files."""
+from eqids.config.bounds import ABOVE_ZERO, check_flags
+from eqids.config.choices import FloatName
 
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Say what a file or folder is: safetensors, a Hugging Face folder, GGUF, a
+    """Print what a file or folder is: safetensors, a Hugging Face folder, GGUF, a
     checkpoint, a run or a dataset."""
 
     path: Path
-    """The file or folder."""
+    """The file or folder to inspect."""
     json: Path | None = None
-    """Write the answer there too, every tensor in a row of its own."""
+    """Write the answer to this JSON file too, every tensor in a row of its own."""
 
 
 @dataclass(frozen=True)
 class ConversionConfig:
-    """What every command that writes a folder is told."""
+    """The flags of every command that writes a folder."""
 
     input: Path
-    """What is converted."""
+    """The file or folder to convert."""
     output: Path
-    """The folder to write, which must not be there yet; it appears when all of it is
-    written and read back."""
+    """The folder to write, which must not exist. It appears when all of it is written
+    and read back."""
 
 
 @dataclass(frozen=True)
 class LlamaFolderConfig(ConversionConfig):
-    """What every command that writes a Llama for Hugging Face is told."""
+    """The flags of every command that writes a Llama for Hugging Face."""
 
     max_shard_gb: float = 5.0
-    """Start a new safetensors file past so many gigabytes (of 10**9 bytes)."""
+    """Start a new safetensors file after this many gigabytes (of 10**9 bytes)."""
 
     def __post_init__(self) -> None:
-        require(
-            self.max_shard_gb > 0,
-            f"--max_shard_gb is {self.max_shard_gb}, wanted more than 0",
-        )
+        check_flags(self, "max_shard_gb", ABOVE_ZERO)
 
     @property
     def max_shard_bytes(self) -> int:
-        """Bytes of tensors in a file, at most, where there is more than one."""
+        """Largest number of bytes in a file that holds more than one tensor."""
         return int(self.max_shard_gb * 1e9)
 
 
@@ -56,16 +50,16 @@ class GgufToHfConfig(LlamaFolderConfig):
     """Turn a GGUF file of a Llama into a Hugging Face folder, tokenizer included."""
 
     dtype: FloatName = "float32"
-    """Of the tensors; float32 holds what is stored in any type without loss, halves
-    of it do not (a 4-bit weight is a product of two numbers)."""
+    """Dtype of the tensors. float32 holds every stored type without loss; the 16-bit
+    types do not (a 4-bit weight is a product of two numbers)."""
 
 
 @dataclass(frozen=True)
 class HfToHfConfig(LlamaFolderConfig):
-    """Write a Hugging Face folder anew: in another dtype, or files of another size."""
+    """Write a Hugging Face folder again, with another dtype or size of its files."""
 
     dtype: FloatName | None = None
-    """Of the tensors; by default each keeps its own, to the bit."""
+    """Dtype of the tensors; by default each keeps its own, to the bit."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +68,10 @@ class EqidsToHfConfig(LlamaFolderConfig):
     merged, with items, adapters and softmax in eqids.safetensors and eqids.json."""
 
     dtype: FloatName | None = None
-    """Of Llama's tensors; by default what they have: the folder's where Llama was
-    frozen, else float32."""
+    """Dtype of Llama's tensors; by default the folder's if Llama was frozen, otherwise
+    float32."""
     llama_path: Path | None = None
-    """Where the frozen Llama is, if it is no longer where the run found it."""
+    """Folder of the frozen Llama, if it is no longer where the run found it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a mistake of the user is told, and a run that was told to stop."""
+"""Mistakes of the user, and runs that a signal stopped."""
 
 TEXT_WANTED = (
     "--text is '', wanted names of columns in braces, such as '{title}, {genres}'"
@@ -6,22 +6,22 @@ TEXT_WANTED = (
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: one sentence, shown without a traceback.
+    """A mistake that the user can mend: one sentence, shown without a traceback.
 
-    It names the file or field, the value that came and what was wanted. Doors
-    print it and exit with code 2.
+    It names the file or field, the value and what was wanted. Commands print it and
+    exit with code 2.
     """
 
 
 class Stopped(Exception):
-    """A run that a signal ended, after all that it had to save was saved."""
+    """A run that a signal stopped, raised after everything to save was saved."""
 
     def __init__(self, message: str, signal: int):
-        """Says how far it came.
+        """Records how far the run came.
 
         Args:
             message: one sentence.
-            signal: the number of the signal that ended it.
+            signal: the number of the signal.
         """
         super().__init__(message)
         self.signal = signal

@@ -1,13 +1,13 @@
-"""What `python -m sharding` is told; fields are flags, their texts the help."""
+"""The flags of the commands of `python -m sharding`."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from eqids.config.bounds import ONE_OR_MORE, check_flags
+from eqids.config.choices import HardwareName, Strategy
 from eqids.config.errors import require
-from eqids.config.hardware import HardwareName
 from eqids.config.model import LlamaSize
-from eqids.config.train_flags import Strategy
 
 
 @dataclass(frozen=True)
@@ -15,39 +15,40 @@ class ListConfig:
     """Print the table of named layouts."""
 
     json: Path | None = None
-    """Write the table there too."""
+    """Write the table to this JSON file too."""
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """What is trained on what; the flags of show, estimate, prove and plan."""
+    """A training job and its hardware; the flags of show, estimate, prove and plan."""
 
     llama_size: LlamaSize = "1b"
     """Size of the Llama."""
     hardware: HardwareName = "h100-80gb"
-    """The device."""
+    """Kind of the devices."""
     devices: str = "1"
-    """How many: 8, or 2x8 for two hosts of eight."""
+    """Number of devices: 8, or 2x8 for two hosts of eight."""
     train: Strategy = "heads"
     """What trains, as for python -m eqids.train."""
     layout: str | None = None
-    """A named layout (python -m sharding list), which sets the flags above; data, fsdp
-    or tensor; or DATAxFSDPxTENSOR, such as 1x8x1. By default the named layout of these
-    flags where there is one, else data."""
+    """How the devices share the work: a named layout (python -m sharding list), which
+    sets the flags above; data, fsdp or tensor; or DATAxFSDPxTENSOR, such as 1x8x1. By
+    default the named layout with the flags above if there is one, otherwise data."""
     batch_size: int | None = None
-    """Rows in a batch, over all devices; by default the named layout's, or the
-    recipe's."""
+    """Rows in a batch, over all devices; by default those of the named layout, or of
+    the recipe."""
     seq_len: int | None = None
     """Positions in a row; by default as --batch_size."""
     num_items: int | None = None
-    """Items in the catalog, by default a million or the named layout's."""
+    """Number of items in the catalog; by default a million, or that of the named
+    layout."""
     item_width: int | None = None
-    """Size of an item's vector, by default the recipe's."""
+    """Size of an item's vector; by default that of the recipe."""
     remat: bool | None = None
-    """Recompute Llama's blocks in the backward pass, by default as the named layout
+    """Recompute Llama's blocks in the backward pass; by default as the named layout
     does."""
     json: Path | None = None
-    """Write the answer there too."""
+    """Write the answer to this JSON file too."""
 
     def __post_init__(self) -> None:
         require(
@@ -55,11 +56,7 @@ class MachineConfig:
             f"--devices is {self.devices!r}, wanted a number, or HOSTSxDEVICES such as "
             "2x8",
         )
-        for name in ("batch_size", "seq_len", "num_items", "item_width"):
-            value = getattr(self, name)
-            require(
-                value is None or value >= 1, f"--{name} is {value}, wanted 1 or more"
-            )
+        check_flags(self, "batch_size seq_len num_items item_width", ONE_OR_MORE)
         require(
             self.json is None or self.json.absolute().parent.is_dir(),
             f"--json {self.json}: its folder does not exist",
@@ -74,38 +71,39 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class ShowLayoutConfig(MachineConfig):
-    """Print every array: words, shape, dtype, place, bytes of a device."""
+    """Print every array: axes, shape, dtype, sharding, bytes on a device."""
 
 
 @dataclass(frozen=True)
 class EstimateConfig(MachineConfig):
-    """Print a device's memory by closed form, in a moment."""
+    """Print a device's memory by closed form; takes a moment."""
 
 
 @dataclass(frozen=True)
 class ProveConfig(MachineConfig):
     """Compile the train step for the hardware: memory, FLOPs, collectives, bounds.
 
-    Needs no such hardware, but pip install 'eqids[gpu-compile]'.
+    Needs pip install 'eqids[gpu-compile]', and none of the hardware itself.
     """
 
     all: bool = False
-    """Prove every named layout whose proof is not in --json (by default layouts.json)
-    yet; other flags are for one layout."""
+    """Prove every named layout whose proof is not yet in --json (by default
+    layouts.json); other flags are for one layout."""
 
 
 @dataclass(frozen=True)
 class PlanConfig(MachineConfig):
-    """Try layouts and batch sizes, keep what fits, rank by tokens a second at best.
+    """Try layouts and batch sizes, keep those that fit, rank them by tokens a second.
 
-    With --layout, its mesh is the only one that is tried.
+    The rate is a bound by the hardware's data sheet. With --layout, only its mesh is
+    tried.
     """
 
     prove: bool = False
-    """Compile the best few instead of estimating them only."""
+    """Compile the best few, instead of only estimating them."""
     top: int = 10
-    """Lines to print."""
+    """Number of lines to print."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.top >= 1, f"--top is {self.top}, wanted 1 or more")
+        check_flags(self, "top", ONE_OR_MORE)

@@ -14,7 +14,7 @@ class RopeScaling:
     """Frequency scaling of rotary embeddings, with Hugging Face's field names.
 
     `linear` divides every frequency by `factor` (Chen et al. 2023, section 3.2);
-    `llama3` does so for long wavelengths only (Llama 3.1's `rope_type`).
+    `llama3` divides those of long wavelengths only (Llama 3.1's `rope_type`).
     """
 
     rope_type: Literal["linear", "llama3"]
@@ -32,7 +32,7 @@ class RopeScaling:
         require(
             0 < self.low_freq_factor < self.high_freq_factor,
             f"low_freq_factor is {self.low_freq_factor} and high_freq_factor "
-            f"{self.high_freq_factor}, wanted more than 0 and more than that",
+            f"{self.high_freq_factor}, wanted 0 < low_freq_factor < high_freq_factor",
         )
 
 
@@ -53,7 +53,7 @@ class LlamaConfig:
     ffn: int
     """Size of the feed-forward layer (`intermediate_size`)."""
     vocab: int
-    """Number of word tokens (`vocab_size`)."""
+    """Number of text tokens (`vocab_size`)."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
@@ -61,7 +61,7 @@ class LlamaConfig:
     norm_eps: float = 1e-5
     """Added to the mean square in RMSNorm."""
     tied: bool = False
-    """Whether the output words share the embedding's table."""
+    """Whether the output layer shares the table of the token embedding."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -111,10 +111,10 @@ Adapter = Literal["mlp", "linear"]
 
 
 LoraTarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
-"""A matrix of Llama's blocks: of the attention, or of the feed-forward layer."""
+"""A matrix of Llama's blocks, of attention or of the feed-forward layer."""
 
 LORA_TARGETS: tuple[LoraTarget, ...] = ("q", "k", "v", "o", "gate", "up", "down")
-"""All of them, which is what it takes to match full training (Dettmers et al. 2023)."""
+"""All of them: fewer do not match full training (Dettmers et al. 2023)."""
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,19 @@ class LoraConfig:
     """Low-rank changes of a frozen Llama (Hu et al. 2021)."""
 
     rank: int = 16
-    """Inner size of a change."""
+    """Rank of a change."""
     alpha: float = 32.0
-    """Changes are multiplied by alpha / rank."""
+    """Scale of a change: it is multiplied by alpha / rank."""
     targets: tuple[LoraTarget, ...] = LORA_TARGETS
-    """Matrices that change."""
+    """The matrices that are changed."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of everything around the Llama, and how it is trained from scratch."""
+    """Sizes of the whole model."""
 
     llama: LlamaConfig
-    """The Llama."""
+    """Sizes of the Llama."""
     num_clusters: int
     """Clusters of the item table, empty ones included."""
     cluster_size: int
@@ -142,12 +142,12 @@ class ModelConfig:
     item_width: int = 384
     """Size of an item's vector."""
     adapter: Adapter = "mlp"
-    """Two layers with GELU, or one matrix."""
+    """Kind of the adapters."""
     tied_items: bool = True
-    """Whether the vectors that enter are those that are predicted."""
+    """Whether one item table serves the input and the prediction."""
     num_gaps: int = 36
-    """Buckets of the time between items (0 is unknown)."""
+    """Number of buckets of the time between items (0 is unknown)."""
     dropout: float = 0.0
-    """Share of activations dropped in training, on inputs and on each branch."""
+    """Share of activations dropped in training, of the input and of each branch."""
     lora: LoraConfig | None = None
-    """Low-rank changes of the Llama, or none."""
+    """Low-rank changes of the Llama, if it has any."""

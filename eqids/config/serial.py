@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 
 from eqids.config.errors import require
 
-Config = TypeVar("Config")
+Parsed = TypeVar("Parsed")
 
 
 def to_json(config: Any) -> Any:
-    """A config as JSON values: dataclasses are objects, tuples lists, paths strings."""
+    """Returns a config as JSON values.
+
+    Dataclasses become objects, tuples lists and paths strings.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = dataclasses.fields(config)
         return {f.name: to_json(getattr(config, f.name)) for f in fields}
@@ -22,16 +25,16 @@ def to_json(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def from_json(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """The inverse of `to_json`.
+def from_json(kind: type[Parsed], values: Mapping[str, Any], where: str) -> Parsed:
+    """Returns the config that `to_json` turned into these values.
 
     Args:
         kind: the dataclass to build.
         values: its fields.
-        where: the file and object that `values` came from, for messages.
+        where: the file and object that `values` come from, for messages.
 
     Raises:
-        UserError: at an unknown or a missing field.
+        UserError: a field is unknown or missing.
     """
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in values:

@@ -1,9 +1,10 @@
-"""What a run takes over from the checkpoint that it starts from, flag by flag."""
+"""Which flags a run takes over from the checkpoint that it starts from."""
 
 import shlex
 from typing import Any
 
-from eqids.config.train_flags import RunConfig, TrainConfig
+from eqids.config.run_config import RunConfig
+from eqids.config.train_flags import TrainConfig
 
 MODEL_FLAGS = (
     "llama_size", "llama_path", "from_scratch", "train", "lora_rank", "lora_alpha",
@@ -11,8 +12,8 @@ MODEL_FLAGS = (
     "seq_len", "item_width", "adapter", "tied_items", "init_items", "gap_dropout",
     "shuffle_ties", "dtype",
 )  # fmt: skip
-"""Flags that shape what a model is and what it reads. A run that starts from a
-checkpoint takes them over, unless its own command line gives them."""
+"""Flags of the model and of what it reads. A run that starts from a checkpoint takes
+them over, unless its own command line gives them."""
 
 RUN_FLAGS = (
     "freeze_llama", "checkpoint_dir", "fresh", "load_checkpoint", "init_from",
@@ -23,18 +24,18 @@ RUN_FLAGS = (
     "keep_every", "early_stop", "tensorboard", "seed", "estimate_memory_only",
     "hardware", "processes",
 )  # fmt: skip
-"""Flags of how a run learns, evaluates, saves and uses its machine: each run has its
-own. (`freeze_llama` spells `train heads`.)"""
+"""Flags of how a run learns, evaluates, saves and uses its machine; each run has its
+own. (`freeze_llama` means `train heads`.)"""
 
 LLAMA_FLAGS = ("llama_size", "llama_path", "from_scratch")
-"""Of the `MODEL_FLAGS`, those that say together which Llama it is."""
+"""The `MODEL_FLAGS` that together say which Llama it is."""
 
 
 def model_flags(config: RunConfig) -> dict[str, Any]:
-    """Returns the `MODEL_FLAGS` of a run, with every gap filled.
+    """Returns the `MODEL_FLAGS` of a run, with the values that it resolved them to.
 
     Args:
-        config: the run's.
+        config: the run's config.
     """
     flags = {name: getattr(config.flags, name) for name in MODEL_FLAGS}
     sizes = {n: getattr(config.recipe, n) for n in ("seq_len", "item_width", "adapter")}
@@ -43,14 +44,14 @@ def model_flags(config: RunConfig) -> dict[str, Any]:
 
 
 def taken_over(config: RunConfig, given: TrainConfig) -> dict[str, Any]:
-    """Returns the flags that a run takes over where its command line is silent.
+    """Returns the flags that a run takes over unless its command line gives them.
 
-    Each stage chooses anew what trains. Low-rank changes are part of a model, though: a
-    run that starts from them trains them, unless it says `--train`.
+    Each stage chooses anew what trains, with one exception: low-rank changes are part
+    of a model, so a run that starts from them trains them unless it gives `--train`.
 
     Args:
-        config: of the run whose checkpoint is loaded.
-        given: the new run's flags, as its command line alone says them.
+        config: the config of the run whose checkpoint is loaded.
+        given: the flags on the new run's own command line.
     """
     flags, left_out = model_flags(config), set[str]()
     if given.llama_path is not None or given.from_scratch:
@@ -62,7 +63,7 @@ def taken_over(config: RunConfig, given: TrainConfig) -> dict[str, Any]:
 
 
 def flag(name: str, value: Any) -> str:
-    """Returns a flag as one types it: `--seq_len 256`, `--no_tied_items`."""
+    """Returns a flag as a user types it: `--seq_len 256`, `--no_tied_items`."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no_{name}"
     values = value if isinstance(value, tuple) else (value,)

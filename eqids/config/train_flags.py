@@ -1,15 +1,28 @@
-"""What a run is told, and what it does where it is told nothing."""
+"""The flags of `python -m eqids.train`: a field each, with its group and its help."""
 
-import math
-import types
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from eqids.config.bounds import (
+    ABOVE_ZERO,
+    FINITE,
+    ONE_OR_MORE,
+    SEED,
+    SHARE,
+    ZERO_OR_MORE,
+    check_flags,
+)
+from eqids.config.choices import (
+    HardwareName,
+    InitItems,
+    ItemOptimizer,
+    Schedule,
+    Strategy,
+)
 from eqids.config.distributed import ProcessesConfig
 from eqids.config.errors import require
-from eqids.config.hardware import HardwareName
+from eqids.config.flag_fields import grouped, on_unless
 from eqids.config.model import (
     LORA_TARGETS,
     Adapter,
@@ -17,261 +30,164 @@ from eqids.config.model import (
     LoraConfig,
     LoraTarget,
 )
-from eqids.config.negation import on_unless
-
-Strategy = Literal["heads", "lora", "all"]
-"""What trains: all but Llama; that and low-rank changes of Llama; or everything."""
-
-
-InitItems = Literal["interactions", "text", "random"]
-"""Where item vectors start."""
-
-
-ItemOptimizer = Literal["auto", "dense", "lazy_adam", "adagrad"]
-"""What moves item tables: dense AdamW, or what touches a batch's clusters only."""
-
-
-Schedule = Literal["cosine", "linear", "constant"]
-"""How the learning rate goes on after its warmup."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a run uses where its flags say nothing; one for each size and strategy."""
-
-    num_steps: int
-    """Steps of the run, which the schedule spans."""
-    batch_size: int
-    """Rows in a batch."""
-    seq_len: int
-    """Positions in a row."""
-    learning_rate: float
-    """Peak of the schedule."""
-    warmup_steps: int
-    """Steps of the linear warmup."""
-    weight_decay: float
-    """AdamW's decay of matrices."""
-    item_width: int
-    """Size of an item's vector."""
-    adapter: Adapter
-    """Between items and Llama."""
-    dropout: float
-    """Share of activations dropped."""
-    eval_every: int
-    """Steps between evaluations."""
-
-
-NANO_RECIPE = Recipe(
-    num_steps=900,
-    batch_size=64,
-    seq_len=50,
-    learning_rate=2e-3,
-    warmup_steps=50,
-    weight_decay=0.01,
-    item_width=64,
-    adapter="linear",
-    dropout=0.2,
-    eval_every=100,
-)
-"""Chosen on ML-100K's validation split (docs/quality.md)."""
-
-PRETRAINED_RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
-    {
-        "heads": Recipe(5_000, 16, 64, 1e-4, 100, 0.01, 384, "mlp", 0.0, 250),
-        "lora": Recipe(5_000, 8, 64, 1e-4, 100, 0.01, 384, "mlp", 0.0, 250),
-        "all": Recipe(10_000, 8, 64, 5e-5, 500, 0.01, 384, "mlp", 0.0, 500),
-    }
-)
-"""Frozen Llama (`heads`), changed a little (`lora`) and fully trained (`all`).
-
-LoRA bears a higher rate than full training does (Hu et al. 2021 use 2e-4), so that
-Llama's changes and the heads share theirs; but it keeps the activations of full
-training: hence its small batch.
-"""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What `python -m eqids.train` is told."""
+    """The flags of `python -m eqids.train`."""
 
-    llama_size: LlamaSize = "nano"
-    """Size of the Llama; nano starts from scratch, the others from --llama_path, or
-    from the Hugging Face hub (gated ones want HF_TOKEN, or `hf auth login`)."""
-    llama_path: Path | None = None
-    """Folder of a pretrained Llama: config.json and safetensors, as on the hub."""
-    from_scratch: bool = False
-    """Start any size from random weights."""
-    freeze_llama: bool = False
+    llama_size: LlamaSize = grouped("model", "nano")
+    """Size of the Llama. nano is trained from scratch; the weights of the others come
+    from --llama_path, or from the Hugging Face hub (gated ones need HF_TOKEN, or
+    `hf auth login`)."""
+    llama_path: Path | None = grouped("model", None)
+    """Folder of a pretrained Llama, with config.json and safetensors as on the hub."""
+    from_scratch: bool = grouped("model", False)
+    """Start from random weights, whatever the size."""
+    freeze_llama: bool = grouped("model", False)
     """The same as --train heads."""
-    train: Strategy | None = None
-    """heads: items, adapters and softmax learn, Llama is frozen (the default of
-    pretrained ones). lora: low-rank changes of the frozen Llama learn too. all:
-    everything learns (the default from scratch)."""
-    lora_rank: int = 16
-    """Inner size of LoRA's changes, with --train lora."""
-    lora_alpha: float = 32.0
-    """LoRA's changes are multiplied by this over their rank."""
-    lora_targets: tuple[LoraTarget, ...] = LORA_TARGETS
-    """Llama's matrices that LoRA changes, of attention (q k v o) and feed-forward
-    (gate up down); by default all of them."""
-    data_dir: Path | None = None
-    """Dataset folder; without it, ML-100K is prepared into data/ml-100k."""
-    checkpoint_dir: Path | None = None
-    """Where the run's checkpoints, metrics and result go; a run that is there already
-    is resumed. By default runs/DATA-SIZE-STRATEGY-seedN."""
-    fresh: bool = False
-    """Start a new run for certain: refuse a --checkpoint_dir that holds anything."""
-    load_checkpoint: Path | None = None
-    """DIR/STEP of another run: start from its weights, with a new optimizer. The flags
-    that shape the model and what it reads (Llama, dataset, prompt, texts, sizes, dtype)
-    are taken over from it, where this command does not give them."""
-    init_from: Path | None = None
-    """A folder that python -m convert eqids-to-hf wrote: start from its Llama, and from
-    its items, adapters and softmax, with a new optimizer. Flags are taken over from it
-    as from --load_checkpoint."""
-    num_steps: int | None = None
-    """Steps of the run, which the learning rate's schedule spans."""
-    stop_at: int | None = None
-    """Save and leave after this step; the same command goes on from there."""
-    batch_size: int | None = None
-    """Rows in a batch, of which a step takes one."""
-    accumulate: int = 1
-    """Parts of a batch that a step computes one after the other, for less memory; the
-    gradient is that of the whole batch."""
-    prompt: str | None = None
-    """Words that every history opens with, for the Llama; plain text, in which
-    <|im_start|> is no special token."""
-    text_tokens_per_item: int = 0
-    """Words of an item's text that follow it, at most; 0 is none."""
-    tokenizer: Path | None = None
-    """The tokenizer.json that splits texts into words, by default that of
-    --llama_path."""
-    seq_len: int | None = None
-    """Positions in a row; shorter histories share one, longer ones are cut. With words
-    the default is four times as long."""
-    learning_rate: float | None = None
-    """Peak of the schedule."""
-    llama_learning_rate: float | None = None
-    """Peak for Llama and its low-rank changes; by default --learning_rate, which then
-    is for items, adapters and softmax."""
-    schedule: Schedule = "cosine"
-    """After a linear warmup the rate falls as a cosine, or a line, to 1% of its peak,
-    or stays."""
-    warmup_steps: int | None = None
-    """Steps of the warmup."""
-    grad_clip: float = 1.0
-    """Largest norm of the gradient."""
-    weight_decay: float | None = None
-    """AdamW's decay of matrices; norms, biases and item tables never decay."""
-    dropout: float | None = None
-    """Share of activations dropped in training."""
-    item_width: int | None = None
+    train: Strategy | None = grouped("model", None)
+    """What trains. heads: items, adapters and softmax, with a frozen Llama (the default
+    of pretrained ones). lora: low-rank changes of the frozen Llama too. all: everything
+    (the default from scratch)."""
+    lora_rank: int = grouped("model", 16)
+    """Rank of LoRA's changes, with --train lora."""
+    lora_alpha: float = grouped("model", 32.0)
+    """Scale of LoRA's changes: they are multiplied by this over their rank."""
+    lora_targets: tuple[LoraTarget, ...] = grouped("model", LORA_TARGETS)
+    """Llama's matrices that LoRA changes: of attention (q k v o) and of feed-forward
+    (gate up down). By default all of them."""
+    item_width: int | None = grouped("model", None)
     """Size of an item's vector."""
-    adapter: Adapter | None = None
-    """Between items and Llama: two layers with GELU (mlp), or one matrix."""
+    adapter: Adapter | None = grouped("model", None)
+    """Adapters between items and Llama: two layers with GELU (mlp), or one matrix
+    (linear)."""
     tied_items: bool = on_unless(
-        "Use two tables: one for items that enter, one for items that are predicted."
+        "Use two item tables: one for the input, one for the prediction.", "model"
     )
-    """Use one table for items that enter and items that are predicted."""
-    init_items: InitItems = "interactions"
-    """Item vectors start from a truncated SVD of who used what in training
-    (interactions; of other vectors, if the dataset's clusters were made of others);
-    from what a pretrained Llama makes of their texts (text: items without a training
-    event stay out of training, and stand where their texts place them among the
-    others); or at random."""
-    item_optimizer: ItemOptimizer = "auto"
-    """dense: AdamW on the whole catalog, every step. lazy_adam: the same moments, but
-    only clusters that a batch touches move. adagrad: one number of state an item.
-    auto: lazy_adam where a batch touches less than half of the clusters."""
-    gap_dropout: float = 0.1
-    """Share of training histories whose times are hidden."""
-    shuffle_ties: bool = on_unless(
-        "Keep the dataset's order of the events that share a time, in every epoch."
-    )
-    """Draw a new order of the events that share a time, each epoch."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of Llama's computation; auto is bfloat16 on a GPU and float32 elsewhere. On a
-    CPU, training in bfloat16 means frozen weights and products with them."""
-    remat: bool = False
-    """Recompute Llama's blocks in the backward pass: less memory, more time."""
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
-    """XLA's products, or cuDNN's fused kernel (GPUs, bfloat16); auto is cudnn where
-    that can be."""
-    layout: str = "data"
-    """How the devices there are share the work: the batch only (data), the weights
-    too (fsdp), heads and feed-forward as well (tensor), a mesh DATAxFSDPxTENSOR such
-    as 2x4x1, a named layout (python -m sharding list), or one device and no mesh
-    (none)."""
-    log_every: int = 50
+    """Use one item table for the input and for the prediction."""
+    init_items: InitItems = grouped("model", "interactions")
+    """What item vectors start from. interactions: a truncated SVD of which users used
+    which items in training (or the vectors that the dataset's clusters were made of, if
+    those are others). text: Llama's encodings of the items' texts; an item without a
+    training event is then left out of training, and placed among the others by its
+    text. random: random vectors."""
+    data_dir: Path | None = grouped("data", None)
+    """The dataset folder. Without it, ML-100K is prepared into data/ml-100k."""
+    prompt: str | None = grouped("data", None)
+    """Text for the Llama at the start of every history. It is plain text: <|im_start|>
+    is no special token in it."""
+    text_tokens_per_item: int = grouped("data", 0)
+    """Largest number of tokens of an item's text that follow the item; 0 for no
+    text."""
+    tokenizer: Path | None = grouped("data", None)
+    """The tokenizer.json that splits texts into tokens; by default the one of
+    --llama_path."""
+    seq_len: int | None = grouped("data", None)
+    """Positions in a row. Shorter histories share a row, longer ones are cut. With text
+    the default is four times as long."""
+    num_steps: int | None = grouped("optimisation", None)
+    """Number of steps; the schedule of the learning rate spans them."""
+    stop_at: int | None = grouped("optimisation", None)
+    """Save and stop after this step; the same command continues from there."""
+    batch_size: int | None = grouped("optimisation", None)
+    """Rows in a batch; each step trains on one batch."""
+    accumulate: int = grouped("optimisation", 1)
+    """Split each batch into this many parts, computed one after the other to save
+    memory; the gradient is that of the whole batch."""
+    learning_rate: float | None = grouped("optimisation", None)
+    """Largest learning rate, reached after the warmup."""
+    llama_learning_rate: float | None = grouped("optimisation", None)
+    """Largest learning rate of Llama and of its low-rank changes. Then --learning_rate
+    is for items, adapters and softmax. By default both are the same."""
+    schedule: Schedule = grouped("optimisation", "cosine")
+    """How the learning rate goes on after its linear warmup: it falls as a cosine or as
+    a line to 1% of its largest value, or stays constant."""
+    warmup_steps: int | None = grouped("optimisation", None)
+    """Steps in which the learning rate rises from 0."""
+    grad_clip: float = grouped("optimisation", 1.0)
+    """Largest norm of the gradient; larger ones are scaled down to it."""
+    weight_decay: float | None = grouped("optimisation", None)
+    """AdamW's decay of matrices; norms, biases and item tables have none."""
+    dropout: float | None = grouped("optimisation", None)
+    """Share of activations dropped in training."""
+    seed: int = grouped("optimisation", 0)
+    """Seed of weights, batches and dropout."""
+    checkpoint_dir: Path | None = grouped("checkpoints", None)
+    """Folder of the run, for its checkpoints, metrics and result. A run that it holds
+    already is resumed. By default runs/DATA-SIZE-STRATEGY-seedN."""
+    fresh: bool = grouped("checkpoints", False)
+    """Start a new run, and refuse a --checkpoint_dir that is not empty."""
+    load_checkpoint: Path | None = grouped("checkpoints", None)
+    """Start from the weights of another run's checkpoint, DIR/STEP, with a new
+    optimizer. The flags of the model and of what it reads (Llama, dataset, prompt,
+    texts, sizes, dtype) are taken over from that run unless they are given."""
+    init_from: Path | None = grouped("checkpoints", None)
+    """Start from a folder that python -m convert eqids-to-hf wrote: its Llama, items,
+    adapters and softmax, with a new optimizer. Flags are taken over as with
+    --load_checkpoint."""
+    log_every: int = grouped("checkpoints", 50)
     """Steps between lines of metrics."""
-    eval_every: int | None = None
+    eval_every: int | None = grouped("checkpoints", None)
     """Steps between evaluations on the validation split."""
-    eval_users: int | None = None
-    """Evaluate this many users only, the same ones each time; by default all."""
-    save_every: int | None = None
-    """Steps between checkpoints, by default --eval_every; a better evaluation and the
-    last step are saved in any case."""
-    save_minutes: float | None = None
-    """Minutes after which a checkpoint is due, whatever the step."""
-    save_blocking: bool = False
-    """Let steps wait until a checkpoint is on the disk. By default it is copied into
-    host memory, which takes as much of that, and written beside the next steps."""
-    keep: int = 3
-    """Newest checkpoints kept; the best on validation is kept as well."""
-    keep_every: int | None = None
-    """Checkpoints of steps that this divides are kept too."""
-    early_stop: int | None = None
+    eval_users: int | None = grouped("checkpoints", None)
+    """Evaluate only this many users, always the same ones; by default all."""
+    save_every: int | None = grouped("checkpoints", None)
+    """Steps between checkpoints, by default --eval_every. A better evaluation and the
+    last step are always saved."""
+    keep: int = grouped("checkpoints", 3)
+    """Number of newest checkpoints to keep; the best on validation is kept as well."""
+    early_stop: int | None = grouped("checkpoints", None)
     """Stop after this many evaluations without a better NDCG@10."""
-    tensorboard: bool = False
+    tensorboard: bool = grouped("checkpoints", False)
     """Write event files for TensorBoard too."""
-    seed: int = 0
-    """Seeds weights, batches and dropout."""
-    estimate_memory_only: bool = False
-    """Print what a step needs of a device's memory, by closed form and compiled, and
-    leave."""
-    hardware: HardwareName | None = None
-    """With --estimate_memory_only: answer for this hardware instead of what is there
-    (compiled too with eqids[gpu-compile])."""
+    dtype: Literal["auto", "float32", "bfloat16"] = grouped("devices", "auto")
+    """Compute dtype of Llama; auto is bfloat16 on a GPU and float32 elsewhere. On a
+    CPU, bfloat16 applies to frozen weights and to products with them."""
+    remat: bool = grouped("devices", False)
+    """Recompute Llama's blocks in the backward pass: less memory, more time."""
+    layout: str = grouped("devices", "data")
+    """How the devices share the work: the batch (data), the weights too (fsdp), heads
+    and feed-forward as well (tensor), a mesh DATAxFSDPxTENSOR such as 2x4x1, a named
+    layout (python -m sharding list), or one device without a mesh (none)."""
+    estimate_memory_only: bool = grouped("devices", False)
+    """Print the memory that a step needs on a device, by closed form and compiled, and
+    exit."""
+    hardware: HardwareName | None = grouped("devices", None)
+    """With --estimate_memory_only: estimate for this hardware, not for this machine
+    (compiled too if eqids[gpu-compile] is installed)."""
+    item_optimizer: ItemOptimizer = grouped("expert", "auto")
+    """Optimizer of the item tables. dense: AdamW on the whole catalog in every step.
+    lazy_adam: Adam on the clusters that the batch uses. adagrad: Adagrad on these, with
+    one number of state an item. auto: lazy_adam if a batch uses less than half of the
+    clusters, otherwise dense."""
+    gap_dropout: float = grouped("expert", 0.1)
+    """Share of training histories whose times are hidden from the model."""
+    shuffle_ties: bool = on_unless(
+        "Keep events of the same time in the dataset's order, in every epoch.", "expert"
+    )
+    """Shuffle events of the same time anew in each epoch."""
+    attention: Literal["auto", "xla", "cudnn"] = grouped("expert", "auto")
+    """Attention by XLA's matrix products, or by cuDNN's fused kernel (GPUs, bfloat16);
+    auto is cudnn wherever it works."""
+    save_minutes: float | None = grouped("expert", None)
+    """Save also after this many minutes without a checkpoint."""
+    save_blocking: bool = grouped("expert", False)
+    """Wait with the next step until a checkpoint is on the disk. By default it is
+    copied into host memory, which must have space for it, and written during the next
+    steps."""
+    keep_every: int | None = grouped("expert", None)
+    """Also keep every N-th step's checkpoint."""
     processes: ProcessesConfig = ProcessesConfig()
     """How the processes of a run find one another."""
 
     def __post_init__(self) -> None:
-        counts = "num_steps stop_at batch_size seq_len item_width log_every eval_every "
-        for name in (
-            counts + "eval_users save_every keep keep_every early_stop lora_rank"
-        ).split():
-            value = getattr(self, name)
-            require(
-                value is None or value >= 1, f"--{name} is {value}, wanted 1 or more"
-            )
-        rates = ("learning_rate", "llama_learning_rate", "grad_clip", "lora_alpha")
-        for name in (*rates, "save_minutes"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0, f"--{name} is {value}, wanted more than 0"
-            )
-        for name in (*rates, "save_minutes", "weight_decay"):
-            value = getattr(self, name)
-            require(
-                value is None or math.isfinite(value),
-                f"--{name} is {value}, wanted a finite number",
-            )
-        for name in ("warmup_steps", "weight_decay", "text_tokens_per_item"):
-            value = getattr(self, name)
-            require(
-                value is None or value >= 0, f"--{name} is {value}, wanted 0 or more"
-            )
-        require(0 <= self.seed < 2**32, f"--seed is {self.seed}, wanted 0 to 2**32 - 1")
-        for name in ("dropout", "gap_dropout"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 <= value < 1,
-                f"--{name} is {value}, wanted at least 0 and less than 1",
-            )
+        self._check_numbers()
+        self._check_start()
         require(
             self.hardware is None or self.estimate_memory_only,
-            f"--hardware {self.hardware} is for --estimate_memory_only; a run takes "
-            "the devices that are there",
+            f"--hardware {self.hardware} is for --estimate_memory_only; a run uses the "
+            "devices of this machine",
         )
         require(
             not self.freeze_llama or self.train in (None, "heads"),
@@ -283,9 +199,29 @@ class TrainConfig:
             or self.reads_text
             or self.init_items == "text"
             or self.starts_from is not None,
-            f"--tokenizer {self.tokenizer} is for words beside items, wanted "
+            f"--tokenizer {self.tokenizer} is for text beside items, wanted "
             "--text_tokens_per_item or --prompt too",
         )
+        targets = self.lora_targets
+        require(
+            0 < len(targets) == len(set(targets)),
+            f"--lora_targets is {' '.join(targets)!r}, wanted at least one of "
+            f"{' '.join(LORA_TARGETS)}, each once",
+        )
+
+    def _check_numbers(self) -> None:
+        counts = "num_steps stop_at batch_size seq_len item_width log_every eval_every "
+        counts += "eval_users save_every keep keep_every early_stop lora_rank"
+        check_flags(self, counts, ONE_OR_MORE)
+        positive = "learning_rate llama_learning_rate grad_clip lora_alpha save_minutes"
+        check_flags(self, positive, ABOVE_ZERO)
+        check_flags(self, f"{positive} weight_decay", FINITE)
+        names = "warmup_steps weight_decay text_tokens_per_item"
+        check_flags(self, names, ZERO_OR_MORE)
+        check_flags(self, "seed", SEED)
+        check_flags(self, "dropout gap_dropout", SHARE)
+
+    def _check_start(self) -> None:
         require(
             self.init_from is None or same_path(self.llama_path, self.init_from),
             f"--init_from {self.init_from} has a Llama of its own, wanted no "
@@ -296,63 +232,23 @@ class TrainConfig:
             f"--init_from {self.init_from} and --load_checkpoint "
             f"{self.load_checkpoint} contradict each other, wanted one of them",
         )
-        targets = self.lora_targets
-        require(
-            0 < len(targets) == len(set(targets)),
-            f"--lora_targets is {' '.join(targets)!r}, wanted at least one of "
-            f"{' '.join(LORA_TARGETS)}, each once",
-        )
 
     @property
     def starts_from(self) -> Path | None:
-        """The checkpoint or the folder of a pair whose weights a new run takes."""
+        """The checkpoint or folder whose weights a new run starts from."""
         return self.load_checkpoint or self.init_from
 
     @property
     def reads_text(self) -> bool:
-        """Whether there are words beside the items."""
+        """Whether the model reads text beside the items."""
         return bool(self.prompt) or self.text_tokens_per_item > 0
 
     @property
     def lora(self) -> LoraConfig:
-        """LoRA's changes, where they are trained."""
+        """LoRA's changes, for `--train lora`."""
         return LoraConfig(self.lora_rank, self.lora_alpha, self.lora_targets)
 
 
 def same_path(one: Path | None, other: Path) -> bool:
-    """Returns whether two paths lead to one place, or the first is not given."""
+    """Returns whether two paths lead to the same file, or the first is not given."""
     return one is None or one.resolve() == other.resolve()
-
-
-@dataclass(frozen=True)
-class WordsConfig:
-    """The words of a run, by their hashes."""
-
-    tokenizer: str
-    """SHA-256 of the tokenizer's file."""
-    tokens: str
-    """SHA-256 of the tokens of the prompt and of every item."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What a run does: its flags, with every gap filled."""
-
-    flags: TrainConfig
-    """What the user asked for."""
-    recipe: Recipe
-    """The recipe of its size and strategy, with the user's changes."""
-    strategy: Strategy
-    """What trains."""
-    dtype: Literal["float32", "bfloat16"]
-    """Of Llama's computation."""
-    stop_at: int
-    """Last step of this process."""
-    save_every: int
-    """Steps between checkpoints."""
-    data_dir: Path
-    """The dataset folder."""
-    checkpoint_dir: Path
-    """The run's folder."""
-    tokens: WordsConfig | None = None
-    """Words beside the items, or none."""

@@ -95,8 +95,8 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
     optimizer = make_optimizer(recipe, job.grad_clip, job.items)
     key = jax.eval_shape(lambda: jax.random.key(0))
     model = put(eqx.filter_eval_shape(EqIDs, job.sizes, key=key))
-    shape = (recipe.batch_size, recipe.seq_len)
-    batch = put(jax.eval_shape(lambda: Batch(*[jnp.zeros(shape, jnp.int32)] * 6)))
+    shape = recipe.batch_size, recipe.seq_len
+    batch = put(jax.eval_shape(lambda: Batch.zeros(*shape)))
     params, frozen = eqx.filter_eval_shape(split, model, job.strategy, dtype)
     state = jax.eval_shape(partial(start, optimizer=optimizer), params)
     active = None

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from eqids.config import ProveConfig, UserError, require
-from eqids.config.hardware import HardwareName
+from eqids.config import HardwareName, ProveConfig, UserError, require
 from eqids.io.atomic import write_json
 from eqids.planning.abstract import Job, abstract_run
 from eqids.planning.estimates import (

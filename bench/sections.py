@@ -1,0 +1,37 @@
+"""The sections of the bench: the flags and the module of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from bench.options import Options
+from bench.search_options import RecommendOptions, TopkOptions
+from bench.step_options import HeadOptions, TrainOptions
+from bench.storage_options import CheckpointOptions, DataOptions, LoadOptions
+
+
+@dataclass(frozen=True)
+class SectionEntry:
+    """One section.
+
+    Attributes:
+        options: the class of its flags.
+        module: the module whose `measure(options)` measures it; it imports jax.
+    """
+
+    options: type[Options]
+    module: str
+
+
+SECTIONS: Mapping[str, SectionEntry] = MappingProxyType(
+    {
+        "train": SectionEntry(TrainOptions, "bench.train_speed"),
+        "head": SectionEntry(HeadOptions, "bench.head"),
+        "topk": SectionEntry(TopkOptions, "bench.topk"),
+        "load": SectionEntry(LoadOptions, "bench.load"),
+        "data": SectionEntry(DataOptions, "bench.data"),
+        "checkpoint": SectionEntry(CheckpointOptions, "bench.checkpoint_speed"),
+        "recommend": SectionEntry(RecommendOptions, "bench.recommend_speed"),
+    }
+)
+"""Every section, by its name on the command line."""

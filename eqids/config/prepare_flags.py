@@ -1,0 +1,186 @@
+"""The flags of `python -m eqids.prepare`: a field each, with its group and its help."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from eqids.config.bounds import ONE_OR_MORE, SEED, SHARE, check_flags
+from eqids.config.choices import TimeUnit
+from eqids.config.errors import TEXT_WANTED, require
+from eqids.config.flag_fields import grouped
+
+_CLUSTERING = (
+    "clusters", "cluster_vectors", "vector_width", "spherical", "num_clusters",
+    "free_share",
+)  # fmt: skip
+"""Flags that say how items are clustered."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """The flags of `python -m eqids.prepare`."""
+
+    source: str = grouped("source", "ml-100k")
+    """Where interactions come from: ml-100k, ml-1m, ml-20m (downloaded; ml-1m:PATH for
+    a local zip or folder), csv:PATH, parquet:PATH, or recbole:PATH.inter."""
+    data_dir: Path | None = grouped("source", None)
+    """The dataset folder to write, by default data/ and the source's name. It must not
+    exist, unless --overwrite is given."""
+    overwrite: bool = grouped("source", False)
+    """Replace an existing dataset folder."""
+    items: Path | None = grouped("source", None)
+    """CSV or Parquet file of item titles, with the column --item_column. Rows of items
+    without events are left out and counted; two rows of one item must agree."""
+    user_column: str = grouped("columns", "user_id")
+    """Column of user ids (csv and parquet sources)."""
+    item_column: str = grouped("columns", "item_id")
+    """Column of item ids (csv and parquet sources)."""
+    time_column: str | None = grouped("columns", "timestamp")
+    """Column of times: numbers since 1970 (see --time_unit), dates or timestamps.
+    'None' if there are no times and the rows are in order."""
+    time_unit: TimeUnit | None = grouped("columns", None)
+    """Unit of times that are numbers. By default seconds, unless all times would then
+    be before 1971 or after 2100 and another unit fits."""
+    order_column: str | None = grouped("columns", None)
+    """Column that orders a user's events (numbers, dates or timestamps), for data
+    whose times are missing or too coarse to order events. Times are then optional."""
+    rating_column: str | None = grouped("columns", None)
+    """Column of ratings; only --min_rating needs it."""
+    title_column: str = grouped("columns", "title")
+    """Column of titles in --items."""
+    text: str | None = grouped("columns", None)
+    """Template of the text that a model may read of an item, with columns of the items
+    in braces, such as '{title} ({year}), {genres}'. By default the title and, if the
+    source has them, the genres; with --catalog the template of that dataset. Around an
+    empty field its brackets are dropped too, and the text before it from the last comma
+    on."""
+    missing: Literal["refuse", "drop"] = grouped("columns", "refuse")
+    """What to do with rows without a user, item or time. refuse: end with an error that
+    says how many there are. drop: leave them out, and count them."""
+    null_values: tuple[str, ...] = grouped("columns", ())
+    r"""Texts that mean an empty cell, such as NULL or \N. Among numbers NULL, \N, nan,
+    None, NA and the like always do."""
+    min_rating: float | None = grouped("source", None)
+    """Drop interactions with a lower rating."""
+    min_user_interactions: int = grouped("source", 1)
+    """Drop users with fewer interactions (repeated with the next until stable)."""
+    min_item_interactions: int = grouped("source", 1)
+    """Drop items with fewer interactions."""
+    split: Literal["leave_one_out", "temporal"] = grouped("source", "leave_one_out")
+    """How events are split. leave_one_out: each user's last item is for the test, the
+    one before it for validation. temporal: by two global times, at 80% and 90% of the
+    interactions."""
+    clusters: Literal["kmeans", "popularity", "random"] = grouped(
+        "catalog and clusters", "kmeans"
+    )
+    """What the items of a cluster have in common: near vectors (balanced k-means),
+    similar counts, or nothing (random, for comparison)."""
+    cluster_vectors: str = grouped("catalog and clusters", "interactions")
+    """Item vectors to cluster by: from interactions (which users used the item in
+    training), from words (of its title and text), from text (Llama's encoding, by the
+    Llama of --llama_path), or your own: PATH.parquet (a column of ids named as
+    --item_column, and a column of lists or columns of numbers) or PATH.npy (a row for
+    each row of --items)."""
+    llama_path: Path | None = grouped("catalog and clusters", None)
+    """Folder of a pretrained Llama with its tokenizer.json, for --cluster_vectors
+    text."""
+    num_clusters: int | None = grouped("catalog and clusters", None)
+    """Number of clusters; by default the square root of the number of items up to
+    10,000 items, and four times that from a hundred thousand on."""
+    free_share: float = grouped("catalog and clusters", 0.05)
+    """Share of a cluster's places that stay free for new items, rounded down to whole
+    places."""
+    catalog: Path | None = grouped("catalog and clusters", None)
+    """A dataset folder whose items keep their places, so that its checkpoints fit the
+    new dataset; its clusters are kept too. Nothing else is taken from it: --source must
+    hold all histories, old events and new ones. The new dataset goes to another
+    --data_dir."""
+    unknown_items: Literal["append", "refuse"] = grouped(
+        "catalog and clusters", "append"
+    )
+    """What to do with items that --catalog does not hold. append: give each a free
+    place near the items that it was used next to. refuse: end with an error."""
+    vector_width: int = grouped("expert", 64)
+    """Size of vectors from interactions, words or text (truncated SVD)."""
+    spherical: bool = grouped("expert", False)
+    """Compare vectors by direction, not by length. This suits embeddings of text; the
+    length of vectors from interactions says how popular an item is."""
+    seed: int = grouped("expert", 0)
+    """Seed of vectors, of clustering and, if needed, of the order of ties."""
+
+    def __post_init__(self) -> None:
+        names = "min_user_interactions min_item_interactions vector_width num_clusters"
+        check_flags(self, names, ONE_OR_MORE)
+        check_flags(self, "seed", SEED)
+        check_flags(self, "free_share", SHARE)
+        self._check_vectors()
+        if self.catalog is not None:
+            self._check_catalog(self.catalog)
+        tables = ("csv:", "parquet:")
+        require(
+            self.order_column is None or self.source.startswith((*tables, "recbole:")),
+            f"--order_column is {self.order_column!r}, and --source {self.source} has "
+            "times; it is for csv, parquet and recbole sources",
+        )
+        require(
+            self.min_rating is None
+            or self.rating_column is not None
+            or not self.source.startswith(tables),
+            "--min_rating needs --rating_column, the column that holds the ratings",
+        )
+        require(
+            self.text is None
+            or self.items is not None
+            or not self.source.startswith(tables),
+            "--text needs --items, the file whose columns it names",
+        )
+        require(self.text != "", TEXT_WANTED)
+
+    def _check_vectors(self) -> None:
+        path = self.cluster_vectors
+        require(
+            path in ("interactions", "words", "text")
+            or path.endswith((".parquet", ".pq", ".npy")),
+            f"--cluster_vectors is {path!r}, wanted interactions, words, text, "
+            "PATH.parquet or PATH.npy",
+        )
+        require(
+            (path == "text") == (self.llama_path is not None),
+            "--cluster_vectors text and --llama_path DIR go together: the vectors, and "
+            "the Llama that makes them",
+        )
+        require(
+            not path.endswith(".npy") or self.items is not None,
+            f"--cluster_vectors {path} needs --items, the file whose rows its rows "
+            "belong to",
+        )
+
+    def _check_catalog(self, catalog: Path) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in _CLUSTERING:
+            require(
+                getattr(self, name) == defaults[name],
+                f"--{name} is for new catalogs, and items keep the clusters of "
+                f"--catalog {catalog}; wanted one of the two",
+            )
+        require(
+            catalog.resolve() != self.folder.resolve(),
+            f"--data_dir {self.folder} is --catalog itself, whose histories would be "
+            "lost: choose another --data_dir",
+        )
+        require(
+            catalog.is_dir(),
+            f"--catalog {catalog} is not a folder that exists, wanted the --data_dir "
+            "of the dataset that the new one follows",
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The dataset folder to write."""
+        kind, _, path = self.source.partition(":")
+        name = kind
+        if kind in ("csv", "parquet", "recbole"):
+            file = Path(path)
+            packed = file.suffix.lower() in (".gz", ".zst", ".bz2", ".xz")
+            name = Path(file.stem).stem if packed else file.stem
+        return self.data_dir or Path("data") / name
