@@ -29,6 +29,7 @@ from eqids.config import (
     from_json,
     require,
 )
+from eqids.config.upgrade import upgrade_meta
 from eqids.io.digests import file_sha256
 from eqids.model import EqIDs
 from sharding import Box, LazyArray, Placement, exchange, is_first
@@ -80,7 +81,7 @@ def read_pair(folder: Path) -> Pair:
             "eqids-to-hf wrote",
         )
         check_content(folder / name, binary=name == TENSORS_FILE)
-    meta = read_object(path)
+    meta = upgrade_meta(read_object(path))
     version = meta.get("format_version")
     require(
         version == FORMAT_VERSION,
