@@ -24,7 +24,7 @@ from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import Arrays, BatchConfig, TrainingBatches
 from eqids.fit import make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
-from eqids.runs.identity import run_keys
+from eqids.runs.new_model import run_keys
 
 ITEMS, WORDS = "batches", "batches with words"
 LOADED, READY = "steps, loaded beside", "steps, batches in memory"

@@ -18,7 +18,7 @@ from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
 from eqids.inference.open import Opened, open_checkpoint
 from eqids.inference.recommender import History, Recommender
-from eqids.runs.identity import initial_model, model_config, run_keys
+from eqids.runs.new_model import initial_model, model_config, run_keys
 from eqids.runs.recipe import resolved
 from sharding import placement
 

@@ -14,7 +14,7 @@ from eqids.data.batches.training_batches import Arrays
 from eqids.fit import make_optimizer, split, start
 from eqids.model import Batch, EqIDs
 from eqids.planning.abstract import Job
-from eqids.runs.identity import run_keys
+from eqids.runs.new_model import run_keys
 
 
 class Ours:

@@ -9,7 +9,7 @@ from eqids.config import (
 )
 from eqids.data import Dataset
 from eqids.model import EqIDs
-from eqids.runs.identity import initial_model
+from eqids.runs.new_model import initial_model
 from sharding import Placement
 
 FLOAT32 = jnp.float32

@@ -15,7 +15,8 @@ from eqids.cli import run
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
 from eqids.fit.step import split
-from eqids.runs.identity import initial_model, model_config, run_keys, run_meta
+from eqids.runs.checkpoint_meta import run_meta
+from eqids.runs.new_model import initial_model, model_config, run_keys
 from eqids.runs.recipe import resolved
 
 Door = Callable[[list[str]], None]

@@ -237,7 +237,7 @@ import jax, jax.numpy as jnp, numpy as np
 from conftest import make_dataset
 from test_cold_start import some_cold, some_words
 from eqids.config import LlamaConfig, ModelConfig
-from eqids.runs.identity import initial_model
+from eqids.runs.new_model import initial_model
 from eqids.fit.step import State, split
 from eqids.runs.text_vectors import text_vectors
 from eqids.model import Llama

@@ -18,7 +18,7 @@ from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import decays, make_optimizer, make_schedule
 from eqids.fit.step import State, make_step, split, start
 from eqids.model import Batch, EqIDs
-from eqids.runs.identity import run_keys
+from eqids.runs.new_model import run_keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,7 +171,7 @@ def test_words_come_with_the_folder(
     assert opened.tokens is not None and opened.tokens.config == opened.config.tokens
     (tmp_path / "pair" / "tokenizer.json").unlink()
     said = refused(evaluate.main, pair, capsys)
-    assert "which is not there: add --tokenizer FILE" in said
+    assert "which no longer exists: add --tokenizer FILE" in said
     write_tokenizer(tmp_path / "pair" / "tokenizer.json", vocab=280)
     said = refused(evaluate.main, pair, capsys)
     assert "is another tokenizer" in said and "see --tokenizer" in said
@@ -186,14 +186,14 @@ def test_a_catalog_brings_a_run_with_words_along_by_its_tokenizer(
     flags = ["migrate", "--data_dir", str(data), "--checkpoint", str(worded / "run")]
     flags += ["--output", str(tmp_path / "next")]
     said = refused(catalog.main, flags, capsys)
-    assert "which is not there: add --tokenizer FILE" in said
+    assert "which no longer exists: add --tokenizer FILE" in said
     catalog.main([*flags, "--tokenizer", str(worded / "moved.json")])
     meta = read_manifest(tmp_path / "next" / "1").meta
     assert meta["validation"]["num_users"] > 0
     # And the pair is of the catalog before.
     flags = ["--init_from", str(worded / "pair"), "--data_dir", str(data)]
     said = refused(evaluate.main, flags, capsys)
-    assert "was trained on an earlier version of the catalog" in said
+    assert "was trained on an older version of the catalog" in said
     assert "eqids.catalog migrate" in said and "eqids-to-hf" in said
 
 
@@ -305,7 +305,7 @@ def test_a_llama_that_its_cache_lost_comes_from_the_hub_again(
         said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "mine")], capsys)
     finally:
         shutil.move(tmp_path / "moved", bases / "tied")
-    assert f"the Llama in {bases / 'tied'}, which is not there any more" in said
+    assert f"the Llama in {bases / 'tied'}, which no longer exists" in said
     assert "--llama_path DIR" in said
 
 
@@ -337,8 +337,8 @@ def test_a_run_from_a_folder_goes_on_however_the_folder_is_spelled(
     assert "going on from step 1" in capsys.readouterr().out
     was.rename(now)
     said = refused(train.main, [*flags, "--init_from", "exported"], capsys)
-    assert "the Llama in exported, which is not there any more" in said
-    assert "where it is: --init_from DIR" in said and "--llama_path" not in said
+    assert "the Llama in exported, which no longer exists" in said
+    assert "give its new path: --init_from DIR" in said and "--llama_path" not in said
     train.main([*flags, "--init_from", "../" + tmp_path.name + "/elsewhere",
                 "--stop_at", "3"])  # fmt: skip
     assert "going on from step 2" in capsys.readouterr().out

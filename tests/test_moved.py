@@ -84,12 +84,12 @@ def test_the_same_command_says_that_the_dataset_moved(
     run, was, now = moved
     more = ["--num_steps", "2", "--eval_every", "2"]
     said = refused(train.main, small(was, run, *more), capsys)
-    assert f"the dataset {was}, which is not there any more" in said
+    assert f"the dataset {was}, which no longer exists" in said
     assert "--data_dir DIR" in said
     assert not any(tokens in said for tokens in OTHER_DATA)
     train.main(small(now, run, *more))
     assert "going on from step 2" in capsys.readouterr().out
-    with pytest.raises(UserError, match="which is not there any more.*--data_dir"):
+    with pytest.raises(UserError, match="which no longer exists.*--data_dir"):
         eqids.load(run)
     assert len(eqids.load(run, now).recommend([["item 1"]], k=3)) == 3
 

@@ -22,7 +22,7 @@ from eqids import train
 from eqids.checkpoints import read_manifest, steps, verify
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.runs.identity import RESULT_FILE
+from eqids.fit.results import RESULT_FILE
 from sharding import beside_others, initialize
 
 SLURM_PORTS = 2**16 - 2**12

@@ -21,7 +21,7 @@ from test_processes import QUICK
 from eqids import evaluate, train
 from eqids.checkpoints import damaged, read_manifest, saver, steps
 from eqids.data import Dataset
-from eqids.runs.identity import RESULT_FILE
+from eqids.fit.results import RESULT_FILE
 
 PRETRAINED = "--adapter linear --dropout 0.1 --warmup_steps 5"
 
@@ -175,8 +175,8 @@ def test_without_its_base_or_with_another_one_a_run_does_not_go_on(
     llama.rename(tmp_path / "elsewhere")
     for door, asked in ((train, [*flags, "2"]), (evaluate, ["--checkpoint", str(run)])):
         said = refused(door.main, asked, capsys)
-        assert f"the Llama in {llama}, which is not there any more" in said
-        assert "say where it is: --llama_path DIR" in said
+        assert f"the Llama in {llama}, which no longer exists" in said
+        assert "give its new path: --llama_path DIR" in said
     assert steps(run) == [1]
 
 

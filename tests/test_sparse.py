@@ -23,7 +23,7 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
 from eqids.model import Batch, EqIDs
-from eqids.runs.identity import run_keys
+from eqids.runs.new_model import run_keys
 
 CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
 
@@ -252,7 +252,7 @@ from conftest import make_dataset
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import make_optimizer
-from eqids.runs.identity import initial_model, run_keys
+from eqids.runs.new_model import initial_model, run_keys
 from eqids.fit.step import make_step, split, start
 from eqids.fit.active_clusters import touching
 from eqids.model import Batch, EqIDs

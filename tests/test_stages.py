@@ -290,7 +290,7 @@ def test_what_a_second_stage_needs_and_does_not_find_is_named(
         (first / name).rename(first / "moved")
         try:
             said = told()
-            assert f"{first / name}, which is not there any more" in said
+            assert f"{first / name}, which no longer exists" in said
             assert flag in said and "prepare" not in said
             _, now = taken(first, f"--{flag.split()[0][2:]}", str(first / "moved"))
             assert f"({flag.split()[0]} {first / name})" not in now

@@ -99,7 +99,7 @@ def test_a_checkpoint_wants_its_own_tokenizer_and_texts(
         said = refused(evaluate.main, flags, capsys)
     finally:
         away.rename(tokenizer)
-    assert f"words split by {tokenizer}, which is not there: add --tokenizer" in said
+    assert f"the tokenizer {tokenizer}, which no longer exists: add --tokenizer" in said
     with_texts(dataset, tmp_path / "d", ["Other texts"])
     said = refused(evaluate.main, [*flags, "--data_dir", str(tmp_path / "d")], capsys)
     assert "was trained with other texts of items than" in said
@@ -172,7 +172,7 @@ from eqids.config import LlamaConfig, ModelConfig, NANO_RECIPE
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
-from eqids.runs.identity import initial_model
+from eqids.runs.new_model import initial_model
 from eqids.fit.step import make_step, split, start
 from eqids.model import Batch
 import sharding

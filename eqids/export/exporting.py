@@ -50,10 +50,12 @@ from eqids.config import (
 )
 from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.data.files import read_parquet, write_parquet
-from eqids.inference.open import check_base, dataset_of, llama_of, open_checkpoint
+from eqids.inference.open import open_checkpoint
 from eqids.io.digests import file_sha256
 from eqids.model.lora import FIELDS
-from eqids.runs.identity import check_catalog
+from eqids.runs.frozen_llama import check_base
+from eqids.runs.recorded_folders import dataset_of, llama_of_run
+from eqids.runs.same_catalog import check_catalog
 from sharding import Placement
 
 _PARAMS = "params/"
@@ -209,7 +211,7 @@ def _llama(
         stored = np.dtype(llama.embedding.dtype)
         yield llama_weights(sizes.llama, stored, arrays_of(llama)), None
         return
-    folder = check_base(base, llama_of(path, run, config.llama_path))
+    folder = check_base(base, llama_of_run(path, run, config.llama_path))
     with tensors(folder) as found:
         weights = {key: of_slice(found[key]) for key in found}
         if run.strategy == "all":

@@ -8,6 +8,9 @@ from eqids.data import Dataset
 from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import Split
 
+RESULT_FILE = "result.json"
+"""A run's result on the test split, in its folder."""
+
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
 
 

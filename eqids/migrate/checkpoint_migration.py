@@ -20,10 +20,10 @@ from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.data.catalog.as_of import as_of
 from eqids.data.catalog.lineage import Change
 from eqids.fit.evaluation import evaluate, make_ranker, of_users
-from eqids.inference.open import assemble, tokens_of_run
 from eqids.migrate.state_migration import Migrated, migrate, version_of
 from eqids.model import Batch, EqIDs
-from eqids.runs.run_tokens import prompt_computed
+from eqids.runs.assemble import assemble
+from eqids.runs.run_tokens import prompt_computed, recorded_tokens
 from sharding import placement
 
 _QUERIES = 8192
@@ -176,7 +176,7 @@ class Migration:
 
     def _words_of(self, dataset: Dataset) -> ItemTokens | None:
         where = self._tokenizer, self._llama_path
-        return tokens_of_run(self.path, self._config, dataset, *where)
+        return recorded_tokens(self.path, self._config, dataset, *where)
 
     def _metrics(
         self, model: EqIDs, dataset: Dataset, tokens: ItemTokens | None

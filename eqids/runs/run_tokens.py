@@ -16,6 +16,7 @@ from eqids.data.batches.tokens import ItemTokens
 from eqids.data.files import ITEMS_FILE
 from eqids.io.digests import file_sha256
 from eqids.model import EqIDs, Llama
+from eqids.runs.recorded_folders import llama_of_run
 
 _opening = jax.jit(Llama.opening, static_argnums=2)
 
@@ -42,7 +43,7 @@ def recorded_tokens(
     tokenizer: Path | None = None,
     llama_path: Path | None = None,
 ) -> ItemTokens | None:
-    """Returns the words beside items that a checkpoint was trained with, if any.
+    """Returns the tokens of texts that a checkpoint was trained with, if any.
 
     Args:
         checkpoint: for messages.
@@ -52,7 +53,7 @@ def recorded_tokens(
         llama_path: the Llama's folder, by default the one of the run.
 
     Raises:
-        UserError: the tokenizer is not there, or is another one.
+        UserError: there is no such tokenizer, or it is another one than the run's.
     """
     if config.tokens is None:
         return None
@@ -61,10 +62,12 @@ def recorded_tokens(
         tokenizer = flags.tokenizer
         require(
             tokenizer.exists(),
-            f"{checkpoint} was trained with words split by {tokenizer}, which is not "
-            "there: add --tokenizer FILE",
+            f"{checkpoint} was trained with the tokenizer {tokenizer}, which no longer "
+            "exists: add --tokenizer FILE",
         )
-    path = tokenizer_file(tokenizer, llama_path or flags.llama_path)
+    if tokenizer is None:
+        llama_path = llama_of_run(checkpoint, config, llama_path)
+    path = tokenizer_file(tokenizer, llama_path)
     found = file_sha256(path)
     require(
         found == config.tokens.tokenizer,

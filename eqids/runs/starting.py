@@ -26,9 +26,12 @@ from eqids.config import (
 )
 from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.fit.step import State
-from eqids.inference.open import llama_folder
-from eqids.runs.identity import check_dataset_there, check_llama_there
 from eqids.runs.recipe import strategy_of
+from eqids.runs.recorded_folders import (
+    check_dataset_exists,
+    check_llama_exists,
+    llama_folder,
+)
 from eqids.runs.same_sizes import check_llama_size, check_strategy
 from eqids.runs.weights import check_unused
 from sharding import Placement
@@ -137,10 +140,10 @@ def flags_taken_over(
             check_llama_size(source.path, source.config, found.llama_size)
         check_strategy(source.path, source.config.strategy, strategy_of(found))
     if found.data_dir == source.config.data_dir:
-        check_dataset_there(source.path, source.config)
+        check_dataset_exists(source.path, source.config)
     if found.llama_path is not None and found.llama_path == offered.get("llama_path"):
         named = "--llama_path" if flags.init_from is None else "--init_from"
-        check_llama_there(source.path, found.llama_path, named)
+        check_llama_exists(source.path, found.llama_path, named)
     if taken and "train" not in offered and not _says_train(flags):
         taken[-1] += f"; what trains is chosen anew: --train {strategy_of(found)}"
     changed = _changes(source, offered, found)

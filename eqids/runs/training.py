@@ -42,29 +42,18 @@ from eqids.fit.cold_start import ColdItems
 from eqids.fit.evaluation import evaluate, make_ranker, of_some_users
 from eqids.fit.loop import train
 from eqids.fit.optimizer import make_optimizer
-from eqids.fit.results import full_result, table
+from eqids.fit.results import RESULT_FILE, full_result, table
 from eqids.fit.step import State, outline, split, start, stored_shapes
-from eqids.inference.open import check_pair_catalog
 from eqids.io.atomic import write_json
 from eqids.model import Llama
 from eqids.planning.fitting import check_fits, room_there
 from eqids.planning.jobs import job_of_run
 from eqids.planning.named_layouts import placement_of
 from eqids.planning.proofs import memory_report
-from eqids.runs.identity import (
-    RESULT_FILE,
-    check_dataset_there,
-    check_fresh,
-    check_llama_there,
-    check_start,
-    initial_model,
-    item_optimizer,
-    model_config,
-    resume,
-    run_keys,
-    run_meta,
-)
+from eqids.runs.checkpoint_meta import run_meta
+from eqids.runs.new_model import initial_model, model_config, run_keys
 from eqids.runs.recipe import DEFAULT_DATA, resolved, wants_hub
+from eqids.runs.recorded_folders import check_dataset_exists, check_llama_exists
 from eqids.runs.run_tokens import (
     check_reads_alike,
     check_vocab,
@@ -72,6 +61,8 @@ from eqids.runs.run_tokens import (
     prompt_computed,
     requested_tokens,
 )
+from eqids.runs.same_catalog import check_pair_catalog
+from eqids.runs.same_run import check_fresh, check_start, item_optimizer, resume
 from eqids.runs.same_sizes import other_sizes
 from eqids.runs.starting import load_pair_weights, newest_of, source_of
 from eqids.runs.text_vectors import text_start, texts_asked
@@ -231,11 +222,11 @@ def _check_moved(config: RunConfig) -> None:
     if found is None:
         return
     if config.flags.data_dir is not None and config.data_dir == found.config.data_dir:
-        check_dataset_there(found.path, config)
+        check_dataset_exists(found.path, config)
     llama = config.flags.llama_path
     was = found.config.flags.llama_path
     if llama is not None and was is not None and same_path(llama, was):
-        check_llama_there(found.path, llama)
+        check_llama_exists(found.path, llama)
 
 
 def _with_llama(config: RunConfig) -> RunConfig:

@@ -13,7 +13,7 @@ from eqids.checkpoints import leaf_name, read_manifest, resolve, restore
 from eqids.config import LoraConfig, ModelConfig, from_json, require
 from eqids.fit.step import State
 from eqids.model.llama import Block
-from eqids.runs.identity import difference
+from eqids.runs.same_run import difference
 from eqids.runs.same_sizes import check_lora, check_shapes, check_strategy
 from sharding import Placement
 

@@ -1,13 +1,8 @@
 """A run's identity: what its checkpoints record, and what a resume must agree with."""
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import jax
-import numpy as np
-from jaxtyping import PRNGKeyArray
 
 from eqids.checkpoints import (
     LOCK,
@@ -17,23 +12,14 @@ from eqids.checkpoints import (
     restore_sound,
 )
 from eqids.config import (
-    InitItems,
     ItemOptimizer,
-    LlamaConfig,
-    ModelConfig,
-    RunConfig,
     TrainConfig,
     UserError,
     require,
-    to_json,
 )
 from eqids.data import Dataset
-from eqids.data.batches.training_batches import NUM_GAPS
-from eqids.data.info import INFO_FILE
 from eqids.fit.step import State
-from eqids.model import EqIDs, Llama
-
-RESULT_FILE = "result.json"
+from eqids.runs.same_catalog import check_catalog_version, other_catalog
 
 _IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
              "item_optimizer", "gap_dropout", "shuffle_ties", "accumulate",
@@ -44,99 +30,6 @@ _IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
 _BEFORE = {"item_optimizer": "dense", "accumulate": 1, "schedule": "cosine",
            "text_tokens_per_item": 0}  # fmt: skip
 """What runs did before there were these flags."""
-
-
-def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """Returns the key of a run's first weights and the key of its steps."""
-    first, steps = jax.random.split(jax.random.key(seed))
-    return first, steps
-
-
-def model_config(
-    config: RunConfig, dataset: Dataset, llama: LlamaConfig
-) -> ModelConfig:
-    """Returns the model's sizes: from the flags, the catalog and the Llama.
-
-    Raises:
-        UserError: LoRA's rank is larger than the Llama's width.
-    """
-    flags, recipe = config.flags, config.recipe
-    lora = flags.lora if config.strategy == "lora" else None
-    require(
-        lora is None or lora.rank <= llama.width,
-        f"--lora_rank is {flags.lora_rank}, wanted at most the Llama's width, "
-        f"{llama.width}",
-    )
-    return ModelConfig(
-        llama=llama,
-        num_clusters=dataset.info.num_clusters,
-        cluster_size=dataset.info.cluster_size,
-        item_width=recipe.item_width,
-        adapter=recipe.adapter,
-        tied_items=flags.tied_items,
-        num_gaps=NUM_GAPS,
-        dropout=recipe.dropout,
-        lora=lora,
-    )
-
-
-def initial_model(
-    config: ModelConfig,
-    dataset: Dataset,
-    llama: Llama | None,
-    key: PRNGKeyArray,
-    init_items: InitItems = "interactions",
-    text: np.ndarray | None = None,
-) -> EqIDs:
-    """Returns the model that a run starts from.
-
-    Args:
-        config: its sizes.
-        dataset: the catalog, how often its items are used, and their vectors.
-        llama: a pretrained one, or None for random weights.
-        key: randomness.
-        init_items: where item vectors start: from the dataset's, those of texts, or
-            at random.
-        text: float32 [cluster, place, width], vectors of texts, if they start there.
-    """
-    starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
-    return EqIDs(
-        config,
-        valid=dataset.item_valid,
-        counts=dataset.item_counts,
-        vectors=starts[init_items],
-        llama=llama,
-        key=key,
-    )
-
-
-def run_meta(
-    config: RunConfig,
-    model: ModelConfig,
-    dataset: Dataset,
-    base: str | None,
-    validation: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Returns what a checkpoint records beside its arrays.
-
-    Args:
-        config: the run's.
-        model: the model's.
-        dataset: what it trains on.
-        base: fingerprint of the pretrained Llama's files, if there is one.
-        validation: the evaluation of these weights, if there was one.
-    """
-    return {
-        "config": to_json(config),
-        "model": to_json(model),
-        "catalog_id": dataset.info.catalog_id,
-        "dataset_hash": dataset.info.dataset_hash,
-        "protocol": to_json(dataset.info.protocol),
-        "base": base,
-        "score": validation and validation["filtered"]["ndcg@10"],
-        "validation": validation,
-        "versions": {p: version(p) for p in ("eqids", "jax", "equinox", "optax")},
-    }
 
 
 def resume(
@@ -269,26 +162,6 @@ def difference(
     }.get(name)
 
 
-def other_catalog(path: Path, meta: Mapping[str, Any], data_dir: Path) -> str:
-    """Returns in words that a checkpoint knows other items than a dataset has.
-
-    Args:
-        path: of the checkpoint.
-        meta: what it records.
-        data_dir: of the dataset.
-    """
-    was = Path(meta["config"]["data_dir"])
-    same = was.resolve() == data_dir.resolve()
-    old = "a copy of the dataset as it was" if same else str(was)
-    return (
-        f"{path} was trained on another catalog than {data_dir} has, in which items "
-        f"have other places; wanted the dataset that it was trained on, see --data_dir "
-        f"(it was {was}), or new data prepared with the places of the old: python -m "
-        f"eqids.prepare --catalog OLD ({old}), then python -m eqids.catalog migrate "
-        "brings the checkpoint along"
-    )
-
-
 def _apart(value: Any, other: Any) -> Any:
     """Of two objects, the fields of the first that are not those of the second."""
     if not (isinstance(value, Mapping) and isinstance(other, Mapping)):
@@ -320,54 +193,3 @@ def identity(meta: Mapping[str, Any]) -> dict[str, Any]:
 def _flag(config: Mapping[str, Any], name: str) -> Any:
     """A flag of a run; checkpoints before there was a choice lack some."""
     return config["flags"].get(name, _BEFORE.get(name))
-
-
-def check_dataset_there(path: Path, config: RunConfig) -> None:
-    """Raises UserError where the dataset of a run is not where the run found it.
-
-    Args:
-        path: of the run's checkpoint, for messages.
-        config: of the run.
-    """
-    require(
-        (config.data_dir / INFO_FILE).is_file(),
-        f"{path} was trained on the dataset {config.data_dir}, which is not there any "
-        "more; if it moved, say where it is: --data_dir DIR",
-    )
-
-
-def check_llama_there(path: Path, folder: Path, flag: str = "--llama_path") -> None:
-    """Raises UserError where the Llama of a run is not where the run found it.
-
-    Args:
-        path: of the run's checkpoint, for messages.
-        folder: where the run found its Llama.
-        flag: that says where it is.
-    """
-    now = "is empty now" if folder.is_dir() else "is not there any more"
-    require(
-        folder.is_dir() and any(folder.iterdir()),
-        f"{path} was trained over the Llama in {folder}, which {now}; if it moved, say "
-        f"where it is: {flag} DIR",
-    )
-
-
-def check_catalog_version(
-    path: Path, meta: Mapping[str, Any], dataset: Dataset
-) -> None:
-    """Raises UserError where a checkpoint was left behind by a dataset's catalog."""
-    require(
-        meta["catalog_id"] not in dataset.lineage.catalog_ids,
-        f"{path} was trained on an earlier version of the catalog of {dataset.path}; "
-        f"bring it along: python -m eqids.catalog migrate --data_dir {dataset.path} "
-        f"--checkpoint {path}",
-    )
-
-
-def check_catalog(path: Path, meta: Mapping[str, Any], dataset: Dataset) -> None:
-    """Raises UserError where a checkpoint knows other items than a dataset."""
-    check_catalog_version(path, meta, dataset)
-    require(
-        meta["catalog_id"] == dataset.info.catalog_id,
-        other_catalog(path, meta, dataset.path),
-    )

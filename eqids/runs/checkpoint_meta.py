@@ -1,0 +1,39 @@
+"""What a run's checkpoints record beside their arrays."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from eqids.config import ModelConfig, RunConfig, to_json
+from eqids.data import Dataset
+
+_PACKAGES = ("eqids", "jax", "equinox", "optax")
+
+
+def run_meta(
+    config: RunConfig,
+    model: ModelConfig,
+    dataset: Dataset,
+    base: str | None,
+    validation: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Returns what a checkpoint records beside its arrays, as JSON values.
+
+    Args:
+        config: the run's.
+        model: the model's sizes.
+        dataset: what the run trains on.
+        base: fingerprint of the pretrained Llama's files, if there is one.
+        validation: the evaluation of these weights, if there was one.
+    """
+    return {
+        "config": to_json(config),
+        "model": to_json(model),
+        "catalog_id": dataset.info.catalog_id,
+        "dataset_hash": dataset.info.dataset_hash,
+        "protocol": to_json(dataset.info.protocol),
+        "base": base,
+        "score": validation and validation["filtered"]["ndcg@10"],
+        "validation": validation,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }

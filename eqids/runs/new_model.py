@@ -1,0 +1,74 @@
+"""The model that a new run starts from: its sizes, its keys and its first weights."""
+
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
+from eqids.data import Dataset
+from eqids.data.batches.training_batches import NUM_GAPS
+from eqids.model import EqIDs, Llama
+
+
+def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Returns the key of a run's first weights and the key of its steps."""
+    first, steps = jax.random.split(jax.random.key(seed))
+    return first, steps
+
+
+def model_config(
+    config: RunConfig, dataset: Dataset, llama: LlamaConfig
+) -> ModelConfig:
+    """Returns the model's sizes: from the flags, the catalog and the Llama.
+
+    Raises:
+        UserError: LoRA's rank is larger than the Llama's width.
+    """
+    flags, recipe = config.flags, config.recipe
+    lora = flags.lora if config.strategy == "lora" else None
+    require(
+        lora is None or lora.rank <= llama.width,
+        f"--lora_rank is {flags.lora_rank}, wanted at most the Llama's width, "
+        f"{llama.width}",
+    )
+    return ModelConfig(
+        llama=llama,
+        num_clusters=dataset.info.num_clusters,
+        cluster_size=dataset.info.cluster_size,
+        item_width=recipe.item_width,
+        adapter=recipe.adapter,
+        tied_items=flags.tied_items,
+        num_gaps=NUM_GAPS,
+        dropout=recipe.dropout,
+        lora=lora,
+    )
+
+
+def initial_model(
+    config: ModelConfig,
+    dataset: Dataset,
+    llama: Llama | None,
+    key: PRNGKeyArray,
+    init_items: InitItems = "interactions",
+    text: Float[np.ndarray, "cluster place item_width"] | None = None,
+) -> EqIDs:
+    """Returns the model that a run starts from.
+
+    Args:
+        config: its sizes.
+        dataset: the catalog, how often its items are used, and their vectors.
+        llama: a pretrained one, or None for random weights.
+        key: randomness.
+        init_items: where item vectors start: from the dataset's, from those of texts,
+            or at random.
+        text: vectors of texts, if items start from them.
+    """
+    starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
+    return EqIDs(
+        config,
+        valid=dataset.item_valid,
+        counts=dataset.item_counts,
+        vectors=starts[init_items],
+        llama=llama,
+        key=key,
+    )
