@@ -26,7 +26,7 @@ from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.data.batches.tokens import ItemTokens
 from eqids.fit.step import split
 from eqids.fit.strategy import trainable
-from eqids.model import EqIDs, Llama
+from eqids.model import EqIDs, Llama, PrefixCache
 from eqids.runs.identity import (
     check_catalog,
     check_dataset_there,
@@ -58,6 +58,7 @@ class Opened:
     dataset: Dataset
     model: EqIDs
     tokens: ItemTokens | None = None
+    prefix: PrefixCache | None = None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -121,8 +122,8 @@ def open_checkpoint(
 
     model = assemble(path, manifest.meta, params, dataset, llama_path, put)
     dtype = jnp.dtype(config.dtype)
-    model, tokens = prompt_computed(model, tokens, config.strategy, dtype)
-    return Opened(path, manifest.step, config, dataset, model, tokens)
+    prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
+    return Opened(path, manifest.step, config, dataset, model, tokens, prefix)
 
 
 def open_pair(
@@ -157,8 +158,8 @@ def open_pair(
 
     model = assemble(folder, pair.meta, params, dataset, None, put, "all")
     dtype = jnp.dtype(config.dtype)
-    model, tokens = prompt_computed(model, tokens, config.strategy, dtype)
-    return Opened(folder, pair.step, config, dataset, model, tokens)
+    prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
+    return Opened(folder, pair.step, config, dataset, model, tokens, prefix)
 
 
 def dataset_of(path: Path, config: RunConfig, data_dir: Path | None = None) -> Dataset:
