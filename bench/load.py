@@ -31,9 +31,10 @@ from bench.record import (
 )
 from bench.train_torch import has_torch
 from convert import load_llama
+from convert.hf_config import hf_config
 from convert.hf_files import shard_paths
-from convert.hf_write import hf_config, llama_tensors, write_llama
-from convert.outputs import Weight, new_folder
+from convert.hf_write import llama_tensors, write_llama
+from convert.outputs import Weight, output_folder
 from eqids.config import LLAMA_PRESETS, LlamaConfig, require
 
 TORCH = "safetensors.torch"
@@ -98,7 +99,7 @@ def write_random(config: LlamaConfig, folder: Path, seed: int) -> None:
     weights = {
         key: weight(tensor.shape) for key, (_, tensor) in llama_tensors(config).items()
     }
-    with new_folder(folder) as new:
+    with output_folder(folder) as new:
         write_llama(new, weights, hf_config(config, "bfloat16"), None, 5 * 10**9)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bench.record import Curve
 from eqids.config import require
+from eqids.io.atomic import new_file
 
 
 def check_plotting() -> None:
@@ -45,6 +46,5 @@ def save(curve: Curve, path: Path) -> None:
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize="small")
     axes.set_title(curve.title)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

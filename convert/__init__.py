@@ -1,17 +1,40 @@
-"""Foreign weights in and out: the only room that knows a foreign tensor's name."""
+"""Foreign weights and formats, read and written: no other package has their names.
 
+| question | file |
+|---|---|
+| how is config.json read and written: sizes, RoPE scaling, norms? | `hf_config.py` |
+| which tensor of Hugging Face is which of our arrays? | `hf_llama.py` (`ROWS`) |
+| how is a folder of safetensors loaded? | `hf_llama.py`, `hf_files.py` |
+| what are our arrays called in files for others? | `names.py` |
+| how is a folder of Hugging Face written, LoRA merged? | `hf_write.py`, `outputs.py` |
+| how is what `eqids-to-hf` wrote read back? | `hf_eqids.py` |
+| how is a GGUF file read: bytes, sizes (and RoPE scaling), tensors? | `gguf_file.py`, `gguf_config.py`, `gguf_llama.py` |
+| how is the tokenizer of a GGUF file written? | `gguf_tokenizer.py` |
+| how is a published Llama fetched from the hub? | `hub.py` |
+| what does a user read who gives something else? | `diagnosis.py`, `formats.py`, `quantized.py` |
+
+What needs the model of a checkpoint (`eqids-to-hf`, `items`) is in `eqids/export`.
+"""  # noqa: E501 (a table)
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convert.public import *  # noqa: F403
+    from convert.hf_config import read_config as read_config
+    from convert.hf_files import fingerprint as fingerprint
+    from convert.hf_llama import check_llama as check_llama, load_llama as load_llama
+    from convert.hf_write import save_llama as save_llama
 else:
+    _FILES = {
+        "read_config": "hf_config",
+        "fingerprint": "hf_files",
+        "check_llama": "hf_llama",
+        "load_llama": "hf_llama",
+        "save_llama": "hf_write",
+    }
 
     def __getattr__(name: str) -> Any:
-        """Imports all names when the first is used: --help does not wait for jax."""
-        import importlib
-
-        public = vars(importlib.import_module("convert.public"))
-        if name.startswith("_") or name not in public:
+        """Imports a name on first use: --help does not wait for jax."""
+        if name not in _FILES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals().update({n: v for n, v in public.items() if n[0] != "_"})
-        return public[name]
+        return getattr(importlib.import_module(f"convert.{_FILES[name]}"), name)

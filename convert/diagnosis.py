@@ -1,7 +1,7 @@
-"""What a path holds that should be a Hugging Face Llama, and how to get one from it.
+"""Say what a path holds that should be a Hugging Face Llama, and how to get one.
 
-Every reader of such a folder asks here first, so that a folder of another kind is
-called by its name, before anything is said of a file that it lacks.
+Every reader of such a folder calls this first, so that another kind of folder is
+named before a file is reported as missing.
 """
 
 import json
@@ -16,7 +16,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ITEMS = "eqids.safetensors"
-"""What eqids-to-hf writes beside the weights of a Llama."""
+"""The rest of an EqIDs model, which eqids-to-hf writes beside the Llama."""
 EQIDS_FILES: Mapping[str, str] = {
     "manifest.json": "a checkpoint of EqIDs, wanted a Hugging Face Llama: give it to "
     "--checkpoint or --load_checkpoint, or write its Llama with `python -m convert "
@@ -31,10 +31,10 @@ _PARTIAL = ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.download",
 
 
 def check_folder(folder: Path) -> None:
-    """Requires that a path is a folder with a config.json that is one.
+    """Requires that a path is a folder with a config.json that holds text.
 
     Raises:
-        UserError: it is something else; it says what, and the way out.
+        UserError: it is something else; the message says what, and what to do.
     """
     _check_kind(folder)
     config = folder / CONFIG
@@ -42,8 +42,10 @@ def check_folder(folder: Path) -> None:
     if config.exists() or config.is_symlink():
         check_content(config)
         return
-    for check in (_check_download, _check_pointer, _check_below, check_formats):
-        check(folder)
+    _check_download(folder)
+    _check_links(folder, [CONFIG])
+    _check_below(folder)
+    check_formats(folder)
     found = "weights, but " if list(folder.glob("*.safetensors")) else ""
     raise UserError(
         f"{folder} is no Hugging Face folder: it has {found}no {CONFIG}, wanted one of "
@@ -52,14 +54,15 @@ def check_folder(folder: Path) -> None:
 
 
 def check_weights(folder: Path, names: Sequence[str]) -> None:
-    """Requires that files of weights are there, each with content of its own.
+    """Requires that files of weights exist, and are not pointers to other files.
 
     Args:
         folder: of a Hugging Face Llama.
         names: the files: one, or the shards of an index.
 
     Raises:
-        UserError: some are not; it says what is there instead, and the way out.
+        UserError: a file is missing or a pointer; the message says what the folder
+            holds instead, and what to do.
     """
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
@@ -89,49 +92,40 @@ def check_architecture(path: Path, names: object, model_type: object) -> None:
         model_type: its `model_type`.
 
     Raises:
-        UserError: it is of another; it says what is wanted.
+        UserError: it belongs to another model; the message says what was wanted.
     """
     if names in (None, [], [ARCHITECTURE]) and model_type in (None, "llama"):
         return
-    way = (
+    remedy = (
         f"give the folder of a {ARCHITECTURE}, such as Llama 2, Llama 3 or SmolLM2; "
         "other models compute something else"
     )
     if model_type == "llama":
-        way = (
+        remedy = (
             f"give the {ARCHITECTURE} that it was made from, or write its Llama with "
             f"transformers: {ARCHITECTURE}.from_pretrained('{path.parent}')"
             ".save_pretrained(DIR)"
         )
     raise UserError(
         f"{path}: architectures is {names!r} and model_type {model_type!r}, wanted "
-        f"['{ARCHITECTURE}'] and 'llama': {way}"
+        f"['{ARCHITECTURE}'] and 'llama': {remedy}"
     )
 
 
 def _check_kind(path: Path) -> None:
-    """Requires a folder, and none of EqIDs' own."""
+    """Requires a folder that is not a run, checkpoint or dataset of EqIDs."""
     if not path.exists() and not path.is_symlink():
         on_hub = len(path.parts) == 2 and not path.parent.exists()
-        way = f"; if it is a name on the hub: `hf download {path} --local-dir {path}`"
+        download = f"; if it is a name on the hub: `hf download {path} --local-dir "
         raise UserError(
             f"{path}: no such folder, wanted a Hugging Face Llama"
-            + (way if on_hub else "")
+            + (f"{download}{path}`" if on_hub else "")
         )
     if not path.is_dir():
-        check_content(path)
-        with path.open("rb") as file:
-            gguf = file.read(4) == b"GGUF"
-        way = f"give its folder, {path.parent}"
-        if gguf:
-            way = FROM_GGUF.format(file=path)
-        elif not (path.parent / CONFIG).is_file():
-            way = f"one that has {CONFIG} and *.safetensors"
-        kind = "a GGUF file" if gguf else "a file"
-        raise UserError(f"{path} is {kind}, wanted the folder of a Llama: {way}")
-    for name, told in EQIDS_FILES.items():
+        raise _is_file(path)
+    for name, what in EQIDS_FILES.items():
         if (path / name).is_file() and not (path / CONFIG).exists():
-            raise UserError(f"{path} is {told.format(path=path)}")
+            raise UserError(f"{path} is {what.format(path=path)}")
         if any(
             (one / name).is_file() for one in path.iterdir() if one.name.isdecimal()
         ):
@@ -140,6 +134,20 @@ def _check_kind(path: Path) -> None:
                 "--checkpoint or --load_checkpoint, or write its Llama with `python "
                 f"-m convert eqids-to-hf {path} DIR`"
             )
+
+
+def _is_file(path: Path) -> UserError:
+    """Returns the error of a file that should be a folder."""
+    check_content(path)
+    with path.open("rb") as file:
+        gguf = file.read(4) == b"GGUF"
+    remedy = f"give its folder, {path.parent}"
+    if gguf:
+        remedy = FROM_GGUF.format(file=path)
+    elif not (path.parent / CONFIG).is_file():
+        remedy = f"one that has {CONFIG} and *.safetensors"
+    kind = "a GGUF file" if gguf else "a file"
+    return UserError(f"{path} is {kind}, wanted the folder of a Llama: {remedy}")
 
 
 def _check_adapter(folder: Path) -> None:
@@ -164,8 +172,8 @@ def _check_download(folder: Path) -> None:
         found += (folder.parent.parent / "blobs").glob("*.incomplete")
     if found:
         raise UserError(
-            f"{folder} was not downloaded to its end ({found[0].name} is left of it): "
-            "run the same download again, it goes on where it stopped"
+            f"the download of {folder} is incomplete ({found[0].name} is left of it): "
+            "run the same download again, it continues where it stopped"
         )
 
 
@@ -177,13 +185,8 @@ def _check_links(folder: Path, names: Sequence[str]) -> None:
             check_content(path)
 
 
-def _check_pointer(folder: Path) -> None:
-    """Requires that a missing config.json is not kept elsewhere by DVC."""
-    _check_links(folder, [CONFIG])
-
-
 def _check_below(folder: Path) -> None:
-    """Requires that no Llama lies in a folder below."""
+    """Requires that no folder below holds a Llama."""
     below = [folder / "snapshots" / revision for revision in _revisions(folder)]
     patterns = ("*", "snapshots/*", "models--*/snapshots/*", "*/*")
     for pattern in patterns:
@@ -198,7 +201,7 @@ def _check_below(folder: Path) -> None:
 
 
 def _revisions(folder: Path) -> Iterator[str]:
-    """The commits that a model's folder in the hub's cache holds by name."""
+    """Yields the commits that refs in the hub's cache of a model name."""
     for path in sorted(folder.glob("refs/*")):
         if path.is_file() and path.stat().st_size < 100:
             yield path.read_text(errors="replace").strip()

@@ -1,4 +1,4 @@
-"""Whether weights are numbers."""
+"""Check that weights are finite."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ def finite(tree: PyTree) -> PyTree:
     """Returns whether all values of each array are finite: bool [layer] or [].
 
     Args:
-        tree: modules whose arrays are annotated; stacked ones are told layer by layer.
+        tree: modules whose arrays are annotated; stacked arrays are checked by layer.
     """
 
     def of(axes: Words, x: jax.Array) -> jax.Array:
         first = int(axes.names[:1] == ("layer",))
-        # Of one pass and no temporaries, other than `isfinite(x).all()`.
+        # Unlike `isfinite(x).all()`, this takes one pass and no temporary arrays.
         largest = jnp.max(jnp.abs(x), axis=tuple(range(first, x.ndim)), initial=0)
         return jnp.isfinite(largest)
 

@@ -1,4 +1,4 @@
-"""Weights in formats that are not read, by the names of their files."""
+"""Recognize formats of weights that are not supported, by their files' names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ _FORMATS: Sequence[tuple[str, str, str]] = (
     ("*.gguf", "weights as GGUF ({name})", FROM_GGUF),
     ("pytorch_model*.bin", "weights of PyTorch ({name})", _FIVE),
     ("consolidated*.pth", "Meta's original weights ({name})",
-     f"{_DOWNLOAD}, or write it so with transformers' convert_llama_weights_to_hf.py"),
+     f"{_DOWNLOAD}, or convert it with transformers' convert_llama_weights_to_hf.py"),
     ("consolidated*.safetensors", "original weights ({name})", _DOWNLOAD),
     ("openvino_model.*", "a graph of OpenVINO ({name})", _EXPORTED),
     *(
@@ -51,23 +51,23 @@ _FORMATS: Sequence[tuple[str, str, str]] = (
     ("*.npz", "weights of MLX or NumPy ({name})", _EXPORTED),
     ("params.json", "the settings of Meta's original format ({name})", _DOWNLOAD),
 )  # fmt: skip
-"""Patterns of files, what they are, and the way out."""
+"""Patterns of files, what they are, and what to do."""
 
 
 def check_formats(folder: Path) -> None:
-    """Requires that a folder without safetensors has no weights of another format.
+    """Requires that a folder holds no weights in a format that is not supported.
 
     Raises:
-        UserError: it has; it names the format, the file and the way out.
+        UserError: it does; the message names the format, the file and what to do.
     """
-    for pattern, kind, way in _FORMATS:
+    for pattern, kind, remedy in _FORMATS:
         found = sorted(folder.glob(pattern))
         if found:
             if not found[0].is_dir():
                 check_content(found[0])
             name = found[0].name + (f" and {len(found) - 1} more" if found[1:] else "")
-            said = way.format(path=folder, file=found[0])
+            todo = remedy.format(path=folder, file=found[0])
             raise UserError(
                 f"{folder} is no Hugging Face folder of safetensors, it has "
-                f"{kind.format(name=name)}: {said}"
+                f"{kind.format(name=name)}: {todo}"
             )

@@ -1,7 +1,7 @@
-"""The sizes of the Llama in a GGUF file, read as llama.cpp reads them.
+"""Read the config of the Llama in a GGUF file, as llama.cpp reads it.
 
-What a file can say twice is decided as in `load_hparams` of src/llama-model.cpp; the
-pairs are listed in tests/test_convert_twice.py.
+Some settings can be stored twice. They are read as in `load_hparams` of
+src/llama-model.cpp; the pairs are listed in tests/test_convert_twice.py.
 """
 
 import math
@@ -15,22 +15,32 @@ from convert.gguf_file import GgufFile
 from eqids.config import LlamaConfig, RopeScaling, UserError, require
 
 ROPE_TABLE = "rope_freqs.weight"
-"""What llama3's scaling divides each frequency by; its settings are not in the file."""
+"""The tensor of divisors of llama3's RoPE scaling; its settings are not stored."""
 _VOCAB_SIZE = "llama.vocab_size"
 _SCALED = ("logit_scale", "attention.scale", "embedding_scale", "residual_scale")
-"""Keys of models whose blocks compute something else."""
+"""Keys of models whose blocks are not those of a Llama."""
 
 
 def gguf_config(file: GgufFile) -> LlamaConfig:
-    """Returns the sizes of the Llama in a GGUF file.
+    """Returns the config of the Llama in a GGUF file.
 
     Raises:
-        UserError: another architecture, a size is missing or unlikely, or scaling of
-            rotary frequencies that is not supported.
+        UserError: the architecture or the RoPE scaling is not supported, or a size is
+            missing or not plausible.
     """
     path, metadata = file.path, file.metadata
     _check_kind(path, metadata)
     _check_supported(path, metadata)
+    require("token_embd.weight" in file.tensors, f"{path} has no token_embd.weight")
+    try:
+        return _llama_config(file)
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from error
+
+
+def _llama_config(file: GgufFile) -> LlamaConfig:
+    path, metadata = file.path, file.metadata
 
     def size(name: str, default: int | None = None) -> int:
         value = metadata.get(f"llama.{name}", default)
@@ -40,7 +50,6 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
             return value
         raise UserError(f"{path}: llama.{name} is {value!r}, wanted a whole number")
 
-    require("token_embd.weight" in file.tensors, f"{path} has no token_embd.weight")
     width, num_heads = size("embedding_length"), size("attention.head_count")
     head = size("attention.key_length", width // max(num_heads, 1))
     for name in ("attention.value_length", "rope.dimension_count"):
@@ -49,27 +58,24 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
             f"{path}: llama.{name} is {size(name, head)}, wanted the size of a head, "
             f"{head}",
         )
-    try:
-        theta = _number(metadata, "llama.rope.freq_base", 10_000.0)
-        return LlamaConfig(
-            width=width,
-            num_layers=size("block_count"),
-            num_heads=num_heads,
-            num_kv_heads=size("attention.head_count_kv", num_heads),
-            head=head,
-            ffn=size("feed_forward_length"),
-            vocab=_vocab(file),
-            rope_theta=theta,
-            rope_scaling=_rope_scaling(file, theta, head),
-            norm_eps=_short(metadata),
-            tied="output.weight" not in file.tensors,
-        )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    theta = _number(metadata, "llama.rope.freq_base", 10_000.0)
+    return LlamaConfig(
+        width=width,
+        num_layers=size("block_count"),
+        num_heads=num_heads,
+        num_kv_heads=size("attention.head_count_kv", num_heads),
+        head=head,
+        ffn=size("feed_forward_length"),
+        vocab=_vocab(file),
+        rope_theta=theta,
+        rope_scaling=_rope_scaling(file, theta, head),
+        norm_eps=_norm_eps(metadata),
+        tied="output.weight" not in file.tensors,
+    )
 
 
 def _check_kind(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Requires one whole model of the architecture llama."""
+    """Requires a whole model of the architecture llama, in one file."""
     parts, part = (metadata.get(f"split.{name}", 0) for name in ("count", "no"))
     require(
         not isinstance(parts, int) or parts <= 1,
@@ -92,12 +98,10 @@ def _check_kind(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _check_supported(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Requires that no key asks for something that a Llama does not compute."""
+    """Requires that no key changes what a Llama computes."""
     for name in _SCALED:
         value = metadata.get(f"llama.{name}", 1.0)
-        require(
-            value in (0, 1), f"{path}: llama.{name} is {value!r}, which no Llama has"
-        )
+        require(value in (0, 1), f"{path}: llama.{name} is {value!r}, wanted 1")
     experts = metadata.get("llama.expert_count", 0)
     require(
         experts == 0,
@@ -107,7 +111,7 @@ def _check_supported(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _vocab(file: GgufFile) -> int:
-    """Returns the number of tokens, which llama.cpp wants the embedding to have."""
+    """Returns the rows of the embedding, which must equal the number of tokens."""
     rows = file.tensors["token_embd.weight"].shape[0]
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list):
@@ -116,8 +120,8 @@ def _vocab(file: GgufFile) -> int:
         name, wanted = "llama.vocab_size is", file.metadata.get(_VOCAB_SIZE, rows)
     require(
         wanted == rows,
-        f"{name} {wanted!r}, and token_embd.weight has {rows} rows; wanted as many, "
-        "as llama.cpp does: convert the model again from its own folder",
+        f"{name} {wanted!r}, and token_embd.weight has {rows} rows; wanted the same "
+        "number, as llama.cpp does: convert the model again from its own folder",
     )
     return rows
 
@@ -129,16 +133,16 @@ def _number(metadata: Mapping[str, Any], key: str, default: float | None) -> flo
     raise UserError(f"{key} is {value!r}, wanted a floating-point number")
 
 
-def _short(metadata: Mapping[str, Any]) -> float:
-    """The decimal number that a float32 was made of: 1e-5, not 9.99999974e-6."""
+def _norm_eps(metadata: Mapping[str, Any]) -> float:
+    """Returns the epsilon as a short decimal number: 1e-5, not 9.99999974e-6."""
     value = _number(metadata, "llama.attention.layer_norm_rms_epsilon", None)
     return float(str(np.float32(value)))
 
 
 def _rope_scaling(file: GgufFile, theta: float, head: int) -> RopeScaling | None:
-    """Returns the scaling of frequencies, as llama.cpp reads it.
+    """Returns RoPE's scaling, as llama.cpp reads it.
 
-    It divides every frequency by a factor, and each by its row of a table besides.
+    llama.cpp divides all frequencies by a factor, and each by its entry of a table.
     """
     divisors = np.full(head // 2, _factor(file.metadata))
     if ROPE_TABLE in file.tensors:
@@ -156,10 +160,10 @@ def _rope_scaling(file: GgufFile, theta: float, head: int) -> RopeScaling | None
 
 
 def _factor(metadata: Mapping[str, Any]) -> float:
-    """Returns what every frequency is divided by: llama.cpp's `rope_freq_scale`.
+    """Returns what all frequencies are divided by: llama.cpp's `rope_freq_scale`.
 
-    A file that names no type means linear; the key before `rope.scaling.factor` counts
-    where that is missing, and a factor of 0 means none (`load_hparams`).
+    Without a type the scaling is linear. If `rope.scaling.factor` is missing, its older
+    name `rope.scale_linear` counts. A factor of 0 means no scaling (`load_hparams`).
     """
     kind = metadata.get("llama.rope.scaling.type", "linear")
     require(
@@ -172,16 +176,16 @@ def _factor(metadata: Mapping[str, Any]) -> float:
         f"llama.rope.scaling.attn_factor is {attention!r}, which only yarn has; "
         "wanted 1",
     )
-    now, before = "llama.rope.scaling.factor", "llama.rope.scale_linear"
-    factor = _number(metadata, now if now in metadata else before, 0.0)
+    name, older = "llama.rope.scaling.factor", "llama.rope.scale_linear"
+    factor = _number(metadata, name if name in metadata else older, 0.0)
     return 1.0 if kind == "none" or factor == 0 else factor
 
 
 def _llama3_scaling(table: np.ndarray, theta: float, head: int) -> RopeScaling:
-    """The settings of Llama 3.1 and later that give a table of divisors.
+    """Returns llama3's settings that give a table of divisors (Llama 3.1 and later).
 
-    What is scaled least is divided by 1 and what is scaled most by the factor; the
-    other settings are those of every published Llama, and are tried.
+    The largest divisor is the factor. The other settings are assumed to be those of
+    every published Llama; the table they give must be the file's.
     """
     frequency = theta ** -(np.arange(0, head, 2) / head)
     low, high, original = 1.0, 4.0, 8192

@@ -1,7 +1,7 @@
-"""A GGUF file: its metadata and where its tensors lie (llama.cpp's `gguf.md`).
+"""Read a GGUF file: its metadata, and where its tensors are (llama.cpp's `gguf.md`).
 
-Nothing in the file is believed before it is compared with the file's size, so that a
-broken one costs no memory. Quantised blocks are decoded by the `gguf` package.
+All sizes in the file are compared with the file's own size before they are used, so
+that a broken file cannot allocate memory. The `gguf` package decodes quantized blocks.
 """
 
 import math
@@ -21,47 +21,47 @@ from eqids.config import UserError, check_content, require
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _BEFORE_GGUF = (b"lmgg", b"fmgg", b"tjgg", b"algg")
-"""How llama.cpp's files began before August 2023."""
+"""How files of llama.cpp began before August 2023."""
 _SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
     11: "<q", 12: "<d",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
 SUPPORTED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
-"""Types of tensors that are read."""
+"""Types of tensors that can be read."""
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Where a tensor lies."""
+    """Where a tensor is in the file."""
 
     shape: tuple[int, ...]
-    """Outermost axis first (the file has it the other way round)."""
+    """Outermost axis first (the file stores the innermost first)."""
     kind: str
-    """Its type, such as Q4_1."""
+    """The type, such as Q4_1."""
     offset: int
-    """Of its first byte in the file."""
+    """The position of the first byte."""
     num_bytes: int
-    """In the file."""
+    """The size in the file."""
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What a GGUF file says of itself."""
+    """The header of a GGUF file."""
 
     path: Path
     """The file."""
     metadata: Mapping[str, Any]
     """Values by key: numbers, strings, booleans, lists of them."""
     tensors: Mapping[str, GgufTensor]
-    """By name."""
+    """Tensors by name."""
 
     def rows(self, name: str, unit: int = 1) -> Iterator[np.ndarray]:
         """Yields a tensor as float32 [row, column], a few rows at a time.
 
         Args:
-            name: the tensor's.
-            unit: of rows that stay together.
+            name: of the tensor.
+            unit: rows that must not be separated.
         """
         tensor = self.tensors[name]
         kind = GGMLQuantizationType[tensor.kind]
@@ -75,7 +75,7 @@ class GgufFile:
 
 
 class _Bytes:
-    """A file's bytes, of which no more are given out than there are."""
+    """Reads a file from its beginning, and refuses to read past its end."""
 
     def __init__(self, path: Path):
         self._path, self._data, self._at = path, np.memmap(path, np.uint8, "r"), 0
@@ -91,8 +91,8 @@ class _Bytes:
     def take(self, num_bytes: int) -> bytes:
         require(
             num_bytes <= self.size - self._at,
-            f"{self._path} ends at byte {self.size}, where {num_bytes} more are wanted "
-            f"from byte {self._at}: it is cut off or damaged",
+            f"{self._path} ends at byte {self.size}, wanted {num_bytes} bytes from "
+            f"byte {self._at}: it is cut off or damaged, download it again",
         )
         self._at += num_bytes
         return self._data[self._at - num_bytes : self._at].tobytes()
@@ -135,36 +135,25 @@ class _Bytes:
         require(
             count * least <= self.size - self._at,
             f"{self._path}: an array before byte {self._at} claims {count} values, "
-            "more than the file has room for",
+            "more than the file holds: it is damaged, download it again",
         )
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Reads what a GGUF file says of itself, and where its tensors lie.
+    """Reads the header of a GGUF file: its metadata, and where its tensors are.
 
     Raises:
-        UserError: it is no GGUF of version 2 or 3, or it is cut off or damaged.
+        UserError: the file is not GGUF of version 2 or 3, or is cut off or damaged.
     """
     _check_path(path)
     data = _Bytes(path)
     _check_start(path, data.take(4))
-    version = data.number("<I")
-    swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-    require(
-        swapped not in _VERSIONS,
-        f"{path} is a big-endian GGUF file, wanted a little-endian one: turn it with "
-        f"`gguf-convert-endian {path} little`",
-    )
-    require(
-        version in _VERSIONS,
-        f"{path} is GGUF of version {version}, wanted 2 or 3, little-endian: convert "
-        "the model again with a llama.cpp of today",
-    )
+    _check_version(path, data.number("<I"))
     num_tensors, num_values = data.number("<Q"), data.number("<Q")
     metadata: dict[str, Any] = {}
     for _ in range(num_values):
         key = data.text()
-        require(key not in metadata, f"{path}: {key} is there twice")
+        require(key not in metadata, f"{path}: {key} is stored twice, wanted once")
         metadata[key] = data.value(data.number("<I"))
     found = [_tensor_record(data) for _ in range(num_tensors)]
     alignment = metadata.get("general.alignment", 32)
@@ -175,7 +164,9 @@ def read_gguf(path: Path) -> GgufFile:
     start_of_data = -(-data.at // alignment) * alignment
     tensors: dict[str, GgufTensor] = {}
     for name, shape, kind, offset in found:
-        require(name not in tensors, f"{path}: tensor {name} is there twice")
+        require(
+            name not in tensors, f"{path}: tensor {name} is stored twice, wanted once"
+        )
         tensors[name] = _tensor(
             path, name, shape, kind, start_of_data + offset, data.size
         )
@@ -184,24 +175,40 @@ def read_gguf(path: Path) -> GgufFile:
 
 
 def _check_path(path: Path) -> None:
-    """Requires a file that has content; of a folder, names what may be meant."""
+    """Requires a file that is not a pointer or a web page."""
     if path.is_dir():
         inside = sorted(path.glob("*.gguf"))
-        way = f"give {inside[0]}" if inside else "there is none in it"
-        raise UserError(f"{path} is not a file but a folder, wanted a GGUF file: {way}")
+        remedy = f"give {inside[0]}" if inside else "the folder has none"
+        raise UserError(
+            f"{path} is not a file but a folder, wanted a GGUF file: {remedy}"
+        )
     check_content(path)
 
 
 def _check_start(path: Path, start: bytes) -> None:
-    way = "give a file of llama.cpp, whose name ends in .gguf"
+    remedy = "give a file of llama.cpp, whose name ends in .gguf"
     if path.suffix == ".safetensors":
-        way = f"its folder, {path.parent}, may be one of Hugging Face already"
+        remedy = f"its folder, {path.parent}, may be one of Hugging Face already"
     if start in _BEFORE_GGUF:
-        way = (
-            "it is a file of llama.cpp from before GGUF, turn it into one with "
+        remedy = (
+            "it is a file of llama.cpp from before GGUF, convert it with "
             "convert_llama_ggml_to_gguf.py of llama.cpp"
         )
-    require(start == MAGIC, f"{path} begins with {start!r}, wanted {MAGIC!r}: {way}")
+    require(start == MAGIC, f"{path} begins with {start!r}, wanted {MAGIC!r}: {remedy}")
+
+
+def _check_version(path: Path, version: int) -> None:
+    swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+    require(
+        swapped not in _VERSIONS,
+        f"{path} is a big-endian GGUF file, wanted a little-endian one: convert it "
+        f"with `gguf-convert-endian {path} little`",
+    )
+    require(
+        version in _VERSIONS,
+        f"{path} is GGUF of version {version}, wanted 2 or 3, little-endian: convert "
+        "the model again with a recent llama.cpp",
+    )
 
 
 def _tensor_record(data: _Bytes) -> tuple[str, tuple[int, ...], int, int]:
@@ -214,10 +221,13 @@ def _tensor(
     path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, size: int
 ) -> GgufTensor:
     try:
-        known = GGMLQuantizationType(kind)
+        type_ = GGMLQuantizationType(kind)
     except ValueError:
-        raise UserError(f"{path}: tensor {name} has type {kind}, unknown") from None
-    block, block_bytes = GGML_QUANT_SIZES[known]
+        raise UserError(
+            f"{path}: tensor {name} has type {kind}, which the installed `gguf` does "
+            "not have: update it with `pip install --upgrade gguf`"
+        ) from None
+    block, block_bytes = GGML_QUANT_SIZES[type_]
     require(
         0 < len(shape) <= 4 and min(shape) > 0 and shape[-1] % block == 0,
         f"{path}: tensor {name} has shape {list(shape)}, wanted 1 to 4 axes and rows "
@@ -227,9 +237,9 @@ def _tensor(
     require(
         offset + num_bytes <= size,
         f"{path}: tensor {name} ends at byte {offset + num_bytes}, and the file at "
-        f"byte {size}: it is cut off or damaged",
+        f"byte {size}: it is cut off or damaged, download it again",
     )
-    return GgufTensor(shape, known.name, offset, num_bytes)
+    return GgufTensor(shape, type_.name, offset, num_bytes)
 
 
 def _check_apart(path: Path, tensors: Mapping[str, GgufTensor]) -> None:

@@ -1,4 +1,4 @@
-"""A GGUF file of a Llama, as a Hugging Face folder."""
+"""Convert a GGUF file of a Llama to a Hugging Face folder."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 from convert.gguf_config import ROPE_TABLE, gguf_config
 from convert.gguf_file import SUPPORTED, GgufFile, read_gguf
 from convert.gguf_tokenizer import token_ids, tokenizer_files
-from convert.hf_write import hf_config, llama_tensors, write_llama
-from convert.outputs import Advance, Weight, new_folder
+from convert.hf_config import hf_config
+from convert.hf_write import llama_tensors, write_llama
+from convert.outputs import Progress, Weight, output_folder
 from eqids.config import LlamaConfig, require
 
 _BLOCK, _LAYER = "blk.{}.", "model.layers.{}."
@@ -27,7 +28,7 @@ _KEYS: Mapping[str, str] = {
     _LAYER + "mlp.up_proj": _BLOCK + "ffn_up",
     _LAYER + "mlp.down_proj": _BLOCK + "ffn_down",
 }
-"""Hugging Face's names and GGUF's; both go on with `.weight`."""
+"""Hugging Face's names and GGUF's, both without `.weight` at the end."""
 
 
 def gguf_to_hf(
@@ -36,7 +37,7 @@ def gguf_to_hf(
     *,
     dtype: np.dtype,
     max_shard_bytes: int,
-    advance: Advance = lambda done, total: None,
+    advance: Progress = lambda done, total: None,
     report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """Writes the Llama and the tokenizer of a GGUF file as a Hugging Face folder.
@@ -45,36 +46,34 @@ def gguf_to_hf(
         path: the file.
         output: the folder to write.
         dtype: of the tensors.
-        max_shard_bytes: of a safetensors file, where there is more than one.
-        advance: hears of bytes as they are written.
-        report: hears why there is no tokenizer, where there is none.
+        max_shard_bytes: the largest size of a safetensors file.
+        advance: called for every part of a tensor that was written.
+        report: called with the reason if no tokenizer is written.
 
     Returns:
         The SHA-256 of every file, by name.
 
     Raises:
-        UserError: the file is damaged or holds no Llama that is supported, `output`
-            is there already or cannot be written, or a value does not fit `dtype`.
+        UserError: the file is damaged or holds no supported Llama, `output` exists
+            already or cannot be written, or a value does not fit `dtype`.
     """
     file = read_gguf(path)
     config = gguf_config(file)
-    weights = _weights(file, config)
-    more = token_ids(file.metadata)
+    weights, more = _weights(file, config), token_ids(file.metadata)
     context = file.metadata.get("llama.context_length")
     if context is not None:
         more["max_position_embeddings"] = context
     files = tokenizer_files(file, report)
-    with new_folder(output, advance) as new:
-        write_llama(
-            new, weights, hf_config(config, str(dtype), **more), dtype, max_shard_bytes
-        )
+    with output_folder(output, advance) as new:
+        content = hf_config(config, str(dtype), **more)
+        write_llama(new, weights, content, dtype, max_shard_bytes)
         for name, data in files.items():
             new.write(name, data)
     return new.digests
 
 
 def check_gguf(file: GgufFile) -> LlamaConfig:
-    """Requires that a GGUF file holds a whole Llama of types that are read.
+    """Requires that a GGUF file holds a whole Llama of supported types.
 
     Raises:
         UserError: as `gguf_to_hf` does.
@@ -85,9 +84,9 @@ def check_gguf(file: GgufFile) -> LlamaConfig:
 
 
 def _weights(file: GgufFile, config: LlamaConfig) -> dict[str, Weight]:
-    """The tensors by Hugging Face's names, each checked, and read when written."""
+    """Returns the tensors by Hugging Face's names, checked, to be read when written."""
     path = file.path
-    weights, known = {}, {ROPE_TABLE}
+    weights, used = {}, {ROPE_TABLE}
     for key, (_, tensor) in llama_tensors(config).items():
         name = _gguf_name(key)
         require(name in file.tensors, f"{path} has no tensor {name}")
@@ -100,7 +99,7 @@ def _weights(file: GgufFile, config: LlamaConfig) -> dict[str, Weight]:
         require(
             found.kind in SUPPORTED,
             f"{path}: {name} has type {found.kind}, wanted one of "
-            f"{', '.join(SUPPORTED)}: write it so with `llama-quantize "
+            f"{', '.join(SUPPORTED)}: convert it with `llama-quantize "
             f"--allow-requantize {path} FILE F16`",
         )
         permuted = {"q_proj": config.head, "k_proj": config.head}
@@ -108,11 +107,11 @@ def _weights(file: GgufFile, config: LlamaConfig) -> dict[str, Weight]:
         weights[key] = Weight(
             tensor.shape, np.dtype(np.float32), _parts(file, name, head)
         )
-        known.add(name)
-    surplus = sorted(set(file.tensors) - known)
+        used.add(name)
+    surplus = sorted(set(file.tensors) - used)
     require(
         not surplus,
-        f"{path} has {len(surplus)} tensors that a Llama has not, the first is "
+        f"{path} has {len(surplus)} tensors that no Llama has, the first is "
         f"{surplus[0] if surplus else ''}",
     )
     return weights
@@ -128,14 +127,14 @@ def _gguf_name(key: str) -> str:
 
 
 def _parts(file: GgufFile, name: str, head: int) -> Callable[[], Iterator[np.ndarray]]:
-    """Returns the reader of a tensor.
+    """Returns a function that yields the values of a tensor in Hugging Face's order.
 
     Args:
-        file: where it is.
-        name: in the file.
-        head: size of a head whose rows GGUF has with the two of a rotary pair side by
-            side, where Hugging Face has one half of each pair after the other; 0 for
-            other tensors.
+        file: that holds the tensor.
+        name: of the tensor in the file.
+        head: size of a head if its rows must be reordered, else 0. GGUF stores the two
+            rows of a rotary pair side by side, Hugging Face all first rows of a head
+            before all second ones.
     """
 
     def parts() -> Iterator[np.ndarray]:

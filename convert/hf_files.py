@@ -1,6 +1,5 @@
-"""The safetensors files of a Hugging Face folder: which there are, and their keys."""
+"""Find and open the safetensors files of a Hugging Face folder."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,19 +11,19 @@ from safetensors import SafetensorError, safe_open
 from convert.diagnosis import INDEX, SINGLE, check_folder, check_weights
 from convert.json_file import read_object
 from eqids.config import UserError, require
-from eqids.io.digests import file_sha256
+from eqids.io.digests import combined_sha256, file_sha256
 from sharding import exchange
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a folder: the one, or those its index names.
+    """Returns the safetensors files of a folder: one file, or those of its index.
 
-    As in transformers, `model.safetensors` counts before an index, and of an index
-    only the names of its files: tensors are where they are.
+    As in transformers, `model.safetensors` is preferred to an index, and an index
+    only lists files: the files themselves say which tensors they hold.
 
     Raises:
-        UserError: there are none, one that the index names is missing, or the index
-            names a file outside the folder.
+        UserError: the folder has no weights, a file of the index is missing, or the
+            index names a file outside the folder.
     """
     check_folder(folder)
     index = folder / INDEX
@@ -48,19 +47,19 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def check_inside(folder: Path, path: Path) -> None:
-    """Requires that a file lies in its folder, or in the cache of the hub it is of.
+    """Requires that a file lies in its folder, or in the hub's cache of that folder.
 
-    That cache has a folder of links for each revision, beside one of files.
+    The cache has a folder of links for each revision, beside a folder of files.
 
     Raises:
-        UserError: it is a link that leads elsewhere.
+        UserError: the file is a link to somewhere else.
     """
-    real, home = path.resolve(), folder.resolve()
-    homes = [home]
-    if home.parent.name == "snapshots":
-        homes.append(home.parent.parent / "blobs")
+    real, parent = path.resolve(), folder.resolve()
+    allowed = [parent]
+    if parent.parent.name == "snapshots":
+        allowed.append(parent.parent.parent / "blobs")
     require(
-        any(real.is_relative_to(home) for home in homes),
+        any(real.is_relative_to(one) for one in allowed),
         f"{path} is a link out of its folder, to {real}; wanted the file itself",
     )
 
@@ -68,30 +67,29 @@ def check_inside(folder: Path, path: Path) -> None:
 def fingerprint(folder: Path) -> str:
     """Returns the SHA-256 over the digests of a folder's files, in order of name.
 
-    Every byte is read, about a second for a gigabyte. Processes of one run share the
-    files out, and tell one another: all call it, once a run for each folder.
+    Every byte is read, which takes about a second for a gigabyte. The processes of a
+    run divide the files among them: all must call it, once for each folder.
     """
     paths, num_processes = shard_paths(folder), jax.process_count()
     own = paths[jax.process_index() :: num_processes]
-    told = exchange(f"fingerprint of {folder}", " ".join(map(file_sha256, own)))
-    total = hashlib.sha256()
-    for i in range(len(paths)):
-        digests = told[i % num_processes].split()
-        total.update(bytes.fromhex(digests[i // num_processes]))
-    return total.hexdigest()
+    found = exchange(f"fingerprint of {folder}", " ".join(map(file_sha256, own)))
+    digests = {process: text.split() for process, text in found.items()}
+    return combined_sha256(
+        digests[i % num_processes][i // num_processes] for i in range(len(paths))
+    )
 
 
 @contextmanager
 def tensors(folder: Path) -> Iterator[Mapping[str, Any]]:
     """Opens a folder's tensors as safetensors' slices, which read what is indexed.
 
-    The files are mapped; opening reads their headers only.
+    The files are memory-mapped; opening them reads only their headers.
 
     Args:
-        folder: with safetensors, in one file or in shards.
+        folder: a Hugging Face folder, with one file of weights or shards.
 
     Raises:
-        UserError: a file is missing or broken, or a tensor is in two of them.
+        UserError: a file is missing or broken, or two files hold the same tensor.
     """
     found: dict[str, Any] = {}
     with ExitStack() as stack:

@@ -1,8 +1,8 @@
-"""A Hugging Face folder of safetensors, as a `Llama`.
+"""Load a Hugging Face folder of safetensors as a `Llama`.
 
-Weights keep Hugging Face's order of axes, so that loading is a copy: what a device
-holds of a stacked array is read from the mapped files layer by layer, and cast as it
-comes. Nobody reads more.
+Weights keep Hugging Face's order of axes, so that loading is a copy: each process
+reads the part of a stacked array that its devices hold, layer by layer from
+memory-mapped files, and casts it while reading.
 """
 
 import math
@@ -30,11 +30,11 @@ from sharding import Box, LazyArray, Placement, Words, aligned, words
 
 
 @dataclass(frozen=True)
-class Row:
-    """One kind of tensor: its foreign key, our field, its foreign shape in words.
+class TensorRow:
+    """One kind of tensor: its key in the file, our field, and its axes in the file.
 
-    A key with `{}` is one tensor a layer. A word joined by `*` is several of our
-    axes in one of theirs.
+    A key with `{}` means one tensor for each layer. Axes joined by `*` are one axis in
+    the file and several in our field.
     """
 
     key: str
@@ -44,22 +44,23 @@ class Row:
 
 _LAYER = "model.layers.{}."
 ROWS = (
-    Row("model.embed_tokens.weight", "embedding", ("vocab", "width")),
-    Row("model.norm.weight", "norm", ("width",)),
-    Row("lm_head.weight", "lm_head", ("vocab", "width")),
-    Row(_LAYER + "input_layernorm.weight", "attention_norm", ("width",)),
-    Row(_LAYER + "self_attn.q_proj.weight", "wq", ("heads*head", "width")),
-    Row(_LAYER + "self_attn.k_proj.weight", "wk", ("kv_heads*head", "width")),
-    Row(_LAYER + "self_attn.v_proj.weight", "wv", ("kv_heads*head", "width")),
-    Row(_LAYER + "self_attn.o_proj.weight", "wo", ("width", "heads*head")),
-    Row(_LAYER + "post_attention_layernorm.weight", "ffn_norm", ("width",)),
-    Row(_LAYER + "mlp.gate_proj.weight", "w_gate", ("ffn", "width")),
-    Row(_LAYER + "mlp.up_proj.weight", "w_up", ("ffn", "width")),
-    Row(_LAYER + "mlp.down_proj.weight", "w_down", ("width", "ffn")),
+    TensorRow("model.embed_tokens.weight", "embedding", ("vocab", "width")),
+    TensorRow("model.norm.weight", "norm", ("width",)),
+    TensorRow("lm_head.weight", "lm_head", ("vocab", "width")),
+    TensorRow(_LAYER + "input_layernorm.weight", "attention_norm", ("width",)),
+    TensorRow(_LAYER + "self_attn.q_proj.weight", "wq", ("heads*head", "width")),
+    TensorRow(_LAYER + "self_attn.k_proj.weight", "wk", ("kv_heads*head", "width")),
+    TensorRow(_LAYER + "self_attn.v_proj.weight", "wv", ("kv_heads*head", "width")),
+    TensorRow(_LAYER + "self_attn.o_proj.weight", "wo", ("width", "heads*head")),
+    TensorRow(_LAYER + "post_attention_layernorm.weight", "ffn_norm", ("width",)),
+    TensorRow(_LAYER + "mlp.gate_proj.weight", "w_gate", ("ffn", "width")),
+    TensorRow(_LAYER + "mlp.up_proj.weight", "w_up", ("ffn", "width")),
+    TensorRow(_LAYER + "mlp.down_proj.weight", "w_down", ("width", "ffn")),
 )
+"""Every tensor of a Llama; a tied Llama has no lm_head."""
 _OF_LAYER, _LORA = re.compile(r"model\.layers\.([0-9]{1,6})\."), ".lora_"
 _IGNORED = ".self_attn.rotary_emb.inv_freq"
-"""A table that old files store and everyone recomputes."""
+"""RoPE's frequencies, which old files store; they are computed instead."""
 _NO_MESH = Placement(None, None)
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -73,45 +74,47 @@ def load_llama(
 ) -> Llama:
     """Returns the Llama in a Hugging Face folder.
 
-    Whatever may be wrong with the folder but values is found before a weight is read.
+    All errors but values that are not finite are found before a weight is read.
 
     Args:
         path: the folder: config.json and safetensors, in one file or in shards.
         dtype: what weights are cast to.
         put: where they go; each process reads only what its devices hold. By default
             all go to the default device.
-        head: load the head for words too, if it has one of its own.
+        head: also load the language-model head, if it is not the embedding.
 
     Raises:
         UserError: a file is missing or broken, or a tensor is missing, surplus,
-            doubled, misshapen or not finite; it names the file or tensor.
+            stored twice, misshapen or not finite; the message names file or tensor.
         LayoutError: a mesh axis does not divide an array.
     """
     folder = Path(path)
     config = read_config(folder)
     with tensors(folder) as found:
-        llama = _unread(folder, found, config, dtype)
+        llama = _lazy_llama(folder, found, config, dtype)
         llama = put(llama if head else llama.headless())
     _check_finite(folder, llama)
     return llama
 
 
 def check_llama(folder: Path) -> LlamaConfig:
-    """Requires that a folder holds a whole Llama, by its config and headers.
+    """Returns the config of the Llama in a folder, after comparing the files' headers.
+
+    No weight is read.
 
     Raises:
         UserError: as `load_llama` does.
     """
     config = read_config(folder)
     with tensors(folder) as found:
-        _unread(folder, found, config, jnp.float32)
+        _lazy_llama(folder, found, config, jnp.float32)
     return config
 
 
-def _unread(
+def _lazy_llama(
     folder: Path, tensors: Mapping[str, Any], config: LlamaConfig, dtype: DTypeLike
 ) -> Llama:
-    """Returns a Llama whose arrays are yet to be read."""
+    """Returns a Llama of lazy arrays, after checking keys, shapes and dtypes."""
     check_dtypes(
         folder,
         {k: t.get_dtype() for k, t in tensors.items() if not k.endswith(_IGNORED)},
@@ -120,30 +123,30 @@ def _unread(
     abstract = eqx.filter_eval_shape(Llama, config, key=jax.random.key(0))
     leaves, treedef = jax.tree.flatten(abstract)
     axes = jax.tree.leaves(words(abstract))
-    known, unread = set[str](), []
+    used, lazy = set[str](), []
     for axis, leaf in zip(axes, leaves, strict=True):
         row = _row(axis)
         for key in _keys(row, config):
             _check(folder, tensors, key, _foreign_shape(row, config))
         keys = list(_keys(row, config))
         parts = [tensors[key] for key in keys]
-        unread.append(_array(row, parts, leaf.shape, np.dtype(dtype)))
-        known |= set(keys)
+        lazy.append(_lazy_array(row, parts, leaf.shape, np.dtype(dtype)))
+        used |= set(keys)
     if config.tied and _HEAD in tensors:
         _check_tied(folder, tensors)
-        known.add(_HEAD)
-    surplus = [key for key in sorted(tensors) if key not in known]
+        used.add(_HEAD)
+    surplus = [key for key in sorted(tensors) if key not in used]
     surplus = [key for key in surplus if not key.endswith(_IGNORED)]
     require(
         not surplus,
-        f"{folder} has {len(surplus)} tensors that a Llama has not, the first is "
+        f"{folder} has {len(surplus)} tensors that no Llama has, the first is "
         f"{surplus[0] if surplus else ''}",
     )
-    return jax.tree.unflatten(treedef, unread)
+    return jax.tree.unflatten(treedef, lazy)
 
 
 def _check_whole(folder: Path, tensors: Mapping[str, Any], config: LlamaConfig) -> None:
-    """Requires no adapter among the tensors, and as many layers as the config says."""
+    """Requires that no tensor is an adapter's, and the config's number of layers."""
     of_peft = [k for k in sorted(tensors) if k.startswith("base_model.") or _LORA in k]
     require(
         not of_peft,
@@ -153,7 +156,7 @@ def _check_whole(folder: Path, tensors: Mapping[str, Any], config: LlamaConfig) 
     )
     layers = {int(found[1]) for key in tensors if (found := _OF_LAYER.match(key))}
     num_layers = 1 + max(layers, default=-1)
-    # A gap is a tensor that is missing, which is said by its name.
+    # If a layer in between is missing, its first tensor is named later.
     require(
         num_layers in (0, config.num_layers) or len(layers) < num_layers,
         f"{folder} has tensors of {num_layers} layers, and {CONFIG} says "
@@ -163,21 +166,21 @@ def _check_whole(folder: Path, tensors: Mapping[str, Any], config: LlamaConfig) 
 
 
 def _check_finite(folder: Path, llama: Llama) -> None:
-    """Requires that all weights are finite, as they came and as they were cast."""
+    """Requires that all weights are finite after the cast."""
     rows = map(_row, jax.tree.leaves(words(llama)))
-    for row, told in zip(rows, jax.tree.leaves(finite(llama)), strict=True):
-        of_keys = np.atleast_1d(np.asarray(told))
+    for row, found in zip(rows, jax.tree.leaves(finite(llama)), strict=True):
+        of_keys = np.atleast_1d(np.asarray(found))
         for key, fine in zip(_keys(row, llama.config), of_keys, strict=True):
             require(bool(fine), f"{folder}: {key} has values that are not finite")
 
 
-def _row(axes: Words) -> Row:
+def _row(axes: Words) -> TensorRow:
     field = axes.field.removeprefix("blocks.")
     return next(row for row in ROWS if row.field == field)
 
 
-def _keys(row: Row, config: LlamaConfig) -> Iterator[str]:
-    """The keys of one field, one for each layer if it is stacked."""
+def _keys(row: TensorRow, config: LlamaConfig) -> Iterator[str]:
+    """Yields the keys of a field, one for each layer if it is stacked."""
     if "{}" not in row.key:
         yield row.key
         return
@@ -196,15 +199,15 @@ def _check(
     shape = tuple(tensors[key].get_shape())
     require(
         shape == wanted,
-        f"{folder}: {key} has shape {shape}, wanted {wanted} by {CONFIG}; wanted the "
+        f"{folder}: {key} has shape {shape}, and {CONFIG} says {wanted}; wanted the "
         f"{CONFIG} that belongs to these weights",
     )
 
 
 def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
-    """Requires that a head beside a tied embedding holds the same values.
+    """Requires that the stored head of a tied Llama equals the embedding.
 
-    transformers does not tie two that differ, whatever the config says.
+    transformers does not tie the two if they differ.
     """
     embedding, head = tensors[_EMBEDDING], tensors[_HEAD]
     num_rows, width = embedding.get_shape()
@@ -218,16 +221,16 @@ def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
         )
 
 
-def _array(
-    row: Row, parts: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype
+def _lazy_array(
+    row: TensorRow, parts: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype
 ) -> LazyArray:
-    """Returns one field, all layers of it, yet to be read.
+    """Returns one field as a lazy array, all its layers.
 
     Args:
-        row: how the field's axes lie in a tensor.
-        parts: its tensors, one for each layer if it is stacked.
+        row: the axes of the field's tensors.
+        parts: the tensors, one for each layer if the field is stacked.
         shape: of the field.
-        dtype: what is read is cast to.
+        dtype: what the values are cast to.
     """
     stacked = "{}" in row.key
     sizes = shape[1:] if stacked else shape
@@ -245,12 +248,12 @@ def _array(
 
 
 def _in_file(
-    row: Row, box: Box, sizes: tuple[int, ...]
+    row: TensorRow, box: Box, sizes: tuple[int, ...]
 ) -> tuple[Box, tuple[int, ...], Box]:
-    """Returns the box of a tensor in which a box of our axes lies.
+    """Returns which box of a tensor to read for a box of our field.
 
-    Of our axes in one of theirs, the first is cut in the file and the others after
-    reading.
+    If several of our axes are one axis in the file, the first is cut in the file and
+    the others after reading.
 
     Returns:
         The box in the file, its shape in our axes, and our box within it.
@@ -273,7 +276,7 @@ def _size(at: slice) -> int:
     return at.stop - at.start
 
 
-def _foreign_shape(row: Row, config: LlamaConfig) -> tuple[int, ...]:
+def _foreign_shape(row: TensorRow, config: LlamaConfig) -> tuple[int, ...]:
     sizes: Mapping[str, int] = {
         "vocab": config.vocab,
         "width": config.width,

@@ -1,4 +1,4 @@
-"""A Llama as a Hugging Face folder: config, shards and their index, companions."""
+"""Write a Llama as a Hugging Face folder: config, weights, tokenizer and licence."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,13 +8,20 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from convert.diagnosis import ARCHITECTURE, CONFIG, INDEX, SINGLE
-from convert.hf_config import read_config
+from convert.diagnosis import CONFIG, INDEX, SINGLE
+from convert.hf_config import base_config, hf_config
 from convert.hf_files import check_inside, tensors
 from convert.hf_llama import check_llama
-from convert.json_file import read_object
-from convert.names import Tensor, path_of, tensors_of
-from convert.outputs import DTYPES, Advance, NewFolder, Weight, new_folder, row_ranges
+from convert.names import Tensor, tensors_of
+from convert.outputs import (
+    DTYPES,
+    OutputFolder,
+    Progress,
+    Weight,
+    output_folder,
+    row_ranges,
+)
+from eqids.checkpoints import leaf_name
 from eqids.config import LlamaConfig, check_content, require
 from eqids.model import Llama
 
@@ -24,20 +31,15 @@ COMPANIONS = (
     "chat_template.jinja", "generation_config.json", "LICENSE", "LICENSE.txt",
     "USE_POLICY.md", "README.md",
 )  # fmt: skip
-"""Files beside the weights that go where they go."""
+"""Files that are copied with the weights."""
 _FREE_TEXTS = ("LICENSE", "USE_POLICY", "README", "chat_template")
-"""Those that may begin with anything."""
-
-_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
-         "original_max_position_embeddings")  # fmt: skip
-_DTYPE = ("torch_dtype", "dtype")
-"""Fields of a config.json that say the same."""
+"""Companions whose content is not checked."""
 
 HEAD = "lm_head.weight"
-"""The head for words, of a Llama that has one of its own."""
+"""The language-model head, of a Llama that is not tied."""
 
-Read = Callable[[str, int | None], np.ndarray]
-"""Returns an array of a Llama by its path (blocks/wq), or one layer of it."""
+ReadArray = Callable[[str, int | None], np.ndarray]
+"""Returns an array of a Llama by its path (blocks/wq), or one of its layers."""
 
 
 def hf_to_hf(
@@ -46,26 +48,26 @@ def hf_to_hf(
     *,
     dtype: np.dtype | None = None,
     max_shard_bytes: int,
-    advance: Advance = lambda done, total: None,
+    advance: Progress = lambda done, total: None,
 ) -> dict[str, str]:
-    """Writes a folder anew, in another dtype or in files of another size.
+    """Writes a copy of a folder, in another dtype or in files of another size.
 
     Args:
-        folder: a Llama's.
+        folder: the folder of a Llama.
         output: the folder to write.
-        dtype: what tensors are cast to; by default each keeps its own, to the bit.
-        max_shard_bytes: of a safetensors file, where there is more than one.
-        advance: hears of bytes as they are written.
+        dtype: what tensors are cast to; by default each is copied to the bit.
+        max_shard_bytes: the largest size of a safetensors file.
+        advance: called for every part of a tensor that was written.
 
     Returns:
         The SHA-256 of every file, by name.
 
     Raises:
-        UserError: the folder holds no whole Llama, `output` is there already or
-            cannot be written, or a value does not fit `dtype`.
+        UserError: the folder holds no whole Llama, `output` exists already or cannot
+            be written, or a value does not fit `dtype`.
     """
     check_llama(folder)
-    with tensors(folder) as found, new_folder(output, advance) as new:
+    with tensors(folder) as found, output_folder(output, advance) as new:
         weights = {key: of_slice(found[key]) for key in found}
         config = base_config(folder, None if dtype is None else str(dtype))
         write_llama(new, weights, config, dtype, max_shard_bytes)
@@ -82,13 +84,13 @@ def save_llama(
 ) -> dict[str, str]:
     """Writes a Llama in memory as a Hugging Face folder; see `hf_to_hf`.
 
-    Low-rank changes are merged. There is no tokenizer in a Llama, so none is written.
+    LoRA is merged. A `Llama` has no tokenizer, so none is written.
 
     Args:
         llama: on the devices of this process.
         output: the folder to write.
         dtype: what tensors are cast to; by default each keeps its own.
-        max_shard_bytes: of a safetensors file, where there is more than one.
+        max_shard_bytes: the largest size of a safetensors file.
     """
     read = arrays_of(llama)
     stored = np.dtype(llama.embedding.dtype)
@@ -96,16 +98,16 @@ def save_llama(
     if llama.blocks.lora is not None:
         scales = {name: one.scale for name, one in llama.blocks.lora.items()}
         weights = merged(weights, llama.config, scales, read)
-    with new_folder(output) as new:
+    with output_folder(output) as new:
         config = hf_config(llama.config, str(dtype or stored))
         write_llama(new, weights, config, dtype, max_shard_bytes)
     return new.digests
 
 
-def arrays_of(llama: Llama) -> Read:
-    """Returns what reads the arrays of a Llama in memory."""
+def arrays_of(llama: Llama) -> ReadArray:
+    """Returns a function that reads the arrays of a Llama in memory."""
     leaves = jax.tree_util.tree_leaves_with_path(llama)
-    arrays = {path_of(route): leaf for route, leaf in leaves}
+    arrays = {leaf_name(route): leaf for route, leaf in leaves}
 
     def read(path: str, layer: int | None) -> np.ndarray:
         return np.asarray(arrays[path] if layer is None else arrays[path][layer])
@@ -114,23 +116,23 @@ def arrays_of(llama: Llama) -> Read:
 
 
 def write_llama(
-    new: NewFolder,
+    new: OutputFolder,
     weights: Mapping[str, Weight],
     config: Mapping[str, Any],
     dtype: np.dtype | None,
     max_shard_bytes: int,
 ) -> None:
-    """Writes config.json, the safetensors files and, of several, their index.
+    """Writes config.json, the safetensors files and, if there are several, an index.
 
     Args:
-        new: the folder.
+        new: the folder to write into.
         weights: tensors by their names of Hugging Face.
         config: the content of config.json.
         dtype: what tensors are cast to; by default each keeps its own.
-        max_shard_bytes: of a file, where there is more than one.
+        max_shard_bytes: the largest size of a safetensors file.
 
     Raises:
-        UserError: these tensors are not those of the config.
+        UserError: the tensors are not those of the config.
     """
     new.write_json(CONFIG, config)
     new.expect(weights, dtype)
@@ -148,7 +150,7 @@ def write_llama(
 def _shards(
     weights: Mapping[str, Weight], dtype: np.dtype | None, max_bytes: int
 ) -> dict[str, list[str]]:
-    """Tensors by file, in their order; one that is larger has a file of its own."""
+    """Returns the tensors of each file, in order; one that is too large is alone."""
     groups: list[list[str]] = [[]]
     size = 0
     for key, weight in weights.items():
@@ -167,8 +169,8 @@ def _shards(
     }
 
 
-def copy_companions(new: NewFolder, folder: Path) -> None:
-    """Copies what lies beside the weights of a folder: the tokenizer, a licence."""
+def copy_companions(new: OutputFolder, folder: Path) -> None:
+    """Copies a folder's other files: the tokenizer, a licence."""
     for name in COMPANIONS:
         path = folder / name
         if path.is_symlink() or path.is_file():
@@ -179,86 +181,21 @@ def copy_companions(new: NewFolder, folder: Path) -> None:
                 new.write(name, path.read_bytes())
 
 
-def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:
-    """Returns the content of a folder's config.json, everything said once.
-
-    What a config.json can say in two ways is said as `hf_config` does, so that any
-    version of transformers reads the same; other fields stay as they are.
-
-    Args:
-        folder: of a Llama.
-        dtype: of the tensors; by default what the folder says.
-    """
-    values = read_object(folder / CONFIG)
-    # Where both are there, transformers reads `dtype`.
-    said = dtype or values.get("dtype") or values.get("torch_dtype")
-    ours = hf_config(read_config(folder), said)
-    out = {key: one for key, one in values.items() if key not in _ROPE + _DTYPE}
-    if any(key in values for key in _ROPE):
-        out |= {key: ours[key] for key in ("rope_theta", "rope_scaling")}
-    return out if said is None else out | {"torch_dtype": said}
-
-
-def hf_config(config: LlamaConfig, dtype: str | None, **more: Any) -> dict[str, Any]:
-    """Returns the content of a config.json, which any version of transformers reads.
-
-    Everything is said once: rotary settings as `rope_theta` and `rope_scaling`, the
-    dtype as `torch_dtype`.
-
-    Args:
-        config: sizes.
-        dtype: of the tensors, or none to say nothing of it.
-        more: fields that the sizes do not tell, such as `eos_token_id`.
-    """
-    rope = None
-    if config.rope_scaling is not None:
-        scaling = config.rope_scaling
-        rope = {"rope_type": scaling.rope_type, "factor": scaling.factor}
-        if scaling.rope_type == "llama3":
-            rope |= {
-                "low_freq_factor": scaling.low_freq_factor,
-                "high_freq_factor": scaling.high_freq_factor,
-                "original_max_position_embeddings": (
-                    scaling.original_max_position_embeddings
-                ),
-            }
-    return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "llama",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head,
-        "intermediate_size": config.ffn,
-        "vocab_size": config.vocab,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": rope,
-        "tie_word_embeddings": config.tied,
-        "torch_dtype": dtype,
-        **more,
-    }
-
-
 def llama_tensors(config: LlamaConfig) -> dict[str, tuple[str, Tensor]]:
     """Returns the tensors of a Llama by name, each with the path of its array."""
     abstract = eqx.filter_eval_shape(Llama, config, key=jax.random.key(0))
     found = {}
     for route, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-        path = path_of(route)
+        path = leaf_name(route)
         for tensor in tensors_of(f"llama/{path}", leaf.shape):
             found[tensor.name] = (path, tensor)
     return found
 
 
 def llama_weights(
-    config: LlamaConfig, dtype: np.dtype, read: Read
+    config: LlamaConfig, dtype: np.dtype, read: ReadArray
 ) -> dict[str, Weight]:
-    """Returns the tensors of a Llama, each read from our arrays when it is written."""
+    """Returns the tensors of a Llama; each is read when it is written."""
 
     def weight(path: str, tensor: Tensor) -> Weight:
         def parts() -> Iterator[np.ndarray]:
@@ -273,20 +210,20 @@ def merged(
     weights: Mapping[str, Weight],
     config: LlamaConfig,
     scales: Mapping[str, float],
-    read: Read,
+    read: ReadArray,
 ) -> dict[str, Weight]:
-    """Returns tensors with low-rank changes added: `W + scale * B A`, in float32.
+    """Returns tensors with LoRA merged: `W + scale * B A`, in float32.
 
     Args:
         weights: the tensors of a Llama.
-        config: its sizes.
-        scales: of the changes, by the field of `Block` that they change.
-        read: returns a change's `blocks/lora/FIELD/a` [rank, *inputs] and `…/b`
+        config: of the Llama.
+        scales: LoRA's scale by the weight's field in a block.
+        read: returns LoRA's `blocks/lora/FIELD/a` [rank, *inputs] and `…/b`
             [*outputs, rank] of a layer.
     """
     float32 = np.dtype(np.float32)
 
-    def changed(weight: Weight, field: str, layer: int | None) -> Weight:
+    def merge(weight: Weight, field: str, layer: int | None) -> Weight:
         def parts() -> Iterator[np.ndarray]:
             a, b = (read(f"blocks/lora/{field}/{side}", layer) for side in "ab")
             num_rows, num_columns = weight.shape
@@ -304,7 +241,7 @@ def merged(
     for key, (path, tensor) in llama_tensors(config).items():
         field = path.removeprefix("blocks/")
         if path.startswith("blocks/") and field in scales:
-            out[key] = changed(weights[key], field, tensor.layer)
+            out[key] = merge(weights[key], field, tensor.layer)
     return out
 
 

@@ -1,10 +1,19 @@
-"""Published Llamas on the Hugging Face hub, fetched once into its cache."""
+"""Fetch published Llamas from the Hugging Face hub, once, into its cache."""
 
 import errno
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from convert.hf_files import shard_paths
 from convert.hf_write import COMPANIONS
@@ -13,7 +22,7 @@ from eqids.io.digests import file_sha256
 
 PAGE = "https://huggingface.co"
 _FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", *COMPANIONS)
-"""All that is fetched; other formats of the same weights are not."""
+"""The files to fetch; other formats of the same weights are left out."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -22,9 +31,9 @@ class Repository:
     """A published Llama."""
 
     name: str
-    """On the hub."""
+    """Its name on the hub."""
     revision: str
-    """The commit, which pins every byte."""
+    """The commit, which fixes every byte."""
 
 
 REPOSITORIES: Mapping[LlamaSize, Repository] = {
@@ -48,53 +57,49 @@ def fetch_llama(
 ) -> Path:
     """Returns the folder of a published Llama, from the hub's cache or the hub.
 
-    What comes from the hub is compared with its SHA-256 before it is used. Tokens are
-    those of `huggingface_hub`: HF_TOKEN, or what `hf auth login` has stored; so are
-    HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE. Many processes may call it at once.
+    Downloads are compared with their SHA-256 before they are used. `huggingface_hub`
+    finds the token (HF_TOKEN, or what `hf auth login` stored) and reads HF_HOME,
+    HF_ENDPOINT and HF_HUB_OFFLINE. Several processes may call this at once.
 
     Args:
         size: a preset's name.
-        report: hears of what is fetched.
+        report: called with a message when a download begins.
 
     Raises:
-        UserError: it needs a licence or a token, is not there, or could not be
-            reached, written or trusted; the sentence says what to do.
+        UserError: the model needs a licence or a token, does not exist, or could not
+            be downloaded, stored or verified; the message says what to do.
     """
-    # Imported here: whoever has a folder does not pay for it.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     repository = REPOSITORIES[size]
-
-    def folder(offline: bool) -> Path:
-        return Path(
-            snapshot_download(
-                repository.name,
-                revision=repository.revision,
-                allow_patterns=list(_FILES),
-                ignore_patterns=["*/*"],
-                local_files_only=offline,
-            )
-        )
-
     try:
-        path = folder(offline=True)
+        path = _snapshot(repository, offline=True)
         shard_paths(path)
         return path
     except (LocalEntryNotFoundError, UserError):
         report(f"fetching {repository.name} at {repository.revision[:12]} from the hub")
     try:
-        path = folder(offline=False)
+        path = _snapshot(repository, offline=False)
     except Exception as error:  # the HTTP client's own errors differ by its version
-        raise _told(error, repository) from error
+        raise _explained(error, repository) from error
     _check_digests(path, repository)
     return path
 
 
-def _check_digests(path: Path, repository: Repository) -> None:
-    """Requires that large files are what their names in the cache say: their SHA-256.
+def _snapshot(repository: Repository, offline: bool) -> Path:
+    return Path(
+        snapshot_download(
+            repository.name,
+            revision=repository.revision,
+            allow_patterns=list(_FILES),
+            ignore_patterns=["*/*"],
+            local_files_only=offline,
+        )
+    )
 
-    A file that is not is removed, so that the next try fetches it again.
+
+def _check_digests(path: Path, repository: Repository) -> None:
+    """Requires that large files have the SHA-256 that is their name in the cache.
+
+    A file with another one is removed, so that the next call fetches it again.
     """
     for file in shard_paths(path):
         blob = file.resolve()
@@ -107,60 +112,23 @@ def _check_digests(path: Path, repository: Repository) -> None:
         require(
             found == blob.name,
             f"{file.name} of {repository.name} came with SHA-256 {found}, wanted "
-            f"{blob.name}; it was removed: try again, or look at what is between here "
-            "and the hub",
+            f"{blob.name}; it was removed: try again, and check the proxy if it fails "
+            "again",
         )
 
 
-def _told(error: Exception, repository: Repository) -> UserError:
-    """What went wrong with the hub, and what to do about it, in a sentence."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
+def _explained(error: Exception, repository: Repository) -> UserError:
+    """Returns an error that says what went wrong with the hub, and what to do."""
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         assert isinstance(error.__cause__, Exception)
         error = error.__cause__
     name, instead = repository.name, "give --llama_path DIR of a copy"
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-    login = "set HF_TOKEN, or run `hf auth login`"
-    if isinstance(error, GatedRepoError):
-        return UserError(
-            f"{name} is gated: accept its licence at {PAGE}/{name}, then {login} with "
-            f"a token of that account, or {instead}"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return UserError(
-            f"{name} has no revision {repository.revision} any more: {instead}"
-        )
-    if status in (401, 403) and not isinstance(error, RepositoryNotFoundError):
-        return UserError(
-            f"the hub refused the token for {name} ({status}): {login} with a valid "
-            f"one, or {instead}"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return UserError(
-            f"{name} is not on the hub, or not for you ({status}): if its licence is "
-            f"accepted at {PAGE}/{name}, {login}; or {instead}"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"the disk has no room for {name} ({error.strerror}): set HF_HOME to a "
-            f"folder that has, or {instead}"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-        return UserError(
-            f"the hub's cache cannot be written ({error}): set HF_HOME to a folder "
-            f"that can, or {instead}"
-        )
+    found = _of_access(error, repository) or _of_disk(error, repository)
+    if found is not None:
+        return UserError(f"{found}, or {instead}")
     if constants.HF_HUB_OFFLINE:
         return UserError(
-            f"{name} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch "
+            f"{name} is not in the hub's cache, and HF_HUB_OFFLINE forbids fetching "
             f"it: unset it once, or {instead}"
         )
     lines = str(error).strip().splitlines()
@@ -168,3 +136,43 @@ def _told(error: Exception, repository: Repository) -> UserError:
         f"{name} could not be fetched from the hub ({type(error).__name__}: "
         f"{lines[0] if lines else ''}): try again with a network, or {instead}"
     )
+
+
+def _of_access(error: Exception, repository: Repository) -> str | None:
+    """Returns what to do about an answer of the hub, if the error is one."""
+    name, login = repository.name, "set HF_TOKEN, or run `hf auth login`"
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{name} is gated: accept its licence at {PAGE}/{name}, then {login} with "
+            "a token of that account"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name} no longer has revision {repository.revision}: update EqIDs"
+    if status in (401, 403) and not isinstance(error, RepositoryNotFoundError):
+        return (
+            f"the hub refused the token for {name} ({status}): {login} with a valid one"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{name} is not on the hub, or not for you ({status}): if its licence is "
+            f"accepted at {PAGE}/{name}, {login}"
+        )
+    return None
+
+
+def _of_disk(error: Exception, repository: Repository) -> str | None:
+    """Returns what to do about an error of the disk, if it is one."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk has no space for {repository.name} ({error.strerror}): set "
+            "HF_HOME to a folder on a larger disk"
+        )
+    if error.errno in (errno.EACCES, errno.EROFS):
+        return (
+            f"the hub's cache cannot be written ({error}): set HF_HOME to a folder "
+            "that can be written"
+        )
+    return None

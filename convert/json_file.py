@@ -1,4 +1,4 @@
-"""JSON that others wrote: objects, read in bounded memory and without doubt."""
+"""Read JSON objects that others wrote, strictly and in bounded memory."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file.
 
     Raises:
-        UserError: it is no JSON object, is larger than 64 MiB, or has a name twice.
+        UserError: the file is not a JSON object, is larger than 64 MiB, or an object
+            in it has a name twice.
     """
     check_content(path)
     size = path.stat().st_size
@@ -34,7 +35,7 @@ def read_object(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     require(
         data[:2] not in (b"\xff\xfe", b"\xfe\xff"),
-        f"{path} is written in UTF-16, wanted UTF-8: save it anew as that",
+        f"{path} is written in UTF-16, wanted UTF-8: save it again as UTF-8",
     )
     try:
         values = json.loads(data.decode("utf-8-sig"), object_pairs_hook=once)

@@ -1,12 +1,9 @@
-"""What our arrays are called in files for others."""
+"""Name the arrays of a model in files for others."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import jax
-
-from convert.hf_llama import ROWS, Row
+from convert.hf_llama import ROWS, TensorRow
 
 _LLAMA = "llama/"
 _BLOCKS = "blocks/"
@@ -14,30 +11,25 @@ _BLOCKS = "blocks/"
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file, which is one of our arrays or a layer of it."""
+    """A tensor of a file: one of our arrays, or one layer of it."""
 
     name: str
-    """In the file."""
+    """The name in the file."""
     shape: tuple[int, ...]
-    """In the file; the order of values is ours."""
+    """The shape in the file; the order of the values is that of our array."""
     layer: int | None = None
-    """Its place on the array's first axis, where it is a layer."""
-
-
-def path_of(route: Any) -> str:
-    """Returns the path of a leaf in a model as text: llama/blocks/wq."""
-    return jax.tree_util.keystr(route, simple=True, separator="/")
+    """The layer of our array, if it is stacked over layers."""
 
 
 def tensors_of(path: str, shape: tuple[int, ...]) -> list[Tensor]:
-    """Returns the tensors that an array of a model becomes.
+    """Returns the tensors that one of our arrays becomes.
 
-    Llama's are Hugging Face's, layer by layer; all others keep their path, after
-    `eqids.` and with dots.
+    Arrays of Llama get Hugging Face's names, one tensor for each layer. All others
+    are named by their path, with dots and after `eqids.`.
 
     Args:
-        path: the array's in an `EqIDs`, such as llama/blocks/wq.
-        shape: its whole shape.
+        path: of the array in an `EqIDs`, such as llama/blocks/wq.
+        shape: of the array.
     """
     field = path.removeprefix(_LLAMA).removeprefix(_BLOCKS)
     row = next((row for row in ROWS if row.field == field), None)
@@ -49,8 +41,8 @@ def tensors_of(path: str, shape: tuple[int, ...]) -> list[Tensor]:
     return [Tensor(row.key.format(n), one, n) for n in range(shape[0])]
 
 
-def _joined(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in which axes that are one of theirs are multiplied."""
+def _joined(row: TensorRow, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape in the file, in which several of our axes may be one."""
     sizes = iter(shape)
     counts = [axis.count("*") + 1 for axis in row.axes]
     return tuple(math.prod(next(sizes) for _ in range(count)) for count in counts)

@@ -1,10 +1,8 @@
-"""Folders that appear when they are whole: streamed, read back, renamed."""
+"""Write folders of weights: streamed, read back, compared and renamed."""
 
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from eqids.config import UserError, require
-from eqids.io.digests import file_sha256
+from eqids.config import require
+from eqids.io.atomic import new_folder, sync
+from eqids.io.digests import ReportBytes, array_bytes, file_sha256
 
 DTYPES: Mapping[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
@@ -27,28 +26,28 @@ DTYPES: Mapping[str, np.dtype] = {
     **{f"I{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)},
     **{f"U{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
 }
-"""By the names of safetensors."""
+"""Dtypes by the names that safetensors gives them."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-Advance = Callable[[int, int], None]
-"""Hears of bytes that were written, and of how many there will be in all."""
+Progress = Callable[[int, int], object]
+"""Receives the number of bytes of tensors just written, and of all to be written."""
 FLOATS = {str(DTYPES[name]): DTYPES[name] for name in ("F32", "F16", "BF16")}
-"""Dtypes of weights by the names that numpy and Hugging Face give them."""
+"""Dtypes of weights by the names that NumPy and Hugging Face give them."""
 _METADATA = MappingProxyType({"format": "pt"})
-"""What transformers wants to read in a file."""
+"""transformers reads only files with this metadata."""
 PART_BYTES = 16 << 20
-"""Of a tensor, what is in memory at a time (a row at least)."""
+"""How much of a tensor is in memory at a time (one row at least)."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor to write, whose values are read when its turn comes."""
+    """A tensor to write, whose values are read when it is written."""
 
     shape: tuple[int, ...]
-    """In the file."""
+    """The shape in the file."""
     dtype: np.dtype
-    """As it comes, and as it is written unless another one is asked for."""
+    """The dtype of its values, and in the file unless another is given."""
     parts: Callable[[], Iterator[np.ndarray]]
-    """Returns the values in order, a part at a time, whatever their shapes."""
+    """Returns the values in C order, a part at a time, in any shapes."""
 
     @staticmethod
     def of(array: np.ndarray) -> "Weight":
@@ -56,7 +55,7 @@ class Weight:
         return Weight(array.shape, array.dtype, lambda: iter([array]))
 
     def as_dtype(self, dtype: np.dtype) -> "Weight":
-        """Returns the same values in another dtype, which holds them."""
+        """Returns the tensor cast to another dtype, which can hold its values."""
 
         def parts() -> Iterator[np.ndarray]:
             return (part.astype(dtype) for part in self.parts())
@@ -64,7 +63,7 @@ class Weight:
         return Weight(self.shape, dtype, parts)
 
     def num_bytes(self, dtype: np.dtype | None = None) -> int:
-        """Returns its size, in its own dtype or another."""
+        """Returns the size in bytes, in the tensor's dtype or in another."""
         return math.prod(self.shape) * (dtype or self.dtype).itemsize
 
 
@@ -74,16 +73,16 @@ def write_safetensors(
     dtype: np.dtype | None = None,
     *,
     metadata: Mapping[str, str] = _METADATA,
-    advance: Callable[[int], object] = lambda num_bytes: None,
+    advance: ReportBytes = lambda num_bytes: None,
 ) -> str:
-    """Writes tensors as safetensors, a part of one at a time.
+    """Writes tensors as safetensors, a part of a tensor at a time.
 
     Args:
-        file: what to write to.
+        file: where to write.
         weights: tensors by name.
         dtype: what they are cast to; by default each keeps its own.
-        metadata: of the whole file.
-        advance: hears of bytes as they are written.
+        metadata: of the file.
+        advance: called for every part that was written.
 
     Returns:
         The SHA-256 of what was written.
@@ -91,36 +90,33 @@ def write_safetensors(
     Raises:
         UserError: a finite value is infinite in `dtype`.
     """
-    # Wide dtypes first, so that every tensor is aligned to its own.
+    # The widest dtype first: every tensor then begins at a multiple of its itemsize.
     width = {key: (dtype or one.dtype).itemsize for key, one in weights.items()}
     ordered = {key: weights[key] for key in sorted(weights, key=lambda k: -width[k])}
-    total = hashlib.sha256()
-
-    def put(data: bytes | memoryview) -> None:
-        file.write(data)
-        total.update(data)
-
-    put(_header(ordered, dtype, metadata))
+    digest, header = hashlib.sha256(), _header(ordered, dtype, metadata)
+    file.write(header)
+    digest.update(header)
     for key, weight in ordered.items():
         written = 0
         for part in weight.parts():
-            part = _cast(key, part, dtype or weight.dtype)
-            put(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-            advance(part.nbytes)
-            written += part.nbytes
+            data = array_bytes(_cast(key, part, dtype or weight.dtype))
+            file.write(data)
+            digest.update(data)
+            advance(len(data))
+            written += len(data)
         assert written == weight.num_bytes(dtype), (key, written)
-    return total.hexdigest()
+    return digest.hexdigest()
 
 
-class NewFolder:
-    """A folder under a temporary name; see `new_folder`."""
+class OutputFolder:
+    """A folder that is being written under a temporary name; see `output_folder`."""
 
-    def __init__(self, path: Path, advance: Advance):
+    def __init__(self, path: Path, advance: Progress):
         """Begins to write.
 
         Args:
-            path: the folder, which is there and empty.
-            advance: hears of bytes of tensors as they are written.
+            path: an empty folder.
+            advance: called for every part of a tensor that was written.
         """
         self.path, self._advance, self._total = path, advance, 0
         self.digests: dict[str, str] = {}
@@ -128,11 +124,11 @@ class NewFolder:
     def expect(
         self, weights: Mapping[str, Weight], dtype: np.dtype | None = None
     ) -> None:
-        """Counts tensors among what will be written, for those who watch."""
+        """Adds tensors to the total that `advance` receives."""
         self._total += sum(weight.num_bytes(dtype) for weight in weights.values())
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file of few bytes."""
+        """Writes a small file."""
         (self.path / name).write_bytes(data)
         self.digests[name] = hashlib.sha256(data).hexdigest()
 
@@ -142,7 +138,7 @@ class NewFolder:
         self.write(name, text.encode())
 
     def write_with(self, name: str, write: Callable[[Path], None]) -> None:
-        """Writes a file by a function of its path."""
+        """Writes a file by calling a function with its path."""
         write(self.path / name)
         self.digests[name] = file_sha256(self.path / name)
 
@@ -152,7 +148,7 @@ class NewFolder:
         """Writes a safetensors file, a part of a tensor at a time.
 
         Args:
-            name: of the file.
+            name: the file's.
             weights: tensors by name.
             dtype: what they are cast to; by default each keeps its own.
 
@@ -165,52 +161,40 @@ class NewFolder:
             )
 
     def verify(self) -> None:
-        """Reads every file back from the disk.
+        """Reads every file back from the disk and compares its SHA-256.
 
         Raises:
-            UserError: one does not hold what was written.
+            UserError: a file differs from what was written.
         """
         for name, digest in self.digests.items():
             path = self.path / name
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
             found = file_sha256(path)
             require(
                 found == digest,
-                f"{name} reads back with SHA-256 {found}, {digest} was written: the "
-                "disk is not to be trusted",
+                f"{name} reads back with SHA-256 {found}, but {digest} was written: "
+                "the disk is damaged, write to another one",
             )
 
 
 @contextmanager
-def new_folder(
-    path: Path, advance: Advance = lambda done, total: None
-) -> Iterator[NewFolder]:
+def output_folder(
+    path: Path, advance: Progress = lambda done, total: None
+) -> Iterator[OutputFolder]:
     """Writes a folder under a temporary name, reads it back and renames it.
 
     Args:
-        path: the folder, which must not be there.
-        advance: hears of bytes as they are written.
+        path: the folder, which must not exist.
+        advance: called for every part of a tensor that was written.
 
     Raises:
-        UserError: it is there, or could not be written; nothing is left then.
+        UserError: the folder exists or could not be written; nothing is left then.
     """
-    require(
-        not path.exists(), f"{path} is there already, wanted a folder that is not yet"
-    )
-    target = path.resolve()
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        folder = NewFolder(partial, advance)
+    require(not path.exists(), f"{path} exists already, wanted a new folder")
+    with new_folder(path) as partial:
+        folder = OutputFolder(partial, advance)
         yield folder
         folder.verify()
-        partial.rename(target)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def row_ranges(num_rows: int, row_bytes: int, unit: int = 1) -> Iterator[slice]:
@@ -227,7 +211,7 @@ def _cast(key: str, part: np.ndarray, dtype: np.dtype) -> np.ndarray:
         cast = part.astype(dtype)
     require(
         not np.isinf(cast).any() or bool(np.isinf(part).any()),
-        f"{key} has values that {dtype} does not hold (the largest is "
+        f"{key} has values that {dtype} cannot hold (the largest is "
         f"{np.abs(part).max():.6g}), wanted another --dtype",
     )
     return cast
@@ -236,7 +220,7 @@ def _cast(key: str, part: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _header(
     weights: Mapping[str, Weight], dtype: np.dtype | None, metadata: Mapping[str, str]
 ) -> bytes:
-    """Eight bytes of length, then JSON padded to whole words (safetensors' README)."""
+    """Returns a header: its length in 8 bytes, then JSON padded to a multiple of 8."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for key, weight in weights.items():

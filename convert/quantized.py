@@ -1,4 +1,4 @@
-"""Weights that are no floating-point numbers: who packed them, and the way out."""
+"""Refuse quantized weights: name the method, and how to get floating-point ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,21 +14,21 @@ _DEQUANTIZED = (
     f"{_UNQUANTIZED}, or write one with transformers: AutoModelForCausalLM."
     "from_pretrained('{folder}').dequantize().save_pretrained(DIR)"
 )
-_LOADED_SO = (
+_LOADED_AS = (
     f"{_UNQUANTIZED}, or write one with transformers: AutoModelForCausalLM."
     "from_pretrained('{folder}', quantization_config=CONFIG(dequantize=True))"
     ".save_pretrained(DIR), CONFIG being "
 )
-_WAYS_OUT: Mapping[str, str] = {
+_REMEDIES: Mapping[str, str] = {
     "bitsandbytes": _DEQUANTIZED,
-    "fp8": f"{_LOADED_SO}FineGrainedFP8Config",
-    "mxfp4": f"{_LOADED_SO}Mxfp4Config",
-    "compressed-tensors": f"{_LOADED_SO}CompressedTensorsConfig",
+    "fp8": f"{_LOADED_AS}FineGrainedFP8Config",
+    "mxfp4": f"{_LOADED_AS}Mxfp4Config",
+    "compressed-tensors": f"{_LOADED_AS}CompressedTensorsConfig",
     "MLX": f"{_UNQUANTIZED}, or write one with `mlx_lm.convert --dequantize`",
 }
-"""By `quant_method`; for others there is only the model before."""
+"""What to do, by `quant_method`; for other methods, take the original model."""
 _SETTINGS = ("quantization", "quantization_config", "compression_config")
-"""Fields of config.json: of MLX, of transformers, of compressed-tensors before."""
+"""Fields of config.json: of MLX, of transformers, of older compressed-tensors."""
 _FILES = ("quantize_config.json", "quant_config.json")
 """Settings that AutoGPTQ and AutoAWQ write beside config.json."""
 _NAMES: Mapping[str, str] = {
@@ -47,7 +47,7 @@ _NAMES: Mapping[str, str] = {
     ".W_q": "hqq",
     ".codebooks": "aqlm",
 }
-"""What names of tensors tell; the first that is found anywhere counts."""
+"""Methods by a part of a tensor's name; the first row that matches counts."""
 _TYPES: Mapping[str, str] = {
     "F8_E4M3": "fp8", "F8_E5M2": "fp8", "F8_E8M0": "mxfp4", "F4": "mxfp4",
     "F6_E2M3": "mxfp6", "F6_E3M2": "mxfp6",
@@ -55,22 +55,22 @@ _TYPES: Mapping[str, str] = {
 
 
 def check_settings(path: Path, values: Mapping[str, Any]) -> None:
-    """Requires that a config.json, and files beside it, tell of no quantization.
+    """Requires that neither config.json nor a file beside it names a quantization.
 
     Raises:
-        UserError: they do; it names the method and the way out.
+        UserError: one does; the message names the method and what to do.
     """
     for name in _SETTINGS:
         found = values.get(name)
         if not found:
             continue
         method = "MLX" if name == "quantization" else "an unknown method"
-        told = found if isinstance(found, Mapping) else {}
-        method = str(told.get("quant_method", method))
-        bits = [f"{told['bits']} bits"] if "bits" in told else []
-        bits += [f"{n} bits" for n in (4, 8) if told.get(f"load_in_{n}bit") is True]
-        told_by = f"{name} of {path.name}"
-        raise _error(path.parent, told_by, ", ".join([method, *bits]))
+        settings = found if isinstance(found, Mapping) else {}
+        method = str(settings.get("quant_method", method))
+        bits = [f"{settings['bits']} bits"] if "bits" in settings else []
+        bits += [f"{n} bits" for n in (4, 8) if settings.get(f"load_in_{n}bit") is True]
+        sign = f"{name} of {path.name}"
+        raise _error(path.parent, sign, ", ".join([method, *bits]))
     for name in _FILES:
         if (path.parent / name).is_file():
             raise _error(path.parent, name, "gptq or awq")
@@ -84,7 +84,7 @@ def check_dtypes(folder: Path, dtypes: Mapping[str, str]) -> None:
         dtypes: by the tensors' names, as safetensors calls them.
 
     Raises:
-        UserError: one is not, or its name is that of a quantized one.
+        UserError: one is not, or has the name of a quantized tensor.
     """
     for mark, method in _NAMES.items():
         for key, dtype in dtypes.items():
@@ -95,14 +95,14 @@ def check_dtypes(folder: Path, dtypes: Mapping[str, str]) -> None:
             raise _error(folder, f"tensor {key} ({dtype})", _TYPES[dtype])
         if dtype not in FLOATS:
             raise UserError(
-                f"{folder}: {key} has dtype {dtype}, {_WANTED}: whole numbers are "
-                f"packed or quantized weights; {_UNQUANTIZED}"
+                f"{folder}: {key} has dtype {dtype}, {_WANTED}: integers are packed or "
+                f"quantized weights; {_UNQUANTIZED}"
             )
 
 
 def _error(folder: Path, sign: str, method: str) -> UserError:
-    way = _WAYS_OUT.get(method.split(",")[0].split(" or ")[0], _UNQUANTIZED)
+    remedy = _REMEDIES.get(method.split(",")[0].split(" or ")[0], _UNQUANTIZED)
     return UserError(
         f"{folder}: {sign} says that the weights are quantized ({method}), {_WANTED}: "
-        + way.format(folder=folder)
+        + remedy.format(folder=folder)
     )

@@ -1,4 +1,4 @@
-"""A corpus of broken Hugging Face folders, each one sound but for one thing."""
+"""A corpus of Hugging Face folders, each with one thing broken."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ from folders import random_tensors, write_hf
 from safetensors.numpy import load_file, save_file
 
 Break = Callable[[Path], None]
-"""Breaks a sound folder of one safetensors file, or of three."""
+"""Breaks a valid folder of one safetensors file, or of three."""
 
 SINGLE, INDEX, CONFIG = (
     "model.safetensors",
@@ -23,14 +23,14 @@ KINDS = [key for key in random_tensors(tied=False) if "layers.1" not in key]
 
 
 def corpus() -> dict[str, tuple[int, Break]]:
-    """Returns ways to break folders of so many shards, by name."""
+    """Returns by name how many shards a folder has, and how to break it."""
     found = {name: (1, way) for name, way in [*_files(), *_tensors(), *_configs()]}
     found |= {name: (3, way) for name, way in _indices()}
     return found
 
 
 def _files() -> Iterator[tuple[str, Break]]:
-    """The one file of weights, as bytes."""
+    """Yields breaks of the file of weights."""
     for percent in (0, 1, 2, 5, 10, 20, 30, 50, 70, 90, 99):
         yield f"cut to {percent}%", _bytes(lambda b, p=percent: b[: len(b) * p // 100])
     yield "cut by a byte", _bytes(lambda data: data[:-1])
@@ -66,7 +66,7 @@ def _files() -> Iterator[tuple[str, Break]]:
 
 
 def _tensors() -> Iterator[tuple[str, Break]]:
-    """One tensor of every kind."""
+    """Yields breaks of a tensor of every kind."""
     for key in KINDS:
         yield f"{key} missing", _weights(lambda w, k=key: w.pop(k))
         yield (
@@ -86,7 +86,7 @@ def _tensors() -> Iterator[tuple[str, Break]]:
 
 
 def _configs() -> Iterator[tuple[str, Break]]:
-    """config.json."""
+    """Yields breaks of config.json."""
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads",
              "intermediate_size", "vocab_size")  # fmt: skip
     for name in sizes:
@@ -116,7 +116,7 @@ def _configs() -> Iterator[tuple[str, Break]]:
 
 
 def _indices() -> Iterator[tuple[str, Break]]:
-    """The index of three shards, and what it names."""
+    """Yields breaks of an index of three shards, and of its files."""
     last = "model-00003-of-00003.safetensors"
     yield "a shard is missing", lambda folder: _shards(folder)[1].unlink()
     for name in ("../outside.safetensors", "/etc/passwd", "a/b.safetensors", "", ".."):
@@ -233,5 +233,5 @@ def _link(folder: Path) -> None:
 
 
 def write_sound(folder: Path, shards: int) -> None:
-    """Writes the folder that a way breaks."""
+    """Writes the valid folder that is broken afterwards."""
     write_hf(folder, shards=shards)

@@ -1,4 +1,4 @@
-"""Corruptions: one thing wrong in a checkpoint of a real run, and who notices."""
+"""Damage one thing in a checkpoint of a real run, and check that it is detected."""
 
 import io
 import random
@@ -52,14 +52,14 @@ _LAST = 40
 
 @dataclass(frozen=True)
 class Corruption:
-    """One thing that was wrong, and was noticed."""
+    """One thing that was damaged, which was detected."""
 
     kind: str
-    """Of what."""
+    """The kind of file."""
     damage: str
     """What was done to it."""
     resumed: bool
-    """Whether a run was resumed from it too."""
+    """Whether a run was resumed from it as well."""
 
 
 def corruption_sweep(
@@ -69,24 +69,24 @@ def corruption_sweep(
     num_resumed: int,
     seed: int,
     *,
-    tell: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> list[Corruption]:
     """Damages checkpoints of a run, one thing at a time, of every kind in turn.
 
-    `verify` and `restore` must refuse each, by step and by array or file. A run that
-    resumes must say so, set the step aside, and go on from the one before to the
-    losses and weights of a run that met no damage, to the bit.
+    `verify` and `restore` must refuse each, and name step and array or file. A run that
+    resumes must report it, set the step aside, resume from the step before, and reach
+    the losses and weights of an undamaged run, to the bit.
 
     Args:
         data: the dataset folder.
-        folder: an empty one.
+        folder: an empty folder.
         num_corruptions: how many.
         num_resumed: how many of them a run is resumed from.
-        seed: of the places.
-        tell: hears of every corruption.
+        seed: of the damaged bytes.
+        report: called with a message for every corruption.
 
     Raises:
-        AssertionError: one was not noticed.
+        AssertionError: a corruption was not detected.
     """
     rng, found = random.Random(seed), list[Corruption]()
     run, whole = folder / "run", folder / "whole"
@@ -110,17 +110,17 @@ def corruption_sweep(
             file.unlink() if content is None else file.write_bytes(content)
             assert_detected(path, like, what)
             if number in resumed:
-                _assert_passed_over(data, run, whole, folder / f"{number}", what)
+                _assert_older_step_serves(data, run, whole, folder / f"{number}", what)
             file.write_bytes(good)
             found.append(Corruption(kind, damage, number in resumed))
-            tell(what)
-        for step in _STEPS:  # nothing but what was done to them was wrong with them
+            report(what)
+        for step in _STEPS:  # repaired, they are sound again
             restore(run / str(step), _like(run / str(step)))
     return found
 
 
 def assert_detected(path: Path, tree: Any, what: str) -> None:
-    """Requires that a damaged checkpoint is refused by its name and what is wrong."""
+    """Requires that a damaged checkpoint is refused, and that the message says why."""
     problems = verify(path)
     assert problems, f"verify saw nothing: {what}"
     with pytest.raises(DamageError) as caught:
@@ -132,14 +132,14 @@ def assert_detected(path: Path, tree: Any, what: str) -> None:
 
 
 def flip(data: bytes, rng: random.Random, places: Sequence[int] | None = None) -> bytes:
-    """The data with one bit changed, in one of some bytes."""
+    """Returns the data with one bit changed, in one of some bytes."""
     place = rng.choice(range(len(data)) if places is None else places)
     changed = bytes([data[place] ^ 1 << rng.randrange(8)])
     return data[:place] + changed + data[place + 1 :]
 
 
 def _train(data: Path, run: Path, *more: str) -> str:
-    """Runs the door to the last step; returns what it says on both streams."""
+    """Runs the command to the last step; returns what it prints on both streams."""
     flags = "--num_steps 40 --save_every 10 --keep 4 --log_every 1".split()
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
@@ -150,7 +150,7 @@ def _train(data: Path, run: Path, *more: str) -> str:
 def _damage(
     path: Path, other: Path, kind: str, damage: str, rng: random.Random
 ) -> tuple[Path, bytes | None]:
-    """A file of a checkpoint, and what it is to hold: None where it is to be gone."""
+    """Returns a file of a checkpoint and its new content; None to delete it."""
     in_data = kind in (IN_NODES, IN_CHUNKS)
     pattern = _FILES[_DATA if in_data else kind]
     files, twins = (sorted(folder.glob(pattern)) for folder in (path, other))
@@ -171,7 +171,7 @@ def _damage(
 
 
 def _is_of_chunk(path: Path, data: bytes) -> np.ndarray:
-    """For every byte of a data file, whether it is of a chunk outside of nodes."""
+    """Returns for every byte of a data file whether a chunk outside of nodes has it."""
     inside = np.zeros(len(data), bool)
     tree, manifest = restore(path, _like(path)), read_manifest(path)
     for name, record in manifest.arrays.items():
@@ -188,14 +188,14 @@ def _is_of_chunk(path: Path, data: bytes) -> np.ndarray:
 
 
 def _like(path: Path) -> dict[str, Any]:
-    """Host arrays of the shapes that a checkpoint holds, by name."""
+    """Returns host arrays of the shapes that a checkpoint holds, by name."""
     return {
         name: np.empty(record.shape, jax.numpy.dtype(record.dtype))
         for name, record in read_manifest(path).arrays.items()
     }
 
 
-def _assert_passed_over(
+def _assert_older_step_serves(
     data: Path, run: Path, whole: Path, copy: Path, what: str
 ) -> None:
     """Resumes a run whose newest step is damaged."""

@@ -1,4 +1,4 @@
-"""Kills: a run that is killed again and again, and what each kill leaves behind."""
+"""Kill a run again and again, and check what each kill leaves behind."""
 
 import json
 import random
@@ -25,8 +25,10 @@ from eqids.checkpoints import (
 
 SAVE_EVERY = 10
 
-Moment = Literal["in a save", "in a deletion", "between them", "before any save"]
-"""What a process was at when it was killed, by the folders that it left."""
+Moment = Literal[
+    "during a save", "during a deletion", "between saves", "before any save"
+]
+"""When a process was killed, as seen from the folders that it left."""
 
 _LONGEST_START = 120.0
 _SECONDS = 0.5
@@ -37,9 +39,9 @@ class Kill:
     """One kill."""
 
     moment: Moment
-    """What the run was at."""
+    """What the run was doing."""
     lost: int
-    """Steps that were logged and are not in a checkpoint."""
+    """Logged steps since the newest checkpoint."""
 
 
 def kill_sweep(
@@ -49,22 +51,22 @@ def kill_sweep(
     seed: int,
     *,
     num_processes: int = 1,
-    tell: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> list[Kill]:
-    """Kills a run with SIGKILL, lets it go on, and kills it again.
+    """Kills a run with SIGKILL, resumes it, and kills it again.
 
-    Each kill must leave sound steps only, and the newest at most two saves behind the
-    log: one that is due and one under way. The next start must take that step without
-    a word of damage. In the end every line of metrics ever logged and every array of
-    the last step are those of a run that nobody killed, to the bit.
+    After a kill all steps must be sound, and the newest at most two saves behind the
+    log: one was due, one was being written. The next start must resume from it and
+    report no damage. At the end, every line of metrics ever logged and every array of
+    the last step must equal, to the bit, those of a run that was never killed.
 
     Args:
         data: the dataset folder.
-        folder: an empty one; the two runs and what they print go there.
+        folder: an empty folder, for the two runs and what they print.
         num_kills: how often.
         seed: of the moments.
         num_processes: of the run; all are killed, within a second.
-        tell: hears of every kill.
+        report: called with a message for every kill.
 
     Raises:
         AssertionError: a kill did harm.
@@ -80,7 +82,7 @@ def kill_sweep(
         if started:
             assert before is None or f"going on from step {before}" in said, said
         kills.append(_survived(run, said, before))
-        tell(f"kill {number + 1} of {num_kills}: {kills[-1]}")
+        report(f"kill {number + 1} of {num_kills}: {kills[-1]}")
     stop = (latest_step(run) or 0) + 2 * SAVE_EVERY + 5
     _finish(data, run, stop, num_processes)
     whole = folder / "whole"
@@ -98,7 +100,7 @@ def kill_sweep(
 def _running(
     data: Path, run: Path, logs: Sequence[Path], *more: str
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Starts a run's processes; their schedule ends far past what they reach."""
+    """Starts a run's processes; they are killed long before their schedule ends."""
     flags = ["--num_steps", "100000", "--save_every", str(SAVE_EVERY)]
     flags += ["--eval_every", "50", "--log_every", "1", *more]
     tokens = ["-m", "eqids.train", *small(data, run, *flags)]
@@ -126,10 +128,10 @@ def _kill(
     before: int | None,
     rng: random.Random,
 ) -> bool:
-    """Kills at a random moment; returns whether it had to be behind a save.
+    """Kills at a random moment; returns whether that was certainly after a save.
 
-    Some kills wait for a save and fall in it or right behind it, more fall anywhere
-    behind the first save, and a few while the run starts.
+    Some kills wait for a save and come during it or right after it, more come at any
+    moment after the first save, and a few during the start.
     """
     aim = rng.choices(("save", "any", "start"), (6, 8, 2))[0]
     if aim == "start":
@@ -157,12 +159,12 @@ def _wait(
     last = time.monotonic() + _LONGEST_START
     while not happened():
         assert [job.poll() for job in jobs] == [None] * len(jobs), "a process ended"
-        assert time.monotonic() < last, "the run does not get on"
+        assert time.monotonic() < last, "the run makes no progress"
         time.sleep(0.001)
 
 
 def _survived(run: Path, said: str, before: int | None) -> Kill:
-    """Looks at what a kill has left of a run that started with a step, or none."""
+    """Checks what a kill has left of a run that started from a step, or from none."""
     assert damaged(run) == [] and "damaged" not in said, said
     for step in steps(run):
         assert verify(run / str(step)) == []
@@ -172,11 +174,11 @@ def _survived(run: Path, said: str, before: int | None) -> Kill:
     assert done - newest <= 2 * SAVE_EVERY, (done, newest)
     left = [_number(path) for path in partials(run)]
     assert len(left) <= 1
-    moment: Moment = "between them"
+    moment: Moment = "between saves"
     if newest == (before or 0):  # what is left may be from an earlier kill
         moment = "before any save"
     elif left:
-        moment = "in a save" if left[0] > newest else "in a deletion"
+        moment = "during a save" if left[0] > newest else "during a deletion"
     return Kill(moment, max(0, done - newest))
 
 
@@ -185,7 +187,7 @@ def _number(partial: Path) -> int:
 
 
 def _finish(data: Path, run: Path, stop: int, num_processes: int, *more: str) -> None:
-    """Lets a run get to a step undisturbed."""
+    """Trains a run to a step without killing it."""
     logs = [run.with_name(f"{run.name}-{rank}.log") for rank in range(num_processes)]
     with _running(data, run, logs, "--stop_at", str(stop), *more) as jobs:
         for job, log in zip(jobs, logs, strict=True):
@@ -193,7 +195,7 @@ def _finish(data: Path, run: Path, stop: int, num_processes: int, *more: str) ->
 
 
 def logged(run: Path) -> list[tuple[tuple[int, str], Mapping[str, Any]]]:
-    """All that was ever logged, without what a clock has measured.
+    """Returns all that was ever logged, without measured times.
 
     A line's key is its step and the name of its first value: a step that is
     evaluated has two lines.

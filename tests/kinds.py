@@ -1,4 +1,4 @@
-"""Folders and files that are no Llama we read, of every kind that is known."""
+"""Folders and files that are no supported Llama, one of every kind."""
 
 import json
 import re
@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def files(config: Any = None, **contents: bytes | str) -> Make:
-    """Files of these contents; `__` stands for a dot and `___` for a slash."""
+    """Files with these contents; `__` means a dot and `___` a slash."""
 
     def make(folder: Path) -> None:
         if config is not None:
@@ -38,7 +38,7 @@ def files(config: Any = None, **contents: bytes | str) -> Make:
 
 
 def instead(name: str, content: str, shards: int = 1) -> Make:
-    """A sound folder, of which one file is something else."""
+    """A valid folder in which one file has another content."""
 
     def make(folder: Path) -> Path:
         write_hf(folder / "llama", shards=shards)
@@ -60,7 +60,7 @@ def architecture(name: str, model_type: str) -> Make:
     return quantized(architectures=[name], model_type=model_type)
 
 
-def moved(names: str, to: str) -> Callable[[Path], None]:
+def put_below(names: str, to: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         paths = list(folder.glob(names))
         (folder / to).mkdir(parents=True)
@@ -123,7 +123,7 @@ HF_FORMAT = "download the same model in Hugging Face's format"
 
 KINDS: Mapping[str, tuple[Make, str, str]] = {
     **QUANTIZED,
-    # Files that stand for others.
+    # Files that point to others.
     **{
         f"Git LFS: {name}": (instead(name, LFS, shards), f"{name} is a Git LFS", PULL)
         for name, shards in (
@@ -209,12 +209,13 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
         sound(lambda f: (f / "config.json").unlink()), "weights, but no config.json",
         "download it"),
     "nothing at all": (lambda f: None, "is no Hugging Face folder", "give the folder"),
-    "not whole": (sound(partial), "not downloaded to its end", "it goes on"),
-    "not whole in the cache": (
-        partial_in_cache, "not downloaded to its end", "it goes on"),
+    "incomplete": (sound(partial), "download of .* is incomplete", "it continues"),
+    "incomplete in the cache": (
+        partial_in_cache, "download of .* is incomplete", "it continues"),
     # Folders of another level, and of EqIDs.
     "one level too high": (
-        sound(moved("*", "SmolLM2")), "has no config.json", "the folder is .*/SmolLM2"),
+        sound(put_below("*", "SmolLM2")), "has no config.json",
+        "the folder is .*/SmolLM2"),
     "the cache of the hub": (
         cache_of_the_hub, "has no config.json", "the folder is .*/snapshots/abc "),
     "a run": (run_inside, "is a run of EqIDs", "--checkpoint or --load_checkpoint"),
@@ -238,9 +239,9 @@ KINDS: Mapping[str, tuple[Make, str, str]] = {
     "LlamaModel": (
         architecture("LlamaModel", "llama"), "LlamaModel", "give the LlamaForCausalLM"),
 }  # fmt: skip
-"""How each is made, and patterns of its cause and of the way out."""
+"""How to make each, and patterns of the cause and the remedy in the message."""
 
 
-def told(said: str, name: str) -> bool:
-    """Returns whether a sentence names the cause and the way out of a kind."""
-    return all(re.search(pattern, said) for pattern in KINDS[name][1:])
+def explains(message: str, name: str) -> bool:
+    """Returns whether a message names the cause and the remedy of a kind."""
+    return all(re.search(pattern, message) for pattern in KINDS[name][1:])

@@ -12,7 +12,7 @@ from eqids.checkpoints import chunks, save, store
 
 
 def bits(leaf: Any) -> tuple[str, tuple[int, ...], bytes]:
-    """All there is to an array: equal bits are equal, also for NaN and -0."""
+    """Returns dtype, shape and bytes of an array, which tell NaN and -0 apart too."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return (
             str(leaf.dtype),
@@ -30,7 +30,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 def small_tree(seed: int = 0) -> dict[str, Any]:
-    """Arrays of every awkward kind, in several chunks and parts under `tiny`."""
+    """Returns arrays of every awkward kind; `tiny` makes several chunks and parts."""
     rng = np.random.default_rng(seed)
     return {
         "params": {
@@ -45,7 +45,7 @@ def small_tree(seed: int = 0) -> dict[str, Any]:
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks and parts of a few KiB, some outside of OCDBT's nodes."""
+    """Makes chunks and parts of a few KiB, some outside of OCDBT's nodes."""
     monkeypatch.setattr(chunks, "_CHUNK_BYTES", 1024)
     monkeypatch.setattr(store, "_PART_BYTES", 3000)
     monkeypatch.setattr(store, "_ALONE_BYTES", 1000)

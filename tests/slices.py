@@ -1,4 +1,4 @@
-"""How many bytes of weights a program reads from safetensors."""
+"""Count how many bytes of weights a program reads from safetensors."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ class Counted:
 
 
 def count_reads() -> Reads:
-    """Has every read of weights counted from now on."""
+    """Counts every read of weights from now on."""
     reads = Reads()
 
     @contextmanager
@@ -60,7 +60,7 @@ def count_reads() -> Reads:
 
 
 def expected(foreign: Mapping[str, np.ndarray], llama: Llama) -> dict[str, np.ndarray]:
-    """The arrays of a Llama by field, from a folder's tensors, in plain numpy."""
+    """Returns the arrays of a Llama by field, from a folder's tensors, in NumPy."""
     arrays = {
         "embedding": foreign["model.embed_tokens.weight"],
         "norm": foreign["model.norm.weight"],
@@ -76,7 +76,7 @@ def expected(foreign: Mapping[str, np.ndarray], llama: Llama) -> dict[str, np.nd
 
 
 def assert_parts(llama: Llama, foreign: Mapping[str, np.ndarray]) -> None:
-    """Holds what this process has of a Llama to a folder's tensors, to the bit."""
+    """Compares this process's shards of a Llama with a folder's tensors, to the bit."""
     wanted = expected(foreign, llama)
     leaves = jax.tree_util.tree_leaves_with_path(llama)
     assert len(leaves) == len(wanted)

@@ -1,4 +1,4 @@
-"""Disks that are full and folders that nobody may write to."""
+"""Full disks and read-only folders."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ _NOBODY = 65534
 
 @contextmanager
 def full_disk(num_bytes: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes (Python ignores SIGXFSZ)."""
+    """Limits the files of this process to so many bytes (Python ignores SIGXFSZ)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -23,7 +23,7 @@ def full_disk(num_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def read_only_folder() -> Iterator[Path]:
-    """A folder that this process may not write to, even if it was root before."""
+    """Yields a folder that this process may not write to, even if it runs as root."""
     root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"

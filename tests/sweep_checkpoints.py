@@ -1,8 +1,8 @@
-"""The whole sweeps of kills and corruptions, as a page: docs/reliability.md.
+"""Sweeps of kills and corruptions, written as a page: docs/reliability.md.
 
     python tests/sweep_checkpoints.py --output docs/reliability.md
 
-It takes about twenty minutes on two CPU cores; tests/test_sweeps.py does a part of it.
+This takes about thirty minutes on two CPU cores; tests/test_sweeps.py does a part.
 """
 
 import tempfile
@@ -19,68 +19,71 @@ from kills import SAVE_EVERY, Kill, kill_sweep
 
 PAGE = """# Kills and corruptions
 
-What a run and its checkpoints have survived, counted by
+What runs and checkpoints have survived, as counted by
 
 ```
 {command}
 ```
 
 on 2 CPU cores, in {minutes:.0f} minutes. `tests/test_sweeps.py` repeats a part of it
-with another seed every time.
+with a new seed every time.
 
 ## Kills
 
-A run of tiny sizes, which saves every {save_every} steps, is killed with SIGKILL,
-started again, killed again, and so on. Some kills wait for a save and strike within
-50 ms, more at any moment behind the first save, and a few while the run starts, before
-it has saved anything.
-Each kill counts as survived when every numbered folder is sound (`verify`), no more
-steps are lost than two saves apart (one due, one under way), and the next start takes
-the newest step without a word of damage. After all of them every line of metrics ever
-logged and every array of the last checkpoint must be those of a run that nobody
-killed, to the bit.
+A small run saves every {save_every} steps. It is killed with SIGKILL, started again and
+killed again. Some kills come within 50 ms of the beginning of a save, most at a random
+moment after the first save, and a few during the start, before anything is saved. A
+kill counts as survived if
+
+- every numbered folder passes `verify`,
+- at most the steps of two saves are lost (one was due, one was being written), and
+- the next start resumes from the newest step and reports no damage.
+
+After all kills, every logged line of metrics and every array of the last checkpoint
+must equal, to the bit, those of a run that was never killed.
 
 {kills}
 
-The most steps that a kill has cost were {lost}. A killed process leaves its writes with
-the operating system: what a power cut does to a disk's own cache is not measured here
-(files and folders are synced before a step gets its name).
+A kill cost at most {lost} steps. The writes of a killed process stay with the operating
+system, so the effect of a power cut on a disk's cache is not measured here (files and
+folders are synced before a step gets its name).
 
 ## Corruptions
 
-One thing at a time is wrong in a checkpoint of a run that was cut into several parts.
-It counts as noticed when `verify` and `restore` both refuse, naming step and array or
-file. OCDBT's data files hold nodes (its index) and chunks of values. What comes from
-another step is the same file of a sound checkpoint, of the same size almost always.
+Each case damages one thing in a checkpoint whose arrays are stored in several parts. It
+counts as detected if both `verify` and `restore` refuse the checkpoint and name the
+step and the array or file. OCDBT's data files hold nodes (its index) and chunks of
+values. "another step's" means that the file was replaced by the same file of another
+checkpoint, which nearly always has the same size.
 
 {corruptions}
 
-From {resumed} of these, all of the newest step, the run was resumed: each time it said
-what is damaged, set the step aside as `STEP.damaged`, went on from the step before, and
-ended with the losses and weights of a run that met no damage, to the bit.
+In {resumed} of these cases the newest step was damaged and the run resumed. Each time
+it reported the damage, renamed the step to `STEP.damaged`, resumed from the step
+before, and ended with the losses and weights of an undamaged run, to the bit.
 """
 
 
 @dataclass(frozen=True)
 class Sweeps:
-    """How much is swept."""
+    """The size of the sweeps."""
 
     kills: int = 100
-    """Of a run in one process."""
+    """Kills of a run in one process."""
     kills_of_two: int = 10
-    """Of a run in two processes, where both are killed within a second."""
+    """Kills of a run in two processes, both within a second."""
     corruptions: int = 1000
-    """Of its checkpoints."""
+    """Corruptions of a run's checkpoints."""
     resumed: int = 50
-    """Corruptions that a run is resumed from."""
+    """How many of the corruptions a run is resumed from."""
     seed: int = 0
-    """Of moments and places."""
+    """The seed of moments and bytes."""
     output: Path | None = None
-    """The page; by default it is printed."""
+    """The file to write; by default the page is printed."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Sweeps and writes the page."""
+    """Runs the sweeps and writes the page."""
     flags = tyro.cli(Sweeps, args=argv, description=__doc__, use_underscores=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -89,13 +92,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         for folder in folders:
             folder.mkdir()
         corruptions = corruption_sweep(
-            data, folders[0], flags.corruptions, flags.resumed, flags.seed, tell=say
+            data, folders[0], flags.corruptions, flags.resumed, flags.seed, report=say
         )
-        kills = {"one": kill_sweep(data, folders[1], flags.kills, flags.seed, tell=say)}
+        kills = {
+            "one": kill_sweep(data, folders[1], flags.kills, flags.seed, report=say)
+        }
         if flags.kills_of_two:
             kills["two"] = kill_sweep(
                 data, folders[2], flags.kills_of_two, flags.seed, num_processes=2,
-                tell=say,
+                report=say,
             )  # fmt: skip
     minutes = (time.monotonic() - started) / 60
     text = page(flags, kills, corruptions, minutes)
@@ -111,13 +116,13 @@ def page(
     corruptions: Sequence[Corruption],
     minutes: float,
 ) -> str:
-    """The page, as Markdown.
+    """Returns the page, as Markdown.
 
     Args:
-        flags: what was asked for.
+        flags: the size of the sweeps.
         kills: by the number of processes, in words; all survived.
         corruptions: all noticed.
-        minutes: how long it took.
+        minutes: how long the sweeps took.
     """
     command = (
         f"python tests/sweep_checkpoints.py --seed {flags.seed} --kills {flags.kills} "
@@ -130,7 +135,7 @@ def page(
         for moment, num in Counter(kill.moment for kill in row).most_common()
     ]
     total = sum(len(row) for row in kills.values())
-    rows.append(("**together**", "", f"**{total} of {total}**"))
+    rows.append(("**total**", "", f"**{total} of {total}**"))
     counts = Counter((row.kind, row.damage) for row in corruptions)
     found = [
         (kind, damage, f"{counts[kind, damage]} of {counts[kind, damage]}")
@@ -138,14 +143,14 @@ def page(
         if counts[kind, damage]
     ]
     total = len(corruptions)
-    found.append(("**together**", "", f"**{total} of {total}**"))
+    found.append(("**total**", "", f"**{total} of {total}**"))
     return PAGE.format(
         command=command,
         minutes=minutes,
         save_every=SAVE_EVERY,
         kills=_table(("processes", "killed", "survived"), rows),
         lost=max(kill.lost for row in kills.values() for kill in row),
-        corruptions=_table(("file", "damage", "noticed"), found),
+        corruptions=_table(("file", "damage", "detected"), found),
         resumed=sum(row.resumed for row in corruptions),
     )
 

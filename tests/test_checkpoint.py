@@ -112,10 +112,10 @@ def test_large_chunks_are_hashed_once_and_files_still_have_their_own_digest(
     assert_same(restore(path, tree), tree)
 
 
-def test_a_chunk_that_is_padded_inside_is_no_beginning_of_its_file(
+def test_a_chunk_that_is_padded_inside_is_hashed_with_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its edges are zeros, as those of what the padding is."""
+    """Its edges are zeros, as the padding is."""
     monkeypatch.setattr(store, "_ALONE_BYTES", 1)
     monkeypatch.setattr(store, "_EDGE_BYTES", 64)
     monkeypatch.setattr(store, "_INLINE_BYTES", 100)
@@ -176,8 +176,8 @@ def check(got, like):
     assert jnp.array_equal(jax.random.key_data(got["key"]), jax.random.key_data(key))
 
 written, read = [], []
-block = store.Block
-store.Block = lambda *row: written.append(row[-1].size) or block(*row)
+chunk = store.HostChunk
+store.HostChunk = lambda *row: written.append(row[-1].size) or chunk(*row)
 inner = reader.Reader._begin
 reader.Reader._begin = lambda *call: read.append(call[1:]) or inner(*call)
 

@@ -1,4 +1,4 @@
-"""How arrays are cut into chunks, staged on the host, and read back in boxes."""
+"""Arrays are cut into chunks, copied to the host, and read back in boxes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_chunks_tile_every_shard(data: st.DataObject) -> None:
         ((4, 2048, 8192), (1, 2048, 8192), (1, 1024, 8192)),
     ],
 )
-def test_no_chunk_is_a_sliver(
+def test_no_chunk_is_much_too_small(
     shape: tuple[int, ...], shard: tuple[int, ...], wanted: tuple[int, ...]
 ) -> None:
     assert chunks.chunk_shape(shape, shard, 4) == wanted
@@ -112,7 +112,7 @@ def test_staging_copies_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, 10**6])
-def test_boxes_are_read_in_turn_and_only_so_far_ahead(
+def test_boxes_are_read_in_order_and_ahead_within_a_limit(
     ahead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny(monkeypatch)
@@ -148,7 +148,7 @@ def test_boxes_are_read_in_turn_and_only_so_far_ahead(
     assert sum(told) >= tree["a"].nbytes + tree["b"].nbytes
 
 
-def test_written_shards_leave_the_host(tmp_path: Path) -> None:
+def test_written_shards_are_freed(tmp_path: Path) -> None:
     shards = store.shards_of(stored_arrays({"a": np.arange(3), "b": np.arange(4)}))
     written = store.write_parts(tmp_path, shards)
     assert shards == []

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from pytest import CaptureFixture, TempPathFactory
 from runs import refused
 
-from convert import __main__ as door, load_llama
+from convert import __main__ as command, load_llama
 from eqids.config import UserError
 
 CORPUS = corpus()
@@ -27,7 +27,7 @@ def test_the_corpus_is_as_large_as_it_should_be() -> None:
 def test_a_broken_folder_is_refused(
     name: str, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
-    """By loading and by the door, in one sentence that names the folder."""
+    """By loading and by the command, in one sentence that names the folder."""
     shards, breaks = CORPUS[name]
     folder = tmp_path / "llama"
     write_sound(folder, shards)
@@ -35,15 +35,17 @@ def test_a_broken_folder_is_refused(
     before = sorted(tmp_path.rglob("*"))
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=str(folder)) as told:
+        with pytest.raises(UserError, match=str(folder)) as refusal:
             load_llama(folder)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < _MOST_BYTES
-    assert "\n" not in str(told.value) and len(str(told.value)) < 800
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 800
     if not name.endswith(("nan", "inf")):  # a change of dtype carries what it is given
-        said = refused(door.main, ["hf-to-hf", str(folder), f"{tmp_path}/new"], capsys)
+        said = refused(
+            command.main, ["hf-to-hf", str(folder), f"{tmp_path}/new"], capsys
+        )
         assert str(folder) in said
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -1,11 +1,11 @@
-"""Folders and files that are no Llama we read: the cause and the way out, each kind."""
+"""Folders and files that are no supported Llama: cause and remedy of each kind."""
 
 import struct
 from pathlib import Path
 
 import pytest
 from folders import write_hf
-from kinds import KINDS, LFS, PULL, told
+from kinds import KINDS, LFS, PULL, explains
 from packed import SINGLE
 from pytest import CaptureFixture
 from runs import refused
@@ -21,7 +21,7 @@ from eqids.data.info import INFO_FILE
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_kind_is_called_by_its_name_by_every_reader(
+def test_every_reader_names_each_kind(
     name: str, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     path = KINDS[name][0](tmp_path) or tmp_path
@@ -29,7 +29,7 @@ def test_each_kind_is_called_by_its_name_by_every_reader(
 
     def check(said: str) -> None:
         assert str(path.parent) in said and "\n" not in said.strip()
-        assert told(said, name), said
+        assert explains(said, name), said
 
     with pytest.raises(UserError) as error:
         load_llama(path)
@@ -60,7 +60,7 @@ def test_inspect_says_the_same(
         assert "problem" in said
     else:
         said = refused(convert_command.main, ["inspect", str(path)], capsys)
-    assert told(said, name), said
+    assert explains(said, name), said
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_commands_say_it_before_they_look_for_a_tokenizer(
     prepare += ["--cluster_vectors", "text", "--llama_path", str(path)]
     for command, given in ((train_command, train), (prepare_command, prepare)):
         said = refused(command.main, given, capsys)
-        assert told(said, name), said
+        assert explains(said, name), said
     assert not run.exists() and not (tmp_path / "data").exists()
 
 
-def test_files_of_eqids_are_called_as_eqids_calls_them() -> None:
+def test_names_of_our_own_files_are_current() -> None:
     assert set(EQIDS_FILES) == {MANIFEST, INFO_FILE}
 
 
-def test_a_name_of_the_hub_is_told_from_a_folder(
+def test_a_name_of_the_hub_is_distinguished_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ def test_companions_that_are_pointers_are_not_copied(
 
 @pytest.mark.parametrize("mark", [b"\x1f\x8b", b"BZh", b"\x10\0", b"  ", b"GGUF"[:2]])
 def test_a_header_of_any_length_is_no_archive(tmp_path: Path, mark: bytes) -> None:
-    """The length comes first, and may begin as another format does."""
+    """The first bytes are the header's length, and may look like another format."""
     write_hf(tmp_path / "llama")
     path = tmp_path / "llama" / SINGLE
     data = path.read_bytes()

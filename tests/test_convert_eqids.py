@@ -1,4 +1,4 @@
-"""Checkpoints out of EqIDs: Llama for Hugging Face, vectors, and what inspect says."""
+"""Exports of checkpoints: a Llama for Hugging Face, item vectors, and `inspect`."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from ggufs import write_gguf
 from runs import refused, save_noisy
 from safetensors.numpy import load_file
 
-from convert import __main__ as door, fingerprint, load_llama
+from convert import __main__ as command, fingerprint, load_llama
 from eqids.config import TrainConfig
 from eqids.data import Dataset
 from eqids.inference.open import Opened, open_checkpoint
@@ -68,11 +68,11 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def export(run: Path, out: Path, *more: str) -> dict[str, Any]:
-    door.main(["eqids-to-hf", str(run), str(out), *more])
+    command.main(["eqids-to-hf", str(run), str(out), *more])
     return json.loads((out / "eqids.json").read_text())
 
 
-def test_a_frozen_llama_leaves_as_it_came(
+def test_a_frozen_llama_is_exported_unchanged(
     trained: dict[str, Path], base: Path, tmp_path: Path
 ) -> None:
     info = export(trained["heads"], tmp_path / "out", "--max_shard_gb", "0.000005")
@@ -148,21 +148,18 @@ def test_another_base_is_refused_by_its_fingerprint(
     write_hf(tmp_path / "other")
     out = tmp_path / "out"
     tokens = ["eqids-to-hf", str(trained["lora"]), str(out), "--llama_path"]
-    said = refused(door.main, [*tokens, str(tmp_path / "other")], capsys)
+    said = refused(command.main, [*tokens, str(tmp_path / "other")], capsys)
     assert "holds other weights" in said
-    assert (
-        "no such folder"
-        in refused(door.main, ["eqids-to-hf", str(tmp_path / "none"), str(out)], capsys)
-        or not out.exists()
-    )
+    missing = ["eqids-to-hf", str(tmp_path / "none"), str(out)]
+    assert "no such folder" in refused(command.main, missing, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_items_leave_with_their_ids_and_vectors(
+def test_items_are_exported_with_their_ids_and_vectors(
     trained: dict[str, Path], dataset: Dataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "items"
-    door.main(["items", str(trained["all"]), str(out)])
+    command.main(["items", str(trained["all"]), str(out)])
     softmax = opened(trained["all"]).model.softmax
     table = np.asarray(softmax.table)
     frame = pd.read_parquet(out / "items.parquet")
@@ -181,7 +178,7 @@ def test_items_leave_with_their_ids_and_vectors(
     assert np.array_equal(clusters["vector"], np.asarray(softmax.cluster_table))
     assert np.array_equal(arrays["cluster_vectors"], np.asarray(softmax.cluster_table))
     assert sum(clusters["num_items"]) == len(frame) == dataset.info.num_items
-    # Cluster and bias with a vector give back the softmax's own probabilities.
+    # With clusters and biases, the vectors give the softmax's own probabilities.
     query = np.random.default_rng(0).standard_normal((3, table.shape[-1]), np.float32)
     logits = query @ arrays["item_vectors"].T + arrays["item_bias"]
     heads = query @ arrays["cluster_vectors"].T + arrays["cluster_bias"]
@@ -195,11 +192,11 @@ def test_items_leave_with_their_ids_and_vectors(
 
 def told(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
     out = path.parent / "told.json"
-    door.main(["inspect", str(path), "--json", str(out)])
+    command.main(["inspect", str(path), "--json", str(out)])
     return capsys.readouterr().out, json.loads(out.read_text())
 
 
-def test_inspect_says_what_everything_is(
+def test_inspect_names_every_kind(
     trained: dict[str, Path],
     base: Path,
     dataset: Dataset,
@@ -245,7 +242,7 @@ def test_inspect_says_what_everything_is(
     assert "has no model.safetensors" in told(broken, capsys)[1]["problem"]
 
 
-def test_inspect_refuses_what_it_does_not_know(
+def test_inspect_refuses_unknown_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "weights.bin").write_bytes(b"\x80\x04pickle")
@@ -254,7 +251,7 @@ def test_inspect_refuses_what_it_does_not_know(
         (tmp_path, "is no Hugging Face folder"),
         (tmp_path / "weights.bin", "neither GGUF"),
     ):
-        assert said in refused(door.main, ["inspect", str(path)], capsys)
+        assert said in refused(command.main, ["inspect", str(path)], capsys)
     (tmp_path / "a.safetensors").write_bytes(b"\xff" * 20)
-    said = refused(door.main, ["inspect", str(tmp_path / "a.safetensors")], capsys)
+    said = refused(command.main, ["inspect", str(tmp_path / "a.safetensors")], capsys)
     assert "is not whole safetensors" in said

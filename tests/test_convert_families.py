@@ -1,4 +1,4 @@
-"""Families of configs that say things twice, against the loaders of their formats."""
+"""Families of configs with settings stored twice, against their formats' loaders."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ DAMAGED = some(
 
 
 def outcome(read: Callable[[], np.ndarray], errors: Any) -> np.ndarray | None:
-    """Frequencies, or nothing where they are refused or are no numbers."""
+    """Returns frequencies; None if they are refused or not finite."""
     try:
         found = read()
     except errors:
@@ -80,7 +80,7 @@ def outcome(read: Callable[[], np.ndarray], errors: Any) -> np.ndarray | None:
 def test_any_two_spellings_are_read_as_transformers_reads_them(
     changes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Sound values: what transformers reads is read, and is the same."""
+    """Valid values: what transformers reads is read, with the same result."""
     folder = tmp_path_factory.mktemp("config")
     (folder / "config.json").write_text(json.dumps(TINY_HF | changes))
     wanted = outcome(lambda: theirs(folder), Exception)
@@ -107,7 +107,7 @@ def test_odd_values_are_refused_or_read_as_transformers_reads_them(
     changes=WHOLE,
     dtypes=some(dtype=st.just("float32"), torch_dtype=st.just("float16")),
 )
-def test_what_we_write_says_everything_once(
+def test_what_we_write_has_every_setting_once(
     changes: dict[str, Any], dtypes: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip

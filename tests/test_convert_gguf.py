@@ -13,7 +13,7 @@ from ggufs import HEAD, HEADS, KV_HEADS, METADATA, NAMES, SHAPES, VOCAB, write_g
 from runs import refused
 from safetensors.numpy import load_file
 
-from convert import __main__ as door, read_config
+from convert import __main__ as command, read_config
 from convert.gguf_file import SUPPORTED, read_gguf
 from convert.gguf_llama import gguf_to_hf
 from convert.outputs import FLOATS
@@ -26,7 +26,7 @@ def convert(path: Path, output: Path, dtype: str = "float32") -> dict[str, np.nd
 
 
 def dequantized(path: Path) -> dict[str, np.ndarray]:
-    """A file's tensors by Hugging Face's names, read by the package itself."""
+    """Returns a file's tensors by Hugging Face's names, read by the gguf package."""
     heads = {"attn_q": HEADS, "attn_k": KV_HEADS}
     found = {}
     for tensor in gguf.GGUFReader(path).tensors:
@@ -122,7 +122,9 @@ def llama3_table(factor: float, head: int, theta: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_scaling_of_llama3_is_told_by_its_table(tmp_path: Path, factor: float) -> None:
+def test_llama3_scaling_is_recognized_by_its_table(
+    tmp_path: Path, factor: float
+) -> None:
     metadata = {**METADATA, "rope.freq_base": 500_000.0}
     table = llama3_table(factor, HEAD, 500_000.0)
     write_gguf(
@@ -157,7 +159,7 @@ def _without(name: str) -> dict[str, tuple[int, ...]]:
         ),
         (
             {"more": {"blk.0.attn_q.bias": np.zeros(256, np.float32)}},
-            "has 1 tensors that a Llama has not, the first is blk.0.attn_q.bias",
+            "has 1 tensors that no Llama has, the first is blk.0.attn_q.bias",
         ),
         ({"metadata": {**METADATA, "block_count": "1"}}, "llama.block_count is '1'"),
         (
@@ -180,12 +182,12 @@ def test_what_is_no_llama_is_named(
         convert(path, tmp_path / "hf")
     assert "a.gguf" in str(error.value)
     flags = ["gguf-to-hf", str(path), str(tmp_path / "hf")]
-    assert "a.gguf" in refused(door.main, flags, capsys)
+    assert "a.gguf" in refused(command.main, flags, capsys)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.gguf"]
 
 
 def test_a_damaged_header_costs_one_sentence(tmp_path: Path) -> None:
-    """Every cut, and every byte of the header turned into 0xFF."""
+    """Cuts everywhere, and replaces every byte of the header by 0xFF."""
     path, broken = tmp_path / "a.gguf", tmp_path / "b.gguf"
     write_gguf(path, general={"list": ["a", "b"], "numbers": [1, 2, 3]})
     data = path.read_bytes()
@@ -207,7 +209,7 @@ def test_a_damaged_header_costs_one_sentence(tmp_path: Path) -> None:
             read_gguf(broken)
 
 
-def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"PK\1\2 and so on")
     with pytest.raises(UserError, match="begins with b'PK.*, wanted b'GGUF'"):
         read_gguf(tmp_path / "a.gguf")
@@ -259,7 +261,7 @@ def test_a_tokenizer_of_llama3_begins_texts_and_prefers_whole_words(
     assert spelled("the") == ["the"]
 
 
-def test_an_unknown_tokenizer_is_left_out_and_said(tmp_path: Path) -> None:
+def test_an_unknown_tokenizer_is_left_out_and_reported(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", general=tokenizer_metadata("tekken"))
     said: list[str] = []
     gguf_to_hf(
@@ -274,16 +276,16 @@ def test_an_unknown_tokenizer_is_left_out_and_said(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"tokenizer.ggml.merges": ["t q"]}, r"merges\[0\] is 't q'"),
-        ({"tokenizer.ggml.token_type": [1]}, "as many of token_type"),
+        ({"tokenizer.ggml.token_type": [1]}, "and a token_type for each"),
         (
             {"tokenizer.ggml.tokens": ["a", *["b"] * (VOCAB - 1)]},
-            f"has {VOCAB} tokens, of which 2 differ",
+            f"has {VOCAB} tokens, 2 of them distinct",
         ),
         ({"tokenizer.ggml.eos_token_id": 99}, "eos_token_id is 99"),
         ({"tokenizer.ggml.merges": [1, 2]}, "merges is not a list of texts"),
     ],
 )
-def test_a_tokenizer_that_does_not_fit_itself_is_refused(
+def test_an_inconsistent_tokenizer_is_refused(
     tmp_path: Path, change: dict, said: str
 ) -> None:
     general = {**tokenizer_metadata("smollm"), **change}

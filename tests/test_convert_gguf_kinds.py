@@ -1,4 +1,4 @@
-"""Files that are no GGUF of a Llama: the cause and the way out, each kind."""
+"""Files that are no GGUF of a Llama: cause and remedy of each kind."""
 
 import re
 import struct
@@ -74,10 +74,10 @@ GGUF_KINDS: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("name", GGUF_KINDS)
-def test_each_kind_of_gguf_is_called_by_its_name(
+def test_each_kind_of_gguf_is_named(
     name: str, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
-    make, cause, way_out = GGUF_KINDS[name]
+    make, cause, remedy = GGUF_KINDS[name]
     path = tmp_path / "a.gguf"
     make(path)
     before = sorted(tmp_path.rglob("*"))
@@ -85,7 +85,7 @@ def test_each_kind_of_gguf_is_called_by_its_name(
         gguf_to_hf(
             path, tmp_path / "new", dtype=FLOATS["float32"], max_shard_bytes=10**9
         )
-    assert re.search(way_out, str(error.value)), str(error.value)
+    assert re.search(remedy, str(error.value)), str(error.value)
     assert "a.gguf" in str(error.value) and "\n" not in str(error.value)
     flags = ["gguf-to-hf", str(path), str(tmp_path / "new")]
     assert re.search(cause, refused(convert_command.main, flags, capsys))
@@ -94,14 +94,14 @@ def test_each_kind_of_gguf_is_called_by_its_name(
 
 READABLE = ("a part", "an adapter", "a projector", "another architecture", "experts",
             "another type")  # fmt: skip
-"""Kinds whose tensors inspect lists all the same."""
+"""Kinds whose tensors `inspect` lists although they cannot be converted."""
 
 
 @pytest.mark.parametrize("name", [n for n in GGUF_KINDS if n != "a folder"])
 def test_inspect_says_the_same(
     name: str, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
-    make, cause, way_out = GGUF_KINDS[name]
+    make, cause, remedy = GGUF_KINDS[name]
     path = tmp_path / "a.gguf"
     make(path)
     if name in READABLE:
@@ -110,7 +110,7 @@ def test_inspect_says_the_same(
         assert "token_embd.weight" in said and "problem" in said
     else:
         said = refused(convert_command.main, ["inspect", str(path)], capsys)
-    assert re.search(cause, said) and re.search(way_out, said), said
+    assert re.search(cause, said) and re.search(remedy, said), said
 
 
 def test_safetensors_given_as_gguf_name_their_folder(tmp_path: Path) -> None:

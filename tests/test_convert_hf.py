@@ -1,4 +1,4 @@
-"""Hugging Face folders out of EqIDs, against transformers and to the bit."""
+"""Hugging Face folders that we write, against transformers and to the bit."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ from runs import refused
 from safetensors.numpy import load_file, save_file
 from test_llama import hf_configs, reference
 
-from convert import __main__ as door, load_llama, save_llama
+from convert import __main__ as command, load_llama, save_llama
 from convert.hf_write import hf_to_hf
 from convert.outputs import FLOATS
 from eqids.config import UserError
@@ -24,7 +24,7 @@ GB = 10**9
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder, whatever their files."""
+    """Returns all tensors of a folder, from all its files."""
     found: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         found |= load_file(path)
@@ -78,7 +78,7 @@ def test_another_dtype_is_one_rounding(tmp_path: Path, dtype: str) -> None:
     assert model.dtype == getattr(torch, dtype)
 
 
-def test_shards_hold_as_much_as_they_may_and_the_index_is_whole(tmp_path: Path) -> None:
+def test_shards_are_filled_and_the_index_is_complete(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_hf(tmp_path / "a" / "x", bfloat16=True)
     source = tmp_path / "a" / "x"
@@ -100,7 +100,7 @@ def test_shards_hold_as_much_as_they_may_and_the_index_is_whole(tmp_path: Path) 
     assert not beside & {"secret.txt", "pytorch_model.bin"}
 
 
-def test_what_a_dtype_does_not_hold_is_refused(tmp_path: Path) -> None:
+def test_values_that_overflow_a_dtype_are_refused(tmp_path: Path) -> None:
     found = write_hf(tmp_path / "a")
     key = "model.layers.1.mlp.up_proj.weight"
     found[key][0, 0] = 1e5
@@ -112,7 +112,7 @@ def test_what_a_dtype_does_not_hold_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_mistakes_are_one_sentence_and_leave_nothing(
+def test_mistakes_give_one_sentence_and_leave_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_hf(tmp_path / "a")
@@ -122,10 +122,10 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     (tmp_path / "other/config.json").write_text(json.dumps(config))
 
     def told(*tokens: object) -> str:
-        return refused(door.main, [str(word) for word in tokens], capsys)
+        return refused(command.main, [str(word) for word in tokens], capsys)
 
     new = tmp_path / "new"
-    assert "is there already" in told("hf-to-hf", tmp_path / "a", tmp_path / "other")
+    assert "exists already" in told("hf-to-hf", tmp_path / "a", tmp_path / "other")
     assert "MistralForCausalLM" in told("hf-to-hf", tmp_path / "other", new)
     assert "no such folder" in told("hf-to-hf", tmp_path / "none", new)
     flags = ("--max_shard_gb", "0")
@@ -135,10 +135,10 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "other"]
 
 
-def test_a_disk_that_lies_is_found_out(
+def test_a_damaged_disk_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read back is not what was written."""
+    """The files read back differ from what was written."""
     from convert import outputs
 
     write_hf(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""Published Llamas from a hub, which a server on this machine plays."""
+"""Published Llamas from a hub, for which a local server stands in."""
 
 import errno
 import functools
@@ -40,7 +40,7 @@ class Hub:
     token: str | None = None
     error: tuple[int, str] | None = None
     cut: int | None = None
-    """Bytes after which the next answer of weights breaks off."""
+    """Bytes after which the next download of weights is interrupted."""
     asked: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
 
@@ -141,7 +141,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
-    """What HF_ENDPOINT and HF_HOME do, for they are read at import."""
+    """Sets what HF_ENDPOINT and HF_HOME set, which are read at import."""
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in {
         "ENDPOINT": url,
@@ -173,7 +173,9 @@ def test_only_what_is_needed_is_fetched_and_only_once(
     assert hub.asked == [] and len(said) == 1
 
 
-def test_what_broke_off_is_resumed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_is_resumed(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hub_constants, "DOWNLOAD_CHUNK_SIZE", 100)
     hub.cut = 1000
     path = fetch_llama("1b")
@@ -206,7 +208,7 @@ def test_weights_with_a_wrong_hash_are_refused_and_removed(
         ((403, "GatedRepo"), "meta-llama/Llama-3.2-1B, then set HF_TOKEN, or run `hf"),
         ((401, "RepoNotFound"), "is not on the hub, or not for you"),
         ((404, "RepoNotFound"), "is not on the hub, or not for you"),
-        ((404, "RevisionNotFound"), f"has no revision {LLAMA.revision}"),
+        ((404, "RevisionNotFound"), f"no longer has revision {LLAMA.revision}"),
         ((403, ""), "the hub refused the token"),
     ],
 )
@@ -219,7 +221,9 @@ def test_a_refusal_says_what_to_do(
     assert "\n" not in str(caught.value) and "--llama_path" in str(caught.value)
 
 
-def test_a_token_opens_what_is_gated(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_gives_access_to_a_gated_model(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.token = TOKEN
     with pytest.raises(UserError, match="is gated"):
         fetch_llama("1b")
@@ -227,7 +231,7 @@ def test_a_token_opens_what_is_gated(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     load_llama(fetch_llama("1b"))
 
 
-def test_no_network_no_cache_and_no_room_are_told_apart(
+def test_missing_network_cache_and_space_are_distinguished(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
@@ -247,7 +251,7 @@ def test_no_network_no_cache_and_no_room_are_told_apart(
 
     _use(monkeypatch, hub.url, tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
-    with pytest.raises(UserError, match="the disk has no room for .* set HF_HOME"):
+    with pytest.raises(UserError, match="the disk has no space for .* set HF_HOME"):
         fetch_llama("1b")
 
 

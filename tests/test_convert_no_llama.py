@@ -1,4 +1,4 @@
-"""Folders that are nearly a Llama: what is wrong with them, and the way out."""
+"""Folders that are nearly a Llama: what is wrong with them, and what to do."""
 
 import json
 import pickle
@@ -67,7 +67,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_wrong_is_said(name: str, tmp_path: Path) -> None:
+def test_the_message_says_what_is_wrong(name: str, tmp_path: Path) -> None:
     write_hf(tmp_path / "llama")
     write, wanted = BROKEN[name]
     write(tmp_path / "llama")
@@ -75,14 +75,14 @@ def test_what_is_wrong_is_said(name: str, tmp_path: Path) -> None:
         check_llama(tmp_path / "llama")
 
 
-def test_a_mark_of_utf_8_is_read(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     write_hf(tmp_path / "llama")
     was, path = read_config(tmp_path / "llama"), tmp_path / "llama" / "config.json"
     path.write_text(path.read_text(), "utf-8-sig")
     assert read_config(tmp_path / "llama") == was
 
 
-def test_a_file_that_is_no_weights_is_not_given_its_folder(tmp_path: Path) -> None:
+def test_for_a_file_without_weights_no_folder_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "plays.csv").write_text("user,item\na,b\n")
     with pytest.raises(UserError, match="is a file, wanted the folder of a"):
         check_llama(tmp_path / "plays.csv")

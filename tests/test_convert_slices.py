@@ -1,4 +1,4 @@
-"""Weights in slices: each device gets its own, and nobody reads more."""
+"""Weights in slices: each device reads its own, and no more."""
 
 import json
 from pathlib import Path
@@ -231,7 +231,7 @@ def test_what_is_wrong_is_found_before_anything_is_read(
 
 
 @given(st.data())
-def test_an_unread_array_is_padded_with_zeros(data: st.DataObject) -> None:
+def test_a_lazy_array_is_padded_with_zeros(data: st.DataObject) -> None:
     sizes = [data.draw(st.integers(1, 5)) for _ in range(2)]
     more = [n + data.draw(st.integers(0, 4)) for n in sizes]
     array = np.arange(1.0, 1 + sizes[0] * sizes[1], dtype=np.float32).reshape(sizes)

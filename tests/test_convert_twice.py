@@ -1,4 +1,4 @@
-"""What a format can say twice: a table of all pairs, and each row is tried."""
+"""Settings that a format can store twice: a table of all pairs, each of them tested."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,16 +44,16 @@ DEFAULT = {"rope_type": "default", "rope_theta": 500_000.0}
 
 @dataclass(frozen=True)
 class Pair:
-    """Two ways to say one thing."""
+    """Two ways to store one setting."""
 
     what: str
-    """The two."""
+    """The two ways."""
     theirs: str
     """What the format's own loader does."""
     ours: str
     """What EqIDs does."""
     proof: Callable[[Path], None]
-    """Tries it."""
+    """Tests it."""
 
 
 SAME = "the same"

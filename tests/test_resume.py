@@ -125,7 +125,7 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(
     said = refused(train.main, flags, capsys)
     first, *_, last = said.splitlines()
     assert first.startswith(f"warning: step 10 of {run} could not be saved: ")
-    assert first.endswith("; training goes on") and "File too large" in first
+    assert first.endswith("; training continues") and "File too large" in first
     assert last.startswith(f"error: step 40 of {run} could not be saved: ")
     assert steps(run) == [20, 30]
     full.clear()
@@ -195,7 +195,10 @@ def test_another_format_version_is_refused_and_not_taken_for_damage(
     guard = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
     (run / "40" / "manifest.json.sha256").write_text(guard)
     said = refused(train.main, small(dataset.path, run), capsys)
-    assert f"step 40 of {run}: format version {version}, this EqIDs reads 1" in said
+    assert (
+        f"step 40 of {run}: manifest.json has format_version {version}, wanted 1"
+        in said
+    )
     assert (steps(run), damaged(run)) == ([20, 40], [])
 
 

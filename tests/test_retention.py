@@ -1,4 +1,4 @@
-"""A run's folder of checkpoints: which there are, the best one, which are dropped."""
+"""The checkpoints in a run's folder: list them, find the best, delete old ones."""
 
 from pathlib import Path
 

@@ -51,18 +51,19 @@ def test_help_and_mistakes_wait_for_no_library(module: str) -> None:
 
 def test_names_of_packages_are_no_modules() -> None:
     """`from sharding import place` gives the function, whatever was imported before."""
-    import convert.public
+    import convert
     import sharding.public
 
-    for public in (sharding.public, convert.public):
-        package = sys.modules[public.__package__]
-        folder = Path(public.__file__ or "").parent
-        names = [name for name in vars(public) if not name.startswith("_")]
+    public = [name for name in vars(sharding.public) if not name.startswith("_")]
+    for package, names in ((sharding, public), (convert, list(convert._FILES))):
+        folder = Path(package.__file__ or "").parent
         assert names and not {path.stem for path in folder.glob("*.py")} & set(names)
-        for name in names:
-            assert getattr(package, name) is vars(public)[name]
         with pytest.raises(AttributeError, match="nonsense"):
             package.nonsense  # noqa: B018
+    for name in public:
+        assert getattr(sharding, name) is vars(sharding.public)[name]
+    for name, file in convert._FILES.items():
+        assert getattr(convert, name).__module__ == f"convert.{file}"
 
 
 # A plugin for GPUs on a machine without one, as jax 0.10 and 0.12 have it: loading its

@@ -1,4 +1,4 @@
-"""A part of the sweeps of kills and corruptions, with another seed every time."""
+"""A part of the sweeps of kills and corruptions, with a new seed every time."""
 
 import random
 from pathlib import Path
@@ -15,16 +15,16 @@ from eqids.data import Dataset
 def test_a_run_that_is_killed_again_and_again(dataset: Dataset, tmp_path: Path) -> None:
     kills = kill_sweep(dataset.path, tmp_path, 15, random.randrange(10**6))
     moments = [kill.moment for kill in kills]
-    assert len(moments) == 15 and "in a save" in moments
+    assert len(moments) == 15 and "during a save" in moments
 
 
 @pytest.mark.long
-def test_whatever_is_damaged_is_noticed_and_passed_over(
+def test_damage_is_detected_and_an_older_step_serves(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     seed, num = random.randrange(10**6), 4 * len(CASES)
     found = corruption_sweep(dataset.path, tmp_path, num, 4, seed)
     for kind, damage in CASES:
         assert sum((row.kind, row.damage) == (kind, damage) for row in found) == 4
-    text = page(Sweeps(seed=seed), {"one": [Kill("in a save", 17)]}, found, 3.0)
+    text = page(Sweeps(seed=seed), {"one": [Kill("during a save", 17)]}, found, 3.0)
     assert "| OCDBT manifest | deleted | 4 of 4 |" in text

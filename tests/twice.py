@@ -1,4 +1,4 @@
-"""Proofs that what a format says twice is read as its own loader reads it.
+"""Proofs that a setting stored twice is read as its format's own loader reads it.
 
 The oracle of folders is transformers itself, reading the same files. That of GGUF is
 `load_hparams` of llama.cpp (src/llama-model.cpp), written out in `llama_cpp_divisors`.
@@ -42,7 +42,7 @@ WORDS = np.array([[1, 5, 2, 7, 3, 3, 11, 0, 9, 4, 8, 6]])
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
-    """Writes a sound folder whose config.json has changes; `...` takes a field out."""
+    """Writes a valid folder whose config.json has changes; `...` removes a field."""
     write_hf(folder)
     config = {k: v for k, v in (TINY_HF | changes).items() if v is not ...}
     (folder / "config.json").write_text(json.dumps(config))
@@ -50,13 +50,13 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 
 def theirs(folder: Path) -> np.ndarray:
-    """The rotary frequencies that transformers computes."""
+    """Returns the RoPE frequencies that transformers computes."""
     config = transformers.LlamaConfig.from_pretrained(folder)
     return LlamaRotaryEmbedding(config).inv_freq.numpy()
 
 
 def same(**changes: Any) -> Callable[[Path], None]:
-    """Rotary frequencies and logits are those of transformers."""
+    """Requires that RoPE frequencies and logits are those of transformers."""
 
     def proof(tmp_path: Path) -> None:
         folder = write_config(tmp_path / "llama", **changes)
@@ -73,7 +73,7 @@ def same(**changes: Any) -> Callable[[Path], None]:
 
 
 def scaled(changes: Mapping[str, Any], wanted: Callable[[], np.ndarray]) -> Any:
-    """As `same`, and the frequencies are these numbers."""
+    """Requires what `same` does, and that the frequencies are these numbers."""
 
     def proof(tmp_path: Path) -> None:
         same(**changes)(tmp_path)
@@ -88,7 +88,7 @@ def plain(theta: float = 10_000.0, factor: float = 1.0) -> np.ndarray:
 
 
 def refused(said: str, **changes: Any) -> Callable[[Path], None]:
-    """A folder with such a config.json is refused in these words."""
+    """Requires that such a config.json is refused with this message."""
 
     def proof(tmp_path: Path) -> None:
         folder = write_config(tmp_path / "llama", **changes)
@@ -205,7 +205,7 @@ def generation_config_beside(tmp_path: Path) -> None:
 
 
 def write_tokenizer(folder: Path, begun: bool, **config: Any) -> None:
-    """A tokenizer of two words, whose texts may begin with <s>."""
+    """Writes a tokenizer of two words; `begun` adds <s> before texts."""
     vocab = {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "<x>": 4}
     engine = Tokenizer(WordLevel(vocab, unk_token="<x>"))
     engine.add_special_tokens(["<s>", "</s>", "<x>"])
@@ -240,7 +240,7 @@ def tokenizer_model_beside(tmp_path: Path) -> None:
 def llama_cpp_divisors(
     metadata: Mapping[str, Any], table: np.ndarray | None
 ) -> np.ndarray:
-    """What llama.cpp divides frequencies by, as `load_hparams` and `ggml_rope` do."""
+    """Returns what llama.cpp divides frequencies by (`load_hparams`, `ggml_rope`)."""
     scale = metadata.get("rope.scaling.factor", metadata.get("rope.scale_linear", 0.0))
     divisor = 1.0 if scale == 0.0 else scale
     if metadata.get("rope.scaling.type", "linear") == "none":
@@ -260,7 +260,7 @@ def convert_gguf(
 
 
 def gguf(changes: Mapping[str, Any], table: Any = None) -> Callable[[Path], None]:
-    """A GGUF file becomes a folder that transformers reads as llama.cpp reads it."""
+    """Requires that transformers reads the converted folder as llama.cpp the file."""
 
     def proof(tmp_path: Path) -> None:
         output = convert_gguf(tmp_path, changes, table)

@@ -1,4 +1,4 @@
-"""How an array is cut into chunks: a regular grid whose cells never cross a shard."""
+"""Cut an array into chunks: a regular grid whose chunks never cross a shard."""
 
 import itertools
 import math
@@ -15,12 +15,17 @@ _CHUNK_BYTES = 32 << 20
 def chunk_shape(
     shape: tuple[int, ...], shard: tuple[int, ...], itemsize: int
 ) -> tuple[int, ...]:
-    """Shape of the chunks of an array: about 32 MiB, inside one shard.
+    """Returns the shape of the chunks of an array: about 32 MiB, inside one shard.
 
-    Leading axes are cut first, so that a chunk is contiguous in its shard. An axis
-    that is sharded is cut into equal pieces only: a ragged one would cross shards.
-    Where its size has no divisor that comes near, it stays whole, and the axes behind
-    it are cut; where there are none, a chunk is larger, but it is never a sliver.
+    Leading axes are cut first, so that a chunk is contiguous in its shard. A sharded
+    axis is cut into equal pieces only, because a shorter last piece would cross shards.
+    If its size has no divisor close to what is wanted, the next axes are cut instead;
+    if there are none, the chunk is larger than 32 MiB.
+
+    Args:
+        shape: of the array.
+        shard: shape of one shard.
+        itemsize: bytes of one value.
     """
     chunk = [max(1, size) for size in shard]
     for axis, size in enumerate(chunk):
@@ -29,7 +34,7 @@ def chunk_shape(
             break
         wanted = max(1, size * _CHUNK_BYTES // num_bytes)
         if shard[axis] == shape[axis]:
-            # The last chunk is stored as large as the others: it should be nearly so.
+            # The last chunk is stored padded: its size should be close to the others'.
             chunk[axis] = math.ceil(size / math.ceil(size / wanted))
             continue
         divisor = _divisor_near(size, wanted)
@@ -40,8 +45,10 @@ def chunk_shape(
 
 
 def _divisor_near(size: int, wanted: int) -> int | None:
-    """The largest divisor up to what is wanted, or the least one above it; None if
-    both are further from it than a factor of four."""
+    """Returns the largest divisor up to `wanted`, or the smallest one above it.
+
+    None if both differ from it by more than a factor of four.
+    """
     below = next(n for n in range(wanted, 0, -1) if size % n == 0)
     if 4 * below >= wanted:
         return below
@@ -49,12 +56,17 @@ def _divisor_near(size: int, wanted: int) -> int | None:
 
 
 def num_chunks(record: ArrayRecord) -> int:
-    """Number of chunks in the whole grid; an empty array has none."""
+    """Returns the number of chunks of an array; an empty array has none."""
     return math.prod(_grid(record))
 
 
 def chunks_in(record: ArrayRecord, box: Box) -> Iterator[tuple[int, Box]]:
-    """Number and extent of every chunk that meets `box` (start and stop given)."""
+    """Yields the number and the box of every chunk that overlaps `box`.
+
+    Args:
+        record: of the array.
+        box: slices with start and stop.
+    """
     if any(cut.start >= cut.stop for cut in box):
         return
     grid = _grid(record)
@@ -62,28 +74,27 @@ def chunks_in(record: ArrayRecord, box: Box) -> Iterator[tuple[int, Box]]:
         range(cut.start // size, -(-cut.stop // size))
         for cut, size in zip(box, record.chunk, strict=True)
     ]
-    for place in itertools.product(*ranges):
+    for index in itertools.product(*ranges):
         number = 0
-        for row, length in zip(place, grid, strict=True):
+        for row, length in zip(index, grid, strict=True):
             number = number * length + row
+        axes = zip(index, record.chunk, record.shape, strict=True)
         yield (
             number,
             tuple(
                 slice(row * size, min((row + 1) * size, stop))
-                for row, size, stop in zip(
-                    place, record.chunk, record.shape, strict=True
-                )
+                for row, size, stop in axes
             ),
         )
 
 
 def whole(record: ArrayRecord) -> Box:
-    """The box of all of an array."""
+    """Returns the box that holds a whole array."""
     return tuple(slice(0, size) for size in record.shape)
 
 
 def within(box: Box, shape: tuple[int, ...]) -> Box:
-    """The part of a box that lies in an array of this shape."""
+    """Returns the part of a box that lies inside an array of this shape."""
     return tuple(
         slice(min(cut.start, size), min(cut.stop, size))
         for cut, size in zip(box, shape, strict=True)
@@ -91,7 +102,7 @@ def within(box: Box, shape: tuple[int, ...]) -> Box:
 
 
 def shift(box: Box, origin: Box) -> Box:
-    """The box seen from the start of another one."""
+    """Returns a box relative to the start of another box."""
     return tuple(
         slice(cut.start - base.start, cut.stop - base.start)
         for cut, base in zip(box, origin, strict=True)

@@ -1,10 +1,11 @@
-"""The leaves of a tree as named arrays, and how they compare with a checkpoint's."""
+"""Name the leaves of a tree, and compare them with the arrays of a checkpoint."""
 
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -16,23 +17,23 @@ class Stored(NamedTuple):
     """What a checkpoint stores of one leaf."""
 
     array: jax.Array | np.ndarray
-    """Its values, and past `shape` those that only make a mesh divide."""
+    """The values; those past `shape` are padding for a mesh, and are not stored."""
     key: str | None
-    """The generator's name, if it is the data of random keys."""
+    """The random generator's name, if the array is the data of random keys."""
     shape: tuple[int, ...]
-    """As it is stored."""
+    """The shape that is stored."""
 
 
 def stored_arrays(tree: PyTree, shapes: PyTree | None = None) -> dict[str, Stored]:
-    """What a checkpoint stores of a tree, by name.
+    """Returns what a checkpoint stores of a tree, by the names of its leaves.
 
     Args:
-        tree: arrays.
-        shapes: a tree like it, whose leaves have the shapes that are stored.
+        tree: jax or NumPy arrays.
+        shapes: a tree of the same structure, whose leaves have the stored shapes.
 
     Raises:
-        TypeError: a leaf is no array; names it.
-        ValueError: two leaves have one name ({"a/b": …, "a": {"b": …}}).
+        TypeError: a leaf is not an array.
+        ValueError: two leaves have the same name ({"a/b": …, "a": {"b": …}}).
     """
     arrays: dict[str, Stored] = {}
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -43,18 +44,26 @@ def stored_arrays(tree: PyTree, shapes: PyTree | None = None) -> dict[str, Store
             raise TypeError(f"leaf {name!r} is {leaf!r}, wanted an array")
         if name in arrays:
             raise ValueError(f"two leaves are named {name!r}, wanted one")
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             generator = str(jax.random.key_impl(leaf))
             data = jax.random.key_data(leaf)
             arrays[name] = Stored(data, generator, data.shape)
         else:
-            require(leaf.dtype.isnative, f"leaf {name!r} is {leaf.dtype}, not native")
+            require(
+                leaf.dtype.isnative,
+                f"leaf {name!r} is {leaf.dtype}, wanted the byte order of this machine",
+            )
             arrays[name] = Stored(leaf, None, like.shape)
     return arrays
 
 
 def leaf_name(route: Any, prefix: str = "") -> str:
-    """A leaf's path in the tree as text, below `prefix`: params/llama/blocks/wq."""
+    """Returns the path of a leaf in a tree as text: params/llama/blocks/wq.
+
+    Args:
+        route: the path, as `jax.tree_util` gives it.
+        prefix: put before it, with a slash.
+    """
     name = jax.tree_util.keystr(route, simple=True, separator="/")
     return "/".join(part for part in (prefix, name) if part)
 
@@ -62,16 +71,16 @@ def leaf_name(route: Any, prefix: str = "") -> str:
 def match(
     label: str, manifest: Manifest, wanted: Mapping[str, Any], prefix: str
 ) -> None:
-    """Compares the arrays of a checkpoint with the leaves that are wanted.
+    """Requires that the arrays of a checkpoint are exactly the leaves of a tree.
 
     Args:
         label: names the checkpoint in messages.
-        manifest: what is stored.
+        manifest: of the checkpoint.
         wanted: leaves with `shape` and `dtype`, by name.
-        prefix: stored arrays outside of it are of no interest.
+        prefix: only arrays below this name are compared.
 
     Raises:
-        UserError: an array is missing, surplus, misshapen or of another dtype.
+        UserError: an array is missing or surplus, or has another shape or dtype.
     """
     for name, leaf in wanted.items():
         stored = "absent"
@@ -85,18 +94,18 @@ def match(
         inside = not prefix or name == prefix or name.startswith(f"{prefix}/")
         require(
             not inside or name in wanted,
-            f"{label}: array {name!r} is stored, wanted no such array",
+            f"{label}: array {name!r} is stored, wanted no array of this name",
         )
 
 
 def _form(leaf: Any) -> str:
-    """Dtype and shape as text: float32[3, 4], key<fry>[8]."""
+    """Returns dtype and shape as text: float32[3, 4], key<fry>[8]."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _logical(record: ArrayRecord) -> jax.ShapeDtypeStruct:
-    """The array as the tree has it: typed keys where their data is stored."""
-    stored = jax.ShapeDtypeStruct(record.shape, jax.numpy.dtype(record.dtype))
+    """Returns the form of an array in the tree: typed keys instead of their data."""
+    stored = jax.ShapeDtypeStruct(record.shape, jnp.dtype(record.dtype))
     if record.key is None:
         return stored
     wrap = functools.partial(jax.random.wrap_key_data, impl=record.key)

@@ -1,4 +1,4 @@
-"""One run in a folder at a time: an advisory lock that dies with its process."""
+"""An advisory lock on a run's folder, which ends with its process."""
 
 import errno
 import fcntl
@@ -16,18 +16,19 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class Lock:
-    """Holds a folder from its making until `release`, or the end of the process."""
+    """Locks a folder until `release`, or until the process ends."""
 
     def __init__(self, directory: Path, report: Callable[[str], None]) -> None:
-        """Makes the folder if it is not there, and takes it.
+        """Makes the folder if it does not exist, and locks it.
 
         Args:
             directory: the run's folder.
-            report: hears that a filesystem has no locks; then nothing is held.
+            report: called with a message if the filesystem has no locks; the folder
+                is not locked then.
 
         Raises:
-            UserError: another process holds it (the sentence says which), or the
-                folder cannot be written to.
+            UserError: another process, which the message names, has locked the
+                folder, or the folder cannot be written to.
         """
         self._path = directory / LOCK
         try:
@@ -35,7 +36,7 @@ class Lock:
         except BlockingIOError as error:
             raise UserError(
                 f"{directory} is in use by {self._holder() or 'another process'}, "
-                "wanted a folder of its own for each run, see --checkpoint_dir"
+                "wanted another folder for each run, see --checkpoint_dir"
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -46,15 +47,15 @@ class Lock:
             self._file = os.open(self._path, os.O_RDWR)
             report(
                 f"the filesystem of {directory} has no locks ({error.strerror}): "
-                "nothing keeps a second run out of it"
+                "start no second run in this folder"
             )
-        with suppress(OSError):  # a full disk keeps nobody from holding a folder
+        with suppress(OSError):  # on a full disk the lock holds, though without a name
             os.ftruncate(self._file, 0)
             holder = f"process {os.getpid()} of {socket.gethostname()}"
             os.write(self._file, holder.encode())
 
     def release(self) -> None:
-        """Lets others take the folder; one that holds nothing is removed."""
+        """Unlocks the folder, and removes it if it holds nothing else."""
         with suppress(OSError):
             if os.listdir(self._path.parent) == [LOCK]:
                 self._path.unlink()
@@ -67,7 +68,7 @@ class Lock:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who held it before may have removed it: then it keeps nobody out.
+                # The process that released it may have removed it: lock a new one then.
                 if os.path.samestat(os.fstat(file), os.stat(self._path)):
                     return file
             except FileNotFoundError:

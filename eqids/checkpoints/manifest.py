@@ -1,9 +1,31 @@
-"""The manifest of a checkpoint: what is in the folder, and how to know that it is.
+"""The manifest of a checkpoint: `manifest.json`, which describes the whole folder.
 
-`manifest.json` lists every array (shape, dtype, a SHA-256 for each chunk of values)
-and every file (size, SHA-256) and carries the run's own facts in `meta`. Its guard
-is `manifest.json.sha256`, a line that `sha256sum -c` understands. A folder is a
-checkpoint when both agree; everything else is checked against the manifest.
+It holds (here of a run of 900 steps, shortened):
+
+    {"format_version": 1,
+     "step": 900,                         the training step, and the folder's name
+     "saved": "2026-11-30T01:31:31+00:00",
+     "arrays": {                          every array by its path in the tree
+       "params/llama/blocks/wq": {
+         "shape": [2, 2, 32, 64], "dtype": "float32",
+         "chunk": [2, 2, 32, 64],         the shape of one chunk
+         "chunks": [["0-0", "693ff9…"]],  each chunk's part, and SHA-256 of its values
+         "key": null},                    of random keys: the generator's name
+       …},
+     "files": {                           every other file of the folder
+       "arrays/0-0/manifest.ocdbt": {"size": 145, "sha256": "0d8361…"},
+       …},
+     "meta": {                            what the run records (by eqids/runs)
+       "config": {"flags": …, "recipe": …, "strategy": "all", …},
+       "model": {…},                      the sizes of the model
+       "catalog_id": "e14ae7…", "dataset_hash": "d74bef…", "protocol": {…},
+       "base": null,                      path and fingerprint of a pretrained Llama
+       "score": 0.1373,                   NDCG@10 on validation
+       "validation": {…}, "versions": {…}}}
+
+`python -m eqids.checkpoint show DIR/STEP` prints it. Beside it, the guard
+`manifest.json.sha256` is a line that `sha256sum -c` reads. A folder is a checkpoint
+if the two agree; arrays and files are then checked against the manifest.
 """
 
 import dataclasses
@@ -11,7 +33,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,38 +42,36 @@ import jax.numpy as jnp
 
 from eqids.config import UserError, require
 from eqids.config.upgrade import upgrade_meta
-from eqids.io.digests import file_sha256
+from eqids.io.digests import ReportBytes, file_sha256
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GUARD = "manifest.json.sha256"
 
-_BLOCK_BYTES = 256 << 10
-
 
 class DamageError(UserError):
-    """A checkpoint that is not what was written: an older one has to serve."""
+    """A checkpoint differs from what was written; recovery takes an older one."""
 
 
 @dataclass(frozen=True)
 class ArrayRecord:
-    """One array as it is stored."""
+    """How one array is stored."""
 
     shape: tuple[int, ...]
-    """Its whole shape, over all devices and processes."""
+    """The global shape, over all devices and processes."""
     dtype: str
-    """NumPy's name of the stored values ('bfloat16', 'uint32', …)."""
+    """NumPy's name of the stored dtype ('bfloat16', 'uint32', …)."""
     chunk: tuple[int, ...]
-    """Shape of one chunk; chunks at the far edges may be cut off."""
+    """The shape of one chunk; the last chunk of an axis may be shorter."""
     chunks: tuple[tuple[str, str], ...]
     """For every chunk in C order of the grid: the part that holds it, and the
     SHA-256 of its values (C order, little endian)."""
     key: str | None = None
-    """The generator's name, where the array is the data of typed random keys."""
+    """The random generator's name, if the array is the data of typed random keys."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of the values in bytes."""
+        """Returns the size of the values in bytes."""
         return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
 
 
@@ -74,26 +94,26 @@ class Manifest:
     step: int
     """Training step; also the folder's name."""
     saved: str
-    """When it was written: ISO 8601, UTC."""
+    """The time of the save: ISO 8601, UTC."""
     arrays: Mapping[str, ArrayRecord]
-    """Arrays by name, the path in the tree (`params/llama/blocks/wq`)."""
+    """Arrays by their path in the tree (`params/llama/blocks/wq`)."""
     files: Mapping[str, FileRecord]
     """Every other file of the folder, by relative path."""
     meta: Mapping[str, Any]
-    """The run's own facts, as JSON: config with the seed, catalog id, dataset hash,
+    """What the run records, as JSON: config with the seed, catalog id, dataset hash,
     protocol, base model's fingerprint, versions, `score` (NDCG@10 on validation).
-    The step is the data cursor and the state of the random generator as well: batch k
-    is a function of dataset, seed and k, and a step's key of seed and step."""
+    No cursor and no random state are needed beside the step: batch k is a function of
+    dataset, seed and k, and a step's random key is one of seed and step."""
 
 
 def step_label(path: Path) -> str:
-    """How messages name the checkpoint at `path`: 'step 200 of runs/first'."""
+    """Returns how messages name a checkpoint: 'step 200 of runs/first'."""
     path = path.resolve() if path.name in ("", "..") else path
     return f"step {path.name} of {path.parent}"
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """Every file below `folder` by relative path, without manifest and guard."""
+    """Returns the files below a folder by relative path, without manifest and guard."""
     found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*"))}
     return {
         name: path
@@ -103,10 +123,10 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes manifest and guard into a folder that nobody sees yet.
+    """Writes the manifest and its guard into a folder that is yet to be renamed.
 
-    Numbers that are not finite become null: JSON has no NaN, and a checkpoint must
-    not be lost to a loss that diverged.
+    Numbers that are not finite become null: JSON has no NaN, and a loss that diverged
+    must not make the save fail.
     """
     values = _finite(dataclasses.asdict(manifest))
     text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False)
@@ -116,43 +136,47 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the checkpoint at `path` (DIR/STEP), checked by its guard.
+    """Returns the manifest of a checkpoint, after comparing it with its guard.
+
+    Args:
+        path: the checkpoint, DIR/STEP.
 
     Raises:
-        DamageError: manifest or guard is missing or damaged, or that of another step.
-        UserError: no such folder, or a version that this code does not read.
+        DamageError: the manifest or its guard is missing, damaged, or of another step.
+        UserError: the folder does not exist, or its format version is not supported.
     """
     label = step_label(path)
-    require(path.is_dir(), f"{label}: no such folder, wanted a checkpoint")
+    require(path.is_dir(), f"{label}: no such folder, wanted DIR/STEP")
     for name in (MANIFEST, GUARD):
         if not (path / name).is_file():
-            raise DamageError(f"{label}: no file {name}, wanted one")
+            raise DamageError(f"{label}: file {name} is missing")
     data = (path / MANIFEST).read_bytes()
     if (path / GUARD).read_bytes() != _guard(data).encode():
         raise DamageError(
-            f"{label}: {MANIFEST} or {GUARD} is damaged, their SHA-256 differ"
+            f"{label}: {MANIFEST} or {GUARD} is damaged: their SHA-256 differ"
         )
     values = json.loads(data)
     version = values.get("format_version")
     require(
         version == FORMAT_VERSION,
-        f"{label}: format version {version}, this EqIDs reads {FORMAT_VERSION}",
+        f"{label}: {MANIFEST} has format_version {version}, wanted {FORMAT_VERSION}: "
+        "use the version of EqIDs that saved it",
     )
     manifest = _from_json(values)
     name = path.resolve().name
     if name.isdecimal() and name != str(manifest.step):
-        raise DamageError(f"{label}: {MANIFEST} is that of step {manifest.step}")
+        raise DamageError(f"{label}: {MANIFEST} belongs to step {manifest.step}")
     return manifest
 
 
 def size_problems(path: Path, manifest: Manifest) -> list[str]:
-    """Files that are missing or have another size: found without reading them."""
+    """Returns which files are missing or have another size; none of them is read."""
     problems = []
     for name, record in manifest.files.items():
         try:
             size = os.stat(path / name).st_size
         except OSError:
-            problems.append(f"{step_label(path)}: no file {name}")
+            problems.append(f"{step_label(path)}: file {name} is missing")
             continue
         if size != record.size:
             problems.append(
@@ -166,9 +190,16 @@ def content_problems(
     path: Path,
     manifest: Manifest,
     below: str = "",
-    advance: Callable[[int], None] | None = None,
+    advance: ReportBytes | None = None,
 ) -> list[str]:
-    """Files whose name starts with `below` and whose content is not the recorded."""
+    """Returns which files have another content than the manifest records.
+
+    Args:
+        path: the checkpoint, DIR/STEP.
+        manifest: of the checkpoint.
+        below: only files whose relative path starts with this are read.
+        advance: called for every block that was read.
+    """
     problems = []
     for name, record in manifest.files.items():
         file = path / name
@@ -176,8 +207,8 @@ def content_problems(
             continue
         if file_sha256(file, advance) != record.sha256:
             problems.append(
-                f"{step_label(path)}: file {name} is damaged, "
-                "its SHA-256 is not the manifest's"
+                f"{step_label(path)}: file {name} is damaged: "
+                "its SHA-256 differs from the manifest's"
             )
     return problems
 
@@ -211,6 +242,6 @@ def _from_json(values: Mapping[str, Any]) -> Manifest:
 
 
 def raise_first(problems: list[str]) -> None:
-    """Raises `DamageError` with the first problem, if there is one."""
+    """Raises `DamageError` with the first of some problems."""
     if problems:
         raise DamageError(problems[0])

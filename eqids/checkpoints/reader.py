@@ -1,9 +1,9 @@
-"""Reading arrays back: boxes of them, every chunk against its digest."""
+"""Read boxes of stored arrays, and compare every chunk with its SHA-256."""
 
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,34 +22,32 @@ from eqids.checkpoints.manifest import (
     step_label,
 )
 from eqids.checkpoints.store import PARTS, array_spec, sha256
+from eqids.io.digests import ReportBytes
 from sharding import aligned
 
 _NUM_WORKERS = min(16, 2 * (os.cpu_count() or 1))
-"""Threads that read chunks; half of them wait for the disk."""
+"""Threads that read chunks; about half of them wait for the disk at a time."""
 _AHEAD_BYTES = 256 << 20
-"""What is read before it is asked for."""
-
-Advance = Callable[[int], None]
-"""Hears of bytes as they are read."""
+"""How much is read ahead."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A box on its way from the disk."""
+    """A box that is being read."""
 
     values: Shaped[np.ndarray, "..."]
-    """Where it arrives."""
+    """Filled while the chunks are read."""
     chunks: Sequence[Future[int]]
-    """Bytes of every chunk that it meets, once it is there and checked."""
+    """The size in bytes of each chunk, once it has been read and compared."""
 
 
 class Reader:
-    """Reads boxes of the arrays of one checkpoint, every chunk against its digest."""
+    """Reads boxes of the arrays of one checkpoint; a context manager."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path = path
         self._manifest = manifest
-        # Nodes are read once per part instead of once per chunk.
+        # With a cache, OCDBT reads its nodes once per part and not once per chunk.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 64 << 20}})
         self._pool = ThreadPoolExecutor(_NUM_WORKERS)
         self._stores: dict[tuple[str, str], Any] = {}
@@ -61,29 +59,35 @@ class Reader:
         self._pool.shutdown(cancel_futures=True)
 
     def read(
-        self, name: str, box: Box, advance: Advance | None = None
+        self, name: str, box: Box, advance: ReportBytes | None = None
     ) -> Shaped[np.ndarray, "..."]:
-        """Values of array `name` inside `box`, zeros past the array's end.
+        """Returns the values of an array inside a box, zeros past the array's end.
 
-        Chunks that meet the box are read whole, because a digest covers one chunk.
+        Chunks that overlap the box are read whole, because a digest covers a chunk.
+
+        Args:
+            name: of the array.
+            box: what to read.
+            advance: called for every chunk that was read.
 
         Raises:
-            DamageError: a chunk is missing or damaged; names step, array and file.
+            DamageError: a chunk is missing or damaged; the message names step, array
+                and file.
         """
         (values,) = self.read_each([(name, box)], advance)
         return values
 
     def read_each(
-        self, boxes: Iterable[tuple[str, Box]], advance: Advance | None = None
+        self, boxes: Iterable[tuple[str, Box]], advance: ReportBytes | None = None
     ) -> Iterator[Shaped[np.ndarray, "..."]]:
-        """Yields the values of boxes in turn; meanwhile the next ones are read.
+        """Yields the values of boxes in their order, while the next ones are read.
 
         Args:
-            boxes: names of arrays, and boxes of each; see `read`.
-            advance: hears of bytes as they are read.
+            boxes: names of arrays with a box of each; see `read`.
+            advance: called for every chunk that was read.
 
         Raises:
-            DamageError: as `read` does, when it is the box's turn.
+            DamageError: as `read` does, when the damaged box would be yielded.
         """
         begun, ahead = deque[_Reading](), 0
 
@@ -119,22 +123,24 @@ class Reader:
                 slice(max(a.start, b.start), min(a.stop, b.stop))
                 for a, b in zip(extent, box, strict=True)
             )
-            index: tuple[Any, ...] = (*shift(common, box), ...)  # a view, of () too
-            place = values[index]
+            index: tuple[Any, ...] = (*shift(common, box), ...)  # `...`: a view, always
+            target = values[index]
             part, digest = record.chunks[number]
             try:
                 source = self._store(part, name)[extent]
                 if common == extent:
-                    ts.array(place, copy=False).write(source).result()
-                    got = place
+                    ts.array(target, copy=False).write(source).result()
+                    got = target
                 else:
                     got = source.read().result()
-            except Exception as error:  # tensorstore raises whatever its status maps to
+            except Exception as error:  # tensorstore raises many types
                 raise self._damage(name, part, str(error)) from error
             if sha256(got) != digest:
-                raise self._damage(name, part, "its SHA-256 is not the manifest's")
-            if got is not place:
-                place[...] = got[shift(common, extent)]
+                raise self._damage(
+                    name, part, "its SHA-256 differs from the manifest's"
+                )
+            if got is not target:
+                target[...] = got[shift(common, extent)]
             return got.nbytes
 
         chunks = chunks_in(record, stored)

@@ -1,12 +1,10 @@
-"""Damaged steps: found, told of, and set aside, so that an older one can serve."""
+"""Set damaged steps aside, so that a run continues from an older one."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from jaxtyping import PyTree
 
-from eqids.checkpoints.agreement import together
 from eqids.checkpoints.manifest import (
     DamageError,
     raise_first,
@@ -14,107 +12,95 @@ from eqids.checkpoints.manifest import (
     size_problems,
     step_label,
 )
-from eqids.checkpoints.retention import steps
-from eqids.checkpoints.step_folder import restore
+from eqids.checkpoints.multiprocess import all_or_none
+from eqids.checkpoints.retention import DAMAGED_SUFFIX, damaged, steps
+from eqids.checkpoints.step_folder import Restored, restore
 from eqids.config import UserError
 from sharding import is_first
 
-Tree = TypeVar("Tree", bound=PyTree)
-
-_SUFFIX = ".damaged"
-
-
-def damaged(directory: Path) -> list[Path]:
-    """Steps that were set aside: folders `STEP.damaged`."""
-    return sorted(directory.glob(f"[0-9]*{_SUFFIX}*"))
-
 
 def recover(directory: Path, report: Callable[[str], None]) -> None:
-    """Sets aside the steps that can be seen to be damaged without reading arrays.
+    """Sets aside steps whose manifest or file sizes are wrong; reads no arrays.
 
-    All processes of a run call it.
+    All processes of a run must call it.
 
     Args:
-        directory: the run's folder, which this run holds.
-        report: hears of every step that is set aside.
+        directory: the run's folder, which the run has locked.
+        report: called with a message for every step that is set aside.
 
     Raises:
-        UserError: no step is left.
+        UserError: all steps are damaged.
     """
     for step in steps(directory):
         path = directory / str(step)
         try:
-            with together(f"a look at {path}", DamageError):
+            with all_or_none(f"{path} is checked", DamageError):
                 raise_first(size_problems(path, read_manifest(path)))
         except DamageError as error:
-            set_aside(path, error, report)
+            _set_aside(path, error, report)
     if damaged(directory) and not steps(directory):
-        raise none_left(directory)
-
-
-def none_left(directory: Path) -> UserError:
-    """The error of a folder whose checkpoints are all damaged."""
-    names = ", ".join(path.name for path in damaged(directory))
-    return UserError(
-        f"{directory} has damaged checkpoints only ({names}), wanted a sound one to go "
-        "on from; remove them to start anew, or take another --checkpoint_dir"
-    )
+        raise _none_left(directory)
 
 
 def restore_sound(
     directory: Path,
     choose: Callable[[Path], int | None],
-    like: Tree,
+    like: Restored,
     shapes: PyTree,
     report: Callable[[str], None],
     prefix: str = "",
-) -> tuple[int, Tree]:
-    """Restores a step, or where it turns out to be damaged, the next that is chosen.
+) -> tuple[int, Restored]:
+    """Restores the chosen step; if it is damaged, sets it aside and chooses again.
 
-    Damaged ones are set aside, loudly. Of many processes all call it, and all take
-    the same.
+    All processes of a run must call it; they restore the same step.
 
     Args:
-        directory: the run's folder, which this run holds.
-        choose: returns a step of it, `latest_step` or `best_step`.
-        like: as for `restore`, and so are `shapes` and `prefix`.
-        shapes: of what is stored.
-        report: hears of damaged steps.
-        prefix: of what is wanted.
+        directory: the run's folder, which the run has locked.
+        choose: `latest_step` or `best_step`.
+        like: see `restore`.
+        shapes: see `restore`.
+        report: called with a message for every step that is set aside.
+        prefix: see `restore`.
 
     Returns:
-        The step, and what was restored of it.
+        The step and the restored tree.
 
     Raises:
-        UserError: no sound step is left.
+        UserError: all steps are damaged.
     """
     while (step := choose(directory)) is not None:
         path = directory / str(step)
         try:
-            with together(f"{path} is read, {prefix or 'all of it'}", DamageError):
+            with all_or_none(f"{path} is read, {prefix or 'all of it'}", DamageError):
                 return step, restore(path, like, prefix, shapes)
         except DamageError as error:
-            set_aside(path, error, report)
-    raise none_left(directory)
+            _set_aside(path, error, report)
+    raise _none_left(directory)
 
 
-def set_aside(path: Path, why: Exception, report: Callable[[str], None]) -> None:
-    """Renames a step to `STEP.damaged`, where nothing takes it for a checkpoint.
-
-    Nothing of it is deleted.
+def _set_aside(path: Path, why: Exception, report: Callable[[str], None]) -> None:
+    """Renames a step to `STEP.damaged`; nothing is deleted.
 
     Raises:
-        UserError: it cannot be renamed.
+        UserError: the folder cannot be renamed.
     """
-    target, number = path.with_name(path.name + _SUFFIX), 1
+    target, number = path.with_name(path.name + DAMAGED_SUFFIX), 1
     try:
-        with together(f"{path} is set aside"):
-            # Only the first looks: to a slower one its new name would seem taken.
+        with all_or_none(f"{path} is set aside"):
+            # A slower process would find the new name in use already.
             if is_first():
                 while target.exists():
                     number += 1
-                    target = path.with_name(f"{path.name}{_SUFFIX}-{number}")
+                    target = path.with_name(f"{path.name}{DAMAGED_SUFFIX}-{number}")
                 path.rename(target)
     except OSError as error:
         raise UserError(f"{step_label(path)} cannot be renamed: {error}") from error
     report(f"{why}; it is set aside as {target}")
+
+
+def _none_left(directory: Path) -> UserError:
+    names = ", ".join(path.name for path in damaged(directory))
+    return UserError(
+        f"{directory} has damaged checkpoints only ({names}), wanted an undamaged one; "
+        "remove them to start from step 0, or give another --checkpoint_dir"
+    )

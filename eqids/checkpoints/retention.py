@@ -1,4 +1,4 @@
-"""A run's folder of checkpoints: which steps it holds, the best one, which to drop."""
+"""The checkpoints in a run's folder: list them, find the best, delete old ones."""
 
 import shutil
 from dataclasses import dataclass
@@ -7,9 +7,12 @@ from pathlib import Path
 from eqids.checkpoints.manifest import MANIFEST, read_manifest
 from eqids.config import UserError, require
 
+DAMAGED_SUFFIX = ".damaged"
+"""Ends the name of a step's folder once the step was found damaged."""
+
 
 def steps(directory: Path) -> list[int]:
-    """The committed steps in `directory`, ascending; none where it does not exist."""
+    """Returns the steps in a run's folder, ascending; none if it does not exist."""
     if not directory.is_dir():
         return []
     names = (path.name for path in directory.iterdir() if path.is_dir())
@@ -17,28 +20,34 @@ def steps(directory: Path) -> list[int]:
 
 
 def partial_folder(directory: Path, step: int) -> Path:
-    """Where a step stands while it is being written or deleted."""
+    """Returns the folder of a step while it is written or deleted."""
     return directory / f".{step}.partial"
 
 
 def partials(directory: Path) -> list[Path]:
-    """Folders of saves and deletions that have not ended."""
+    """Returns the folders of saves and deletions that are unfinished."""
     found = directory.glob(".*.partial")
     return sorted(path for path in found if path.name[1:-8].isdecimal())
 
 
+def damaged(directory: Path) -> list[Path]:
+    """Returns the folders of steps that were set aside as damaged."""
+    return sorted(directory.glob(f"[0-9]*{DAMAGED_SUFFIX}*"))
+
+
 def latest_step(directory: Path) -> int | None:
-    """The newest committed step, or None."""
+    """Returns the newest step, or None if there is none."""
     return max(steps(directory), default=None)
 
 
 def best_step(directory: Path) -> int | None:
-    """The step with the highest `meta['score']`, the older of equals, or None.
+    """Returns the step with the highest score, or None if there is no step.
 
-    Steps without a score are ignored, unless none has one: then it is the newest.
+    Of equal scores the older step counts. Steps without a score are ignored; if no
+    step has one, the newest is returned.
 
     Raises:
-        UserError: a step's manifest is damaged, so that the best is not known.
+        UserError: the manifest of a step is damaged.
     """
     scored = []
     for step in steps(directory):
@@ -50,31 +59,33 @@ def best_step(directory: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Retention:
-    """Which steps stay; the best on validation always does."""
+    """Which steps are kept; the best on validation always is."""
 
     keep: int = 3
-    """How many of the newest."""
+    """How many of the newest steps."""
     keep_every: int | None = None
-    """Steps that this divides stay as well."""
+    """Also keep every N-th step."""
 
     def __post_init__(self) -> None:
-        require(self.keep >= 1, f"keep is {self.keep}, wanted 1 or more")
+        require(self.keep >= 1, f"--keep is {self.keep}, wanted 1 or more")
         every = self.keep_every
-        require(every is None or every >= 1, f"keep_every is {every}, wanted 1 or more")
+        require(
+            every is None or every >= 1, f"--keep_every is {every}, wanted 1 or more"
+        )
 
 
 def prune(directory: Path, retention: Retention) -> None:
-    """Deletes the steps that need not stay.
+    """Deletes the steps that retention does not keep.
 
     Raises:
-        UserError: a step's manifest is damaged, so that the best is not known;
+        UserError: the manifest of a step is damaged, so that the best step is unknown;
             nothing is deleted.
-        OSError: the disk refused.
+        OSError: a folder could not be deleted.
     """
     best, every = best_step(directory), retention.keep_every
     for step in steps(directory)[: -retention.keep]:
         if step != best and (every is None or step % every != 0):
-            # Renamed first: a deletion that is cut short leaves no numbered folder.
+            # Renamed first: an interrupted deletion must leave no numbered folder.
             doomed = partial_folder(directory, step)
             shutil.rmtree(doomed, ignore_errors=True)
             (directory / str(step)).rename(doomed)
@@ -82,14 +93,14 @@ def prune(directory: Path, retention: Retention) -> None:
 
 
 def resolve(path: Path, named_by: str = "--checkpoint") -> Path:
-    """What `--checkpoint` means: DIR/STEP itself, or the best step of a run's DIR.
+    """Returns the checkpoint that a path means: DIR/STEP, or the best step of DIR.
 
     Args:
-        path: what it was given.
-        named_by: the flag that names it, for messages.
+        path: the value of the flag.
+        named_by: the flag, for messages.
 
     Raises:
-        UserError: there is no such folder, or no checkpoint in it.
+        UserError: the folder does not exist or holds no checkpoint.
     """
     if not path.is_dir():
         found = steps(path.parent)
@@ -103,7 +114,7 @@ def resolve(path: Path, named_by: str = "--checkpoint") -> Path:
     step = best_step(path)
     if step is None:
         raise UserError(
-            f"{path}: neither a checkpoint (it has no {MANIFEST}) nor a run with a "
-            f"committed step, wanted DIR/STEP or DIR, see {named_by}"
+            f"{path} is neither a checkpoint (it has no {MANIFEST}) nor a run with "
+            f"a saved step, wanted DIR/STEP or DIR, see {named_by}"
         )
     return path / str(step)

@@ -1,4 +1,4 @@
-"""Saving beside training: a step waits for a copy to the host, not for the disk."""
+"""Save in the background: training waits for a copy to host memory, not for disks."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,9 +8,9 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from eqids.checkpoints.agreement import together
 from eqids.checkpoints.leaves import stored_arrays
 from eqids.checkpoints.lock import Lock
+from eqids.checkpoints.multiprocess import all_or_none
 from eqids.checkpoints.retention import Retention, latest_step, prune
 from eqids.checkpoints.snapshot import Staging
 from eqids.checkpoints.step_folder import check_absent, write_step
@@ -20,10 +20,10 @@ from sharding import is_first
 
 
 class Saver:
-    """Writes the checkpoints of one run, alone in its folder; a context manager.
+    """Writes the checkpoints of one run into a folder that it locks; a context manager.
 
-    A save that fails is told of when the next one begins, or at the end, and never
-    keeps later ones from being tried.
+    A failed save is reported and the next one attempted; if the last save failed,
+    leaving the context raises its error.
     """
 
     def __init__(
@@ -34,16 +34,16 @@ class Saver:
         blocking: bool = False,
         report: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Takes the folder; of many processes the first does, and all wait for it.
+        """Locks the folder; of many processes the first does, and all wait for it.
 
         Args:
             directory: the run's folder, made if it does not exist.
             retention: which steps to keep; by default all.
             blocking: write before `save` returns, with no copy in host memory.
-            report: hears of saves that failed.
+            report: called with a message for every failed save but the last.
 
         Raises:
-            UserError: another run holds the folder, or it cannot be written to.
+            UserError: another run has locked the folder, or it cannot be written to.
         """
         self.directory, self._retention = directory, retention
         self._blocking, self._report = blocking, report
@@ -51,7 +51,7 @@ class Saver:
         self._running: Future[None] | None = None
         self._failed: UserError | None = None
         self._lock: Lock | None = None
-        with together(f"{directory} is taken"):
+        with all_or_none(f"{directory} is locked"):
             if is_first():
                 self._lock = Lock(directory, report)
 
@@ -72,7 +72,7 @@ class Saver:
                 self._lock.release()
         if self._failed is not None and error is None:
             raise self._failed
-        self._tell()
+        self._report_failure()
 
     def save(
         self,
@@ -81,22 +81,22 @@ class Saver:
         meta: Mapping[str, Any],
         shapes: PyTree | None = None,
     ) -> None:
-        """Saves a step, once the save before it has ended; returns when it is copied.
+        """Waits for the save before it, copies the arrays and starts writing them.
 
         Args:
             step: the training step, which names the checkpoint.
             tree: jax or NumPy arrays (typed random keys too); None is no leaf. They
                 may be changed, or donated, when this returns.
-            meta: facts to keep with them, as JSON values; see `Manifest.meta`.
-            shapes: a tree like `tree` of the shapes to store, where arrays are longer
-                to make a mesh divide.
+            meta: JSON values to record with them; see `Manifest.meta`.
+            shapes: a tree of the same structure, whose leaves have the shapes to
+                store, if arrays are padded for a mesh.
 
         Raises:
-            UserError: the step is there already.
-            TypeError: a leaf is no array.
+            UserError: the step exists already.
+            TypeError: a leaf is not an array.
         """
         self._settle()
-        self._tell()
+        self._report_failure()
         check_absent(self.directory / str(step))
         arrays = stored_arrays(tree, shapes)
         records = {name: describe(stored) for name, stored in arrays.items()}
@@ -107,7 +107,7 @@ class Saver:
         def write() -> None:
             write_step(self.directory, step, records, shards, meta)
             if self._retention is not None:
-                with together(f"steps before {step} are pruned"):
+                with all_or_none(f"steps before {step} are pruned"):
                     if is_first():
                         prune(self.directory, self._retention)
 
@@ -116,10 +116,10 @@ class Saver:
             self._settle()
 
     def wait(self) -> None:
-        """Returns when the last save has ended.
+        """Waits until the last save has ended.
 
         Raises:
-            UserError: it failed.
+            UserError: the save failed.
         """
         self._settle()
         failed, self._failed = self._failed, None
@@ -127,12 +127,12 @@ class Saver:
             raise failed
 
     def newest(self) -> int | None:
-        """Returns the newest step in the folder, once the save under way has ended."""
+        """Waits until the last save has ended, and returns the newest step."""
         self._settle()
         return latest_step(self.directory)
 
     def _settle(self) -> None:
-        """Waits for the save under way."""
+        """Waits until the last save has ended, and keeps its error."""
         if self._running is None:
             return
         job, self._running = self._running, None
@@ -141,10 +141,10 @@ class Saver:
         except UserError as error:
             self._failed = error
 
-    def _tell(self) -> None:
-        """Reports the last save if it failed."""
+    def _report_failure(self) -> None:
+        """Reports the error of the last save, if it failed."""
         if self._failed is not None:
-            self._report(f"{self._failed}; training goes on")
+            self._report(f"{self._failed}; training continues")
             self._failed = None
 
 
@@ -157,7 +157,7 @@ def save(
 ) -> Path:
     """Saves one step and returns its folder, `directory/step`; see `Saver`.
 
-    Sharded arrays are written shard by shard, never gathered and never copied.
+    Sharded arrays are written shard by shard, without gathering or copying them.
     """
     with Saver(directory, blocking=True) as saver:
         saver.save(step, tree, meta, shapes)

@@ -1,4 +1,4 @@
-"""A copy of shards in host memory, which nothing that trains can change."""
+"""Copy shards into host memory, which training cannot change afterwards."""
 
 import dataclasses
 import os
@@ -7,35 +7,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
 from eqids.checkpoints.store import Shard
+from eqids.io.digests import array_bytes
 from sharding import aligned
 
 _SLICE_BYTES = 16 << 20
-"""What one thread copies at a time."""
+"""How much one thread copies at a time."""
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
 class Staging:
     """Host memory for the copies of one save at a time.
 
-    It is kept from one save to the next: touching fresh memory takes longer than
-    copying into it.
+    The memory is kept from one save to the next: the first use of fresh memory takes
+    longer than the copy itself.
     """
 
     def __init__(self) -> None:
         self._memory = aligned(0)
 
     def copy(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Returns the shards with values of their own, in host memory.
+        """Returns the shards with copies of their values, in host memory.
 
-        The copies before them are no longer needed: these take their place. What
-        comes from an accelerator stays in the memory that jax moves it to, which
-        nothing else writes to either.
+        The copies overwrite those of the call before. Values of an accelerator stay
+        in the host memory that jax copies them to, which nothing else writes to.
         """
-        moving = [shard for shard in shards if not _on_host(shard)]
-        for shard in moving:
+        for shard in [shard for shard in shards if not _on_host(shard)]:
             assert isinstance(shard.values, jax.Array)
             shard.values.copy_to_host_async()
         sources = [np.asarray(shard.values) for shard in shards if _on_host(shard)]
@@ -49,41 +47,37 @@ class Staging:
         ]
 
     def _copy(self, sources: Sequence[np.ndarray]) -> list[np.ndarray]:
-        places, end = list[slice](), 0
+        ranges, end = list[slice](), 0
         for source in sources:
-            places.append(slice(end, end + source.nbytes))
+            ranges.append(slice(end, end + source.nbytes))
             end += source.nbytes + -source.nbytes % 64
         if len(self._memory) < end:
-            self._memory = aligned(0)  # gives the old back before it asks for more
+            self._memory = aligned(0)  # frees the old memory before more is allocated
             self._memory = aligned(end)
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             jobs = [
-                pool.submit(np.copyto, self._memory[place][cut], source[cut])
-                for place, values in zip(places, sources, strict=True)
-                for source in [_bytes(values)]
+                pool.submit(np.copyto, self._memory[span][cut], source[cut])
+                for span, values in zip(ranges, sources, strict=True)
+                # NumPy copies bfloat16, which it lacks, one value at a time.
+                for source in [array_bytes(values)]
                 for cut in _cuts(len(source))
             ]
             for job in jobs:
                 job.result()
         return [
-            self._memory[place].view(source.dtype).reshape(source.shape)
-            for place, source in zip(places, sources, strict=True)
+            self._memory[span].view(source.dtype).reshape(source.shape)
+            for span, source in zip(ranges, sources, strict=True)
         ]
 
 
 def _on_host(shard: Shard) -> bool:
-    """Whether NumPy would see the memory that a step may change."""
+    """Returns whether NumPy would share the memory that a step may change."""
     values = shard.values
     if isinstance(values, np.ndarray):
         return True
     return "host" in (values.sharding.memory_kind or "") or any(
         device.platform == "cpu" for device in values.devices()
     )
-
-
-def _bytes(values: np.ndarray) -> UInt8[np.ndarray, " byte"]:
-    # Of types that NumPy does not know (bfloat16) it copies one value at a time.
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def _cuts(size: int) -> Iterator[slice]:

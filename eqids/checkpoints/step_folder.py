@@ -1,25 +1,25 @@
-"""Checkpoints that are whole or not there: save, restore, verify, keep the best.
+"""Write, restore and verify the folder of one step.
 
-    DIRECTORY/200/manifest.json           what is in it (eqids.checkpoints.manifest)
+    DIRECTORY/200/manifest.json           what the folder holds (manifest.py)
                   manifest.json.sha256    the manifest's guard
-                  arrays/0-0/…            values (eqids.checkpoints.store)
-    DIRECTORY/.300.partial                a save that is not done, or was killed
+                  arrays/0-0/…            the values (store.py)
+    DIRECTORY/.300.partial                a save that runs, or that was killed
 
-A step is written as `.STEP.partial`, synced file by file and renamed last: a folder
-that is named by a number is complete, always.
+A step is written as `.STEP.partial`, every file is synced, and the folder is renamed
+last: a folder named by a number is always complete.
 
-What restoring trusts: nothing but the manifest, which its guard vouches for. It
-holds a SHA-256 for every chunk of every array, so each process checks just what it
-reads (its own shards, on any mesh), a swapped file or array cannot pass for the
-right one, and no pass over whole files is needed. Files also have a size, compared
-before anything is read, and a SHA-256, compared by `verify`.
+Restoring trusts the manifest alone, which its guard protects. The manifest holds a
+SHA-256 of every chunk of every array. Each process therefore compares exactly what it
+reads (its own shards, on any mesh), notices swapped files and arrays, and needs no
+extra pass over whole files. Every file also has a size, which is compared before
+anything is read, and a SHA-256, which `verify` compares.
 """
 
 import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,12 +27,11 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import PyTree
 
-from eqids.checkpoints.agreement import of_all_processes, together
-from eqids.checkpoints.chunk_owners import Target
 from eqids.checkpoints.chunks import num_chunks, whole
 from eqids.checkpoints.leaves import leaf_name, match
 from eqids.checkpoints.manifest import (
     FORMAT_VERSION,
+    MANIFEST,
     ArrayRecord,
     Manifest,
     content_problems,
@@ -43,25 +42,26 @@ from eqids.checkpoints.manifest import (
     step_label,
     write_manifest,
 )
+from eqids.checkpoints.multiprocess import all_or_none, collect_written
 from eqids.checkpoints.reader import Reader
-from eqids.checkpoints.retention import (
-    partial_folder,
-    partials,
-)
+from eqids.checkpoints.restore_plan import ArrayPlan
+from eqids.checkpoints.retention import partial_folder, partials
 from eqids.checkpoints.store import Shard, Written, write_parts
 from eqids.config import UserError, require
 from eqids.io.atomic import sync
+from eqids.io.digests import ReportBytes
 from sharding import is_first
 
-Tree = TypeVar("Tree", bound=PyTree)
+Restored = TypeVar("Restored", bound=PyTree)
+"""A tree of arrays, and the tree that is restored like it."""
 
 
 def check_absent(target: Path) -> None:
-    """Raises UserError where a step is there already."""
+    """Raises `UserError` if a step's folder exists."""
     require(
         not target.exists(),
-        f"{step_label(target)} exists already, wanted a step that was not saved yet "
-        "or another folder",
+        f"{step_label(target)} exists already, wanted a step that is not saved yet, "
+        "or another --checkpoint_dir",
     )
 
 
@@ -72,31 +72,31 @@ def write_step(
     shards: list[Shard],
     meta: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint: all of it, or nothing that anyone would take for one.
+    """Writes a checkpoint atomically.
 
-    All processes call it, in the folder that their run holds. Partial folders that a
-    killed run left there are removed first.
+    All processes call it, in the folder that their run has locked. It first removes
+    partial folders of a killed run.
 
     Args:
         directory: the run's folder.
         step: the training step, which names the checkpoint.
         records: of all arrays, their `chunks` still empty.
-        shards: what this process is to write; emptied on the way.
-        meta: facts to keep with them, as JSON values; see `Manifest.meta`.
+        shards: what this process writes; the list is emptied.
+        meta: JSON values to record; see `Manifest.meta`.
 
     Raises:
-        UserError: the disk refused, here or in another process.
+        UserError: the save failed, in this process or in another.
     """
     target, partial = directory / str(step), partial_folder(directory, step)
     first = is_first()
     try:
-        with together(f"{target} begins"):
+        with all_or_none(f"{target} begins"):
             if first:
                 _begin(directory, partial)
-        with together(f"{target} is written"):
+        with all_or_none(f"{target} is written"):
             written = write_parts(partial, shards)
-        written = of_all_processes(partial, written)
-        with together(f"{target} is there"):
+        written = collect_written(partial, written)
+        with all_or_none(f"{target} is renamed"):
             if first:
                 _commit(partial, target, _manifest(step, records, written, meta))
     except (OSError, ValueError) as error:
@@ -109,26 +109,27 @@ def write_step(
 
 
 def restore(
-    path: Path, like: Tree, prefix: str = "", shapes: PyTree | None = None
-) -> Tree:
-    """Reads a checkpoint's arrays into the structure and places of `like`.
+    path: Path, like: Restored, prefix: str = "", shapes: PyTree | None = None
+) -> Restored:
+    """Reads a checkpoint's arrays into the structure and shardings of `like`.
 
     Args:
         path: the checkpoint, DIR/STEP.
-        like: arrays or `ShapeDtypeStruct`s. A leaf's `sharding`, whatever the mesh
-            it was saved from, says where the array goes; without one it goes to the
-            default device. NumPy arrays come back as NumPy arrays.
-        prefix: restores only what lies below this name, as `like`'s root:
+        like: arrays or `ShapeDtypeStruct`s. An array gets the leaf's `sharding`,
+            whatever mesh it was saved from; without a sharding it goes to the
+            default device. NumPy arrays are restored as NumPy arrays.
+        prefix: restores only the arrays below this name, which is the root of `like`:
             `restore(path, params, prefix="params")`.
-        shapes: a tree like `like` of the shapes that are stored, as for `save`.
+        shapes: a tree of the same structure with the stored shapes, as for `save`.
 
     Returns:
-        A tree like `like`, every value equal to the bit to the one saved, and zeros
-        past the shapes that are stored.
+        A tree like `like`, every value equal to the saved one to the bit, and zeros
+        past the stored shapes.
 
     Raises:
-        UserError: an array is missing, surplus, misshapen, of another dtype or
-            damaged, or a file is missing or damaged; it names step and array or file.
+        UserError: an array is missing, surplus or damaged, or has another shape or
+            dtype; or a file is missing or damaged. The message names step and array
+            or file.
     """
     manifest = read_manifest(path)
     raise_first(size_problems(path, manifest))
@@ -136,25 +137,25 @@ def restore(
     wanted = {leaf_name(route, prefix): leaf for route, leaf in paths}
     sizes = jax.tree.leaves(like if shapes is None else shapes)
     match(step_label(path), manifest, dict(zip(wanted, sizes, strict=True)), prefix)
-    targets = [
-        Target.of(name, manifest.arrays[name], leaf) for name, leaf in wanted.items()
+    plans = [
+        ArrayPlan.of(name, manifest.arrays[name], leaf) for name, leaf in wanted.items()
     ]
     with Reader(path, manifest) as reader:
-        boxes = [(target.name, box) for target in targets for box in target.boxes]
+        boxes = [(plan.name, box) for plan in plans for box in plan.boxes]
         values = reader.read_each(boxes)
-        leaves = [target.take(values) for target in targets]
+        leaves = [plan.assemble(values) for plan in plans]
     return jax.tree_util.tree_unflatten(treedef, leaves)
 
 
-def verify(path: Path, advance: Callable[[int], None] | None = None) -> list[str]:
-    """Reads and hashes every file and every array of a checkpoint.
+def verify(path: Path, advance: ReportBytes | None = None) -> list[str]:
+    """Reads every file and every array of a checkpoint, and compares their SHA-256.
 
     Args:
         path: the checkpoint, DIR/STEP.
-        advance: hears of bytes as they are checked (files, then arrays).
+        advance: called with the bytes that were read (files first, then arrays).
 
     Returns:
-        One sentence for each problem, naming step and array or file; none if sound.
+        One sentence for each problem, naming step and array or file.
     """
     try:
         manifest = read_manifest(path)
@@ -162,7 +163,7 @@ def verify(path: Path, advance: Callable[[int], None] | None = None) -> list[str
         return [str(error)]
     surplus = files_below(path).keys() - manifest.files.keys()
     problems = [
-        f"{step_label(path)}: file {name} is not in the manifest"
+        f"{step_label(path)}: file {name} is not in {MANIFEST}"
         for name in sorted(surplus)
     ]
     problems += size_problems(path, manifest)
@@ -177,7 +178,7 @@ def verify(path: Path, advance: Callable[[int], None] | None = None) -> list[str
 
 
 def _reason(error: Exception) -> str:
-    """What the system said, where tensorstore wraps it in a report of its own."""
+    """Returns the operating system's message, which tensorstore wraps in a report."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else str(error)
 
@@ -194,12 +195,12 @@ def _manifest(
     written: Written,
     meta: Mapping[str, Any],
 ) -> Manifest:
-    whole = {}
+    arrays = {}
     for name, record in records.items():
         chunks = (written.chunks[name, n] for n in range(num_chunks(record)))
-        whole[name] = dataclasses.replace(record, chunks=tuple(chunks))
+        arrays[name] = dataclasses.replace(record, chunks=tuple(chunks))
     saved = datetime.now(UTC).isoformat(timespec="seconds")
-    return Manifest(FORMAT_VERSION, step, saved, whole, written.files, meta)
+    return Manifest(FORMAT_VERSION, step, saved, arrays, written.files, meta)
 
 
 def _commit(partial: Path, target: Path, manifest: Manifest) -> None:

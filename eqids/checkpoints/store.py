@@ -1,12 +1,12 @@
-"""Arrays on disk: tensorstore, a digest for every chunk, parts of bounded size.
+"""Store arrays with tensorstore, with a SHA-256 for every chunk.
 
-An array is a zarr3 array cut into chunks that never cross a shard, so that whoever
-holds a shard writes and reads whole chunks. Chunks are gathered into *parts*: OCDBT
-databases of about 32 MiB, each written by one atomic transaction. That bounds
-the host memory of a save (a transaction holds what it writes until it commits) and
-leaves no dead bytes: in a part every byte belongs to a chunk, whose SHA-256 is in
-the manifest, or to an OCDBT node, whose CRC-32C is in the node. Reading the arrays
-therefore reveals any flipped bit, with no second pass over the files.
+An array is a zarr3 array cut into chunks that never cross a shard, so that a process
+writes and reads whole chunks. Chunks are collected into *parts*: OCDBT databases of
+about 32 MiB, each written by one atomic transaction. Parts bound the host memory of
+a save, because a transaction holds what it writes until it commits. They also hold
+no unused bytes: every byte of a part belongs to a chunk, whose SHA-256 is in the
+manifest, or to an OCDBT node, which holds its own CRC-32C. Reading the arrays
+therefore detects any flipped bit without a second pass over the files.
 """
 
 import hashlib
@@ -26,41 +26,41 @@ from jaxtyping import Shaped
 from eqids.checkpoints.chunks import Box, chunk_shape, chunks_in, shift, within
 from eqids.checkpoints.leaves import Stored
 from eqids.checkpoints.manifest import ArrayRecord, FileRecord, files_below
-from eqids.io.digests import file_sha256
+from eqids.io.digests import array_bytes, file_sha256
 
 PARTS = "arrays"
-"""Folder of the parts inside a checkpoint; a part is `PROCESS-NUMBER`."""
+"""The folder of the parts in a checkpoint; a part is named `PROCESS-NUMBER`."""
 
 _PART_BYTES = 32 << 20
-# Larger chunks have a part of their own, whose file begins with their values: its
-# SHA-256 goes on from theirs, and every byte is hashed once.
+# A larger chunk is alone in its part, whose file begins with the chunk's values: the
+# file's SHA-256 continues the chunk's, so that every byte is hashed once.
 _ALONE_BYTES = 4 << 20
 _NUM_PARTS_AT_ONCE = 4
-"""While some wait for the disk, others are hashed."""
+"""Some are hashed while others wait for the disk."""
 _EDGE_BYTES = 4096
-# OCDBT keeps values up to this size inside its own nodes, where a CRC-32C guards
-# them: zarr's metadata must be among them, for nothing else checks it.
+# OCDBT keeps values up to this size in its nodes, which have a CRC-32C. zarr's
+# metadata must be among them, because nothing else protects it.
 _INLINE_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Block:
-    """One chunk's values on the host, on their way to disk."""
+class HostChunk:
+    """The values of one chunk in host memory, to be written."""
 
     name: str
     """The array's name."""
     record: ArrayRecord
     """The array's description, its `chunks` still empty."""
     number: int
-    """The chunk's place in C order of the grid."""
+    """The chunk's index in C order of the grid."""
     box: Box
-    """Where it lies in the array."""
+    """The part of the array that it covers."""
     values: Shaped[np.ndarray, "..."]
     """Contiguous."""
 
 
 def describe(stored: Stored) -> ArrayRecord:
-    """The record of an array that is about to be written, without its chunks."""
+    """Returns the record of an array that is to be written, its `chunks` empty."""
     array, key, shape = stored
     shard = array.shape
     if isinstance(array, jax.Array):
@@ -71,23 +71,23 @@ def describe(stored: Stored) -> ArrayRecord:
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of an array that this process is to write."""
+    """A part of an array that this process writes."""
 
     name: str
     """The array's name."""
     record: ArrayRecord
     """The array's description, its `chunks` still empty."""
     origin: Box
-    """Where it lies in the array; it may end, or lie, past what is stored."""
+    """The part of the array that it covers; it may reach past the stored shape."""
     values: jax.Array | np.ndarray
-    """On one device or on the host."""
+    """On one device or in host memory."""
 
 
 def shards_of(arrays: Mapping[str, Stored]) -> list[Shard]:
-    """What this process is to write of some arrays; nothing is moved yet.
+    """Returns the shards of some arrays that this process writes; copies nothing.
 
-    Of equal copies of a shard only the first is taken, and an array that every
-    process holds is process 0's.
+    Of replicas of a shard only the first is written. Process 0 writes arrays that
+    every process holds.
     """
     return [
         Shard(name, record, origin, values)
@@ -98,26 +98,26 @@ def shards_of(arrays: Mapping[str, Stored]) -> list[Shard]:
     ]
 
 
-def _blocks_of(shard: Shard) -> Iterator[Block]:
-    """The chunks of a shard, which comes to the host by itself."""
+def _chunks_of(shard: Shard) -> Iterator[HostChunk]:
     name, record, origin = shard.name, shard.record, shard.origin
     values = np.asarray(shard.values)
     for number, extent in chunks_in(record, within(origin, record.shape)):
         inner = shift(extent, origin)
-        yield Block(name, record, number, extent, np.asarray(values[inner], order="C"))
+        chunk = np.asarray(values[inner], order="C")
+        yield HostChunk(name, record, number, extent, chunk)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What came to be on disk, for the manifest."""
+    """What was written, for the manifest."""
 
     chunks: dict[tuple[str, int], tuple[str, str]]
     """(array, chunk number) -> (part, SHA-256 of the values)."""
     files: dict[str, FileRecord]
-    """Files by path in the checkpoint folder."""
+    """Files by their path in the checkpoint folder."""
 
     def add(self, more: "Written") -> None:
-        """Takes in what another part or process has written."""
+        """Adds what another part or process has written."""
         self.chunks.update(more.chunks)
         self.files.update(more.files)
 
@@ -126,18 +126,18 @@ def write_parts(folder: Path, shards: list[Shard]) -> Written:
     """Writes shards into parts below `folder`, a few parts at a time.
 
     Args:
-        folder: the checkpoint's.
-        shards: emptied on the way, so that what came to the host can leave it.
+        folder: of the checkpoint.
+        shards: what to write; the list is emptied to free host memory early.
     """
-    blocks = itertools.chain.from_iterable(map(_blocks_of, _emptied(shards)))
+    chunks = itertools.chain.from_iterable(map(_chunks_of, _emptied(shards)))
     context = ts.Context()
     written = Written({}, {})
     running: deque[Future[Written]] = deque()
     with ThreadPoolExecutor(_NUM_PARTS_AT_ONCE) as pool:
-        for number, batch in enumerate(_batches(blocks)):
+        for number, batch in enumerate(_batches(chunks)):
             part = f"{jax.process_index()}-{number}"
             running.append(pool.submit(_write_part, folder, part, batch, context))
-            # While these are written the next comes to the host, but no more.
+            # The next part is copied to the host meanwhile, but no further ones.
             if len(running) == _NUM_PARTS_AT_ONCE:
                 written.add(running.popleft().result())
         for job in running:
@@ -151,7 +151,9 @@ def _emptied(shards: list[Shard]) -> Iterator[Shard]:
         yield shards.pop()
 
 
-def _shards(array: jax.Array | np.ndarray) -> Iterator[tuple[Box, Any]]:
+def _shards(
+    array: jax.Array | np.ndarray,
+) -> Iterator[tuple[Box, jax.Array | np.ndarray]]:
     local = isinstance(array, np.ndarray) or array.is_fully_addressable
     if local and jax.process_index() != 0:
         return
@@ -167,15 +169,15 @@ def _shards(array: jax.Array | np.ndarray) -> Iterator[tuple[Box, Any]]:
             )
 
 
-def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    batch: list[Block] = []
+def _batches(chunks: Iterable[HostChunk]) -> Iterator[list[HostChunk]]:
+    batch: list[HostChunk] = []
     num_bytes = 0
-    for block in blocks:
-        if block.values.nbytes >= _ALONE_BYTES:
-            yield [block]
+    for chunk in chunks:
+        if chunk.values.nbytes >= _ALONE_BYTES:
+            yield [chunk]
             continue
-        batch.append(block)
-        num_bytes += block.values.nbytes
+        batch.append(chunk)
+        num_bytes += chunk.values.nbytes
         if num_bytes >= _PART_BYTES:
             yield batch
             batch, num_bytes = [], 0
@@ -183,57 +185,60 @@ def _batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
         yield batch
 
 
-def sha256(values: np.ndarray) -> str:
-    return hashlib.sha256(_bytes(values)).hexdigest()
+def sha256(values: Shaped[np.ndarray, "..."]) -> str:
+    """Returns the SHA-256 of an array's values in C order."""
+    return hashlib.sha256(array_bytes(values)).hexdigest()
 
 
 def _write_part(
-    folder: Path, part: str, batch: list[Block], context: ts.Context
+    folder: Path, part: str, batch: list[HostChunk], context: ts.Context
 ) -> Written:
-    place = folder / PARTS / part
-    place.mkdir(parents=True)
+    target = folder / PARTS / part
+    target.mkdir(parents=True)
     transaction = ts.Transaction(atomic=True)
     stores: dict[str, Any] = {}
-    for block in batch:
-        if block.name not in stores:
-            spec = array_spec(place, block.name, block.record)
-            stores[block.name] = ts.open(
+    for chunk in batch:
+        if chunk.name not in stores:
+            spec = array_spec(target, chunk.name, chunk.record)
+            stores[chunk.name] = ts.open(
                 spec, create=True, context=context, transaction=transaction
             ).result()
-        stores[block.name][block.box].write(
-            block.values, can_reference_source_data_indefinitely=True
+        stores[chunk.name][chunk.box].write(
+            chunk.values, can_reference_source_data_indefinitely=True
         ).result()
     commit = transaction.commit_async()
-    digests = [hashlib.sha256(_bytes(block.values)) for block in batch]
+    digests = [hashlib.sha256(array_bytes(chunk.values)) for chunk in batch]
     commit.result()
     first = batch[0]
-    # A chunk is stored as large as its grid's: padded inside, it is no beginning.
+    # A chunk at an edge is stored padded. Padding inside it would be hashed as well.
     contiguous = first.values.shape[1:] == first.record.chunk[1:]
-    begins = (first.values, digests[0]) if len(batch) == 1 and contiguous else None
+    hashed = (first.values, digests[0]) if len(batch) == 1 and contiguous else None
     return Written(
         {
-            (block.name, block.number): (part, digest.hexdigest())
-            for block, digest in zip(batch, digests, strict=True)
+            (chunk.name, chunk.number): (part, digest.hexdigest())
+            for chunk, digest in zip(batch, digests, strict=True)
         },
         {
             f"{PARTS}/{part}/{name}": FileRecord(
-                path.stat().st_size, _file_sha256(path, begins)
+                path.stat().st_size, _part_file_sha256(path, hashed)
             )
-            for name, path in files_below(place).items()
+            for name, path in files_below(target).items()
         },
     )
 
 
-def _file_sha256(path: Path, begins: tuple[np.ndarray, Any] | None) -> str:
-    """SHA-256 of a file, of which the beginning may have been hashed already.
+def _part_file_sha256(
+    path: Path, hashed: tuple[Shaped[np.ndarray, "..."], Any] | None
+) -> str:
+    """Returns the SHA-256 of a file whose first bytes may have been hashed already.
 
     Args:
         path: the file.
-        begins: values that it may begin with, and their digest.
+        hashed: values that the file may begin with, and their digest.
     """
-    if begins is None:
+    if hashed is None:
         return file_sha256(path)
-    values, digest = _bytes(begins[0]), begins[1].copy()
+    values, digest = array_bytes(hashed[0]), hashed[1].copy()
     edge = min(_EDGE_BYTES, len(values))
     with path.open("rb") as file:
         first = file.read(edge)
@@ -244,12 +249,8 @@ def _file_sha256(path: Path, begins: tuple[np.ndarray, Any] | None) -> str:
     return digest.hexdigest()
 
 
-def _bytes(values: np.ndarray) -> memoryview:
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-
-
 def array_spec(folder: Path, name: str, record: ArrayRecord) -> dict[str, Any]:
-    """How tensorstore finds an array; both guards against silent zeros are on."""
+    """Returns tensorstore's spec of an array; missing chunks are errors, not zeros."""
     chunk = {"name": "regular", "configuration": {"chunk_shape": list(record.chunk)}}
     return {
         "driver": "zarr3",

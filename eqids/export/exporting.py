@@ -1,9 +1,7 @@
 """A checkpoint, for others: one file, a Hugging Face folder, or vectors with ids."""
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,14 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from convert.hf_config import base_config, hf_config
 from convert.hf_eqids import FORMAT_VERSION, INFO_FILE, TENSORS_FILE
 from convert.hf_files import shard_paths, tensors
 from convert.hf_write import (
     HEAD,
     arrays_of,
-    base_config,
     copy_companions,
-    hf_config,
     llama_weights,
     merged,
     of_slice,
@@ -29,10 +26,10 @@ from convert.hf_write import (
 from convert.names import Tensor, tensors_of
 from convert.outputs import (
     FLOATS,
-    Advance,
-    NewFolder,
+    OutputFolder,
+    Progress,
     Weight,
-    new_folder,
+    output_folder,
     write_safetensors,
 )
 from eqids.checkpoints import Manifest, read_manifest, resolve
@@ -43,7 +40,6 @@ from eqids.config import (
     ItemsConfig,
     ModelConfig,
     RunConfig,
-    UserError,
     from_json,
     require,
     to_json,
@@ -51,7 +47,8 @@ from eqids.config import (
 from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.data.files import read_parquet, write_parquet
 from eqids.inference.open import open_checkpoint
-from eqids.io.digests import file_sha256
+from eqids.io.atomic import new_file, sync
+from eqids.io.digests import combined_sha256, file_sha256
 from eqids.model.lora import FIELDS
 from eqids.runs.frozen_llama import check_base
 from eqids.runs.recorded_folders import dataset_of, llama_of_run
@@ -107,7 +104,7 @@ class _Arrays:
             yield self._reader.read(name, rows)
 
 
-def export(path: Path, output: Path, advance: Callable[[int, int], object]) -> None:
+def export(path: Path, output: Path, advance: Progress) -> None:
     """Writes what was trained into one safetensors file, under the names of others.
 
     The step and the checkpoint's `meta` (as JSON) go into the file's metadata.
@@ -122,26 +119,19 @@ def export(path: Path, output: Path, advance: Callable[[int, int], object]) -> N
     """
     manifest = read_manifest(path)
     said = json.dumps(dict(manifest.meta), ensure_ascii=False)
-    unfinished = output.with_name(f".{output.name}.partial")
-    try:
-        with unfinished.open("wb") as file, Reader(path, manifest) as reader:
-            weights = _Arrays(reader, manifest).weights()
-            total = sum(weight.num_bytes() for weight in weights.values())
+    with new_file(output) as partial_path, Reader(path, manifest) as reader:
+        weights = _Arrays(reader, manifest).weights()
+        total = sum(weight.num_bytes() for weight in weights.values())
+        with partial_path.open("wb") as file:
             write_safetensors(
                 file, weights, metadata={"step": str(manifest.step), "meta": said},
                 advance=lambda num_bytes: advance(num_bytes, total),
             )  # fmt: skip
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(output)
-    except OSError as error:
-        raise UserError(f"{output} could not be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+        sync(partial_path)
 
 
 def eqids_to_hf(
-    config: EqidsToHfConfig, advance: Advance = lambda done, total: None
+    config: EqidsToHfConfig, advance: Progress = lambda done, total: None
 ) -> dict[str, str]:
     """Writes a checkpoint as a Hugging Face folder, items and heads beside it.
 
@@ -165,7 +155,7 @@ def eqids_to_hf(
     with (
         Reader(path, manifest) as reader,
         _llama(config, path, manifest, _Arrays(reader, manifest)) as (found, folder),
-        new_folder(config.output, advance) as new,
+        output_folder(config.output, advance) as new,
     ):
         sizes = _sizes(path, manifest)
         stored = dtype or next(iter(found.values())).dtype
@@ -227,7 +217,7 @@ def _llama(
         yield weights, folder
 
 
-def _copy_tokenizer(new: NewFolder, path: Path, manifest: Manifest) -> None:
+def _copy_tokenizer(new: OutputFolder, path: Path, manifest: Manifest) -> None:
     """Copies the tokenizer of a run that named its own, if it is still there."""
     run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     named = run.flags.tokenizer
@@ -246,18 +236,16 @@ def _sizes(path: Path, manifest: Manifest) -> ModelConfig:
     return replace(sizes, llama=replace(sizes.llama, tied=True))
 
 
-def _info(manifest: Manifest, sizes: ModelConfig, new: NewFolder) -> dict[str, Any]:
+def _info(manifest: Manifest, sizes: ModelConfig, new: OutputFolder) -> dict[str, Any]:
     """The content of eqids.json: whatever one must know to use the tensors."""
     meta = manifest.meta
     names = ("catalog_id", "dataset_hash", "protocol", "base", "score", "versions")
-    llama = hashlib.sha256()
-    for path in shard_paths(new.path):
-        llama.update(bytes.fromhex(new.digests[path.name]))
+    shards = [new.digests[path.name] for path in shard_paths(new.path)]
     return {
         "format_version": FORMAT_VERSION,
         "step": manifest.step,
         "saved": manifest.saved,
-        "llama": llama.hexdigest(),
+        "llama": combined_sha256(shards),
         "tensors": new.digests[TENSORS_FILE],
         **{name: meta[name] for name in names},
         "model": to_json(replace(sizes, lora=None)),
@@ -266,7 +254,7 @@ def _info(manifest: Manifest, sizes: ModelConfig, new: NewFolder) -> dict[str, A
 
 
 def items(
-    config: ItemsConfig, advance: Advance = lambda done, total: None
+    config: ItemsConfig, advance: Progress = lambda done, total: None
 ) -> dict[str, str]:
     """Writes the vectors of items and clusters with the items' ids.
 
@@ -322,7 +310,7 @@ def items(
         "cluster_vectors": cluster_table,
         "cluster_bias": cluster_bias,
     }
-    with new_folder(config.output, advance) as new:
+    with output_folder(config.output, advance) as new:
         for name, columns in (("items", rows), ("clusters", clusters)):
             _write_parquet(new, f"{name}.parquet", columns)
         tensors = {name: Weight.of(array) for name, array in weights.items()}
@@ -339,7 +327,9 @@ def _lists(vectors: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(values, vectors.shape[-1])
 
 
-def _write_parquet(new: NewFolder, name: str, columns: Mapping[str, pa.Array]) -> None:
+def _write_parquet(
+    new: OutputFolder, name: str, columns: Mapping[str, pa.Array]
+) -> None:
     table = pa.table(dict(columns))
     new.write_with(name, lambda path: write_parquet(path, table))
     again = read_parquet(new.path / name)

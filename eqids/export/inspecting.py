@@ -1,4 +1,4 @@
-"""What `python -m convert inspect` answers: what a file or folder is."""
+"""Inspect a file or folder: what it is, and which tensors it holds."""
 
 import math
 import re
@@ -53,25 +53,25 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is told of a file or folder."""
+    """What a file or folder is."""
 
     kind: str
     tensors: list[_Tensor] = field(default_factory=list)
     llama: LlamaConfig | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
-    """Why it is not usable as a Llama, where it looks like one."""
+    """Why it cannot be used as a Llama, if it looks like one."""
 
 
-def answer(path: Path) -> tuple[str, dict[str, Any]]:
+def inspect(path: Path) -> tuple[str, dict[str, Any]]:
     """Returns what a file or folder is: text to print, and the same as JSON values.
 
-    Headers are read, weights are not.
+    Only headers are read, no weights.
 
     Raises:
-        UserError: it is not there, is nothing that EqIDs knows, or is damaged.
+        UserError: the path does not exist, has an unknown format, or is damaged.
     """
-    require(path.exists(), f"{path} is not there, wanted a file or a folder")
+    require(path.exists(), f"{path} does not exist, wanted a file or a folder")
     found = _folder(path) if path.is_dir() else _file(path)
     preset = None if found.llama is None else _preset(found.llama)
     parameters = sum(one.size for one in found.tensors if _FLOATS.match(one.dtype))
@@ -85,12 +85,12 @@ def answer(path: Path) -> tuple[str, dict[str, Any]]:
         "bytes": sum(one.num_bytes for one in found.tensors),
         "problem": found.problem,
     }
-    lines = [f"{key:<14}{_shown(value)}" for key, value in values.items() if value]
+    lines = [f"{key:<14}{_as_text(value)}" for key, value in values.items() if value]
     tensors = [
         {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.num_bytes}
         for t in found.tensors
     ]
-    text = "\n".join([*_tree(found.tensors), *lines])
+    text = "\n".join([*_lines(found.tensors), *lines])
     return text, {**values, "tensors": tensors}
 
 
@@ -102,8 +102,8 @@ def _file(path: Path) -> _Found:
         return _gguf(path)
     require(
         path.suffix == ".safetensors",
-        f"{path} is neither GGUF (it begins with {start!r}) nor called .safetensors, "
-        "wanted one of these or a folder; give the whole folder of a model",
+        f"{path} begins with {start!r}, wanted GGUF, a file whose name ends in "
+        ".safetensors, or a folder; give the whole folder of a model",
     )
     tensors, facts = _safetensors(path)
     return _Found("safetensors file", tensors, facts=facts)
@@ -154,7 +154,7 @@ def _folder(path: Path) -> _Found:
     if (path / INFO_FILE).is_file():
         return _dataset(path)
     if not (path / CONFIG).is_file():
-        check_folder(path)  # raises: it says what else the folder is
+        check_folder(path)  # raises, and says what else the folder is
     return _hugging_face(path)
 
 
@@ -217,7 +217,7 @@ def _hugging_face(path: Path) -> _Found:
         problem = problem or str(error)
     kind = "Hugging Face folder"
     if is_pair(path):
-        kind = "Hugging Face folder with EqIDs' items beside it (--init_from)"
+        kind = "Hugging Face folder with the rest of an EqIDs model (--init_from)"
         pair = read_pair(path)
         tensors += _safetensors(path / TENSORS_FILE)[0]
         names = ("catalog_id", "score", "base")
@@ -229,8 +229,8 @@ def _preset(config: LlamaConfig) -> str | None:
     return next((name for name, one in LLAMA_PRESETS.items() if one == config), None)
 
 
-def _tree(tensors: list[_Tensor]) -> Iterator[str]:
-    """Lines of tensors; those that differ by their layer only share one."""
+def _lines(tensors: list[_Tensor]) -> Iterator[str]:
+    """Yields a line for each tensor; those that differ only in their layer share it."""
     groups: dict[tuple[str, str, tuple[int, ...]], list[_Tensor]] = {}
     for one in tensors:
         name = _LAYER.sub("*", one.name)
@@ -243,7 +243,7 @@ def _tree(tensors: list[_Tensor]) -> Iterator[str]:
         yield f"{name:<{width}}  {dtype:<9} {shown:<22} {size}"
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         text = ", ".join(f"{key} {one}" for key, one in value.items())
         return text if len(text) <= 400 else f"{text[:400]} …"

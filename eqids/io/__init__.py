@@ -1,1 +1,1 @@
-"""Files for every package: digests, and names that appear when they are whole."""
+"""Files for every package: SHA-256 digests, and files that are written atomically."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their name when they are whole, or not at all."""
+"""Write files and folders atomically: complete under their name, or absent."""
 
 import json
 import os
@@ -13,12 +13,15 @@ from eqids.config.errors import UserError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`, renamed to it if the block succeeds.
+    """Yields a temporary path beside `path`, and renames it if the block succeeds.
 
-    A file that is there already is replaced in one step.
+    An existing file is replaced in one step.
+
+    Args:
+        path: the file to write.
 
     Raises:
-        UserError: the file could not be written; nothing is left then.
+        UserError: the file could not be written; the temporary file is removed.
     """
     partial = partial_name(path)
     try:
@@ -33,13 +36,13 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`, renamed to it if the block succeeds.
+    """Yields an empty folder beside `path`, and renames it if the block succeeds.
 
     Args:
-        path: the folder, which must not be there.
+        path: the folder to write, which must not exist.
 
     Raises:
-        UserError: the folder could not be written; nothing is left then.
+        UserError: the folder could not be written; the temporary folder is removed.
     """
     target = path.resolve()
     partial = partial_name(target)
@@ -55,7 +58,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all.
+    """Writes a JSON file atomically.
 
     Raises:
         UserError: the file could not be written.
@@ -65,12 +68,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def partial_name(path: Path) -> Path:
-    """Returns the temporary name of a file or folder, which other processes avoid."""
+    """Returns the temporary name of a file or folder, distinct for each process."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until the content of a file, or the names in a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

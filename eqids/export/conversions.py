@@ -1,0 +1,76 @@
+"""The subcommands of `python -m convert`, once its flags are read."""
+
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from convert.gguf_llama import gguf_to_hf
+from convert.hf_write import hf_to_hf
+from convert.outputs import FLOATS, Progress
+from eqids.cli import check_output, say
+from eqids.config import (
+    ConversionConfig,
+    EqidsToHfConfig,
+    GgufToHfConfig,
+    HfToHfConfig,
+    InspectConfig,
+    ItemsConfig,
+)
+from eqids.export import exporting
+from eqids.export.inspecting import inspect
+from eqids.io.atomic import write_json
+
+
+def run_conversion(config: InspectConfig | ConversionConfig) -> None:
+    """Inspects a path, or converts it and prints the SHA-256 of every file written.
+
+    Raises:
+        UserError: the input cannot be read, or the output cannot be written.
+    """
+    if isinstance(config, InspectConfig):
+        _inspect(config)
+        return
+    with tqdm(unit="B", unit_scale=True, desc=config.output.name, disable=None) as bar:
+
+        def advance(num_bytes: int, total: int) -> None:
+            bar.total = total
+            bar.update(num_bytes)
+
+        digests = _convert(config, advance)
+    for name, digest in sorted(digests.items()):
+        say(f"{digest}  {config.output / name}")
+
+
+def _inspect(config: InspectConfig) -> None:
+    check_output(config.json, "--json")
+    text, values = inspect(config.path)
+    say(text)
+    if config.json is not None:
+        write_json(config.json, values)
+        say(f"written to {config.json}")
+
+
+def _convert(config: ConversionConfig, advance: Progress) -> Mapping[str, str]:
+    match config:
+        case GgufToHfConfig():
+            return gguf_to_hf(
+                config.input,
+                config.output,
+                dtype=FLOATS[config.dtype],
+                max_shard_bytes=config.max_shard_bytes,
+                advance=advance,
+                report=tqdm.write,
+            )
+        case HfToHfConfig():
+            return hf_to_hf(
+                config.input,
+                config.output,
+                dtype=None if config.dtype is None else FLOATS[config.dtype],
+                max_shard_bytes=config.max_shard_bytes,
+                advance=advance,
+            )
+        case EqidsToHfConfig():
+            return exporting.eqids_to_hf(config, advance)
+        case _:
+            assert isinstance(config, ItemsConfig)
+            return exporting.items(config, advance)
