@@ -247,9 +247,9 @@ def test_inspect_refuses_unknown_files(
 ) -> None:
     (tmp_path / "weights.bin").write_bytes(b"\x80\x04pickle")
     for path, said in (
-        (tmp_path / "none", "is not there"),
+        (tmp_path / "none", "does not exist"),
         (tmp_path, "is no Hugging Face folder"),
-        (tmp_path / "weights.bin", "neither GGUF"),
+        (tmp_path / "weights.bin", "wanted GGUF, a file whose name"),
     ):
         assert said in refused(command.main, ["inspect", str(path)], capsys)
     (tmp_path / "a.safetensors").write_bytes(b"\xff" * 20)

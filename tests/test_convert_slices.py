@@ -118,7 +118,7 @@ found = {}
 for name in ("1x8x1", "1x2x4", "1x1x8"):
     read, held, largest, put = Counter(), Counter(), [], placement(name)
     with put.active():
-        put(hf._unread(Path("8b"), tensors, config, "bfloat16"))
+        put(hf._lazy_llama(Path("8b"), tensors, config, "bfloat16"))
     found[name] = {
         "once": read == whole, "bytes": sum(read.values()),
         "held": [held[device] for device in jax.devices()], "largest": max(largest),

@@ -207,7 +207,7 @@ PAIRS = (
     Pair("add_bos_token and add_eos_token beside tokenizer.ggml.pre", "they count",
          SAME, ends_of_texts),
     Pair("add_bos_token without bos_token_id", "takes token 11", "refuses",
-         no_gguf("texts have a bos token", {}, general=NO_BOS)),
+         no_gguf("adds a bos token to texts", {}, general=NO_BOS)),
 )  # fmt: skip
 
 

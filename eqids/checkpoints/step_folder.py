@@ -74,11 +74,10 @@ def write_step(
 ) -> None:
     """Writes a checkpoint atomically.
 
-    All processes call it, in the folder that their run has locked. It first removes
-    partial folders of a killed run.
+    All processes of a run call it. Partial folders of a killed run are removed first.
 
     Args:
-        directory: the run's folder.
+        directory: the run's folder, which the run has locked.
         step: the training step, which names the checkpoint.
         records: of all arrays, their `chunks` still empty.
         shards: what this process writes; the list is emptied.
