@@ -32,5 +32,8 @@ def trained_head(
     host = query_batch(slots, times, seq_len, opened.tokens)
     batch, last = Batch.of(host), jnp.asarray(last_positions(host))
 
-    queries = jax.jit(EqIDs.queries_at, static_argnames="dtype")
-    return opened.model.softmax, queries(opened.model, batch, last, dtype=opened.dtype)
+    queries_at = jax.jit(EqIDs.queries_at, static_argnames="dtype")
+    queries = queries_at(
+        opened.model, batch, last, dtype=opened.dtype, prefix=opened.prefix
+    )
+    return opened.model.softmax, queries

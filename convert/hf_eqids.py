@@ -31,6 +31,7 @@ from eqids.config import (
     from_json,
     require,
 )
+from eqids.config.upgrade import upgrade_meta
 from eqids.io.digests import file_sha256
 from eqids.model import EqIDs
 from sharding import Box, LazyArray, Placement, exchange, is_first
@@ -105,7 +106,7 @@ def _read_info(folder: Path, path: Path) -> Mapping[str, Any]:
             "eqids-to-hf wrote",
         )
         check_content(folder / name, binary=name == TENSORS_FILE)
-    meta = read_object(path)
+    meta = upgrade_meta(read_object(path))
     version = meta.get("format_version")
     require(
         version == FORMAT_VERSION,

@@ -126,7 +126,7 @@ def _export(path: Path, output: Path) -> None:
     from tqdm import tqdm
 
     from eqids.checkpoints import resolve
-    from eqids.export.exporting import export
+    from eqids.export.trained_arrays import export_trained
 
     path = resolve(path)
     with tqdm(desc="export", unit="B", unit_scale=True, disable=None) as bar:
@@ -135,7 +135,7 @@ def _export(path: Path, output: Path) -> None:
             bar.total = total
             bar.update(num_bytes)
 
-        export(path, output, advance)
+        export_trained(path, output, advance)
     say(f"{path} written to {output} ({_size(output.stat().st_size)})")
 
 

@@ -1,15 +1,22 @@
 """Recommend: `python -m eqids.recommend`."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from eqids.cli import check_output, parse, run
-from eqids.config import RecommendConfig
+from eqids.cli import check_output, one_line, parse, run, say, warn
+from eqids.config import RecommendConfig, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from eqids.inference.histories import History
+    from eqids.inference.recommender import Recommender
 
 DESCRIPTION = """Name the most probable next items, exactly, with their probabilities.
 
-For a user of the dataset, for a history given as item ids, or for a Parquet or CSV
-file of histories (columns user, item and, if known, time); those of a file go to
-another file:
+The histories are that of a user of the dataset, one given as item ids, or those of a
+Parquet or CSV file (columns user, item and optionally time), whose recommendations
+are written to another file:
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
@@ -24,9 +31,92 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
     check_output(config.output, "--output", config.overwrite)
     # Imported here: --help and a mistyped flag do not wait for jax.
-    from eqids.recommending import recommend
+    from tqdm import tqdm
 
-    recommend(config)
+    from eqids.inference.open import open_model
+    from eqids.inference.recommender import Recommender
+    from eqids.inference.write_recommendations import write_recommendations
+    from sharding import placement
+
+    recommender = Recommender(open_model(config, placement("none")))
+    histories, left_out = _histories(recommender, config)
+    parts = recommender.search(
+        histories,
+        config.k,
+        filter_seen=not config.keep_seen,
+        allowed=recommender.allowed(),
+    )
+    notes = _notes(histories, left_out)
+    if config.output is None:
+        for part in parts:
+            say(listing(part) or "no item is left to recommend, see --keep_seen")
+        for note in notes:
+            warn(note)
+        return
+    found = list(tqdm(parts, unit="chunk", disable=None))
+    rows, users = write_recommendations(config.output, found), len(histories)
+    what = f"{rows:,} recommendations for {users:,} users in {config.output}"
+    say(one_line("; ".join([what, *notes])))
+
+
+def _histories(
+    recommender: "Recommender", config: RecommendConfig
+) -> tuple[list["History"], int]:
+    """Returns the histories that the flags name, and how many events were left out."""
+    from eqids.data.ids import typed_ids
+    from eqids.data.raw.history_files import read_history_file
+    from eqids.inference.histories import read_histories
+
+    dataset = recommender.dataset
+    if config.user is not None:
+        return [recommender.of_user(config.user)], 0
+    if config.history is not None:
+        given = [typed_ids(config.history)]
+        try:
+            return read_histories(dataset, given, config.unknown, warn)
+        except UserError as error:
+            message = str(error).replace("histories[0]", "--history")
+            raise UserError(message) from error
+    assert config.input is not None
+    frame = read_history_file(config.input, _report)
+    return read_histories(dataset, frame, config.unknown, _report, config.input)
+
+
+def _report(message: str) -> None:
+    warn(message.removeprefix("warning: "))
+
+
+def _notes(histories: Sequence["History"], left_out: int) -> list[str]:
+    """Says which events were left out, and who was answered by popularity."""
+    from eqids.data.ids import shown
+
+    notes = []
+    if left_out:
+        notes.append(
+            f"{left_out:,} event{'s' if left_out > 1 else ''} with items that the "
+            "catalog does not hold left out (--unknown skip)"
+        )
+    empty = [history.user for history in histories if not len(history.slots)]
+    if len(histories) == 1 and empty:
+        notes.append(
+            "the history is empty: these are the most popular items, and their share "
+            "of the training events"
+        )
+    elif empty:
+        notes.append(
+            f"{len(empty):,} users without history got the most popular items, the "
+            f"first is {shown(empty[0])}"
+        )
+    return notes
+
+
+def listing(found: "pd.DataFrame") -> str:
+    """Returns recommendations as lines: rank, probability, item and title."""
+    columns = (found[name] for name in ("rank", "probability", "item", "title"))
+    return "\n".join(
+        one_line(f"{rank:>4}  {probability:8.4%}  {item}  {title}")
+        for rank, probability, item, title in zip(*columns, strict=True)
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 
 from eqids.data.catalog.lineage import Change, Lineage
 from eqids.data.catalog.living_catalog import Catalog
-from eqids.migrate.remap import brought
+from eqids.migrate.remap import remap_arrays
 
 WIDTH = 3
 MU, SEEN = "optimizer/mu/softmax/table", "optimizer/seen"
@@ -49,7 +49,7 @@ def make_arrays(catalog: Catalog, seed: int = 0) -> dict[str, np.ndarray]:
 def one_step(
     arrays: dict[str, np.ndarray], valid: np.ndarray, change: Change
 ) -> dict[str, np.ndarray]:
-    return brought(arrays, Lineage(valid, ("00" * 32,), (change,)), 1, "params/")
+    return remap_arrays(arrays, Lineage(valid, ("00" * 32,), (change,)), 1, "params/")
 
 
 def log_probs(

@@ -11,7 +11,11 @@ from conftest import TOLERANCE
 from eqids.config import UserError
 from eqids.data.catalog.lineage import Lineage
 from eqids.data.catalog.living_catalog import Catalog
-from eqids.migrate.new_clusters import Head, heirs, refit
+from eqids.migrate.fit_new_clusters import (
+    SoftmaxArrays,
+    cluster_ancestors,
+    fit_new_clusters,
+)
 
 
 def small(vectors: list[list[float]], slots: list[int], cluster_size: int) -> Catalog:
@@ -152,14 +156,14 @@ def test_fitted_clusters_are_nearer_to_the_old_model() -> None:
     arrays, rng = make_arrays(catalog), np.random.default_rng(1)
     after, change = catalog.split(1)
     lineage = Lineage(catalog.item_valid, ("00" * 32,), (change,))
-    ancestor, affected = heirs(lineage, 1)
+    ancestor, affected = cluster_ancestors(lineage, 1)
     assert ancestor.tolist() == [0, 1, 2, 3, 1]
     assert affected.tolist() == [False, True, False, False, True]
     found = one_step(arrays, catalog.item_valid, change)
-    old = Head.of(arrays, "params/", catalog.item_valid)
-    new = Head.of(found, "params/", after.item_valid)
+    old = SoftmaxArrays.of(arrays, "params/", catalog.item_valid)
+    new = SoftmaxArrays.of(found, "params/", after.item_valid)
     queries = rng.standard_normal((400, WIDTH)).astype(np.float32)
-    table, bias = refit(old, new, ancestor, affected, queries)
+    table, bias = fit_new_clusters(old, new, ancestor, affected, queries)
     np.testing.assert_array_equal(table[~affected], new.cluster_table[~affected])
     fitted = {
         **found,

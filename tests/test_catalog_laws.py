@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from eqids.config import UserError
 from eqids.data.catalog.lineage import Change, Lineage, lineage_of
 from eqids.data.catalog.living_catalog import Catalog
-from eqids.migrate.remap import brought
+from eqids.migrate.remap import remap_arrays
 
 
 class LivingCatalog(RuleBasedStateMachine):
@@ -174,7 +174,7 @@ class LivingCatalog(RuleBasedStateMachine):
         """Weights of version 1, brought to the last in one go, give its scores."""
         if hasattr(self, "catalog"):
             lineage = lineage_of(Path("file"), self.lineage.to_arrays())
-            at_once = brought(self.first, lineage, 1, "params/")
+            at_once = remap_arrays(self.first, lineage, 1, "params/")
             for name, array in self.arrays.items():
                 np.testing.assert_array_equal(at_once[name], array)
 

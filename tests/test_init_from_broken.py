@@ -22,7 +22,7 @@ from eqids.data import Dataset
 
 @pytest.fixture(scope="module")
 def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pair that nothing is wrong with."""
+    """An intact pair."""
     bases = write_bases(tmp_path_factory.mktemp("bases"))
     return save_pair(tmp_path_factory.mktemp("saved"), "tied all", bases, dataset)[1]
 
@@ -116,9 +116,9 @@ def test_a_broken_pair_is_refused_in_a_sentence(
     shutil.copytree(whole, tmp_path / "pair")
     breaks, said = BROKEN[case]
     breaks(tmp_path / "pair")
-    told = refused(evaluate.main, ["--init_from", str(tmp_path / "pair")], capsys)
-    assert said in told and str(tmp_path / "pair") in told
-    assert told.count("\n") == 1
+    found = refused(evaluate.main, ["--init_from", str(tmp_path / "pair")], capsys)
+    assert said in found and str(tmp_path / "pair") in found
+    assert found.count("\n") == 1
 
 
 def test_training_refuses_a_broken_pair_too(

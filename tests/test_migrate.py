@@ -1,9 +1,12 @@
-"""A checkpoint follows its catalog: the same scores, and training goes on."""
+"""Migrated checkpoints: the same scores, and training continues."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,14 +16,16 @@ from pytest import CaptureFixture
 from runs import flags, refused, small
 
 import eqids
-from eqids import catalog as door, train
-from eqids.checkpoints import latest_step, read_manifest, resolve
+from eqids import catalog as command, train
+from eqids.checkpoints import latest_step, leaf_name, read_manifest, resolve
 from eqids.config import UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import query_batch
+from eqids.data.catalog.lineage import Lineage
 from eqids.data.catalog.revise import catalog_of, revise
 from eqids.inference.open import open_checkpoint
-from eqids.migrate.state_migration import migrate, migrate_model
+from eqids.migrate.migrated_checkpoint import migrate_checkpoint
+from eqids.migrate.remap import remap_arrays
 from eqids.model import Batch, EqIDs
 
 
@@ -30,7 +35,7 @@ def new_items(folder: Path, text: str) -> list[str]:
 
 
 def log_probs(model: EqIDs, dataset: Dataset) -> dict[str, np.ndarray]:
-    """By item id, for a few users' histories of items that they all know."""
+    """Scores by item id, for the first items of a few users' histories."""
     histories = [dataset.history(user)[:8] for user in range(6)]
     batch = Batch.of(query_batch(histories, [None] * 6, 8))
     last = np.array([len(h) for h in histories]) - 1
@@ -39,6 +44,18 @@ def log_probs(model: EqIDs, dataset: Dataset) -> dict[str, np.ndarray]:
     frame = dataset.items()
     pairs = frame.loc[~frame["retired"], ["item", "slot"]]
     return {item: scores[:, slot] for item, slot in pairs.itertuples(index=False)}
+
+
+def migrated_model(model: EqIDs, lineage: Lineage) -> EqIDs:
+    """A model of version 1 for the present version, leaf by leaf, in memory."""
+    leaves = jax.tree_util.tree_leaves_with_path(model)
+    named = {leaf_name(route): np.asarray(leaf) for route, leaf in leaves}
+    valid = lineage.valid_at(lineage.version)
+    arrays = {**remap_arrays(named, lineage, 1), "softmax/valid": valid}
+    config = dataclasses.replace(model.config, num_clusters=len(valid))
+    shapes = eqx.filter_eval_shape(EqIDs, config, key=jax.random.key(0))
+    found = [jnp.asarray(arrays[name]) for name in named]
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
 def changed(dataset: Dataset) -> Dataset:
@@ -55,11 +72,11 @@ def test_a_migrated_checkpoint_gives_the_scores_of_the_migrated_model(
     old = open_checkpoint(finished, copy.path, None, NOWHERE).model
     before = log_probs(old, copy)
     dataset = changed(copy)
-    path = migrate(finished, dataset).save(tmp_path / "next")
+    path = migrate_checkpoint(finished, dataset).save(tmp_path / "next")
     assert path == tmp_path / "next" / resolve(finished).name
     opened = open_checkpoint(path, dataset.path, None, NOWHERE)
     found = log_probs(opened.model, dataset)
-    expected = log_probs(migrate_model(old, dataset.lineage, 1), dataset)
+    expected = log_probs(migrated_model(old, dataset.lineage), dataset)
     assert found.keys() == expected.keys() == before.keys() - {"item 3", "item 8"} | {
         "x", "y"
     }  # fmt: skip
@@ -72,11 +89,11 @@ def test_a_migrated_checkpoint_gives_the_scores_of_the_migrated_model(
     assert set(shown["item"]) == set(found)
 
 
-def test_the_optimizer_follows(copy: Dataset, finished: Path) -> None:
-    stored = migrate(finished, copy).arrays
+def test_the_optimizer_is_migrated_too(copy: Dataset, finished: Path) -> None:
+    stored = migrate_checkpoint(finished, copy).arrays
     first = catalog_of(copy)
     dataset = changed(copy)
-    last, arrays = catalog_of(dataset), migrate(finished, dataset).arrays
+    last, arrays = catalog_of(dataset), migrate_checkpoint(finished, dataset).arrays
     now = last.slot[last.rows(first.items)]
     new = last.slot[last.rows(["x", "y"])]
     moments = [name for name in stored if name.endswith("softmax/table")]
@@ -91,18 +108,18 @@ def test_the_optimizer_follows(copy: Dataset, finished: Path) -> None:
             np.testing.assert_array_equal(arrays[name], array)
 
 
-def test_training_goes_on_from_a_migrated_checkpoint(
+def test_training_continues_from_a_migrated_checkpoint(
     copy: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     train.main(small(copy.path, run, "--stop_at", "20"))
-    door.main(["retire", *flags(copy, "--ids", "item 4", "--checkpoint", str(run))])
+    command.main(["retire", *flags(copy, "--ids", "item 4", "--checkpoint", str(run))])
     said = capsys.readouterr().out
     assert f"{run}-v2/20" in said and re.search(r"after +\d+ +0\.\d+", said)
-    left_behind = f"migrate --data_dir {copy.path} --checkpoint {run}/20"
-    with pytest.raises(UserError, match=left_behind):
+    wanted = f"migrate --data_dir {copy.path} --checkpoint {run}/20"
+    with pytest.raises(UserError, match=wanted):
         train.main(small(copy.path, run))
-    with pytest.raises(UserError, match=left_behind):
+    with pytest.raises(UserError, match=wanted):
         train.main(small(copy.path, tmp_path / "b", "--load_checkpoint", str(run)))
     train.main(small(copy.path, Path(f"{run}-v2")))
     assert "going on from step 20" in capsys.readouterr().out
@@ -125,11 +142,11 @@ def test_a_new_catalog_with_the_same_places_takes_the_checkpoint(
     assert resolve(tmp_path / "on").name == "1"
 
 
-def test_metrics_hardly_move_when_clusters_divide(
+def test_metrics_hardly_change_when_clusters_divide(
     copy: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     out = ["--checkpoint", str(finished), "--output", str(tmp_path / "next")]
-    door.main(["rebalance", *flags(copy, "--free_share", "0.4", *out)])
+    command.main(["rebalance", *flags(copy, "--free_share", "0.4", *out)])
     before, after = (
         float(row.split()[2])
         for row in capsys.readouterr().out.splitlines()
@@ -141,21 +158,21 @@ def test_metrics_hardly_move_when_clusters_divide(
     assert abs(meta["validation"]["nll"] - old["validation"]["nll"]) < 0.01
 
 
-def test_the_door_changes_items_and_shows_versions(
+def test_the_command_changes_items_and_shows_versions(
     copy: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     new = new_items(
         tmp_path,
         "item_id,title,text\nx,Ex,of old\ny,,\n",
     )
-    door.main(["add", *flags(copy, *new, "--dry_run")])
+    command.main(["add", *flags(copy, *new, "--dry_run")])
     assert "2 added" in capsys.readouterr().out
     assert open_dataset(copy.path).info.catalog_version == 1
-    door.main(["add", *flags(copy, *new)])
-    door.main(["retire", *flags(copy, "--ids", "x, item 2")])
-    door.main(["grow", *flags(copy, "--free_share", "0.5")])
-    door.main(["add", *flags(copy, *new_items(tmp_path, "item_id\nx\n"))])
-    door.main(["show", *flags(copy)])
+    command.main(["add", *flags(copy, *new)])
+    command.main(["retire", *flags(copy, "--ids", "x, item 2")])
+    command.main(["grow", *flags(copy, "--free_share", "0.5")])
+    command.main(["add", *flags(copy, *new_items(tmp_path, "item_id\nx\n"))])
+    command.main(["show", *flags(copy)])
     said = capsys.readouterr().out
     assert "version 5: 10 clusters; 0 items added, 1 back, 0 retired" in said
     dataset = open_dataset(copy.path)
@@ -206,9 +223,9 @@ def test_mistakes_are_named_and_nothing_is_written(
     Path("similar.csv").write_text("item_id,similar\nx,nobody\n")
     np.save("v.npy", np.zeros((2, 4), np.float32))
     before = dataset.info.catalog_id
-    command, *rest = tokens.split()
+    name, *rest = tokens.split()
     assert re.search(
-        said, refused(door.main, [command, *flags(dataset), *rest], capsys)
+        said, refused(command.main, [name, *flags(dataset), *rest], capsys)
     )
     assert open_dataset(dataset.path).info.catalog_id == before
 
@@ -219,12 +236,12 @@ def test_a_checkpoint_of_another_catalog_is_refused(
     other = make_dataset(tmp_path / "other", num_items=20, seed=1)
     given = ["--checkpoint", str(finished)]
     said = refused(
-        door.main, ["grow", *flags(other, "--clusters", "1", *given)], capsys
+        command.main, ["grow", *flags(other, "--clusters", "1", *given)], capsys
     )
-    assert f"is none of the 1 versions of that of {other.path}; wanted the" in said
-    assert "see --data_dir: it was /" in said
+    assert f"another catalog than {other.path} has, in any of its 1 versions" in said
+    assert "wanted --data_dir with the dataset that it was trained on (/" in said
     assert open_dataset(other.path).info.catalog_version == 1
-    said = refused(door.main, ["migrate", *flags(copy, *given)], capsys)
+    said = refused(command.main, ["migrate", *flags(copy, *given)], capsys)
     assert "is of version 1 of the catalog already" in said
 
 
@@ -239,12 +256,12 @@ def test_a_checkpoint_may_be_named_from_inside_its_run(
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run" / where.replace("40", step))
     given = given.replace("40", step)
-    door.main(["retire", *flags(copy, "--ids", "item 4", "--checkpoint", given,
+    command.main(["retire", *flags(copy, "--ids", "item 4", "--checkpoint", given,
                                 "--dry_run")])  # fmt: skip
     assert f"becomes {tmp_path / 'run-v2' / step}" in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_was_left_behind_is_told_how_to_follow(
+def test_an_old_checkpoint_is_refused_with_the_command_that_migrates_it(
     copy: Dataset, finished: Path
 ) -> None:
     dataset = revise(copy, *catalog_of(copy).retire(["item 3"]))

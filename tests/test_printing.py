@@ -19,7 +19,7 @@ from eqids import recommend
 from eqids.cli import one_line, run, say, shell_word, visible, warn
 from eqids.config import UserError
 from eqids.data import Dataset
-from eqids.recommending import _listing
+from eqids.recommend import listing
 
 NASTY = {
     "a\nb": "a\\nb",
@@ -84,7 +84,7 @@ def test_a_word_of_a_command_is_read_back_by_the_shell(text: str) -> None:
 def test_a_listing_has_one_line_an_item(items: list[tuple[str, str]]) -> None:
     frame = pd.DataFrame(items, columns=["item", "title"], dtype=object)
     frame = frame.assign(rank=range(1, len(items) + 1), probability=0.25)
-    lines = _listing(frame).splitlines()
+    lines = listing(frame).splitlines()
     assert len(lines) == len(items)
     for rank, (line, (item, title)) in enumerate(zip(lines, items, strict=True), 1):
         assert line == f"{rank:>4}  25.0000%  {one_line(item)}  {one_line(title)}"

@@ -41,6 +41,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from eqids.config import UserError, require
+from eqids.config.upgrade import upgrade_meta
 from eqids.io.digests import ReportBytes, file_sha256
 
 FORMAT_VERSION = 1
@@ -236,7 +237,8 @@ def _from_json(values: Mapping[str, Any]) -> Manifest:
         for name, row in values["arrays"].items()
     }
     files = {name: FileRecord(**row) for name, row in values["files"].items()}
-    return Manifest(**{**values, "arrays": arrays, "files": files})
+    meta = upgrade_meta(values["meta"])
+    return Manifest(**{**values, "arrays": arrays, "files": files, "meta": meta})
 
 
 def raise_first(problems: list[str]) -> None:

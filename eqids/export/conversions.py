@@ -16,7 +16,8 @@ from eqids.config import (
     InspectConfig,
     ItemsConfig,
 )
-from eqids.export import exporting
+from eqids.export.export_hf import eqids_to_hf
+from eqids.export.export_items import export_items
 from eqids.export.inspecting import inspect
 from eqids.io.atomic import write_json
 
@@ -70,7 +71,7 @@ def _convert(config: ConversionConfig, advance: Progress) -> Mapping[str, str]:
                 advance=advance,
             )
         case EqidsToHfConfig():
-            return exporting.eqids_to_hf(config, advance)
+            return eqids_to_hf(config, advance)
         case _:
             assert isinstance(config, ItemsConfig)
-            return exporting.items(config, advance)
+            return export_items(config, advance)

@@ -1,22 +1,22 @@
-"""What `python -m eqids.catalog` does once its flags are read."""
+"""Plans what a command of `python -m eqids.catalog` changes; writes it when asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
-from eqids.cli import say
 from eqids.config import (
     AddConfig,
+    ChangeConfig,
     GrowConfig,
-    MigrateConfig,
     RebalanceConfig,
     RetireConfig,
-    ShowConfig,
     UserError,
 )
-from eqids.data import Dataset, open_dataset
+from eqids.config.slots import cluster_of
+from eqids.data import Dataset
 from eqids.data.catalog.lineage import Change
 from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.catalog.named_items import NamedItems, read_items, read_vectors
@@ -30,71 +30,106 @@ from eqids.data.ids import Ids, shown, typed_ids
 from eqids.data.raw.item_rows import read_ids
 from eqids.data.raw.template import field
 
-Config = AddConfig | RetireConfig | GrowConfig | RebalanceConfig | MigrateConfig
+
+@dataclass(frozen=True)
+class GivenItems:
+    """What is unusual about the items that a command was given."""
+
+    num_items: int = 0
+    """How many were given, each once."""
+    left_out: int = 0
+    """Items that --skip_known or --skip_unknown left out."""
+    repeated: int = 0
+    """Rows or ids that name an item again."""
+    untitled: int = 0
+    """Items without a title."""
+    keep_texts: int = 0
+    """Retired items that return with the title and text that they had, not the given
+    ones."""
+    template: str | None = None
+    """The template of their texts, if it is another than the dataset's."""
 
 
 @dataclass(frozen=True)
-class _Next:
-    """A version of a catalog, and how it comes about."""
+class PlannedChange:
+    """The next version of a catalog, before it is written."""
 
-    catalog: Catalog
-    """What `Catalog` makes of the present version."""
+    before: Catalog
+    """The present version."""
+    after: Catalog
+    """The next version; the present one if nothing changes."""
     change: Change
-    """What leads to it."""
-    named: pa.Table | None = None
-    """Columns item, title and text of the items that it adds."""
-    skipped: int = 0
-    """Items that were left out, for they are there or gone already."""
-    repeated: int = 0
-    """Rows or ids that name an item again."""
+    """What leads from one to the other."""
+    added: pa.Table | None = None
+    """Columns item, title and text of new items."""
+    given: GivenItems = GivenItems()
+    """What is unusual about the given items."""
+
+    @property
+    def num_forgotten(self) -> int:
+        """How many items leave the catalog altogether."""
+        return len(self.before.items) + len(self.change.added) - len(self.after.items)
+
+    def clusters_without_vectors(self) -> Int[np.ndarray, " item"]:
+        """Returns the clusters of new items that have a vector of zeros."""
+        size = self.after.cluster_size
+        row_of = np.full(self.after.num_clusters * size, -1)
+        row_of[self.after.slot] = np.arange(len(self.after.slot))
+        added = self.change.added
+        unknown = ~self.after.vectors[row_of[added]].any(axis=1)
+        return cluster_of(added[unknown], size)
+
+    def write(self, dataset: Dataset) -> Dataset:
+        """Writes the next version into the dataset folder, if anything changes.
+
+        Args:
+            dataset: with the present version.
+
+        Returns:
+            The dataset with the next version.
+        """
+        if self.after.version == dataset.info.catalog_version:
+            return dataset
+        return revise(dataset, self.after, self.change, self.added)
 
 
-def change_catalog(config: Config | ShowConfig) -> None:
-    """Changes a catalog, migrates a checkpoint, and says what became of both."""
-    dataset = open_dataset(config.data_dir)
-    if isinstance(config, ShowConfig):
-        say("\n".join(_shown(dataset)))
-        return
-    before = catalog_of(dataset)
-    after = _next(config, dataset, before)
-    if config.checkpoint is not None:
-        _with_checkpoint(config, dataset, before, after)
-    else:
-        if not config.dry_run:
-            _revised(dataset, after)
-        say(_summary(before, after))
-    if config.dry_run:
-        say("nothing was written (--dry_run)")
+def plan_change(config: ChangeConfig, dataset: Dataset) -> PlannedChange:
+    """Returns the version of a catalog that a command makes; nothing is written.
 
+    Args:
+        config: the command's flags.
+        dataset: with the present version of the catalog.
 
-def _next(config: Config, dataset: Dataset, catalog: Catalog) -> _Next:
+    Raises:
+        UserError: an item cannot be added or retired, or a file cannot be read.
+    """
+    catalog = catalog_of(dataset)
     if isinstance(config, AddConfig):
         return _add(config, dataset, catalog)
     if isinstance(config, RetireConfig):
         return _retire(config, dataset, catalog)
     if isinstance(config, GrowConfig):
-        more = config.clusters
-        if more is None:
-            assert config.free_share is not None
-            places = len(catalog.items) / (1 - config.free_share)
-            more = int(np.ceil(places / catalog.cluster_size)) - catalog.num_clusters
+        more = _num_new_clusters(config, catalog)
         if more > 0 or config.clusters is not None:
-            return _Next(*catalog.grow(more))
+            return PlannedChange(catalog, *catalog.grow(more))
     if isinstance(config, RebalanceConfig):
         unused = catalog.retired & ~np.isin(catalog.slot, dataset.slots)
         forget = catalog.items[unused]
-        return _Next(*catalog.rebalance(config.free_share, forget))
-    return _Next(catalog, Change(catalog.num_clusters))
+        return PlannedChange(catalog, *catalog.rebalance(config.free_share, forget))
+    return PlannedChange(catalog, catalog, Change(catalog.num_clusters))
 
 
-def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
-    known = item_ids(dataset)
-    found = _named(config, dataset, known)
-    if found.num_untitled:
-        say(
-            f"warning: {config.items} has no title for {found.num_untitled:,} of "
-            f"{len(found.ids):,} items; their ids are their titles"
-        )
+def _num_new_clusters(config: GrowConfig, catalog: Catalog) -> int:
+    if config.clusters is not None:
+        return config.clusters
+    assert config.free_share is not None
+    places = len(catalog.items) / (1 - config.free_share)
+    return int(np.ceil(places / catalog.cluster_size)) - catalog.num_clusters
+
+
+def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> PlannedChange:
+    existing = item_ids(dataset)
+    template, found = _named(config, dataset, existing)
     vectors = None
     if config.vectors is not None:
         width = catalog.vectors.shape[1]
@@ -103,33 +138,35 @@ def _add(config: AddConfig, dataset: Dataset, catalog: Catalog) -> _Next:
     if config.skip_known:
         kept = (row < 0) | catalog.retired[row]
     new, similar = np.flatnonzero(kept), found.similar
-    change = catalog.add(
+    after, change = catalog.add(
         found.ids[new],
         None if vectors is None else vectors[new],
         None
         if similar is None
-        else [catalog.items[rows] for rows in similar.rows(new, known)],
+        else [catalog.items[rows] for rows in similar.rows(new, existing)],
     )
-    table, skipped = found.table.take(new), len(found.ids) - len(new)
-    other = num_other_texts(dataset, table)
-    if other:
-        say(f"{other:,} items that are back keep the title and text that they had")
-    return _Next(*change, table, skipped, found.num_repeated)
+    table = found.table.take(new)
+    given = GivenItems(
+        num_items=len(found.ids),
+        left_out=len(found.ids) - len(new),
+        repeated=found.num_repeated,
+        untitled=found.num_untitled,
+        keep_texts=num_other_texts(dataset, table),
+        template=template,
+    )
+    return PlannedChange(catalog, after, change, table, given)
 
 
-def _named(config: AddConfig, dataset: Dataset, known: Ids) -> NamedItems:
-    """The items of --items, with texts as the dataset makes them."""
+def _named(
+    config: AddConfig, dataset: Dataset, existing: Ids
+) -> tuple[str | None, NamedItems]:
+    """Returns the template if it is another than the dataset's, and the new items."""
     text, texts = config.text, dataset.info.texts
     if config.text_column is not None:
         text = field(config.text_column)
-    if text is not None and texts is not None and text != texts.template:
-        say(
-            f"texts of these items are made by {text!r}, those of {dataset.path} by "
-            f"{texts.template!r}"
-        )
-    return read_items(
+    items = read_items(
         config.items,
-        known,
+        existing,
         config.item_column,
         config.title_column,
         text,
@@ -137,26 +174,32 @@ def _named(config: AddConfig, dataset: Dataset, known: Ids) -> NamedItems:
         texts,
         f"the template of {dataset.path},",
     )
+    is_other = texts is not None and text != texts.template
+    return text if is_other else None, items
 
 
-def _retire(config: RetireConfig, dataset: Dataset, catalog: Catalog) -> _Next:
-    given, known = _given_ids(config), item_ids(dataset)
-    numbers, _ = known.number(given)
+def _retire(config: RetireConfig, dataset: Dataset, catalog: Catalog) -> PlannedChange:
+    ids, existing = _given_ids(config), item_ids(dataset)
+    numbers, _ = existing.number(ids)
     first = np.sort(np.unique(numbers, return_index=True)[1])
-    row, repeated = numbers[first], len(numbers) - len(first)
-    unknown = row >= len(known)
+    row = numbers[first]
+    unknown = row >= len(existing)
     if unknown.any() and not config.skip_unknown:
-        _refuse_unknown(config, dataset, given, first[unknown])
+        _refuse_unknown(config, dataset, ids, first[unknown])
     kept = ~unknown
     if config.skip_known:
         kept[kept] = ~catalog.retired[row[kept]]
-    skipped = int((~kept).sum())
-    change = catalog.retire(catalog.items[row[kept]])
-    return _Next(*change, skipped=skipped, repeated=repeated)
+    given = GivenItems(
+        num_items=len(first),
+        left_out=int((~kept).sum()),
+        repeated=len(numbers) - len(first),
+    )
+    planned = PlannedChange(catalog, *catalog.retire(catalog.items[row[kept]]))
+    return replace(planned, given=given)
 
 
 def _given_ids(config: RetireConfig) -> pa.ChunkedArray:
-    """The ids to retire, as they are given."""
+    """Returns the ids to retire, with repetitions."""
     if config.items is not None:
         return read_ids(config.items, config.item_column)
     assert config.ids is not None
@@ -164,118 +207,11 @@ def _given_ids(config: RetireConfig) -> pa.ChunkedArray:
 
 
 def _refuse_unknown(
-    config: RetireConfig, dataset: Dataset, given: pa.ChunkedArray, places: np.ndarray
+    config: RetireConfig, dataset: Dataset, ids: pa.ChunkedArray, rows: np.ndarray
 ) -> NoReturn:
-    where = "--ids" if config.items is None else f"{config.items}, row {places[0] + 1}"
-    more = f", and neither are {len(places) - 1:,} others" if len(places) > 1 else ""
-    first = shown(given[int(places[0])].as_py())
+    where = "--ids" if config.items is None else f"{config.items}, row {rows[0] + 1}"
+    more = f", and neither are {len(rows) - 1:,} others" if len(rows) > 1 else ""
     raise UserError(
-        f"{where}: item {first} is not in the catalog of {dataset.path}{more}; "
-        "leave out such items with --skip_unknown"
+        f"{where}: item {shown(ids[int(rows[0])].as_py())} is not in the catalog of "
+        f"{dataset.path}{more}; leave out such items with --skip_unknown"
     )
-
-
-def _with_checkpoint(
-    config: Config, dataset: Dataset, before: Catalog, after: _Next
-) -> None:
-    # Imported here: a command that needs no model does not wait for jax.
-    from eqids.migrate.checkpoint_migration import Migration, report
-
-    assert config.checkpoint is not None
-    migration = Migration(
-        config.checkpoint,
-        config.output,
-        dataset,
-        after.catalog.version,
-        config.llama_path,
-        config.tokenizer,
-    )
-    if config.dry_run:
-        say(_summary(before, after))
-        say(f"{migration.path} becomes {migration.target}")
-        return
-    metrics = {"before": migration.before(after.change)}
-    dataset = _revised(dataset, after)
-    say(_summary(before, after))
-    metrics["after"] = migration.write(dataset)
-    say(f"{migration.path} became {migration.target}")
-    say(report(metrics))
-    say(
-        "to go on with the same run, its optimizer included, repeat its command with "
-        f"--data_dir {dataset.path} --checkpoint_dir {migration.target.parent}; to "
-        f"start anew from its weights: --load_checkpoint {migration.target}"
-    )
-
-
-def _revised(dataset: Dataset, after: _Next) -> Dataset:
-    """The dataset with the next version of its catalog, where there is one."""
-    if after.catalog.version == dataset.info.catalog_version:
-        return dataset
-    return revise(dataset, after.catalog, after.change, after.named)
-
-
-def _summary(before: Catalog, next_: _Next) -> str:
-    after, change = next_.catalog, next_.change
-    counts = {"items left out": next_.skipped, "named again": next_.repeated}
-    others = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
-    left_out = f" ({others})" if others else ""
-    if after.version == before.version:
-        return f"version {before.version} stays as it is{left_out}"
-    forgotten = len(before.items) + len(change.added) - len(after.items)
-    counts = {
-        "added": len(change.added),
-        "back": len(change.revived),
-        "retired": len(change.retired),
-        "forgotten": forgotten,
-        "moved": len(change.left),
-    }
-    did = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
-    said = f"version {after.version}: items {did or 'as before'}{left_out}; "
-    return said + _sizes(after) + _placed_anywhere(after, change)
-
-
-def _placed_anywhere(catalog: Catalog, change: Change) -> str:
-    """Where new items went of which nothing is known."""
-    row_of = np.full(catalog.num_clusters * catalog.cluster_size, -1)
-    row_of[catalog.slot] = np.arange(len(catalog.slot))
-    unknown = ~catalog.vectors[row_of[change.added]].any(axis=1)
-    if not unknown.any():
-        return ""
-    clusters = np.unique(change.added[unknown] // catalog.cluster_size)
-    shown = ", ".join(map(str, clusters[:5])) + (", …" if len(clusters) > 5 else "")
-    return (
-        f"\nnothing is known of {int(unknown.sum()):,} new items (no --vectors, no "
-        "similar items): they went where most places were free, to cluster"
-        f"{'s' if len(clusters) > 1 else ''} {shown}"
-    )
-
-
-def _sizes(catalog: Catalog) -> str:
-    num_slots = catalog.num_clusters * catalog.cluster_size
-    free = num_slots - len(catalog.items)
-    empty = int((catalog.sizes == 0).sum())
-    return (
-        f"{catalog.num_clusters:,} clusters of {catalog.cluster_size:,} places "
-        f"({empty:,} empty), {free:,} places free ({free / num_slots:.1%})"
-    )
-
-
-def _shown(dataset: Dataset) -> list[str]:
-    catalog, lineage = catalog_of(dataset), dataset.lineage
-    lines = [f"version 1: {len(lineage.valid):,} clusters"]
-    for version, change in enumerate(lineage.changes, start=2):
-        lines.append(
-            f"version {version}: {change.num_clusters:,} clusters; {len(change.added)} "
-            f"items added, {len(change.revived)} back, {len(change.retired)} retired, "
-            f"{len(change.left)} moved"
-        )
-    retired = int(catalog.retired.sum())
-    full = int((catalog.sizes == catalog.cluster_size).sum())
-    lines.append(
-        f"{len(catalog.items):,} items, {retired:,} of them retired; "
-        f"{_sizes(catalog)}, {full:,} clusters full"
-    )
-    if dataset.info.texts is not None:
-        lines.append(f"texts     {dataset.info.texts.template!r}")
-    lines.append(f"catalog   {dataset.info.catalog_id}")
-    return lines

@@ -113,14 +113,14 @@ def job_of(row: LayoutPreset, item_width: int | None = None) -> Job:
     )
 
 
-def job_of_run(config: RunConfig, sizes: ModelConfig, opening: int = 0) -> Job:
+def job_of_run(config: RunConfig, sizes: ModelConfig, prefix: int = 0) -> Job:
     """Returns what a run trains, as far as memory and time go.
 
     Args:
         config: the run's; with `--hardware`, what it would be there.
         sizes: the model's.
-        opening: positions of a prompt that is computed once, which count as if they
-            were in the rows: no less than what they take as keys of every row.
+        prefix: positions of a prompt that is computed once. They count as if they were
+            in the rows, which is no less than they take as keys of every row.
     """
     flags, recipe, dtype = config.flags, config.recipe, config.dtype
     backend = jax.default_backend()
@@ -139,7 +139,7 @@ def job_of_run(config: RunConfig, sizes: ModelConfig, opening: int = 0) -> Job:
         kernel = flags.attention
     return Job(
         sizes=sizes,
-        recipe=dataclasses.replace(recipe, seq_len=recipe.seq_len + opening),
+        recipe=dataclasses.replace(recipe, seq_len=recipe.seq_len + prefix),
         strategy=config.strategy,
         dtype=dtype,
         activations=activations_of(dtype, on_cpu),

@@ -1,4 +1,4 @@
-"""What the catalog's door says and refuses, and that nothing changes before it does."""
+"""What the catalog command says and refuses; a refused command changes nothing."""
 
 import functools
 import shutil
@@ -12,7 +12,7 @@ from plays import prepared, write_csv
 from pytest import CaptureFixture
 from runs import flags, refused, small
 
-from eqids import catalog as door, train
+from eqids import catalog as command, train
 from eqids.checkpoints import read_manifest, resolve, steps
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog.as_of import as_of
@@ -39,32 +39,34 @@ def test_known_items_may_be_skipped(
     np.save(tmp_path / "v.npy", vectors)
     file = items(tmp_path / "new.csv", "item 1", "x", "item 2")
     file += ["--vectors", str(tmp_path / "v.npy"), "--skip_known"]
-    door.main(["add", *flags(copy, *file)])
+    command.main(["add", *flags(copy, *file)])
     assert "items 1 added (2 items left out)" in capsys.readouterr().out
     catalog = catalog_of(open_dataset(copy.path))
     np.testing.assert_array_equal(catalog.vectors[catalog.rows(["x"])], vectors[1:2])
-    door.main(["add", *flags(copy, *file)])
+    command.main(["add", *flags(copy, *file)])
     assert "version 2 stays as it is (3 items left out)" in capsys.readouterr().out
-    door.main(["retire", *flags(copy, "--ids", "item 3")])
+    command.main(["retire", *flags(copy, "--ids", "item 3")])
     gone = items(tmp_path / "gone.csv", "item 3", "nobody", "item 4")
-    said = refused(door.main, ["retire", *flags(copy, *gone, "--skip_known")], capsys)
+    said = refused(
+        command.main, ["retire", *flags(copy, *gone, "--skip_known")], capsys
+    )
     assert "'nobody' is not in the catalog" in said
-    door.main(["retire", *flags(copy, *gone, "--skip_known", "--skip_unknown")])
+    command.main(["retire", *flags(copy, *gone, "--skip_known", "--skip_unknown")])
     assert "items 1 retired (2 items left out)" in capsys.readouterr().out
     frame = open_dataset(copy.path).items()
     assert set(frame["item"][frame["retired"]]) == {"item 3", "item 4"}
 
 
-def test_items_of_which_nothing_is_known_are_counted(
+def test_new_items_without_vectors_are_counted(
     copy: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "v.npy", np.array([[1, 0, 0, 0], [0] * 4, [0] * 4], np.float32))
     file = items(tmp_path / "new.csv", "x", "y", "z")
-    door.main(["add", *flags(copy, *file, "--vectors", str(tmp_path / "v.npy"))])
+    command.main(["add", *flags(copy, *file, "--vectors", str(tmp_path / "v.npy"))])
     dataset = open_dataset(copy.path)
     clusters = np.unique(dataset.slot_of(["y", "z"]) // dataset.info.cluster_size)
     said = capsys.readouterr().out
-    assert "nothing is known of 2 new items" in said
+    assert "2 new items have neither --vectors nor similar items" in said
     assert f"to cluster{'s' * (len(clusters) > 1)} " in said
     assert said.split("cluster")[-1].strip("s \n") == ", ".join(map(str, clusters))
 
@@ -85,7 +87,7 @@ def test_outputs_are_looked_at_before_anything_changes(
     for name, said in cases.items():
         tokens = ["retire", *flags(copy, *given, str(tmp_path / name))]
         with pytest.raises(SystemExit):
-            door.run(functools.partial(door.main, tokens))
+            command.run(functools.partial(command.main, tokens))
         shown = capsys.readouterr()
         assert said in shown.err and not shown.out
         assert open_dataset(copy.path).info.catalog_version == 1
@@ -94,7 +96,7 @@ def test_outputs_are_looked_at_before_anything_changes(
     out = ["--output", str(tmp_path / "next")]
     both = [finished / str(step) for step in steps(finished)]
     for path in both:
-        door.main(["migrate", *flags(copy, "--checkpoint", str(path), *out)])
+        command.main(["migrate", *flags(copy, "--checkpoint", str(path), *out)])
     assert steps(tmp_path / "next") == steps(finished)
     said = capsys.readouterr().out
     assert f"--checkpoint_dir {tmp_path / 'next'}" in said
@@ -114,10 +116,10 @@ def test_before_and_after_are_of_the_same_users(
     stay = (copy.valid_at > 0) & (target != gone)
     out = ["--checkpoint", str(finished), "--output", str(tmp_path / "next")]
     if later:
-        door.main(["retire", *flags(copy, "--ids", gone)])
-        door.main(["migrate", *flags(copy, *out)])
+        command.main(["retire", *flags(copy, "--ids", gone)])
+        command.main(["migrate", *flags(copy, *out)])
     else:
-        door.main(["retire", *flags(copy, "--ids", gone, *out)])
+        command.main(["retire", *flags(copy, "--ids", gone, *out)])
     found = rows_of(capsys.readouterr().out)
     assert found["before"][0] == found["after"][0] == str(stay.sum())
     old = open_checkpoint(finished, dataset.path, None, NOWHERE)
@@ -131,7 +133,7 @@ def test_before_and_after_are_of_the_same_users(
     # Back again: those users count in the checkpoint, and not in the comparison.
     back = items(tmp_path / "back.csv", gone)
     more = ["--checkpoint", str(tmp_path / "next"), "--output", str(tmp_path / "b")]
-    door.main(["add", *flags(copy, *back, *more)])
+    command.main(["add", *flags(copy, *back, *more)])
     found = rows_of(capsys.readouterr().out)
     assert found["before"][0] == found["after"][0] == str(stay.sum())
     everyone = read_manifest(resolve(tmp_path / "b")).meta["validation"]["num_users"]

@@ -1,4 +1,4 @@
-"""Evaluating, recommending, and what every door says of a mistake."""
+"""Evaluating, recommending, and what every command says of a mistake."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_recommendations_are_the_models_most_probable_items(
 
 
 @pytest.mark.parametrize("tokens", [["--help"], ["list", "--help"]])
-def test_a_door_whose_output_nobody_reads_ends_quietly(tokens: list[str]) -> None:
+def test_a_command_whose_output_is_not_read_ends_quietly(tokens: list[str]) -> None:
     command = [sys.executable, "-m", "eqids.checkpoint", *tokens]
     unread, written = os.pipe()
     os.close(unread)
@@ -194,7 +194,7 @@ def test_wrong_places_are_named_with_what_to_do(
     assert "--seq_len is 0" in " ".join(said.split())
 
 
-def test_a_damaged_checkpoint_is_refused_by_every_door(
+def test_a_damaged_checkpoint_is_refused_by_every_command(
     dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -204,13 +204,13 @@ def test_a_damaged_checkpoint_is_refused_by_every_door(
             data = bytearray(file.read_bytes())
             data[len(data) // 2] ^= 1
             file.write_bytes(bytes(data))
-    for door, flags in (
+    for command, flags in (
         (evaluate.main, ["--checkpoint", str(folder / "40")]),
         (recommend.main, ["--checkpoint", str(folder / "40"), "--user", "user 0"]),
         (checkpoint.main, ["verify", str(folder / "40")]),
     ):
-        assert "40" in refused(door, flags, capsys)
-    # Who goes on from it goes on from the one before, and says so.
+        assert "40" in refused(command, flags, capsys)
+    # A run that resumes from it resumes from the step before, and says so.
     train.main(small(dataset.path, folder))
     said = capsys.readouterr()
     assert f"warning: step 40 of {folder}: array " in said.err
@@ -218,9 +218,9 @@ def test_a_damaged_checkpoint_is_refused_by_every_door(
 
 
 def test_help_teaches(capsys: CaptureFixture[str]) -> None:
-    for door in (train, evaluate, recommend, prepare):
+    for command in (train, evaluate, recommend, prepare):
         with pytest.raises(SystemExit) as exit_:
-            door.main(["--help"])
+            command.main(["--help"])
         assert exit_.value.code == 0
         shown = capsys.readouterr().out
         assert "python -m eqids." in shown and "--data_dir" in shown

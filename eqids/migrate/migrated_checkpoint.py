@@ -1,4 +1,4 @@
-"""A checkpoint of an earlier version of a catalog, brought to the present one."""
+"""A checkpoint of an older version of a catalog, remapped to the present one."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,52 +6,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from eqids.checkpoints import (
-    Manifest,
-    leaf_name,
-    read_manifest,
-    resolve,
-    restore,
-    save,
-)
+from eqids.checkpoints import Manifest, read_manifest, resolve, restore, save
 from eqids.config import require, to_json
 from eqids.data import Dataset
 from eqids.data.catalog.lineage import Lineage
-from eqids.migrate.new_clusters import Head, heirs, refit
-from eqids.migrate.remap import Arrays, brought
-from eqids.model import EqIDs
+from eqids.migrate.fit_new_clusters import (
+    SoftmaxArrays,
+    cluster_ancestors,
+    fit_new_clusters,
+)
+from eqids.migrate.remap import remap_arrays
 
 _PARAMS = "params/"
 
 
 @dataclass(frozen=True)
-class Migrated:
+class MigratedCheckpoint:
     """A checkpoint for the present version of a catalog, in memory."""
 
     step: int
     """The training step."""
     meta: Mapping[str, Any]
-    """What it says of itself: a run on the present version, not evaluated yet."""
-    arrays: Arrays
-    """By the names under which it stores them."""
-    old: Head
-    """Its softmax before."""
+    """What its manifest will record, before it is evaluated."""
+    arrays: dict[str, np.ndarray]
+    """By their names in the checkpoint."""
+    old: SoftmaxArrays
+    """The softmax before."""
     lineage: Lineage
     """Of the catalog."""
     version: int
     """Of the catalog, before."""
 
-    def fitted(self, queries: Float[np.ndarray, "query item_width"]) -> "Migrated":
-        """Returns it with the changed clusters fitted to queries, see `refit`."""
+    def fitted(
+        self, queries: Float[np.ndarray, "query item_width"]
+    ) -> "MigratedCheckpoint":
+        """Returns it with the changed clusters fitted; see `fit_new_clusters`."""
         valid = self.lineage.valid_at(self.lineage.version)
-        new = Head.of(self.arrays, _PARAMS, valid)
-        found = refit(self.old, new, *heirs(self.lineage, self.version), queries)
+        new = SoftmaxArrays.of(self.arrays, _PARAMS, valid)
+        ancestors = cluster_ancestors(self.lineage, self.version)
+        found = fit_new_clusters(self.old, new, *ancestors, queries)
         names = (
             f"{_PARAMS}softmax/{name}" for name in ("cluster_table", "cluster_bias")
         )
@@ -63,10 +60,10 @@ class Migrated:
 
         Args:
             folder: the run's.
-            validation: the evaluation of these weights, if there was one.
+            validation: the evaluation of these weights, if there is one.
 
         Raises:
-            UserError: the folder has the step already, or the disk refused.
+            UserError: the folder already has this step, or it could not be written.
         """
         config = self.meta["config"] | {"checkpoint_dir": str(folder)}
         score = validation and validation["filtered"]["ndcg@10"]
@@ -74,18 +71,19 @@ class Migrated:
         return save(folder, self.step, self.arrays, meta)
 
 
-def migrate(checkpoint: Path, dataset: Dataset) -> Migrated:
-    """Brings a checkpoint of any version of a catalog to the present version.
+def migrate_checkpoint(checkpoint: Path, dataset: Dataset) -> MigratedCheckpoint:
+    """Reads a checkpoint of any version of a catalog for the present version.
 
-    Step, optimizer and all that is not of the catalog are carried along. What is of
-    the catalog is held in memory twice, the rest once.
+    The step, the optimizer and all arrays without items are kept. Arrays of items are
+    held in memory twice, the others once.
 
     Args:
         checkpoint: DIR/STEP, or a run's DIR, which means its best step.
         dataset: with the present version of the catalog.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, or one of another catalog.
+        UserError: there is no such checkpoint, it is damaged, or it belongs to another
+            catalog.
     """
     path = resolve(checkpoint)
     manifest = read_manifest(path)
@@ -95,11 +93,11 @@ def migrate(checkpoint: Path, dataset: Dataset) -> Migrated:
         for name, record in manifest.arrays.items()
     }
     stored = restore(path, like)
-    return Migrated(
+    return MigratedCheckpoint(
         step=manifest.step,
         meta=_meta(manifest.meta, dataset),
-        arrays=brought(stored, lineage, version, _PARAMS),
-        old=Head.of(stored, _PARAMS, lineage.valid_at(version)),
+        arrays=remap_arrays(stored, lineage, version, _PARAMS),
+        old=SoftmaxArrays.of(stored, _PARAMS, lineage.valid_at(version)),
         lineage=lineage,
         version=version,
     )
@@ -114,43 +112,22 @@ def version_of(path: Path, manifest: Manifest, dataset: Dataset) -> int:
         dataset: whose catalog.
 
     Raises:
-        UserError: it is none of them.
+        UserError: the checkpoint was made with none of them.
     """
     wanted = manifest.meta["catalog_id"]
     ids = [*dataset.lineage.catalog_ids, dataset.info.catalog_id]
     require(
         wanted in ids,
-        f"{path} was trained on a catalog that is none of the {len(ids)} versions of "
-        f"that of {dataset.path}; wanted the dataset that it was trained on, or one "
-        "that goes on from it (python -m eqids.prepare --catalog), see --data_dir: it "
-        f"was {manifest.meta['config']['data_dir']}",
+        f"{path} was trained on another catalog than {dataset.path} has, in any of its "
+        f"{len(ids)} versions; wanted --data_dir with the dataset that it was trained "
+        f"on ({manifest.meta['config']['data_dir']}), or with one that continues it "
+        "(python -m eqids.prepare --catalog)",
     )
     return ids.index(wanted) + 1
 
 
-def migrate_model(model: EqIDs, lineage: Lineage, version: int) -> EqIDs:
-    """Returns a model for the present version of a catalog, as `migrate` makes it.
-
-    Args:
-        model: for an earlier version.
-        lineage: of the catalog.
-        version: the model's.
-    """
-    named = {
-        leaf_name(route): np.asarray(leaf)
-        for route, leaf in jax.tree_util.tree_leaves_with_path(model)
-    }
-    valid = lineage.valid_at(lineage.version)
-    arrays = {**brought(named, lineage, version), "softmax/valid": valid}
-    config = dataclasses.replace(model.config, num_clusters=len(valid))
-    shapes = eqx.filter_eval_shape(EqIDs, config, key=jax.random.key(0))
-    return jax.tree.unflatten(
-        jax.tree.structure(shapes), [jnp.asarray(arrays[name]) for name in named]
-    )
-
-
 def _meta(meta: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """What a run on the present version would record."""
+    """Returns what a run on the present version would record."""
     return {
         **meta,
         "config": meta["config"] | {"data_dir": str(dataset.path)},

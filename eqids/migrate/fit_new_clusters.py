@@ -1,10 +1,10 @@
-"""Clusters that gained or lost items, fitted to the model that they come from.
+"""Fits clusters that gained or lost items to the model before the change.
 
-After items have moved, entered or left, the logit of a cluster should be what it (or
-the cluster that it was part of) had, and in addition what the logsumexp of its items'
-logits has gained or lost: then the probabilities of all other items keep their
-proportions. That difference depends on the query, and a cluster's logit is linear in
-it, so it is fitted to queries by weighted least squares, in closed form.
+All other items keep their relative probabilities if the logit of such a cluster is its
+old logit (or that of the cluster that it split off from) plus the change of the
+logsumexp of its items' logits. That change depends on the query, and a cluster's logit
+is linear in the query, so the change is fitted to queries by weighted least squares,
+in closed form.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ clusters divided: validation NLL 5.734 before, 5.797 unfitted, 5.737 with 1e-3 a
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
+class SoftmaxArrays:
     """The arrays of a hierarchical softmax, on the host."""
 
     table: Float[np.ndarray, "cluster place item_width"]
@@ -37,16 +37,22 @@ class Head:
         arrays: Mapping[str, np.ndarray],
         prefix: str,
         valid: Bool[np.ndarray, "cluster place"],
-    ) -> "Head":
-        """The head among a checkpoint's arrays, with the valid places."""
+    ) -> "SoftmaxArrays":
+        """Finds the softmax among a checkpoint's arrays.
+
+        Args:
+            arrays: by their names in the checkpoint.
+            prefix: of the parameters' names.
+            valid: places that hold an item that is not retired.
+        """
         names = ("table", "bias", "cluster_table", "cluster_bias")
         named = {name: arrays[f"{prefix}softmax/{name}"] for name in names}
-        return Head(**named, valid=valid)
+        return SoftmaxArrays(**named, valid=valid)
 
     def log_clusters(
         self, queries: Float[np.ndarray, "query item_width"]
     ) -> Float[np.ndarray, "query cluster"]:
-        """The log-probabilities of all clusters."""
+        """Returns the log-probabilities of all clusters."""
         logits = queries @ self.cluster_table.T + self.cluster_bias
         logits = np.where(self.valid.any(axis=1), logits, -np.inf)
         return logits - logsumexp(logits, axis=1, keepdims=True)
@@ -54,24 +60,24 @@ class Head:
     def log_mass(
         self, queries: Float[np.ndarray, "query item_width"], cluster: int
     ) -> Float[np.ndarray, " query"]:
-        """The logsumexp of the logits of one cluster's items."""
+        """Returns the logsumexp of the logits of one cluster's items."""
         held = self.valid[cluster]
         logits = queries @ self.table[cluster, held].T + self.bias[cluster, held]
         return logsumexp(logits, axis=1)
 
 
-def heirs(
+def cluster_ancestors(
     lineage: Lineage, version: int
 ) -> tuple[Int[np.ndarray, " cluster"], Bool[np.ndarray, " cluster"]]:
-    """Returns what the present clusters come from.
+    """Returns from which older cluster each present cluster comes.
 
     Args:
         lineage: of the catalog.
-        version: an earlier one.
+        version: the older version.
 
     Returns:
-        The cluster of that version that each was or was part of, -1 for none; and
-        whether it has other valid items than that.
+        For each present cluster, the cluster of that version that it was or was part
+        of, -1 for none; and whether its valid items are others than they were.
     """
     ancestor = np.arange(len(lineage.valid_at(version)))
     affected = np.zeros(len(ancestor), np.bool_)
@@ -87,24 +93,24 @@ def heirs(
     return ancestor, affected
 
 
-def refit(
-    old: Head,
-    new: Head,
+def fit_new_clusters(
+    old: SoftmaxArrays,
+    new: SoftmaxArrays,
     ancestor: Int[np.ndarray, " cluster"],
     affected: Bool[np.ndarray, " cluster"],
     queries: Float[np.ndarray, "query item_width"],
 ) -> tuple[Float[np.ndarray, "cluster item_width"], Float[np.ndarray, " cluster"]]:
-    """Returns the cluster vectors and biases of a softmax that was brought along.
+    """Returns cluster vectors and biases, fitted for the clusters whose items changed.
 
-    A query counts for a cluster as much as the old cluster was probable for it. What
-    the queries leave open stays with the old vector (ridge regression).
+    The weight of a query for a cluster is the old cluster's probability. In directions
+    without queries, the old vector is kept (ridge regression).
 
     Args:
-        old: as it was trained.
-        new: after its items have moved.
-        ancestor: from `heirs`.
-        active: from `heirs`; the others keep what they have.
-        queries: what the softmax is asked with.
+        old: the softmax as it was trained.
+        new: the softmax after `remap_arrays`.
+        ancestor: from `cluster_ancestors`.
+        affected: from `cluster_ancestors`; the other clusters stay as they are.
+        queries: from training histories.
     """
     table, bias = new.cluster_table.copy(), new.cluster_bias.copy()
     chosen = np.flatnonzero(affected & new.valid.any(axis=1) & (ancestor >= 0))

@@ -1,0 +1,83 @@
+"""Checkpoints that record fields by their names before version 0.2."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from models import NOWHERE
+
+from convert.hf_eqids import read_pair
+from convert.hf_write import hf_config
+from eqids.checkpoints import read_manifest, resolve
+from eqids.checkpoints.manifest import write_manifest
+from eqids.config import ModelConfig, RunConfig, from_json, to_json
+from eqids.config.upgrade import upgrade_meta
+from eqids.inference.open import open_checkpoint
+
+RECORDED = Path(__file__).with_name("meta_before_0_2.json")
+"""What a run over a frozen Llama, with text, recorded then."""
+
+
+def recorded() -> dict[str, Any]:
+    found = json.loads(RECORDED.read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_record_of_old_names_is_read_with_the_present_ones() -> None:
+    old = recorded()
+    new = upgrade_meta(old)
+    config = from_json(RunConfig, new["config"], "config")
+    sizes = from_json(ModelConfig, new["model"], "model")
+    # Every field that a run records now is there, and no other.
+    assert to_json(config) == new["config"] and to_json(sizes) == new["model"]
+    assert sizes.cluster_size == old["model"]["room"] == 44
+    assert config.tokens is not None
+    assert config.tokens.tokens == old["config"]["words"]["words"]
+    assert config.tokens.tokenizer == old["config"]["words"]["tokenizer"]
+    rest = old.keys() - {"config", "model"}
+    assert {name: new[name] for name in rest} == {name: old[name] for name in rest}
+    assert old == recorded()
+
+
+def test_records_of_the_present_and_of_others_stay_as_they_are() -> None:
+    new = upgrade_meta(recorded())
+    without = {**new, "config": {**new["config"], "tokens": None}}
+    for meta in (new, without, {}, {"config": 3, "model": None}, {"words": 1}):
+        assert upgrade_meta(meta) == meta
+
+
+def test_a_checkpoint_of_old_names_restores(finished: Path, tmp_path: Path) -> None:
+    new = resolve(finished)
+    old = tmp_path / new.name
+    shutil.copytree(new, old)
+    manifest = read_manifest(old)
+    meta = json.loads(json.dumps(manifest.meta))
+    meta["config"]["words"] = meta["config"].pop("tokens")
+    meta["model"]["room"] = meta["model"].pop("cluster_size")
+    write_manifest(old, dataclasses.replace(manifest, meta=meta))
+    assert '"room"' in (old / "manifest.json").read_text()
+    found, wanted = (open_checkpoint(path, None, None, NOWHERE) for path in (old, new))
+    assert found.config == wanted.config
+    for ours, theirs in zip(
+        jax.tree.leaves(found.model), jax.tree.leaves(wanted.model), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_pair_of_old_names_is_read(tmp_path: Path) -> None:
+    meta = recorded()
+    sizes = from_json(ModelConfig, upgrade_meta(meta)["model"], "model")
+    content = hf_config(sizes.llama, "float32")
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "eqids.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    info = {**meta, "format_version": 1, "step": 20, "llama": "", "tensors": ""}
+    (tmp_path / "eqids.json").write_text(json.dumps(info))
+    pair = read_pair(tmp_path)
+    assert pair.sizes == sizes
+    assert pair.config.tokens is not None
+    assert pair.config.tokens.tokens == meta["config"]["words"]["words"]
