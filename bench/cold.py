@@ -215,7 +215,7 @@ def arm(withheld: Withheld, start: str, options: ColdOptions) -> dict[str, float
     put = placement("none")
     opened = open_checkpoint(folder, None, None, put)
     seq_len = opened.config.recipe.seq_len
-    ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens)
+    ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens, opened.prefix)
     parts = [ranker(opened.model, chunk) for chunk in asked(withheld)]
     ranked = np.concatenate(parts).astype(np.float64)
     return {"events": float(len(ranked)), **metrics(ranked[:, 0])}

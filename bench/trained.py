@@ -33,4 +33,5 @@ def trained_head(
     batch, last = Batch.of(arrays), jnp.asarray(last_positions(arrays))
 
     ask = jax.jit(EqIDs.queries_at, static_argnames="dtype")
-    return opened.model.softmax, ask(opened.model, batch, last, dtype=opened.dtype)
+    queries = ask(opened.model, batch, last, dtype=opened.dtype, prefix=opened.prefix)
+    return opened.model.softmax, queries

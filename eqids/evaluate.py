@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with put.active():
         opened = open_model(config, put)
         seq_len = opened.config.recipe.seq_len
-        ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens)
+        ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens, opened.prefix)
         dataset, split = of_some_users(opened.dataset, config.eval_users), config.split
         metrics = evaluate(opened.model, dataset, split, ranker)
     if is_first():

@@ -47,8 +47,8 @@ def test_attention_in_parts_is_torchs(
     mask = with_columns(sees(segment), before, True)
     first = [jax.random.normal(getkey(), (before, 2, 4)) for _ in "kv"]
     stacked = PrefixCache(*[x[None] for x in first])
-    opening = jax.tree.map(lambda x: x[0], stacked) if before else None
-    y, pull = jax.vjp(lambda *xs: attention(*xs, mask, opening=opening), q, k, v)
+    prefix = jax.tree.map(lambda x: x[0], stacked) if before else None
+    y, pull = jax.vjp(lambda *xs: attention(*xs, mask, prefix=prefix), q, k, v)
     k, v = (
         jnp.concatenate([jnp.broadcast_to(x, (2, *x.shape)), of_rows], axis=1)
         for x, of_rows in zip(first, (k, v), strict=True)

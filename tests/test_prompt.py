@@ -13,6 +13,7 @@ from conftest import assert_close, run_python
 from models import FLOAT32, TINY, tiny_model
 from test_words import random_words
 
+from eqids.config import NANO_RECIPE
 from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import (
@@ -21,20 +22,23 @@ from eqids.data.batches.training_batches import (
     last_positions,
     query_batch,
 )
-from eqids.fit.step import split
-from eqids.model import Batch, EqIDs, llama as llama_module
+from eqids.fit.optimizer import make_optimizer
+from eqids.fit.step import make_step, split, start
+from eqids.model import Batch, EqIDs, PrefixCache, llama as llama_module
 from eqids.model.attention import Kernel
 from eqids.model.llama import Llama
 from eqids.runs.run_tokens import prompt_computed
 
 
-def both_ways(dataset: Dataset, **sizes: Any) -> list[tuple[EqIDs, ItemTokens]]:
-    """A model and words whose prompt lies in every row, and the same computed once."""
+def both_ways(
+    dataset: Dataset, model: EqIDs
+) -> list[tuple[PrefixCache | None, ItemTokens]]:
+    """Tokens whose prompt is in every row; and a prefix cache with tokens without."""
     tokens = random_words(dataset, 1, per_item=2, prompt=5)
-    model = tiny_model(dataset, **sizes)
-    opened, apart = prompt_computed(model, tokens, "heads", FLOAT32)
+    prefix, apart = prompt_computed(model.llama, tokens, "heads", FLOAT32)
+    assert prefix is not None and prefix.length == 5
     assert apart is not None and len(apart.prompt) == 0
-    return [(model, tokens), (opened, apart)]
+    return [(None, tokens), (prefix, apart)]
 
 
 def test_queries_and_gradients_are_those_of_a_prompt_in_the_row(
@@ -43,12 +47,15 @@ def test_queries_and_gradients_are_those_of_a_prompt_in_the_row(
     """Of histories that end at many lengths; grouped queries, dropout off."""
 
     @jax.jit
-    def queries(model: EqIDs, batch: Batch, last: jax.Array) -> jax.Array:
-        return model.queries_at(batch, last, dtype=FLOAT32)
+    def queries(
+        model: EqIDs, batch: Batch, last: jax.Array, prefix: PrefixCache | None
+    ) -> jax.Array:
+        return model.queries_at(batch, last, dtype=FLOAT32, prefix=prefix)
 
+    model = tiny_model(dataset)
     histories = [dataset.history(user)[: 1 + user] for user in range(9)]
     found = []
-    for model, tokens in both_ways(dataset):
+    for prefix, tokens in both_ways(dataset, model):
         seq_len = 60 - (len(tokens.prompt) == 0) * 5
         arrays = query_batch(histories, [None] * 9, seq_len, tokens)
         last = jnp.asarray(last_positions(arrays))
@@ -56,16 +63,15 @@ def test_queries_and_gradients_are_those_of_a_prompt_in_the_row(
 
         def total(
             table: jax.Array,
-            model: EqIDs = model,
             batch: Batch = batch,
             last: jax.Array = last,
+            prefix: PrefixCache | None = prefix,
         ) -> jax.Array:
             changed = eqx.tree_at(lambda m: m.softmax.table, model, table)
-            return jnp.sum(jnp.sin(queries(changed, batch, last)))
+            return jnp.sum(jnp.sin(queries(changed, batch, last, prefix)))
 
-        found.append(
-            (queries(model, batch, last), jax.grad(total)(model.softmax.table))
-        )
+        asked = queries(model, batch, last, prefix)
+        found.append((asked, jax.grad(total)(model.softmax.table)))
     assert_close(found[1], found[0], "gradient")
     assert np.abs(found[0][1]).max() > 1e-4
 
@@ -75,11 +81,14 @@ def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
     losses, rows = [], []
 
     @jax.jit
-    def loss(model: EqIDs, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return model.loss(batch)
+    def loss(
+        model: EqIDs, batch: Batch, prefix: PrefixCache | None
+    ) -> tuple[jax.Array, jax.Array]:
+        return model.loss(batch, prefix=prefix)
 
-    for model, tokens in both_ways(dataset):
-        # Windows are cut by the room beside the prompt: no history is cut here.
+    model = tiny_model(dataset)
+    for prefix, tokens in both_ways(dataset, model):
+        # Windows are cut to what the prompt leaves of a row: no history is cut here.
         seq_len = 100 + len(tokens.prompt)
         config = BatchConfig(seq_len, 8, gap_dropout=0.0, shuffle_ties=False)
         batches = TrainingBatches(dataset, config, tokens)
@@ -89,7 +98,7 @@ def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
             arrays = batches.batch(k)
             wanted = np.arange(8 * k, 8 * k + 8) < rows[-1]
             arrays["target"][~wanted] = -1
-            one, targets = loss(model, Batch.of(arrays))
+            one, targets = loss(model, Batch.of(arrays), prefix)
             total, count = total + float(one), count + int(targets)
         assert count == batches.plan.num_targets
         losses.append(total / count)
@@ -98,24 +107,38 @@ def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
 
 
 def test_only_a_frozen_llama_has_its_prompt_computed(dataset: Dataset) -> None:
-    tokens, model = random_words(dataset, 1, per_item=2, prompt=5), tiny_model(dataset)
+    tokens = random_words(dataset, 1, per_item=2, prompt=5)
+    llama = tiny_model(dataset).llama
     for strategy in ("all", "lora"):
-        assert prompt_computed(model, tokens, strategy, FLOAT32) == (model, tokens)
-    assert prompt_computed(model, None, "heads", FLOAT32) == (model, None)
+        assert prompt_computed(llama, tokens, strategy, FLOAT32) == (None, tokens)
+    assert prompt_computed(llama, None, "heads", FLOAT32) == (None, None)
     none = random_words(dataset, 1, per_item=2, prompt=0)
-    assert prompt_computed(model, none, "heads", FLOAT32) == (model, none)
-    _, apart = prompt_computed(model, tokens, "heads", FLOAT32)
+    assert prompt_computed(llama, none, "heads", FLOAT32) == (None, none)
+    _, apart = prompt_computed(llama, tokens, "heads", FLOAT32)
     assert apart is not None and apart.least_seq_len == tokens.least_seq_len - 5
 
 
-def test_an_opening_never_trains(dataset: Dataset) -> None:
-    opened, _ = both_ways(dataset)[1]
-    params, frozen = split(opened, "heads", "float32")
-    assert not jax.tree.leaves(params.opening)
-    assert frozen.opening.length == 5
+def test_the_step_takes_the_prefix_and_compiles_once(dataset: Dataset) -> None:
+    """The loss is the model's, a checkpoint has no prefix, one program serves all."""
+    model = tiny_model(dataset)
+    prefix, tokens = both_ways(dataset, model)[1]
+    batches = TrainingBatches(dataset, BatchConfig(40, 4), tokens)
+    optimizer = make_optimizer(NANO_RECIPE, 1.0)
+    params, frozen = split(model, "heads", FLOAT32)
+    state, step = start(params, optimizer), make_step(optimizer, FLOAT32, remat=False)
+    shapes, key = jax.tree.map(jnp.shape, state), jax.random.key(0)
+    total, count = model.loss(Batch.of(batches.batch(0)), prefix=prefix)
+    for k in range(3):
+        batch = Batch.of(batches.batch(k))
+        state, metrics = step(state, frozen, batch, key, None, prefix)
+        if k == 0:
+            assert_close(metrics.loss, total / count, "float32")
+    assert jax.tree.map(jnp.shape, state) == shapes
+    assert not any(jnp.shape(x) == prefix.keys.shape for x in jax.tree.leaves(state))
+    assert step._cache_size() == 1
 
 
-def test_llamas_opening_is_what_its_blocks_would_see() -> None:
+def test_a_prefix_cache_is_what_llamas_blocks_would_see() -> None:
     """Against hidden states of the whole sequence, by plain Llama."""
     config = dataclasses.replace(TINY, num_layers=3)
     llama = Llama(config, key=jax.random.key(1))
@@ -126,7 +149,7 @@ def test_llamas_opening_is_what_its_blocks_would_see() -> None:
     whole = llama.hidden(llama.embed(tokens), segment, position)
     rest = llama.hidden(
         llama.embed(tokens[:, 4:]), segment[:, 4:], position[:, :7],
-        opening=llama.opening(tokens[0, :4]),
+        prefix=llama.prefix_cache(tokens[0, :4]),
     )  # fmt: skip
     assert_close(rest, whole[:, 4:], "float32")
 
@@ -139,7 +162,7 @@ def test_cudnn_is_given_an_even_number_of_keys(
     llama = Llama(TINY, key=jax.random.key(1))
     tokens = jax.random.randint(jax.random.key(2), (2, 6), 0, TINY.vocab)
     position = jnp.broadcast_to(jnp.arange(6), tokens.shape)
-    opening, given = llama.opening(jnp.arange(length)), list[int]()
+    prefix, given = llama.prefix_cache(jnp.arange(length)), list[int]()
     attend = llama_module.jax.nn.dot_product_attention
 
     def xla(q: Any, k: Any, v: Any, mask: Any, implementation: str) -> Any:
@@ -148,9 +171,7 @@ def test_cudnn_is_given_an_even_number_of_keys(
 
     def hidden(kernel: Kernel) -> jax.Array:
         embeddings, segment = llama.embed(tokens), jnp.ones_like(tokens)
-        return llama.hidden(
-            embeddings, segment, position, kernel=kernel, opening=opening
-        )
+        return llama.hidden(embeddings, segment, position, kernel=kernel, prefix=prefix)
 
     wanted = hidden("xla")
     monkeypatch.setattr(llama_module.jax.nn, "dot_product_attention", xla)
@@ -164,7 +185,7 @@ import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 from eqids.config import LlamaConfig, ModelConfig
 from eqids.fit.step import split
 from eqids.runs.run_tokens import prompt_computed
-from eqids.data.batches.tokens import Words
+from eqids.data.batches.tokens import ItemTokens
 from eqids.model import Batch, EqIDs
 from sharding import Placement, make_mesh, named_layout
 
@@ -178,11 +199,11 @@ batch = Batch(
     position=np.broadcast_to(np.arange(12, dtype=np.int32), shape),
 )
 none = np.zeros(55, np.int64)
-words = Words(none[:0], none, none, np.array([3, 1, 4, 1, 5], np.int32))
+tokens = ItemTokens(none[:0], none, none, np.array([3, 1, 4, 1, 5], np.int32))
 
 @jax.jit
-def loss(model, batch):
-    return model.loss(batch)[0]
+def loss(model, batch, prefix):
+    return model.loss(batch, prefix=prefix)[0]
 
 found = {}
 for name in (None, "8x1x1", "2x1x4", "1x8x1", "2x2x2"):
@@ -190,8 +211,10 @@ for name in (None, "8x1x1", "2x1x4", "1x8x1", "2x2x2"):
     put = Placement(layout, None if layout is None else make_mesh(layout))
     with put.active():
         params, frozen = split(put(model), "heads", "float32")
-        frozen, _ = prompt_computed(frozen, words, "heads", jnp.float32)
-        found[str(name)] = float(loss(eqx.combine(params, frozen), put(batch)))
+        prefix, _ = prompt_computed(frozen.llama, tokens, "heads", jnp.float32)
+        found[str(name)] = float(
+            loss(eqx.combine(params, frozen), put(batch), prefix)
+        )
 print(json.dumps(found))
 """
 

@@ -49,15 +49,14 @@ def test_a_run_records_its_words_and_opens_with_them(
     recommender = eqids.load(run)
     opened = recommender.opened
     assert opened.tokens is not None and len(opened.tokens.prompt) == 0
-    assert opened.model.opening is not None and opened.model.opening.length > 0
+    assert opened.prefix is not None and opened.prefix.length > 0
     # Nano's 256 words are fewer than the tokenizer's.
     assert opened.model.config.llama.vocab == opened.tokens.vocab > 256
     history = dataset.history(0)[:9]
     batch = Batch.of(query_batch([history], [None], 32, opened.tokens))
     at = int(np.count_nonzero(batch.segment)) - 1
-    scores = np.asarray(
-        opened.model.softmax.log_probs(opened.model.queries(batch)[0, at])
-    )
+    query = opened.model.queries(batch, prefix=opened.prefix)[0, at]
+    scores = np.asarray(opened.model.softmax.log_probs(query))
     items = dataset.items().set_index("slot")["item"]
     found = recommender.recommend([items[history].tolist()], k=3, filter_seen=False)
     best = np.argsort(-scores)[:3]

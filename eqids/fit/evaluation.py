@@ -16,7 +16,7 @@ from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.fit.ranking import metrics
-from eqids.model import Batch, EqIDs
+from eqids.model import Batch, EqIDs, PrefixCache
 from eqids.model.rank import ranks
 from sharding import Placement, replicated
 
@@ -176,7 +176,11 @@ Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
 
 
 def make_ranker(
-    seq_len: int, dtype: DTypeLike, put: Placement, tokens: ItemTokens | None = None
+    seq_len: int,
+    dtype: DTypeLike,
+    put: Placement,
+    tokens: ItemTokens | None = None,
+    prefix: PrefixCache | None = None,
 ) -> Ranker:
     """Returns a function that ranks the targets of a chunk; it compiles once.
 
@@ -185,13 +189,16 @@ def make_ranker(
         dtype: of Llama's computation.
         put: where the model is.
         tokens: beside the items, as in training, or none.
+        prefix: of the prompt, if the tokens lack it.
     """
     if tokens is not None:
         tokens.check(seq_len)
 
     @jax.jit
-    def run(model: EqIDs, asked: Queries) -> Float[Array, "batch 3"]:
-        query = model.queries_at(asked.batch, asked.last, dtype=dtype)
+    def run(
+        model: EqIDs, asked: Queries, prefix: PrefixCache | None
+    ) -> Float[Array, "batch 3"]:
+        query = model.queries_at(asked.batch, asked.last, dtype=dtype, prefix=prefix)
         # Whole in every process, so that all of them come to the same metrics.
         return replicated(
             ranks(model.softmax, query, asked.target, asked.seen, asked.seen_by)
@@ -206,7 +213,7 @@ def make_ranker(
             seen=jnp.asarray(chunk.seen),
             seen_by=jnp.asarray(chunk.seen_by),
         )
-        return np.asarray(run(model, put(asked)))[: chunk.num_users]
+        return np.asarray(run(model, put(asked), prefix))[: chunk.num_users]
 
     return rank
 

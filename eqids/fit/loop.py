@@ -18,7 +18,7 @@ from eqids.fit.evaluation import Ranker, evaluate
 from eqids.fit.log import Log
 from eqids.fit.signals import StopSignals
 from eqids.fit.step import State, Step
-from eqids.model import Batch, EqIDs
+from eqids.model import Batch, EqIDs, PrefixCache
 from sharding import Placement, beside
 
 Meta = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
@@ -41,6 +41,7 @@ def train(
     stored: State | None = None,
     active_lists: ActiveLists | None = None,
     cold: ColdItems | None = None,
+    prefix: PrefixCache | None = None,
 ) -> State:
     """Trains from the state's step to the run's last, and leaves checkpoints.
 
@@ -60,6 +61,7 @@ def train(
         touching: lists a batch's clusters, where item tables have a row-sparse
             optimizer.
         cold: items that training leaves out, and where they stand when it is over.
+        prefix: of the prompt, if the batches lack it.
 
     Returns:
         The last state, which is saved.
@@ -86,7 +88,7 @@ def train(
                 active = beside(active_lists(arrays), state.params.softmax.table)
                 arrays = {name: array[own] for name, array in arrays.items()}
             batch = Batch(**put.batch(arrays, size))
-            state, metrics = step(state, taught, batch, key, active)
+            state, metrics = step(state, taught, batch, key, active, prefix)
             log.add(metrics)
             done += 1
             if done % flags.log_every == 0:

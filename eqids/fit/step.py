@@ -15,7 +15,7 @@ from eqids.config import Strategy
 from eqids.fit.sparse import apply_updates
 from eqids.fit.strategy import item_tables, trainable
 from eqids.model import ActiveClusters, Batch, EqIDs
-from eqids.model.attention import Kernel
+from eqids.model.attention import Kernel, PrefixCache
 
 
 class State(eqx.Module):
@@ -40,7 +40,7 @@ class Metrics(eqx.Module):
 
 
 Step = Any
-"""A jitted `(state, frozen, batch, key, touched) -> (state, metrics)`."""
+"""A jitted `(state, frozen, batch, key, active, prefix) -> (state, metrics)`."""
 
 
 def split(model: EqIDs, strategy: Strategy, dtype: DTypeLike) -> tuple[EqIDs, EqIDs]:
@@ -91,12 +91,13 @@ def make_step(
     kernel: Kernel = "xla",
     accumulate: int = 1,
 ) -> Step:
-    """Returns the step, `(state, frozen, batch, key, touched) -> (state, metrics)`.
+    """Returns the step, see `Step`.
 
     The state's buffers are donated. The key is the run's: each step folds its number
-    into it, so that a resumed run draws what an uninterrupted one would. `touched`
+    into it, so that a resumed run draws what an uninterrupted one would. `active`
     lists the batch's clusters (`eqids.fit.active_clusters`) where item tables have a
-    row-sparse optimizer, and is None where they do not.
+    row-sparse optimizer, and is None where they do not. `prefix` holds a frozen Llama's
+    keys and values of a prompt that is not in the rows.
 
     Args:
         optimizer: as it was given to `start`.
@@ -111,7 +112,8 @@ def make_step(
         frozen: EqIDs,
         batch: Batch,
         key: PRNGKeyArray,
-        active: Int[Array, " touched"] | None = None,
+        active: Int[Array, " active"] | None = None,
+        prefix: PrefixCache | None = None,
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
         count = jnp.sum(batch.target >= 0)
@@ -122,7 +124,7 @@ def make_step(
             def loss(params: EqIDs, handles: ActiveClusters | None) -> Array:
                 total, _ = eqx.combine(params, frozen).loss(
                     part, dtype=dtype, remat=remat, kernel=kernel, key=key,
-                    active=handles,
+                    active=handles, prefix=prefix,
                 )  # fmt: skip
                 return total / jnp.maximum(count, 1)
 

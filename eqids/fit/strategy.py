@@ -24,9 +24,6 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
         and no place in a checkpoint.
     """
     learns = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), model)
-    if model.opening is not None:
-        opening = jax.tree.map(lambda _: False, model.opening)
-        learns = eqx.tree_at(lambda m: m.opening, learns, opening)
     if strategy == "all":
         return learns
     llama = jax.tree.map(lambda _: False, model.llama)
@@ -44,6 +41,6 @@ def item_tables(params: EqIDs) -> PyTree[bool]:
     """
 
     def is_table(axes: Words) -> bool:
-        return axes.names[:2] == ("cluster", "cluster_size")
+        return axes.names[:2] == ("cluster", "place")
 
     return jax.tree.map(is_table, words(params, bind=False))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
-from eqids.model import Batch, EqIDs
+from eqids.model import Batch, EqIDs, PrefixCache
 from eqids.model.search import TopK, top_k
 
 _EXCLUDED = 2**18
@@ -95,7 +95,7 @@ class ModelSearch:
             exclude=_excluded(slots, chunk.width),
             allowed=jnp.asarray(allowed),
         )
-        found = self._run(self._opened.model, asked, k)
+        found = self._run(self._opened.model, self._opened.prefix, asked, k)
         kept = slice(len(histories))
         return np.asarray(found.slots)[kept], np.exp(np.asarray(found.log_probs)[kept])
 
@@ -132,11 +132,13 @@ class _Asked(eqx.Module):
     allowed: Bool[Array, "cluster place"]
 
 
-def _make_search(dtype: DTypeLike) -> Callable[[EqIDs, _Asked, int], TopK]:
-    def run(model: EqIDs, asked: _Asked, k: int) -> TopK:
-        query = model.queries_at(asked.batch, asked.last, dtype=dtype)
+def _make_search(
+    dtype: DTypeLike,
+) -> Callable[[EqIDs, PrefixCache | None, _Asked, int], TopK]:
+    def run(model: EqIDs, prefix: PrefixCache | None, asked: _Asked, k: int) -> TopK:
+        query = model.queries_at(asked.batch, asked.last, dtype=dtype, prefix=prefix)
         return top_k(
             model.softmax, query, k, exclude=asked.exclude, allowed=asked.allowed
         )
 
-    return jax.jit(run, static_argnums=2)
+    return jax.jit(run, static_argnums=3)

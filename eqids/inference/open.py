@@ -11,7 +11,7 @@ from eqids.config import OpenConfig, RunConfig, from_json
 from eqids.data import Dataset
 from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.data.batches.tokens import ItemTokens
-from eqids.model import EqIDs
+from eqids.model import EqIDs, PrefixCache
 from eqids.runs.assemble import assemble
 from eqids.runs.frozen_llama import check_llama_folder
 from eqids.runs.recorded_folders import dataset_of, llama_of_run
@@ -39,6 +39,7 @@ class Opened:
     dataset: Dataset
     model: EqIDs
     tokens: ItemTokens | None = None
+    prefix: PrefixCache | None = None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -102,8 +103,8 @@ def open_checkpoint(
 
     model = assemble(path, manifest.meta, params, dataset, llama_path, put)
     dtype = jnp.dtype(config.dtype)
-    model, tokens = prompt_computed(model, tokens, config.strategy, dtype)
-    return Opened(path, manifest.step, config, dataset, model, tokens)
+    prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
+    return Opened(path, manifest.step, config, dataset, model, tokens, prefix)
 
 
 def open_pair(
@@ -138,5 +139,5 @@ def open_pair(
 
     model = assemble(folder, pair.meta, params, dataset, None, put, "all")
     dtype = jnp.dtype(config.dtype)
-    model, tokens = prompt_computed(model, tokens, config.strategy, dtype)
-    return Opened(folder, pair.step, config, dataset, model, tokens)
+    prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
+    return Opened(folder, pair.step, config, dataset, model, tokens, prefix)

@@ -21,7 +21,7 @@ from eqids.data.catalog.as_of import as_of
 from eqids.data.catalog.lineage import Change
 from eqids.fit.evaluation import evaluate, make_ranker, of_users
 from eqids.migrate.state_migration import Migrated, migrate, version_of
-from eqids.model import Batch, EqIDs
+from eqids.model import Batch, EqIDs, PrefixCache
 from eqids.runs.assemble import assemble
 from eqids.runs.run_tokens import prompt_computed, recorded_tokens
 from sharding import placement
@@ -159,14 +159,18 @@ class Migration:
         """Queries at positions of training histories; they know no target."""
         recipe, seed = self._config.recipe, self._config.flags.seed
         config = BatchConfig(recipe.seq_len, recipe.batch_size, seed)
-        model, tokens = self._with_prompt(model, self._words)
+        prefix, tokens = self._with_prompt(model, self._words)
         batches = TrainingBatches(dataset, config, tokens)
-        ask = jax.jit(lambda model, batch: model.queries(batch, dtype=self._dtype))
+
+        @jax.jit
+        def ask(model: EqIDs, prefix: PrefixCache | None, batch: Batch) -> jax.Array:
+            return model.queries(batch, dtype=self._dtype, prefix=prefix)
+
         found: list[np.ndarray] = []
         step = 0
         while sum(map(len, found)) < _QUERIES and step < 2 * batches.batches_per_epoch:
             batch = Batch.of(batches.batch(step))
-            queries = np.asarray(ask(model, self._put(batch)), np.float32)
+            queries = np.asarray(ask(model, prefix, self._put(batch)), np.float32)
             there = np.asarray(batch.segment) > 0
             if self._words is not None:
                 there = np.asarray(batch.target) >= 0
@@ -184,14 +188,14 @@ class Migration:
         if not (dataset.valid_at > 0).any():
             return None
         seq_len = self._config.recipe.seq_len
-        model, tokens = self._with_prompt(model, tokens)
-        ranker = make_ranker(seq_len, self._dtype, self._put, tokens)
+        prefix, tokens = self._with_prompt(model, tokens)
+        ranker = make_ranker(seq_len, self._dtype, self._put, tokens, prefix)
         return evaluate(model, dataset, "valid", ranker)
 
     def _with_prompt(
         self, model: EqIDs, tokens: ItemTokens | None
-    ) -> tuple[EqIDs, ItemTokens | None]:
-        return prompt_computed(model, tokens, self._config.strategy, self._dtype)
+    ) -> tuple[PrefixCache | None, ItemTokens | None]:
+        return prompt_computed(model.llama, tokens, self._config.strategy, self._dtype)
 
     @property
     def _dtype(self) -> jnp.dtype:

@@ -38,13 +38,13 @@ _PART, _MOST_PARTS = 64, 4
 
 
 class PrefixCache(eqx.Module):
-    """What every sequence begins with, as each block's keys and values of it.
+    """Every block's keys and values of the tokens that all sequences begin with.
 
-    Computed once where Llama is frozen, instead of in every row of every batch.
+    A frozen Llama computes them once, instead of in every row of every batch.
     """
 
-    keys: Float[Array, "layer opening kv_heads head"]
-    values: Float[Array, "layer opening kv_heads head"]
+    keys: Float[Array, "layer prefix kv_heads head"]
+    values: Float[Array, "layer prefix kv_heads head"]
 
     @property
     def length(self) -> int:
@@ -63,7 +63,7 @@ def attention(
     v: Float[Array, "batch seq kv_heads head"],
     mask: Bool[Array, "batch seq keys"],
     kernel: Kernel = "xla",
-    opening: PrefixCache | None = None,
+    prefix: PrefixCache | None = None,
 ) -> Float[Array, "batch seq heads head"]:
     """Softmax attention with grouped queries, on each shard's own rows and heads.
 
@@ -71,12 +71,11 @@ def attention(
         q: queries.
         k: keys; products are computed in the narrower precision of both.
         v: values.
-        mask: what each position sees, of the opening and then of the sequence up to
-            itself.
+        mask: what each position sees: of the prefix, then of its sequence up to itself.
         kernel: what computes it.
-        opening: one block's keys and values before those of every row.
+        prefix: one block's keys and values, which come before those of every row.
     """
-    before = () if opening is None else (opening.keys, opening.values)
+    before = () if prefix is None else (prefix.keys, prefix.values)
 
     def local(q: Array, k: Array, v: Array, mask: Array, *before: Array) -> Array:
         if before:

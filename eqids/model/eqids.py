@@ -44,10 +44,7 @@ class Batch(eqx.Module):
 
 
 class EqIDs(eqx.Module):
-    """A Llama between item vectors and a hierarchical softmax over the catalog.
-
-    `opening` is what every sequence begins with where that is not in the batches.
-    """
+    """A Llama between item vectors and a hierarchical softmax over the catalog."""
 
     llama: Llama
     input_table: Float[Array, "cluster place item_width"] | None
@@ -55,7 +52,6 @@ class EqIDs(eqx.Module):
     gap_table: Float[Array, "gaps width"]
     output_adapter: OutputAdapter | LinearOutput
     softmax: HierarchicalSoftmax
-    opening: PrefixCache | None
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(
@@ -102,7 +98,6 @@ class EqIDs(eqx.Module):
             self.input_adapter = LinearInput(c.item_width, c.llama.width, key=keys[3])
             self.output_adapter = LinearOutput(c.item_width, c.llama.width, key=keys[4])
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
-        self.opening = None
         self.config = c
 
     def embed(
@@ -131,6 +126,7 @@ class EqIDs(eqx.Module):
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
         active: ActiveClusters | None = None,
+        prefix: PrefixCache | None = None,
     ) -> Float[Array, "batch seq item_width"]:
         """Returns the query at every position, what the softmax is asked with.
 
@@ -141,18 +137,24 @@ class EqIDs(eqx.Module):
             kernel: of the attention.
             key: randomness of the dropout; without it nothing is dropped.
             active: handles that take the gradient of what enters, see `handles`.
+            prefix: of the tokens that every history begins with, if rows lack them.
         """
         rate = self.config.dropout
         k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
         x = dropout(self.embed(batch, dtype, active), rate, k1)
         x = self.llama.hidden(
             x, batch.segment, batch.position, rate=rate, remat=remat, kernel=kernel,
-            key=k2, opening=self.opening,
+            key=k2, prefix=prefix,
         )  # fmt: skip
         return self.output_adapter(dropout(x, rate, k3))
 
     def queries_at(
-        self, batch: Batch, position: Int[Array, " batch"], *, dtype: DTypeLike
+        self,
+        batch: Batch,
+        position: Int[Array, " batch"],
+        *,
+        dtype: DTypeLike,
+        prefix: PrefixCache | None = None,
     ) -> Float[Array, "batch item_width"]:
         """Returns one query of every row, the one at its position.
 
@@ -160,6 +162,7 @@ class EqIDs(eqx.Module):
             batch: histories, a row each.
             position: where to ask, such as a history's last event.
             dtype: of the computation.
+            prefix: as for `queries`.
         """
 
         def pick(_: tuple[()], hidden: Array, position: Array) -> Array:
@@ -167,7 +170,7 @@ class EqIDs(eqx.Module):
 
         hidden = self.llama.hidden(
             self.embed(batch, dtype), batch.segment, batch.position,
-            opening=self.opening,
+            prefix=prefix,
         )  # fmt: skip
         return self.output_adapter(per_shard(pick, (), hidden, position))[:, 0]
 
@@ -180,6 +183,7 @@ class EqIDs(eqx.Module):
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
         active: ActiveClusters | None = None,
+        prefix: PrefixCache | None = None,
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         """Returns the summed negative log-likelihood of the targets, and their number.
 
@@ -188,8 +192,9 @@ class EqIDs(eqx.Module):
         item tables; `table_gradients` makes it of the handles'.
         """
         query = self.queries(
-            batch, dtype=dtype, remat=remat, kernel=kernel, key=key, active=active
-        )
+            batch, dtype=dtype, remat=remat, kernel=kernel, key=key, active=active,
+            prefix=prefix,
+        )  # fmt: skip
         total = self.softmax.loss(query, batch.target, active)
         return total, jnp.sum(batch.target >= 0)
 

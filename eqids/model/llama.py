@@ -111,11 +111,11 @@ class Block(eqx.Module):
         rate: float,
         key: PRNGKeyArray | None,
         kernel: Kernel = "xla",
-        opening: PrefixCache | None = None,
+        prefix: PrefixCache | None = None,
     ) -> Float[Array, "batch seq width"]:
         k1, k2 = (None, None) if key is None else jax.random.split(key)
         y = rms_norm(x, self.attention_norm, self.config.norm_eps)
-        x = x + dropout(self.attend(y, mask, rope, kernel, opening), rate, k1)
+        x = x + dropout(self.attend(y, mask, rope, kernel, prefix), rate, k1)
         y = rms_norm(x, self.ffn_norm, self.config.norm_eps)
         return x + dropout(self.feed_forward(y), rate, k2)
 
@@ -125,11 +125,11 @@ class Block(eqx.Module):
         mask: Bool[Array, "batch seq keys"],
         rope: Rope,
         kernel: Kernel = "xla",
-        opening: PrefixCache | None = None,
+        prefix: PrefixCache | None = None,
     ) -> Float[Array, "batch seq width"]:
         q = rotate(self.times("wq", "bsw,hdw->bshd", x), *rope)
         k, v = self.keys_values(x, rope)
-        y = attention(q, k, v, mask, kernel, opening)
+        y = attention(q, k, v, mask, kernel, prefix)
         return self.times("wo", "bshd,whd->bsw", y, like(x))
 
     def keys_values(
@@ -244,7 +244,7 @@ class Llama(eqx.Module):
         remat: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
-        opening: PrefixCache | None = None,
+        prefix: PrefixCache | None = None,
     ) -> Float[Array, "batch seq width"]:
         """Returns the final, normalised hidden states.
 
@@ -258,14 +258,14 @@ class Llama(eqx.Module):
                 inside them. Gathered weights are never kept.
             kernel: of the attention.
             key: randomness of the dropout.
-            opening: what every segment begins with, before its first position.
+            prefix: of the tokens that every segment begins with.
         """
         mask = sees(segment)
-        if opening is not None:
-            position = position + opening.length
-            mask = with_columns(mask, opening.length, True)
-            if kernel == "cudnn" and opening.length % 2:
-                opening, mask = opening.evened(), with_columns(mask, 1, False)
+        if prefix is not None:
+            position = position + prefix.length
+            mask = with_columns(mask, prefix.length, True)
+            if kernel == "cudnn" and prefix.length % 2:
+                prefix, mask = prefix.evened(), with_columns(mask, 1, False)
         rope = rope_tables(position, self.config)
 
         def body(
@@ -276,16 +276,16 @@ class Llama(eqx.Module):
 
         body = checkpointed(body, kept_with(kernel, remat))
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
-        x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys, opening))
+        x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys, prefix))
         return rms_norm(x, self.norm, self.config.norm_eps)
 
-    def opening(
-        self, tokens: Int[Array, " opening"], dtype: DTypeLike = jnp.float32
+    def prefix_cache(
+        self, tokens: Int[Array, " prefix"], dtype: DTypeLike = jnp.float32
     ) -> PrefixCache:
-        """Returns the keys and values of words that sequences are to begin with.
+        """Returns the keys and values of tokens that sequences are to begin with.
 
         Args:
-            tokens: their tokens.
+            tokens: the prefix.
             dtype: of the computation.
         """
         position = jnp.arange(len(tokens))[None]

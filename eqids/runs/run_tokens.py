@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -15,10 +14,10 @@ from eqids.data.batches.item_texts import tokenizer_file, tokens_of
 from eqids.data.batches.tokens import ItemTokens
 from eqids.data.files import ITEMS_FILE
 from eqids.io.digests import file_sha256
-from eqids.model import EqIDs, Llama
+from eqids.model import Llama, PrefixCache
 from eqids.runs.recorded_folders import llama_of_run
 
-_opening = jax.jit(Llama.opening, static_argnums=2)
+_prefix_cache = jax.jit(Llama.prefix_cache, static_argnums=2)
 
 
 def requested_tokens(
@@ -78,34 +77,30 @@ def recorded_tokens(
     return tokens_of(dataset, path, prompt, per_item, lambda sentence: None)
 
 
-def opening_length(tokens: ItemTokens | None, strategy: Strategy) -> int:
+def prefix_length(tokens: ItemTokens | None, strategy: Strategy) -> int:
     """Returns the positions of the prompt that `prompt_computed` computes."""
     return 0 if tokens is None or strategy != "heads" else len(tokens.prompt)
 
 
 def prompt_computed(
-    frozen: EqIDs, tokens: ItemTokens | None, strategy: Strategy, dtype: DTypeLike
-) -> tuple[EqIDs, ItemTokens | None]:
-    """Computes the prompt once where Llama is frozen, and takes it out of the rows.
+    llama: Llama, tokens: ItemTokens | None, strategy: Strategy, dtype: DTypeLike
+) -> tuple[PrefixCache | None, ItemTokens | None]:
+    """Computes the prompt once if Llama is frozen, and takes it out of the rows.
 
     Args:
-        frozen: the frozen part of a model or all of it, where it is used.
+        llama: placed on its devices; if it is not frozen, it is not read.
         tokens: beside the items, or none.
         strategy: what trains, or trained.
         dtype: of Llama's computation.
 
     Returns:
-        What is frozen, with the opening of every sequence, and the words of rows; or
-        both as they are, where Llama trains or there is no prompt.
+        The prompt's keys and values, and tokens without it; or None and the same
+        tokens, if Llama trains or there is no prompt.
     """
-    if tokens is None or opening_length(tokens, strategy) == 0:
-        return frozen, tokens
-    prompt = jnp.asarray(tokens.prompt)
-    opening = _opening(frozen.llama, prompt, jnp.dtype(dtype))
-    opened = eqx.tree_at(
-        lambda m: m.opening, frozen, opening, is_leaf=lambda x: x is None
-    )
-    return opened, replace(tokens, prompt=tokens.prompt[:0])
+    if tokens is None or prefix_length(tokens, strategy) == 0:
+        return None, tokens
+    prefix = _prefix_cache(llama, jnp.asarray(tokens.prompt), jnp.dtype(dtype))
+    return prefix, replace(tokens, prompt=tokens.prompt[:0])
 
 
 def check_tokens(

@@ -57,7 +57,7 @@ from eqids.runs.recorded_folders import check_dataset_exists, check_llama_exists
 from eqids.runs.run_tokens import (
     check_reads_alike,
     check_vocab,
-    opening_length,
+    prefix_length,
     prompt_computed,
     requested_tokens,
 )
@@ -97,7 +97,7 @@ def run_training(flags: TrainConfig) -> None:
             warn(other)
     if flags.estimate_memory_only:
         settled = _settled(config, dataset, tokens)
-        job = job_of_run(*settled, opening_length(tokens, config.strategy))
+        job = job_of_run(*settled, prefix_length(tokens, config.strategy))
         say(memory_report(job, put, flags.hardware))
         return
     retention = Retention(flags.keep, flags.keep_every)
@@ -145,7 +145,7 @@ def _train(
     """Returns metrics on the test split and the step; None before the run's last."""
     flags, recipe, folder = config.flags, config.recipe, config.checkpoint_dir
     dtype = jnp.dtype(config.dtype)
-    job = job_of_run(config, sizes, opening_length(tokens, config.strategy))
+    job = job_of_run(config, sizes, prefix_length(tokens, config.strategy))
     check_fits(job, put, room_there())
     texts = texts_asked(flags, dataset, sizes.llama, _say_once)
     llama, base = _pretrained(config, put)
@@ -178,17 +178,18 @@ def _train(
         f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
         "already",
     )
-    say(_opening(config, dataset, tokens, state))
-    frozen, tokens = prompt_computed(frozen, tokens, config.strategy, dtype)
+    say(_first_lines(config, dataset, tokens, state))
+    prefix, tokens = prompt_computed(frozen.llama, tokens, config.strategy, dtype)
     step = job.step(optimizer)
     batches = TrainingBatches(dataset, _batch_config(config), tokens)
-    ranker = make_ranker(recipe.seq_len, dtype, put, tokens)
+    ranker = make_ranker(recipe.seq_len, dtype, put, tokens, prefix)
     asked = of_some_users(dataset, flags.eval_users)
     state = train(
         config, state, frozen, step, step_key, dataset=asked, batches=batches,
         ranker=ranker, saver=saver, meta=meta, put=put, stored=stored,
         active_lists=None if flags.item_optimizer == "dense" else lists,
         cold=None if known is None else put(ColdItems.of(dataset, known)),
+        prefix=prefix,
     )  # fmt: skip
     if int(state.step) == config.stop_at < recipe.num_steps:
         return None
@@ -284,7 +285,7 @@ def _batch_config(config: RunConfig) -> BatchConfig:
     )
 
 
-def _opening(
+def _first_lines(
     config: RunConfig, dataset: Dataset, tokens: ItemTokens | None, state: State
 ) -> str:
     items = config.flags.item_optimizer
