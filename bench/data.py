@@ -23,6 +23,7 @@ from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import Arrays, BatchConfig, TrainingBatches
 from eqids.fit import make_optimizer, make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 
@@ -128,9 +129,9 @@ class _Steps:
         model = EqIDs(sizes, valid=dataset.item_valid, key=first)
         params, self._frozen = split(model, "all", jnp.float32)
         self.parameters = sum(x.size for x in jax.tree.leaves(params))
-        optimizer = make_optimizer(recipe, 1.0)
-        self._state = start(params, optimizer)
-        self._step = make_step(optimizer, jnp.float32, remat=False)
+        config = StepConfig("all", recipe)
+        self._state = start(params, make_optimizer(config))
+        self._step = make_step(config)
         self._loader, self._number = loader, options.num_batches
         self._ready = [loader.batch(k) for k in range(self._number)]
         targets = sum(np.count_nonzero(b["target"] >= 0) for b in self._ready)

@@ -22,6 +22,7 @@ from eqids.fit.active_clusters import ActiveLists, active_lists
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 
@@ -206,9 +207,9 @@ def losses(
     dataset: Dataset, items: str, recipe: Recipe = RECIPE, capacity: int | None = None
 ) -> tuple[list[float], int]:
     params, frozen = split(tiny_model(dataset), "all", FLOAT32)
-    optimizer = make_optimizer(recipe, 1.0, items)  # type: ignore[arg-type]
-    state, (_, key) = start(params, optimizer), run_keys(0)
-    step = make_step(optimizer, FLOAT32, remat=False)
+    config = StepConfig("all", recipe, item_optimizer=items)  # type: ignore[arg-type]
+    state, (_, key) = start(params, make_optimizer(config)), run_keys(0)
+    step = make_step(config)
     lists = active_lists(dataset, recipe, 1)
     if capacity is not None:
         lists = dataclasses.replace(lists, capacity=capacity)
@@ -254,7 +255,8 @@ from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import make_optimizer
 from eqids.runs.new_model import initial_model, run_keys
 from eqids.fit.step import make_step, split, start
-from eqids.fit.active_clusters import touching
+from eqids.fit.step_config import StepConfig
+from eqids.fit.active_clusters import active_lists
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside, make_mesh, named_layout, shards
 
@@ -274,11 +276,11 @@ def losses(put, items):
     with put.active():
         model = initial_model(sizes(16), dataset, None, jax.random.key(0))
         params, frozen = split(put(model), "all", jnp.float32)
-        optimizer = make_optimizer(recipe, 1.0, items)
-        state, (_, key) = start(params, optimizer), run_keys(0)
-        step = make_step(optimizer, jnp.float32, remat=False)
+        config = StepConfig("all", recipe, item_optimizer=items)
+        state, (_, key) = start(params, make_optimizer(config)), run_keys(0)
+        step = make_step(config)
         table, out = params.softmax.table, []
-        lists = touching(dataset, recipe, shards(table))
+        lists = active_lists(dataset, recipe, shards(table))
         for k in range(5):
             arrays = batches.batch(k)
             touched = beside(lists(arrays), table)
@@ -294,12 +296,13 @@ def collectives(num_clusters):
     with mesh.active():
         model = eqx.filter_eval_shape(EqIDs, sizes(num_clusters), key=jax.random.key(0))
         params, frozen = eqx.filter_eval_shape(split, mesh(model), "all", jnp.float32)
-        optimizer = make_optimizer(recipe, 1.0, "lazy_adam")
+        config = StepConfig("all", recipe, item_optimizer="lazy_adam")
+        optimizer = make_optimizer(config)
         state = jax.eval_shape(partial(start, optimizer=optimizer), params)
         batch = mesh(jax.eval_shape(lambda: Batch(*[jnp.zeros((8, 6), jnp.int32)] * 6)))
         touched = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
         touched = beside(touched, params.softmax.table)
-        step = make_step(optimizer, jnp.float32, remat=False)
+        step = make_step(config)
         key = jax.eval_shape(lambda: jax.random.key(0))
         text = step.lower(state, frozen, batch, key, touched).compile().as_text()
     moved = re.findall(r"= (.*) (?:all-gather|all-reduce|reduce-scatter|all-to-all|"

@@ -22,7 +22,7 @@ from sharding import Placement, beside, shards
 
 @dataclass(frozen=True)
 class Job:
-    """A model and its train step: what memory and time depend on, besides the layout."""
+    """A model and its train step: what memory and time depend on but for the layout."""
 
     model: ModelConfig
     """The model's sizes."""
