@@ -20,8 +20,9 @@ from bench.record import OURS, Curve, Row, Section, find
 from bench.sasrec import SASREC, has_rectools, sasrec_epochs
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
-from eqids.data.batches.training_batches import Arrays, BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import make_optimizer, make_step, split, start
 from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
@@ -111,7 +112,7 @@ def _alone(name: str, loader: TrainingBatches, number: int) -> Contender:
         made[0] += number
 
     targets = sum(
-        int(np.count_nonzero(loader.batch(k)["target"] >= 0)) for k in range(number)
+        int(np.count_nonzero(loader.batch(k).target >= 0)) for k in range(number)
     )
     return Contender(OURS, name, run, facts={"targets": float(targets)})
 
@@ -134,7 +135,7 @@ class _Steps:
         self._step = make_step(config)
         self._loader, self._number = loader, options.num_batches
         self._ready = [loader.batch(k) for k in range(self._number)]
-        targets = sum(np.count_nonzero(b["target"] >= 0) for b in self._ready)
+        targets = sum(np.count_nonzero(b.target >= 0) for b in self._ready)
         self._targets = {"targets": float(targets)}
         # One stream for all repetitions, as in a run: its thread is ahead already.
         self._stream = loader.iterate(0, 2**31)
@@ -163,7 +164,7 @@ class _Steps:
         waited, began = 0.0, time.perf_counter()
         while True:
             asked = time.perf_counter()
-            arrays: Arrays | None = next(batches, None)
+            arrays: HostBatch | None = next(batches, None)
             waited += time.perf_counter() - asked
             if arrays is None:
                 return waited, time.perf_counter() - began

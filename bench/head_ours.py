@@ -45,7 +45,7 @@ class Ours:
         counts = np.bincount(cluster, popularity, num_clusters)
         capacity = expected_capacity(chances(counts, len(slot)), 1)
         lists = ActiveLists(num_clusters, cluster_size, 1, capacity)
-        listed = lists({"items": np.asarray(slot), "target": np.asarray(slot)})
+        listed = lists.of_slots(np.asarray(slot))
         self.active = jnp.asarray(listed)
         self._facts = {"active": int(np.sum(listed < num_clusters))}
 

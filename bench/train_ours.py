@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from bench.contender import Contender, lowered
 from bench.flops import Amount, train_flops
 from bench.record import OURS
-from eqids.data.batches.training_batches import Arrays
+from eqids.data.batches.host_batch import HostBatch
 from eqids.fit import make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
 from eqids.planning.abstract import Job
@@ -41,7 +41,7 @@ class Ours:
         self._state = start(params, make_optimizer(config))
         self._step = make_step(config)
 
-    def steps(self, name: str, batches: Sequence[Arrays]) -> Contender:
+    def steps(self, name: str, batches: Sequence[HostBatch]) -> Contender:
         """One step on each batch, which are of one shape and on the device already.
 
         Args:

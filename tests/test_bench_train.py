@@ -110,13 +110,13 @@ def test_windows_are_the_same_however_they_stand(dataset: Dataset) -> None:
     assert contents[0] == contents[1] == contents[2]
     amounts = [Amount.of(batches) for batches in (packed, padded, rows)]
     assert amounts[0] == amounts[1] == amounts[2]
-    assert len({batch["items"].shape for batch in rows}) == 1
+    assert len({batch.items.shape for batch in rows}) == 1
     whole = one_in_a_row(random_windows(10, 36, 5, seed=0), 8, 7)
-    assert [batch["items"].shape for batch in whole] == [(9, 7)] * 4
-    assert all(batch["segment"].any(axis=1).all() for batch in whole)
+    assert [batch.items.shape for batch in whole] == [(9, 7)] * 4
+    assert all(batch.segment.any(axis=1).all() for batch in whole)
     for batch in padded:
-        lengths = batch["segment"].sum(axis=1)
-        assert 1 <= lengths.min() and lengths.max() == batch["items"].shape[1]
+        lengths = batch.segment.sum(axis=1)
+        assert 1 <= lengths.min() and lengths.max() == batch.items.shape[1]
         assert len(lengths) <= 4
 
 

@@ -1,5 +1,6 @@
 """Training: what learns, what is left alone, and what the step repeats."""
 
+import copy
 import dataclasses
 
 import equinox as eqx
@@ -98,20 +99,19 @@ def test_no_prediction_changes_with_what_comes_after_it(
     """On batches of the real pipeline, packing included."""
     model, rng = tiny_model(dataset), np.random.default_rng(seed)
     arrays = TrainingBatches(dataset, BatchConfig(24, 4)).batch(k)
-    changed = {name: np.array(array) for name, array in arrays.items()}
-    slots = np.flatnonzero(dataset.item_valid)
-    changed["items"][:, at + 1 :] = rng.choice(slots, (4, 23 - at))
-    changed["gap"][:, at + 1 :] = rng.integers(0, 30, (4, 23 - at))
-    changed["segment"][:, at + 1 :] = rng.integers(1, 5, (4, 23 - at))
-    changed["target"] = rng.choice(slots, (4, 24))
+    changed, slots = copy.deepcopy(arrays), np.flatnonzero(dataset.item_valid)
+    changed.items[:, at + 1 :] = rng.choice(slots, (4, 23 - at))
+    changed.gap[:, at + 1 :] = rng.integers(0, 30, (4, 23 - at))
+    changed.segment[:, at + 1 :] = rng.integers(1, 5, (4, 23 - at))
+    changed.target[:] = rng.choice(slots, (4, 24))
     queries = jax.jit(EqIDs.queries)
     one, two = (queries(model, Batch.of(x)) for x in (arrays, changed))
     assert_close(two[:, : at + 1], one[:, : at + 1], "float32")
     # Another segment of the row, before it, changes nothing either.
-    earlier = arrays["segment"][:, at : at + 1] != arrays["segment"]
+    earlier = arrays.segment[:, at : at + 1] != arrays.segment
     earlier &= np.arange(24) < at
-    changed = {name: np.array(array) for name, array in arrays.items()}
-    changed["items"][earlier] = rng.choice(slots, int(earlier.sum()))
+    changed = copy.deepcopy(arrays)
+    changed.items[earlier] = rng.choice(slots, int(earlier.sum()))
     three = queries(model, Batch.of(changed))
     assert_close(three[:, at], one[:, at], "float32")
 
@@ -119,9 +119,9 @@ def test_no_prediction_changes_with_what_comes_after_it(
 def test_a_target_is_never_among_its_own_inputs(dataset: Dataset) -> None:
     batch = TrainingBatches(dataset, BatchConfig(24, 4)).batch(0)
     one = tiny_model(dataset).loss(Batch.of(batch))
-    hidden = {**batch, "target": np.full_like(batch["target"], -1)}
+    hidden = dataclasses.replace(batch, target=np.full_like(batch.target, -1))
     none = tiny_model(dataset).loss(Batch.of(hidden))
-    assert int(one[1]) == int(np.sum(batch["target"] >= 0))
+    assert int(one[1]) == int(np.sum(batch.target >= 0))
     assert (float(none[0]), int(none[1])) == (0.0, 0)
 
 

@@ -98,7 +98,7 @@ def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
         for k in range(int(np.ceil(batches.batches_per_epoch))):
             arrays = batches.batch(k)
             wanted = np.arange(8 * k, 8 * k + 8) < rows[-1]
-            arrays["target"][~wanted] = -1
+            arrays.target[~wanted] = -1
             one, targets = loss(model, Batch.of(arrays), prefix)
             total, count = total + float(one), count + int(targets)
         assert count == batches.plan.num_targets

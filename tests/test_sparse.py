@@ -299,7 +299,7 @@ def collectives(num_clusters):
         config = StepConfig("all", recipe, item_optimizer="lazy_adam")
         optimizer = make_optimizer(config)
         state = jax.eval_shape(partial(start, optimizer=optimizer), params)
-        batch = mesh(jax.eval_shape(lambda: Batch(*[jnp.zeros((8, 6), jnp.int32)] * 6)))
+        batch = mesh(jax.eval_shape(lambda: Batch.zeros(8, 6)))
         touched = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
         touched = beside(touched, params.softmax.table)
         step = make_step(config)

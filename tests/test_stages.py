@@ -196,13 +196,13 @@ def test_a_second_stage_reads_what_the_first_one_read(
     engine = Tokenizer.from_file(str(first / "llama" / "tokenizer.json"))
     engine.no_truncation()
     opening = engine.encode(PROMPT).ids
-    assert batch["tokens"][0, : len(opening)].tolist() == opening
+    assert batch.tokens[0, : len(opening)].tolist() == opening
     texts = {
         token
         for text in TEXTS
         for token in engine.encode(text, add_special_tokens=False).ids[:3]
     }
-    found = set(np.unique(batch["tokens"]).tolist()) - {0}
+    found = set(np.unique(batch.tokens).tolist()) - {0}
     assert found <= texts | set(opening) and len(found & texts) > 5
     # The same command goes on, also where the first stage is there no more.
     gone = first / "gone"

@@ -1,12 +1,12 @@
 """Which clusters a batch touches, known before the step, in arrays of one length."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from eqids.config import ItemOptimizer, Recipe
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 
 SPARSE_BELOW = 0.5
 """Share of touched clusters below which the row-sparse optimizer is chosen."""
@@ -33,12 +33,16 @@ class ActiveLists:
     shards: int
     capacity: int
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns int32 [shards * capacity], the clusters of inputs and targets.
+    def __call__(self, batch: HostBatch) -> np.ndarray:
+        """Returns the clusters of a batch's inputs and targets; see `of_slots`."""
+        slots = np.concatenate([batch.items.ravel(), batch.target.ravel()])
+        return self.of_slots(slots)
+
+    def of_slots(self, slots: np.ndarray) -> np.ndarray:
+        """Returns int32 [shards * capacity], the clusters of slots, except of -1.
 
         Each shard's are ascending, followed by `num_clusters` up to its capacity.
         """
-        slots = np.concatenate([batch["items"].ravel(), batch["target"].ravel()])
         cluster = np.unique(slots[slots >= 0] // self.cluster_size)
         shard = cluster // (self.num_clusters // self.shards)
         count = np.bincount(shard, minlength=self.shards)

@@ -205,10 +205,10 @@ def make_ranker(
         )
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
-        arrays = query_batch(chunk.histories, chunk.times, seq_len, tokens)
+        host = query_batch(chunk.histories, chunk.times, seq_len, tokens)
         asked = Queries(
-            batch=Batch.of(arrays),
-            last=jnp.asarray(last_positions(arrays)),
+            batch=Batch.of(host),
+            last=jnp.asarray(last_positions(host)),
             target=jnp.asarray(chunk.target),
             seen=jnp.asarray(chunk.seen),
             seen_by=jnp.asarray(chunk.seen_by),

@@ -1,6 +1,7 @@
 """The loop of a run: step, log, evaluate, save, and know when to stop."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -82,12 +83,12 @@ def train(
     with Log(folder, done, stop, flags.tensorboard, saver.newest) as log, signals:
         # Clusters are those of the whole batch, which then every process makes.
         made = own if active_lists is None else slice(None)
-        for arrays in batches.iterate(done, stop, made):
+        for host in batches.iterate(done, stop, made):
             active = None
             if active_lists is not None:
-                active = beside(active_lists(arrays), state.params.softmax.table)
-                arrays = {name: array[own] for name, array in arrays.items()}
-            batch = Batch(**put.batch(arrays, size))
+                active = beside(active_lists(host), state.params.softmax.table)
+                host = host.rows(own)
+            batch = Batch.of(host, partial(put.batch, num_rows=size))
             state, metrics = step(state, taught, batch, key, active, prefix)
             log.add(metrics)
             done += 1
