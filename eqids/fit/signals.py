@@ -44,6 +44,10 @@ class StopSignals:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self.signal is not None and self._heard is None:
+            # Another process was signaled; this one still takes its own signal, which
+            # launchers send a moment later, and then ends with the same exit code.
+            return
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._heard is not None and self.signal is None:
