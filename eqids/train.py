@@ -46,17 +46,43 @@ A run from a folder that python -m convert eqids-to-hf wrote, by any --train:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains, evaluates and says what to type next."""
-    description = DESCRIPTION + _recipes()
-    read = partial(parse, TrainConfig, argv, "eqids.train", description)
-    flags = read()
-    # What needs jax comes after, so that --help and a mistyped flag do not wait for it.
-    from eqids.runs.starting import flags_taken_over
-    from eqids.runs.training import run_training
+    """Trains, evaluates and prints what to type next."""
+    parse_over = partial(
+        parse, TrainConfig, argv, "eqids.train", DESCRIPTION + _recipes()
+    )
+    flags = parse_over()
+    # Imported here, so that --help and a mistyped flag do not wait for jax.
+    from eqids.fit.loop import train
+    from eqids.planning.abstract import job_of_run
+    from eqids.planning.layout_presets import placement_of
+    from eqids.planning.memory_check import available_bytes, check_fits
+    from eqids.planning.memory_report import memory_report
+    from eqids.runs import best_result, inputs as run_inputs, messages, run_folder
+    from eqids.runs.start_or_restore import start_or_restore
+    from eqids.runs.taken_over_flags import flags_taken_over
     from sharding import initialize
 
     initialize(**dataclasses.asdict(flags.processes))
-    run_training(flags_taken_over(flags, read, say))
+    flags = flags_taken_over(flags, parse_over, say)
+    put = placement_of(flags.layout)
+    inputs = run_inputs.open_inputs(flags)
+    if flags.estimate_memory_only:
+        inputs, sizes = run_inputs.settled(inputs)
+        job = job_of_run(inputs.config, sizes, inputs.prefix_length)
+        say(memory_report(job, put, flags.hardware))
+        return
+    with put.active(), run_folder.run_folder(inputs.config) as saver:
+        inputs, sizes = run_inputs.settled(inputs)
+        job = job_of_run(inputs.config, sizes, inputs.prefix_length)
+        check_fits(job, put, available_bytes())
+        run, state = start_or_restore(inputs, sizes, put, saver)
+        say(messages.first_lines(inputs, state))
+        step = train(run, state)
+        del state  # or there would be two in memory
+        if step == run.config.stop_at < run.config.recipe.num_steps:
+            say(f"stopped at step {step}; the same command goes on")
+        else:
+            best_result.report_best(run, inputs.dataset)
 
 
 def _recipes() -> str:

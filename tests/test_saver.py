@@ -196,10 +196,10 @@ def test_the_best_step_that_is_sound_is_taken(tmp_path: Path) -> None:
 def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with StopSignals() as signals:
-        signals.listen(1)
+        signals.check(1)
         assert signals.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
-        signals.listen(2)
+        signals.check(2)
         assert signals.signal == signal.SIGTERM
         for number in (signal.SIGTERM, signal.SIGINT):
             assert signal.getsignal(number) == signal.SIG_DFL
@@ -220,9 +220,9 @@ def test_minutes_pass(monkeypatch: MonkeyPatch) -> None:
     signals = StopSignals(save_minutes=2.0)
     for now, wish in ((119.0, False), (120.0, True)):
         time[0] = now
-        signals.listen(1)
+        signals.check(1)
         assert signals.save is wish
     signals.saved()
     time[0] = 239.0
-    signals.listen(2)
+    signals.check(2)
     assert not signals.save

@@ -29,14 +29,12 @@ def train(run: Run, state: State) -> int:
     patience = Patience(flags.early_stop, saver.directory, recipe.eval_every)
     if patience.spent:
         return done
-    frozen = run.frozen if run.cold is None else run.cold.hidden(run.frozen)
+    frozen = run.frozen if run.cold is None else run.cold.without_unused(run.frozen)
     batches = run.batches.iterate(done, config.stop_at)
     log = Log(saver.directory, done, config.stop_at, flags.tensorboard, saver.newest)
     with log, StopSignals(flags.save_minutes) as signals:
         for batch, active in batches:
-            state, metrics = run.step(
-                state, frozen, batch, run.key, active, run.prefix
-            )
+            state, metrics = run.step(state, frozen, batch, run.key, active, run.prefix)
             done += 1
             log.add(metrics)
             if done % flags.log_every == 0:
@@ -48,8 +46,10 @@ def train(run: Run, state: State) -> int:
                 validation = run.evaluate(state.params, "valid")
                 log.validation(done, validation)
             better = validation is not None and patience.better(validation)
-            signals.listen(done)
-            last = done == config.stop_at or patience.spent or signals.stops
+            signals.check(done)
+            last = (
+                done == config.stop_at or patience.spent or signals.signal is not None
+            )
             if last or better or signals.save or done % config.save_every == 0:
                 log.flush(done)  # which refuses weights that are not finite
                 state = run.with_cold_items(state)
@@ -66,7 +66,6 @@ def train(run: Run, state: State) -> int:
 def _stopped(signal: int, step: int) -> Stopped:
     name = Signals(signal).name
     return Stopped(
-        f"stopped by {name} at step {step}, which is saved; the same command continues "
-        "the run",
+        f"stopped by {name} at step {step}, which is saved; the same command goes on",
         signal,
     )
