@@ -35,6 +35,7 @@ from eqids.config import (
     Strategy,
 )
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.strategy import trainable
 from eqids.model import Batch, EqIDs
@@ -89,10 +90,11 @@ def test_flops_are_those_that_xla_compiles(getkey: Callable[[], jax.Array]) -> N
 
 
 def test_amounts_count_what_sees_each_other() -> None:
-    segment = np.array([[1, 1, 1, 2, 2, 0], [1, 0, 0, 0, 0, 0]])
-    target = np.where(segment > 0, 5, -1)
-    target[0, 0] = -1
-    found = Amount.of([{"segment": segment, "target": target}] * 2)
+    batch = HostBatch.empty(2, 6)
+    batch.segment[:] = [[1, 1, 1, 2, 2, 0], [1, 0, 0, 0, 0, 0]]
+    batch.target[batch.segment > 0] = 5
+    batch.target[0, 0] = -1
+    found = Amount.of([batch] * 2)
     assert found == Amount(positions=2 * 6, pairs=2 * (6 + 3 + 1), targets=2 * 5)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 
 from eqids.config import NANO_RECIPE
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.fit.active_clusters import ActiveLists, active_lists, chosen
 
 
@@ -17,7 +18,8 @@ def test_lists_hold_every_cluster_of_a_batch_once_and_in_order(
 ) -> None:
     rng = np.random.default_rng(seed)
     slots = rng.integers(-1, 8 * 3, (2, 10))
-    batch = {"items": slots[0], "target": slots[1]}
+    batch = HostBatch.empty(1, 10)
+    batch.items[:], batch.target[:] = slots
     listed = ActiveLists(8, 3, shards, capacity)(batch).reshape(shards, -1)
     assert listed.shape[1] % capacity == 0 and listed.dtype == np.int32
     held = listed[listed < 8]
