@@ -141,6 +141,10 @@ class _Steps:
         self._stream = loader.iterate(0, 2**31)
         self._facts = dict(self._targets)
 
+    def _programs(self) -> int:
+        """How many programs are compiled for the step."""
+        return self._step._cache_size()  # type: ignore[attr-defined]
+
     def contenders(self) -> list[Contender]:
         """Steps on batches as they come, and on batches that are there."""
 
@@ -148,7 +152,7 @@ class _Steps:
             waited, total = self._run(islice(self._stream, self._number))
             self._facts["waited"] = self._facts.get("waited", 0.0) + waited
             self._facts["seconds"] = self._facts.get("seconds", 0.0) + total
-            self._facts["programs"] = self._step._cache_size()
+            self._facts["programs"] = self._programs()
 
         def ready() -> None:
             self._run(iter(self._ready))

@@ -1,8 +1,8 @@
 """Train: `python -m eqids.train`."""
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eqids.cli import parse, run, say
 from eqids.config import NANO_RECIPE, PRETRAINED_RECIPES, TrainConfig
@@ -47,42 +47,49 @@ A run from a folder that python -m convert eqids-to-hf wrote, by any --train:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, evaluates and prints what to type next."""
-    parse_over = partial(
-        parse, TrainConfig, argv, "eqids.train", DESCRIPTION + _recipes()
-    )
-    flags = parse_over()
-    # Imported here, so that --help and a mistyped flag do not wait for jax.
+    description = DESCRIPTION + _recipes()
+
+    def parse_over(defaults: Mapping[str, Any]) -> TrainConfig:
+        return parse(TrainConfig, argv, "eqids.train", description, defaults)
+
+    flags = parse_over({})
+    # Imported late, here and below: --help and a mistyped flag do not wait for jax.
+    from eqids.runs.taken_over_flags import flags_taken_over
+    from sharding import initialize
+
+    initialize(**dataclasses.asdict(flags.processes))
+    _train(flags_taken_over(flags, parse_over, say))
+
+
+def _train(flags: TrainConfig) -> None:
     from eqids.fit.loop import train
     from eqids.planning.abstract import job_of_run
     from eqids.planning.layout_presets import placement_of
     from eqids.planning.memory_check import available_bytes, check_fits
     from eqids.planning.memory_report import memory_report
-    from eqids.runs import best_result, inputs as run_inputs, messages, run_folder
+    from eqids.runs.best_result import report_best
+    from eqids.runs.inputs import open_inputs, settled
+    from eqids.runs.run_folder import locked_folder
     from eqids.runs.start_or_restore import start_or_restore
-    from eqids.runs.taken_over_flags import flags_taken_over
-    from sharding import initialize
 
-    initialize(**dataclasses.asdict(flags.processes))
-    flags = flags_taken_over(flags, parse_over, say)
     put = placement_of(flags.layout)
-    inputs = run_inputs.open_inputs(flags)
+    inputs = open_inputs(flags)
     if flags.estimate_memory_only:
-        inputs, sizes = run_inputs.settled(inputs)
+        inputs, sizes = settled(inputs)
         job = job_of_run(inputs.config, sizes, inputs.prefix_length)
         say(memory_report(job, put, flags.hardware))
         return
-    with put.active(), run_folder.run_folder(inputs.config) as saver:
-        inputs, sizes = run_inputs.settled(inputs)
+    with put.active(), locked_folder(inputs.config) as saver:
+        inputs, sizes = settled(inputs)
         job = job_of_run(inputs.config, sizes, inputs.prefix_length)
         check_fits(job, put, available_bytes())
         run, state = start_or_restore(inputs, sizes, put, saver)
-        say(messages.first_lines(inputs, state))
         step = train(run, state)
         del state  # or there would be two in memory
         if step == run.config.stop_at < run.config.recipe.num_steps:
             say(f"stopped at step {step}; the same command goes on")
         else:
-            best_result.report_best(run, inputs.dataset)
+            report_best(run, inputs.dataset)
 
 
 def _recipes() -> str:

@@ -18,7 +18,7 @@ from eqids.config import NANO_RECIPE, Recipe
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import sparse
-from eqids.fit.active_clusters import ActiveLists, active_lists
+from eqids.fit.active_clusters import ClusterLists, cluster_lists
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
@@ -172,9 +172,8 @@ def test_blocks_of_the_model_are_its_dense_gradient(
     arrays = TrainingBatches(dataset, BatchConfig(6, 4)).batch(0)
     batch, info = Batch.of(arrays), dataset.info
     params, rest = eqx.partition(model, eqx.is_inexact_array)
-    listed = ActiveLists(info.num_clusters, info.cluster_size, 1, info.num_clusters)(
-        arrays
-    )
+    lists = ClusterLists(info.num_clusters, info.cluster_size, 1, info.num_clusters)
+    listed = lists.of_batch(arrays)
 
     @jax.jit
     def dense(params: EqIDs) -> EqIDs:
@@ -210,14 +209,14 @@ def losses(
     config = StepConfig("all", recipe, item_optimizer=items)  # type: ignore[arg-type]
     state, (_, key) = start(params, make_optimizer(config)), run_keys(0)
     step = make_step(config)
-    lists = active_lists(dataset, recipe, 1)
+    lists = cluster_lists(dataset, recipe, 1)
     if capacity is not None:
         lists = dataclasses.replace(lists, capacity=capacity)
     batches = TrainingBatches(dataset, BatchConfig(recipe.seq_len, recipe.batch_size))
     out = []
     for k in range(recipe.num_steps):
         arrays = batches.batch(k)
-        active = None if items == "dense" else jnp.asarray(lists(arrays))
+        active = None if items == "dense" else jnp.asarray(lists.of_batch(arrays))
         state, metrics = step(state, frozen, Batch.of(arrays), key, active)
         out.append([float(metrics.loss), float(metrics.grad_norm)])
     return out, step._cache_size()
@@ -256,7 +255,7 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.runs.new_model import initial_model, run_keys
 from eqids.fit.step import make_step, split, start
 from eqids.fit.step_config import StepConfig
-from eqids.fit.active_clusters import active_lists
+from eqids.fit.active_clusters import cluster_lists
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside, make_mesh, named_layout, shards
 
@@ -280,10 +279,10 @@ def losses(put, items):
         state, (_, key) = start(params, make_optimizer(config)), run_keys(0)
         step = make_step(config)
         table, out = params.softmax.table, []
-        lists = active_lists(dataset, recipe, shards(table))
+        lists = cluster_lists(dataset, recipe, shards(table))
         for k in range(5):
             arrays = batches.batch(k)
-            touched = beside(lists(arrays), table)
+            touched = beside(lists.of_batch(arrays), table)
             batch = put(Batch.of(arrays))
             state, metrics = step(state, frozen, batch, key, touched)
             out.append([float(metrics.loss), float(metrics.grad_norm)])

@@ -16,7 +16,7 @@ from eqids.data.batches.host_batch import HostBatch
 SPARSE_BELOW = 0.5
 """Share of active clusters below which `auto` means the row-sparse optimizer."""
 _MARGIN = 4.0
-"""Standard deviations by which a list is longer than the expected number of clusters."""
+"""Standard deviations that a list is longer than the expected number of clusters."""
 _MULTIPLE = 16
 
 

@@ -47,9 +47,7 @@ def train(run: Run, state: State) -> int:
                 log.validation(done, validation)
             better = validation is not None and patience.better(validation)
             signals.check(done)
-            last = (
-                done == config.stop_at or patience.spent or signals.signal is not None
-            )
+            last = done == config.stop_at or patience.spent or signals.stop
             if last or better or signals.save or done % config.save_every == 0:
                 log.flush(done)  # which refuses weights that are not finite
                 state = run.with_cold_items(state)

@@ -28,13 +28,13 @@ class PlacedBatches:
     Attributes:
         batches: on the host.
         put: where they go.
-        table: shape and sharding of the item table, beside which clusters are listed.
+        table: the item table, or its shape and sharding; lists are split as it is.
         lists: lists the active clusters; None with a dense optimizer.
     """
 
     batches: TrainingBatches
     put: Placement
-    table: jax.ShapeDtypeStruct
+    table: jax.Array
     lists: ClusterLists | None
 
     def iterate(self, start: int, stop: int) -> Iterator[PlacedBatch]:
@@ -48,4 +48,5 @@ class PlacedBatches:
         # Active clusters are those of the whole batch, so every process makes it all.
         for host in self.batches.iterate(start, stop):
             active = beside(self.lists.of_batch(host), self.table)
+            assert isinstance(active, jax.Array)
             yield PlacedBatch(Batch.of(host.rows(own), put), active)

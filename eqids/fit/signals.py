@@ -14,6 +14,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAVE = "save"
 _STEPS_BETWEEN_EXCHANGES = 10
 
+_Handler = Callable[[int, FrameType | None], object] | int | None
+
 
 class StopSignals:
     """Receives signals and watches the clock, between steps; a context manager.
@@ -33,9 +35,7 @@ class StopSignals:
         self._seconds = None if save_minutes is None else 60 * save_minutes
         self._saved = time.monotonic()
         self._received: int | None = None
-        self._handlers: dict[
-            int, Callable[[int, FrameType | None], object] | int | None
-        ] = {}
+        self._handlers: dict[int, _Handler] = {}
         self.signal: int | None = None
         """The signal that all processes know of: the run is to stop."""
         self.save = False
@@ -70,6 +70,11 @@ class StopSignals:
         self.save = _SAVE in requests
         numbers = (int(text) for text in requests - {_SAVE, ""})
         self.signal = max(numbers, default=None)
+
+    @property
+    def stop(self) -> bool:
+        """Whether the run is to stop."""
+        return self.signal is not None
 
     def saved(self) -> None:
         """Starts the clock anew."""

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from eqids.config import ModelConfig, RunConfig
 from eqids.fit.active_clusters import chances, expected_capacity
@@ -54,7 +54,7 @@ class AbstractRun:
     frozen: EqIDs
     batch: Batch
     key: PRNGKeyArray
-    active: Int[Array, " active"] | None
+    active: jax.ShapeDtypeStruct | None
 
     @property
     def args(self) -> tuple[object, ...]:
@@ -84,12 +84,14 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
     params, frozen = eqx.filter_eval_shape(split, model, config.strategy, dtype)
     optimizer = make_optimizer(config)
     state = jax.eval_shape(partial(start, optimizer=optimizer), params)
-    active = None
+    active: jax.ShapeDtypeStruct | None = None
     if config.item_optimizer != "dense":
         table = params.softmax.table
         num_shards = shards(table)
         uniform = np.ones(table.shape[0])
         draws = recipe.batch_size * (recipe.seq_len + 1)
         length = num_shards * expected_capacity(chances(uniform, draws), num_shards)
-        active = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
+        placed = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
+        assert isinstance(placed, jax.ShapeDtypeStruct)
+        active = placed
     return AbstractRun(make_step(config), state, frozen, batch, key, active)

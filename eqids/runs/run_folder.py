@@ -20,7 +20,7 @@ from eqids.runs.same_catalog import check_catalog_version
 
 
 @contextmanager
-def run_folder(config: RunConfig) -> Iterator[Saver]:
+def locked_folder(config: RunConfig) -> Iterator[Saver]:
     """Locks a run's folder and sets damaged checkpoints aside; yields its saver.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Whether a run is the one that a checkpoint was saved by: what a resume must repeat."""
+"""Whether a run may resume a checkpoint: the settings that it must repeat."""
 
 from collections.abc import Mapping
 from pathlib import Path

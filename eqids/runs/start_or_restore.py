@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eqids.checkpoints import Saver, latest_step, read_manifest, restore_sound
-from eqids.cli import warn
+from eqids.cli import say, warn
 from eqids.config import ModelConfig, RunConfig, require
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.active_clusters import cluster_lists
@@ -26,6 +26,7 @@ from eqids.model import EqIDs
 from eqids.runs.checkpoint_meta import run_meta
 from eqids.runs.inputs import Inputs
 from eqids.runs.loaded_weights import load_pair_weights, load_weights
+from eqids.runs.messages import first_lines
 from eqids.runs.new_model import initial_model, run_keys
 from eqids.runs.pretrained_llama import load_pretrained
 from eqids.runs.run_step import step_config
@@ -40,7 +41,9 @@ _TextVectors = Float[np.ndarray, "cluster place item_width"]
 def start_or_restore(
     inputs: Inputs, sizes: ModelConfig, put: Placement, saver: Saver
 ) -> tuple[Run, State]:
-    """Returns a run and the state that it starts from; within `put.active()`.
+    """Returns a run and the state that it starts from, and prints its first lines.
+
+    It is called within `put.active()`.
 
     Args:
         inputs: what it trains, from `settled`.
@@ -86,6 +89,7 @@ def start_or_restore(
         ranker=make_ranker(config.recipe.seq_len, dtype, put, tokens, prefix),
         checkpoints=checkpoints,
     )
+    say(first_lines(inputs, state))
     return run, state
 
 

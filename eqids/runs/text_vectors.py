@@ -20,8 +20,8 @@ from eqids.runs.run_tokens import check_vocab
 from sharding import Placement, is_first, replicated
 
 DEPTH = 1 / 3
-"""Share of Llama's blocks that encode texts: of SmolLM2's 30, the states after the first
-10 predict best who uses a film."""
+"""Share of Llama's blocks that encode texts: of SmolLM2's 30, states after the first 10
+predict best who uses a film."""
 MOST_TOKENS = 128
 """Tokens of a text that are encoded, at most."""
 _POSITIONS = 2048
