@@ -7,11 +7,11 @@ from typing import Any
 from eqids.cli import parse, run, say
 from eqids.config import NANO_RECIPE, PRETRAINED_RECIPES, TrainConfig
 
-DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
+DESCRIPTION = """Train a recommender: item vectors and texts through a Llama.
 
 Without flags: fetch MovieLens-100K, train the nano model from scratch (about two
 minutes on two CPU cores), evaluate it beside the baselines and leave a checkpoint.
-Typing the same command again goes on where a stopped run left off.
+The same command resumes a stopped run.
 
     python -m eqids.train
     python -m eqids.train --data_dir data/mine --seed 1 --checkpoint_dir runs/mine
@@ -23,10 +23,10 @@ Two stages with a pretrained Llama, frozen first, then trained as a whole:
     python -m eqids.train --train all --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/stage2 --num_steps 500 --learning_rate 1e-5
 
-Dataset, Llama, prompt, texts, sizes and dtype are those of the first stage; what is
-taken over is printed, and a flag that is given changes it.
+Dataset, Llama, prompt, texts, sizes and dtype are those of the first stage. The
+command prints what it takes over; a flag on the command line overrides it.
 
-Words beside the items, which the Llama knows (python -m eqids.prepare --text):
+Texts beside the items, read by a pretrained Llama (python -m eqids.prepare --text):
 
     python -m eqids.train --llama_path Llama-3.2-1B --freeze_llama \\
         --data_dir data/mine --text_tokens_per_item 16 --seq_len 256 \\
@@ -38,7 +38,7 @@ memory (--lora_rank, --lora_alpha, --lora_targets):
     python -m eqids.train --train lora --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/lora --num_steps 1000
 
-A run from a folder that python -m convert eqids-to-hf wrote, by any --train:
+A run from a folder that python -m convert eqids-to-hf wrote, with any --train:
 
     python -m eqids.train --init_from exported/mine --train all \\
         --checkpoint_dir runs/more
@@ -93,10 +93,10 @@ def _train(flags: TrainConfig) -> None:
 
 
 def _recipes() -> str:
-    """Returns what unset flags become, for --help."""
+    """Returns the values of flags that are not given, for --help."""
     rows = {"nano": NANO_RECIPE}
     rows |= {f"--train {name}": recipe for name, recipe in PRETRAINED_RECIPES.items()}
-    lines = ["", "What flags are where they are not given:", ""]
+    lines = ["", "Values of flags that are not given:", ""]
     for name, recipe in rows.items():
         values = dataclasses.asdict(recipe).items()
         lines += [f"    {name}: " + ", ".join(f"{n} {v}" for n, v in values)]

@@ -1,4 +1,4 @@
-"""Baselines that count: what a learned model has to beat."""
+"""Baselines by counting: popularity and a Markov chain."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ from eqids.fit.evaluation import MOST_USERS, Chunk, Split, both, chunks
 from eqids.fit.ranking import ranks
 
 MARKOV_ORDER = 5
-"""Last items of a history that a Markov prediction looks at."""
+"""Last items of a history that a Markov prediction uses."""
 
 _SCORES = 2**25
-"""Scores held at a time (128 MiB): a chunk has fewer users where items are many."""
+"""Scores held at a time (128 MiB): a large catalog has fewer users in a chunk."""
 
 _EVENTS = 2**16
-"""Events whose followers are counted at a time."""
+"""Events whose transitions are counted at a time."""
 
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
 
@@ -35,11 +35,11 @@ def markov(dataset: Dataset) -> Scorer:
     """Scores an item by how often it came soon after the last items of a history.
 
     A first-order chain (Rendle et al. 2010, section 4) whose counts are taken over
-    the next `MARKOV_ORDER` events, with weight 1 / distance, and whose predictions
-    add up the rows of the last `MARKOV_ORDER` items, weighted likewise. Items that
-    never followed are ordered by popularity.
+    the next `MARKOV_ORDER` events, with weight 1 / distance. Predictions sum the rows
+    of the last `MARKOV_ORDER` items, with the same weights. Items that never followed
+    are ordered by popularity.
     """
-    follows = _follows(dataset)
+    follows = _normalised_transitions(dataset)
     counts = np.where(dataset.item_valid, dataset.item_counts, -np.inf).reshape(-1)
     prior = 1e-6 * counts / max(1.0, counts.max())
 
@@ -54,12 +54,12 @@ def markov(dataset: Dataset) -> Scorer:
     return score
 
 
-def _follows(dataset: Dataset) -> sp.csr_matrix:
-    """Transition weights between slots in the training events, rows normalised."""
+def _normalised_transitions(dataset: Dataset) -> sp.csr_matrix:
+    """Transition weights between slots in the training events, with normalised rows."""
     parts: list[sp.csr_matrix] = []
     for first in range(0, len(dataset.slots), _EVENTS):
-        part = _followed(dataset, first, first + _EVENTS)
-        # Those of one size are added up, so that no large sum is made anew each time.
+        part = _transitions(dataset, first, first + _EVENTS)
+        # Parts of one size are added, so that no large sum is made anew each time.
         while parts and parts[-1].nnz <= part.nnz:
             part = part + parts.pop()
         parts.append(part)
@@ -68,8 +68,8 @@ def _follows(dataset: Dataset) -> sp.csr_matrix:
     return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
 
 
-def _followed(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
-    """What follows the events from `first` up to `stop`, not normalised."""
+def _transitions(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
+    """Transition weights after the events from `first` up to `stop`, not normalised."""
     event = np.arange(first, min(stop + MARKOV_ORDER, len(dataset.slots)))
     user = np.searchsorted(dataset.offsets, event, side="right") - 1
     training = event - dataset.offsets[user] < dataset.train_length[user]

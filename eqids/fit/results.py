@@ -1,4 +1,4 @@
-"""Results: put together with their protocol, and as a table to print."""
+"""Results: a model's metrics with the baselines' and the protocol, and as a table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,8 +20,8 @@ def full_result(
     """Returns a model's metrics with the baselines' and the protocol beside them.
 
     Args:
-        dataset: what was ranked.
-        split: whose targets.
+        dataset: what was evaluated.
+        split: with the targets.
         model: from `eqids.fit.evaluation.evaluate`.
         step: the checkpoint's.
     """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -41,6 +41,7 @@ class Metrics(eqx.Module):
     num_targets: Int[Array, ""]
 
 
+@runtime_checkable
 class Step(Protocol):
     """A jitted train step; it donates the state's buffers.
 
