@@ -1,7 +1,6 @@
 """Baselines by counting: popularity and a Markov chain."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -9,8 +8,8 @@ import scipy.sparse as sp
 from jaxtyping import Float
 
 from eqids.data import Dataset
-from eqids.fit.evaluation import MOST_USERS, Chunk, Split, both, chunks
-from eqids.fit.ranking import ranks
+from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
+from eqids.fit.ranking import metrics, ranks
 
 MARKOV_ORDER = 5
 """Last items of a history that a Markov prediction uses."""
@@ -85,8 +84,10 @@ def _transitions(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.concatenate(weights), pairs), shape=shape)
 
 
-def evaluate_baseline(dataset: Dataset, split: Split, scorer: Scorer) -> dict[str, Any]:
-    """Returns a baseline's metrics, with seen items filtered and not."""
+def evaluate_baseline(
+    dataset: Dataset, split: Split, scorer: Scorer
+) -> dict[str, Mapping[str, float]]:
+    """Returns a baseline's metrics, with seen items filtered and kept."""
     rank = jax.jit(ranks)
 
     def ranked(chunk: Chunk) -> np.ndarray:
@@ -95,4 +96,5 @@ def evaluate_baseline(dataset: Dataset, split: Split, scorer: Scorer) -> dict[st
 
     most = min(MOST_USERS, max(1, _SCORES // dataset.num_slots))
     parts = [ranked(chunk) for chunk in chunks(dataset, split, most=most)]
-    return both(np.concatenate(parts).astype(np.float64))
+    both = np.concatenate(parts).astype(np.float64)
+    return {"filtered": metrics(both[:, 0]), "unfiltered": metrics(both[:, 1])}

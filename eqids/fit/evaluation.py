@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import equinox as eqx
 import jax
@@ -161,6 +161,17 @@ def chunks(
         first += len(rows)
 
 
+class Evaluation(TypedDict):
+    """Metrics of a model on a split, by the names that results are written with."""
+
+    split: Split
+    num_users: int
+    filtered: Mapping[str, float]
+    unfiltered: Mapping[str, float]
+    nll: float
+    seen_target_share: float
+
+
 class Queries(eqx.Module):
     """A chunk as arrays: histories, their last positions, and what to rank."""
 
@@ -222,7 +233,7 @@ def make_ranker(
 
 def evaluate(
     model: EqIDs, dataset: Dataset, split: Split, ranker: Ranker
-) -> dict[str, Any]:
+) -> Evaluation:
     """Returns the metrics of a model on a split.
 
     Args:
@@ -237,15 +248,8 @@ def evaluate(
     return {
         "split": split,
         "num_users": len(ranked),
-        **both(ranked),
-        "nll": float(-ranked[:, 2].mean()),
-        "seen_target_share": float(np.isinf(ranked[:, 0]).mean()),
-    }
-
-
-def both(ranked: Float[np.ndarray, "user columns"]) -> dict[str, Mapping[str, float]]:
-    """Returns the metrics with seen items filtered (column 0) and kept (column 1)."""
-    return {
         "filtered": metrics(ranked[:, 0]),
         "unfiltered": metrics(ranked[:, 1]),
+        "nll": float(-ranked[:, 2].mean()),
+        "seen_target_share": float(np.isinf(ranked[:, 0]).mean()),
     }

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eqids.config import UserError, require
+from eqids.fit.evaluation import Evaluation
 from eqids.fit.step import Metrics
 from sharding import is_first
 
@@ -126,7 +127,7 @@ class Log:
         wanted = f"the {name} is {value} at step {step}, wanted a finite number"
         return f"{wanted}: {remedy}; {checkpoint}"
 
-    def validation(self, step: int, result: Mapping[str, Any]) -> None:
+    def validation(self, step: int, result: Evaluation) -> None:
         """Writes the main metrics of an evaluation on the validation split."""
         shown = {n: result["filtered"][n] for n in ("ndcg@10", "recall@10")}
         shown["nll"] = result["nll"]
@@ -137,7 +138,7 @@ class Log:
         """Writes one line of metrics."""
         if self._file is None:
             return
-        line: dict[str, Any] = {"step": step, "time": round(time.time(), 3), **values}
+        line: dict[str, float] = {"step": step, "time": round(time.time(), 3), **values}
         self._append(json.dumps(line) + "\n")
         if self._events is not None:
             for name, value in values.items():

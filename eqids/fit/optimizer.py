@@ -17,7 +17,7 @@ B1, B2 = 0.9, 0.98
 
 
 def decays(params: PyTree) -> PyTree[bool]:
-    """Returns which arrays decay: matrices that are not tables of items or words.
+    """Returns which arrays decay: matrices that are not tables of items or tokens.
 
     Norms and biases have one axis besides `layer`, and do not decay. Tables do not
     either: rows that no batch uses would shrink towards zero.

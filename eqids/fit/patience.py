@@ -1,10 +1,9 @@
 """Early stopping: how long a run goes on without a better evaluation."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from eqids.checkpoints import best_step, latest_step, read_manifest
+from eqids.fit.evaluation import Evaluation
 
 
 class Patience:
@@ -30,10 +29,10 @@ class Patience:
         """Whether to stop."""
         return self._limit is not None and self._waited >= self._limit
 
-    def better(self, validation: Mapping[str, Any]) -> bool:
+    def better(self, validation: Evaluation) -> bool:
         """Counts an evaluation, and returns whether it is the best so far."""
         score = validation["filtered"]["ndcg@10"]
-        better = bool(score > self._best)
+        better = score > self._best
         self._waited = 0 if better else self._waited + 1
         self._best = max(self._best, score)
         return better

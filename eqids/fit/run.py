@@ -1,7 +1,6 @@
 """A run: everything that stays the same while its state changes."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
@@ -9,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 from eqids.config import RunConfig
 from eqids.data import Dataset
 from eqids.fit.cold_start import ColdItems
-from eqids.fit.evaluation import Ranker, Split, evaluate
+from eqids.fit.evaluation import Evaluation, Ranker, Split, evaluate
 from eqids.fit.placed_batches import PlacedBatches
 from eqids.fit.run_checkpoints import RunCheckpoints
 from eqids.fit.step import State, Step
@@ -44,7 +43,7 @@ class Run:
     ranker: Ranker
     checkpoints: RunCheckpoints
 
-    def evaluate(self, params: EqIDs, split: Split) -> dict[str, Any]:
+    def evaluate(self, params: EqIDs, split: Split) -> Evaluation:
         """Returns the metrics of weights on a split."""
         model = eqx.combine(params, self.frozen)
         return evaluate(model, self.dataset, split, self.ranker)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from eqids.checkpoints import Saver, best_step, restore_sound
+from eqids.fit.evaluation import Evaluation
 from eqids.fit.step import State
 from eqids.model import EqIDs
 
-Meta = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
+Meta = Callable[[Evaluation | None], Mapping[str, Any]]
 """What a checkpoint records, given the evaluation of its weights, if there was one."""
 
 
@@ -28,9 +29,7 @@ class RunCheckpoints:
     like: State
     stored: State
 
-    def save(
-        self, step: int, state: State, validation: Mapping[str, Any] | None
-    ) -> None:
+    def save(self, step: int, state: State, validation: Evaluation | None) -> None:
         """Saves a state, with the evaluation of its weights if there was one."""
         self.saver.save(step, state, self.meta(validation), self.stored)
 

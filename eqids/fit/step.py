@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -235,8 +235,9 @@ def _row_sparse(
     return out, grads
 
 
-def _table(name: str, params: EqIDs) -> Any:
-    return getattr(params if name == "input_table" else params.softmax, name)
+def _table(name: str, params: EqIDs) -> Array:
+    table: Array = getattr(params if name == "input_table" else params.softmax, name)
+    return table
 
 
 def _apply(params: EqIDs, updates: EqIDs, active: Array | None) -> EqIDs:

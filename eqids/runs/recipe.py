@@ -29,27 +29,11 @@ def resolved(flags: TrainConfig) -> RunConfig:
             pretrained Llama, LoRA's flags without LoRA, a pretrained Llama that is to
             be random, or a step to stop at that is past the last.
     """
-    flags, scratch = _absolute(flags), is_scratch(flags)
-    require(
-        flags.llama_path is None or not flags.from_scratch,
-        "--llama_path and --from_scratch contradict each other, wanted one of them",
-    )
+    flags = _absolute(flags)
     strategy = strategy_of(flags)
-    require(
-        flags.init_items != "text" or not scratch or flags.estimate_memory_only,
-        "--init_items text needs --llama_path DIR or a published --llama_size: a "
-        "randomly initialised Llama cannot encode text",
-    )
-    nano = scratch and flags.llama_size == "nano"
+    _check_llama(flags, strategy)
     _check_lora(flags, strategy)
-    recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
-    if flags.reads_text:
-        recipe = dataclasses.replace(recipe, seq_len=_WITH_TEXT * recipe.seq_len)
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    given = {name: getattr(flags, name) for name in names}
-    recipe = dataclasses.replace(
-        recipe, **{name: value for name, value in given.items() if value is not None}
-    )
+    recipe = _recipe(flags, strategy)
     require(
         flags.stop_at is None or flags.stop_at <= recipe.num_steps,
         f"--stop_at is {flags.stop_at}, wanted at most --num_steps, which is "
@@ -59,11 +43,6 @@ def resolved(flags: TrainConfig) -> RunConfig:
         recipe.batch_size % flags.accumulate == 0,
         f"--accumulate is {flags.accumulate}, wanted a number that divides "
         f"--batch_size, which is {recipe.batch_size}",
-    )
-    require(
-        flags.llama_learning_rate is None or strategy != "heads",
-        f"--llama_learning_rate is {flags.llama_learning_rate}, and Llama is frozen; "
-        "wanted --train lora or all",
     )
     data = flags.data_dir or DEFAULT_DATA
     llama = flags.llama_size if flags.llama_path is None else flags.llama_path.name
@@ -77,6 +56,38 @@ def resolved(flags: TrainConfig) -> RunConfig:
         save_every=flags.save_every or recipe.eval_every,
         data_dir=data.resolve(),
         checkpoint_dir=flags.checkpoint_dir or Path("runs") / name,
+    )
+
+
+def _recipe(flags: TrainConfig, strategy: Strategy) -> Recipe:
+    """The recipe of a size and a strategy, with what the flags change."""
+    nano = is_scratch(flags) and flags.llama_size == "nano"
+    recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
+    if flags.reads_text:
+        recipe = dataclasses.replace(recipe, seq_len=_WITH_TEXT * recipe.seq_len)
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    given = {name: getattr(flags, name) for name in names}
+    return dataclasses.replace(
+        recipe, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _check_llama(flags: TrainConfig, strategy: Strategy) -> None:
+    require(
+        flags.llama_path is None or not flags.from_scratch,
+        "--llama_path and --from_scratch contradict each other, wanted one of them",
+    )
+    require(
+        flags.init_items != "text"
+        or not is_scratch(flags)
+        or flags.estimate_memory_only,
+        "--init_items text needs --llama_path DIR or a published --llama_size: a "
+        "randomly initialised Llama cannot encode text",
+    )
+    require(
+        flags.llama_learning_rate is None or strategy != "heads",
+        f"--llama_learning_rate is {flags.llama_learning_rate}, and Llama is frozen; "
+        "wanted --train lora or all",
     )
 
 
