@@ -24,6 +24,7 @@ from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import make_optimizer, make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 
@@ -130,9 +131,9 @@ class _Steps:
         model = EqIDs(sizes, valid=dataset.item_valid, key=first)
         params, self._frozen = split(model, "all", jnp.float32)
         self.parameters = sum(x.size for x in jax.tree.leaves(params))
-        optimizer = make_optimizer(recipe, 1.0)
-        self._state = start(params, optimizer)
-        self._step = make_step(optimizer, jnp.float32, remat=False)
+        config = StepConfig("all", recipe)
+        self._state = start(params, make_optimizer(config))
+        self._step = make_step(config)
         self._loader, self._number = loader, options.num_batches
         self._ready = [loader.batch(k) for k in range(self._number)]
         targets = sum(np.count_nonzero(b.target >= 0) for b in self._ready)
@@ -141,6 +142,10 @@ class _Steps:
         self._stream = loader.iterate(0, 2**31)
         self._facts = dict(self._targets)
 
+    def _programs(self) -> int:
+        """How many programs are compiled for the step."""
+        return self._step._cache_size()  # type: ignore[attr-defined]
+
     def contenders(self) -> list[Contender]:
         """Steps on batches as the loader makes them, and on batches in memory."""
 
@@ -148,7 +153,7 @@ class _Steps:
             waited, total = self._run(islice(self._stream, self._number))
             self._facts["waited"] = self._facts.get("waited", 0.0) + waited
             self._facts["seconds"] = self._facts.get("seconds", 0.0) + total
-            self._facts["programs"] = self._step._cache_size()
+            self._facts["programs"] = self._programs()
 
         def ready() -> None:
             self._run(iter(self._ready))

@@ -11,7 +11,7 @@ from bench.contender import Contender, lowered
 from bench.flops import Amount, train_flops
 from bench.record import OURS
 from eqids.data.batches.host_batch import HostBatch
-from eqids.fit import make_optimizer, split, start
+from eqids.fit import make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
 from eqids.planning.abstract import Job
 from eqids.runs.new_model import run_keys
@@ -35,11 +35,11 @@ class OurTrainStep:
         """
         self.job = job
         first, self._key = run_keys(seed)
-        model = EqIDs(job.sizes, valid=valid, key=first)
-        params, self._frozen = split(model, job.strategy, jnp.dtype(job.dtype))
-        optimizer = make_optimizer(job.recipe, job.grad_clip, job.items)
-        self._state = start(params, optimizer)
-        self._step = job.step(optimizer)
+        model = EqIDs(job.model, valid=valid, key=first)
+        config = job.step
+        params, self._frozen = split(model, config.strategy, jnp.dtype(config.dtype))
+        self._state = start(params, make_optimizer(config))
+        self._step = make_step(config)
 
     def steps(self, name: str, batches: Sequence[HostBatch]) -> Contender:
         """One step on each batch; they have one shape and are on the device already.
@@ -57,7 +57,7 @@ class OurTrainStep:
             jax.block_until_ready((self._state, metrics))
 
         amount = Amount.of(batches)
-        flops = train_flops(self.job.sizes, self.job.strategy, amount)
+        flops = train_flops(self.job.model, self.job.step.strategy, amount)
         facts = {"tokens": float(amount.positions), "GFLOP": flops / 1e9}
         return Contender(OURS, name, run, program, facts)
 

@@ -26,6 +26,7 @@ from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Llama
 from eqids.runs import text_vectors as reading
 from eqids.runs.text_vectors import principal, text_vectors
@@ -105,7 +106,7 @@ def test_unused_items_stand_where_their_likes_do(dataset: Dataset) -> None:
     noise = jax.random.normal(jax.random.key(2), model.softmax.bias.shape)
     model = eqx.tree_at(lambda m: m.softmax.bias, model, noise)
     params, frozen = split(model, "all", FLOAT32)
-    state = start(params, make_optimizer(NANO_RECIPE, 1.0))
+    state = start(params, make_optimizer(StepConfig("all", NANO_RECIPE)))
     placed = items.placed(state)
     text, used, unused = (np.asarray(x) for x in (items.text, items.used, items.unused))
     num_moved = 0

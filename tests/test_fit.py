@@ -18,6 +18,7 @@ from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import decays, make_optimizer, make_schedule
 from eqids.fit.step import State, make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 
@@ -37,10 +38,9 @@ def trained(request: pytest.FixtureRequest, dataset: Dataset) -> Trained:
     model = tiny_model(dataset, dropout=0.1)
     before = jax.tree.map(np.array, model)
     recipe = dataclasses.replace(NANO_RECIPE, num_steps=50, learning_rate=1e-2)
-    optimizer = make_optimizer(recipe, 1.0)
+    config = StepConfig(request.param, recipe)
     params, frozen = split(model, request.param, FLOAT32)
-    state = start(params, optimizer)
-    step = make_step(optimizer, FLOAT32, remat=False)
+    state, step = start(params, make_optimizer(config)), make_step(config)
     batches = TrainingBatches(dataset, BatchConfig(seq_len=24, batch_size=8))
     losses, (_, key) = [], run_keys(0)
     for arrays in batches.iterate(0, 50):
@@ -145,7 +145,7 @@ def test_the_clip_and_the_schedule_at_their_limits() -> None:
     grads = jax.tree.map(jnp.ones_like, params)
 
     def first_moves(clip: float, steps: int) -> list[jax.Array]:
-        optimizer = make_optimizer(recipe, clip)
+        optimizer = make_optimizer(StepConfig("all", recipe, grad_clip=clip))
         state, moves = optimizer.init(params), []
         update = jax.jit(optimizer.update)
         for _ in range(steps):
@@ -200,10 +200,11 @@ def test_llama_has_a_rate_of_its_own(items: ItemOptimizer, dataset: Dataset) -> 
     active = None if items == "dense" else everything
 
     def moved(rate: float | None) -> EqIDs:
-        optimizer = make_optimizer(recipe, 1.0, items, llama_learning_rate=rate)
-        step = make_step(optimizer, FLOAT32, remat=False)
-        begin = start(params, optimizer)
-        state, _ = step(begin, frozen, batch, run_keys(0)[1], active)
+        config = StepConfig(
+            "all", recipe, item_optimizer=items, llama_learning_rate=rate
+        )
+        begin = start(params, make_optimizer(config))
+        state, _ = make_step(config)(begin, frozen, batch, run_keys(0)[1], active)
         return jax.tree.map(jnp.subtract, state.params, params)
 
     one, half = moved(None), moved(recipe.learning_rate / 2)
@@ -220,7 +221,7 @@ def test_parts_of_a_batch_sum_to_the_whole(
 ) -> None:
     """Though parts have different numbers of targets."""
     recipe = dataclasses.replace(NANO_RECIPE, num_steps=10, warmup_steps=0)
-    optimizer = make_optimizer(recipe, 1.0, items)
+    config = StepConfig("all", recipe, item_optimizer=items)
     params, frozen = split(tiny_model(dataset), "all", FLOAT32)
     batch = Batch.of(TrainingBatches(dataset, BatchConfig(24, 8)).batch(0))
     batch = eqx.tree_at(lambda b: b.target, batch, batch.target.at[1::4, 3:].set(-1))
@@ -228,8 +229,8 @@ def test_parts_of_a_batch_sum_to_the_whole(
     active = None if items == "dense" else everything
     ends = []
     for accumulate in (1, 4):
-        step = make_step(optimizer, FLOAT32, remat=False, accumulate=accumulate)
-        begin = start(params, optimizer)
+        step = make_step(dataclasses.replace(config, accumulate=accumulate))
+        begin = start(params, make_optimizer(config))
         ends.append(step(begin, frozen, batch, run_keys(0)[1], active))
     (whole, measured), (parts, of_parts) = ends
     assert_close(of_parts, measured, "gradient")

@@ -24,6 +24,7 @@ from eqids.data.batches.training_batches import (
 )
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs, PrefixCache, llama as llama_module
 from eqids.model.attention import Kernel
 from eqids.model.llama import Llama
@@ -123,9 +124,9 @@ def test_the_step_takes_the_prefix_and_compiles_once(dataset: Dataset) -> None:
     model = tiny_model(dataset)
     prefix, tokens = both_ways(dataset, model)[1]
     batches = TrainingBatches(dataset, BatchConfig(40, 4), tokens)
-    optimizer = make_optimizer(NANO_RECIPE, 1.0)
+    config = StepConfig("heads", NANO_RECIPE)
     params, frozen = split(model, "heads", FLOAT32)
-    state, step = start(params, optimizer), make_step(optimizer, FLOAT32, remat=False)
+    state, step = start(params, make_optimizer(config)), make_step(config)
     shapes, key = jax.tree.map(jnp.shape, state), jax.random.key(0)
     total, count = model.loss(Batch.of(batches.batch(0)), prefix=prefix)
     for k in range(3):

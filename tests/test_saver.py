@@ -1,4 +1,4 @@
-"""Saving in the background: copies, reported failures, one run per folder."""
+"""Saving beside training: copies, failures that are told, one run in a folder."""
 
 import os
 import signal
@@ -49,33 +49,33 @@ class Gate:
         self._open.set()
 
 
-def test_a_save_holds_the_values_at_its_call(
+def test_a_save_holds_what_was_there_when_it_was_called(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     tiny(monkeypatch)
     gate = Gate(monkeypatch)
     double = jax.jit(lambda tree: jax.tree.map(lambda x: x * 2, tree), donate_argnums=0)
     host = np.arange(300.0)
-    want = {**small_tree(), "donated": jnp.arange(900.0), "host": host.copy()}
-    tree = {**want, "donated": jnp.arange(900.0), "host": host}
+    want = {**small_tree(), "moving": jnp.arange(900.0), "host": host.copy()}
+    tree = {**want, "moving": jnp.arange(900.0), "host": host}
     with Saver(tmp_path) as saving:
         saving.save(1, tree, {})
-        tree["donated"] = double(tree["donated"]).block_until_ready()
+        tree["moving"] = double(tree["moving"]).block_until_ready()
         host[:] = -1
         assert steps(tmp_path) == []
         gate.open()
         saving.wait()
         assert steps(tmp_path) == [1]
-        # The memory of the copy is used again; the first save stays as it is.
-        saving.save(2, {**want, "donated": tree["donated"]}, {})
+        # The memory of the copy is used again, and the first save is not touched.
+        saving.save(2, {**want, "moving": tree["moving"]}, {})
     assert verify(tmp_path / "1") == verify(tmp_path / "2") == []
     assert_same(restore(tmp_path / "1", want), want)
     assert_same(
-        restore(tmp_path / "2", want), {**want, "donated": jnp.arange(900.0) * 2}
+        restore(tmp_path / "2", want), {**want, "moving": jnp.arange(900.0) * 2}
     )
 
 
-def test_failures_are_reported_and_the_next_save_is_attempted(
+def test_failures_are_told_and_the_next_save_is_tried(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     write, told = saver.write_step, list[str]()
@@ -89,7 +89,7 @@ def test_failures_are_reported_and_the_next_save_is_attempted(
     with Saver(tmp_path, report=told.append) as saving:
         saving.save(1, {"w": jnp.ones(2)}, {})
         saving.save(2, {"w": jnp.ones(2)}, {})
-        assert told == ["step 1 could not be saved: no space; training continues"]
+        assert told == ["step 1 could not be saved: no space; training goes on"]
         saving.save(3, {"w": jnp.ones(2)}, {})
         saving.save(4, {"w": jnp.ones(2)}, {})
     assert steps(tmp_path) == [2, 4]
@@ -102,7 +102,7 @@ def test_failures_are_reported_and_the_next_save_is_attempted(
     ):
         wait.save(7, {"w": jnp.ones(2)}, {})
         wait.wait()
-    assert len(told) == 2, "an error that was raised is reported again"
+    assert len(told) == 2, "an error that was raised is told of again"
     # An error of the run itself is not hidden by one of its last save.
     with pytest.raises(KeyError), Saver(tmp_path, report=told.append) as ends:
         ends.save(9, {"w": jnp.ones(2)}, {})
@@ -110,7 +110,7 @@ def test_failures_are_reported_and_the_next_save_is_attempted(
     assert told[-1].startswith("step 9 could not be saved")
 
 
-def test_steps_are_deleted_after_a_newer_one_is_saved(
+def test_steps_are_deleted_after_a_newer_one_is_there(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     pruned, prune = list[list[int]](), saver.prune
@@ -178,7 +178,7 @@ def test_damaged_steps_are_set_aside_and_never_deleted(tmp_path: Path) -> None:
         recover(tmp_path, told.append)
 
 
-def test_the_best_sound_step_is_restored(tmp_path: Path) -> None:
+def test_the_best_step_that_is_sound_is_taken(tmp_path: Path) -> None:
     for step, score in ((1, 0.1), (2, 0.3), (3, 0.2)):
         save(tmp_path, step, {"params": {"w": jnp.full(9, step)}}, {"score": score})
     for file in (tmp_path / "2" / "arrays").rglob("*"):
@@ -193,13 +193,13 @@ def test_the_best_sound_step_is_restored(tmp_path: Path) -> None:
     )
 
 
-def test_the_first_signal_asks_to_stop_and_the_second_ends() -> None:
+def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with StopSignals() as signals:
-        signals.listen(1)
+        signals.check(1)
         assert signals.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
-        signals.listen(2)
+        signals.check(2)
         assert signals.signal == signal.SIGTERM
         for number in (signal.SIGTERM, signal.SIGINT):
             assert signal.getsignal(number) == signal.SIG_DFL
@@ -220,9 +220,9 @@ def test_minutes_pass(monkeypatch: MonkeyPatch) -> None:
     signals = StopSignals(save_minutes=2.0)
     for now, due in ((119.0, False), (120.0, True)):
         time[0] = now
-        signals.listen(1)
+        signals.check(1)
         assert signals.save is due
     signals.saved()
     time[0] = 239.0
-    signals.listen(2)
+    signals.check(2)
     assert not signals.save

@@ -33,7 +33,7 @@ from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.model import Llama
 from eqids.runs.recipe import resolved
 from eqids.runs.run_tokens import recorded_tokens
-from eqids.runs.starting import flags_taken_over
+from eqids.runs.taken_over_flags import flags_taken_over
 
 # By flag: what the first stage was given, another value that a second stage may give,
 # and what the second stage has where it gives none ("=": that of the first).
@@ -182,7 +182,7 @@ def test_a_second_stage_reads_what_the_first_one_read(
         "--adapter linear", "--no_shuffle_ties", "--dtype float32",
     ):  # fmt: skip
         assert tokens in line
-    assert "changed from" not in said and "words: " in said
+    assert "changed from" not in said and "tokens: " in said
     was, now = config_of(first / "1" / "2"), config_of(tmp_path / "2" / "1")
     assert (was.strategy, now.strategy) == ("heads", "lora")
     assert (now.flags.prompt, now.flags.text_tokens_per_item) == (PROMPT, 3)

@@ -173,6 +173,7 @@ from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
 from eqids.runs.new_model import initial_model
 from eqids.fit.step import make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch
 import sharding
 from sharding import Placement
@@ -189,10 +190,10 @@ FLOAT32 = jnp.dtype("float32")
 def losses(put):
     with put.active():
         model = initial_model(sizes, dataset, None, jax.random.key(0))
-        optimizer = make_optimizer(NANO_RECIPE, 1.0)
+        config = StepConfig("all", NANO_RECIPE)
         params, frozen = split(put(model), "all", FLOAT32)
-        state = start(params, optimizer)
-        step = make_step(optimizer, FLOAT32, remat=False)
+        state = start(params, make_optimizer(config))
+        step = make_step(config)
         out = []
         for k in range(4):
             batch = put(Batch.of(batches.batch(k)))
