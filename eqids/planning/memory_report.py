@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from eqids.config.hardware import HardwareName
+from eqids.config import HardwareName
 from eqids.planning.abstract import Job, abstract_run
 from eqids.planning.estimates import memory_table
 from eqids.planning.memory_check import available_bytes, needed
