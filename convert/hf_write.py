@@ -280,7 +280,7 @@ def merged(
     Args:
         weights: the tensors of a Llama.
         config: its sizes.
-        scales: of the changes, by the field of `Block` that they change.
+        scales: of the changes, by the field of `LlamaBlock` that they change.
         read: returns a change's `blocks/lora/FIELD/a` [rank, *inputs] and `…/b`
             [*outputs, rank] of a layer.
     """

@@ -21,10 +21,8 @@ One meaning a word, in every annotation of the project:
 """
 
 from eqids.model.adapter import (
-    InputAdapter as InputAdapter,
-    LinearInput as LinearInput,
-    LinearOutput as LinearOutput,
-    OutputAdapter as OutputAdapter,
+    LinearAdapter as LinearAdapter,
+    MlpAdapter as MlpAdapter,
 )
 from eqids.model.attention import PrefixCache as PrefixCache
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs

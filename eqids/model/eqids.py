@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import ModelConfig
-from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
+from eqids.model.adapter import LinearAdapter, MlpAdapter
 from eqids.model.attention import Kernel, PrefixCache
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
@@ -48,9 +48,9 @@ class EqIDs(eqx.Module):
 
     llama: Llama
     input_table: Float[Array, "cluster place item_width"] | None
-    input_adapter: InputAdapter | LinearInput
+    input_adapter: MlpAdapter | LinearAdapter
     gap_table: Float[Array, "gaps width"]
-    output_adapter: OutputAdapter | LinearOutput
+    output_adapter: MlpAdapter | LinearAdapter
     softmax: HierarchicalSoftmax
     config: ModelConfig = eqx.field(static=True)
 
@@ -90,13 +90,14 @@ class EqIDs(eqx.Module):
         self.input_table = (
             None if c.tied_items else initial_table(sizes, vectors, keys[2])
         )
+        item, llama_axis = ("item_width", c.item_width), ("width", c.llama.width)
         if c.adapter == "mlp":
-            widths = (c.item_width, 4 * c.item_width, c.llama.width)
-            self.input_adapter = InputAdapter(*widths, key=keys[3])
-            self.output_adapter = OutputAdapter(*widths, key=keys[4])
+            hidden = 4 * c.item_width
+            self.input_adapter = MlpAdapter(item, hidden, llama_axis, key=keys[3])
+            self.output_adapter = MlpAdapter(llama_axis, hidden, item, key=keys[4])
         else:
-            self.input_adapter = LinearInput(c.item_width, c.llama.width, key=keys[3])
-            self.output_adapter = LinearOutput(c.item_width, c.llama.width, key=keys[4])
+            self.input_adapter = LinearAdapter(item, llama_axis, key=keys[3])
+            self.output_adapter = LinearAdapter(llama_axis, item, key=keys[4])
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
         self.config = c
 
