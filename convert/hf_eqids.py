@@ -31,7 +31,7 @@ from eqids.config import (
 )
 from eqids.io.digests import file_sha256
 from eqids.model import EqIDs
-from sharding import Box, LazyArray, Placement, exchange, is_first
+from sharding import LazyArray, Placement, Slices, exchange, is_first
 
 TENSORS_FILE, INFO_FILE = ITEMS, "eqids.json"
 """Items, adapters and softmax, beside the tensors of Llama; and what they are."""
@@ -195,7 +195,7 @@ def load_beside(pair: Pair, like: EqIDs, put: Placement) -> EqIDs:
             f"{tensor.shape}",
         )
 
-        def read(box: Box) -> np.ndarray:
+        def read(box: Slices) -> np.ndarray:
             return np.asarray(found[box])
 
         return LazyArray(leaf.shape, np.dtype(np.float32), read)

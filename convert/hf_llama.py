@@ -26,7 +26,7 @@ from convert.outputs import row_ranges
 from convert.quantized import check_dtypes
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
-from sharding import Box, LazyArray, Placement, Words, aligned, words
+from sharding import LazyArray, Placement, Slices, Words, aligned, words
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _array(
     stacked = "{}" in row.key
     sizes = shape[1:] if stacked else shape
 
-    def read(box: Box) -> np.ndarray:
+    def read(box: Slices) -> np.ndarray:
         layers, inner = (box[0], box[1:]) if stacked else (slice(0, 1), box)
         outer, shape, within = _in_file(row, inner, sizes)
         into = [_size(at) for at in (layers, *inner)]
@@ -245,8 +245,8 @@ def _array(
 
 
 def _in_file(
-    row: Row, box: Box, sizes: tuple[int, ...]
-) -> tuple[Box, tuple[int, ...], Box]:
+    row: Row, box: Slices, sizes: tuple[int, ...]
+) -> tuple[Slices, tuple[int, ...], Slices]:
     """Returns the box of a tensor in which a box of our axes lies.
 
     Of our axes in one of theirs, the first is cut in the file and the others after

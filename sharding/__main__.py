@@ -9,11 +9,11 @@ from eqids.cli.commands import COMMANDS
 from eqids.config import ListConfig, MachineConfig, PlanConfig, ProveConfig
 from eqids.io.atomic import write_json
 
-DESCRIPTION = """Where everything lies on a mesh of devices, and whether it fits.
+DESCRIPTION = """Shows how a mesh of devices splits a model, and whether it fits.
 
-Named layouts cover model sizes, hardware and what trains; none of the hardware has to
-be here. `estimate` answers in a moment, `prove` asks XLA's compiler for the device
-itself (pip install 'eqids[gpu-compile]').
+Named layouts exist for model sizes, hardware and what trains; the hardware need not be
+here. `estimate` computes memory in a moment; `prove` runs XLA's compiler for the device
+(pip install 'eqids[gpu-compile]').
 
     python -m sharding list
     python -m sharding plan --llama_size 8b --train all --devices 8 --num_items 1000000
@@ -23,7 +23,7 @@ itself (pip install 'eqids[gpu-compile]').
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Answers one question about layouts, and writes the answer where asked to."""
+    """Answers one question about layouts, and writes the answer with --json."""
     command = COMMANDS["sharding"]
     config = parse_command(command.kinds, argv, "sharding", DESCRIPTION)
     _fake_devices(config)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fake_devices(config: MachineConfig | ListConfig) -> None:
-    """Makes jax see as many CPU devices as named layouts of CPUs have."""
+    """Makes jax show 8 CPU devices, as many as named layouts of CPUs have."""
     if isinstance(config, ProveConfig):
         flag = "--xla_force_host_platform_device_count"
         flags = os.environ.get("XLA_FLAGS", "")

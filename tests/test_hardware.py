@@ -31,12 +31,12 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         hardware("v100")
 
 
-def test_cards_report_less_than_their_names_say_and_leave_head_room() -> None:
+def test_cards_report_less_than_their_names_say_and_leave_headroom() -> None:
     for name, named in (("a100-40gb", 40), ("a100-80gb", 80), ("h100-80gb", 80)):
         card = hardware(name)
         assert card.name == name
         assert 0.98 * named * GIB < card.memory_bytes < named * GIB
-        assert card.capacity_bytes == card.memory_bytes - card.head_room_bytes
+        assert card.capacity_bytes == card.memory_bytes - card.headroom_bytes
         assert 0.85 * named * GIB < card.capacity_bytes
     assert all(card.capacity_bytes > 0 for card in HARDWARE.values())
 

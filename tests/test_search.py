@@ -55,7 +55,7 @@ def assert_sorted_catalog(found: TopK, score: np.ndarray, k: int) -> None:
         assert np.all(row[slots[:n]][swapped] != row[expected][swapped])
 
 
-def program(method: search.Method, **constants: int) -> Callable[..., TopK]:
+def program(method: search.SearchMethod, **constants: int) -> Callable[..., TopK]:
     """A compiled top-k in which some of the constants are others."""
 
     def run(
@@ -243,7 +243,7 @@ def test_one_query_and_many_axes_agree() -> None:
 
 
 @pytest.mark.parametrize("method", ["search", "full"])
-def test_no_array_of_queries_by_items_is_ever_held(method: search.Method) -> None:
+def test_no_array_of_queries_by_items_is_ever_held(method: search.SearchMethod) -> None:
     shape, num_queries = (4096, 64, 8), 256
     head = eqx.filter_eval_shape(HierarchicalSoftmax, *shape, key=jax.random.key(0))
     hidden = jax.ShapeDtypeStruct((num_queries, 8), jnp.float32)

@@ -256,7 +256,7 @@ from eqids.runs.identity import initial_model, run_keys
 from eqids.fit.step import make_step, split, start
 from eqids.fit.active_clusters import touching
 from eqids.model import Batch, EqIDs
-from sharding import Placement, beside, make_mesh, named_layout, shards
+from sharding import Placement, beside, make_mesh, named_layout, num_shards
 
 dataset = make_dataset(Path(FOLDER) / "mesh", num_clusters=16, cluster_size=4,
                        num_items=50)
@@ -278,7 +278,7 @@ def losses(put, items):
         state, (_, key) = start(params, optimizer), run_keys(0)
         step = make_step(optimizer, jnp.float32, remat=False)
         table, out = params.softmax.table, []
-        lists = touching(dataset, recipe, shards(table))
+        lists = touching(dataset, recipe, num_shards(table))
         for k in range(5):
             arrays = batches.batch(k)
             touched = beside(lists(arrays), table)

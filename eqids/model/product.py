@@ -45,7 +45,7 @@ def narrowed(
     weight: Float[Array, "*sizes"], dtype: DTypeLike
 ) -> Float[Array, "*sizes"]:
     """Returns a weight cast to a dtype; a narrower weight stays as it is."""
-    narrower = jnp.finfo(weight.dtype).bits < jnp.finfo(dtype).bits
+    narrower = weight.dtype.itemsize < jnp.dtype(dtype).itemsize
     return weight if narrower else weight.astype(dtype)
 
 

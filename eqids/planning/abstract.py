@@ -16,7 +16,7 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import State, Step, make_step, split, start
 from eqids.model import Batch, EqIDs
 from eqids.model.attention import Kernel
-from sharding import Placement, beside, shards
+from sharding import Placement, beside, num_shards
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
     active = None
     if job.items != "dense":
         table = params.softmax.table
-        ways = shards(table)
+        ways = num_shards(table)
         uniform = np.ones(table.shape[0])
         draws = recipe.batch_size * (recipe.seq_len + 1)
         length = ways * expected_capacity(chances(uniform, draws), ways)

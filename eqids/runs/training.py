@@ -76,7 +76,7 @@ from eqids.runs.same_sizes import other_sizes
 from eqids.runs.starting import load_pair_weights, newest_of, source_of
 from eqids.runs.text_vectors import text_start, texts_asked
 from eqids.runs.weights import load_weights
-from sharding import Placement, barrier, is_first, shards
+from sharding import Placement, barrier, is_first, num_shards
 
 _say_once = functools.cache(say)
 """Says a sentence the first time only: texts may be read for two purposes."""
@@ -170,7 +170,7 @@ def _train(
     )  # fmt: skip
     stored = stored_shapes(model, config.strategy, optimizer)
     params, frozen = split(put(model), config.strategy, dtype)
-    lists = active_lists(dataset, recipe, shards(params.softmax.table))
+    lists = active_lists(dataset, recipe, num_shards(params.softmax.table))
     state = start(params, optimizer)
     like = outline(state)
     del llama, model, params
