@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 from jaxtyping import PyTree
+
+_Path = tuple[GetAttrKey | SequenceKey | DictKey, ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
     """
     sizes: dict[str, tuple[int, str]] = {}
 
-    def read(path: jax.tree_util.KeyPath, leaf: Any) -> Words:
+    def read(path: _Path, leaf: Any) -> Words:
         name = jax.tree_util.keystr(path).lstrip(".")
         names = _annotated(tree, path, name)
         if len(names) != len(leaf.shape):
@@ -61,18 +64,17 @@ def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
     return jax.tree_util.tree_map_with_path(read, tree)
 
 
-def _annotated(tree: PyTree, path: jax.tree_util.KeyPath, name: str) -> tuple[str, ...]:
+def _annotated(tree: PyTree, path: _Path, name: str) -> tuple[str, ...]:
     """The words of the innermost annotated field on the way to a leaf."""
     node, owner, hint = tree, None, None
     for key in path:
-        if isinstance(key, jax.tree_util.GetAttrKey):
+        if isinstance(key, GetAttrKey):
             fields = {f.name: f for f in dataclasses.fields(node)}
             hint = fields[key.name].type
             owner, node = node, getattr(node, key.name)
-        elif isinstance(key, jax.tree_util.SequenceKey):
+        elif isinstance(key, SequenceKey):
             node = node[key.idx]
         else:
-            assert isinstance(key, jax.tree_util.DictKey)
             node = node[key.key]
     for option in (hint, *typing.get_args(hint)):
         if option is not types.NoneType and hasattr(option, "dim_str"):

@@ -91,21 +91,21 @@ def prove(
     with no_cache():
         compiled = lowered.compile()
     seconds = time.perf_counter() - start
-    memory, counts = compiled.memory_analysis(), count(compiled.as_text())
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None, "the compiler reports nothing"
+    counts = count(text)
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    # On a CPU, XLA's peak does not include temporaries.
+    on_cpu = hardware.bf16_flops is None
     return Proof(
-        argument_bytes=memory.argument_size_in_bytes,
-        temp_bytes=memory.temp_size_in_bytes,
-        # On a CPU, XLA's peak does not include temporaries.
-        peak_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        if hardware.bf16_flops is None
-        else memory.peak_memory_in_bytes,
+        argument_bytes=arguments,
+        temp_bytes=temporaries,
+        peak_bytes=arguments + temporaries if on_cpu else memory.peak_memory_in_bytes,
         capacity_bytes=hardware.capacity_bytes,
         flops=counts.flops,
         collective_bytes=counts.collective_bytes,
         gathers=counts.gathers,
-        roofline=(
-            roofline(counts, hardware, num_hosts) if hardware.bf16_flops else None
-        ),
+        roofline=None if on_cpu else roofline(counts, hardware, num_hosts),
         unknown_loops=counts.unknown_loops,
         compile_seconds=seconds,
     )
