@@ -129,12 +129,12 @@ for items in ("dense", "lazy_adam"):
         optimizer = make_optimizer(recipe, 1.0, items)
         with put.active():
             params, frozen = split(put(model), "all", "float32")
-            state, touched = start(params, optimizer), None
+            state, active = start(params, optimizer), None
             if items != "dense":
                 num = params.softmax.table.shape[0]
-                touched = beside(np.arange(num, dtype=np.int32), params.softmax.table)
+                active = beside(np.arange(num, dtype=np.int32), params.softmax.table)
             step = make_step(optimizer, "float32", remat=False, accumulate=accumulate)
-            args = state, frozen, put(batches[0]), jax.random.key(0), touched
+            args = state, frozen, put(batches[0]), jax.random.key(0), active
             got, metrics = step(*args)
             got = jax.tree.map(np.asarray, (got.optimizer, metrics))
         ends[name] = got

@@ -232,8 +232,8 @@ for name, clusters in (("data", ()), ("data", ("data",)), ("fsdp", ("fsdp",)),
         found[f"{name} {clusters}"] = max(errors), split
         if clusters:
             # Rows are gathered (80 x 8); a shard's table is 2 x 7 x 8, whole 896.
-            moved = re.findall(r"f32.([0-9,]+).\\S* all-(?:gather|reduce)", text)
-            assert moved and not [x for x in moved if ",7" in x], moved
+            sent = re.findall(r"f32.([0-9,]+).\\S* all-(?:gather|reduce)", text)
+            assert sent and not [x for x in sent if ",7" in x], sent
 print(json.dumps(found))
 """
 

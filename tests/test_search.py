@@ -276,7 +276,7 @@ def run(method, limit=None):
                      max_clusters=limit)
     return jax.jit(call)
 
-def moved(compiled):
+def sent(compiled):
     found = re.findall(COLLECTIVE, compiled.as_text())
     return [int(np.prod([int(n) for n in f[1].split(",") if n])) for f in found]
 
@@ -286,7 +286,7 @@ def lay(x, axes):
 EVERY = ("x", "y", "z"), ("x", "y")
 OTHERS = ((("z",), ("x", "y")), (("x", "y"), ("y", "z")), ((), ("x", "y", "z")),
           (("x", "y", "z"), ()))
-out = {"moved": {}, "visited": {}}
+out = {"sent": {}, "visited": {}}
 for num_clusters, layouts in ((160, (EVERY, *OTHERS)), (320, (EVERY,))):
     head = searchable(num_clusters, 10)
     allowed = jax.random.uniform(jax.random.key(4), head.valid.shape) < 0.8
@@ -305,7 +305,7 @@ for num_clusters, layouts in ((160, (EVERY, *OTHERS)), (320, (EVERY,))):
                 spec = jax.typeof(found.slots).sharding.spec
                 assert spec == jax.typeof(args[1]).sharding.spec
                 if (clusters, batch) == EVERY:
-                    out["moved"][f"{num_clusters} {method}"] = moved(program)
+                    out["sent"][f"{num_clusters} {method}"] = sent(program)
             out["visited"]["".join(clusters)] = found.visited.tolist()
 with jax.set_mesh(mesh):
     found = run("search", 8)(*args)
@@ -319,7 +319,7 @@ print(json.dumps(out))
 def test_clusters_split_over_eight_devices_give_the_same_and_never_move() -> None:
     found = json.loads(run_python(ON_A_MESH).splitlines()[-1])
     for method in ("search", "full"):
-        small, large = (found["moved"][f"{n} {method}"] for n in (160, 320))
+        small, large = (found["sent"][f"{n} {method}"] for n in (160, 320))
         assert small == large and max(small) <= 16 * 8 * 5  # queries, shards and k
     visited = {name: np.median(v) for name, v in found["visited"].items()}
     assert visited["xyz"] <= visited["alone"] + 8

@@ -78,7 +78,7 @@ def log_likelihood(
     hidden: Float[Array, "*batch item_width"],
     weights: Weights,
     items: ItemArrays,
-    asked: WeightedSlots,
+    weighted: WeightedSlots,
 ) -> Float[Array, ""]:
     """Returns the weighted sum of the targets' log-probabilities.
 
@@ -88,15 +88,15 @@ def log_likelihood(
         hidden: queries; the leading axis may be split over the mesh.
         weights: handles of the item tables, and the clusters' vectors and biases.
         items: the tables, which may be split over clusters.
-        asked: targets; weight 0 or a negative slot means none.
+        weighted: targets; weight 0 or a negative slot means none.
     """
-    return _forward(hidden, weights, items, asked)[0]
+    return _forward(hidden, weights, items, weighted)[0]
 
 
 def _forward(
-    hidden: Array, weights: Weights, items: ItemArrays, asked: WeightedSlots
+    hidden: Array, weights: Weights, items: ItemArrays, weighted: WeightedSlots
 ) -> tuple[Array, tuple[Array, Weights]]:
-    _, (total, d_hidden, *grads) = _pass(hidden, weights, items, asked)
+    _, (total, d_hidden, *grads) = _pass(hidden, weights, items, weighted)
     like = jax.tree.map(lambda g, w: g.astype(w.dtype), Weights(*grads), weights)
     return total, (d_hidden.astype(hidden.dtype), like)
 
@@ -144,7 +144,7 @@ log_probs_of.defvjp(_forward_of, _backward_of)
 
 
 def _pass(
-    hidden: Array, weights: Weights, items: ItemArrays, asked: WeightedSlots
+    hidden: Array, weights: Weights, items: ItemArrays, weighted: WeightedSlots
 ) -> _Found:
     """Log-probabilities, their weighted sum and its gradients, in one pass."""
     shards = TableShards.of(hidden, items.table)
@@ -159,7 +159,7 @@ def _pass(
         )
 
     out = "rows", ("whole", "rows", "blocks", "blocks", "blocks", "blocks")
-    blocks, rows = (weights, items), (hidden, asked)
+    blocks, rows = (weights, items), (hidden, weighted)
     return shards.run(local, hidden, blocks, rows, out)
 
 
@@ -169,10 +169,10 @@ def _local_pass(
     blocks: _Blocks,
     rows: _Rows,
 ) -> _Found:
-    (weights, items), (hidden, asked) = blocks, rows
-    shape, num_blocks = asked.slot.shape, len(weights.table)
+    (weights, items), (hidden, weighted) = blocks, rows
+    shape, num_blocks = weighted.slot.shape, len(weights.table)
     num_clusters = len(items.valid)
-    targets = _targets(shards, hidden, asked, items.valid.shape)
+    targets = _targets(shards, hidden, weighted, items.valid.shape)
     position = _positions(shards, items.active, num_clusters)
     occupied = items.valid.any(axis=1)
     upper = cluster_level(
@@ -203,14 +203,14 @@ def _local_pass(
 def _targets(
     shards: TableShards,
     hidden: Array,
-    asked: WeightedSlots,
+    weighted: WeightedSlots,
     shape: tuple[int, ...],
 ) -> Targets:
     """The queries that this shard scores; clusters count from the shard's first."""
     num_clusters, cluster_size = shape
     query = shards.gather(hidden.reshape(-1, hidden.shape[-1]))
-    slot = shards.gather(asked.slot.reshape(-1))
-    weight = shards.gather(asked.weight.reshape(-1))
+    slot = shards.gather(weighted.slot.reshape(-1))
+    weight = shards.gather(weighted.weight.reshape(-1))
     return Targets(
         hidden=query,
         cluster=shards.own(cluster_of(slot, cluster_size), num_clusters),
