@@ -34,7 +34,7 @@ from eqids.config import (
 from eqids.config.upgrade import upgrade_meta
 from eqids.io.digests import file_sha256
 from eqids.model import EqIDs
-from sharding import Box, LazyArray, Placement, exchange, is_first
+from sharding import LazyArray, Placement, Slices, exchange, is_first
 
 TENSORS_FILE, INFO_FILE = ITEMS, "eqids.json"
 """The tensors of items, adapters and softmax; and what describes them."""
@@ -213,7 +213,7 @@ def _lazy_beside(path: Path, like: EqIDs) -> EqIDs:
             f"{tensor.shape}",
         )
 
-        def read(box: Box) -> np.ndarray:
+        def read(box: Slices) -> np.ndarray:
             return np.asarray(found[box])
 
         return LazyArray(leaf.shape, np.dtype(np.float32), read)

@@ -26,7 +26,7 @@ from convert.outputs import row_ranges
 from convert.quantized import check_dtypes
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
-from sharding import Box, LazyArray, Placement, Words, aligned, words
+from sharding import LazyArray, Placement, Slices, Words, aligned, words
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _lazy_array(
     stacked = "{}" in row.key
     sizes = shape[1:] if stacked else shape
 
-    def read(box: Box) -> np.ndarray:
+    def read(box: Slices) -> np.ndarray:
         layers, inner = (box[0], box[1:]) if stacked else (slice(0, 1), box)
         outer, shape, within = _in_file(row, inner, sizes)
         into = [_size(at) for at in (layers, *inner)]
@@ -248,8 +248,8 @@ def _lazy_array(
 
 
 def _in_file(
-    row: TensorRow, box: Box, sizes: tuple[int, ...]
-) -> tuple[Box, tuple[int, ...], Box]:
+    row: TensorRow, box: Slices, sizes: tuple[int, ...]
+) -> tuple[Slices, tuple[int, ...], Slices]:
     """Returns which box of a tensor to read for a box of our field.
 
     If several of our axes are one axis in the file, the first is cut in the file and

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 from jaxtyping import PyTree
+
+_Path = tuple[GetAttrKey | SequenceKey | DictKey, ...]
 
 
 @dataclass(frozen=True)
@@ -21,28 +24,28 @@ class Words:
 def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
     """Returns the logical axes of every array in a tree of dataclasses.
 
-    jaxtyping checks fields only where a generated `__init__` sets them; arrays that
-    come from loading, restoring or `filter_vmap` pass unchecked. Calling this
-    afterwards closes that gap: each word is bound to one size over the whole tree.
-    A starred word, `*inputs`, stands for the words that the static field `inputs` of
-    the same module holds: a module that serves several kinds of array.
+    jaxtyping checks fields only if a generated `__init__` sets them, and not arrays
+    that were loaded, restored or made by `filter_vmap`. This function checks them too:
+    each word has one size over the whole tree. A starred word, `*inputs`, means the
+    words in the static field `inputs` of the same module, which serves several kinds of
+    array.
 
     Args:
         tree: Equinox modules or dataclasses whose array fields are annotated. Leaves
             may be arrays or anything else that has a `shape`.
-        bind: whether a word has to have one size; in a tree of updates, where blocks
-            stand for whole tables, it has not.
+        bind: require one size for each word. A tree of updates needs False, if it has
+            blocks in place of whole tables.
 
     Returns:
         The same tree with a `Words` in place of each array.
 
     Raises:
         ValueError: an array has no annotation or another number of axes than it, or
-            a word stands for two sizes; the message names the fields.
+            a word has two sizes; the message names the fields.
     """
     sizes: dict[str, tuple[int, str]] = {}
 
-    def read(path: Any, leaf: Any) -> Words:
+    def read(path: _Path, leaf: Any) -> Words:
         name = jax.tree_util.keystr(path).lstrip(".")
         names = _annotated(tree, path, name)
         if len(names) != len(leaf.shape):
@@ -61,15 +64,15 @@ def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
     return jax.tree_util.tree_map_with_path(read, tree)
 
 
-def _annotated(tree: PyTree, path: Any, name: str) -> tuple[str, ...]:
+def _annotated(tree: PyTree, path: _Path, name: str) -> tuple[str, ...]:
     """The words of the innermost annotated field on the way to a leaf."""
     node, owner, hint = tree, None, None
     for key in path:
-        if isinstance(key, jax.tree_util.GetAttrKey):
+        if isinstance(key, GetAttrKey):
             fields = {f.name: f for f in dataclasses.fields(node)}
             hint = fields[key.name].type
             owner, node = node, getattr(node, key.name)
-        elif isinstance(key, jax.tree_util.SequenceKey):
+        elif isinstance(key, SequenceKey):
             node = node[key.idx]
         else:
             node = node[key.key]
@@ -83,5 +86,5 @@ def _annotated(tree: PyTree, path: Any, name: str) -> tuple[str, ...]:
     raise ValueError(f"{name} has no jaxtyping annotation to read its axes from")
 
 
-def _spelled_out(word: str, owner: Any) -> tuple[str, ...]:
+def _spelled_out(word: str, owner: object) -> tuple[str, ...]:
     return getattr(owner, word[1:]) if word.startswith("*") else (word,)

@@ -1,4 +1,4 @@
-"""Layouts as values: which mesh axis each logical axis lies on."""
+"""Layouts as values: which mesh axes split each logical axis."""
 
 import math
 import re
@@ -28,26 +28,26 @@ _STORAGE: Mapping[str, str | tuple[str, ...]] = MappingProxyType(
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({"batch": (DATA, FSDP)})
 
 _PADDED = frozenset({"cluster"})
-"""Words whose axes get entries of zeros where the mesh does not divide them: a cluster
-of no items. They are never stored."""
+"""Words whose axes are padded with zeros if the mesh does not divide them; a padded
+cluster has no items. Padding is never saved."""
 
 LAYOUT_NAMES = ("data", "fsdp", "tensor")
-"""Layouts for any number of devices; DATAxFSDPxTENSOR ("2x2x2") is one too."""
+"""Layouts for any number of devices. The shape of a mesh, "2x2x2", is a name too."""
 
 
 class LayoutError(ValueError):
-    """An array or a machine that a layout does not fit."""
+    """A layout that does not fit an array or a machine."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How arrays lie on a mesh.
+    """How a mesh splits arrays.
 
     Attributes:
-        name: the layout's name in the table.
+        name: for messages.
         mesh_shape: devices along `data`, `fsdp` and `tensor`.
-        storage: word to mesh axis or axes, for what is kept (weights, optimizer state).
-        activations: word to mesh axes, for what flows (batches).
+        storage: word to mesh axis or axes, of weights and optimizer state.
+        activations: word to mesh axes, of batches and activations.
     """
 
     name: str
@@ -60,17 +60,17 @@ class Layout:
     )
 
     def axes(self, word: str) -> tuple[str, ...]:
-        """Returns the mesh axes that split a word, those of one device left out."""
+        """Returns the mesh axes that split a word, without those of one device."""
         axes = self.activations.get(word) or self.storage.get(word) or ()
         axes = (axes,) if isinstance(axes, str) else axes
         return tuple(axis for axis in axes if self._sizes[axis] > 1)
 
     def ways(self, word: str) -> int:
-        """Returns into how many parts a word is split."""
+        """Returns the number of parts of a word's axis."""
         return math.prod(self._sizes[axis] for axis in self.axes(word))
 
     def padded(self, names: Sequence[str], shape: Sequence[int]) -> tuple[int, ...]:
-        """Returns an array's shape on the mesh: with clusters that make it divide."""
+        """Returns an array's shape on the mesh, with the clusters that pad it."""
         return tuple(
             -(-size // self.ways(word)) * self.ways(word) if word in _PADDED else size
             for word, size in zip(names, shape, strict=True)
@@ -79,7 +79,7 @@ class Layout:
     def spec(
         self, names: Sequence[str], shape: Sequence[int], array: str
     ) -> PartitionSpec:
-        """Returns where an array with these axes lies.
+        """Returns how the mesh splits an array with these axes.
 
         Args:
             names: its logical axes.
@@ -87,7 +87,7 @@ class Layout:
             array: its name, for messages.
 
         Raises:
-            LayoutError: a mesh axis does not divide an axis of the array.
+            LayoutError: the mesh does not divide an axis of the array.
         """
         entries: list[str | tuple[str, ...] | None] = []
         for word, size in zip(names, shape, strict=True):
@@ -109,9 +109,9 @@ def named_layout(name: str, num_devices: int) -> Layout:
     """Returns a layout by name for a number of devices.
 
     Args:
-        name: `data` (every device a replica, but for the catalog), `fsdp` (weights
-            split too), `tensor` (heads and feed-forward split over pairs, the rest
-            over `fsdp`), or the mesh's shape, DATAxFSDPxTENSOR.
+        name: `data` (every device has all weights but those of the catalog), `fsdp`
+            (weights are split too), `tensor` (pairs of devices split heads and
+            feed-forward, and `fsdp` the rest), or the mesh's shape, DATAxFSDPxTENSOR.
         num_devices: devices in the mesh.
 
     Raises:
@@ -144,7 +144,7 @@ def named_layout(name: str, num_devices: int) -> Layout:
 
 
 def mesh_shapes(num_devices: int) -> list[tuple[int, int, int]]:
-    """Returns every way to lay a number of devices along data, fsdp and tensor."""
+    """Returns all mesh shapes, (data, fsdp, tensor), of a number of devices."""
     ways = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
     return [
         (data, fsdp, num_devices // (data * fsdp))
@@ -155,7 +155,7 @@ def mesh_shapes(num_devices: int) -> list[tuple[int, int, int]]:
 
 
 def make_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of a layout, every axis explicit (sharding in types).
+    """Returns the mesh of a layout; all axes are explicit (types include shardings).
 
     Raises:
         LayoutError: there are fewer devices than the layout needs.
@@ -171,6 +171,6 @@ def make_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def abstract_mesh(layout: Layout) -> AbstractMesh:
-    """Returns the mesh of a layout without devices: to know shapes, and to lower."""
+    """Returns the mesh of a layout without devices, for shapes and for lowering."""
     axes = (DATA, FSDP, TENSOR)
     return AbstractMesh(layout.mesh_shape, axes, axis_types=(AxisType.Explicit,) * 3)

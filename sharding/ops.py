@@ -1,11 +1,10 @@
-"""The few operations that explicit sharding asks a model to spell out.
+"""The few operations that a model has to spell out under explicit sharding.
 
-Shardings are part of an array's type here, so none of these is told about a mesh:
-they read the types of what they are given, and without a mesh do nothing special.
+Shardings are part of an array's type, so these functions need no mesh as an argument:
+they read the types of their arrays. Without a mesh they are the plain operations.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -21,7 +20,7 @@ def like(x: Array) -> NamedSharding | None:
 
 
 def gathered(weight: Array) -> Array:
-    """Returns a stored weight as computation wants it: split over `tensor` at most."""
+    """Returns a stored weight for computation: split over `tensor` at most."""
     sharding = like(weight)
     if sharding is None or FSDP not in jax.tree.leaves(tuple(sharding.spec)):
         return weight
@@ -43,15 +42,15 @@ def axes_of(x: Array, dim: int) -> tuple[str, ...]:
     return _axes(entry)
 
 
-def _axes(entry: Any) -> tuple[str, ...]:
+def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
 def lookup(table: Array, *index: Array) -> Array:
-    """Returns `table[index]`, laid out as the index is.
+    """Returns `table[index]`, split as the index is.
 
     Args:
-        table: what to look up in; its first `len(index)` axes are indexed.
+        table: its first `len(index)` axes are indexed.
         index: integer arrays of one shape.
 
     Returns:
@@ -72,10 +71,10 @@ def per_shard(
     """Returns `function(replicated, *split)`, run by each shard on its own rows.
 
     Args:
-        function: treats rows independently; sorts, scatters and loops inside it see
+        function: computes rows independently; sorts, scatters and loops inside it see
             one shard's rows only.
-        replicated: arrays that every shard sees whole (their gradients are summed).
-        split: arrays that share their leading axis, and how it is split.
+        replicated: arrays that every shard has whole (their gradients are summed).
+        split: arrays with one leading axis, which the mesh splits in one way.
 
     Returns:
         An array with that leading axis, split in the same way.

@@ -1,4 +1,4 @@
-"""Put a tree of arrays where a layout wants it."""
+"""Placing trees of arrays on a mesh by a layout."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ from sharding.lazy_array import LazyArray
 from sharding.processes import meet
 
 Shaped = jax.Array | np.ndarray | jax.ShapeDtypeStruct | LazyArray
-"""An array, the shape of one, or one that is to be read."""
+"""An array, the shape of one, or one that is not read yet."""
 
 
 def place(
@@ -32,18 +32,18 @@ def place(
     """Returns the tree with every array on the mesh, as its words say.
 
     Args:
-        tree: annotated modules holding arrays; `Unread` ones, of which this process
-            reads what its devices hold; or `jax.ShapeDtypeStruct`s, which come back
-            with their sharding. What lies in its place already stays there.
+        tree: annotated modules of arrays; of `LazyArray`s, of which this process reads
+            the parts of its devices; or of `jax.ShapeDtypeStruct`s, which get their
+            sharding. An array that is already in its place stays there.
         layout: the layout, or None for no mesh.
-        mesh: the layout's mesh, or None for the default device. Shapes also go on
-            meshes of devices that are not there, or of none.
+        mesh: the layout's mesh, or None for the default device. For shapes, the mesh
+            may be abstract, or one of devices that do not exist.
 
     Returns:
-        The tree; where the mesh does not divide a catalog, clusters of zeros follow.
+        The tree; clusters of zeros pad a catalog that the mesh does not divide.
 
     Raises:
-        LayoutError: a mesh axis does not divide an array; nothing has been moved.
+        LayoutError: the mesh does not divide an array; no array was placed.
     """
     axes = words(tree)
     if layout is None or mesh is None:
@@ -71,13 +71,13 @@ def _put(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
         return array
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
-    # device_put would send the array around, to see that all processes have the same.
+    # device_put would compare the array over all processes.
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
 
 
 def _specs(tree: PyTree, axes: PyTree[Words], layout: Layout) -> PyTree[PartitionSpec]:
-    """Where arrays lie, or an error that names the layouts under which they would."""
+    """How the mesh splits arrays, or an error that names the layouts that fit."""
 
     def under(layout: Layout) -> PyTree[PartitionSpec]:
         def spec(leaf: Shaped, axis: Words) -> PartitionSpec:
@@ -102,11 +102,11 @@ def _specs(tree: PyTree, axes: PyTree[Words], layout: Layout) -> PyTree[Partitio
 
 
 def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
-    """Returns an array whose leading axis is split as the table's is.
+    """Returns an array on the table's mesh, its leading axis split as the table's.
 
     Args:
-        array: of the host, or the shape of one.
-        table: an array, or the shape of one, on a mesh or not.
+        array: of the host, or its shape.
+        table: an array or its shape, on a mesh or not.
     """
     sharding = getattr(table, "sharding", None)
     if not isinstance(sharding, NamedSharding):
@@ -126,7 +126,7 @@ def _on_default_device(leaf: Shaped) -> Shaped:
 
 @dataclass(frozen=True)
 class Placement:
-    """A layout on its mesh, or neither: where everything of a run lies."""
+    """A layout with its mesh, or neither: it places all arrays of a run."""
 
     layout: Layout | None
     mesh: Mesh | AbstractMesh | None
@@ -176,17 +176,17 @@ class Placement:
         return NamedSharding(self.mesh, spec)
 
     def active(self) -> AbstractContextManager[object]:
-        """Returns the context to compute in, or only to trace in if none can be."""
+        """Returns the context to compute in; with an abstract mesh, to trace in."""
         if isinstance(self.mesh, AbstractMesh):
             return jax.sharding.use_abstract_mesh(self.mesh)
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
 def placement(name: str) -> Placement:
-    """Returns a layout over all devices there are, by name.
+    """Returns a layout over all devices, by name.
 
     Args:
-        name: `none` for no mesh at all, or what `named_layout` knows.
+        name: `none` for no mesh, or a name that `named_layout` takes.
 
     Raises:
         LayoutError: no such layout, or it cannot use this number of devices.

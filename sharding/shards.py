@@ -1,10 +1,10 @@
-"""Rows that meet a table which is split over the mesh, block by block.
+"""Computation of rows with the blocks of a table that a mesh splits.
 
-Queries are split over some mesh axes and a table's leading axis over others. Where
-the two overlap, each shard gathers the (few, small) rows of the others, treats all of
-them against its own blocks, and gives back sums: no block ever moves, and collectives
-grow with the rows, not with the table. Without a mesh every operation here is the
-identity, so that one function serves both.
+Some mesh axes split the rows (queries), others the leading axis of the table. On axes
+that split both, each shard gathers the few, small rows of the others, computes all of
+them with its own blocks, and gives back sums. So blocks are never sent, and collectives
+grow with the rows and not with the table. Without a mesh every operation here is the
+identity, so that one function serves both cases.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from sharding.ops import axes_of, like
 
 
 @dataclass(frozen=True)
-class Split:
-    """The mesh axes over which rows and blocks are split; hashable.
+class TableShards:
+    """The mesh axes that split rows, and those that split blocks; hashable.
 
     Attributes:
         rows: of the rows' leading axis.
@@ -31,18 +31,18 @@ class Split:
     blocks: tuple[str, ...]
 
     @staticmethod
-    def of(rows: Array, table: Array) -> "Split":
-        """Reads the split from the types of two arrays."""
-        return Split(axes_of(rows, 0), axes_of(table, 0))
+    def of(rows: Array, table: Array) -> "TableShards":
+        """Reads the axes from the types of two arrays."""
+        return TableShards(axes_of(rows, 0), axes_of(table, 0))
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """Axes along which a shard has rows that other shards' blocks need."""
+        """Axes that split both: other shards' blocks need a shard's rows."""
         return tuple(axis for axis in self.rows if axis in self.blocks)
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
-        """Axes along which other shards have rows that `gather` does not bring."""
+        """Axes that split rows alone: `gather` leaves the rows of their shards."""
         return tuple(axis for axis in self.rows if axis not in self.blocks)
 
     def run(
@@ -53,15 +53,15 @@ class Split:
         rows: PyTree,
         out: PyTree,
     ) -> PyTree:
-        """Returns `function(blocks, rows)`, run by every shard on what it holds.
+        """Returns `function(blocks, rows)`, run by every shard on its own part.
 
         Args:
             function: takes and returns trees of local arrays.
-            example: any of the arrays, which knows the mesh.
-            blocks: arrays whose leading axis is the table's.
-            rows: arrays whose leading axis is the rows'.
-            out: a tree (or prefix) of "rows", "blocks" or "whole", how the result is
-                split.
+            example: any of the arrays; its type has the mesh.
+            blocks: arrays with the leading axis of the table.
+            rows: arrays with the leading axis of the rows.
+            out: a tree (or a prefix of one) of "rows", "blocks" or "whole": how the
+                result is split.
         """
         sharding = like(example)
         if sharding is None:
@@ -79,7 +79,7 @@ class Split:
         )(blocks, rows)
 
     def gather(self, rows: Array) -> Array:
-        """Returns the rows that this shard's blocks have to meet."""
+        """Returns all rows that this shard computes with its blocks."""
         if not self.shared:
             return rows
         return jax.lax.all_gather(rows, self.shared, tiled=True)
@@ -104,7 +104,7 @@ class Split:
         return jax.lax.pmax(x, self.blocks) if self.blocks else x
 
     def sum_over_rows(self, x: Array) -> Array:
-        """Sums over the shards of rows that `gather` did not bring here."""
+        """Sums over the shards of rows that `gather` does not bring."""
         return jax.lax.psum(x, self.elsewhere) if self.elsewhere else x
 
     def sum_over_all(self, x: Array) -> Array:
@@ -116,23 +116,23 @@ class Split:
         return jax.lax.axis_index(self.blocks) * num_local if self.blocks else 0
 
     def own(self, block: Int[Array, "..."], num_local: int) -> Int[Array, "..."]:
-        """Returns numbers of blocks as this shard's own; `num_local` for the others.
+        """Returns numbers of blocks, counted from this shard's first.
 
         Args:
-            block: numbers in the whole table; negative ones are no block.
-            num_local: how many blocks a shard has.
+            block: numbers in the whole table; a negative one is no block.
+            num_local: blocks of a shard; the result for other shards' blocks too.
         """
         own = block - self.first_block(num_local)
         return jnp.where((own >= 0) & (own < num_local), own, num_local)
 
     def varying(self, fresh: Array) -> Array:
-        """Returns a new constant as a value that differs between shards (in loops)."""
+        """Returns a constant with the type of a varying value, for carries of loops."""
         axes = self.blocks + self.elsewhere
         return jax.lax.pcast(fresh, axes, to="varying") if axes else fresh
 
 
-def shards(table: jax.Array | jax.ShapeDtypeStruct) -> int:
-    """Returns into how many parts an array's leading axis is split."""
+def num_shards(table: jax.Array | jax.ShapeDtypeStruct) -> int:
+    """Returns the number of parts of an array's leading axis on its mesh."""
     sharding = table.sharding
     if not isinstance(sharding, NamedSharding):
         return 1

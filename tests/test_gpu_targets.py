@@ -15,7 +15,7 @@ from conftest import ROOT
 from jax.sharding import AxisType, Mesh
 from programs import compiled_layers
 
-from sharding.compiled.hlo import Counts, count
+from sharding.compiled.hlo import HloCounts, count
 from sharding.compiled.machines import hardware
 from sharding.compiled.roofline import roofline
 from sharding.compiled.targets import gpu_devices, no_cache
@@ -53,7 +53,7 @@ def layers(name: str, num_hosts: int, per_host: int) -> jax.stages.Compiled:
     return compiled_layers(mesh, LAYERS, BATCH, WIDTH, jnp.dtype("bfloat16"))
 
 
-def counted(name: str, num_hosts: int, per_host: int) -> Counts:
+def counted(name: str, num_hosts: int, per_host: int) -> HloCounts:
     return count(layers(name, num_hosts, per_host).as_text())
 
 

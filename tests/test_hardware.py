@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sharding.compiled.hlo import Collective, Counts
+from sharding.compiled.hlo import Collective, HloCounts
 from sharding.compiled.hlo_text import Shape
 from sharding.compiled.machines import GIB, HARDWARE, hardware
 from sharding.compiled.roofline import roofline
@@ -19,7 +19,7 @@ def collective(kind: str, *groups: tuple[int, ...], times: int = 1) -> Collectiv
 
 
 def link_seconds(each: Collective, num_hosts: int = 1) -> float:
-    counts = Counts(num_devices=16, collectives=(each,))
+    counts = HloCounts(num_devices=16, collectives=(each,))
     return roofline(counts, H100, num_hosts).link_seconds
 
 
@@ -31,18 +31,18 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         hardware("v100")
 
 
-def test_cards_report_less_than_their_names_say_and_leave_head_room() -> None:
+def test_cards_report_less_than_their_names_say_and_leave_headroom() -> None:
     for name, named in (("a100-40gb", 40), ("a100-80gb", 80), ("h100-80gb", 80)):
         card = hardware(name)
         assert card.name == name
         assert 0.98 * named * GIB < card.memory_bytes < named * GIB
-        assert card.capacity_bytes == card.memory_bytes - card.head_room_bytes
+        assert card.capacity_bytes == card.memory_bytes - card.headroom_bytes
         assert 0.85 * named * GIB < card.capacity_bytes
     assert all(card.capacity_bytes > 0 for card in HARDWARE.values())
 
 
 def test_the_largest_of_three_times_is_the_bound() -> None:
-    counts = Counts(
+    counts = HloCounts(
         num_devices=16,
         flops=989_400_000_000,
         memory_bytes=6_704_000_000,
@@ -96,6 +96,6 @@ def test_between_hosts_a_group_has_the_adapters_of_its_devices() -> None:
 
 def test_what_has_no_bound_says_so() -> None:
     with pytest.raises(LayoutError, match="'cpu' has no peaks"):
-        roofline(Counts(num_devices=1), hardware("cpu"))
+        roofline(HloCounts(num_devices=1), hardware("cpu"))
     with pytest.raises(LayoutError, match="16 devices cannot be spread over 3 hosts"):
-        roofline(Counts(num_devices=16), H100, num_hosts=3)
+        roofline(HloCounts(num_devices=16), H100, num_hosts=3)

@@ -12,11 +12,11 @@ from conftest import run_python
 from hypothesis import given, settings
 from jax import Array
 
-from sharding.compiled.hlo import Counts, count
-from sharding.compiled.hlo_text import Instruction, Shape, replica_groups
+from sharding.compiled.hlo import HloCounts, count
+from sharding.compiled.hlo_text import HloShape, Instruction, replica_groups
 
 
-def counted(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Counts:
+def counted(function: Callable[..., Any], *shapes: tuple[int, ...]) -> HloCounts:
     args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     return count(jax.jit(function).lower(*args).compile().as_text())
 
@@ -102,10 +102,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from programs import compiled_layers
 from sharding.compiled.hlo import count
 
-def told(counts):
+def facts(counts):
+    number = {}
+    for each in counts.collectives:
+        number[each.kind] = number.get(each.kind, 0) + each.times
     return {
         "flops": counts.flops, "bytes": counts.collective_bytes,
-        "number": counts.num_collectives, "devices": counts.num_devices,
+        "number": number, "devices": counts.num_devices,
         "gathers": [[s.dtype, s.sizes] for s in counts.gathers],
         "sent": sum(c.times * c.sent_bytes for c in counts.collectives),
         "groups": {c.kind: sorted(map(sorted, c.groups)) for c in counts.collectives},
@@ -116,7 +119,7 @@ explicit = (AxisType.Explicit,)
 line = Mesh(devices, ("x",), axis_types=explicit)
 cube = Mesh(devices.reshape(2, 2, 2), ("a", "b", "c"), axis_types=3 * explicit)
 layers = compiled_layers(line, 4, 64, 128, jnp.float32)
-found = {"layers": told(count(layers.as_text()))}
+found = {"layers": facts(count(layers.as_text()))}
 
 def each(x):
     x = jax.lax.ppermute(x, "x", [(i, (i + 1) % 8) for i in range(8)])
@@ -131,11 +134,11 @@ def compiled(mesh, spec, function):
         return jax.jit(function).lower(x).compile().as_text()
 
 mapped = jax.shard_map(each, mesh=line, in_specs=P("x"), out_specs=P("x"))
-found["each"] = told(count(compiled(line, P("x"), mapped)))
+found["each"] = facts(count(compiled(line, P("x"), mapped)))
 for axes in ("a", "b", "c", "ab", "ac", "bc", "abc"):
     spec = P(tuple(axes))
     gather = lambda x: jax.sharding.reshard(x, P())
-    found[axes] = told(count(compiled(cube, spec, gather)))
+    found[axes] = facts(count(compiled(cube, spec, gather)))
     kept = [cube.axis_names.index(axis) for axis in axes]
     ids = np.vectorize(lambda device: device.id)(cube.devices)
     ids = np.moveaxis(ids, kept, range(3 - len(axes), 3)).reshape(-1, 2 ** len(axes))
@@ -237,10 +240,10 @@ def test_products_of_libraries_count_and_their_work_space_does_not() -> None:
 
 
 def test_sizes_of_types() -> None:
-    assert Shape("bf16", (3, 5)).bytes == 30
-    assert Shape("s4", (3,)).bytes == 2
-    assert Shape("f8e4m3fn", (7,)).bytes == 7
-    assert Shape("pred", ()).bytes == 1
+    assert HloShape("bf16", (3, 5)).bytes == 30
+    assert HloShape("s4", (3,)).bytes == 2
+    assert HloShape("f8e4m3fn", (7,)).bytes == 7
+    assert HloShape("pred", ()).bytes == 1
 
 
 def test_text_of_something_else_is_an_error() -> None:

@@ -132,12 +132,12 @@ for items in ("dense", "lazy_adam"):
         )
         with put.active():
             params, frozen = split(put(model), "all", "float32")
-            state, touched = start(params, make_optimizer(config)), None
+            state, active = start(params, make_optimizer(config)), None
             if items != "dense":
                 num = params.softmax.table.shape[0]
-                touched = beside(np.arange(num, dtype=np.int32), params.softmax.table)
+                active = beside(np.arange(num, dtype=np.int32), params.softmax.table)
             step = make_step(config)
-            args = state, frozen, put(batches[0]), jax.random.key(0), touched
+            args = state, frozen, put(batches[0]), jax.random.key(0), active
             got, metrics = step(*args)
             got = jax.tree.map(np.asarray, (got.optimizer, metrics))
         ends[name] = got

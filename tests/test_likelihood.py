@@ -10,8 +10,9 @@ import pytest
 from conftest import assert_close, run_python
 from hypothesis import given, settings, strategies as st
 
-from eqids.model import HierarchicalSoftmax, levels
+from eqids.model import ActiveClusters, HierarchicalSoftmax, levels
 from eqids.model.levels import row_length
+from eqids.model.likelihood import active_clusters
 
 
 def plain_loss(
@@ -66,11 +67,18 @@ def of_log_prob(
     return jax.grad(loss, argnums=(0, 1))(params, query)
 
 
+def handles_of(head: HierarchicalSoftmax, slot: jax.Array) -> ActiveClusters:
+    """Handles of the clusters of slots, as many as there may be."""
+    num_clusters, cluster_size = head.valid.shape
+    most = min(len(slot), num_clusters)
+    return head.handles(active_clusters(slot, num_clusters, cluster_size, most))
+
+
 def in_blocks(
     head: HierarchicalSoftmax, query: jax.Array, slot: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The touched clusters, and the gradients of their blocks."""
-    handles, rest = eqx.partition(head.active(slot), eqx.is_inexact_array)
+    """The active clusters, and the gradients of their blocks."""
+    handles, rest = eqx.partition(handles_of(head, slot), eqx.is_inexact_array)
     found = jax.grad(lambda h: head.loss(query, slot, eqx.combine(h, rest)))(handles)
     return rest.cluster, found.table, found.bias
 
@@ -133,7 +141,7 @@ def test_weights_count_each_target_and_a_missing_handle_is_loud() -> None:
     weight = jnp.array([0.5, 2.0, 0.0, 7.0, 1.0, 1.0])
     found = head.loss(query, slot, weight=weight)
     assert_close(found, -jnp.sum(head.log_prob(query, slot) * weight), "float32")
-    assert bool(jnp.isnan(head.loss(query, slot, head.active(slot[:3]))))
+    assert bool(jnp.isnan(head.loss(query, slot, handles_of(head, slot[:3]))))
 
 
 def test_memory_does_not_grow_with_targets_times_items() -> None:
@@ -224,8 +232,8 @@ for name, clusters in (("data", ()), ("data", ("data",)), ("fsdp", ("fsdp",)),
         found[f"{name} {clusters}"] = max(errors), split
         if clusters:
             # Rows are gathered (80 x 8); a shard's table is 2 x 7 x 8, whole 896.
-            moved = re.findall(r"f32.([0-9,]+).\\S* all-(?:gather|reduce)", text)
-            assert moved and not [x for x in moved if ",7" in x], moved
+            sent = re.findall(r"f32.([0-9,]+).\\S* all-(?:gather|reduce)", text)
+            assert sent and not [x for x in sent if ",7" in x], sent
 print(json.dumps(found))
 """
 

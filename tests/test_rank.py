@@ -165,13 +165,13 @@ for clusters, batch in ((("x", "y"), ("x",)), (("y",), ("x",)), ((), ("x", "y"))
         found = program(*args)
     assert np.array_equal(found[:, :2], alone[:, :2]), (clusters, batch)
     assert np.allclose(found, alone, atol=1e-5)
-    moved = re.findall(COLLECTIVE, program.as_text())
-    sizes = [int(np.prod([int(n) for n in m[1].split(",") if n])) for m in moved]
+    sent = re.findall(COLLECTIVE, program.as_text())
+    sizes = [int(np.prod([int(n) for n in m[1].split(",") if n])) for m in sent]
     assert bool(sizes) == bool(clusters) and max(sizes, default=0) <= 16 * 8, sizes
     # The same lists in the rows of other users, and of other devices.
-    moved = jax.random.permutation(jax.random.key(5), 96)
-    owner = jnp.repeat(jnp.arange(16, dtype=jnp.int32), 6)[moved].reshape(16, 6)
-    mixed = seen.reshape(-1)[moved].reshape(16, 6)
+    order = jax.random.permutation(jax.random.key(5), 96)
+    owner = jnp.repeat(jnp.arange(16, dtype=jnp.int32), 6)[order].reshape(16, 6)
+    mixed = seen.reshape(-1)[order].reshape(16, 6)
     with jax.set_mesh(mesh):
         again = jax.jit(ranks)(*args[:3], mixed, owner)
     assert np.array_equal(again, found), (clusters, batch)

@@ -55,7 +55,7 @@ def assert_sorted_catalog(found: TopK, score: np.ndarray, k: int) -> None:
         assert np.all(row[slots[:n]][swapped] != row[expected][swapped])
 
 
-def program(method: search.Method, **constants: int) -> Callable[..., TopK]:
+def program(method: search.SearchMethod, **constants: int) -> Callable[..., TopK]:
     """A compiled top-k in which some of the constants are others."""
 
     def run(
@@ -243,7 +243,7 @@ def test_one_query_and_many_axes_agree() -> None:
 
 
 @pytest.mark.parametrize("method", ["search", "full"])
-def test_no_array_of_queries_by_items_is_ever_held(method: search.Method) -> None:
+def test_no_array_of_queries_by_items_is_ever_held(method: search.SearchMethod) -> None:
     shape, num_queries = (4096, 64, 8), 256
     head = eqx.filter_eval_shape(HierarchicalSoftmax, *shape, key=jax.random.key(0))
     hidden = jax.ShapeDtypeStruct((num_queries, 8), jnp.float32)
@@ -276,7 +276,7 @@ def run(method, limit=None):
                      max_clusters=limit)
     return jax.jit(call)
 
-def moved(compiled):
+def sent(compiled):
     found = re.findall(COLLECTIVE, compiled.as_text())
     return [int(np.prod([int(n) for n in f[1].split(",") if n])) for f in found]
 
@@ -286,7 +286,7 @@ def lay(x, axes):
 EVERY = ("x", "y", "z"), ("x", "y")
 OTHERS = ((("z",), ("x", "y")), (("x", "y"), ("y", "z")), ((), ("x", "y", "z")),
           (("x", "y", "z"), ()))
-out = {"moved": {}, "visited": {}}
+out = {"sent": {}, "visited": {}}
 for num_clusters, layouts in ((160, (EVERY, *OTHERS)), (320, (EVERY,))):
     head = searchable(num_clusters, 10)
     allowed = jax.random.uniform(jax.random.key(4), head.valid.shape) < 0.8
@@ -305,7 +305,7 @@ for num_clusters, layouts in ((160, (EVERY, *OTHERS)), (320, (EVERY,))):
                 spec = jax.typeof(found.slots).sharding.spec
                 assert spec == jax.typeof(args[1]).sharding.spec
                 if (clusters, batch) == EVERY:
-                    out["moved"][f"{num_clusters} {method}"] = moved(program)
+                    out["sent"][f"{num_clusters} {method}"] = sent(program)
             out["visited"]["".join(clusters)] = found.visited.tolist()
 with jax.set_mesh(mesh):
     found = run("search", 8)(*args)
@@ -319,7 +319,7 @@ print(json.dumps(out))
 def test_clusters_split_over_eight_devices_give_the_same_and_never_move() -> None:
     found = json.loads(run_python(ON_A_MESH).splitlines()[-1])
     for method in ("search", "full"):
-        small, large = (found["moved"][f"{n} {method}"] for n in (160, 320))
+        small, large = (found["sent"][f"{n} {method}"] for n in (160, 320))
         assert small == large and max(small) <= 16 * 8 * 5  # queries, shards and k
     visited = {name: np.median(v) for name, v in found["visited"].items()}
     assert visited["xyz"] <= visited["alone"] + 8

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ from conftest import assert_close, run_python
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+import eqids.model
 import sharding
 from eqids.config import LLAMA_PRESETS, ModelConfig
 from eqids.model import EqIDs
@@ -52,10 +54,10 @@ def test_a_word_has_one_size_and_an_array_its_axes() -> None:
 
 
 def test_every_array_of_the_model_has_words_of_the_legend() -> None:
-    legend = {
-        "batch", "seq", "width", "heads", "kv_heads", "head", "ffn", "vocab", "layer",
-        "item_width", "cluster", "room", "target", "rank", "hidden", "gaps",
-    }  # fmt: skip
+    rows = [line.split("|")[1] for line in (eqids.model.__doc__ or "").splitlines()
+            if line.startswith("| `")]  # fmt: skip
+    legend = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert {"batch", "kv_heads", "cluster", "place", "gaps"} <= legend
     for adapter in ("mlp", "linear"):
         for tied in (True, False):
             config = ModelConfig(
@@ -74,7 +76,7 @@ def test_layouts_map_words_to_mesh_axes() -> None:
     )
     assert layout.spec(("batch", "seq"), (8, 5), "items") == PartitionSpec("fsdp", None)
     data = named_layout("data", 4)
-    names = ("cluster", "room")
+    names = ("cluster", "place")
     assert data.padded(names, (5, 3)) == (8, 3)
     assert data.spec(names, (8, 3), "bias") == PartitionSpec("data", None)
     assert named_layout("2x2x2", 8).mesh_shape == (2, 2, 2)

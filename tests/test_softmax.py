@@ -78,9 +78,9 @@ def test_every_probability_equals_brute_force_and_they_sum_to_one(
     assert_close(scores[held], expected[held], "float32")
     assert_close(np.exp(scores).sum(axis=1), np.ones(len(query)), "float32")
     slots = np.flatnonzero(np.asarray(head.valid))
-    asked = slots[np.arange(len(query)) % len(slots)]
-    log_prob = LOG_PROB(head, query, asked)
-    assert_close(log_prob, expected[np.arange(len(query)), asked], "float32")
+    own = slots[np.arange(len(query)) % len(slots)]
+    log_prob = LOG_PROB(head, query, own)
+    assert_close(log_prob, expected[np.arange(len(query)), own], "float32")
 
 
 def test_top_k_is_the_sorted_catalog_and_ties_are_ordered_by_slot() -> None:
@@ -113,19 +113,19 @@ def test_biases_start_from_log_popularity() -> None:
 
 def test_vectors_start_from_what_is_known_of_the_items() -> None:
     rng = np.random.default_rng(0)
-    known = rng.standard_normal((4, 5, 8)) * 7.0
+    given = rng.standard_normal((4, 5, 8)) * 7.0
     valid = rng.random((4, 5)) < 0.7
     valid[2] = False
-    known[~valid] = 0.0
-    known = known.astype(np.float32)
+    given[~valid] = 0.0
+    given = given.astype(np.float32)
     for width in (4, 8, 12):
         head = HierarchicalSoftmax(
-            4, 5, width, valid=valid, vectors=known, key=jax.random.key(0)
+            4, 5, width, valid=valid, vectors=given, key=jax.random.key(0)
         )
         shared = min(width, 8)
         table = np.asarray(head.table)
-        seen, told = table[valid][:, :shared].ravel(), known[valid][:, :shared].ravel()
-        assert np.corrcoef(seen, told)[0, 1] > 0.98
+        seen, start = table[valid][:, :shared].ravel(), given[valid][:, :shared].ravel()
+        assert np.corrcoef(seen, start)[0, 1] > 0.98
         assert 0.045 < seen.std() < 0.055
         means = np.stack([table[c][valid[c]].mean(axis=0) for c in (0, 1, 3)])
         assert_close(head.cluster_table[np.array([0, 1, 3])], means, "float32")

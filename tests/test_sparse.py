@@ -257,7 +257,7 @@ from eqids.fit.step import make_step, split, start
 from eqids.fit.step_config import StepConfig
 from eqids.fit.active_clusters import cluster_lists
 from eqids.model import Batch, EqIDs
-from sharding import Placement, beside, make_mesh, named_layout, shards
+from sharding import Placement, beside, make_mesh, named_layout, num_shards
 
 dataset = make_dataset(Path(FOLDER) / "mesh", num_clusters=16, cluster_size=4,
                        num_items=50)
@@ -279,7 +279,7 @@ def losses(put, items):
         state, (_, key) = start(params, make_optimizer(config)), run_keys(0)
         step = make_step(config)
         table, out = params.softmax.table, []
-        lists = cluster_lists(dataset, recipe, shards(table))
+        lists = cluster_lists(dataset, recipe, num_shards(table))
         for k in range(5):
             arrays = batches.batch(k)
             touched = beside(lists.of_batch(arrays), table)

@@ -53,9 +53,9 @@ def test_help_and_mistakes_wait_for_no_library(module: str) -> None:
 def test_names_of_packages_are_no_modules() -> None:
     """`from sharding import place` gives the function, whatever was imported before."""
     import convert
-    import sharding.public
+    import sharding.public_names
 
-    public = [name for name in vars(sharding.public) if not name.startswith("_")]
+    public = [n for n in vars(sharding.public_names) if not n.startswith("_")]
     for package, names in ((sharding, public), (convert, list(convert._FILES))):
         folder = Path(package.__file__ or "").parent
         assert names and not {path.stem for path in folder.glob("*.py")} & set(names)

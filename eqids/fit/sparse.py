@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from sharding import Split, axes_of
+from sharding import TableShards, axes_of
 
 Trees = tuple[PyTree, ...]
 
@@ -78,7 +78,7 @@ def lazy_adam(
     ) -> tuple[PyTree, LazyAdamState]:
         steps = state.steps + 1
 
-        def local(split: Split, trees: Trees, rows: Array) -> Trees:
+        def local(split: TableShards, trees: Trees, rows: Array) -> Trees:
             active, updates, seen, mu, nu = trees
             index = split.own(active, len(seen))
             missed = rows - seen.at[index].get(mode="fill", fill_value=0)
@@ -127,7 +127,7 @@ def rowwise_adagrad(
         active: Int[Array, " active"],
         **extra: object,
     ) -> tuple[PyTree, AdaGradState]:
-        def local(split: Split, trees: Trees, rows: None) -> Trees:
+        def local(split: TableShards, trees: Trees, rows: None) -> Trees:
             active, updates, total = trees
             first = jax.tree.leaves(total)[0]
             index = split.own(active, len(first))
@@ -151,7 +151,7 @@ def apply_updates(
         active: the blocks' clusters, as for `lazy_adam`.
     """
 
-    def local(split: Split, trees: Trees, rows: None) -> PyTree:
+    def local(split: TableShards, trees: Trees, rows: None) -> PyTree:
         active, params, updates = trees
 
         def add(table: Array, blocks: Array) -> Array:
@@ -256,5 +256,5 @@ def _nth(like: PyTree, tuples: PyTree, i: int) -> PyTree:
 def _per_shard(function: Callable[..., PyTree], trees: Trees, whole: PyTree) -> PyTree:
     """Runs a function on every shard of the tables, each with its own blocks."""
     active = trees[0]
-    split = Split(rows=(), blocks=axes_of(active, 0))
+    split = TableShards(rows=(), blocks=axes_of(active, 0))
     return split.run(partial(function, split), active, trees, whole, "blocks")

@@ -1,30 +1,29 @@
-"""The model: pure PyTrees and functions, no files and no optimizer.
+"""The model: pure PyTrees and functions, without files and without an optimizer.
 
-One meaning a word, in every annotation of the project:
+Every annotation of an array names its axes. A word means the same in the whole project:
 
 | word | axis |
 |---|---|
-| `batch`, `seq` | rows of a batch, positions in a row |
-| `width` | Llama's residual stream |
-| `heads`, `kv_heads`, `head` | query heads, key and value heads, size of one |
-| `ffn`, `vocab`, `layer` | Llama's feed-forward size, word tokens, stacked blocks |
+| `batch`, `seq` | rows of a batch, positions of a row |
+| `width` | Llama's hidden states |
+| `heads`, `kv_heads`, `head` | query heads, key and value heads, size of one head |
+| `ffn`, `vocab`, `layer` | Llama's feed-forward layer, text tokens, stacked blocks |
 | `item_width` | an item's vector |
-| `cluster`, `place` | clusters of the catalog, places in one |
-| `target` | flattened positions that predict an item |
-| `active` | clusters that a batch has items or targets in |
-| `query`, `user` | rows that are asked for items |
-| `chunk`, `piece`, `row` | what a loop treats at a time |
-| `opening`, `keys` | words that every sequence begins with; these and the sequence |
+| `cluster`, `place` | clusters of the catalog, places of a cluster |
+| `slot` | places of all clusters, cluster by cluster |
+| `target` | positions of a batch, flattened, that predict an item |
+| `active` | clusters that have items or targets of a batch |
+| `query`, `user` | queries to the softmax, users of a chunk |
+| `chunk`, `row` | clusters or targets that a loop computes at a time |
+| `prefix`, `keys` | tokens before every sequence; these and the sequence |
 | `hidden` | inside an adapter |
 | `rank` | between the two matrices of a low-rank change (LoRA) |
 | `gaps` | buckets of the time between items |
 """
 
 from eqids.model.adapter import (
-    InputAdapter as InputAdapter,
-    LinearInput as LinearInput,
-    LinearOutput as LinearOutput,
-    OutputAdapter as OutputAdapter,
+    LinearAdapter as LinearAdapter,
+    MlpAdapter as MlpAdapter,
 )
 from eqids.model.attention import PrefixCache as PrefixCache
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs

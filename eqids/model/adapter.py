@@ -1,7 +1,7 @@
-"""Adapters: from the width of items to Llama's, and back.
+"""Adapters between the width of item vectors and Llama's, in either direction.
 
-A direction is a class of its own, so that each array's axes can be declared; all
-matrices are stored in Hugging Face's order, outputs first.
+A module knows the words of its two ends, so that one class serves both directions.
+Matrices have Hugging Face's order of axes, outputs first.
 """
 
 import math
@@ -13,82 +13,55 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sharding import gathered
 
+Axis = tuple[str, int]
+"""The word of an axis and its size, such as `("item_width", 384)`."""
 
-class InputAdapter(eqx.Module):
-    """Two layers with GELU between them: item_width, hidden, width."""
 
-    w_in: Float[Array, "hidden item_width"]
-    b_in: Float[Array, " hidden"]
-    w_out: Float[Array, "width hidden"]
-    b_out: Float[Array, " width"]
+class LinearAdapter(eqx.Module):
+    """One matrix and a bias."""
 
-    def __init__(self, item_width: int, hidden: int, width: int, *, key: PRNGKeyArray):
-        k1, k2 = jax.random.split(key)
-        self.w_in = _normal(k1, hidden, item_width)
-        self.b_in = jnp.zeros(hidden)
-        self.w_out = _normal(k2, width, hidden)
-        self.b_out = jnp.zeros(width)
+    w: Float[Array, "*axes"]
+    b: Float[Array, "*outputs"]
+    axes: tuple[str, ...] = eqx.field(static=True)
+    outputs: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(self, inputs: Axis, outputs: Axis, *, key: PRNGKeyArray):
+        self.w, self.b = _normal(key, outputs[1], inputs[1]), jnp.zeros(outputs[1])
+        self.axes, self.outputs = (outputs[0], inputs[0]), (outputs[0],)
 
     def __call__(
-        self, x: Float[Array, "batch seq item_width"]
-    ) -> Float[Array, "batch seq width"]:
+        self, x: Float[Array, "batch seq _inputs"]
+    ) -> Float[Array, "batch seq _outputs"]:
+        return _linear(x, self.w, self.b)
+
+
+class MlpAdapter(eqx.Module):
+    """Two layers with GELU between them."""
+
+    w_in: Float[Array, "hidden *inputs"]
+    b_in: Float[Array, " hidden"]
+    w_out: Float[Array, "*outputs hidden"]
+    b_out: Float[Array, "*outputs"]
+    inputs: tuple[str, ...] = eqx.field(static=True)
+    outputs: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(self, inputs: Axis, hidden: int, outputs: Axis, *, key: PRNGKeyArray):
+        k1, k2 = jax.random.split(key)
+        self.w_in, self.b_in = _normal(k1, hidden, inputs[1]), jnp.zeros(hidden)
+        self.w_out = _normal(k2, outputs[1], hidden)
+        self.b_out = jnp.zeros(outputs[1])
+        self.inputs, self.outputs = (inputs[0],), (outputs[0],)
+
+    def __call__(
+        self, x: Float[Array, "batch seq _inputs"]
+    ) -> Float[Array, "batch seq _outputs"]:
         y = jax.nn.gelu(_linear(x, self.w_in, self.b_in))
         return _linear(y, self.w_out, self.b_out)
 
 
-class OutputAdapter(eqx.Module):
-    """Two layers with GELU between them: width, hidden, item_width."""
-
-    w_in: Float[Array, "hidden width"]
-    b_in: Float[Array, " hidden"]
-    w_out: Float[Array, "item_width hidden"]
-    b_out: Float[Array, " item_width"]
-
-    def __init__(self, item_width: int, hidden: int, width: int, *, key: PRNGKeyArray):
-        k1, k2 = jax.random.split(key)
-        self.w_in = _normal(k1, hidden, width)
-        self.b_in = jnp.zeros(hidden)
-        self.w_out = _normal(k2, item_width, hidden)
-        self.b_out = jnp.zeros(item_width)
-
-    def __call__(
-        self, x: Float[Array, "batch seq width"]
-    ) -> Float[Array, "batch seq item_width"]:
-        y = jax.nn.gelu(_linear(x, self.w_in, self.b_in))
-        return _linear(y, self.w_out, self.b_out)
-
-
-class LinearInput(eqx.Module):
-    """One matrix from item_width to width."""
-
-    w: Float[Array, "width item_width"]
-    b: Float[Array, " width"]
-
-    def __init__(self, item_width: int, width: int, *, key: PRNGKeyArray):
-        self.w, self.b = _normal(key, width, item_width), jnp.zeros(width)
-
-    def __call__(
-        self, x: Float[Array, "batch seq item_width"]
-    ) -> Float[Array, "batch seq width"]:
-        return _linear(x, self.w, self.b)
-
-
-class LinearOutput(eqx.Module):
-    """One matrix from width to item_width."""
-
-    w: Float[Array, "item_width width"]
-    b: Float[Array, " item_width"]
-
-    def __init__(self, item_width: int, width: int, *, key: PRNGKeyArray):
-        self.w, self.b = _normal(key, item_width, width), jnp.zeros(item_width)
-
-    def __call__(
-        self, x: Float[Array, "batch seq width"]
-    ) -> Float[Array, "batch seq item_width"]:
-        return _linear(x, self.w, self.b)
-
-
-def _normal(key: PRNGKeyArray, outputs: int, inputs: int) -> Array:
+def _normal(
+    key: PRNGKeyArray, outputs: int, inputs: int
+) -> Float[Array, "outputs inputs"]:
     return jax.random.normal(key, (outputs, inputs)) / math.sqrt(inputs)
 
 

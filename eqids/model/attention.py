@@ -1,27 +1,28 @@
-"""Attention: what computes it, what a position sees, what comes before sequences."""
+"""Attention: its kernels, the mask of a row, and the prefix cache."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config import LlamaConfig
-from eqids.model.product import PRODUCT, product
+from eqids.model.product import product
+from eqids.model.remat import named_product
+from eqids.model.rope import Rope
 from sharding import like
 
-Kernel = Literal["xla", "cudnn", "like_cudnn"]
-"""What computes attention: XLA's products, whose scores the backward pass computes
-again; cuDNN's fused kernel; or, where that cannot even be traced, products that leave
-to the backward pass what the kernel does."""
+Kernel = Literal["xla", "cudnn"]
+"""What computes attention: XLA's matrix products, whose scores the backward pass
+recomputes; or cuDNN's fused kernel."""
 
 
 def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
-    """Returns whether cuDNN's attention takes such heads and positions."""
+    """Returns whether cuDNN's kernel supports this head size, length and dtype."""
     return (
         jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
         and seq_len % 2 == 0
@@ -31,10 +32,10 @@ def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
 
 
 _NEVER = -1e30
-"""The score of what is not seen; finite, so that seeing nothing is no NaN."""
+"""The score of a masked key; finite, so that a row of masked keys is not NaN."""
 
 _PART, _MOST_PARTS = 64, 4
-"""Least queries in a part, and most parts, see `_ends_of_parts`."""
+"""Fewest queries of a part, and most parts; see `_ends_of_parts`."""
 
 
 class PrefixCache(eqx.Module):
@@ -48,13 +49,36 @@ class PrefixCache(eqx.Module):
 
     @property
     def length(self) -> int:
-        """Its positions."""
+        """The number of its positions."""
         return self.keys.shape[-3]
 
     def evened(self) -> "PrefixCache":
-        """Returns it after a position that nobody may see: cuDNN wants even numbers."""
+        """Returns the cache with a position before it, which a mask has to hide.
+
+        cuDNN needs an even number of keys.
+        """
         first = ((0, 0), (1, 0), (0, 0), (0, 0))
         return jax.tree.map(lambda x: jnp.pad(x, first), self)
+
+
+Attention = Callable[[Array, Array, Array, Array, PrefixCache | None], Array]
+"""Attention of queries, keys and values under a mask, as `attention` computes it."""
+
+
+class AttentionContext(eqx.Module):
+    """What the attention of a block needs besides its input.
+
+    Attributes:
+        mask: what each position sees: of the prefix, then of its sequence.
+        rope: cosines and sines of the positions.
+        attention: computes it.
+        prefix: this block's keys and values of the prefix, if there is one.
+    """
+
+    mask: Bool[Array, "batch seq keys"]
+    rope: Rope
+    attention: Attention = eqx.field(static=True)
+    prefix: PrefixCache | None = None
 
 
 def attention(
@@ -62,18 +86,18 @@ def attention(
     k: Float[Array, "batch seq kv_heads head"],
     v: Float[Array, "batch seq kv_heads head"],
     mask: Bool[Array, "batch seq keys"],
-    kernel: Kernel = "xla",
     prefix: PrefixCache | None = None,
+    kernel: Kernel = "xla",
 ) -> Float[Array, "batch seq heads head"]:
-    """Softmax attention with grouped queries, on each shard's own rows and heads.
+    """Softmax attention with grouped queries; each shard computes its rows and heads.
 
     Args:
         q: queries.
-        k: keys; products are computed in the narrower precision of both.
+        k: keys; products are computed in the narrower precision of the two.
         v: values.
         mask: what each position sees: of the prefix, then of its sequence up to itself.
-        kernel: what computes it.
         prefix: one block's keys and values, which come before those of every row.
+        kernel: what computes it.
     """
     before = () if prefix is None else (prefix.keys, prefix.values)
 
@@ -89,13 +113,11 @@ def attention(
             )
         return _by_products(q, k, v, mask)
 
-    if kernel == "like_cudnn":
-        local = jax.checkpoint(local)
     sharding = like(q)
     arrays = (q, k, v, mask, *before)
     if sharding is None:
         return local(*arrays)
-    # Outside shard_map, some implementations silently drop the output's sharding.
+    # Outside of shard_map, some implementations silently drop the output's sharding.
     specs = tuple(jax.typeof(x).sharding.spec for x in arrays)
     return jax.shard_map(
         local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec
@@ -108,7 +130,7 @@ def _by_products(
     v: Float[Array, "batch keys kv_heads head"],
     mask: Bool[Array, "batch seq keys"],
 ) -> Float[Array, "batch seq heads head"]:
-    """Attention of one part of the queries after another, on no key behind its last.
+    """Attention in parts: each part of the queries meets the keys up to its last query.
 
     The queries of a group are the rows of one matrix.
     """
@@ -127,22 +149,22 @@ def _by_products(
         part = product("bgrk,bkgd->bgrd", weight, v[:, :keys])
         parts.append(part.reshape(batch, groups, -1, stop - start, head))
         start = stop
-    y = checkpoint_name(jnp.concatenate(parts, axis=3), PRODUCT)
+    y = named_product(jnp.concatenate(parts, axis=3))
     return y.transpose(0, 3, 1, 2, 4).reshape(batch, seq, heads, head)
 
 
 def _ends_of_parts(seq: int) -> list[int]:
-    """Where parts of the queries end, which are about equal.
+    """Where each of about equal parts of the queries ends.
 
-    Of n parts (n - 1) / 2n of the scores, which nobody sees, are never computed; small
-    parts cost more than they spare.
+    With n parts, a share (n - 1) / 2n of the scores, all of them masked, is never
+    computed. Small parts cost more than they save.
     """
     num = min(max(seq // _PART, 1), _MOST_PARTS)
     return [seq * (part + 1) // num for part in range(num)]
 
 
 def sees(segment: Int[Array, "batch seq"]) -> Bool[Array, "batch seq seq"]:
-    """Returns what each position sees: its own segment, up to itself."""
+    """Returns the mask: a position sees its own segment, up to itself."""
     seq = segment.shape[1]
     same = segment[:, :, None] == segment[:, None, :]
     return same & jnp.tril(jnp.ones((seq, seq), bool))
@@ -151,5 +173,5 @@ def sees(segment: Int[Array, "batch seq"]) -> Bool[Array, "batch seq seq"]:
 def with_columns(
     mask: Bool[Array, "batch seq keys"], num: int, value: bool
 ) -> Bool[Array, "batch seq more"]:
-    """Returns a mask with so many more keys before the others, seen or not by all."""
+    """Returns a mask with `num` more keys in front, seen by all or by none."""
     return jnp.pad(mask, ((0, 0), (0, 0), (num, 0)), constant_values=value)

@@ -1,9 +1,8 @@
 """Best-first search in the clusters of one shard.
 
-No item is more probable than its cluster. So clusters are visited from the most
-probable down, and once the k-th best item found is more probable than the next
-cluster, nothing that is left can enter (branch and bound, after Land & Doig 1960).
-Slots here count from the shard's first.
+No item is more probable than its cluster. So a search visits clusters from the most
+probable down, and stops once the k-th best item is more probable than the next cluster
+(branch and bound, after Land & Doig 1960). Slots count from the shard's first.
 """
 
 from collections.abc import Callable
@@ -16,22 +15,23 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqids.model.scores import Head, item_logits, log_normalizer, over_chunks
+from eqids.config.slots import cluster_of, place_of, slot_of
+from eqids.model.scores import SoftmaxArrays, item_logits, log_normalizer, over_chunks
 
 _ROUND = 16
-"""Clusters that are put in order at a time."""
+"""Clusters that are sorted at a time."""
 _SLACK = 2.0**-20
-"""Relative rounding by which an item may seem more probable than its cluster."""
+"""Relative rounding error by which an item may exceed its cluster's probability."""
 
 
-class Queries(NamedTuple):
-    """What is asked of one shard.
+class SearchQueries(NamedTuple):
+    """The queries to one shard.
 
     Attributes:
         hidden: the queries.
-        exclude: slots not to return; those of other shards are left alone.
+        exclude: slots not to return; slots of other shards are ignored.
         log_p: log P(cluster).
-        floor: a score that k items, here or on other shards, are known to reach.
+        floor: a score that at least k items of all shards reach.
     """
 
     hidden: Float[Array, "*query item_width"]
@@ -40,16 +40,16 @@ class Queries(NamedTuple):
     floor: Float[Array, "*query"]
 
 
-class State(NamedTuple):
-    """Where searches stand.
+class SearchState(NamedTuple):
+    """The state of searches.
 
     Attributes:
-        scores: of the best items so far, -inf where there are none.
-        slots: of these, -1 where there are none; equal scores by slot.
-        visited: clusters visited.
-        left: for each cluster not yet visited, a score that no item of it exceeds;
-            -inf for the others.
-        ahead: the largest of these.
+        scores: of the best items so far, padded with -inf.
+        slots: of these items, padded with -1; equal scores are sorted by slot.
+        visited: number of clusters visited.
+        left: for each cluster not yet visited, an upper bound of its items' scores;
+            -inf for visited ones.
+        ahead: the largest of these bounds.
     """
 
     scores: Float[Array, "*query k"]
@@ -59,21 +59,28 @@ class State(NamedTuple):
     ahead: Float[Array, "*query"]
 
 
-Each = Callable[[Callable[[Queries, State], State], Queries, State], State]
-"""Applies a function of one query to all."""
+Each = Callable[
+    [Callable[[SearchQueries, SearchState], SearchState], SearchQueries, SearchState],
+    SearchState,
+]
+"""Applies a function of one query's search to all."""
 
 
 def in_turn(
-    function: Callable[[Queries, State], State], queries: Queries, state: State
-) -> State:
-    """One query after the other, as suits a CPU: none waits for the slowest."""
+    function: Callable[[SearchQueries, SearchState], SearchState],
+    queries: SearchQueries,
+    state: SearchState,
+) -> SearchState:
+    """Runs one query after the other, for CPUs: no query waits for the slowest."""
     return lax.map(lambda both: function(*both), (queries, state))
 
 
 def in_step(
-    function: Callable[[Queries, State], State], queries: Queries, state: State
-) -> State:
-    """All queries at once, as suits an accelerator."""
+    function: Callable[[SearchQueries, SearchState], SearchState],
+    queries: SearchQueries,
+    state: SearchState,
+) -> SearchState:
+    """Runs all queries at once, for accelerators."""
     return jax.vmap(function)(queries, state)
 
 
@@ -81,9 +88,9 @@ def worth(
     bound: Float[Array, "*query"],
     kth: Float[Array, "*query"],
 ) -> Bool[Array, "*query"]:
-    """Returns whether items within a bound could enter k items, the worst `kth`.
+    """Returns whether an item with a score up to `bound` could beat the k-th best.
 
-    Equal is not enough to stop: an equal item of a lower slot comes first.
+    A search goes on at equality, because an equal item of a lower slot comes first.
     """
     reachable = bound + _SLACK * (1.0 + jnp.abs(bound))
     return (bound > -jnp.inf) & ~(kth > reachable)
@@ -92,7 +99,7 @@ def worth(
 def best_of(
     scores: Float[Array, "*query n"], slots: Int[Array, "*query n"], k: int
 ) -> tuple[Float[Array, "*query k"], Int[Array, "*query k"]]:
-    """Returns the k best scores with their slots, equal scores by slot."""
+    """Returns the k best scores with their slots; equal scores are sorted by slot."""
     down, slots = lax.sort((-scores, slots), dimension=-1, num_keys=2)
     return -down[..., :k], slots[..., :k]
 
@@ -102,26 +109,28 @@ class BestFirst:
     """A search for k items in one shard's clusters.
 
     Attributes:
-        head: the clusters.
-        shown: places whose items may be returned.
-        k: how many items are wanted.
+        softmax: the shard's part of the arrays.
+        allowed: places whose items may be returned.
+        k: number of items to find.
     """
 
-    head: Head
-    shown: Bool[Array, "cluster place"]
+    softmax: SoftmaxArrays
+    allowed: Bool[Array, "cluster place"]
     k: int
 
-    def start(self, queries: Queries, bound: Float[Array, "query cluster"]) -> State:
+    def start(
+        self, queries: SearchQueries, bound: Float[Array, "query cluster"]
+    ) -> SearchState:
         """Returns the state of searches that have visited nothing.
 
         Args:
-            queries: what is asked.
-            bound: for every cluster, a score that no item of it exceeds.
+            queries: of the searches.
+            bound: an upper bound of the scores of each cluster's items.
         """
-        some = self.shown.any(axis=1) & (bound > -jnp.inf)
+        some = self.allowed.any(axis=1) & (bound > -jnp.inf)
         left = jnp.where(some, bound, -jnp.inf)
         blank = partial(jnp.full_like, left)
-        return State(
+        return SearchState(
             scores=blank(-jnp.inf, shape=(len(left), self.k)),
             slots=blank(-1, jnp.int32, shape=(len(left), self.k)),
             visited=blank(0, jnp.int32, shape=len(left)),
@@ -130,20 +139,20 @@ class BestFirst:
         )
 
     def expand(
-        self, queries: Queries, state: State, *, most: int, patience: int
-    ) -> State:
-        """Visits clusters until nothing that is left is worth it.
+        self, queries: SearchQueries, state: SearchState, *, most: int, patience: int
+    ) -> SearchState:
+        """Visits clusters until no other can have a better item.
 
         Args:
             queries: one query.
-            state: where its search stands.
-            most: clusters to visit at most.
-            patience: give up as soon as more clusters than that seem to be needed.
+            state: of its search.
+            most: most clusters to visit.
+            patience: stop early if the search seems to need more clusters than this.
         """
-        size = min(_ROUND, len(self.shown))
+        size = min(_ROUND, len(self.allowed))
         zero = jnp.zeros_like(state.visited)
 
-        def one_round(carry: tuple[State, Array]) -> tuple[State, Array]:
+        def one_round(carry: tuple[SearchState, Array]) -> tuple[SearchState, Array]:
             state, _ = carry
             bounds, order = lax.top_k(state.left, size)
 
@@ -166,7 +175,8 @@ class BestFirst:
             )
             visited = state.visited + i
             may = (visited < most) & (visited + needed <= patience)
-            return State(scores, slots, visited, left, ahead), may & worth(ahead, kth)
+            after = SearchState(scores, slots, visited, left, ahead)
+            return after, may & worth(ahead, kth)
 
         kth = jnp.maximum(state.scores[-1], queries.floor)
         start = state, worth(state.ahead, kth)
@@ -174,65 +184,64 @@ class BestFirst:
 
     def _visit(
         self,
-        queries: Queries,
+        queries: SearchQueries,
         cluster: Int[Array, ""],
         scores: Float[Array, " k"],
         slots: Int[Array, " k"],
     ) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
-        """Puts a cluster's best items among the best so far."""
-        cluster_size = self.shown.shape[1]
-        logits = item_logits(self.head, cluster, 1, queries.hidden[None])
+        """Merges a cluster's best items into the best so far."""
+        cluster_size = self.allowed.shape[1]
+        logits = item_logits(self.softmax, cluster, 1, queries.hidden[None])
         inside = (logits - log_normalizer(logits)[:, None])[0, :, 0]
-        shown = lax.dynamic_index_in_dim(self.shown, cluster, keepdims=False)
-        joint = _finite(queries.log_p[cluster] + jnp.where(shown, inside, -jnp.inf))
+        allowed = lax.dynamic_index_in_dim(self.allowed, cluster, keepdims=False)
+        joint = _finite(queries.log_p[cluster] + jnp.where(allowed, inside, -jnp.inf))
         place = _inside(queries.exclude - cluster * cluster_size, cluster_size)
         joint = joint.at[place].set(-jnp.inf, mode="drop")
         best, place = lax.top_k(joint, min(self.k, cluster_size))
-        new = jnp.where(best > -jnp.inf, cluster * cluster_size + place, -1)
+        new = jnp.where(best > -jnp.inf, slot_of(cluster, place, cluster_size), -1)
         both = jnp.concatenate([scores, best]), jnp.concatenate([slots, new])
         return best_of(*both, self.k)
 
-    def everything(self, queries: Queries, each: Each) -> State:
+    def everything(self, queries: SearchQueries, each: Each) -> SearchState:
         """Scores all items of all clusters, in chunks, and returns finished searches.
 
-        The k best lie in the k clusters whose own best are highest: no others are
-        visited.
+        The k best items lie in the k clusters with the highest best items. Only these
+        are visited.
         """
-        cluster_size = self.shown.shape[1]
+        cluster_size = self.allowed.shape[1]
         log_p, row = queries.log_p.T, jnp.arange(len(queries.hidden))[:, None]
 
         def step(first: Array, new: Array, best: Array) -> Array:
             size = len(new)
-            logits = item_logits(self.head, first, size, queries.hidden)
-            shown = lax.dynamic_slice_in_dim(self.shown, first, size)
+            logits = item_logits(self.softmax, first, size, queries.hidden)
+            allowed = lax.dynamic_slice_in_dim(self.allowed, first, size)
             slot = _inside(queries.exclude - first * cluster_size, size * cluster_size)
-            open_ = jnp.where(shown[..., None], logits, -jnp.inf)
-            open_ = open_.at[slot // cluster_size, slot % cluster_size, row].set(
-                -jnp.inf, mode="drop"
-            )
-            inside = open_.max(axis=1) - log_normalizer(logits)
+            logits_left = jnp.where(allowed[..., None], logits, -jnp.inf)
+            at = cluster_of(slot, cluster_size), place_of(slot, cluster_size), row
+            logits_left = logits_left.at[at].set(-jnp.inf, mode="drop")
+            inside = logits_left.max(axis=1) - log_normalizer(logits)
             top = lax.dynamic_slice_in_dim(log_p, first, size) + inside
             return lax.dynamic_update_slice_in_dim(best, _finite(top), first, axis=0)
 
         none = jnp.full_like(log_p, -jnp.inf)
-        best = over_chunks(step, self.head, len(row), none).T
-        visit = partial(self.expand, most=self.k, patience=len(self.shown))
+        best = over_chunks(step, self.softmax, len(row), none).T
+        visit = partial(self.expand, most=self.k, patience=len(self.allowed))
         state = each(visit, queries, self.start(queries, best))
         return state._replace(
-            visited=jnp.full_like(state.visited, len(self.shown)),
+            visited=jnp.full_like(state.visited, len(self.allowed)),
             ahead=jnp.full_like(state.ahead, -jnp.inf),
         )
 
     def finished(
-        self, queries: Queries, state: State, *, each: Each, together: int
-    ) -> State:
-        """Returns all searches finished, by scoring everything where need be.
+        self, queries: SearchQueries, state: SearchState, *, each: Each, together: int
+    ) -> SearchState:
+        """Returns finished searches; scores all items for those that are not finished.
 
         Args:
-            queries: what is asked.
-            state: where the searches stand.
-            each: how single clusters are visited.
-            together: queries that are scored against everything at a time.
+            queries: of the searches.
+            state: of the searches.
+            each: how to run the visits of several queries.
+            together: number of queries for which all items are scored at a time.
         """
         num_queries = len(state.ahead)
         size = min(num_queries, together)
@@ -241,11 +250,11 @@ class BestFirst:
         order = jnp.argsort(over, stable=True)
         rounds = -(-jnp.sum(~over) // size)
 
-        def one_round(carry: tuple[Array, State]) -> tuple[Array, State]:
+        def one_round(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
             i, state = carry
             rows = order[(i * size + jnp.arange(size)) % num_queries]
             some = jax.tree.map(lambda x: x[rows], queries)
-            # Or XLA takes what does not depend on i out of a loop that may not run.
+            # Else XLA hoists what does not depend on i out of a loop that may not run.
             some, i = lax.optimization_barrier((some, i))
             done = self.everything(some, each)
             at = jnp.where(over[rows], num_queries, rows)
@@ -261,16 +270,16 @@ class BestFirst:
 def _outlook(
     left: Float[Array, " cluster"], kth: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """The highest bound, and how many clusters may have to be visited at most."""
+    """The highest bound, and the number of clusters that a search may have to visit."""
     needed = (left >= kth) & (left > -jnp.inf)
     return left.max(), jnp.sum(needed, dtype=jnp.int32)
 
 
 def _inside(index: Int[Array, "*axes"], size: int) -> Int[Array, "*axes"]:
-    """Negative indices, which would wrap around, moved out of range."""
+    """Replaces negative indices, which would wrap around, by one out of range."""
     return jnp.where(index < 0, size, index)
 
 
 def _finite(scores: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """-inf for what is no number: never found, and never waited for."""
+    """Replaces NaN by -inf, so that a search neither returns it nor waits for it."""
     return jnp.where(scores > -jnp.inf, scores, -jnp.inf)

@@ -1,4 +1,4 @@
-"""The whole model: items and words in one sequence, read by Llama."""
+"""The whole model: Llama reads items and text tokens in one sequence."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,7 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import ModelConfig
-from eqids.model.adapter import InputAdapter, LinearInput, LinearOutput, OutputAdapter
+from eqids.config.slots import cluster_of, place_of
+from eqids.model.adapter import LinearAdapter, MlpAdapter
 from eqids.model.attention import Kernel, PrefixCache
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
@@ -20,15 +21,15 @@ from sharding import gathered, lookup, per_shard
 
 
 class Batch(eqx.Module):
-    """What the model sees.
+    """The input of the model and its targets.
 
     Attributes:
-        tokens: text tokens; 0 where an item stands.
-        items: slots; -1 where a word stands.
+        tokens: text tokens; 0 at positions of items.
+        items: slots; -1 at positions of text.
         gap: bucket of the time between an item and the one before it; 0 is unknown.
-        segment: 0 is padding; packed histories bear different numbers.
+        segment: a number for each packed history of a row; 0 is padding.
         position: within the segment.
-        target: slot to predict here; -1 is none.
+        target: the slot to predict at this position; -1 is none.
     """
 
     tokens: Int[Array, "batch seq"]
@@ -62,9 +63,9 @@ class EqIDs(eqx.Module):
 
     llama: Llama
     input_table: Float[Array, "cluster place item_width"] | None
-    input_adapter: InputAdapter | LinearInput
+    input_adapter: MlpAdapter | LinearAdapter
     gap_table: Float[Array, "gaps width"]
-    output_adapter: OutputAdapter | LinearOutput
+    output_adapter: MlpAdapter | LinearAdapter
     softmax: HierarchicalSoftmax
     config: ModelConfig = eqx.field(static=True)
 
@@ -83,10 +84,10 @@ class EqIDs(eqx.Module):
         Args:
             config: the sizes.
             valid: which places hold an item; by default all.
-            counts: how often each item is used; by default equally often.
-            vectors: where item vectors start, see `initial_table`.
-            llama: a pretrained one; by default it starts at random too. No word is
-                predicted, so it loses its head for them.
+            counts: uses of each item; by default all are used equally often.
+            vectors: from which item vectors start, see `initial_table`.
+            llama: a pretrained one, by default a random one. The model predicts no
+                text, so it drops `lm_head`.
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
@@ -104,26 +105,28 @@ class EqIDs(eqx.Module):
         self.input_table = (
             None if c.tied_items else initial_table(sizes, vectors, keys[2])
         )
+        item, llama_axis = ("item_width", c.item_width), ("width", c.llama.width)
         if c.adapter == "mlp":
-            widths = (c.item_width, 4 * c.item_width, c.llama.width)
-            self.input_adapter = InputAdapter(*widths, key=keys[3])
-            self.output_adapter = OutputAdapter(*widths, key=keys[4])
+            hidden = 4 * c.item_width
+            self.input_adapter = MlpAdapter(item, hidden, llama_axis, key=keys[3])
+            self.output_adapter = MlpAdapter(llama_axis, hidden, item, key=keys[4])
         else:
-            self.input_adapter = LinearInput(c.item_width, c.llama.width, key=keys[3])
-            self.output_adapter = LinearOutput(c.item_width, c.llama.width, key=keys[4])
+            self.input_adapter = LinearAdapter(item, llama_axis, key=keys[3])
+            self.output_adapter = LinearAdapter(llama_axis, item, key=keys[4])
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
         self.config = c
 
     def embed(
         self, batch: Batch, dtype: DTypeLike, active: ActiveClusters | None = None
     ) -> Float[Array, "batch seq width"]:
-        """Returns what enters Llama: adapted items with their gaps, and words."""
+        """Returns Llama's input: adapted items with their gaps, and text tokens."""
         cluster_size = self.config.cluster_size
         table = self.softmax.table if self.input_table is None else self.input_table
         slot = jnp.maximum(batch.items, 0)
-        items = lookup(table, slot // cluster_size, slot % cluster_size)
+        at = cluster_of(slot, cluster_size), place_of(slot, cluster_size)
+        items = lookup(table, *at)
         if active is not None:
-            assert active.rows is not None, "handles of a softmax alone"
+            assert active.rows is not None, "these handles are of a softmax alone"
             items = jax.lax.stop_gradient(items) + active.rows
         items = items.astype(dtype)
         gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
@@ -142,15 +145,15 @@ class EqIDs(eqx.Module):
         active: ActiveClusters | None = None,
         prefix: PrefixCache | None = None,
     ) -> Float[Array, "batch seq item_width"]:
-        """Returns the query at every position, what the softmax is asked with.
+        """Returns the query at every position, from which the softmax predicts an item.
 
         Args:
             batch: histories.
-            dtype: of the computation.
+            dtype: of activations.
             remat: recompute Llama's blocks in the backward pass.
             kernel: of the attention.
             key: randomness of the dropout; without it nothing is dropped.
-            active: handles that take the gradient of what enters, see `handles`.
+            active: handles that take the gradient of input items, see `handles`.
             prefix: of the tokens that every history begins with, if rows lack them.
         """
         rate = self.config.dropout
@@ -170,12 +173,12 @@ class EqIDs(eqx.Module):
         dtype: DTypeLike,
         prefix: PrefixCache | None = None,
     ) -> Float[Array, "batch item_width"]:
-        """Returns one query of every row, the one at its position.
+        """Returns one query of every row, the one at a given position.
 
         Args:
-            batch: histories, a row each.
-            position: where to ask, such as a history's last event.
-            dtype: of the computation.
+            batch: one history a row.
+            position: of the query in each row, such as the history's last event.
+            dtype: of activations.
             prefix: as for `queries`.
         """
 
@@ -201,9 +204,9 @@ class EqIDs(eqx.Module):
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         """Returns the summed negative log-likelihood of the targets, and their number.
 
-        The mean over targets is the quotient of the two, also where either is a sum
-        over devices or steps. With `touched` (from `handles`), no gradient flows to
-        item tables; `table_gradients` makes it of the handles'.
+        Their quotient is the mean over targets, also after each was summed over devices
+        or steps. With `active` (from `handles`), no gradient flows to item tables;
+        `table_gradients` makes these from the gradients of the handles.
         """
         query = self.queries(
             batch, dtype=dtype, remat=remat, kernel=kernel, key=key, active=active,
@@ -212,13 +215,13 @@ class EqIDs(eqx.Module):
         total = self.softmax.loss(query, batch.target, active)
         return total, jnp.sum(batch.target >= 0)
 
-    def handles(self, batch: Batch, cluster: Int[Array, " touched"]) -> ActiveClusters:
-        """Returns what takes the gradients of item tables in their stead.
+    def handles(self, batch: Batch, cluster: Int[Array, " active"]) -> ActiveClusters:
+        """Returns handles that take the gradients of the item tables.
 
         Args:
-            batch: what the loss is of.
-            cluster: every cluster that its items and targets lie in; of each shard of
-                the tables as many, ascending, filled with the number of all.
+            batch: of the loss.
+            cluster: the clusters of its items and targets, ascending; equally many for
+                each shard of the tables, padded with the number of clusters.
         """
         width = self.softmax.table.shape[-1:]
         rows = lookup(jnp.zeros((1, *width)), jnp.zeros_like(batch.items))
@@ -228,22 +231,22 @@ class EqIDs(eqx.Module):
     def table_gradients(
         self, batch: Batch, gradients: ActiveClusters
     ) -> dict[str, Array]:
-        """Returns the gradients of item tables, as blocks of the touched clusters.
+        """Returns the gradients of item tables, as blocks of the active clusters.
 
         Args:
-            batch: what the loss is of.
-            gradients: those of its handles, with their `cluster`.
+            batch: of the loss.
+            gradients: of its handles, with their `cluster`.
 
         Returns:
             Blocks by the name of their table: "table" and "bias" of the softmax and,
-            where the vectors that enter have a table of their own, "input_table".
+            if input items have a table of their own, "input_table".
         """
-        assert gradients.rows is not None, "gradients of a softmax alone"
-        entered = gradients.table
+        assert gradients.rows is not None, "these gradients are of a softmax alone"
+        inputs = gradients.table
         if self.input_table is not None:
-            entered = jnp.zeros_like(entered)
-        entered = add_rows(entered, gradients.cluster, batch.items, gradients.rows)
-        blocks = {"table": entered, "bias": gradients.bias}
+            inputs = jnp.zeros_like(inputs)
+        inputs = add_rows(inputs, gradients.cluster, batch.items, gradients.rows)
+        blocks = {"table": inputs, "bias": gradients.bias}
         if self.input_table is not None:
-            blocks |= {"table": gradients.table, "input_table": entered}
+            blocks |= {"table": gradients.table, "input_table": inputs}
         return blocks

@@ -1,8 +1,8 @@
 """The two levels of the softmax for many targets: log-probabilities and gradients.
 
-Each is a loop over pieces that fit a cache, so that memory depends on the piece and
-not on the catalog or the number of targets. A piece's logits are formed once: its
-log-probabilities and all of its gradients are taken while it is there.
+Each level is a loop over pieces that fit a cache, so that memory depends on the piece
+and not on the catalog or the number of targets. A piece computes its logits once, and
+takes log-probabilities and all gradients from them.
 """
 
 import math
@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sharding import Split
+from sharding import TableShards
 
 PIECE, LARGE_PIECE = 2**18, 2**24
-"""Floats of a piece on a CPU, a mebibyte, for its cache (2**16 to 2**20 serve as well);
-and elsewhere, where a loop's every step costs the launch of its kernels."""
+"""Floats of a piece on a CPU, which fit its cache (2**16 to 2**20 are as fast); and on
+accelerators, where every step of a loop launches kernels."""
 
 
 class Targets(NamedTuple):
-    """Queries with the items that they predict, as one shard of the table sees them.
+    """Queries with the items that they predict, for one shard of the tables.
 
     Attributes:
         hidden: the queries.
-        cluster: the target's cluster among this shard's; their number if it is
-            elsewhere, or none.
+        cluster: the target's cluster, counted from the shard's first; the number of
+            its clusters if another shard has the target, or if there is none.
         place: the target's place in its cluster.
         weight: factor of its log-probability in the sum that is differentiated.
     """
@@ -40,9 +40,10 @@ class Level(NamedTuple):
     """What one level adds to log P and to the gradients of its weighted sum.
 
     Attributes:
-        log_prob: of each target's cluster, or of its item in it; 0 elsewhere.
+        log_prob: of each target's cluster, or of its item in the cluster; 0 for
+            targets of other shards.
         hidden: gradient of the queries.
-        table: gradient of the cluster vectors, or of the touched blocks.
+        table: gradient of the cluster vectors, or of the active clusters' blocks.
         bias: gradient of their biases.
     """
 
@@ -53,7 +54,7 @@ class Level(NamedTuple):
 
 
 def cluster_level(
-    split: Split,
+    shards: TableShards,
     targets: Targets,
     table: Float[Array, "cluster item_width"],
     bias: Float[Array, " cluster"],
@@ -63,11 +64,11 @@ def cluster_level(
     """log P(cluster), a softmax over the clusters of all shards.
 
     Args:
-        split: how clusters lie on the mesh.
-        targets: all that this shard's clusters have to meet.
+        shards: how the mesh splits queries and clusters.
+        targets: all that this shard scores.
         table: this shard's cluster vectors.
-        bias: theirs.
-        occupied: clusters with an item; the others have probability zero.
+        bias: of these clusters.
+        occupied: which clusters have an item; the others have probability zero.
         piece_size: floats of a piece.
     """
     num_targets, num_clusters = len(targets.hidden), len(table)
@@ -79,18 +80,20 @@ def cluster_level(
         x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
         return x.reshape(-1, size, *x.shape[1:])
 
-    def piece(grads: tuple[Array, Array], targets: Targets) -> tuple:
+    def piece(
+        grads: tuple[Array, Array], targets: Targets
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         query = targets.hidden
         logits = _dot("tw,cw->tc", query, cast) + bias
         logits = jnp.where(occupied, logits, -jnp.inf)
-        top = split.max_over_blocks(logits.max(axis=1))
+        top = shards.max_over_blocks(logits.max(axis=1))
         powers = jnp.exp(logits - top[:, None])
-        total = split.sum_over_blocks(powers.sum(axis=1))
+        total = shards.sum_over_blocks(powers.sum(axis=1))
         here = targets.cluster[:, None] == jnp.arange(num_clusters)
         own = jnp.sum(jnp.where(here, logits, 0.0), axis=1)
-        known = targets.cluster < num_clusters
-        log_prob = jnp.where(known, own - top - jnp.log(total), 0.0)
-        # Rows of other shards' targets count here too: this shard has their rivals.
+        own_target = targets.cluster < num_clusters
+        log_prob = jnp.where(own_target, own - top - jnp.log(total), 0.0)
+        # Other shards' targets have gradients here too: these clusters compete.
         errors = (here - powers / total[:, None]) * targets.weight[:, None]
         cast_errors = errors.astype(query.dtype)
         grads = (
@@ -99,22 +102,23 @@ def cluster_level(
         )
         return grads, (log_prob, _dot("tc,cw->tw", cast_errors, cast))
 
-    zeros = jax.tree.map(split.varying, (jnp.zeros(table.shape), jnp.zeros(bias.shape)))
+    zeros = jax.tree.map(
+        shards.varying, (jnp.zeros(table.shape), jnp.zeros(bias.shape))
+    )
     out: tuple[Array, Array]
     grads, out = jax.lax.scan(piece, zeros, jax.tree.map(pieces, targets))
     log_prob, hidden = (x.reshape(-1, *x.shape[2:])[:num_targets] for x in out)
     return Level(log_prob, hidden, *grads)
 
 
-class Rows(NamedTuple):
-    """Targets sorted by cluster, in rows that share one.
+class ClusterRows(NamedTuple):
+    """Targets sorted by cluster, in rows of one cluster each.
 
     Attributes:
-        order: where each sorted target came from.
-        targets: the sorted targets, followed by a row of padding.
-        start: where each row starts; a row ends where its cluster does, at the latest
-            after `length` targets.
-        num_rows: how many rows there are.
+        order: the index of each sorted target before sorting.
+        targets: the sorted targets, then a row of padding.
+        start: the first target of each row; a row has at most `length` targets.
+        num_rows: the number of rows, without padding.
     """
 
     order: Int[Array, " target"]
@@ -124,7 +128,7 @@ class Rows(NamedTuple):
 
 
 def item_level(
-    split: Split,
+    shards: TableShards,
     targets: Targets,
     table: Float[Array, "cluster place item_width"],
     bias: Float[Array, "cluster place"],
@@ -133,16 +137,16 @@ def item_level(
     num_blocks: int,
     piece_size: int,
 ) -> Level:
-    """log P(item | cluster), reading the blocks of touched clusters only.
+    """log P(item | cluster), which reads the blocks of the targets' clusters only.
 
     Args:
-        split: how clusters lie on the mesh.
-        targets: all that this shard's clusters have to meet.
+        shards: how the mesh splits queries and clusters.
+        targets: all that this shard scores.
         table: this shard's item vectors.
-        bias: theirs.
+        bias: of these items.
         valid: places that hold an item.
-        position: where a cluster's gradient goes among the blocks.
-        num_blocks: blocks of gradient that there is room for.
+        position: the index of each cluster's gradient among the blocks.
+        num_blocks: blocks of the gradient.
         piece_size: floats of a piece.
     """
     num_targets, width = targets.hidden.shape
@@ -152,7 +156,7 @@ def item_level(
     rows = sorted_rows(targets, num_clusters, length, at_once)
     dtype = targets.hidden.dtype
 
-    def chunk(state: tuple) -> tuple:
+    def chunk(state: tuple[Array, ...]) -> tuple[Array, ...]:
         step, log_prob, d_hidden, d_table, d_bias = state
         start = jax.lax.dynamic_slice(rows.start, (step * at_once,), (at_once,))
         member = start[:, None] + jnp.arange(length)
@@ -190,7 +194,7 @@ def item_level(
     )
     state = (jnp.zeros((), jnp.int32), *zeros)
     chunks = -(-rows.num_rows // at_once)
-    state = jax.tree.map(split.varying, state)
+    state = jax.tree.map(shards.varying, state)
     _, log_prob, hidden, *grads = jax.lax.while_loop(
         lambda state: state[0] < chunks, chunk, state
     )
@@ -199,9 +203,10 @@ def item_level(
 
 
 def row_length(num_targets: int, num_clusters: int) -> int:
-    """Targets that share a read of a block: as many as a cluster has on average.
+    """Returns how many targets share a read of a block: a cluster's average number.
 
-    Between 4, for less makes matrix products into vector products, and 32.
+    It is at least 4, for with fewer a matrix product becomes vector products, and at
+    most 32.
     """
     average = max(1, num_targets // num_clusters)
     return min(32, max(4, 2 ** math.ceil(math.log2(average))))
@@ -209,14 +214,14 @@ def row_length(num_targets: int, num_clusters: int) -> int:
 
 def sorted_rows(
     targets: Targets, num_clusters: int, length: int, multiple: int
-) -> Rows:
-    """Sorts targets by cluster and cuts each cluster's into rows.
+) -> ClusterRows:
+    """Sorts targets by cluster and cuts those of each cluster into rows.
 
     Args:
         targets: in any order; those of cluster `num_clusters` are left out.
-        num_clusters: how many there are.
-        length: targets in a row at most.
-        multiple: the number of rows that fit is a multiple of this.
+        num_clusters: of this shard.
+        length: most targets of a row.
+        multiple: divides the capacity for rows.
     """
     num_targets = len(targets.cluster)
     order = jnp.argsort(targets.cluster)
@@ -233,7 +238,7 @@ def sorted_rows(
         widths = [(0, length + 1)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x[order], widths, constant_values=value)
 
-    return Rows(
+    return ClusterRows(
         order=order,
         targets=Targets(
             hidden=padded(targets.hidden, 0),

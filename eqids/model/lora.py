@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqids.config import LoraConfig, LoraTarget
-from eqids.model.product import PRODUCT
+from eqids.model.product import product
+from eqids.model.remat import named_product
 from sharding import Words, gathered, like, words
 
 FIELDS: Mapping[LoraTarget, str] = types.MappingProxyType(
@@ -26,14 +26,14 @@ FIELDS: Mapping[LoraTarget, str] = types.MappingProxyType(
         "down": "w_down",
     }
 )
-"""A block's matrices, by the names under which they are targeted."""
+"""The matrices of a block, by the names of `--lora_targets`."""
 
 
 class LowRank(eqx.Module):
     """The change `alpha / rank * B A` of one kind of matrix, in all blocks.
 
-    It is never multiplied out. Axes have the words of the matrix it changes, outputs
-    first, with `rank` between its two sides.
+    Training never multiplies it out. Its axes have the words of the matrix that it
+    changes, outputs first, with `rank` between its two sides.
     """
 
     a: Float[Array, "layer rank *inputs"]
@@ -50,12 +50,11 @@ class LowRank(eqx.Module):
         *,
         key: PRNGKeyArray,
     ):
-        """Starts from a random A and a B of zeros: no change at all.
+        """Starts from a random A and a B of zeros, which changes nothing.
 
         Args:
-            matrix: what is changed, of which only the shape matters.
-            axes: its words: `width` on one side, whatever it is mapped from or to on
-                the other.
+            matrix: the one to change; only its shape matters.
+            axes: its words; `width` is one side, and the other words are the other.
             config: rank and alpha.
             key: randomness of A.
         """
@@ -88,15 +87,35 @@ class LowRank(eqx.Module):
         """Returns what the change adds to the matrix's product with `x`.
 
         Args:
-            x: what enters the matrix.
-            out_sharding: of a result `[batch, seq, width]`, where a mesh axis may
-                split the inputs.
+            x: the input of the matrix.
+            out_sharding: of a result `[batch, seq, width]`, whose inputs a mesh axis
+                may split.
         """
         a, b = (gathered(w.astype(x.dtype)) for w in (self.a, self.b))
         ends = tuple(range(-len(self.inputs), 0))
         y = jnp.tensordot(x, a, (ends, ends), out_sharding=out_sharding)
-        y = checkpoint_name(y, PRODUCT)
+        y = named_product(y)
         return jnp.tensordot(self.scale * y, b, (-1, -1), out_sharding=out_sharding)
+
+
+def linear(
+    equation: str,
+    x: Float[Array, "batch seq *inputs"],
+    weight: Float[Array, "*sizes"],
+    change: LowRank | None,
+    out_sharding: NamedSharding | None = None,
+) -> Float[Array, "batch seq *outputs"]:
+    """Returns a matrix times `x`, plus its low-rank change times `x` if it has one.
+
+    Args:
+        equation: as in `product`.
+        x: the input.
+        weight: the matrix, of one layer.
+        change: of the matrix, or None.
+        out_sharding: of the result, if einsum cannot infer it.
+    """
+    y = product(equation, x, weight, out_sharding)
+    return named_product(y if change is None else y + change(x, out_sharding))
 
 
 def low_rank_changes(

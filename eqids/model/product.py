@@ -10,9 +10,6 @@ from jaxtyping import Array, Float
 
 from sharding import gathered, like
 
-PRODUCT = "product"
-"""The name of what blocks keep for their backward pass, see `checkpointed`."""
-
 
 def product(
     equation: str,
@@ -21,20 +18,19 @@ def product(
     out_sharding: NamedSharding | None = None,
     dtype: DTypeLike | None = None,
 ) -> Float[Array, "*outputs"]:
-    """Returns an einsum in the precision of `x`.
+    """Returns an einsum of activations and a weight; its result has `x`'s precision.
 
-    A weight that is wider is cast first. Under one that is narrower, such as a frozen
-    bfloat16 weight under float32 activations, `x` is rounded to it and the sum is not:
+    A wider weight is cast to the precision of `x`. For a narrower one, such as a frozen
+    bfloat16 weight of float32 activations, `x` is rounded and the sum is not:
     processors multiply bfloat16 faster than float32, and XLA moves float32 on a CPU
-    without converting it. Gradients are computed alike.
+    without a conversion. Gradients are computed in the same way.
 
     Args:
-        equation: of two operands, whose letters are each in two of the three terms or
-            in all.
+        equation: of two operands; each letter is in at least two of the three terms.
         x: activations.
-        weight: as it is stored; a mesh gathers it. Or other activations.
-        out_sharding: where einsum cannot tell.
-        dtype: of the result, at least that of `x`, by default the same.
+        weight: as it is stored, gathered here if a mesh splits it; or activations.
+        out_sharding: of the result, if einsum cannot infer it.
+        dtype: of the result, by default that of `x`; never narrower.
     """
     weight = gathered(narrowed(weight, x.dtype))
     if weight.dtype != x.dtype:
@@ -48,8 +44,8 @@ def product(
 def narrowed(
     weight: Float[Array, "*sizes"], dtype: DTypeLike
 ) -> Float[Array, "*sizes"]:
-    """Returns a weight in a dtype, or as it is where that is narrower."""
-    narrower = jnp.finfo(weight.dtype).bits < jnp.finfo(dtype).bits
+    """Returns a weight cast to a dtype; a narrower weight stays as it is."""
+    narrower = weight.dtype.itemsize < jnp.dtype(dtype).itemsize
     return weight if narrower else weight.astype(dtype)
 
 

@@ -1,30 +1,32 @@
 """Exact ranks of targets in the full catalog, without `[user, slot]` scores.
 
-Clusters are scored in chunks, twice: the first pass finds the normalizers and the
-target's own score, the second counts what is above it. Both score a chunk by the same
-program, so that equal items tie exactly. Clusters may be split over a mesh: every
-shard counts in its own, and the counts are summed.
+Two passes score clusters in chunks: the first finds the normalizers and the target's
+score, the second counts the items above it. Both score a chunk by the same program, so
+that equal items tie exactly. If a mesh splits the clusters, every shard counts in its
+own, and the counts are summed.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from eqids.config.slots import cluster_of, slot_of
 from eqids.model.scores import (
-    Head,
+    SoftmaxArrays,
     cluster_log_probs,
     item_logits,
     log_normalizer,
     on_shards,
     over_chunks,
 )
-from sharding import Split
+from sharding import TableShards
 
 
 def ranks(
-    head: Head,
+    softmax: SoftmaxArrays,
     hidden: Float[Array, "user item_width"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],
@@ -32,52 +34,51 @@ def ranks(
 ) -> Float[Array, "user 3"]:
     """Returns each target's rank with seen items filtered, unfiltered, and its log P.
 
-    The rank is 1 + the items strictly above + half of those that tie with it, so
-    that no order of equal scores can help or harm. A NaN score ranks above the
-    target; a NaN target ranks last.
+    The rank is 1 + the number of items strictly above + half of those that tie with
+    the target, so that the order of equal scores does not matter. A NaN score ranks
+    above the target; a NaN target ranks last.
 
     Args:
-        head: the hierarchical softmax.
+        softmax: the hierarchical softmax.
         hidden: queries; users may be split over the mesh.
         target: slots.
-        seen: slots of the users' histories, with numbers that are no slots as padding.
-            A target that its user has seen is missed (rank inf) where they are
-            filtered.
+        seen: slots of the users' histories; numbers that are no slots are padding. If
+            they are filtered, a target that its user has seen is missed (rank inf).
         seen_by: the user of each of `seen`, by default the one of its row. With it,
-            users with long lists use the space of those with short ones.
+            long lists use the space that short ones leave.
     """
     rows = [target, seen]
     if seen_by is not None:
         rows += [seen_by, jnp.arange(len(target), dtype=jnp.int32)]
-    return on_shards(_local_ranks, head, head.valid, hidden, *rows)
+    return on_shards(_local_ranks, softmax, softmax.valid, hidden, *rows)
 
 
 class _Seen(NamedTuple):
-    """Pairs of a slot and the user who has seen it, each once."""
+    """Distinct pairs of a slot and the user who has seen it."""
 
     slot: Int[Array, " pair"]
-    """Counted from the shard's first."""
+    """Counts from the shard's first."""
     user: Int[Array, " pair"]
-    """The user's row among those that the shard ranks; past them for others."""
+    """The user's row of those that the shard ranks; out of range for other users."""
 
     def counts(self, what: Bool[Array, " pair"], like: Array) -> Int[Array, " user"]:
-        """How many of these pairs each user has, in an array like another."""
+        """Returns how many of these pairs each user has; `like` gives the length."""
         none = jnp.zeros_like(like, jnp.int32)
         return none.at[self.user].add(what.astype(jnp.int32), mode="drop")
 
 
 class _Own(NamedTuple):
-    """What the first pass finds."""
+    """The results of the first pass."""
 
     total: Float[Array, "cluster user"]
     """Normalizers of all clusters."""
     logit: Float[Array, " user"]
-    """The target's, 0 if another shard has it."""
+    """Of the target; 0 if another shard has it."""
 
 
 def _local_ranks(
-    split: Split,
-    head: Head,
+    shards: TableShards,
+    softmax: SoftmaxArrays,
     _: Bool[Array, "cluster place"],
     hidden: Float[Array, "user item_width"],
     target: Int[Array, " user"],
@@ -85,27 +86,27 @@ def _local_ranks(
     seen_by: Int[Array, "user seen"] | None = None,
     number: Int[Array, " user"] | None = None,
 ) -> Float[Array, "user 3"]:
-    """What one shard does: it counts in its clusters, for the users of all."""
-    num_clusters, cluster_size = head.valid.shape
-    first_slot = split.first_block(num_clusters) * cluster_size
-    query = split.gather(hidden)
-    slot = split.gather(target) - first_slot
-    log_p = cluster_log_probs(split, head, query).T
-    own = _own(head, query, slot, log_p)
+    """One shard's part: counts in its clusters, for the users of all shards."""
+    num_clusters, cluster_size = softmax.valid.shape
+    first_slot = slot_of(shards.first_block(num_clusters), 0, cluster_size)
+    query = shards.gather(hidden)
+    slot = shards.gather(target) - first_slot
+    log_p = cluster_log_probs(shards, softmax, query).T
+    own = _own(softmax, query, slot, log_p)
     here = (slot >= 0) & (slot < num_clusters * cluster_size)
-    at = jnp.where(here, slot // cluster_size, 0), jnp.arange(len(slot))
+    at = jnp.where(here, cluster_of(slot, cluster_size), 0), jnp.arange(len(slot))
     mine = jnp.where(here, log_p[at] + (own.logit - own.total[at]), 0.0)
-    score = split.sum_over_blocks(mine)
-    others = _distinct(*_pairs(split, seen, seen_by, number))
+    score = shards.sum_over_blocks(mine)
+    others = _distinct(*_pairs(shards, seen, seen_by, number))
     others = others._replace(slot=others.slot - first_slot)
-    counts = _counts(head, query, others, log_p, own.total, score)
+    counts = _counts(softmax, query, others, log_p, own.total, score)
     missed = others.counts(others.slot == slot.at[others.user].get(mode="clip"), score)
     counts = jnp.concatenate([counts, missed[:, None]], axis=1)
-    above, ties, seen_above, seen_ties, missed = split.give_back(counts).T
+    above, ties, seen_above, seen_ties, missed = shards.give_back(counts).T
     ties = ties - 1
     filtered = _rank(above - seen_above, ties - seen_ties)
     filtered = jnp.where(missed > 0, jnp.inf, filtered)
-    return jnp.stack([filtered, _rank(above, ties), split.give_back(mine)], axis=1)
+    return jnp.stack([filtered, _rank(above, ties), shards.give_back(mine)], axis=1)
 
 
 def _rank(above: Int[Array, " user"], ties: Int[Array, " user"]) -> Array:
@@ -113,42 +114,42 @@ def _rank(above: Int[Array, " user"], ties: Int[Array, " user"]) -> Array:
 
 
 def _pairs(
-    split: Split,
+    shards: TableShards,
     seen: Int[Array, "user seen"],
     seen_by: Int[Array, "user seen"] | None,
     number: Int[Array, " user"] | None,
 ) -> tuple[Int[Array, " pair"], Int[Array, " pair"]]:
-    """Slots that were seen, and by which of the users that a shard ranks."""
+    """Seen slots, and the row of the user who has seen each."""
     if seen_by is None or number is None:
-        seen = split.gather(seen)
+        seen = shards.gather(seen)
         row = lax.broadcasted_iota(jnp.int32, seen.shape, 0)
         return seen.reshape(-1), row.reshape(-1)
-    # A pair may stand in the row of a user whom another shard ranks.
-    slot, user = (split.every_row(x).reshape(-1) for x in (seen, seen_by))
-    own, num_users = split.gather(number), len(split.every_row(number))
+    # The row of a pair may belong to a user whom another shard ranks.
+    slot, user = (shards.every_row(x).reshape(-1) for x in (seen, seen_by))
+    own, num_users = shards.gather(number), len(shards.every_row(number))
     row = jnp.full_like(user, len(own), shape=num_users)
     row = row.at[own].set(jnp.arange(len(own), dtype=row.dtype))
     return slot, row[user]
 
 
 def _distinct(slot: Int[Array, " pair"], user: Int[Array, " pair"]) -> _Seen:
-    """Each pair once; what is there again becomes padding."""
+    """Keeps each pair once; repeats become padding."""
     slot, user = lax.sort((slot, user), num_keys=2)
     again = (slot[1:] == slot[:-1]) & (user[1:] == user[:-1])
     unwanted = jnp.pad(again, (1, 0)) | (slot < 0)
-    return _Seen(jnp.where(unwanted, jnp.iinfo(slot.dtype).max, slot), user)
+    return _Seen(jnp.where(unwanted, np.iinfo(slot.dtype).max, slot), user)
 
 
 def _own(
-    head: Head,
+    softmax: SoftmaxArrays,
     query: Float[Array, "user item_width"],
     slot: Int[Array, " user"],
     log_p: Float[Array, "cluster user"],
 ) -> _Own:
-    cluster_size, user = head.valid.shape[1], jnp.arange(len(slot))
+    cluster_size, user = softmax.valid.shape[1], jnp.arange(len(slot))
 
     def step(first: Array, new: Array, own: _Own) -> _Own:
-        logits = item_logits(head, first, len(new), query)
+        logits = item_logits(softmax, first, len(new), query)
         place, inside = _places(slot, first * cluster_size, len(new) * cluster_size)
         logit = logits.reshape(-1, len(slot))[place, user]
         total = log_normalizer(logits)
@@ -158,28 +159,28 @@ def _own(
         )
 
     start = _Own(jnp.zeros_like(log_p), jnp.zeros_like(log_p[0]))
-    return over_chunks(step, head, len(slot), start)
+    return over_chunks(step, softmax, len(slot), start)
 
 
 def _counts(
-    head: Head,
+    softmax: SoftmaxArrays,
     query: Float[Array, "user item_width"],
     seen: _Seen,
     log_p: Float[Array, "cluster user"],
     total: Float[Array, "cluster user"],
     score: Float[Array, " user"],
 ) -> Int[Array, "user 4"]:
-    """Returns items above and equal, and how many of these were seen."""
-    cluster_size = head.valid.shape[1]
-    # Nothing that is filtered helps a target whose own score is no number.
+    """Returns the number of items above, of equal ones, and of those of each seen."""
+    cluster_size = softmax.valid.shape[1]
+    # Filtering never improves the rank of a NaN target.
     helps = ~jnp.isnan(score).at[seen.user].get(mode="clip")
 
     def step(first: Array, new: Array, counts: Array) -> Array:
         size = len(new)
-        logits = item_logits(head, first, size, query)
+        logits = item_logits(softmax, first, size, query)
         up, down = (lax.dynamic_slice_in_dim(x, first, size) for x in (log_p, total))
         joint = up[:, None] + (logits - down[:, None])
-        # Whatever is not at most the target's is above: a NaN never ranks well.
+        # A score is above unless it is at most the target's, so a NaN is above.
         above = ~(joint <= score) & new[:, None, None]
         ties = (joint == score) & new[:, None, None]
         place, inside = _places(seen.slot, first * cluster_size, size * cluster_size)
@@ -190,13 +191,13 @@ def _counts(
         return counts + jnp.stack(found, axis=1)
 
     none = jnp.zeros_like(total, jnp.int32, shape=(len(score), 4))
-    return over_chunks(step, head, len(score), none)
+    return over_chunks(step, softmax, len(score), none)
 
 
 def _places(
     slot: Int[Array, "*axes"], first_slot: Int[Array, ""], size: int
 ) -> tuple[Int[Array, "*axes"], Bool[Array, "*axes"]]:
-    """Where slots stand in a chunk, and whether they do."""
+    """The indices of slots in a chunk, and whether they are in it."""
     place = slot - first_slot
     inside = (place >= 0) & (place < size)
     return jnp.where(inside, place, 0), inside

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from eqids.config import LlamaConfig
 
+Rope = tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]
+"""Cosines and sines of every position's rotary angles."""
+
 
 def rope_frequencies(config: LlamaConfig) -> np.ndarray:
     """Returns the angle per position of each rotary pair, float32 `[head / 2]`.
@@ -30,9 +33,7 @@ def rope_frequencies(config: LlamaConfig) -> np.ndarray:
     return ((1 - keep) * stretched + keep * frequencies).astype(np.float32)
 
 
-def rope_tables(
-    position: Int[Array, "batch seq"], config: LlamaConfig
-) -> tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]:
+def rope_tables(position: Int[Array, "batch seq"], config: LlamaConfig) -> Rope:
     """Returns the float32 cosines and sines of every position's rotary angles."""
     angle = position[..., None].astype(jnp.float32) * rope_frequencies(config)
     return jnp.cos(angle), jnp.sin(angle)
@@ -43,7 +44,7 @@ def rotate(
     cos: Float[Array, "batch seq half"],
     sin: Float[Array, "batch seq half"],
 ) -> Float[Array, "batch seq heads head"]:
-    """Rotates pairs (i, i + head / 2) of each head, HF's order of the pairs."""
+    """Rotates the pairs (i, i + head / 2) of each head, HF's order of the pairs."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[:, :, None, :], sin[:, :, None, :]
     out = [first * cos - second * sin, second * cos + first * sin]

@@ -1,7 +1,7 @@
 """Scores of clusters and of their items, on the part of a catalog that a shard holds.
 
-What `eqids.model.search` and `eqids.model.rank` share. A table that is split over a
-mesh by its clusters never moves: every shard scores its own clusters for all queries.
+Search and ranks use them. A table whose clusters are split over a mesh is never
+gathered: every shard scores its own clusters for all queries.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sharding import Split, like
+from sharding import TableShards, like
 
 _CHUNK_FLOATS = 2**20
-"""Logits held at a time (4 MiB, which stays in a cache), whatever the catalog."""
+"""Logits in memory at a time, for catalogs of any size; 4 MiB stay in a cache."""
 
 
 @runtime_checkable
-class Head(Protocol):
+class SoftmaxArrays(Protocol):
     """The arrays of a `HierarchicalSoftmax`, or one shard's part of them."""
 
     @property
@@ -39,26 +39,26 @@ Carry = TypeVar("Carry")
 
 def on_shards(
     function: Callable[..., PyTree[Array]],
-    head: Head,
+    softmax: SoftmaxArrays,
     allowed: Bool[Array, "cluster place"],
     hidden: Float[Array, "batch *more item_width"],
     *rows: Int[Array, "batch ..."],
 ) -> PyTree[Array]:
-    """Returns `function(split, head, allowed, hidden, *rows)`, run by every shard.
+    """Returns `function(shards, softmax, allowed, hidden, *rows)`, run by every shard.
 
     Args:
-        function: sees one shard's clusters and rows; its results have the rows'
-            leading axis.
-        head: the catalog.
-        allowed: one bool a place, laid out as the catalog is before it is used.
+        function: takes one shard's clusters and rows; its results have the leading
+            axis of the rows.
+        softmax: the hierarchical softmax.
+        allowed: a bool for each place; it is laid out as the tables are.
         hidden: queries.
-        rows: arrays with the leading axis of `hidden`, laid out likewise.
+        rows: arrays with the leading axis of `hidden`; they are laid out as it is.
     """
-    split = Split.of(hidden, head.table)
-    blocks = head, _laid_out_as(allowed, head.valid)
+    shards = TableShards.of(hidden, softmax.table)
+    blocks = softmax, _laid_out_as(allowed, softmax.valid)
     queries = hidden, *(_laid_out_as(x, hidden) for x in rows)
-    return split.run(
-        lambda blocks, rows: function(split, *blocks, *rows),
+    return shards.run(
+        lambda blocks, rows: function(shards, *blocks, *rows),
         hidden,
         blocks,
         queries,
@@ -76,28 +76,32 @@ def _laid_out_as(x: Array, other: Array) -> Array:
 
 
 def cluster_log_probs(
-    split: Split, head: Head, query: Float[Array, "query item_width"]
-) -> Float[Array, "query cluster"]:
-    """Returns log P(cluster) of this shard's clusters; -inf at empty ones."""
-    table = head.cluster_table.astype(query.dtype)
-    logits = jnp.einsum("qw,cw->qc", query, table, preferred_element_type=jnp.float32)
-    occupied = head.valid.any(axis=1)
-    logits = jnp.where(occupied, logits + head.cluster_bias, -jnp.inf)
-    logits -= split.max_over_blocks(logits.max(axis=1))[:, None]
-    total = split.sum_over_blocks(jnp.exp(logits).sum(axis=1))
-    return logits - jnp.log(total)[:, None]
+    shards: TableShards,
+    softmax: SoftmaxArrays,
+    query: Float[Array, "*queries item_width"],
+) -> Float[Array, "*queries cluster"]:
+    """Returns the float32 log P(cluster) of a shard's clusters; -inf for empty ones."""
+    table = softmax.cluster_table.astype(query.dtype)
+    logits = jnp.einsum(
+        "...w,cw->...c", query, table, preferred_element_type=jnp.float32
+    )
+    occupied = softmax.valid.any(axis=1)
+    logits = jnp.where(occupied, logits + softmax.cluster_bias, -jnp.inf)
+    logits -= shards.max_over_blocks(logits.max(axis=-1))[..., None]
+    total = shards.sum_over_blocks(jnp.exp(logits).sum(axis=-1))
+    return logits - jnp.log(total)[..., None]
 
 
 def item_logits(
-    head: Head,
+    softmax: SoftmaxArrays,
     first: Int[Array, ""],
     num_clusters: int,
     query: Float[Array, "query item_width"],
 ) -> Float[Array, "chunk place query"]:
-    """Returns the logits inside consecutive clusters; -inf at empty places."""
+    """Returns the float32 logits of items of consecutive clusters; -inf if invalid."""
     table, bias, valid = (
         lax.dynamic_slice_in_dim(x, first, num_clusters)
-        for x in (head.table, head.bias, head.valid)
+        for x in (softmax.table, softmax.bias, softmax.valid)
     )
     block = table.astype(query.dtype)
     logits = jnp.einsum("crw,qw->crq", block, query, preferred_element_type=jnp.float32)
@@ -107,27 +111,27 @@ def item_logits(
 def log_normalizer(
     logits: Float[Array, "chunk place query"],
 ) -> Float[Array, "chunk query"]:
-    """Returns the logsumexp over the items of clusters; 0 where there are none."""
+    """Returns the logsumexp over the items of each cluster; 0 for an empty one."""
     total = jax.nn.logsumexp(logits, axis=1)
     return jnp.where(total == -jnp.inf, 0.0, total)
 
 
 def over_chunks(
     step: Callable[[Int[Array, ""], Bool[Array, " chunk"], Carry], Carry],
-    head: Head,
+    softmax: SoftmaxArrays,
     num_queries: int,
     start: Carry,
 ) -> Carry:
-    """Goes through all clusters of this shard in chunks of bounded size.
+    """Runs a step for each chunk of this shard's clusters; returns the last carry.
 
     Args:
-        step: takes a chunk's first cluster, which of its clusters were in no chunk
-            before (the last chunk may overlap), and the carry.
-        head: the clusters.
-        num_queries: queries that a chunk is scored for.
-        start: the carry; it has to vary over shards as what `step` returns does.
+        step: takes a chunk's first cluster, a bool for each of its clusters (False if
+            a chunk before had it: the last two may overlap), and the carry.
+        softmax: whose clusters.
+        num_queries: for which a chunk is scored; they bound its size.
+        start: the first carry; it has to vary over shards as the results of `step` do.
     """
-    num_clusters, cluster_size = head.valid.shape
+    num_clusters, cluster_size = softmax.valid.shape
     most = min(num_clusters, max(1, _CHUNK_FLOATS // (cluster_size * num_queries)))
     num_chunks = -(-num_clusters // most)
     size = -(-num_clusters // num_chunks)

@@ -13,21 +13,21 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.model.likelihood import (
     ActiveClusters,
-    Asked,
-    Catalog,
+    ItemArrays,
+    WeightedSlots,
     Weights,
-    active_clusters,
     log_likelihood,
     log_probs_of,
 )
+from eqids.model.scores import cluster_log_probs
 from eqids.model.search import TopK, top_k
-from sharding import gathered, lookup
+from sharding import TableShards, gathered, lookup
 
 INIT_STD = 0.02
-"""Of the vectors at the start: small, so that an item is what it is used with, and
-not its noise. On ML-100K, 0.125 costs a tenth of a nat."""
-KNOWN_STD = 0.05
-"""Of vectors that start from what is known of the items; 0.02 to 0.05 serve as well."""
+"""Standard deviation of new random vectors: small, so that training and not noise
+shapes an item. On ML-100K, 0.125 costs a tenth of a nat."""
+GIVEN_STD = 0.05
+"""Standard deviation of vectors that start from given ones; 0.02 is as good."""
 
 
 class HierarchicalSoftmax(eqx.Module):
@@ -61,9 +61,9 @@ class HierarchicalSoftmax(eqx.Module):
             cluster_size: places in a cluster.
             item_width: size of a vector.
             valid: which places hold an item; by default all.
-            counts: how often each item is used; by default equally often.
-            vectors: what is known of the items, see `initial_table`; a cluster
-                starts from the mean of its items.
+            counts: uses of each item; by default all are used equally often.
+            vectors: of the items, see `initial_table`; a cluster starts from the mean
+                of its items.
             key: randomness of the vectors.
         """
         k1, k2 = jax.random.split(key)
@@ -93,12 +93,12 @@ class HierarchicalSoftmax(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """Returns the float32 log-probability of one slot per query.
 
-        Work and memory grow with the clusters that the slots touch; logits of
-        queries against the whole catalog are never formed.
+        Work and memory grow with the number of the slots' clusters; logits of the
+        whole catalog are never computed.
 
         Args:
             hidden: queries.
-            slot: the item asked for; a negative one gives 0.
+            slot: an item for each query; the result is 0 for a negative slot.
         """
         if slot.ndim == 0:
             return self.log_prob(hidden[None], slot[None])[0]
@@ -113,33 +113,23 @@ class HierarchicalSoftmax(eqx.Module):
     ) -> Float[Array, ""]:
         """Returns the summed negative log-likelihood of slots, in float32.
 
-        The same as summing `log_prob`, in one pass instead of two where it is
-        differentiated.
+        It equals the negative sum of `log_prob`; with gradients it takes one pass
+        instead of two.
 
         Args:
             hidden: queries.
-            slot: the item that each query predicts; negative for none.
-            active: handles that take the gradients of item vectors and biases, block
-                by block, in place of the tables; they have to name every cluster that
-                a slot lies in, or the loss is NaN.
+            slot: the target of each query; negative for none.
+            active: handles that take the gradients of item vectors and biases in place
+                of the tables. The loss is NaN if they lack the cluster of a slot.
             weight: of each query in the sum, by default 1; not differentiated.
         """
         weight = jnp.ones(slot.shape) if weight is None else weight
         weight = jnp.where(slot < 0, 0.0, weight)
-        return -log_likelihood(hidden, *self._arguments(active), Asked(slot, weight))
+        return -log_likelihood(
+            hidden, *self._arguments(active), WeightedSlots(slot, weight)
+        )
 
-    def active(self, *slots: Int[Array, "..."]) -> ActiveClusters:
-        """Returns handles for the clusters that slots lie in (without a mesh).
-
-        There is room for as many clusters as there are slots, or clusters; see
-        `handles` where it is known that a batch touches fewer.
-        """
-        num_clusters, cluster_size = self.valid.shape
-        flat = jnp.concatenate([slot.reshape(-1) for slot in slots])
-        most = min(len(flat), num_clusters)
-        return self.handles(active_clusters(flat, num_clusters, cluster_size, most))
-
-    def handles(self, cluster: Int[Array, " touched"]) -> ActiveClusters:
+    def handles(self, cluster: Int[Array, " active"]) -> ActiveClusters:
         """Returns handles for given clusters: zeros, split as the clusters are."""
         _, cluster_size, width = self.table.shape
         table = jnp.zeros((1, cluster_size, width), self.table.dtype)
@@ -147,7 +137,7 @@ class HierarchicalSoftmax(eqx.Module):
         zero = jnp.zeros_like(cluster)
         return ActiveClusters(cluster, lookup(table, zero), lookup(bias, zero))
 
-    def _arguments(self, active: ActiveClusters | None) -> tuple[Weights, Catalog]:
+    def _arguments(self, active: ActiveClusters | None) -> tuple[Weights, ItemArrays]:
         table, bias = self.table, self.bias
         if active is not None:
             table, bias = active.table, active.bias
@@ -155,20 +145,20 @@ class HierarchicalSoftmax(eqx.Module):
         cluster = None if active is None else active.cluster
         return (
             Weights(table, bias, self.cluster_table, self.cluster_bias),
-            Catalog(*read, self.valid, cluster),
+            ItemArrays(*read, self.valid, cluster),
         )
 
     def cluster_log_probs(
         self, hidden: Float[Array, "*batch item_width"]
     ) -> Float[Array, "*batch cluster"]:
         """Returns the float32 log-probabilities of all clusters."""
-        table = gathered(self.cluster_table).astype(hidden.dtype)
-        logits = jnp.einsum(
-            "...w,cw->...c", hidden, table, preferred_element_type=jnp.float32
+        clusters = self.cluster_table, self.cluster_bias, self.valid
+        whole = eqx.tree_at(
+            lambda s: (s.cluster_table, s.cluster_bias, s.valid),
+            self,
+            [gathered(x) for x in clusters],
         )
-        logits = logits + gathered(self.cluster_bias)
-        logits = jnp.where(gathered(self.valid).any(axis=-1), logits, -jnp.inf)
-        return _log_softmax(logits)
+        return cluster_log_probs(TableShards((), ()), whole, hidden)
 
     def log_probs(
         self, hidden: Float[Array, "*batch item_width"]
@@ -197,15 +187,11 @@ class HierarchicalSoftmax(eqx.Module):
 
         Args:
             hidden: queries.
-            k: how many; more than there are items is allowed.
-            exclude: slots not to return, per query; what is no slot is padding.
+            k: number of items; it may exceed the number of items in the catalog.
+            exclude: slots not to return, per query; numbers that are no slots are
+                padding.
             allowed: places that may be returned to any query, by default all.
-            max_clusters: visit no more clusters, and say whether the answer is exact
-                all the same.
-
-        Returns:
-            Slots, best first and equal ones by slot (-1 where fewer than k may be
-            returned), log-probabilities, clusters visited, and whether it is exact.
+            max_clusters: most clusters to visit; the result says whether it is exact.
         """
         return top_k(
             self, hidden, k, exclude=exclude, allowed=allowed, max_clusters=max_clusters
@@ -221,21 +207,22 @@ def initial_table(
 
     Args:
         shape: clusters, cluster_size and item_width.
-        vectors: what is known of the items, most important axis first (a truncated
-            SVD of who used them), zero where nothing is. Scaled to `KNOWN_STD` and
-            laid over fainter random ones. Axes past item_width are left out.
-        key: randomness of the rest.
+        vectors: of the items, most important axis first (such as a truncated SVD of
+            who used them), zeros for an item without one. They are scaled to
+            `GIVEN_STD` and added to smaller random ones; axes past item_width are left
+            out.
+        key: of the random vectors.
     """
     noise = INIT_STD * jax.random.normal(key, shape)
     if vectors is None:
         return noise
-    known = vectors[..., : shape[-1]]
-    size = np.std(known[np.any(known != 0, axis=-1)]) if known.any() else 1.0
-    start = jnp.asarray(KNOWN_STD * known / size, jnp.float32)
-    return (0.1 * noise).at[..., : known.shape[-1]].add(start)
+    given = vectors[..., : shape[-1]]
+    size = np.std(given[np.any(given != 0, axis=-1)]) if given.any() else 1.0
+    start = jnp.asarray(GIVEN_STD * given / size, jnp.float32)
+    return (0.1 * noise).at[..., : given.shape[-1]].add(start)
 
 
 def _log_softmax(logits: Float[Array, "*axes n"]) -> Float[Array, "*axes n"]:
-    """Log-softmax that is -inf, not NaN, where a whole row is -inf."""
+    """Log-softmax; a row of -inf alone stays -inf instead of becoming NaN."""
     total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     return logits - jnp.where(jnp.isfinite(total), total, 0.0)

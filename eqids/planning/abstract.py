@@ -17,7 +17,7 @@ from eqids.fit.step import State, Step, make_step, split, start
 from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.run_step import step_config
-from sharding import Placement, beside, shards
+from sharding import Placement, beside, num_shards
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
     active: jax.ShapeDtypeStruct | None = None
     if config.item_optimizer != "dense":
         table = params.softmax.table
-        num_shards = shards(table)
+        ways = num_shards(table)
         uniform = np.ones(table.shape[0])
         draws = recipe.batch_size * (recipe.seq_len + 1)
-        length = num_shards * expected_capacity(chances(uniform, draws), num_shards)
+        length = ways * expected_capacity(chances(uniform, draws), ways)
         placed = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
         assert isinstance(placed, jax.ShapeDtypeStruct)
         active = placed

@@ -17,9 +17,9 @@ from jaxtyping import Array, PyTree
 from eqids.fit.step import parts_of
 from eqids.fit.strategy import item_tables
 from eqids.model import Batch
-from eqids.model.attention import Kernel
+from eqids.model.attention import AttentionContext, attention
 from eqids.model.levels import LARGE_PIECE, PIECE
-from eqids.model.llama import Kept, checkpointed, kept_with
+from eqids.model.remat import Kept, checkpointed, kept_with
 from eqids.model.rope import rope_tables
 from eqids.planning.abstract import AbstractRun, Job
 from sharding import gathered, lookup
@@ -99,7 +99,7 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
     params, tables = run.state.params, item_tables(run.state.params)
     dense = eqx.filter(params, jax.tree.map(lambda table: not table, tables))
     kept, inside, weights = _block(job, run)
-    if kept_with(job.step.kernel, job.step.remat) != "products":
+    if _kept(job) != "products":
         kept = int(_OF_ALL * kept)
     blocks = _bytes(eqx.filter(params, tables))
     if run.active is not None:
@@ -125,13 +125,16 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
     )
 
 
+def _kept(job: Job) -> Kept:
+    return kept_with(job.step.remat, job.step.kernel == "cudnn")
+
+
 def _block(job: Job, run: AbstractRun) -> tuple[int, int, int]:
     """Bytes that one block keeps for its backward pass, of its inside, and weights."""
     both = run.state.params.llama.blocks, run.frozen.llama.blocks
     trained, frozen = jax.tree.map(_first, both)
     kept, inside = (
-        _residuals(job, run, trained, frozen, what)
-        for what in (kept_with(job.step.kernel, job.step.remat), "all")
+        _residuals(job, run, trained, frozen, what) for what in (_kept(job), "all")
     )
 
     def used(*blocks: PyTree) -> PyTree:
@@ -166,15 +169,17 @@ def _residuals(
 ) -> int:
     """Bytes that one block's vjp closes over, without the arguments of all blocks."""
 
-    # cuDNN cannot be traced where it is not.
-    kernel: Kernel = "xla" if job.step.kernel == "xla" else "like_cudnn"
+    # cuDNN's kernel can be traced on a GPU only. Like it, a checkpointed attention
+    # keeps its inputs for the backward pass and none of its scores.
+    attend = attention if job.step.kernel == "xla" else jax.checkpoint(attention)
 
     def pullback(
         trained: PyTree, x: Array, frozen: PyTree, mask: Array, rope: PyTree, key: Array
     ) -> PyTree:
         def block(trained: PyTree, x: Array) -> Array:
             block = eqx.combine(trained, frozen)
-            return block(x, mask, rope, job.model.dropout, key, kernel)
+            context = AttentionContext(mask, rope, attend)
+            return block(x, context, job.model.dropout, key)
 
         return jax.vjp(checkpointed(block, what), trained, x)[1]
 

@@ -14,7 +14,7 @@ from convert.hf_eqids import check_pair, load_beside, read_pair
 from eqids.checkpoints import leaf_name, read_manifest, resolve, restore
 from eqids.config import LoraConfig, ModelConfig, from_json, require
 from eqids.fit.step import State
-from eqids.model.llama import Block
+from eqids.model.llama import LlamaBlock
 from eqids.runs.same_run import difference
 from eqids.runs.same_sizes import check_lora, check_shapes, check_strategy
 from sharding import Placement
@@ -51,7 +51,7 @@ def load_weights(
     shapes, params = stored.params, state.params
     if merges:
         lora = from_json(LoraConfig, manifest.meta["model"]["lora"], f"{path}: lora")
-        with_lora = partial(Block.with_lora, config=lora, key=jax.random.key(0))
+        with_lora = partial(LlamaBlock.with_lora, config=lora, key=jax.random.key(0))
         blocks = eqx.filter_eval_shape(with_lora, shapes.llama.blocks)
         shapes = eqx.tree_at(lambda m: m.llama.blocks, shapes, blocks)
 
@@ -71,7 +71,7 @@ def load_weights(
             is_leaf=lambda x: x is None,
         )
         loaded = eqx.tree_at(lambda m: m.llama.blocks.lora, loaded, None)
-        merged = jax.jit(Block.merged)(changed)
+        merged = jax.jit(LlamaBlock.merged)(changed)
         params = eqx.tree_at(lambda m: m.llama.blocks, params, merged)
     return dataclasses.replace(state, params=eqx.combine(loaded, params))
 

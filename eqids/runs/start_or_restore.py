@@ -33,7 +33,7 @@ from eqids.runs.run_step import step_config
 from eqids.runs.run_tokens import prompt_computed, say_once
 from eqids.runs.same_run import check_same
 from eqids.runs.text_vectors import text_start, texts_to_read
-from sharding import Placement, shards
+from sharding import Placement, num_shards
 
 _TextVectors = Float[np.ndarray, "cluster place item_width"]
 
@@ -172,5 +172,5 @@ def _placed(
     table, lists = checkpoints.like.params.softmax.table, None
     if inputs.config.flags.item_optimizer != "dense":
         recipe = inputs.config.recipe
-        lists = cluster_lists(inputs.dataset, recipe, shards(table))
+        lists = cluster_lists(inputs.dataset, recipe, num_shards(table))
     return PlacedBatches(batches, put, table, lists)

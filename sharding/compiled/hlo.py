@@ -1,8 +1,8 @@
-"""Count what one run of a compiled program does on each device.
+"""Counts of one run of a compiled program, for each device.
 
-`count` walks the optimized HLO of a CPU or a GPU, multiplies what stands in loops by
-their trip counts, and knows products that XLA gave to libraries (cuBLAS, cuDNN's
-attention). It is what `cost_analysis()` would be if it existed for a GPU.
+`count` reads the optimized HLO of a CPU or a GPU. It multiplies the bodies of loops by
+their trip counts, and includes products of libraries (cuBLAS, cuDNN's attention). JAX's
+`cost_analysis()` has no such counts for a GPU.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from sharding.compiled.hlo_text import (
     Computation,
+    HloProgram,
+    HloShape,
     Instruction,
-    Program,
-    Shape,
     parse,
     replica_groups,
 )
@@ -39,16 +39,16 @@ class Collective:
     Attributes:
         kind: one of `all-gather`, `all-reduce`, `reduce-scatter`, `all-to-all`,
             `ragged-all-to-all`, `collective-permute`.
-        shapes: the whole of what a group shares: results of an all-gather, operands
-            of the others; several where XLA combined several collectives.
-        groups: the devices that take part together, by number. Of a permutation, its
+        shapes: of all that a group shares: results of an all-gather, operands of the
+            others; several if XLA combined several collectives.
+        groups: numbers of the devices that take part together; of a permutation, its
             pairs of source and target.
-        times: how often it happens in one run of the program.
-        label: where in the user's program it comes from.
+        times: how often it runs in one run of the program.
+        label: its origin in the user's program.
     """
 
     kind: str
-    shapes: tuple[Shape, ...]
+    shapes: tuple[HloShape, ...]
     groups: tuple[tuple[int, ...], ...]
     times: int
     label: str
@@ -60,11 +60,11 @@ class Collective:
 
     @property
     def sent_bytes(self) -> float:
-        """What one device sends, once, by the best known algorithms.
+        """Bytes that one device sends, once, by the best known algorithms.
 
-        A ring of n devices passes (n-1)/n of the whole through each of them to gather,
-        to scatter sums or to exchange, twice that to sum for all of them (Patarasuk and
-        Yuan 2009, Bandwidth optimal all-reduce algorithms).
+        In a ring of n devices, each sends (n-1)/n of the whole to gather, to scatter
+        sums or to exchange, and twice that to sum for all (Patarasuk and Yuan 2009,
+        Bandwidth optimal all-reduce algorithms).
         """
         if self.kind == "collective-permute":
             moves = any(source != target for source, target in self.groups)
@@ -75,20 +75,20 @@ class Collective:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What one run of a program does, on each device.
+class HloCounts:
+    """Counts of one run of a program, for each device.
 
     Attributes:
-        num_devices: over how many the program is partitioned.
+        num_devices: of the partitioned program.
         flops: of matrix products, two for each multiplication and addition. Products
             that XLA turned into elementwise code do not count.
-        memory_bytes: about what moves to and from the device's memory: operands and
-            results of everything that is not inside a fusion; of slices and updates
-            in place only the part that they touch.
+        memory_bytes: an estimate of the memory traffic: operands and results of all
+            instructions outside of fusions; of slices and updates in place, only their
+            own part.
         collectives: every collective instruction.
-        custom_calls: how often each library routine is called, by target.
-        unknown_loops: labels of loops whose trip count XLA does not know; what stands
-            in them is counted once.
+        custom_calls: number of calls of each library routine, by target.
+        unknown_loops: labels of loops whose trip count XLA does not know; their bodies
+            count once.
     """
 
     num_devices: int
@@ -107,28 +107,20 @@ class Counts:
         return dict(total)
 
     @property
-    def num_collectives(self) -> dict[str, int]:
-        """How often each kind of collective happens."""
-        total = Counter[str]()
-        for each in self.collectives:
-            total[each.kind] += each.times
-        return dict(total)
+    def gathers(self) -> tuple[HloShape, ...]:
+        """Types of all results of all-gathers, in order, without repeats.
 
-    @property
-    def gathers(self) -> tuple[Shape, ...]:
-        """Types of all arrays that all-gathers build up, in order, without repeats.
-
-        No table is gathered if no type here is as large as the table.
+        If none is as large as a table, that table is never gathered.
         """
         found = [c.shapes for c in self.collectives if c.kind == "all-gather"]
         return tuple(dict.fromkeys(shape for shapes in found for shape in shapes))
 
 
-def count(text: str) -> Counts:
-    """Returns what a compiled program does.
+def count(text: str) -> HloCounts:
+    """Returns the counts of a compiled program.
 
-    Of a conditional, the branch with most FLOPs and the branch with most memory traffic
-    count, and the collectives of all branches.
+    A conditional has the FLOPs and the memory traffic of its largest branch, and the
+    collectives of all branches.
 
     Args:
         text: optimized HLO, as `compiled.as_text()` gives it.
@@ -141,24 +133,26 @@ def count(text: str) -> Counts:
 
 
 class _Counter:
-    """Counts computations, each but once."""
+    """Counts computations, each one once."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: HloProgram) -> None:
         self.program = program
-        self.done: dict[tuple[str, bool], Counts] = {}
+        self.done: dict[tuple[str, bool], HloCounts] = {}
 
-    def computation(self, name: str, *, fused: bool) -> Counts:
-        """Returns one run of a computation; `fused` ones move nothing themselves."""
+    def computation(self, name: str, *, fused: bool) -> HloCounts:
+        """Returns counts of one run; a `fused` computation has no memory traffic."""
         if (name, fused) not in self.done:
             here = self.program.computations[name]
             parts = [self.instruction(ins, here, fused) for ins in here.instructions]
             self.done[name, fused] = self.sum(parts)
         return self.done[name, fused]
 
-    def instruction(self, ins: Instruction, here: Computation, fused: bool) -> Counts:
-        """Returns one run of an instruction and of what it calls."""
+    def instruction(
+        self, ins: Instruction, here: Computation, fused: bool
+    ) -> HloCounts:
+        """Returns counts of an instruction and of the computations that it calls."""
         called = self.called(ins, fused)
-        own = Counts(
+        own = HloCounts(
             self.program.num_devices,
             flops=_flops(ins, here),
             memory_bytes=0 if fused else memory_bytes(ins, here, self.program),
@@ -167,8 +161,8 @@ class _Counter:
         )
         return self.sum([own, called])
 
-    def called(self, ins: Instruction, fused: bool) -> Counts:
-        """Returns what the computations that an instruction calls do."""
+    def called(self, ins: Instruction, fused: bool) -> HloCounts:
+        """Returns counts of the computations that an instruction calls."""
         if ins.opcode == "while":
             trips = ins.backend_config.get("known_trip_count")
             names = ins.computations("body") + ins.computations("condition")
@@ -195,12 +189,12 @@ class _Counter:
         fused = fused or ins.operation == "fusion"
         return self.sum([self.computation(name, fused=fused) for name in names])
 
-    def sum(self, parts: Sequence[Counts]) -> Counts:
-        """Returns one after the other."""
+    def sum(self, parts: Sequence[HloCounts]) -> HloCounts:
+        """Returns the sum of counts."""
         calls = Counter[str]()
         for part in parts:
             calls.update(part.custom_calls)
-        return Counts(
+        return HloCounts(
             self.program.num_devices,
             flops=sum(part.flops for part in parts),
             memory_bytes=sum(part.memory_bytes for part in parts),
@@ -210,7 +204,7 @@ class _Counter:
         )
 
 
-def _times(counts: Counts, times: int) -> Counts:
+def _times(counts: HloCounts, times: int) -> HloCounts:
     return dataclasses.replace(
         counts,
         flops=times * counts.flops,
@@ -230,7 +224,7 @@ def _targets(ins: Instruction) -> list[str]:
 
 
 def _flops(ins: Instruction, here: Computation) -> int:
-    """FLOPs of a product, whoever computes it."""
+    """FLOPs of a product, also of a library's."""
     targets = _targets(ins)
     if ins.operation == "dot":
         contracted = ins.numbers("lhs_contracting_dims")

@@ -23,7 +23,7 @@ _OPERAND = re.compile(r"%([\w.\-]+)")
 
 
 @dataclass(frozen=True)
-class Shape:
+class HloShape:
     """The type of one array.
 
     Attributes:
@@ -36,7 +36,7 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory, without padding."""
+        """Its size in memory, without padding."""
         small_float = re.match(r"f(\d+)e", self.dtype)
         bits = int(small_float[1]) if small_float else _BITS[self.dtype]
         return -(-math.prod(self.sizes) * bits // 8)
@@ -48,7 +48,7 @@ class Instruction:
 
     Attributes:
         name: unique in its computation.
-        opcode: what it does; `X-start` begins an asynchronous `X`.
+        opcode: the operation; `X-start` begins an asynchronous `X`.
         shapes: of its results, the leaves of a tuple in order.
         operands: names of instructions of the same computation.
         attributes: everything after the operands, as text.
@@ -57,7 +57,7 @@ class Instruction:
 
     name: str
     opcode: str
-    shapes: tuple[Shape, ...]
+    shapes: tuple[HloShape, ...]
     operands: tuple[str, ...]
     attributes: str
     is_root: bool
@@ -69,7 +69,7 @@ class Instruction:
 
     @property
     def label(self) -> str:
-        """Where in the user's program it comes from, or its name."""
+        """Its origin in the user's program, or its name."""
         found = re.search(r'op_name="([^"]+)"', self.attributes)
         return found[1] if found else self.name
 
@@ -80,7 +80,7 @@ class Instruction:
 
     @property
     def backend_config(self) -> dict[str, Any]:
-        """What the compiler notes on loops and on calls of NVIDIA's libraries."""
+        """The compiler's notes on loops and on calls of NVIDIA's libraries."""
         _, found, text = self.attributes.partition("backend_config=")
         return json.JSONDecoder().raw_decode(text)[0] if found else {}
 
@@ -92,7 +92,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Computation:
-    """Instructions in order; every operand stands before its users."""
+    """Instructions in order; operands come before their users."""
 
     instructions: tuple[Instruction, ...]
 
@@ -103,7 +103,7 @@ class Computation:
 
     @cached_property
     def users(self) -> Mapping[str, tuple[tuple[Instruction, int], ...]]:
-        """Who uses an instruction, and as which operand."""
+        """The users of an instruction, and as which operand they use it."""
         users: dict[str, list[tuple[Instruction, int]]] = {}
         for ins in self.instructions:
             for position, operand in enumerate(ins.operands):
@@ -115,7 +115,7 @@ class Computation:
         """The result."""
         return next(ins for ins in self.instructions if ins.is_root)
 
-    def operand_shapes(self, ins: Instruction) -> tuple[Shape, ...]:
+    def operand_shapes(self, ins: Instruction) -> tuple[HloShape, ...]:
         """Returns the types of an instruction's operands, tuples flattened."""
         return tuple(
             shape for name in ins.operands for shape in self.by_name[name].shapes
@@ -123,12 +123,12 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class Program:
+class HloProgram:
     """A compiled program.
 
     Attributes:
-        num_devices: over how many it is partitioned.
-        entry: the name of the computation where it starts.
+        num_devices: of the partitioned program.
+        entry: the name of the first computation.
         computations: by name.
     """
 
@@ -137,7 +137,7 @@ class Program:
     computations: Mapping[str, Computation]
 
 
-def parse(text: str) -> Program:
+def parse(text: str) -> HloProgram:
     """Returns the program that `compiled.as_text()` describes.
 
     Raises:
@@ -156,11 +156,11 @@ def parse(text: str) -> Program:
     if entry not in computations:
         raise ValueError("the text has no ENTRY computation, wanted compiled HLO")
     sizes = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text.split("\n")[0])
-    return Program(math.prod(map(int, sizes)), entry, computations)
+    return HloProgram(math.prod(map(int, sizes)), entry, computations)
 
 
 def replica_groups(ins: Instruction, num_devices: int) -> tuple[tuple[int, ...], ...]:
-    """Returns which devices talk to each other in a collective instruction.
+    """Returns the groups of devices that take part in a collective instruction.
 
     XLA writes groups out (`{{0,1},{2,3}}`), as a reshaped and transposed range
     (`[2,2]<=[2,2]T(1,0)`), or as axes of a mesh (`mesh['a'=2,'b'=2] {'a'}`).
@@ -206,8 +206,8 @@ def _instruction(line: re.Match[str]) -> Instruction:
     )
 
 
-def _shapes(text: str) -> tuple[Shape, ...]:
-    return tuple(Shape(m[1], _numbers(m[2])) for m in _SHAPE.finditer(text))
+def _shapes(text: str) -> tuple[HloShape, ...]:
+    return tuple(HloShape(m[1], _numbers(m[2])) for m in _SHAPE.finditer(text))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -215,7 +215,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _range(text: str) -> np.ndarray:
-    """The devices of `[4,2]` or `[4,2]T(1,0)`, in the order that it means."""
+    """The devices of `[4,2]` or `[4,2]T(1,0)`, in their order."""
     sizes, _, order = text.partition("T")
     shape = _numbers(sizes.strip("[]"))
     devices = np.arange(math.prod(shape)).reshape(shape)

@@ -1,8 +1,8 @@
-"""What a compiled program's instructions move to and from a device's memory."""
+"""Memory traffic of a compiled program's instructions."""
 
 from collections.abc import Sequence
 
-from sharding.compiled.hlo_text import Computation, Instruction, Program, Shape
+from sharding.compiled.hlo_text import Computation, HloProgram, HloShape, Instruction
 
 _FREE = frozenset(
     {
@@ -11,22 +11,22 @@ _FREE = frozenset(
         "async",
     }
 )  # fmt: skip
-"""Operations that move nothing themselves."""
+"""Operations without memory traffic of their own."""
 
 _SLICING = frozenset({"dynamic-slice", "slice", "gather"})
 _UPDATING = {"dynamic-update-slice": 1, "scatter": 2}
 """Operations in place, and which operand holds the new values."""
 
 
-def memory_bytes(ins: Instruction, here: Computation, program: Program) -> int:
+def memory_bytes(ins: Instruction, here: Computation, program: HloProgram) -> int:
     """Returns the bytes that an instruction outside of fusions reads and writes.
 
-    Operands and results move once each, but slices and updates in place touch only
-    their part of an array. What a computation that it calls moves is not counted.
+    Operands are read and results written once. Slices and updates in place read or
+    write only their part of an array. Called computations do not count.
 
     Args:
         ins: the instruction.
-        here: the computation that it stands in.
+        here: its computation.
         program: all computations.
     """
     if ins.operation in _FREE or ins.opcode.endswith(("-done", "-update")):
@@ -42,7 +42,7 @@ def memory_bytes(ins: Instruction, here: Computation, program: Program) -> int:
 
 
 def _fusion_bytes(fusion: Computation) -> int:
-    """What a fusion reads of its parameters and writes of its root."""
+    """Bytes that a fusion reads of its parameters and writes of its root."""
     reads = 0
     for ins in fusion.instructions:
         if ins.opcode == "parameter":
@@ -58,7 +58,7 @@ def _fusion_bytes(fusion: Computation) -> int:
 
 
 def _users(fusion: Computation, ins: Instruction) -> list[tuple[Instruction, int]]:
-    """Users of a value, through bitcasts."""
+    """Users of a value, bitcasts resolved."""
     found = []
     for user, position in fusion.users.get(ins.name, ()):
         if user.opcode == "bitcast":
@@ -69,13 +69,13 @@ def _users(fusion: Computation, ins: Instruction) -> list[tuple[Instruction, int
 
 
 def _behind(fusion: Computation, ins: Instruction) -> Instruction:
-    """The instruction of which this is a bitcast."""
+    """The instruction behind bitcasts."""
     while ins.opcode == "bitcast":
         ins = fusion.by_name[ins.operands[0]]
     return ins
 
 
-def _read(user: Instruction, position: int, shapes: Sequence[Shape]) -> int:
+def _read(user: Instruction, position: int, shapes: Sequence[HloShape]) -> int:
     """Bytes of an operand that its user reads."""
     if position == 0 and user.opcode in _SLICING:
         return min(_bytes(user.shapes), _bytes(shapes))
@@ -93,10 +93,10 @@ def _written(ins: Instruction, here: Computation) -> int:
         operands = here.operand_shapes(ins)
         shapes = operands if ins.operation == "all-reduce" else shapes[len(operands) :]
     if ins.operation == "custom-call" and len(shapes) > 1:
-        # The others are work space, of which a library uses what it likes.
+        # The others are work space, of which a library uses an unknown part.
         shapes = tuple(shape for shape in shapes if shape.dtype not in ("s8", "u8"))
     return _bytes(shapes)
 
 
-def _bytes(shapes: Sequence[Shape]) -> int:
+def _bytes(shapes: Sequence[HloShape]) -> int:
     return sum(shape.bytes for shape in shapes)

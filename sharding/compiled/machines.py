@@ -1,4 +1,4 @@
-"""What the machines that a program is compiled for can hold and do, at most."""
+"""Memory and peak speeds of the machines that programs are compiled for."""
 
 import os
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Hardware:
-    """One device and its links; peaks are the maker's, None where there is no one.
+    """One device and its links; peaks are the vendor's, or None if unknown.
 
     Attributes:
         name: its name in `HARDWARE`.
         memory_bytes: what the driver reports as the device's memory.
-        head_room_bytes: what a program must leave of it (see `HARDWARE`).
+        headroom_bytes: memory that a program must leave free (see `HARDWARE`).
         bf16_flops: dense bfloat16 products summed in float32, FLOPs a second.
         hbm_bytes_per_second: to and from the device's memory.
         link_bytes_per_second: what a device can send to others of its host.
@@ -26,7 +26,7 @@ class Hardware:
 
     name: str
     memory_bytes: int
-    head_room_bytes: int
+    headroom_bytes: int
     bf16_flops: float | None
     hbm_bytes_per_second: float | None
     link_bytes_per_second: float | None
@@ -34,8 +34,8 @@ class Hardware:
 
     @property
     def capacity_bytes(self) -> int:
-        """What a program's peak may be."""
-        return self.memory_bytes - self.head_room_bytes
+        """The largest peak memory of a program."""
+        return self.memory_bytes - self.headroom_bytes
 
 
 def _machine_memory() -> int:
@@ -65,7 +65,7 @@ HARDWARE: Mapping[str, Hardware] = MappingProxyType(
   A100 and H100 in SXM boards.
 - The network is that of DGX A100 and DGX H100 (NVIDIA's system guides): one 200 and one
   400 Gbit/s adapter a device.
-- Head-room is a judgement, not a measurement: about 0.5 GiB for the CUDA context and
+- Headroom is a judgement, not a measurement: about 0.5 GiB for the CUDA context and
   loaded kernels, 1 to 2 GiB for NCCL's buffers (some for every mesh axis that
   communicates), the workspaces of cuBLAS and cuDNN, and what the allocator loses to
   fragments; so 4 GiB on a GPU, and 2 GiB for everything else on a CPU. JAX takes 75% of

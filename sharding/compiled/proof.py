@@ -1,12 +1,14 @@
-"""What a program needs of a machine that nobody has to own: compiled, never run."""
+"""What a program needs of a machine: compiled for it, without running it there."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from sharding.compiled.hlo import count
-from sharding.compiled.hlo_text import Shape
+from sharding.compiled.hlo_text import HloShape
 from sharding.compiled.machines import Hardware
 from sharding.compiled.roofline import Roofline, roofline
 from sharding.compiled.targets import no_cache
@@ -14,18 +16,18 @@ from sharding.compiled.targets import no_cache
 
 @dataclass(frozen=True)
 class Proof:
-    """What XLA's compiler says of a program, for each device.
+    """The compiler's facts of a program, for each device.
 
     Attributes:
-        argument_bytes: of what the program is given.
-        temp_bytes: of what it makes and forgets.
-        peak_bytes: most that lives at once.
-        capacity_bytes: what a program may use of the device, head-room taken off.
+        argument_bytes: of the program's arguments.
+        temp_bytes: of its temporary arrays.
+        peak_bytes: most memory in use at a time.
+        capacity_bytes: the device's memory without its headroom.
         flops: of matrix products, in one run.
         collective_bytes: shared in one run, by kind of collective.
-        gathers: types of all arrays that all-gathers build up.
+        gathers: types of all results of all-gathers.
         roofline: the least time of one run; None for hardware without known peaks.
-        unknown_loops: loops counted once, for their length depends on data.
+        unknown_loops: loops that count once, because their length depends on data.
         compile_seconds: on this machine.
     """
 
@@ -35,14 +37,14 @@ class Proof:
     capacity_bytes: int
     flops: int
     collective_bytes: Mapping[str, int]
-    gathers: tuple[Shape, ...]
+    gathers: tuple[HloShape, ...]
     roofline: Roofline | None
     unknown_loops: tuple[str, ...]
     compile_seconds: float
 
     @property
     def fits(self) -> bool:
-        """Whether the peak leaves the head-room."""
+        """Whether the peak is within the capacity."""
         return self.peak_bytes <= self.capacity_bytes
 
     def to_json(self) -> dict[str, Any]:
@@ -70,40 +72,40 @@ class Proof:
 
 
 def prove(
-    function: Any,
-    args: tuple[Any, ...],
+    function: jax.stages.Wrapped,
+    args: tuple[object, ...],
     hardware: Hardware,
     num_hosts: int = 1,
 ) -> Proof:
-    """Compiles a program from shapes alone, and reads what it needs.
+    """Compiles a program from shapes alone, and reads its memory, FLOPs and bytes.
 
     Args:
         function: jitted.
         args: `jax.ShapeDtypeStruct`s with shardings on a mesh of the target's devices.
-        hardware: what the mesh is made of.
-        num_hosts: over how many hosts.
+        hardware: of the mesh's devices.
+        num_hosts: of the mesh's devices.
     """
     start = time.perf_counter()
     lowered = function.lower(*args)
-    # Programs for devices that are not here cannot be read back from jax's cache.
+    # jax cannot load a program for absent devices from its cache.
     with no_cache():
         compiled = lowered.compile()
     seconds = time.perf_counter() - start
-    memory, counts = compiled.memory_analysis(), count(compiled.as_text())
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None, "the compiler reports nothing"
+    counts = count(text)
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    # On a CPU, XLA's peak does not include temporaries.
+    on_cpu = hardware.bf16_flops is None
     return Proof(
-        argument_bytes=memory.argument_size_in_bytes,
-        temp_bytes=memory.temp_size_in_bytes,
-        # What XLA calls the peak on a CPU leaves temporaries out.
-        peak_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        if hardware.bf16_flops is None
-        else memory.peak_memory_in_bytes,
+        argument_bytes=arguments,
+        temp_bytes=temporaries,
+        peak_bytes=arguments + temporaries if on_cpu else memory.peak_memory_in_bytes,
         capacity_bytes=hardware.capacity_bytes,
         flops=counts.flops,
         collective_bytes=counts.collective_bytes,
         gathers=counts.gathers,
-        roofline=(
-            roofline(counts, hardware, num_hosts) if hardware.bf16_flops else None
-        ),
+        roofline=None if on_cpu else roofline(counts, hardware, num_hosts),
         unknown_loops=counts.unknown_loops,
         compile_seconds=seconds,
     )

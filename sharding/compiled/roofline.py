@@ -1,24 +1,24 @@
-"""The least time that a program can take: a perfect machine, busy with one thing."""
+"""The least time of a program on a perfect machine: its roofline."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sharding.compiled.hlo import Collective, Counts
+from sharding.compiled.hlo import Collective, HloCounts
 from sharding.compiled.machines import Hardware
 from sharding.layout import LayoutError
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Lower bounds for one run of a program, by what it waits for.
+    """Lower bounds for the time of one run, by resource.
 
     Attributes:
-        compute_seconds: for its matrix products.
-        memory_seconds: for the traffic of the device's memory.
-        link_seconds: for its collectives.
-        bound: which of these is the largest.
+        compute_seconds: of its matrix products.
+        memory_seconds: of its memory traffic.
+        link_seconds: of its collectives.
+        bound: the resource with the largest time.
     """
 
     compute_seconds: float
@@ -28,28 +28,27 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """The least time of all, where everything overlaps perfectly."""
+        """The least time of a run in which everything overlaps perfectly."""
         return max(self.compute_seconds, self.memory_seconds, self.link_seconds)
 
 
-def roofline(counts: Counts, hardware: Hardware, num_hosts: int = 1) -> Roofline:
-    """Returns how fast a program could be at best.
+def roofline(counts: HloCounts, hardware: Hardware, num_hosts: int = 1) -> Roofline:
+    """Returns lower bounds for the time of a program.
 
     The machine is perfect: every product runs at the peak for bfloat16, memory and
-    links at their full width, nothing has latency, and different things overlap. So
-    these are bounds, not predictions; real programs reach half of them where they do
-    well (Williams, Waterman and Patterson 2009, Roofline).
+    links at their full width, without latency, and all of it overlaps. These are bounds
+    and not predictions; a good program runs at half of them (Williams, Waterman and
+    Patterson 2009, Roofline).
 
-    Collectives are rings (see `Collective.sent_bytes`). Where a group has g devices on
-    each of several hosts, g rings run at once, so that each device's share of the
-    network carries 1/g of what passes from host to host; an all-to-all has no such
-    luck, each device sends to every one elsewhere through its own share.
+    Collectives are rings (see `Collective.sent_bytes`). If a group has g devices on
+    each of several hosts, g rings run at once, and each device's share of the network
+    carries 1/g of the bytes between hosts. In an all-to-all, each device sends to every
+    device of other hosts through its own share.
 
     Args:
-        counts: what the program does on each device.
+        counts: of the program, for each device.
         hardware: the device.
-        num_hosts: over how many hosts the program's devices are spread, evenly and in
-            order.
+        num_hosts: of the program's devices, which are spread evenly and in order.
 
     Raises:
         LayoutError: the hardware has no known peaks, or the hosts do not divide the
@@ -86,7 +85,7 @@ def _seconds(
     link: float,
     network: float,
 ) -> float:
-    """Time that one group takes for one collective."""
+    """The time of one collective in one group."""
     num_hosts = len({device // per_host for device in group})
     if num_hosts == 1:
         return each.sent_bytes / link

@@ -1,7 +1,7 @@
-"""GPUs to compile for on a machine that has none.
+"""GPUs to compile for, on a machine without a GPU.
 
-XLA's compiler for GPUs needs a description of the device, not the device. What it
-compiles can be measured (memory, collectives, kernels), not run.
+XLA's compiler needs a description of the device and not the device. The result shows
+memory, collectives and kernels, but cannot run.
 """
 
 from collections.abc import Iterator
@@ -42,29 +42,29 @@ _CHIPS = {
     "a100-80gb": ("NVIDIA A100-SXM4-80GB", _A100),
     "h100-80gb": ("NVIDIA H100 80GB HBM3", _H100),
 }
-"""The name that the driver gives a device, and what XLA asks about its chip
+"""The driver's name of a device, and XLA's description of its chip
 (openxla/xla, xla/backends/gpu/target_config/specs)."""
 
 
 def gpu_devices(
     hardware: Hardware, num_hosts: int, devices_per_host: int
 ) -> list[jax.Device]:
-    """Returns GPUs that one can compile for but not compute on.
+    """Returns GPUs to compile for, which cannot compute; compile under `no_cache`.
 
-    Where no platform has been chosen for JAX, this chooses the CPU: the plugin that
-    compiles for GPUs would else look for one to run on. Compile under `no_cache`.
+    If JAX has no platform set, this sets the CPU: else the plugin that compiles for
+    GPUs would look for one to run on.
 
     Args:
         hardware: one of `HARDWARE` other than `cpu`.
-        num_hosts: in how many machines they are.
-        devices_per_host: GPUs in each, joined by NVLink.
+        num_hosts: machines.
+        devices_per_host: GPUs of each machine, joined by NVLink.
 
     Returns:
-        The devices, those of one host together.
+        The devices, host by host.
 
     Raises:
-        LayoutError: the hardware is no GPU, a package is missing or does not fit this
-            version of jax, or jax has started without the plugin.
+        LayoutError: the hardware is no GPU, a package is missing or has another
+            version than jax, or jax has started without the plugin.
     """
     target = _target(hardware)
     _require_packages()
@@ -88,8 +88,8 @@ def gpu_devices(
 def no_cache() -> Iterator[None]:
     """Compiles without JAX's persistent cache.
 
-    The cache stores what is compiled for absent devices and then, with a warning, fails
-    to load it.
+    The cache stores programs for absent devices and then, with a warning, fails to load
+    them.
     """
     enabled = jax.config.values["jax_enable_compilation_cache"]
     _use_cache(False)
@@ -101,11 +101,11 @@ def no_cache() -> Iterator[None]:
 
 def _use_cache(enabled: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", enabled)
-    compilation_cache.reset_cache()  # else the first choice of a process stands
+    compilation_cache.reset_cache()  # else a process keeps its first choice
 
 
 def _require_packages() -> None:
-    """Raises LayoutError unless all that compiles for GPUs is here and fits."""
+    """Raises LayoutError if a package that compiles for GPUs is missing or old."""
     for package in _PLUGINS + _LIBRARIES:
         try:
             found = version(package)

@@ -1,4 +1,4 @@
-"""The names that `from sharding import ...` gives, which need jax."""
+"""The names that `from sharding import ...` finds; to import them imports jax."""
 
 from sharding.alignment import aligned as aligned
 from sharding.axis_words import Words as Words, words as words
@@ -18,7 +18,7 @@ from sharding.layout import (
     mesh_shapes as mesh_shapes,
     named_layout as named_layout,
 )
-from sharding.lazy_array import Box as Box, LazyArray as LazyArray
+from sharding.lazy_array import LazyArray as LazyArray, Slices as Slices
 from sharding.ops import (
     axes_of as axes_of,
     gathered as gathered,
@@ -43,4 +43,4 @@ from sharding.processes import (
     lost_peer as lost_peer,
 )
 from sharding.rendezvous import ProcessesError as ProcessesError
-from sharding.shards import Split as Split, shards as shards
+from sharding.shards import TableShards as TableShards, num_shards as num_shards
