@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
 
 from eqids.config import ModelConfig, RunConfig
 from eqids.fit.active_clusters import chances, expected_capacity
@@ -53,7 +52,7 @@ class AbstractRun:
     state: State
     frozen: EqIDs
     batch: Batch
-    key: PRNGKeyArray
+    key: jax.ShapeDtypeStruct
     active: jax.ShapeDtypeStruct | None
 
     @property
