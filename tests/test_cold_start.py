@@ -225,7 +225,7 @@ def test_clusters_are_made_of_texts(
     cluster = found.items()["slot"] // found.info.cluster_size
     assert set(kinds.groupby(cluster).nunique()) == {1}
     assert found.info.clusters.vectors == "text" and found.item_vectors.shape[2] == 8
-    for vectors, path in (("text", None), ("tokens", llama)):
+    for vectors, path in (("text", None), ("words", llama)):
         with pytest.raises(UserError, match="--llama_path DIR go together"):
             PrepareConfig(cluster_vectors=vectors, llama_path=path)
 

@@ -194,7 +194,8 @@ from pathlib import Path
 from eqids.data import open_dataset
 from eqids.data.batches.item_texts import tokens_of
 said = []
-tokens = tokens_of(open_dataset(Path("d")), Path("tokenizer.json"), "Up", 3, said.append)
+dataset, tokenizer = open_dataset(Path("d")), Path("tokenizer.json")
+tokens = tokens_of(dataset, tokenizer, "Up", 3, said.append)
 print(tokens.config.tokens)
 print(len([x for x in said if "Read-only file system" in x]))
 """
