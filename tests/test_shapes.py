@@ -50,7 +50,7 @@ REFUSED = [
     ("nano", "--llama_size 1b", "--llama_size nano, this run has --llama_size 1b"),
     ("nano", "--train all --llama_path {}/untied",
      "was trained with a Llama of width 64, 2 query heads, heads of 32, "
-     "feed-forward width 256, 256 words, "),
+     "feed-forward width 256, 256 tokens, "),
     ("all", "--train all --llama_size 1b", "is not a Llama of --llama_size 1b: it has "
      "width 16, 2 layers, 4 query heads, 2 key heads, heads of 8"),
     ("all", "--train all --llama_path {}/other", "this run has one of "),

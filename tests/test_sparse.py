@@ -30,7 +30,7 @@ CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
 
 
 class Draw(NamedTuple):
-    """Some steps of gradients that touch some clusters."""
+    """Some steps of gradients in some clusters."""
 
     active: np.ndarray
     table: np.ndarray
@@ -96,7 +96,7 @@ DENSE = scaled(optax.scale_by_adam(0.9, 0.98))  # type: ignore[arg-type]
 def test_lazy_adam_is_dense_adam_but_for_the_moves_of_untouched_clusters(
     drawn: Draw,
 ) -> None:
-    """Moments of touched clusters are equal at every step, and so are their moves."""
+    """Moments of active clusters are equal at every step, and so are their moves."""
     tables, (_, lazy, _) = LAZY(drawn)
     params = first_tables()
     state = DENSE.init(params)
@@ -282,9 +282,9 @@ def losses(put, items):
         lists = cluster_lists(dataset, recipe, num_shards(table))
         for k in range(5):
             arrays = batches.batch(k)
-            touched = beside(lists.of_batch(arrays), table)
+            active = beside(lists.of_batch(arrays), table)
             batch = put(Batch.of(arrays))
-            state, metrics = step(state, frozen, batch, key, touched)
+            state, metrics = step(state, frozen, batch, key, active)
             out.append([float(metrics.loss), float(metrics.grad_norm)])
         moments = [str(jax.typeof(x).sharding.spec) for x in
                    jax.tree.leaves(state.optimizer) if x.shape == (16, 4, 8)]
@@ -299,11 +299,11 @@ def collectives(num_clusters):
         optimizer = make_optimizer(config)
         state = jax.eval_shape(partial(start, optimizer=optimizer), params)
         batch = mesh(jax.eval_shape(lambda: Batch.zeros(8, 6)))
-        touched = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
-        touched = beside(touched, params.softmax.table)
+        active = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
+        active = beside(active, params.softmax.table)
         step = make_step(config)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        text = step.lower(state, frozen, batch, key, touched).compile().as_text()
+        text = step.lower(state, frozen, batch, key, active).compile().as_text()
     moved = re.findall(r"= (.*) (?:all-gather|all-reduce|reduce-scatter|all-to-all|"
                        r"collective-permute)(?:-start)?[(]", text)
     return len(moved), sorted(re.findall(r"[0-9,]+", " ".join(moved)))

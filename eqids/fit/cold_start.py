@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqids.data import Dataset
 from eqids.fit.step import State
@@ -68,7 +68,7 @@ def _filled(params: EqIDs, items: ColdItems) -> EqIDs:
     def copied(rows: Float[Array, "cluster place *width"]) -> Array:
         return per_shard(_rows_at, (), rows, similar)
 
-    def tables(params: EqIDs) -> list[Array]:
+    def tables(params: EqIDs) -> list[PyTree]:
         softmax = params.softmax
         found = [softmax.table, softmax.bias, params.input_table]
         return [table for table in found if table is not None]

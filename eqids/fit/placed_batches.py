@@ -34,7 +34,7 @@ class PlacedBatches:
 
     batches: TrainingBatches
     put: Placement
-    table: jax.Array
+    table: jax.Array | jax.ShapeDtypeStruct
     lists: ClusterLists | None
 
     def iterate(self, start: int, stop: int) -> Iterator[PlacedBatch]:

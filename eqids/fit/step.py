@@ -235,9 +235,8 @@ def _row_sparse(
     return out, grads
 
 
-def _table(name: str, params: EqIDs) -> Array:
-    table: Array = getattr(params if name == "input_table" else params.softmax, name)
-    return table
+def _table(name: str, params: EqIDs) -> PyTree:
+    return getattr(params if name == "input_table" else params.softmax, name)
 
 
 def _apply(params: EqIDs, updates: EqIDs, active: Array | None) -> EqIDs:

@@ -8,7 +8,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array
 
 from convert.hf_eqids import check_pair, load_beside, read_pair
 from eqids.checkpoints import leaf_name, read_manifest, resolve, restore
@@ -55,7 +54,9 @@ def load_weights(
         blocks = eqx.filter_eval_shape(with_lora, shapes.llama.blocks)
         shapes = eqx.tree_at(lambda m: m.llama.blocks, shapes, blocks)
 
-    def stored_leaf(route: tuple[object, ...], leaf: Array) -> Array | None:
+    def stored_leaf(
+        route: tuple[object, ...], leaf: jax.ShapeDtypeStruct
+    ) -> jax.ShapeDtypeStruct | None:
         return leaf if leaf_name(route, "params") in manifest.arrays else None
 
     wanted, sizes = (
