@@ -28,7 +28,7 @@ SAVE_EVERY = 10
 Moment = Literal["in a save", "in a deletion", "between them", "before any save"]
 """What a process was at when it was killed, by the folders that it left."""
 
-_LONGEST_START = 120.0
+_LONGEST_START = 600.0
 _SECONDS = 0.5
 
 
