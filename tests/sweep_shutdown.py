@@ -80,7 +80,9 @@ def shutdown_sweep(
     return stops
 
 
-def _stopped(data: Path, run: Path, logs: Sequence[Path], rng: random.Random) -> Shutdown:
+def _stopped(
+    data: Path, run: Path, logs: Sequence[Path], rng: random.Random
+) -> Shutdown:
     """Starts two processes, and signals them at a random moment after a save."""
     before = latest_step(run) or 0
     ranks = rng.choice(((0, 1), (1, 0), (0, 1), (1, 0), (0,), (1,)))
