@@ -30,7 +30,7 @@ Moment = Literal[
 ]
 """When a process was killed, as seen from the folders that it left."""
 
-_LONGEST_START = 120.0
+_LONGEST_START = 600.0
 _SECONDS = 0.5
 
 
@@ -104,7 +104,7 @@ def running(
     flags = ["--num_steps", "100000", "--save_every", str(SAVE_EVERY)]
     flags += ["--eval_every", "50", "--log_every", "1", *more]
     tokens = ["-m", "eqids.train", *small(data, run, *flags)]
-    env = {"JAX_ENABLE_COMPILATION_CACHE": "1", "XLA_FLAGS": ""}
+    env = {"JAX_ENABLE_COMPILATION_CACHE": "1"}
     peers: Sequence[Sequence[str]] = [[]]
     if len(logs) > 1:
         env = {}

@@ -22,7 +22,7 @@ from eqids.checkpoints import damaged, latest_step, partials, verify
 
 LONGEST_GAP = 1.5
 """Seconds from one signal to the other, at most: less than ten steps, and more."""
-_LONGEST_END = 120.0
+_LONGEST_END = 300.0
 
 
 @dataclass(frozen=True)

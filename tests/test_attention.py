@@ -1,7 +1,5 @@
 """Attention by products against torch's, forward and backward."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,37 +35,43 @@ def theirs(
 
 @pytest.mark.parametrize("seq", [1, 7, 127, 128, 201, 300])
 @pytest.mark.parametrize("before", [0, 3])
-def test_attention_in_parts_is_torchs(
-    seq: int, before: int, getkey: Callable[[], jax.Array]
-) -> None:
-    q = jax.random.normal(getkey(), (2, seq, 6, 4))
-    k, v = (jax.random.normal(getkey(), (2, seq, 2, 4)) for _ in "kv")
-    dy = jax.random.normal(getkey(), q.shape)
-    segment = jnp.stack([jnp.arange(seq) // 90, jnp.arange(seq) // 250])
-    mask = with_columns(sees(segment), before, True)
-    first = [jax.random.normal(getkey(), (before, 2, 4)) for _ in "kv"]
-    stacked = PrefixCache(*[x[None] for x in first])
+def test_attention_in_parts_is_torchs(seq: int, before: int) -> None:
+    rng = np.random.default_rng(seq)
+    q, dy = rng.standard_normal((2, 2, seq, 6, 4), np.float32)
+    k, v = rng.standard_normal((2, 2, seq, 2, 4), np.float32)
+    segment = np.stack([np.arange(seq) // 90, np.arange(seq) // 250])
+    first = rng.standard_normal((2, before, 2, 4), np.float32)
+    stacked = PrefixCache(*(jnp.asarray(x)[None] for x in first))
     prefix = jax.tree.map(lambda x: x[0], stacked) if before else None
-    y, pull = jax.vjp(lambda *xs: attention(*xs, mask, prefix=prefix), q, k, v)
+
+    @jax.jit
+    def ours(q: jax.Array, k: jax.Array, v: jax.Array, dy: jax.Array) -> tuple:
+        mask = with_columns(sees(jnp.asarray(segment)), before, True)
+        y, pull = jax.vjp(lambda *xs: attention(*xs, mask, prefix=prefix), q, k, v)
+        return mask, y, pull(dy)
+
+    mask, y, pulled = ours(q, k, v, dy)
     k, v = (
-        jnp.concatenate([jnp.broadcast_to(x, (2, *x.shape)), of_rows], axis=1)
+        np.concatenate([np.broadcast_to(x, (2, *x.shape)), of_rows], axis=1)
         for x, of_rows in zip(first, (k, v), strict=True)
     )
     expected, dq, dk, dv = theirs(q, k, v, mask, dy)
     assert_close(y, expected, "float32")
-    assert_close(pull(dy), (dq, dk[:, before:], dv[:, before:]), "gradient")
+    assert_close(pulled, (dq, dk[:, before:], dv[:, before:]), "gradient")
 
 
-def test_attention_rounds_what_it_multiplies_to_narrower_keys(
-    getkey: Callable[[], jax.Array],
-) -> None:
-    q = jax.random.normal(getkey(), (2, 130, 6, 4))
-    keys = [jax.random.normal(getkey(), (2, 130, 2, 4)) for _ in "kv"]
-    k, v = (x.astype(jnp.bfloat16) for x in keys)
-    dy = jax.random.normal(getkey(), q.shape)
+def test_attention_rounds_what_it_multiplies_to_narrower_keys() -> None:
+    rng = np.random.default_rng(0)
+    q, dy = jnp.asarray(rng.standard_normal((2, 2, 130, 6, 4), np.float32))
+    k, v = jnp.asarray(rng.standard_normal((2, 2, 130, 2, 4)), jnp.bfloat16)
     mask = sees(jnp.ones((2, 130), jnp.int32))
-    y, pull = jax.vjp(lambda *xs: attention(*xs, mask), q, k, v)
-    dq, dk, dv = pull(dy)
+
+    @jax.jit
+    def attended(q: jax.Array, k: jax.Array, v: jax.Array, dy: jax.Array) -> tuple:
+        y, pull = jax.vjp(lambda *xs: attention(*xs, mask), q, k, v)
+        return y, pull(dy)
+
+    y, (dq, dk, dv) = attended(q, k, v, dy)
     assert (y.dtype, dq.dtype, dk.dtype) == (q.dtype, q.dtype, k.dtype)
     whole = [x.astype(jnp.float32) for x in (q.astype(jnp.bfloat16), k, v)]
     expected = theirs(*whole, mask, dy)

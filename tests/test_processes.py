@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, assert_close
+from conftest import ROOT, assert_close, fake_devices
 from folders import write_hf
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused, small
@@ -27,9 +27,6 @@ from sharding import beside_others, initialize
 
 SLURM_PORTS = 2**16 - 2**12
 """jax's port under Slurm is this plus the job's number."""
-
-QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""Compiles in half the time, for what runs a few steps."""
 
 LOOP = """
 import sys
@@ -69,9 +66,10 @@ def start(
     tokens: Sequence[str], devices: int, output: Path, **env: str
 ) -> subprocess.Popen[bytes]:
     """Starts Python with so many fake devices; all it says goes into a file."""
-    fake = f"--xla_force_host_platform_device_count={devices}"
     # Only a first process fills jax's cache, and another one would compile for long.
-    env = {"XLA_FLAGS": fake + QUICK, "JAX_ENABLE_COMPILATION_CACHE": "0", **env}
+    env = {
+        "XLA_FLAGS": fake_devices(devices), "JAX_ENABLE_COMPILATION_CACHE": "0", **env
+    }  # fmt: skip
     with output.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, *tokens],

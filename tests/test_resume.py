@@ -16,7 +16,6 @@ from pytest import CaptureFixture, MonkeyPatch
 from runs import refused, small
 from safetensors.numpy import load_file, save_file
 from surroundings import full_disk
-from test_processes import QUICK
 
 from eqids import evaluate, train
 from eqids.checkpoints import damaged, read_manifest, saver, steps
@@ -85,8 +84,7 @@ def test_a_run_goes_on_with_fewer_devices(dataset: Dataset, tmp_path: Path) -> N
         more = "--batch_size 8 --log_every 1 --layout fsdp --item_optimizer lazy_adam"
         flags = small(dataset.path, folder, *more.split(), "--stop_at", str(stop))
         code = ORDER.replace("FLAGS", repr(flags))
-        fake = f"--xla_force_host_platform_device_count={devices}"
-        order = json.loads(run_python(code, XLA_FLAGS=fake + QUICK).splitlines()[-1])
+        order = json.loads(run_python(code, devices=devices).splitlines()[-1])
         assert isinstance(order, dict)
         return order
 
