@@ -187,7 +187,7 @@ def test_yesterday_is_not_written_over(
     [
         ({"clusters": "random"}, "--clusters is for new catalogs"),
         ({"num_clusters": 3}, "--num_clusters is for new catalogs"),
-        ({"cluster_vectors": "tokens"}, "--cluster_vectors is for new catalogs"),
+        ({"cluster_vectors": "words"}, "--cluster_vectors is for new catalogs"),
         ({"spherical": True}, "--spherical is for new catalogs"),
         ({"vector_width": 8}, "--vector_width is for new catalogs"),
         ({"free_share": 0.1}, "--free_share is for new catalogs"),

@@ -208,7 +208,7 @@ def _random_events() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_clusters_of_words_hold_items_of_one_text() -> None:
-    catalog = _catalog(*_random_events(), 20, cluster_vectors="tokens", spherical=True)
+    catalog = _catalog(*_random_events(), 20, cluster_vectors="words", spherical=True)
     cluster = catalog.slot // catalog.cluster_size
     assert all(len(set(cluster[kind::4])) == 1 for kind in range(4))
     info = catalog.info
@@ -234,7 +234,7 @@ def test_words_need_texts() -> None:
         pa.table({"item": np.arange(20), "text": [""] * 20}),
         item, None, offsets, "file_order", Counts(240),
     )  # fmt: skip
-    config = PrepareConfig(cluster_vectors="tokens")
+    config = PrepareConfig(cluster_vectors="words")
     with pytest.raises(UserError, match="nothing is said of the items: give their"):
         make_catalog(found, leave_one_out(offsets), config, lambda sentence: None)
 

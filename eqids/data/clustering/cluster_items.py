@@ -102,14 +102,14 @@ def _vectors(
 ) -> np.ndarray:
     """float32 [item, vector_width]."""
     width, seed = config.vector_width, config.seed
-    if config.cluster_vectors in ("tokens", "text"):
+    if config.cluster_vectors in ("words", "text"):
         texts = [text or "" for text in found.items["text"].to_pylist()]
         require(
             any(texts),
             f"--cluster_vectors is {config.cluster_vectors}, but nothing is said of "
             "the items: give their titles with --items and --title_column",
         )
-        if config.cluster_vectors == "tokens":
+        if config.cluster_vectors == "words":
             return word_vectors(texts, width, seed)
         assert read is not None, "the door reads texts"
         return read(texts, width)

@@ -24,7 +24,7 @@ def check_vectors(config: PrepareConfig) -> None:
     Raises:
         UserError: if it does not.
     """
-    if config.cluster_vectors not in ("interactions", "tokens", "text"):
+    if config.cluster_vectors not in ("interactions", "words", "text"):
         path = Path(config.cluster_vectors)
         require(path.is_file(), f"--cluster_vectors {path} is not a file that exists")
 
