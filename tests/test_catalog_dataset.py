@@ -83,22 +83,6 @@ def test_users_whose_target_is_retired_are_left_out_and_counted(copy: Dataset) -
     assert back.targets_retired == (0, 0)
 
 
-def test_an_old_folder_still_opens(copy: Dataset) -> None:
-    items = pq.read_table(copy.path / "items.parquet").drop_columns("retired")
-    pq.write_table(items, copy.path / "items.parquet")
-    digest = file_sha256(copy.path / "items.parquet")
-    files = {**copy.info.files, "items.parquet": digest}
-    info = replace(copy.info, format_version=1, files=files)
-    (copy.path / "dataset.json").write_text(render_info(info))
-    old = open_dataset(copy.path)
-    assert old.info.catalog_id == copy.info.catalog_id and not old.retired.any()
-    assert not old.items()["retired"].any()
-    new = retire(old, "item 1")
-    assert new.info.format_version == 2 and new.lineage.catalog_ids == (
-        copy.info.catalog_id,
-    )
-
-
 def test_a_damaged_lineage_is_found(copy: Dataset) -> None:
     dataset = retire(copy, "item 1")
     file = dataset.path / "lineage.safetensors"

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eqids.config import UserError, require
+from eqids.data.dataset import Dataset
 from eqids.data.files import (
     CLUSTERS_FILE,
     HISTORIES_FILE,
@@ -15,16 +15,13 @@ from eqids.data.files import (
     USERS_FILE,
 )
 
-if TYPE_CHECKING:
-    from eqids.data.dataset import Dataset
-
 
 def check_catalog(
     path: Path,
     slots: np.ndarray,
     counts: np.ndarray,
     retired: np.ndarray,
-    dataset: "Dataset",
+    dataset: Dataset,
 ) -> None:
     """Requires that items stand in the places that `item_valid` marks, once each.
 
@@ -74,7 +71,7 @@ def check_catalog(
     )
 
 
-def check_histories(path: Path, dataset: "Dataset") -> None:
+def check_histories(path: Path, dataset: Dataset) -> None:
     """Requires slots that hold items, retired ones too, and times that never fall."""
     file, slots, offsets = path / HISTORIES_FILE, dataset.slots, dataset.offsets
     require(
@@ -108,7 +105,7 @@ def check_histories(path: Path, dataset: "Dataset") -> None:
 
 
 def check_targets(
-    path: Path, numbers: Mapping[str, np.ndarray], dataset: "Dataset"
+    path: Path, numbers: Mapping[str, np.ndarray], dataset: Dataset
 ) -> None:
     """Requires targets inside their history, after the training events, in order.
 

@@ -34,13 +34,13 @@ def data_files(catalog_version: int) -> tuple[str, ...]:
 
 
 def tokens_file(tokenizer: str) -> str:
-    """The cache of items' words, by the SHA-256 of their tokenizer."""
-    return f"words-{tokenizer[:12]}.safetensors"
+    """The cache of the tokens of items' texts, by the SHA-256 of their tokenizer."""
+    return f"tokens-{tokenizer[:12]}.safetensors"
 
 
 def is_cache(name: str) -> bool:
-    """Whether a file of a dataset folder can be made again from the others."""
-    return re.fullmatch(r"words-[0-9a-f]{12}\.safetensors", name) is not None
+    """Whether a file of a dataset folder is a cache, of format 2 (`words-`) too."""
+    return re.fullmatch(r"(tokens|words)-[0-9a-f]{12}\.safetensors", name) is not None
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

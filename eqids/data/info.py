@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,8 +10,7 @@ from typing import Any, Literal
 
 from eqids.config import TimeUnit, UserError, from_json, require, to_json
 
-FORMAT_VERSION = 2
-"""Folders of version 1 differ only in that their items have no column `retired`."""
+FORMAT_VERSION = 3
 INFO_FILE = "dataset.json"
 _NO_HASH = "0" * 64
 
@@ -90,9 +90,8 @@ class Counts:
 class ClustersInfo:
     """How items were put into clusters."""
 
-    method: Literal["kmeans", "popularity", "random", "interactions"]
-    """What items of one cluster have in common; interactions (by PCA bisection) in
-    folders of earlier versions only."""
+    method: Literal["kmeans", "popularity", "random"]
+    """What items of one cluster have in common: vectors, popularity or nothing."""
     vector_width: int
     """Size of the item vectors."""
     seed: int
@@ -156,8 +155,7 @@ class DatasetInfo:
     time_unit: TimeUnit | None = None
     """Unit of the source's times; dates count as seconds."""
     texts: TextsInfo | None = None
-    """What texts are made of; none in folders of earlier versions, and where no file
-    names the items."""
+    """What texts are made of, or none where no file names the items."""
     catalog_id: str = ""
     """Hash of the mapping from slots to item ids and of which are retired; what
     checkpoints are bound to."""
@@ -182,7 +180,7 @@ def read_info(path: Path) -> DatasetInfo:
     """Reads and checks a `dataset.json`.
 
     Raises:
-        UserError: if it is not JSON, of another version, or was changed.
+        UserError: it is not JSON, is of another version, or was changed.
     """
     try:
         text = path.read_bytes().decode()
@@ -192,13 +190,20 @@ def read_info(path: Path) -> DatasetInfo:
     require(isinstance(values, dict), f"{path} is not a JSON object: prepare it again")
     version = values.get("format_version")
     require(
-        version in (1, FORMAT_VERSION),
-        f"{path}: format_version is {version!r}, wanted {FORMAT_VERSION}: prepare the "
-        "dataset again with this version of EqIDs",
+        version == FORMAT_VERSION,
+        f"{path}: format_version is {version!r}, wanted {FORMAT_VERSION}; make the "
+        f"dataset anew with the flags it was made with: {_command(path, values)}",
     )
     _check_hash(path, text, values)
     del values["sha256"]
     return from_json(DatasetInfo, values, str(path))
+
+
+def _command(path: Path, values: Mapping[str, Any]) -> str:
+    """The command that prepares a dataset anew, as far as `dataset.json` says."""
+    words = ["--source", str(values.get("source", "SOURCE"))]
+    words += ["--data_dir", str(path.parent), "--overwrite"]
+    return shlex.join(["python", "-m", "eqids.prepare", *words])
 
 
 def _check_hash(path: Path, text: str, values: Mapping[str, Any]) -> None:

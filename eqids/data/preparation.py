@@ -12,7 +12,7 @@ from eqids.data.catalog.existing import Known, in_catalog, shorter_histories
 from eqids.data.catalog.lineage import Lineage
 from eqids.data.clustering.cluster_items import Clustered, Reader, make_catalog
 from eqids.data.clustering.own_vectors import check_vectors
-from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.dataset import Dataset
 from eqids.data.ids import shown
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.raw.engine import engine
@@ -21,6 +21,7 @@ from eqids.data.raw.item_rows import read_ids
 from eqids.data.raw.sources import open_source
 from eqids.data.raw.splits import Split, leave_one_out, temporal
 from eqids.data.raw.template import field
+from eqids.data.read import open_dataset
 from eqids.data.write import check_target, write_dataset
 
 

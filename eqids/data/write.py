@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from safetensors.numpy import save_file
 
 from eqids.config import UserError, require, to_json
 from eqids.data.catalog.lineage import Lineage
-from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.dataset import Dataset
 from eqids.data.files import (
     CLUSTERS_FILE,
     DATA_FILES,
@@ -30,7 +28,8 @@ from eqids.data.files import (
     write_parquet,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
-from eqids.io.atomic import sync
+from eqids.data.read import open_dataset
+from eqids.io.atomic import new_folder, sync
 from eqids.io.digests import file_sha256
 
 
@@ -44,7 +43,7 @@ def write_dataset(
     overwrite: bool = False,
     lineage: Lineage | None = None,
 ) -> Dataset:
-    """Writes a dataset folder under a temporary name, renames and opens it.
+    """Writes a dataset folder atomically, and opens it.
 
     Args:
         path: the folder.
@@ -63,16 +62,11 @@ def write_dataset(
             given is no valid dataset.
     """
     check_target(path, overwrite)
-    target = path.resolve()
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(path, replace=overwrite) as partial:
         _write_files(partial, info, histories, users, items, item_vectors, lineage)
         open_dataset(partial)
-        _put(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _sync_files(partial)
+    sync(path.resolve().parent)
     return open_dataset(path)
 
 
@@ -138,6 +132,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 def catalog_id(items: pa.Table, info: DatasetInfo) -> str:
     """The hash of the mapping from slots to item ids, and of which are retired."""
+    # The word is part of the ids that checkpoints are bound to.
     digest = hashlib.sha256(f"room {info.cluster_size}\n".encode())
     if info.catalog_version > 1:
         version = f"version {info.catalog_version}, {info.num_clusters} clusters"
@@ -196,16 +191,11 @@ def _places(
     }
 
 
-def _put(partial: Path, path: Path) -> None:
+def _sync_files(folder: Path) -> None:
+    """Lets everyone read the files as they read `dataset.json`, and syncs them."""
     # safetensors makes files that only their owner may read.
-    mode = (partial / INFO_FILE).stat().st_mode
-    for file in partial.iterdir():
+    mode = (folder / INFO_FILE).stat().st_mode
+    for file in folder.iterdir():
         file.chmod(mode)
         sync(file)
-    sync(partial)
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    sync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    sync(folder)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from eqids.config import UserError, check_content, require
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEMS_FILE, read_parquet, tokens_file
+from eqids.io.atomic import new_file
 from eqids.io.digests import file_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -248,19 +248,12 @@ def _write(
 ) -> None:
     ids, offsets = found
     said = {**wanted, "sha256": _sha256(ids, offsets)}
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        partial.write_bytes(save({"ids": ids, "offsets": offsets}, said))
-        partial.replace(path)
-    except OSError as error:
-        # A dataset that only others may write to is of use all the same.
-        report(
-            f"warning: {path} could not be written ({error.strerror}): the texts are "
-            "split anew each time"
-        )
-    finally:
-        with suppress(OSError):  # nothing can be removed where nothing can be written
-            partial.unlink()
+        with new_file(path) as partial:
+            partial.write_bytes(save({"ids": ids, "offsets": offsets}, said))
+    except UserError as error:
+        # A read-only dataset can be used without a cache.
+        report(f"warning: {error}; every run tokenizes the texts again")
 
 
 def _sha256(ids: np.ndarray, offsets: np.ndarray) -> str:

@@ -3,7 +3,6 @@
 GroupLens forbids redistribution, so its rows are never part of EqIDs.
 """
 
-import contextlib
 import http.client
 import os
 import subprocess
@@ -11,12 +10,13 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from eqids.config import UserError, require
+from eqids.io.atomic import new_file
 from eqids.io.digests import file_sha256
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens"
@@ -75,21 +75,10 @@ def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
     if not archive.exists():
         url = os.environ.get("EQIDS_GROUPLENS_URL", GROUPLENS_URL).rstrip("/")
         progress(f"fetching {url}/{name}.zip")
-        with _arriving(archive) as partial:
+        with new_file(archive) as partial:
             _download(f"{url}/{name}.zip", partial, name)
             _check_zip(partial, f"{url}/{name}.zip")
     return archive
-
-
-@contextlib.contextmanager
-def _arriving(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it if the block succeeds."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _wheel(folder: Path, progress: Callable[[str], None]) -> Path | None:
