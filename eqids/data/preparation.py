@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import PrepareConfig, UserError
-from eqids.data.catalog.existing import Known, in_catalog, shorter_histories
+from eqids.data.catalog.existing import ExtendedCatalog, in_catalog, shorter_histories
 from eqids.data.catalog.lineage import Lineage
-from eqids.data.clustering.cluster_items import Clustered, Reader, make_catalog
+from eqids.data.clustering.cluster_items import Clustered, TextEncoder, make_catalog
 from eqids.data.clustering.own_vectors import check_vectors
 from eqids.data.dataset import Dataset
 from eqids.data.ids import shown
@@ -19,7 +19,7 @@ from eqids.data.raw.engine import engine
 from eqids.data.raw.interactions import Interactions, read_interactions
 from eqids.data.raw.item_rows import read_ids
 from eqids.data.raw.sources import open_source
-from eqids.data.raw.splits import Split, leave_one_out, temporal
+from eqids.data.raw.splits import SplitPositions, leave_one_out, temporal
 from eqids.data.raw.template import field
 from eqids.data.read import open_dataset
 from eqids.data.write import check_target, write_dataset
@@ -28,14 +28,14 @@ from eqids.data.write import check_target, write_dataset
 def prepare(
     config: PrepareConfig,
     progress: Callable[[str], None],
-    read: Reader | None = None,
+    encode: TextEncoder | None = None,
 ) -> Dataset:
     """Reads a source, splits it, clusters its items and writes a dataset folder.
 
     Args:
         config: what to read and how.
         progress: is told each step in a sentence.
-        read: makes vectors of texts, where clusters want them of a Llama.
+        encode: makes vectors of texts, where clusters want them of a Llama.
 
     Returns:
         The dataset, opened from the folder.
@@ -56,7 +56,7 @@ def prepare(
         split = temporal(found.offsets, found.time)
     else:
         split = leave_one_out(found.offsets)
-    catalog, items, lineage = _placed(config, found, split, old, progress, read)
+    catalog, items, lineage = _placed(config, found, split, old, progress, encode)
     info = replace(
         _info(config, found, split, catalog),
         num_items=items.num_rows,
@@ -102,15 +102,15 @@ def _with_template(
 def _placed(
     config: PrepareConfig,
     found: Interactions,
-    split: Split,
+    split: SplitPositions,
     old: Dataset | None,
     progress: Callable[[str], None],
-    read: Reader | None,
+    encode: TextEncoder | None,
 ) -> tuple[Clustered, pa.Table, Lineage | None]:
     """Where items stand, the rows of `items.parquet`, and the catalog's versions."""
     if old is None:
         progress(f"clustering {len(found.items):,} items ({config.clusters})")
-        catalog = make_catalog(found, split, config, progress, read)
+        catalog = make_catalog(found, split, config, progress, encode)
         items = found.items.append_column("slot", pa.array(catalog.slot))
         return catalog, items.append_column("count", pa.array(catalog.count)), None
     progress(f"finding {len(found.items):,} items in {old.path}")
@@ -199,7 +199,7 @@ def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]
     return histories if found.time is None else {**histories, "times": found.time}
 
 
-def _users(found: Interactions, split: Split) -> pa.Table:
+def _users(found: Interactions, split: SplitPositions) -> pa.Table:
     return pa.table(
         {
             "user": found.user_ids,
@@ -210,7 +210,7 @@ def _users(found: Interactions, split: Split) -> pa.Table:
     )
 
 
-def _as_clustered(known: Known) -> Clustered:
+def _as_clustered(known: ExtendedCatalog) -> Clustered:
     catalog = known.catalog
     return Clustered(
         slot=known.slot,
@@ -229,7 +229,7 @@ def _read(config: PrepareConfig, progress: Callable[[str], None]) -> Interaction
 
 
 def _info(
-    config: PrepareConfig, found: Interactions, split: Split, catalog: Clustered
+    config: PrepareConfig, found: Interactions, split: SplitPositions, catalog: Clustered
 ) -> DatasetInfo:
     return DatasetInfo(
         source=config.source,
@@ -246,7 +246,7 @@ def _info(
     )
 
 
-def _protocol(config: PrepareConfig, found: Interactions, split: Split) -> Protocol:
+def _protocol(config: PrepareConfig, found: Interactions, split: SplitPositions) -> Protocol:
     timed = found.time is not None
     return Protocol(
         split=config.split,
@@ -262,7 +262,7 @@ def _protocol(config: PrepareConfig, found: Interactions, split: Split) -> Proto
     )
 
 
-def _counts(found: Interactions, split: Split, catalog: Clustered) -> Counts:
+def _counts(found: Interactions, split: SplitPositions, catalog: Clustered) -> Counts:
     valid, test = split.valid_at >= 0, split.test_at >= 0
     return replace(
         found.counts,

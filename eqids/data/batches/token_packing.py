@@ -32,7 +32,7 @@ class Events:
     tied: np.ndarray
 
 
-class WordPackingPlan:
+class TokenPackingPlan:
     """Every epoch's plan, a pure function of (events, prompt, seq_len, seed, epoch).
 
     A window takes the positions of its inputs, which are all its events but the last;

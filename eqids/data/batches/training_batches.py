@@ -11,7 +11,7 @@ from jaxtyping import Int32
 from eqids.config import require
 from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.packing import EpochPlan, PackingPlan
-from eqids.data.batches.token_packing import Events, WordPackingPlan
+from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.tokens import ItemTokens, Laid, lay_out, num_newest
 from eqids.data.dataset import Dataset
 
@@ -79,7 +79,7 @@ class TrainingBatches:
         self._dataset = dataset
         self.config = config
         self._words = tokens
-        self.plan: PackingPlan | WordPackingPlan
+        self.plan: PackingPlan | TokenPackingPlan
         if tokens is None:
             self.plan = PackingPlan(dataset.train_length, config.seq_len, config.seed)
         else:
@@ -186,13 +186,13 @@ def last_positions(batch: HostBatch) -> Int32[np.ndarray, " batch"]:
 
 def _planned(
     dataset: Dataset, config: BatchConfig, tokens: ItemTokens
-) -> WordPackingPlan:
+) -> TokenPackingPlan:
     tied = np.zeros(len(dataset.slots), np.bool_)
     if dataset.times is not None and config.shuffle_ties:
         tied[1:] = np.diff(dataset.times) == 0
     size = 1 + tokens.length[dataset.slots]
     events = Events(dataset.offsets, dataset.train_length, size, tied)
-    return WordPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
+    return TokenPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
 
 
 def _write(out: HostBatch, row: int, first: int, laid: Laid, segment: int) -> None:

@@ -19,7 +19,7 @@ so that meshes go on dividing them."""
 
 
 @dataclass(frozen=True, eq=False)
-class Seating:
+class Assignment:
     """Where everyone is, and which clusters hold items for the first time."""
 
     slot: np.ndarray
@@ -38,13 +38,13 @@ def grown(num_clusters: int, more: int) -> int:
     return -(-total // STEP) * STEP if num_clusters % STEP == 0 else total
 
 
-def admit(
+def assign_new(
     slot: np.ndarray,
     vectors: np.ndarray,
-    coming: np.ndarray,
+    new_vectors: np.ndarray,
     num_clusters: int,
     cluster_size: int,
-) -> Seating:
+) -> Assignment:
     """Seats newcomers, each in the cluster nearest to its vector.
 
     A cluster that has too few places divides together with them. Those whose vector
@@ -53,18 +53,18 @@ def admit(
     Args:
         slot: int32 [item], of those who are there.
         vectors: float32 [item, vector_width].
-        coming: float32 [new, vector_width].
+        new_vectors: float32 [new, vector_width].
         num_clusters: clusters, empty ones included.
         cluster_size: places in a cluster.
     """
     cluster = slot // cluster_size
     sizes = np.bincount(cluster, minlength=num_clusters)
     centre = centres(vectors, cluster, num_clusters)
-    chosen = nearest(coming, centre, np.flatnonzero(sizes))
+    chosen = nearest(new_vectors, centre, np.flatnonzero(sizes))
     guests = np.bincount(chosen[chosen >= 0], minlength=num_clusters)
     crowded = np.flatnonzero((sizes + guests > cluster_size) & (guests > 0))
     everyone = np.concatenate([cluster, chosen])
-    vectors = np.concatenate([vectors, coming])
+    vectors = np.concatenate([vectors, new_vectors])
     wanted = _divide(everyone, vectors, len(slot), num_clusters, crowded, cluster_size)
     return _sit(slot, wanted, cluster_size)
 
@@ -76,7 +76,7 @@ def spread(
     cluster_size: int,
     crowded: np.ndarray,
     most: int,
-) -> Seating:
+) -> Assignment:
     """Divides clusters into as many parts as no more than `most` items need, or two.
 
     Args:
@@ -94,7 +94,7 @@ def spread(
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """The cluster of everyone, -1 where any will do; the rest as in `Seating`."""
+    """The cluster of everyone, -1 where any will do; the rest as in `Assignment`."""
 
     cluster: np.ndarray
     num_clusters: int
@@ -131,7 +131,7 @@ def _divide(
     return _Wanted(out, total, opened, np.repeat(crowded, parts - 1))
 
 
-def _sit(slot: np.ndarray, wanted: _Wanted, cluster_size: int) -> Seating:
+def _sit(slot: np.ndarray, wanted: _Wanted, cluster_size: int) -> Assignment:
     """Finds a place for everyone who moves or is new; the others stay."""
     num_old, total = len(slot), wanted.num_clusters
     cluster = wanted.cluster.copy()
@@ -152,4 +152,4 @@ def _sit(slot: np.ndarray, wanted: _Wanted, cluster_size: int) -> Seating:
     out[enters] = free_slots(occupied, cluster[enters])
     opened = np.concatenate([wanted.opened, fresh]).astype(np.int32)
     parent = np.concatenate([wanted.parent, np.full(len(fresh), -1)]).astype(np.int32)
-    return Seating(out, total, opened, parent)
+    return Assignment(out, total, opened, parent)

@@ -22,14 +22,14 @@ from eqids.data.dataset import Dataset
 from eqids.data.ids import Ids
 from eqids.data.info import ClustersInfo
 from eqids.data.raw.interactions import Interactions
-from eqids.data.raw.splits import Split
+from eqids.data.raw.splits import SplitPositions
 
 _NEAR = 16
 """Items that a new one is said to resemble, at most."""
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ExtendedCatalog:
     """A catalog that went on, and where the items of interactions stand in it."""
 
     catalog: Catalog
@@ -50,7 +50,7 @@ class Known:
     """Items that have another title or text in the source, and keep what they have."""
 
 
-def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) -> Known:
+def in_catalog(found: Interactions, split: SplitPositions, old: Dataset, append: bool) -> ExtendedCatalog:
     """Gives items the places that they have, and new ones places beside them.
 
     A new item's vector is the mean of those of the items that it was used next to in
@@ -103,7 +103,7 @@ def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) ->
     table = item_table(old, catalog, named)
     other = num_other_texts(old, named)
     added, moved = len(change.added), len(change.left)
-    return Known(catalog, slot, table, lineage, info, added, moved, other)
+    return ExtendedCatalog(catalog, slot, table, lineage, info, added, moved, other)
 
 
 def shorter_histories(found: Interactions, old: Dataset) -> tuple[int, int]:

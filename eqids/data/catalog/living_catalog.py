@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from eqids.config import UserError, require
-from eqids.data.catalog.assignment import Seating, admit, grown, spread
+from eqids.data.catalog.assignment import Assignment, assign_new, grown, spread
 from eqids.data.catalog.lineage import Change
 
-Ids = Sequence[Hashable] | np.ndarray
+ItemIds = Sequence[Hashable] | np.ndarray
 """Item ids, as the user gave them."""
 
 
@@ -56,7 +56,7 @@ class Catalog:
         valid.reshape(-1)[self.slot[~self.retired]] = True
         return valid
 
-    def rows(self, items: Ids) -> np.ndarray:
+    def rows(self, items: ItemIds) -> np.ndarray:
         """The rows of item ids, int64 [item].
 
         Raises:
@@ -66,15 +66,15 @@ class Catalog:
         _refuse(items, found < 0, "is not in the catalog")
         return found
 
-    def find(self, items: Ids) -> np.ndarray:
+    def find(self, items: ItemIds) -> np.ndarray:
         """The rows of item ids, int64 [item]; -1 for those that are not there."""
         return self._index.get_indexer(pd.Index(_objects(items), dtype=object))
 
     def add(
         self,
-        items: Ids,
+        items: ItemIds,
         vectors: np.ndarray | None = None,
-        similar: Sequence[Ids] | None = None,
+        similar: Sequence[ItemIds] | None = None,
         counts: np.ndarray | None = None,
     ) -> tuple["Catalog", Change]:
         """Adds items, each in a free place of the cluster nearest to its vector.
@@ -101,10 +101,10 @@ class Catalog:
         there[there] = ~self.retired[known]
         _refuse(items, there, "is in the catalog already")
         near = self._similar(similar, len(items))[new]
-        coming = self._means(near) if vectors is None else vectors[new]
+        new_vectors = self._means(near) if vectors is None else vectors[new]
         counts = np.zeros(len(items), np.int64) if counts is None else counts
-        seating = admit(
-            self.slot, self.vectors, coming, self.num_clusters, self.cluster_size
+        assignment = assign_new(
+            self.slot, self.vectors, new_vectors, self.num_clusters, self.cluster_size
         )
         retired = self.retired.copy()
         retired[known] = False
@@ -112,24 +112,24 @@ class Catalog:
         after = replace(
             self,
             items=_joined(self.items, _objects(items)[new]),
-            slot=seating.slot,
+            slot=assignment.slot,
             retired=np.concatenate([retired, nobody]),
             count=np.concatenate([self.count, counts[new]]),
-            vectors=np.concatenate([self.vectors, coming.astype(np.float32)]),
-            num_clusters=seating.num_clusters,
+            vectors=np.concatenate([self.vectors, new_vectors.astype(np.float32)]),
+            num_clusters=assignment.num_clusters,
         )
         return after._next(
             self,
             self._change(
-                seating,
-                added=seating.slot[len(self.slot) :],
+                assignment,
+                added=assignment.slot[len(self.slot) :],
                 share=_shares(after, len(self.slot)),
                 similar=np.append(self.slot, np.int32(-1))[near],
-                revived=seating.slot[known],
+                revived=assignment.slot[known],
             ),
         )
 
-    def retire(self, items: Ids) -> tuple["Catalog", Change]:
+    def retire(self, items: ItemIds) -> tuple["Catalog", Change]:
         """Retires items: they keep slots and vectors, and appear in histories only.
 
         Raises:
@@ -142,7 +142,7 @@ class Catalog:
         change = Change(self.num_clusters, retired=self.slot[np.unique(rows)])
         return replace(self, retired=retired)._next(self, change)
 
-    def release(self, items: Ids) -> tuple["Catalog", Change]:
+    def release(self, items: ItemIds) -> tuple["Catalog", Change]:
         """Forgets retired items that no history needs, which frees their places.
 
         Raises:
@@ -180,7 +180,7 @@ class Catalog:
         return self._spread(np.array([cluster]), self.cluster_size)
 
     def rebalance(
-        self, free_share: float, forget: Ids = ()
+        self, free_share: float, forget: ItemIds = ()
     ) -> tuple["Catalog", Change]:
         """Divides the clusters in which less than a share of the places is free.
 
@@ -199,20 +199,20 @@ class Catalog:
         return after._next(self, change)
 
     def _spread(self, crowded: np.ndarray, most: int) -> tuple["Catalog", Change]:
-        seating = spread(
+        assignment = spread(
             self.slot, self.vectors, self.num_clusters, self.cluster_size, crowded, most
         )
-        after = replace(self, slot=seating.slot, num_clusters=seating.num_clusters)
-        return after._next(self, self._change(seating))
+        after = replace(self, slot=assignment.slot, num_clusters=assignment.num_clusters)
+        return after._next(self, self._change(assignment))
 
-    def _change(self, seating: Seating, **more: np.ndarray) -> Change:
-        moved = np.flatnonzero(seating.slot[: len(self.slot)] != self.slot)
+    def _change(self, assignment: Assignment, **more: np.ndarray) -> Change:
+        moved = np.flatnonzero(assignment.slot[: len(self.slot)] != self.slot)
         return Change(
-            seating.num_clusters,
+            assignment.num_clusters,
             left=self.slot[moved],
-            entered=seating.slot[moved],
-            opened=seating.opened,
-            parent=seating.parent,
+            entered=assignment.slot[moved],
+            opened=assignment.opened,
+            parent=assignment.parent,
             **more,
         )
 
@@ -229,7 +229,7 @@ class Catalog:
     def _index(self) -> pd.Index:
         return pd.Index(self.items, dtype=self.items.dtype)
 
-    def _similar(self, similar: Sequence[Ids] | None, num_items: int) -> np.ndarray:
+    def _similar(self, similar: Sequence[ItemIds] | None, num_items: int) -> np.ndarray:
         """int64 [item, near]: rows of the similar items, -1 where there are fewer."""
         named = similar or [()] * num_items
         sizes = np.array([len(ids) for ids in named], np.int64)
@@ -246,19 +246,19 @@ class Catalog:
         return rows.sum(axis=1) / np.maximum(held.sum(axis=1), 1)[:, None]
 
 
-def _objects(items: Ids) -> np.ndarray:
+def _objects(items: ItemIds) -> np.ndarray:
     out = np.empty(len(items), object)
     out[:] = items.tolist() if isinstance(items, np.ndarray) else list(items)
     return out
 
 
 def _joined(items: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Ids, integers where all are."""
+    """ItemIds, integers where all are."""
     whole = items.dtype != object and all(isinstance(x, int) for x in new)
     return np.concatenate([items, new.astype(items.dtype) if whole else new])
 
 
-def _refuse(items: Ids, wrong: np.ndarray, why: str) -> None:
+def _refuse(items: ItemIds, wrong: np.ndarray, why: str) -> None:
     if wrong.any():
         item = _objects(items)[int(np.argmax(wrong))]
         raise UserError(f"item {item!r} {why}")
@@ -270,6 +270,6 @@ def _shares(after: Catalog, num_old: int) -> np.ndarray:
     old = np.where(after.retired, 0.0, uses)[:num_old]
     size = after.num_clusters
     there = np.bincount(cluster[:num_old], old, minlength=size)
-    coming = np.bincount(cluster[num_old:], uses[num_old:], minlength=size)
-    total = np.where(there > 0, there, coming)
+    new_vectors = np.bincount(cluster[num_old:], uses[num_old:], minlength=size)
+    total = np.where(there > 0, there, new_vectors)
     return (uses[num_old:] / total[cluster[num_old:]]).astype(np.float32)

@@ -17,9 +17,9 @@ from eqids.data.clustering.quality import balance, consecutive_share, random_sha
 from eqids.data.clustering.vectors import item_vectors, item_vectors_bytes, word_vectors
 from eqids.data.info import ClustersInfo
 from eqids.data.raw.interactions import Interactions
-from eqids.data.raw.splits import Split
+from eqids.data.raw.splits import SplitPositions
 
-Reader = Callable[[Sequence[str], int], np.ndarray]
+TextEncoder = Callable[[Sequence[str], int], np.ndarray]
 """Makes float32 [item, width] of texts, with a model that this room does not know."""
 
 _LARGE = 1_000_000
@@ -46,10 +46,10 @@ class Clustered:
 
 def make_catalog(
     found: Interactions,
-    split: Split,
+    split: SplitPositions,
     config: PrepareConfig,
     progress: Callable[[str], None],
-    read: Reader | None = None,
+    encode: TextEncoder | None = None,
 ) -> Clustered:
     """Puts items into clusters, from training events, words or the user's vectors.
 
@@ -58,7 +58,7 @@ def make_catalog(
         split: which events are training events; no other is looked at.
         config: how to cluster.
         progress: is told what takes long or is unusual.
-        read: makes vectors of texts, where they are wanted.
+        encode: makes vectors of texts, where they are wanted.
 
     Raises:
         UserError: if the user's vectors are not as they must be.
@@ -69,7 +69,7 @@ def make_catalog(
     users, item = users[training], found.item[training]
     num_items = len(found.items)
     num_clusters = config.num_clusters or default_num_clusters(num_items)
-    vectors = _vectors(found, users, item, config, progress, read)
+    vectors = _vectors(found, users, item, config, progress, encode)
     count = np.bincount(item, minlength=num_items)
     with _telling(num_items, num_clusters, vectors.shape[1], progress) as told:
         cluster = assign(
@@ -98,7 +98,7 @@ def _vectors(
     item: np.ndarray,
     config: PrepareConfig,
     progress: Callable[[str], None],
-    read: Reader | None,
+    encode: TextEncoder | None,
 ) -> np.ndarray:
     """float32 [item, vector_width]."""
     width, seed = config.vector_width, config.seed
@@ -111,8 +111,8 @@ def _vectors(
         )
         if config.cluster_vectors == "words":
             return word_vectors(texts, width, seed)
-        assert read is not None, "the door reads texts"
-        return read(texts, width)
+        assert encode is not None, "the door reads texts"
+        return encode(texts, width)
     if config.cluster_vectors != "interactions":
         path = Path(config.cluster_vectors)
         return own_vectors(path, found.items["item"], config, progress)

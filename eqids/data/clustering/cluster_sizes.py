@@ -9,7 +9,7 @@ import numpy as np
 from eqids.config import require
 from eqids.data.clustering.kmeans import balanced_kmeans
 
-Method = Literal["kmeans", "popularity", "random"]
+ClusterMethod = Literal["kmeans", "popularity", "random"]
 
 _SMALL, _LARGE = 10_000, 100_000
 """Items up to which sqrt(items) clusters are the default, and from which 4 times
@@ -31,13 +31,13 @@ def default_num_clusters(num_items: int) -> int:
 
 
 def assign(
-    method: Method,
+    method: ClusterMethod,
     vectors: np.ndarray,
     counts: np.ndarray,
     num_clusters: int,
     seed: int,
     spherical: bool = False,
-    told: Callable[[int], None] = lambda step: None,
+    report: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
     """The cluster of every item; sizes differ by one at most.
 

@@ -34,7 +34,7 @@ def balanced_kmeans(
     weights: np.ndarray,
     seed: int,
     spherical: bool = False,
-    told: Callable[[int], None] = lambda step: None,
+    report: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
     """The cluster of every item, of all items with as many others as `sizes` says.
 
