@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from catalogs import halved
 from plays import item_histories, prepared, write_csv
 from pytest import CaptureFixture
 from runs import refused
@@ -39,9 +40,12 @@ def test_histories_mean_the_same_after_every_change(copy: Dataset) -> None:
     named = pa.table({"item": ["new"], "title": ["New"], "text": ["a new one"]})
     added = catalog_of(dataset).add(["new"], similar=[["item 5"]])
     dataset = revise(dataset, *added, named)
-    for change in ("rebalance", "grow", "split"):
-        given = {"rebalance": 0.4, "grow": 2, "split": 0}[change]
-        dataset = revise(dataset, *getattr(catalog_of(dataset), change)(given))
+    for change in (
+        lambda catalog: catalog.rebalance(0.4),
+        lambda catalog: catalog.grow(2),
+        lambda catalog: halved(catalog, 0),
+    ):
+        dataset = revise(dataset, *change(catalog_of(dataset)))
         ids.add(dataset.info.catalog_id)
         assert item_histories(dataset) == before
     assert len(ids) == 4 and dataset.lineage.version == 6
@@ -149,7 +153,7 @@ def test_tomorrow_is_prepared_with_yesterdays_places(tmp_path: Path) -> None:
         prepared(tmp_path / "e", f"csv:{more}", catalog=old.path,
                  unknown_items="refuse")  # fmt: skip
     word = write_csv(tmp_path / "w.csv", [*rows(range(5), 60, 0), ("u1", "Heat", 99)])
-    with pytest.raises(UserError, match="item ids are int64 in the catalog.*Heat"):
+    with pytest.raises(UserError, match="Heat.* is no id of the catalog's type, int64"):
         prepared(tmp_path / "e", f"csv:{word}", catalog=old.path)
 
 
@@ -209,8 +213,8 @@ def test_what_became_of_the_catalog_is_said(
     (change,) = new.lineage.changes
     assert len(change.left) > 0
     assert (
-        f"5 items are new to the catalog, and {len(change.left)} moved to make room: "
-        "it is at version 2" in found["more"]
+        f"5 items are new to the catalog, and {len(change.left)} items got another "
+        "slot: it is at version 2" in found["more"]
     )
     assert "0 items are new to the catalog: it is at version 1" in found["same"]
     for name, lost in {"old": "", "same": "", "more": "", "less": "2 are not"}.items():

@@ -122,7 +122,7 @@ def test_a_deleted_file_is_named(tmp_path: Path, name: str) -> None:
     _write(tmp_path / "d")
     (tmp_path / "d" / name).unlink()
     with pytest.raises(
-        UserError, match=f"{name} is missing.*prepare it again from its own source"
+        UserError, match=f"{name} is missing.*prepare it again from its source"
     ):
         open_dataset(tmp_path / "d")
 

@@ -315,7 +315,7 @@ loss = jax.jit(EqIDs.loss)
 def test_other_slots_of_the_same_items_have_the_same_words(dataset: Dataset) -> None:
     tokens = random_words(dataset, 5, 4, 3)
     slots = np.random.default_rng(0).permutation(dataset.num_slots + 6)
-    moved = tokens.moved(slots[: dataset.num_slots], dataset.num_slots + 6)
+    moved = tokens.remapped(slots[: dataset.num_slots], dataset.num_slots + 6)
     old, new = texts_of(tokens), texts_of(moved)
     assert [new[s] for s in slots[: dataset.num_slots]] == old
     assert sum(map(len, new)) == sum(map(len, old))

@@ -182,7 +182,7 @@ def test_words_are_tokenized_once(dataset: Dataset, tmp_path: Path) -> None:
     texted = with_texts(dataset, tmp_path / "d", TEXTS)
     said: list[str] = []
     first, second = (tokens_of(texted, tokenizer, "", n, said.append) for n in (99, 2))
-    assert len(said) == 1 and "splitting the texts of 27 items" in said[0]
+    assert len(said) == 1 and "tokenizing the texts of 27 items" in said[0]
     assert by_item(second, texted) == [ids[:2] for ids in by_item(first, texted)]
     assert first.config != second.config
     assert first.config.tokenizer == second.config.tokenizer

@@ -1,4 +1,4 @@
-"""What must hold inside a dataset folder, beyond its hashes."""
+"""Checks the content of a dataset folder, beyond its hashes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,13 +23,13 @@ def check_catalog(
     retired: np.ndarray,
     dataset: Dataset,
 ) -> None:
-    """Requires that items stand in the places that `item_valid` marks, once each.
+    """Requires that every item has its own place, and that `item_valid` marks it.
 
     Args:
         path: the dataset folder, for messages.
         slots: int [item], of `items.parquet`.
         counts: int [item], of `items.parquet`.
-        retired: bool [item], of `items.parquet`; these stand in other places.
+        retired: bool [item], of `items.parquet`; their places are not marked.
         dataset: the clusters that they must agree with.
     """
     file, num_slots = path / ITEMS_FILE, dataset.item_valid.size
@@ -72,7 +72,7 @@ def check_catalog(
 
 
 def check_histories(path: Path, dataset: Dataset) -> None:
-    """Requires slots that hold items, retired ones too, and times that never fall."""
+    """Requires slots that hold items, retired or not, and times that never fall."""
     file, slots, offsets = path / HISTORIES_FILE, dataset.slots, dataset.offsets
     require(
         offsets[[0, -1]].tolist() == [0, len(slots)]

@@ -43,15 +43,15 @@ class Dataset:
     """int32 [user]: position of the test target in the history; -1: none, or a
     retired item."""
     targets_retired: tuple[int, int]
-    """Users who are left out of validation and of test, for that reason."""
+    """Users left out of validation and of test because their target is retired."""
     item_valid: np.ndarray
     """bool [cluster, place]: places that hold an item, which is not retired."""
     retired: np.ndarray
-    """bool [cluster, place]: places of retired items, which histories may name."""
+    """bool [cluster, place]: places of retired items, which histories may hold."""
     item_counts: np.ndarray
     """int64 [cluster, place]: training events of each item."""
     item_vectors: np.ndarray
-    """float32 [cluster, place, vector_width]: truncated SVD, zeros in empty places."""
+    """float32 [cluster, place, vector_width]: zeros in empty places."""
     lineage: Lineage
     """The versions of the catalog."""
 
@@ -66,21 +66,21 @@ class Dataset:
         return self.info.num_clusters * self.info.cluster_size
 
     def history(self, user: int) -> np.ndarray:
-        """int32 [event]: the slots of one user, oldest first (a view)."""
+        """Returns the slots of one user, int32 [event], oldest first (a view)."""
         return self.slots[self.offsets[user] : self.offsets[user + 1]]
 
     def items(self) -> pd.DataFrame:
-        """The catalog in order of slots: slot, item, title, text, count, retired."""
+        """Returns the items by slot: slot, item, title, text, count, retired."""
         return read_parquet(self.path / ITEMS_FILE).to_pandas()
 
     def users(self) -> pd.DataFrame:
-        """The users in order: user, offset, length, train_length, valid_at, test_at."""
+        """Returns the users: user, offset, length, train_length, valid_at, test_at."""
         return read_parquet(self.path / USERS_FILE).to_pandas()
 
     @functools.cached_property
     def _items_by_id(self) -> tuple[Ids, np.ndarray]:
         table = read_parquet(self.path / ITEMS_FILE, columns=["item", "slot"])
-        # The last is for items that the catalog does not hold.
+        # Row -1, of items that the catalog does not hold, gets slot -1.
         slots = np.append(table["slot"].to_numpy(), -1)
         return Ids(table["item"]), slots.astype(np.int32)
 
@@ -89,26 +89,25 @@ class Dataset:
         return Ids(read_parquet(self.path / USERS_FILE, columns=["user"])["user"])
 
     def find_items(self, items: Iterable[Any]) -> np.ndarray:
-        """The slots of item ids, however they are spelled; see `eqids.data.ids`.
+        """Returns the slots of item ids of any spelling; see `eqids.data.ids`.
 
         Args:
             items: ids of any type.
 
         Returns:
-            int32 [item], -1 where the catalog does not hold it.
+            int32 [item], -1 if the catalog does not hold it.
         """
         ids, slots = self._items_by_id
         return slots[ids.find(items)]
 
     def slot_of(self, items: Iterable[Any]) -> np.ndarray:
-        """The slots of item ids that the catalog holds; see `find_items`.
+        """Returns the slots of item ids that the catalog holds; see `find_items`.
 
         Returns:
             int32 [item].
 
         Raises:
-            UserError: naming the first id that the catalog does not hold, and how
-                many there are.
+            UserError: the catalog does not hold an id.
         """
         items = items if isinstance(items, np.ndarray) else list(items)
         slots = self.find_items(items)
@@ -122,10 +121,10 @@ class Dataset:
         return slots
 
     def user_index(self, user: Hashable) -> int:
-        """The row of a user id, however it is spelled; see `eqids.data.ids`.
+        """Returns the row of a user id of any spelling; see `eqids.data.ids`.
 
         Raises:
-            UserError: if the dataset holds no such user.
+            UserError: the dataset holds no such user.
         """
         (row,) = self._users_by_id.find([user]).tolist()
         require(row >= 0, f"user {shown(user)} is not among the users of {self.path}")

@@ -1,4 +1,4 @@
-"""`dataset.json`: what a dataset folder says about itself, guarded by a hash."""
+"""`dataset.json`: the description of a dataset folder, with a hash of itself."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ _NO_HASH = "0" * 64
 
 @dataclass(frozen=True)
 class Protocol:
-    """How events became histories and targets; results are compared only if equal."""
+    """How events became histories and targets; equal for results to be comparable."""
 
     split: Literal["leave_one_out", "temporal"]
     """leave_one_out: a user's last event is test, the one before validation."""
@@ -77,13 +77,13 @@ class Counts:
     item_rows: int = 0
     """Rows of the file that names items."""
     item_rows_repeated: int = 0
-    """Rows of it that say what another row has said."""
+    """Rows of it that repeat another row."""
     item_rows_unused: int = 0
-    """Ids of it that are no item of the events."""
+    """Ids of it that have no event."""
     items_unnamed: int = 0
-    """Items that it does not hold."""
+    """Items that are missing from it."""
     items_untitled: int = 0
-    """Items that it holds without a title."""
+    """Items whose title is empty in it."""
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,23 @@ class ClustersInfo:
     empty_share: float | None = None
     """Share of places that hold no item."""
     vectors: str = "interactions"
-    """Where item vectors come from: interactions, words, or the user's file."""
+    """Source of item vectors: interactions, words, text, or the user's file."""
     spherical: bool = False
     """Whether vectors were compared by direction only."""
     seconds: float | None = None
-    """What vectors and clusters took."""
+    """Time for vectors and clusters."""
 
 
 @dataclass(frozen=True)
 class TextsInfo:
-    """What titles and texts of items are made of, for items that come later."""
+    """How titles and texts of items are made, for items that are added later."""
 
     template: str
-    """Text with names of columns in braces; empty where there are no texts."""
+    """Text with names of columns in braces; empty if there are no texts."""
     title_column: str = "title"
     """Column of titles."""
     year_in_title: bool = False
-    """Whether titles end in their year, '(1995)', which a template sees apart."""
+    """Whether titles end in their year, '(1995)', which is a column of its own."""
     null_values: tuple[str, ...] = ()
     """Texts that mean an empty cell."""
 
@@ -135,7 +135,7 @@ class DatasetInfo:
     """The content of `dataset.json`."""
 
     source: str
-    """What --source said."""
+    """The value of --source."""
     num_users: int
     """Users."""
     num_items: int
@@ -155,10 +155,9 @@ class DatasetInfo:
     time_unit: TimeUnit | None = None
     """Unit of the source's times; dates count as seconds."""
     texts: TextsInfo | None = None
-    """What texts are made of, or none where no file names the items."""
+    """How texts are made, or none if no file names the items."""
     catalog_id: str = ""
-    """Hash of the mapping from slots to item ids and of which are retired; what
-    checkpoints are bound to."""
+    """Hash of the item ids by slot, and of which are retired; checkpoints record it."""
     catalog_version: int = 1
     """Counts the changes of the catalog, from 1 as it was prepared."""
     dataset_hash: str = ""
@@ -170,7 +169,7 @@ class DatasetInfo:
 
 
 def render_info(info: DatasetInfo) -> str:
-    """The text of `dataset.json`, which holds a hash of the rest of itself."""
+    """Returns the text of `dataset.json`, with a hash of the rest of itself."""
     values = {**to_json(info), "files": dict(info.files), "sha256": _NO_HASH}
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     return text.replace(_NO_HASH, hashlib.sha256(text.encode()).hexdigest())
@@ -223,7 +222,7 @@ def _check_hash(path: Path, text: str, values: Mapping[str, Any]) -> None:
 def with_hashes(
     info: DatasetInfo, catalog_id: str, dataset_hash: str, files: Mapping[str, str]
 ) -> DatasetInfo:
-    """`info` with the hashes that are known once the files are written."""
+    """Returns `info` with the hashes of the written files."""
     return replace(
         info,
         catalog_id=catalog_id,

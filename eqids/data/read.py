@@ -43,7 +43,7 @@ def open_dataset(path: Path) -> Dataset:
     )
     require(
         path.is_dir(),
-        f"{path} is not there, wanted a dataset folder, see --data_dir; to make "
+        f"{path} does not exist, wanted a dataset folder, see --data_dir; to make "
         f"one: python -m eqids.prepare --data_dir {path} --source SOURCE",
     )
     for name in (INFO_FILE, *DATA_FILES):
@@ -63,8 +63,8 @@ def open_dataset(path: Path) -> Dataset:
 def _require_file(path: Path, name: str) -> None:
     require(
         (path / name).is_file(),
-        f"{path / name} is missing, so {path} is not a whole dataset; prepare it again "
-        "from its own source",
+        f"{path / name} is missing, so {path} is no complete dataset; prepare it again "
+        "from its source",
     )
 
 

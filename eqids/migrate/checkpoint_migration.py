@@ -109,7 +109,7 @@ class Migration:
             tokens = self._words
             if tokens is not None:
                 slots_then = now.lineage.slots_at(self._version)
-                tokens = tokens.moved(slots_then, then.num_slots)
+                tokens = tokens.remapped(slots_then, then.num_slots)
             return self._metrics(model, of_users(then, self._users), tokens)
 
     def write(self, dataset: Dataset) -> Metrics:

