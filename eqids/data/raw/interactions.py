@@ -55,7 +55,7 @@ def read_interactions(
     engine: Engine,
     source: Source,
     config: PrepareConfig,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Interactions:
     """Reads, filters and orders interactions, in the database.
 
@@ -66,12 +66,12 @@ def read_interactions(
         engine: DuckDB, which keeps the order of files.
         source: the file.
         config: filters, seed, and what missing values and times mean.
-        progress: is told what is unusual.
+        report: is told what is unusual.
 
     Raises:
         UserError: at a bad cell, or if the filters leave nothing.
     """
-    con, typed = engine.con, typed_events(source, config, progress)
+    con, typed = engine.con, typed_events(source, config, report)
     events, users, items, counts = _numbered_events(con, source, typed, config)
     if {"when", "rank"} <= set(events.columns):
         _require_one_order(source, events, users)
@@ -83,7 +83,7 @@ def read_interactions(
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    counts, hashed = _ties_counted(core, counts, progress)
+    counts, hashed = _ties_counted(core, counts, report)
     table = _ordered(core, typed.unit, config.seed if hashed else None).to_pyarrow()
     user_table = users.order_by("number").to_pyarrow()
     titles = source.items
@@ -184,7 +184,7 @@ def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> Non
 
 
 def _ties_counted(
-    events: ir.Table, counts: Counts, progress: Callable[[str], None]
+    events: ir.Table, counts: Counts, report: Callable[[str], None]
 ) -> tuple[Counts, bool]:
     """Counts ties, and says whether a hash orders them: the file's order may be one of
     ids."""
@@ -194,7 +194,7 @@ def _ties_counted(
     tied, ascending = _ties(events, key)
     hashed = tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
     if hashed:
-        progress(
+        report(
             f"warning: of {tied:,} neighbouring events of one user and "
             f"{'time' if key == 'when' else 'rank'} {ascending / tied:.0%} ascend by "
             "item, so the file's order is one of ids: ties are broken by a seeded hash"

@@ -174,7 +174,7 @@ def check_missing(
     num_rows: int,
     found: Mapping[str, ColumnSurvey],
     missing: Literal["refuse", "drop"],
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
     advice: MissingAdvice = MissingAdvice(),
 ) -> None:
     """Refuses or reports rows without a value, and reports ids that look like none.
@@ -184,7 +184,7 @@ def check_missing(
         num_rows: its rows.
         found: what the survey found, by column.
         missing: what becomes of rows without a value.
-        progress: is told what is unusual.
+        report: is told what is unusual.
         advice: what the user may do about it.
 
     Raises:
@@ -200,9 +200,9 @@ def check_missing(
     for name in [one for one in ("user", "item") if one in found]:
         column = found[name]
         if source.spelled and column.others > column.integers >= column.others / 2:
-            progress(_mixed(source, name, column))
+            report(_mixed(source, name, column))
         if column.tokens and not column.words_are_missing:
-            progress(
+            report(
                 f"warning: {source.file}: column {source.columns[name]!r} is "
                 f"{_cell(source, name, column.first_word)!r} or the like in "
                 f"{column.tokens:,} of {num_rows:,} rows, first in row "

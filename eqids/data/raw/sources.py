@@ -52,14 +52,14 @@ class Source:
 
 
 def open_source(
-    engine: Engine, config: PrepareConfig, progress: Callable[[str], None]
+    engine: Engine, config: PrepareConfig, report: Callable[[str], None]
 ) -> Source:
     """The tables that `config.source` names.
 
     Args:
         engine: what reads it.
         config: source, columns and the file of titles.
-        progress: is told what is fetched.
+        report: is told what is fetched.
 
     Raises:
         UserError: if a file or column does not exist or cannot be read.
@@ -68,7 +68,7 @@ def open_source(
     # --text names columns of --items where there are both.
     own = config if config.items is None else replace(config, text=None)
     if kind in _MOVIELENS:
-        archive = Path(path) if path else fetch_movielens(kind, progress)
+        archive = Path(path) if path else fetch_movielens(kind, report)
         source = _MOVIELENS[kind](engine, own, archive)
     else:
         require(

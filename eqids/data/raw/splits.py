@@ -11,7 +11,7 @@ _TEST_QUANTILE = 0.9
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitPositions:
     """Positions inside each user's history; what precedes a target may be seen."""
 
     train_length: np.ndarray
@@ -31,7 +31,7 @@ class Split:
         return position < np.repeat(self.train_length, np.diff(offsets))
 
 
-def leave_one_out(offsets: np.ndarray) -> Split:
+def leave_one_out(offsets: np.ndarray) -> SplitPositions:
     """Each user's last event tests, the one before validates, the others train.
 
     Users with fewer than three events are trained on only.
@@ -50,14 +50,14 @@ def leave_one_out(offsets: np.ndarray) -> Split:
         f"{length.max(initial=0)} events, wanted 3 or more (one each to train, to "
         "validate and to test)",
     )
-    return Split(
+    return SplitPositions(
         train_length=np.where(enough, length - 2, length).astype(np.int32),
         valid_at=np.where(enough, length - 2, -1).astype(np.int32),
         test_at=np.where(enough, length - 1, -1).astype(np.int32),
     )
 
 
-def temporal(offsets: np.ndarray, times: np.ndarray | None) -> Split:
+def temporal(offsets: np.ndarray, times: np.ndarray | None) -> SplitPositions:
     """Events before a global time train; later first events validate and test.
 
     The validation target is a user's first event from the 80% quantile of all
@@ -86,7 +86,7 @@ def temporal(offsets: np.ndarray, times: np.ndarray | None) -> Split:
             "with an earlier one before it in a temporal split at times "
             f"{valid_from} and {test_from}",
         )
-    return Split(
+    return SplitPositions(
         train_length=train_length,
         valid_at=np.where(valid, train_length, -1).astype(np.int32),
         test_at=np.where(test, tests_at, -1).astype(np.int32),

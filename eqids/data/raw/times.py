@@ -128,7 +128,7 @@ def settle_unit(
     least: int | float,
     most: int | float,
     form: str | None,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
     advice: UnitAdvice = UnitAdvice(),
 ) -> TimeUnit:
     """Returns the unit that numbers are taken to be in; see `unit_of`.
@@ -138,7 +138,7 @@ def settle_unit(
         least: the smallest of them.
         most: the largest of them.
         form: of `FORMATS`, in which all of them spell dates; or None.
-        progress: is told what is unusual.
+        report: is told what is unusual.
         advice: what the user may do about it.
 
     Raises:
@@ -157,16 +157,16 @@ def settle_unit(
     )
     dates = span(int(least), int(most))
     if not taken.fits:
-        progress(
+        report(
             f"warning: {numbers}: {taken.why} ({dates}), and they are taken as seconds "
             f"as no other unit fits; {advice.ranks}"
         )
     elif taken.unit != "seconds":
-        progress(
+        report(
             f"{numbers}, which are taken as {taken.unit}: {taken.why}{advice.overrule}"
         )
     elif most >= YEAR_2100 or least < YEAR_1971:
-        progress(
+        report(
             f"warning: {numbers}, as seconds {dates}: are all of them in one unit, and "
             "is none of them, such as 0, an unknown time?"
         )
