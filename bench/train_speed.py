@@ -37,7 +37,8 @@ from eqids.data.batches.training_batches import BatchConfig
 from eqids.data.clustering.cluster_sizes import default_num_clusters
 from eqids.planning.abstract import Job
 from eqids.planning.memory_check import needed
-from sharding import HARDWARE, placement
+from sharding import placement
+from sharding.compiled.machines import HARDWARE
 
 TORCH = "transformers + torch"
 JAX_LIMIT, TORCH_LIMIT = "jax", "torch"

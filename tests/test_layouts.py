@@ -19,7 +19,9 @@ from eqids.planning.memory import estimate
 from eqids.planning.memory_check import check_fits, needed
 from eqids.planning.preset_jobs import abstract_placement, preset_job
 from eqids.planning.proofs import proved
-from sharding import HARDWARE, LayoutError, Placement, gpu_devices
+from sharding import LayoutError, Placement
+from sharding.compiled.machines import HARDWARE
+from sharding.compiled.targets import gpu_devices
 
 PROOFS = json.loads((ROOT / "docs" / "layouts.json").read_text())["layouts"]
 GIB = 2**30

@@ -3,7 +3,7 @@
 from typing import Literal
 
 HardwareName = Literal["cpu", "a100-40gb", "a100-80gb", "h100-80gb"]
-"""A name in `sharding.HARDWARE`; `cpu` is this machine."""
+"""A name in `sharding.compiled.machines.HARDWARE`; `cpu` is this machine."""
 
 Strategy = Literal["heads", "lora", "all"]
 """What trains: everything but Llama; that and low-rank changes of Llama; everything."""

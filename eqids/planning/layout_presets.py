@@ -17,7 +17,8 @@ from types import MappingProxyType
 import jax
 
 from eqids.config import Strategy
-from sharding import Layout, LayoutError, Placement, hardware, placement
+from sharding import Layout, LayoutError, Placement, placement
+from sharding.compiled.machines import hardware
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,8 @@ import jax
 from eqids.config import UserError
 from eqids.planning.abstract import Job, abstract_run
 from eqids.planning.memory import Memory, estimate
-from sharding import (
-    HARDWARE,
-    LayoutError,
-    Placement,
-    abstract_mesh,
-    mesh_shapes,
-    named_layout,
-)
-from sharding.compiled.machines import GIB
+from sharding import LayoutError, Placement, abstract_mesh, mesh_shapes, named_layout
+from sharding.compiled.machines import GIB, HARDWARE
 
 _CERTAIN = 0.9
 """Share of the estimate above which a run is refused. Estimates are at most 8% too high

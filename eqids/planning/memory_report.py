@@ -8,15 +8,10 @@ from eqids.planning.abstract import Job, abstract_run
 from eqids.planning.estimates import memory_table
 from eqids.planning.memory_check import available_bytes, needed
 from eqids.planning.proof_tables import proof_table
-from sharding import (
-    LayoutError,
-    Placement,
-    gpu_devices,
-    hardware,
-    make_mesh,
-    named_layout,
-    prove,
-)
+from sharding import LayoutError, Placement, make_mesh, named_layout
+from sharding.compiled.machines import hardware
+from sharding.compiled.proof import prove
+from sharding.compiled.targets import gpu_devices
 
 
 def memory_report(job: Job, put: Placement, name: HardwareName | None) -> str:

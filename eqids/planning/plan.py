@@ -17,8 +17,8 @@ from eqids.planning.memory import Memory
 from eqids.planning.nothing_fits import nothing_fits
 from eqids.planning.preset_jobs import preset_job, preset_of
 from eqids.planning.proofs import proved
-from sharding import LayoutError, hardware, mesh_shapes
-from sharding.compiled.machines import GIB
+from sharding import LayoutError, mesh_shapes
+from sharding.compiled.machines import GIB, hardware
 
 
 @dataclass(frozen=True)

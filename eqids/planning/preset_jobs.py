@@ -22,14 +22,9 @@ from eqids.fit.step_config import StepConfig, activations_of
 from eqids.model.attention import cudnn_attends
 from eqids.planning.abstract import Job
 from eqids.planning.layout_presets import LAYOUT_PRESETS, LayoutPreset, layout_preset
-from sharding import (
-    Placement,
-    abstract_mesh,
-    gpu_devices,
-    hardware,
-    make_mesh,
-    named_layout,
-)
+from sharding import Placement, abstract_mesh, make_mesh, named_layout
+from sharding.compiled.machines import hardware
+from sharding.compiled.targets import gpu_devices
 
 _SPARSE_FROM = 10_000
 """Items from which a batch is assumed to use fewer than half of the clusters."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sharding import Proof
 from sharding.compiled.machines import GIB
+from sharding.compiled.proof import Proof
 
 
 def proof_table(proof: Proof, device: str, positions: int) -> str:

@@ -13,8 +13,8 @@ from eqids.planning.estimates import Answer, estimated, positions, preset_json, 
 from eqids.planning.layout_presets import LAYOUT_PRESETS, LayoutPreset
 from eqids.planning.preset_jobs import compile_placement, preset_job, preset_of
 from eqids.planning.proof_tables import proof_table, proofs_table
-from sharding import Proof, hardware, prove
-from sharding.compiled.machines import GIB
+from sharding.compiled.machines import GIB, hardware
+from sharding.compiled.proof import Proof, prove
 
 
 def prove_answer(config: ProveConfig) -> Answer:
