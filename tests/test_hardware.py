@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from sharding.compiled.hlo import Collective, HloCounts
-from sharding.compiled.hlo_text import Shape
+from sharding.compiled.hlo_text import HloShape
 from sharding.compiled.machines import GIB, HARDWARE, hardware
 from sharding.compiled.roofline import roofline
 from sharding.layout import LayoutError
 
 H100 = hardware("h100-80gb")
-MILLION = Shape("s8", (1_000_000,))
+MILLION = HloShape("s8", (1_000_000,))
 
 
 def collective(kind: str, *groups: tuple[int, ...], times: int = 1) -> Collective:
