@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import grain
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from eqids.config import require
 from eqids.data.batches.host_batch import HostBatch
