@@ -1,4 +1,4 @@
-"""What a source's columns hold: ids, times and ratings, checked and given a type."""
+"""Checks the columns of a source, ids, times and ratings, and gives them types."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -48,15 +48,15 @@ class TypedEvents:
 def typed_events(
     source: Source, config: PrepareConfig, report: Callable[[str], None]
 ) -> TypedEvents:
-    """The events of a source with checked values.
+    """Checks the values of a source's events, and gives them types.
 
-    Ids of a source of text are integers if every one spells an integer, written as
-    Python would write it, else text as given; ids of other sources keep their type.
+    Ids of a source of text become integers if every one spells an integer as Python
+    writes it, and otherwise stay text; ids of other sources keep their type.
 
     Args:
         source: the columns as the file has them.
         config: the filters, and what missing values and times mean.
-        report: is told what times were taken for, and what is unusual.
+        report: receives the unit of times, and warnings.
 
     Raises:
         UserError: naming file, column, row and value at the first bad cell.
@@ -91,7 +91,7 @@ def typed_events(
 
 
 def seconds(when: Any, unit: TimeUnit) -> Any:
-    """The expression of whole unix seconds, rounded down.
+    """Returns the expression of whole unix seconds, rounded down.
 
     Args:
         when: integers or floats.
@@ -108,7 +108,7 @@ def seconds(when: Any, unit: TimeUnit) -> Any:
 
 
 def require_id_types(source: Source) -> None:
-    """Raises UserError unless users and items are of types that ids may have."""
+    """Raises UserError unless users and items have types that ids may have."""
     for name in ("user", "item"):
         kind = source.events[name].type()
         require(
@@ -124,7 +124,7 @@ def _whole(
     config: PrepareConfig,
     report: Callable[[str], None],
 ) -> tuple[Source, int]:
-    """The rows of a source that lack no value, and how many others there are."""
+    """The rows of a source without a missing value, and the number of the others."""
     lacking = {name: one.missing for name, one in found.items() if one.missing}
     if not lacking:
         return source, 0
@@ -135,14 +135,14 @@ def _whole(
         num_missing = int(table.aggregate(n=dropped.sum()).to_pyarrow()["n"][0].as_py())
     named = ", ".join(f"{source.columns[n]!r} {k:,}" for n, k in lacking.items())
     report(
-        f"{num_missing:,} rows are left out (--missing drop), for they have no value "
-        f"in: {named}"
+        f"{num_missing:,} rows are left out (--missing drop), because they have no "
+        f"value in: {named}"
     )
     return replace(source, events=table.filter(~dropped)), num_missing
 
 
 def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
-    """The expression of ids, which are integers or keep their type.
+    """Returns the expression of ids, which become integers or keep their type.
 
     Args:
         source: the columns as the file has them.
@@ -151,26 +151,23 @@ def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
     """
     column = source.events[name]
     integers = source.spelled and found.integers == found.others
-    return column.cast("int64") if integers and not _keeps_words(found) else column
-
-
-def _keeps_words(found: ColumnSurvey) -> bool:
-    return found.tokens > 0 and not found.words_are_missing
+    has_null_words = found.null_words > 0 and not found.words_are_missing
+    return column.cast("int64") if integers and not has_null_words else column
 
 
 def moments_of(
     source: Source, name: str, found: ColumnSurvey, wanted: str
 ) -> tuple[Any, bool]:
-    """The expression of a column that orders events, and whether it holds numbers.
+    """Returns the expression of a column that orders events, and if it is numeric.
 
     Args:
         source: the columns as the file has them.
         name: time or order.
         found: what the survey found in that column.
-        wanted: ends the sentence about a value that is none.
+        wanted: ends the message about a value of another kind.
 
     Raises:
-        UserError: naming the first value that orders nothing.
+        UserError: naming the first value that cannot be ordered.
     """
     column = source.events[name]
     kind = column.type()

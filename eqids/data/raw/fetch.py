@@ -1,4 +1,4 @@
-"""MovieLens on the user's machine: fetched once, checked, kept in a cache.
+"""Fetches MovieLens to a cache on the user's machine, and checks it.
 
 GroupLens forbids redistribution, so its rows are never part of EqIDs.
 """
@@ -31,14 +31,14 @@ TERMS = (
 _SECONDS = 30
 _BLOCK = 1 << 20
 _MOST_TIMES = 100
-"""Texts of numbers shrink to a fifth."""
+"""Largest believed ratio of unpacked to packed size; texts of numbers have 5."""
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: $EQIDS_CACHE, or ~/.cache/eqids.
+    """Returns the folder of fetched files: $EQIDS_CACHE, or ~/.cache/eqids.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: it cannot be made.
     """
     given = os.environ.get("EQIDS_CACHE")
     folder = Path(given) if given else Path.home() / ".cache" / "eqids"
@@ -53,17 +53,17 @@ def cache_folder() -> Path:
 
 
 def fetch_movielens(name: str, report: Callable[[str], None]) -> Path:
-    """The archive of a MovieLens data set, from the cache or from its publisher.
+    """Returns the archive of a MovieLens data set, from the cache or its publisher.
 
     Args:
         name: ml-100k, ml-1m or ml-20m.
-        report: is told the terms of use, and what is fetched.
+        report: receives the terms of use, and what is fetched.
 
     Returns:
         A zip file; of ml-100k it may be the RecBole wheel, which holds the same rows.
 
     Raises:
-        UserError: if nothing could be reached, saying what to do instead.
+        UserError: it cannot be fetched; the message says what to do instead.
     """
     report(TERMS)
     folder = cache_folder()
@@ -146,15 +146,15 @@ def _check_zip(path: Path, origin: str) -> None:
 
 
 def unpack(path: Path, choices: Sequence[Sequence[str]], into: Path) -> list[Path]:
-    """The files of the first choice that a folder or zip holds all of.
+    """Returns the files of the first choice that a folder or zip holds completely.
 
     Args:
         path: a folder, which may hold them one level down, or a zip file.
         choices: groups of file names; the first of a group is the interactions.
-        into: a folder that receives what has to be unpacked.
+        into: the folder for unpacked files.
 
     Raises:
-        UserError: if the path does not exist or holds no group whole.
+        UserError: the path does not exist, or holds no choice completely.
     """
     require(path.exists(), f"{path} does not exist, wanted a zip file or a folder")
     for names in choices:
