@@ -82,12 +82,8 @@ def measure_case(options: RecommendOptions, asked: Path | str) -> Measured:
 def _asking(
     recommender: Recommender, options: RecommendOptions
 ) -> Callable[[list[History]], None]:
-    allowed = recommender.allowed()
-
     def ask(histories: list[History]) -> None:
-        for _ in recommender.search(
-            histories, options.k, filter_seen=True, allowed=allowed
-        ):
+        for _ in recommender.search(histories, options.k, filter_seen=True):
             pass
 
     return ask
