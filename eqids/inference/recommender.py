@@ -201,21 +201,7 @@ def load(
     llama_path: Path | str | None = None,
     tokenizer: Path | str | None = None,
 ) -> Recommender:
-    """Opens a trained model for recommendations.
-
-        recommender = eqids.load("runs/ml-100k-nano-all-seed0")
-        recommender.recommend([[50, 181, 172]], k=10)
-
-    Args:
-        checkpoint: a run's folder, which means its best step, or one of its steps,
-            RUN/STEP; or a folder that `python -m convert eqids-to-hf` wrote.
-        data_dir: the dataset folder, by default the one of the run.
-        llama_path: the folder of the frozen Llama, by default the one of the run.
-        tokenizer: the tokenizer.json of a run with text, by default the one of the run.
-
-    Raises:
-        UserError: see `eqids.inference.open.open_model`.
-    """
+    """Opens a trained model for recommendations; see `eqids.load`."""
     path = Path(checkpoint)
     data, llama, tokens = (
         None if p is None else Path(p) for p in (data_dir, llama_path, tokenizer)
