@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from eqids.config import TimeUnit, require
 from eqids.data import Dataset
+from eqids.data.raw.history_files import moments_of_texts
 from eqids.data.raw.times import (
     FORMATS,
     SECONDS,
@@ -69,9 +70,6 @@ def event_times(
     kind = column.type
     unit: TimeUnit | None = None
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        # Imported here: Ibis, which reads texts, takes long to import.
-        from eqids.data.raw.history_files import moments_of_texts
-
         moments, numeric = moments_of_texts(column, name, _WITHOUT, report)
         unit = None if numeric else "seconds"
     elif pa.types.is_timestamp(kind):
