@@ -10,17 +10,11 @@ from jaxtyping import Int
 from eqids.cli import warn
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, open_dataset
-from eqids.data.batches.training_batches import (
-    NUM_GAPS,
-    Arrays,
-    BatchConfig,
-    TrainingBatches,
-)
+from eqids.data.batches.host_batch import HostBatch
+from eqids.data.batches.training_batches import NUM_GAPS, BatchConfig, TrainingBatches
 from eqids.data.preparation import prepare
 from eqids.runs.recipe import DEFAULT_DATA
 
-FIELDS = ("tokens", "items", "gap", "segment", "position", "target")
-_EMPTY = {"items": -1, "target": -1}
 _LOOKED_AT = 64
 """Batches of a run that some are chosen from, see `packed_batches`."""
 
@@ -66,7 +60,7 @@ def random_windows(
 
 def packed_batches(
     dataset: Dataset, config: BatchConfig, num_batches: int
-) -> tuple[list[Arrays], float]:
+) -> tuple[list[HostBatch], float]:
     """Returns batches of a run that follow one another, and the windows in a usual row.
 
     Few batches may have many short windows or few long ones, and packing is worth more
@@ -84,7 +78,7 @@ def packed_batches(
     run = TrainingBatches(dataset, config)
     most = max(num_batches, min(_LOOKED_AT, int(run.batches_per_epoch)))
     batches = [run.batch(k) for k in range(most)]
-    windows = [int(batch["segment"].max(axis=1).sum()) for batch in batches]
+    windows = [int(batch.segment.max(axis=1).sum()) for batch in batches]
     mean = sum(windows) / most
 
     def off(first: int) -> float:
@@ -94,16 +88,16 @@ def packed_batches(
     return batches[first : first + num_batches], mean / config.batch_size
 
 
-def windows_of(batches: Sequence[Arrays], seed: int) -> list[Window]:
+def windows_of(batches: Sequence[HostBatch], seed: int) -> list[Window]:
     """Returns the windows that are packed in batches, in an order of its own.
 
     Rows pair long windows with short ones; a loader that does not pack knows nothing
     of that.
     """
     windows = [
-        Window(*(batch[name][row, at] for name in ("items", "gap", "target")))
+        Window(batch.items[row, at], batch.gap[row, at], batch.target[row, at])
         for batch in batches
-        for row, segment in enumerate(batch["segment"])
+        for row, segment in enumerate(batch.segment)
         for number in range(1, int(segment.max()) + 1)
         for at in (segment == number,)
     ]
@@ -113,7 +107,7 @@ def windows_of(batches: Sequence[Arrays], seed: int) -> list[Window]:
 
 def one_in_a_row(
     windows: Sequence[Window], batch_size: int, seq_len: int | None = None
-) -> list[Arrays]:
+) -> list[HostBatch]:
     """Returns batches with one window in a row, as many in each, give or take one.
 
     Args:
@@ -128,16 +122,15 @@ def one_in_a_row(
         batch_size = min(sizes, key=lambda rows: -len(windows) % rows)
     num_batches = -(-len(windows) // batch_size)
     most = -(-len(windows) // num_batches)
-    batches: list[Arrays] = []
+    batches: list[HostBatch] = []
     for part in np.array_split(np.arange(len(windows)), num_batches):
         longest = max(len(windows[i].items) for i in part)
         shape = (len(part), longest) if seq_len is None else (most, seq_len)
-        batch = {f: np.full(shape, _EMPTY.get(f, 0), np.int32) for f in FIELDS}
+        batch = HostBatch.empty(*shape)
         for row, i in enumerate(part):
-            window, at = windows[i], slice(len(windows[i].items))
-            for name in ("items", "gap", "target"):
-                batch[name][row, at] = getattr(window, name)
-            batch["segment"][row, at] = 1
-            batch["position"][row, at] = np.arange(at.stop)
+            window, at = windows[i], (row, slice(len(windows[i].items)))
+            batch.items[at], batch.gap[at] = window.items, window.gap
+            batch.target[at], batch.segment[at] = window.target, 1
+            batch.position[at] = np.arange(len(window.items))
         batches.append(batch)
     return batches

@@ -31,7 +31,7 @@ from eqids.fit.evaluation import MOST_USERS, Chunk, make_ranker
 from eqids.fit.ranking import metrics
 from eqids.inference.open import open_checkpoint
 from eqids.io.atomic import write_json
-from eqids.runs.text_vectors import text_start, texts_asked
+from eqids.runs.text_vectors import text_start, texts_to_read
 from sharding import placement
 
 _WIDTH = 64
@@ -196,7 +196,7 @@ def measure(options: ColdOptions) -> dict[str, dict[str, float]]:
     llama = convert.load_llama(options.llama_path, "float32", put, head=False)
     whole = open_dataset(options.data_dir)
     flags = TrainConfig(llama_path=options.llama_path, init_items="text")
-    tokens = texts_asked(flags, whole, llama.config, say)
+    tokens = texts_to_read(flags, whole, llama.config, say)
     assert tokens is not None
     text = text_start(tokens, whole, llama, _WIDTH, jnp.float32, put)
     del llama

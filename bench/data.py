@@ -20,9 +20,11 @@ from bench.record import OURS, Curve, Row, Section, find
 from bench.sasrec import SASREC, has_rectools, sasrec_epochs
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
-from eqids.data.batches.training_batches import Arrays, BatchConfig, TrainingBatches
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import make_optimizer, make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 
@@ -110,7 +112,7 @@ def _alone(name: str, loader: TrainingBatches, number: int) -> Contender:
         made[0] += number
 
     targets = sum(
-        int(np.count_nonzero(loader.batch(k)["target"] >= 0)) for k in range(number)
+        int(np.count_nonzero(loader.batch(k).target >= 0)) for k in range(number)
     )
     return Contender(OURS, name, run, facts={"targets": float(targets)})
 
@@ -128,16 +130,20 @@ class _Steps:
         model = EqIDs(sizes, valid=dataset.item_valid, key=first)
         params, self._frozen = split(model, "all", jnp.float32)
         self.parameters = sum(x.size for x in jax.tree.leaves(params))
-        optimizer = make_optimizer(recipe, 1.0)
-        self._state = start(params, optimizer)
-        self._step = make_step(optimizer, jnp.float32, remat=False)
+        config = StepConfig("all", recipe)
+        self._state = start(params, make_optimizer(config))
+        self._step = make_step(config)
         self._loader, self._number = loader, options.num_batches
         self._ready = [loader.batch(k) for k in range(self._number)]
-        targets = sum(np.count_nonzero(b["target"] >= 0) for b in self._ready)
+        targets = sum(np.count_nonzero(b.target >= 0) for b in self._ready)
         self._targets = {"targets": float(targets)}
         # One stream for all repetitions, as in a run: its thread is ahead already.
         self._stream = loader.iterate(0, 2**31)
         self._facts = dict(self._targets)
+
+    def _programs(self) -> int:
+        """How many programs are compiled for the step."""
+        return self._step._cache_size()  # type: ignore[attr-defined]
 
     def contenders(self) -> list[Contender]:
         """Steps on batches as they come, and on batches that are there."""
@@ -146,7 +152,7 @@ class _Steps:
             waited, total = self._run(islice(self._stream, self._number))
             self._facts["waited"] = self._facts.get("waited", 0.0) + waited
             self._facts["seconds"] = self._facts.get("seconds", 0.0) + total
-            self._facts["programs"] = self._step._cache_size()
+            self._facts["programs"] = self._programs()
 
         def ready() -> None:
             self._run(iter(self._ready))
@@ -162,7 +168,7 @@ class _Steps:
         waited, began = 0.0, time.perf_counter()
         while True:
             asked = time.perf_counter()
-            arrays: Arrays | None = next(batches, None)
+            arrays: HostBatch | None = next(batches, None)
             waited += time.perf_counter() - asked
             if arrays is None:
                 return waited, time.perf_counter() - began

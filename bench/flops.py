@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eqids.config import LlamaConfig, LoraTarget, ModelConfig, Strategy
-from eqids.data.batches.training_batches import Arrays
+from eqids.data.batches.host_batch import HostBatch
 
 Shape = tuple[int, int]
 """Outputs and inputs of a matrix."""
@@ -31,15 +31,15 @@ class Amount:
     targets: int
 
     @staticmethod
-    def of(batches: Sequence[Arrays]) -> "Amount":
+    def of(batches: Sequence[HostBatch]) -> "Amount":
         """Counts batches; segments of a row do not see each other."""
         positions = pairs = targets = 0
         for batch in batches:
-            for segment in batch["segment"]:
+            for segment in batch.segment:
                 size = np.bincount(segment)[1:].astype(np.int64)
                 positions += int(size.sum())
                 pairs += int((size * (size + 1) // 2).sum())
-            targets += int(np.count_nonzero(batch["target"] >= 0))
+            targets += int(np.count_nonzero(batch.target >= 0))
         return Amount(positions, pairs, targets)
 
 

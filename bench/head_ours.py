@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from bench.contender import Contender, compiled
 from bench.record import OURS
-from eqids.fit.active_clusters import ActiveLists, chances, expected_capacity
+from eqids.fit.active_clusters import ClusterLists, chances, expected_capacity
 from eqids.fit.sparse import apply_updates, lazy_adam
 from eqids.model import HierarchicalSoftmax
 
@@ -44,8 +44,8 @@ class Ours:
         cluster = np.flatnonzero(head.valid) // cluster_size
         counts = np.bincount(cluster, popularity, num_clusters)
         capacity = expected_capacity(chances(counts, len(slot)), 1)
-        lists = ActiveLists(num_clusters, cluster_size, 1, capacity)
-        listed = lists({"items": np.asarray(slot), "target": np.asarray(slot)})
+        lists = ClusterLists(num_clusters, cluster_size, 1, capacity)
+        listed = lists.of_slots(np.asarray(slot))
         self.active = jnp.asarray(listed)
         self._facts = {"active": int(np.sum(listed < num_clusters))}
 

@@ -9,7 +9,7 @@ from bench.contender import Contender, compiled
 from bench.flops import block_matrices
 from bench.train_torch import has_torch, torch_with_threads
 from eqids.config import LlamaConfig, Strategy
-from eqids.planning.abstract import activations_of
+from eqids.fit.step_config import activations_of
 
 MATMULS = "products of a block, alone"
 Shape = tuple[int, int]

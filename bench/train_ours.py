@@ -10,8 +10,8 @@ from jaxtyping import Bool
 from bench.contender import Contender, lowered
 from bench.flops import Amount, train_flops
 from bench.record import OURS
-from eqids.data.batches.training_batches import Arrays
-from eqids.fit import make_optimizer, split, start
+from eqids.data.batches.host_batch import HostBatch
+from eqids.fit import make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
 from eqids.planning.abstract import Job
 from eqids.runs.new_model import run_keys
@@ -35,13 +35,13 @@ class Ours:
         """
         self.job = job
         first, self._key = run_keys(seed)
-        model = EqIDs(job.sizes, valid=valid, key=first)
-        params, self._frozen = split(model, job.strategy, jnp.dtype(job.dtype))
-        optimizer = make_optimizer(job.recipe, job.grad_clip, job.items)
-        self._state = start(params, optimizer)
-        self._step = job.step(optimizer)
+        model = EqIDs(job.model, valid=valid, key=first)
+        config = job.step
+        params, self._frozen = split(model, config.strategy, jnp.dtype(config.dtype))
+        self._state = start(params, make_optimizer(config))
+        self._step = make_step(config)
 
-    def steps(self, name: str, batches: Sequence[Arrays]) -> Contender:
+    def steps(self, name: str, batches: Sequence[HostBatch]) -> Contender:
         """One step on each batch, which are of one shape and on the device already.
 
         Args:
@@ -57,7 +57,7 @@ class Ours:
             jax.block_until_ready((self._state, metrics))
 
         amount = Amount.of(batches)
-        flops = train_flops(self.job.sizes, self.job.strategy, amount)
+        flops = train_flops(self.job.model, self.job.step.strategy, amount)
         facts = {"tokens": float(amount.positions), "GFLOP": flops / 1e9}
         return Contender(OURS, name, run, program, facts)
 

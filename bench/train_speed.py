@@ -36,7 +36,7 @@ from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig
 from eqids.data.clustering.cluster_sizes import default_num_clusters
 from eqids.planning.abstract import Job
-from eqids.planning.fitting import needed
+from eqids.planning.memory_check import needed
 from sharding import HARDWARE, placement
 
 TORCH = "transformers + torch"
@@ -76,7 +76,7 @@ def measure_case(options: TrainOptions, workload: Workload) -> Measured:
 def _dense(options: TrainOptions, workload: Workload) -> list[Row]:
     num_clusters = default_num_clusters(options.num_items)
     job = workload.job(num_clusters, -(-options.num_items // num_clusters))
-    num_slots = num_clusters * job.sizes.cluster_size
+    num_slots = num_clusters * job.model.cluster_size
     _check_memory(job)
     windows = random_windows(
         num_slots, workload.batch_size, workload.seq_len, options.seed
@@ -142,8 +142,8 @@ def _check_memory(job: Job) -> None:
 
 
 def _torch_step(job: Job, num_items: int) -> TorchStep:
-    model = TorchRecommender(job.sizes, num_items, job.strategy, job.dtype)
-    return TorchStep(model, job.recipe, job.grad_clip)
+    model = TorchRecommender(job.model, num_items, job.step.strategy, job.step.dtype)
+    return TorchStep(model, job.step.recipe, job.step.grad_clip)
 
 
 def _torch(step: TorchStep, name: str, windows: Sequence[Window],

@@ -2,14 +2,14 @@
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.machine import num_cores
 from eqids.config import LlamaConfig, ModelConfig, Recipe, Strategy
-from eqids.data.batches.training_batches import Arrays
+from eqids.data.batches.host_batch import HostBatch
 
 _MODULES = {
     "q": "self_attn.q_proj",
@@ -38,6 +38,14 @@ def torch_with_threads() -> Any:
     torch = importlib.import_module("torch")
     torch.set_num_threads(num_cores())
     return torch
+
+
+class TorchBatch(NamedTuple):
+    """Items, or 0; gaps; and targets, or -1: int64 tensors [batch, seq]."""
+
+    items: Any
+    gap: Any
+    target: Any
 
 
 class TorchRecommender:
@@ -88,24 +96,24 @@ class TorchRecommender:
         if strategy == "lora":
             self._add_lora(sizes)
 
-    def loss(self, batch: Mapping[str, Any]) -> Any:
+    def loss(self, batch: TorchBatch) -> Any:
         """Returns the mean negative log-likelihood of a batch's targets.
 
         Histories stand at the left, one in a row: no position sees what is padding,
         so that no mask is needed beside the causal one, and attention can be fused.
 
         Args:
-            batch: items, gap and target, tensors [batch, seq]; see `tensors`.
+            batch: see `tensors`.
         """
         torch = self._torch
         with torch.autocast("cpu", torch.bfloat16, self._dtype == torch.bfloat16):
-            entered = self.enter(self.items(batch["items"])) + self.gaps(batch["gap"])
+            entered = self.enter(self.items(batch.items)) + self.gaps(batch.gap)
             entered = entered.to(self._dtype)
             hidden = self.llama(inputs_embeds=entered, use_cache=False)[0]
-            known = batch["target"] >= 0
+            known = batch.target >= 0
             query = self.leave(hidden[known]).float()
         logits = torch.addmm(self.bias, query, self.items.weight.T)
-        return torch.nn.functional.cross_entropy(logits, batch["target"][known])
+        return torch.nn.functional.cross_entropy(logits, batch.target[known])
 
     def _add_lora(self, sizes: ModelConfig) -> None:
         torch, lora = self._torch, sizes.lora
@@ -130,7 +138,7 @@ class TorchStep:
             weight_decay=recipe.weight_decay,
         )  # fmt: skip
 
-    def __call__(self, batch: Mapping[str, Any]) -> float:
+    def __call__(self, batch: TorchBatch) -> float:
         """Moves the model, and returns its loss before."""
         self._optimizer.zero_grad()
         loss = self._model.loss(batch)
@@ -141,8 +149,8 @@ class TorchStep:
 
 
 def tensors(
-    batches: Sequence[Arrays], number: np.ndarray | None = None
-) -> list[dict[str, Any]]:
+    batches: Sequence[HostBatch], number: np.ndarray | None = None
+) -> list[TorchBatch]:
     """Returns batches as `TorchRecommender` takes them.
 
     Args:
@@ -155,11 +163,11 @@ def tensors(
         return slot if number is None else np.where(slot >= 0, number[slot], -1)
 
     return [
-        {
-            "items": torch.from_numpy(np.maximum(numbered(batch["items"]), 0)).long(),
-            "gap": torch.from_numpy(batch["gap"]).long(),
-            "target": torch.from_numpy(numbered(batch["target"])).long(),
-        }
+        TorchBatch(
+            torch.from_numpy(np.maximum(numbered(batch.items), 0)).long(),
+            torch.from_numpy(batch.gap).long(),
+            torch.from_numpy(numbered(batch.target)).long(),
+        )
         for batch in batches
     ]
 

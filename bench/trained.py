@@ -29,8 +29,8 @@ def trained_head(
     spans = [slice(dataset.offsets[u], dataset.offsets[u + 1]) for u in users]
     slots = [dataset.slots[span] for span in spans]
     times = [None if dataset.times is None else dataset.times[s] for s in spans]
-    arrays = query_batch(slots, times, seq_len, opened.tokens)
-    batch, last = Batch.of(arrays), jnp.asarray(last_positions(arrays))
+    host = query_batch(slots, times, seq_len, opened.tokens)
+    batch, last = Batch.of(host), jnp.asarray(last_positions(host))
 
     ask = jax.jit(EqIDs.queries_at, static_argnames="dtype")
     queries = ask(opened.model, batch, last, dtype=opened.dtype, prefix=opened.prefix)

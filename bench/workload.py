@@ -18,8 +18,9 @@ from eqids.config import (
     ModelConfig,
     Strategy,
 )
+from eqids.fit.step_config import StepConfig, activations_of
 from eqids.model.attention import cudnn_attends
-from eqids.planning.abstract import Job, activations_of
+from eqids.planning.abstract import Job
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,8 @@ class Workload:
         fused = fused and jax.default_backend() == "gpu"
         kernel: Literal["cudnn", "xla"] = "cudnn" if fused else "xla"
         activations = activations_of(self.dtype, jax.default_backend() == "cpu")
-        return Job(
-            sizes,
-            recipe,
-            self.strategy,
-            self.dtype,
-            activations,
-            False,
-            kernel,
-            "dense",
-        )
+        step = StepConfig(self.strategy, recipe, self.dtype, activations, kernel=kernel)
+        return Job(sizes, step)
 
 
 def workloads_of(options: TrainOptions) -> list[Workload]:

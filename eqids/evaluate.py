@@ -9,8 +9,8 @@ from eqids.io.atomic import write_json
 
 DESCRIPTION = """Rank every target of a split in the full catalog.
 
-The table shows popularity, a count-based Markov chain and the model, with items of
-the history filtered and not. For example:
+The table compares popularity, a count-based Markov chain and the model, with the items
+of the history filtered and kept. For example:
 
     python -m eqids.evaluate --checkpoint runs/ml-100k-nano-all-seed0
     python -m eqids.evaluate --checkpoint runs/mine/600 --split valid --json valid.json
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.json is not None:
             write_json(config.json, result)
             say(f"written to {config.json}")
-    barrier("the result is there")
+    barrier("the result is written")
 
 
 if __name__ == "__main__":

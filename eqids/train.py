@@ -1,17 +1,17 @@
 """Train: `python -m eqids.train`."""
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eqids.cli import parse, run, say
 from eqids.config import NANO_RECIPE, PRETRAINED_RECIPES, TrainConfig
 
-DESCRIPTION = """Train a recommender: item vectors and words through a Llama.
+DESCRIPTION = """Train a recommender: item vectors and texts through a Llama.
 
 Without flags: fetch MovieLens-100K, train the nano model from scratch (about two
 minutes on two CPU cores), evaluate it beside the baselines and leave a checkpoint.
-Typing the same command again goes on where a stopped run left off.
+The same command resumes a stopped run.
 
     python -m eqids.train
     python -m eqids.train --data_dir data/mine --seed 1 --checkpoint_dir runs/mine
@@ -23,10 +23,10 @@ Two stages with a pretrained Llama, frozen first, then trained as a whole:
     python -m eqids.train --train all --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/stage2 --num_steps 500 --learning_rate 1e-5
 
-Dataset, Llama, prompt, texts, sizes and dtype are those of the first stage; what is
-taken over is printed, and a flag that is given changes it.
+Dataset, Llama, prompt, texts, sizes and dtype are those of the first stage. The
+command prints what it takes over; a flag on the command line overrides it.
 
-Words beside the items, which the Llama knows (python -m eqids.prepare --text):
+Texts beside the items, read by a pretrained Llama (python -m eqids.prepare --text):
 
     python -m eqids.train --llama_path Llama-3.2-1B --freeze_llama \\
         --data_dir data/mine --text_tokens_per_item 16 --seq_len 256 \\
@@ -38,7 +38,7 @@ memory (--lora_rank, --lora_alpha, --lora_targets):
     python -m eqids.train --train lora --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/lora --num_steps 1000
 
-A run from a folder that python -m convert eqids-to-hf wrote, by any --train:
+A run from a folder that python -m convert eqids-to-hf wrote, with any --train:
 
     python -m eqids.train --init_from exported/mine --train all \\
         --checkpoint_dir runs/more
@@ -46,24 +46,57 @@ A run from a folder that python -m convert eqids-to-hf wrote, by any --train:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains, evaluates and says what to type next."""
+    """Trains, evaluates and prints what to type next."""
     description = DESCRIPTION + _recipes()
-    read = partial(parse, TrainConfig, argv, "eqids.train", description)
-    flags = read()
-    # What needs jax comes after, so that --help and a mistyped flag do not wait for it.
-    from eqids.runs.starting import flags_taken_over
-    from eqids.runs.training import run_training
+
+    def parse_over(defaults: Mapping[str, Any]) -> TrainConfig:
+        return parse(TrainConfig, argv, "eqids.train", description, defaults)
+
+    flags = parse_over({})
+    # Imported late, here and below: --help and a mistyped flag do not wait for jax.
+    from eqids.runs.taken_over_flags import flags_taken_over
     from sharding import initialize
 
     initialize(**dataclasses.asdict(flags.processes))
-    run_training(flags_taken_over(flags, read, say))
+    _train(flags_taken_over(flags, parse_over, say))
+
+
+def _train(flags: TrainConfig) -> None:
+    from eqids.fit.loop import train
+    from eqids.planning.abstract import job_of_run
+    from eqids.planning.layout_presets import placement_of
+    from eqids.planning.memory_check import available_bytes, check_fits
+    from eqids.planning.memory_report import memory_report
+    from eqids.runs.best_result import report_best
+    from eqids.runs.inputs import open_inputs, settled
+    from eqids.runs.run_folder import locked_folder
+    from eqids.runs.start_or_restore import start_or_restore
+
+    put = placement_of(flags.layout)
+    inputs = open_inputs(flags)
+    if flags.estimate_memory_only:
+        inputs, sizes = settled(inputs)
+        job = job_of_run(inputs.config, sizes, inputs.prefix_length)
+        say(memory_report(job, put, flags.hardware))
+        return
+    with put.active(), locked_folder(inputs.config) as saver:
+        inputs, sizes = settled(inputs)
+        job = job_of_run(inputs.config, sizes, inputs.prefix_length)
+        check_fits(job, put, available_bytes())
+        run, state = start_or_restore(inputs, sizes, put, saver)
+        step = train(run, state)
+        del state  # or there would be two in memory
+        if step == run.config.stop_at < run.config.recipe.num_steps:
+            say(f"stopped at step {step}; the same command goes on")
+        else:
+            report_best(run, inputs.dataset)
 
 
 def _recipes() -> str:
-    """Returns what unset flags become, for --help."""
+    """Returns the values of flags that are not given, for --help."""
     rows = {"nano": NANO_RECIPE}
     rows |= {f"--train {name}": recipe for name, recipe in PRETRAINED_RECIPES.items()}
-    lines = ["", "What flags are where they are not given:", ""]
+    lines = ["", "Values of flags that are not given:", ""]
     for name, recipe in rows.items():
         values = dataclasses.asdict(recipe).items()
         lines += [f"    {name}: " + ", ".join(f"{n} {v}" for n, v in values)]

@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from eqids.cli import parse_command, run, say
+from eqids.cli import parse_command, run
 from eqids.cli.commands import COMMANDS
-from eqids.config import ListConfig, MachineConfig, PlanConfig, ProveConfig
-from eqids.io.atomic import write_json
+from eqids.config import ProveConfig
 
-DESCRIPTION = """Where everything lies on a mesh of devices, and whether it fits.
+DESCRIPTION = """Show where every array lies on a mesh of devices, and whether it fits.
 
-Named layouts cover model sizes, hardware and what trains; none of the hardware has to
-be here. `estimate` answers in a moment, `prove` asks XLA's compiler for the device
+Presets cover model sizes, hardware and what trains; this machine needs none of that
+hardware. `estimate` answers in a moment, `prove` compiles with XLA for the device
 itself (pip install 'eqids[gpu-compile]').
 
     python -m sharding list
@@ -23,34 +21,22 @@ itself (pip install 'eqids[gpu-compile]').
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Answers one question about layouts, and writes the answer where asked to."""
-    command = COMMANDS["sharding"]
-    config = parse_command(command.kinds, argv, "sharding", DESCRIPTION)
-    _fake_devices(config)
-    from eqids.planning import estimates, plan, proofs
-
-    if isinstance(config, ProveConfig) and config.all:
-        proofs.prove_all(config.json or Path("layouts.json"), print)
-        return
+    """Answers one question about layouts, and writes the answer with --json."""
+    config = parse_command(COMMANDS["sharding"].kinds, argv, "sharding", DESCRIPTION)
     if isinstance(config, ProveConfig):
-        text, values = proofs.answer(config)
-    elif isinstance(config, PlanConfig):
-        text, values = plan.answer(config)
-    else:
-        text, values = estimates.answer(config)
-    say(text)
-    if config.json is not None:
-        write_json(config.json, values)
-        say(f"written to {config.json}")
+        _fake_devices()
+    # Imported late: sharding knows nothing of eqids, and --help does not wait for jax.
+    from eqids.planning.answers import give_answer
+
+    give_answer(config)
 
 
-def _fake_devices(config: MachineConfig | ListConfig) -> None:
-    """Makes jax see as many CPU devices as named layouts of CPUs have."""
-    if isinstance(config, ProveConfig):
-        flag = "--xla_force_host_platform_device_count"
-        flags = os.environ.get("XLA_FLAGS", "")
-        if flag not in flags:
-            os.environ["XLA_FLAGS"] = f"{flags} {flag}=8".strip()
+def _fake_devices() -> None:
+    """Makes jax see as many CPU devices as the presets of CPUs have."""
+    flag = "--xla_force_host_platform_device_count"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if flag not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}=8".strip()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -149,17 +148,15 @@ class Placement:
         cuts = [index[0].indices(num_rows) for index in held if index is not None]
         return slice(min(cut[0] for cut in cuts), max(cut[1] for cut in cuts))
 
-    def batch(
-        self, own: Mapping[str, np.ndarray], num_rows: int
-    ) -> dict[str, jax.Array]:
+    def batch(self, own: PyTree, num_rows: int) -> PyTree:
         """Returns a batch on the mesh, of which each process has its own rows.
 
         Args:
-            own: arrays whose leading axis is this process's `rows(num_rows)`.
+            own: NumPy arrays whose leading axis is this process's `rows(num_rows)`.
             num_rows: rows of the whole batch.
         """
         if self.layout is None or self.mesh is None:
-            return {name: jnp.asarray(array) for name, array in own.items()}
+            return jax.tree.map(jnp.asarray, own)
         sharding, first = self._of_batch(num_rows), self.rows(num_rows).start
 
         def put(array: np.ndarray) -> jax.Array:
@@ -171,7 +168,7 @@ class Placement:
             shape = (num_rows, *array.shape[1:])
             return jax.make_array_from_callback(shape, sharding, part)
 
-        return {name: put(array) for name, array in own.items()}
+        return jax.tree.map(put, own)
 
     def _of_batch(self, num_rows: int) -> NamedSharding:
         assert self.layout is not None and isinstance(self.mesh, Mesh)

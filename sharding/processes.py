@@ -48,8 +48,9 @@ _PATIENCE_MS = 7 * 24 * 3600 * 1000
 
 _JAX_JOINS_WITHIN_S = 60
 """Seconds that jax may take to join processes that have met, at least."""
-_PARTING_S = 15
-"""Seconds that process 0 waits at its end for others that are about to end too."""
+
+_DISCONNECT_WITHIN_S = 30
+"""Seconds that a process waits at its end for others that are about to end too."""
 
 
 def initialize(
@@ -292,32 +293,34 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def leave(code: int, *, together: bool = True) -> None:
-    """Ends a process that ran beside others; alone, it returns.
+    """Ends a process of a run of many; in a run of one process, returns.
 
-    The ordinary end would wait for the others, and they, in the midst of a
-    computation, for this one. They notice one that is gone, and end as well.
+    Python's ordinary exit would wait for the other processes, and they, inside a
+    computation, for this one. They notice that it has ended, and end as well.
 
     Args:
         code: the exit code.
-        together: whether the others are about to end too, as after a signal: then
-            process 0, without which they can do nothing, waits for them for a while.
+        together: whether the others are about to end too, as after a signal. jax ends
+            every process whose connection to process 0 breaks, so all of them
+            disconnect together first, or after 30 seconds without the others.
     """
     if not beside_others():
         return
     sys.stdout.flush()
     sys.stderr.flush()
     if together:
-        # In a thread: a call to a process 0 that is gone might last.
-        last_tokens = threading.Thread(target=_say_goodbye, daemon=True)
-        last_tokens.start()
-        last_tokens.join(_PARTING_S)
+        # In a thread, since it waits for minutes if another process is gone.
+        disconnecting = threading.Thread(target=_disconnect, daemon=True)
+        disconnecting.start()
+        disconnecting.join(_DISCONNECT_WITHIN_S)
     os._exit(code)
 
 
-def _say_goodbye() -> None:
-    """Tells process 0 that this one needs it no more; there, waits for all others."""
-    client: Any = distributed.global_state.client
-    with suppress(Exception):  # whatever it is, this process ends
-        client.key_value_set(f"leaving/{jax.process_index()}", "")
-        for number in range(1, jax.process_count() if is_first() else 1):
-            client.blocking_key_value_get(f"leaving/{number}", 1000 * _PARTING_S)
+def _disconnect() -> None:
+    """Returns once all processes have called it and process 0 serves none of them.
+
+    Process 0 must not end as soon as all have said that they are done: one that has
+    not yet ended by itself would be ended by jax, with another exit code.
+    """
+    with suppress(Exception):  # this process ends in any case
+        jax.distributed.shutdown()

@@ -76,7 +76,7 @@ def kill_sweep(
     for number in range(num_kills):
         before = latest_step(run)
         logs = [folder / f"{number}-{rank}.log" for rank in range(num_processes)]
-        with _running(data, run, logs) as jobs:
+        with running(data, run, logs) as jobs:
             started = _kill(jobs, run, before, rng)
         said = "".join(log.read_text() for log in logs)
         if started:
@@ -97,7 +97,7 @@ def kill_sweep(
 
 
 @contextmanager
-def _running(
+def running(
     data: Path, run: Path, logs: Sequence[Path], *more: str
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Starts a run's processes; they are killed long before their schedule ends."""
@@ -137,10 +137,10 @@ def _kill(
     if aim == "start":
         time.sleep(rng.uniform(0, 4))
     else:
-        _wait(jobs, lambda: (latest_step(run) or 0) > (before or 0))
+        wait_for(jobs, lambda: (latest_step(run) or 0) > (before or 0))
         if aim == "save":
             newest = latest_step(run) or 0
-            _wait(jobs, lambda: any(_number(p) > newest for p in partials(run)))
+            wait_for(jobs, lambda: any(_number(p) > newest for p in partials(run)))
             time.sleep(rng.uniform(0, 0.05))
         else:
             time.sleep(rng.uniform(0, _SECONDS))
@@ -153,7 +153,7 @@ def _kill(
     return aim != "start"
 
 
-def _wait(
+def wait_for(
     jobs: Sequence[subprocess.Popen[bytes]], happened: Callable[[], bool]
 ) -> None:
     last = time.monotonic() + _LONGEST_START
@@ -189,7 +189,7 @@ def _number(partial: Path) -> int:
 def _finish(data: Path, run: Path, stop: int, num_processes: int, *more: str) -> None:
     """Trains a run to a step without killing it."""
     logs = [run.with_name(f"{run.name}-{rank}.log") for rank in range(num_processes)]
-    with _running(data, run, logs, "--stop_at", str(stop), *more) as jobs:
+    with running(data, run, logs, "--stop_at", str(stop), *more) as jobs:
         for job, log in zip(jobs, logs, strict=True):
             assert job.wait() == 0, log.read_text()[-4000:]
 

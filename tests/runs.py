@@ -1,4 +1,4 @@
-"""Runs that take a second or none at all, and doors that refuse."""
+"""Runs that take a second or none at all, and commands that refuse."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from eqids.runs.checkpoint_meta import run_meta
 from eqids.runs.new_model import initial_model, model_config, run_keys
 from eqids.runs.recipe import resolved
 
-Door = Callable[[list[str]], None]
+Command = Callable[[list[str]], None]
 
 
 def small(data: Path, folder: Path, *more: str) -> list[str]:
@@ -42,7 +42,7 @@ def once(flags: list[str]) -> list[str]:
 
 
 def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
-    """Saves what a run might have learnt by step 4: its start, and noise on it."""
+    """Saves what a run might have learned by step 4: its start, with noise added."""
     config, path, llama = resolved(flags), flags.llama_path, None
     sizes, base = LLAMA_PRESETS["nano"], None
     if path is not None:
@@ -59,14 +59,14 @@ def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
 
 
 def flags(dataset: Dataset, *more: str) -> list[str]:
-    """Flags of a door to a dataset."""
+    """Flags of a command for a dataset."""
     return ["--data_dir", str(dataset.path), *more]
 
 
-def refused(door: Door, flags: list[str], capsys: CaptureFixture[str]) -> str:
-    """Opens a door that must refuse; returns its one sentence."""
+def refused(command: Command, flags: list[str], capsys: CaptureFixture[str]) -> str:
+    """Runs a command that must refuse; returns its one sentence."""
     with pytest.raises(SystemExit) as exit_:
-        run(lambda: door(flags))
+        run(lambda: command(flags))
     said = capsys.readouterr().err
     assert exit_.value.code == 2, said
     assert "Traceback" not in said

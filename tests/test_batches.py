@@ -1,5 +1,6 @@
 """Packing and batches: every pair once, nothing that leaks, any batch by number."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.packing import PackingPlan, pack
 from eqids.data.batches.training_batches import (
     NUM_GAPS,
@@ -18,6 +20,7 @@ from eqids.data.batches.training_batches import (
     gap_buckets,
     query_batch,
 )
+from eqids.model import Batch
 
 
 @given(
@@ -69,14 +72,14 @@ def test_batches_depend_on_seed_and_number_only(dataset: Dataset) -> None:
     one = [first.batch(k) for k in order]
     streamed = list(second.iterate(0, 10))
     for k, batch in zip(order, one, strict=True):
-        for field, array in batch.items():
-            np.testing.assert_array_equal(array, streamed[k][field])
+        for field, array in vars(batch).items():
+            np.testing.assert_array_equal(array, getattr(streamed[k], field))
             assert array.dtype == np.int32
             assert array.shape == (4, 16)
     later = next(second.iterate(5, 6))
-    np.testing.assert_array_equal(later["items"], streamed[5]["items"])
+    np.testing.assert_array_equal(later.items, streamed[5].items)
     other = TrainingBatches(dataset, BatchConfig(16, 4, seed=8)).batch(0)
-    assert not np.array_equal(other["items"], one[1]["items"])
+    assert not np.array_equal(other.items, one[1].items)
 
 
 @settings(max_examples=20)
@@ -89,13 +92,11 @@ def test_rows_are_histories_and_hold_no_held_out_event(
     batch = TrainingBatches(dataset, config).batch(k)
     trained = [dataset.history(u)[:n] for u, n in enumerate(dataset.train_length)]
     for row in range(3):
-        for segment in range(1, batch["segment"][row].max() + 1):
-            at = np.flatnonzero(batch["segment"][row] == segment)
-            inputs, targets = batch["items"][row][at], batch["target"][row][at]
+        for segment in range(1, batch.segment[row].max() + 1):
+            at = np.flatnonzero(batch.segment[row] == segment)
+            inputs, targets = batch.items[row][at], batch.target[row][at]
             np.testing.assert_array_equal(np.diff(at), 1)
-            np.testing.assert_array_equal(
-                batch["position"][row][at], np.arange(len(at))
-            )
+            np.testing.assert_array_equal(batch.position[row][at], np.arange(len(at)))
             np.testing.assert_array_equal(inputs[1:], targets[:-1])
             run = np.append(inputs, targets[-1])
             if ties:
@@ -107,10 +108,10 @@ def test_rows_are_histories_and_hold_no_held_out_event(
                 for i in range(len(h) - len(run) + 1)
             )  # fmt: skip
             assert found
-    padding = batch["segment"] == 0
-    assert np.all(batch["items"][padding] == -1)
-    assert np.all(batch["target"][padding] == -1)
-    assert np.all(batch["tokens"] == 0)
+    padding = batch.segment == 0
+    assert np.all(batch.items[padding] == -1)
+    assert np.all(batch.target[padding] == -1)
+    assert np.all(batch.tokens == 0)
 
 
 def test_ties_are_shuffled_within_their_moment_only(dataset: Dataset) -> None:
@@ -119,14 +120,14 @@ def test_ties_are_shuffled_within_their_moment_only(dataset: Dataset) -> None:
         dataset, BatchConfig(64, 8, seed=0, gap_dropout=0.0, shuffle_ties=False)
     )
     one, two = batches.batch(0), by_order.batch(0)
-    np.testing.assert_array_equal(one["gap"], two["gap"])
-    assert not np.array_equal(one["items"], two["items"])
+    np.testing.assert_array_equal(one.gap, two.gap)
+    assert not np.array_equal(one.items, two.items)
     for row in range(8):
-        for segment in range(1, two["segment"][row].max() + 1):
-            at = two["segment"][row] == segment
-            moment = np.cumsum(two["gap"][row][at] != 1)
-            inputs = one["items"][row][at], two["items"][row][at]
-            targets = one["target"][row][at], two["target"][row][at]
+        for segment in range(1, two.segment[row].max() + 1):
+            at = two.segment[row] == segment
+            moment = np.cumsum(two.gap[row][at] != 1)
+            inputs = one.items[row][at], two.items[row][at]
+            targets = one.target[row][at], two.target[row][at]
             whole = [
                 np.sort(np.append(i, t[-1]))
                 for i, t in zip(inputs, targets, strict=True)
@@ -151,11 +152,11 @@ def test_gap_buckets_are_powers_of_two(seconds: int, bucket: int) -> None:
 def test_queries_keep_the_newest_events_and_the_gaps_between_them() -> None:
     slots, times = np.arange(5, dtype=np.int32), np.array([10, 20, 20, 50, 90])
     before = query_batch([slots[:4]], [times[:4]], 8)
-    assert before["gap"][0].tolist() == [0, 5, 1, 6, 0, 0, 0, 0]
-    assert before["items"][0].tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
+    assert before.gap[0].tolist() == [0, 5, 1, 6, 0, 0, 0, 0]
+    assert before.items[0].tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
     cut = query_batch([slots], [times], 3)
-    assert cut["items"][0].tolist() == [2, 3, 4]
-    assert cut["gap"][0].tolist() == [0, 6, 7]
+    assert cut.items[0].tolist() == [2, 3, 4]
+    assert cut.gap[0].tolist() == [0, 6, 7]
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
@@ -164,3 +165,16 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
     small = make_dataset(tmp_path / "one", num_users=1, max_length=3)
     with pytest.raises(UserError, match="no user has two training events"):
         TrainingBatches(small, BatchConfig())
+
+
+def test_the_batch_of_the_model_has_the_fields_of_the_hosts() -> None:
+    hosts, models = (dataclasses.fields(kind) for kind in (HostBatch, Batch))
+    assert [(f.name, f.type.dim_str) for f in hosts] == [
+        (f.name, f.type.dim_str) for f in models
+    ]
+    host = HostBatch.empty(2, 3)
+    for number, array in enumerate(vars(host).values()):
+        array += number
+    for name, array in vars(Batch.of(host.rows(slice(1, 2)))).items():
+        np.testing.assert_array_equal(array, getattr(host, name)[1:])
+        assert array.dtype == np.int32

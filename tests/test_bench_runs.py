@@ -35,7 +35,7 @@ def test_the_quick_bench_of_data(
     assert loader["units"] == 12
     assert found["rows_per_second"] == pytest.approx(12 / loader["seconds"]["median"])
     batches = TrainingBatches(dataset, BatchConfig(16, 4))
-    targets = sum(np.count_nonzero(batches.batch(k)["target"] >= 0) for k in range(3))
+    targets = sum(np.count_nonzero(batches.batch(k).target >= 0) for k in range(3))
     assert found["targets_per_second"] == pytest.approx(
         targets / loader["seconds"]["median"]
     )

@@ -35,6 +35,7 @@ from eqids.config import (
     Strategy,
 )
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.strategy import trainable
 from eqids.model import Batch, EqIDs
@@ -89,10 +90,11 @@ def test_flops_are_those_that_xla_compiles(getkey: Callable[[], jax.Array]) -> N
 
 
 def test_amounts_count_what_sees_each_other() -> None:
-    segment = np.array([[1, 1, 1, 2, 2, 0], [1, 0, 0, 0, 0, 0]])
-    target = np.where(segment > 0, 5, -1)
-    target[0, 0] = -1
-    found = Amount.of([{"segment": segment, "target": target}] * 2)
+    batch = HostBatch.empty(2, 6)
+    batch.segment[:] = [[1, 1, 1, 2, 2, 0], [1, 0, 0, 0, 0, 0]]
+    batch.target[batch.segment > 0] = 5
+    batch.target[0, 0] = -1
+    found = Amount.of([batch] * 2)
     assert found == Amount(positions=2 * 6, pairs=2 * (6 + 3 + 1), targets=2 * 5)
 
 
@@ -110,13 +112,13 @@ def test_windows_are_the_same_however_they_stand(dataset: Dataset) -> None:
     assert contents[0] == contents[1] == contents[2]
     amounts = [Amount.of(batches) for batches in (packed, padded, rows)]
     assert amounts[0] == amounts[1] == amounts[2]
-    assert len({batch["items"].shape for batch in rows}) == 1
+    assert len({batch.items.shape for batch in rows}) == 1
     whole = one_in_a_row(random_windows(10, 36, 5, seed=0), 8, 7)
-    assert [batch["items"].shape for batch in whole] == [(9, 7)] * 4
-    assert all(batch["segment"].any(axis=1).all() for batch in whole)
+    assert [batch.items.shape for batch in whole] == [(9, 7)] * 4
+    assert all(batch.segment.any(axis=1).all() for batch in whole)
     for batch in padded:
-        lengths = batch["segment"].sum(axis=1)
-        assert 1 <= lengths.min() and lengths.max() == batch["items"].shape[1]
+        lengths = batch.segment.sum(axis=1)
+        assert 1 <= lengths.min() and lengths.max() == batch.items.shape[1]
         assert len(lengths) <= 4
 
 

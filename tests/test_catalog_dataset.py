@@ -56,14 +56,14 @@ def test_histories_mean_the_same_after_every_change(copy: Dataset) -> None:
 def test_retired_items_are_read_and_never_asked_for(copy: Dataset) -> None:
     config = BatchConfig(seq_len=16, batch_size=8)
     old = TrainingBatches(copy, config).batch(0)
-    gone = names(copy)[int(old["target"][old["target"] >= 0][0])]
+    gone = names(copy)[int(old.target[old.target >= 0][0])]
     dataset = retire(copy, gone)
     slot = int(dataset.slot_of([gone])[0])
     new = TrainingBatches(dataset, config).batch(0)
-    np.testing.assert_array_equal(new["items"], old["items"])
-    expected = np.where(old["target"] == slot, -1, old["target"])
-    np.testing.assert_array_equal(new["target"], expected)
-    assert (old["target"] == slot).any()
+    np.testing.assert_array_equal(new.items, old.items)
+    expected = np.where(old.target == slot, -1, old.target)
+    np.testing.assert_array_equal(new.target, expected)
+    assert (old.target == slot).any()
 
 
 def test_users_whose_target_is_retired_are_left_out_and_counted(copy: Dataset) -> None:

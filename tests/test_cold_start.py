@@ -1,4 +1,4 @@
-"""Items that start from words: what texts become, and items that nobody has used."""
+"""Items that start from texts: their vectors, and items that are not used yet."""
 
 import dataclasses
 import json
@@ -26,6 +26,7 @@ from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Llama
 from eqids.runs import text_vectors as reading
 from eqids.runs.text_vectors import principal, text_vectors
@@ -33,20 +34,20 @@ from eqids.runs.text_vectors import principal, text_vectors
 KINDS = ("red apple pear", "loud drum horn", "cold snow ice", "old stone wall")
 
 
-def some_words(lengths: list[int], opening: int = 0, seed: int = 0) -> ItemTokens:
+def some_tokens(lengths: list[int], prefix: int = 0, seed: int = 0) -> ItemTokens:
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = rng.integers(0, TINY.vocab, offsets[-1]).astype(np.int32)
-    prompt = rng.integers(0, TINY.vocab, opening).astype(np.int32)
+    prompt = rng.integers(0, TINY.vocab, prefix).astype(np.int32)
     return tokens_by_slot(ids, offsets, prompt, 99)
 
 
-@pytest.mark.parametrize("opening", [0, 2])
+@pytest.mark.parametrize("prefix", [0, 2])
 def test_a_text_is_the_weighted_mean_of_its_hidden_states(
-    opening: int, monkeypatch: pytest.MonkeyPatch
+    prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llama = Llama(TINY, key=jax.random.key(0))
-    tokens = some_words([3, 0, 1, 12, 3, 7, 2, 5], opening)
+    tokens = some_tokens([3, 0, 1, 12, 3, 7, 2, 5], prefix)
     same = tokens.ids.copy()
     same[tokens.first[4] :][:3] = same[:3]
     tokens = dataclasses.replace(tokens, ids=same)
@@ -57,14 +58,14 @@ def test_a_text_is_the_weighted_mean_of_its_hidden_states(
     token_ids = np.zeros((len(tokens.length), 16), np.int32)
     for slot, length in enumerate(tokens.length):
         own = tokens.ids[tokens.first[slot] :][:length]
-        token_ids[slot, : opening + length] = np.concatenate([tokens.prompt, own])
+        token_ids[slot, : prefix + length] = np.concatenate([tokens.prompt, own])
     text, position = jnp.asarray(token_ids), jnp.asarray(np.arange(16) + 0 * token_ids)
     hidden = lower.hidden(llama.embed(text), jnp.ones_like(text), position)
     for slot, length in enumerate(tokens.length):
         expected = np.zeros(TINY.width)
         if length:
             weight = np.arange(1, length + 1)[:, None]
-            own = np.asarray(hidden, np.float64)[slot, opening:][:length]
+            own = np.asarray(hidden, np.float64)[slot, prefix:][:length]
             expected = (weight * own).sum(axis=0) / weight.sum()
         assert_close(vectors[slot], expected, "float32")
     assert_close(vectors[0], vectors[4], "float32")
@@ -105,7 +106,7 @@ def test_unused_items_stand_where_their_likes_do(dataset: Dataset) -> None:
     noise = jax.random.normal(jax.random.key(2), model.softmax.bias.shape)
     model = eqx.tree_at(lambda m: m.softmax.bias, model, noise)
     params, frozen = split(model, "all", FLOAT32)
-    state = start(params, make_optimizer(NANO_RECIPE, 1.0))
+    state = start(params, make_optimizer(StepConfig("all", NANO_RECIPE)))
     placed = items.placed(state)
     text, used, unused = (np.asarray(x) for x in (items.text, items.used, items.unused))
     num_moved = 0
@@ -116,12 +117,12 @@ def test_unused_items_stand_where_their_likes_do(dataset: Dataset) -> None:
     ):
         expected = np.array(of(params))
         for c, place in zip(*np.nonzero(unused), strict=True):
-            likes = np.flatnonzero(used[c])
-            if len(likes):
-                angle = text[c, likes] @ text[c, place]
-                angle /= np.linalg.norm(text[c, likes], axis=1)
+            similar = np.flatnonzero(used[c])
+            if len(similar):
+                angle = text[c, similar] @ text[c, place]
+                angle /= np.linalg.norm(text[c, similar], axis=1)
                 if text[c, place].any():
-                    expected[c, place] = of(params)[c, likes[np.argmax(angle)]]
+                    expected[c, place] = of(params)[c, similar[np.argmax(angle)]]
                     num_moved += 1
         np.testing.assert_array_equal(of(placed.params), expected)
     assert num_moved > 9 and unused[0].any() and not used[0].any()
@@ -143,7 +144,7 @@ def test_unused_items_stand_where_their_likes_do(dataset: Dataset) -> None:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a random Llama that knows the words of `KINDS`."""
+    """A folder of a random Llama that has the tokens of `KINDS`."""
     folder = tmp_path_factory.mktemp("llama") / "hf"
     config = dataclasses.replace(TINY, vocab=300)
     save_llama(Llama(config, key=jax.random.key(0)), folder)
@@ -209,7 +210,7 @@ def test_clusters_are_made_of_texts(
     loyal: Dataset, llama: Path, tmp_path: Path
 ) -> None:
     folder = loyal.path.parent
-    asked = {
+    flags = {
         "source": f"csv:{folder / 'plays.csv'}",
         "items": str(folder / "items.csv"),
         "data_dir": str(tmp_path / "d"),
@@ -218,13 +219,13 @@ def test_clusters_are_made_of_texts(
         "num_clusters": "4",
         "vector_width": "8",
     }
-    prepare.main([word for name, of in asked.items() for word in (f"--{name}", of)])
+    prepare.main([word for name, of in flags.items() for word in (f"--{name}", of)])
     found = open_dataset(tmp_path / "d")
     kinds = found.items()["title"].str.split().str[-1]
     cluster = found.items()["slot"] // found.info.cluster_size
     assert set(kinds.groupby(cluster).nunique()) == {1}
     assert found.info.clusters.vectors == "text" and found.item_vectors.shape[2] == 8
-    for vectors, path in (("text", None), ("tokens", llama)):
+    for vectors, path in (("text", None), ("words", llama)):
         with pytest.raises(UserError, match="--llama_path DIR go together"):
             PrepareConfig(cluster_vectors=vectors, llama_path=path)
 
@@ -235,7 +236,7 @@ import json
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from conftest import make_dataset
-from test_cold_start import some_cold, some_words
+from test_cold_start import some_cold, some_tokens
 from eqids.config import LlamaConfig, ModelConfig
 from eqids.runs.new_model import initial_model
 from eqids.fit.step import State, split
@@ -246,14 +247,14 @@ from sharding import Placement
 
 dataset = make_dataset(Path(FOLDER) / "mesh", num_clusters=7, num_items=40)
 config = LlamaConfig(32, 3, 4, 4, 8, 64, 64, tied=True)
-llama, words = Llama(config, key=jax.random.key(0)), some_words([5, 0, 1, 12, 7], 1)
+llama, tokens = Llama(config, key=jax.random.key(0)), some_tokens([5, 0, 1, 12, 7], 1)
 sizes = ModelConfig(config, 7, dataset.info.cluster_size, item_width=8)
 model = initial_model(sizes, dataset, None, jax.random.key(0))
 items = some_cold(dataset)
 
 def found(put):
     with put.active():
-        vectors = text_vectors(put(llama), words, jnp.float32, put)
+        vectors = text_vectors(put(llama), tokens, jnp.float32, put)
         params, _ = split(put(model), "all", jnp.float32)
         placed = put(items).placed(State(jnp.zeros((), int), params, None)).params
         table = np.asarray(placed.softmax.table)[:7]
@@ -270,8 +271,8 @@ print(json.dumps(out))
 
 @pytest.mark.long
 def test_eight_devices_read_and_place_as_one(tmp_path: Path) -> None:
-    told = run_python(MESH.replace("FOLDER", repr(str(tmp_path))))
-    alone, *others = json.loads(told.splitlines()[-1])
+    printed = run_python(MESH.replace("FOLDER", repr(str(tmp_path))))
+    alone, *others = json.loads(printed.splitlines()[-1])
     for other in others:
         assert_close(other[0], alone[0], "mesh")
         np.testing.assert_array_equal(other[1], alone[1])

@@ -24,7 +24,7 @@ from convert.hub import REPOSITORIES, fetch_llama
 from eqids import train
 from eqids.config import PRETRAINED_RECIPES, TrainConfig, UserError
 from eqids.data import Dataset
-from eqids.runs import training
+from eqids.runs import pretrained_llama
 from eqids.runs.recipe import resolved
 
 LLAMA = REPOSITORIES["1b"]
@@ -286,7 +286,7 @@ def test_training_asks_the_hub_where_no_folder_is_given(
         asked.append(size)
         return tmp_path / "llama"
 
-    monkeypatch.setattr(training, "fetch_llama", fetch)
+    monkeypatch.setattr(pretrained_llama, "fetch_llama", fetch)
     flags = small(dataset.path, tmp_path / "run", "--llama_size", "3b")
     assert "is not a Llama of --llama_size 3b" in refused(train.main, flags, capsys)
     assert asked == ["3b"]

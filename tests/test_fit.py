@@ -1,5 +1,6 @@
 """Training: what learns, what is left alone, and what the step repeats."""
 
+import copy
 import dataclasses
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import decays, make_optimizer, make_schedule
 from eqids.fit.step import State, make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 
@@ -36,10 +38,9 @@ def trained(request: pytest.FixtureRequest, dataset: Dataset) -> Trained:
     model = tiny_model(dataset, dropout=0.1)
     before = jax.tree.map(np.array, model)
     recipe = dataclasses.replace(NANO_RECIPE, num_steps=50, learning_rate=1e-2)
-    optimizer = make_optimizer(recipe, 1.0)
+    config = StepConfig(request.param, recipe)
     params, frozen = split(model, request.param, FLOAT32)
-    state = start(params, optimizer)
-    step = make_step(optimizer, FLOAT32, remat=False)
+    state, step = start(params, make_optimizer(config)), make_step(config)
     batches = TrainingBatches(dataset, BatchConfig(seq_len=24, batch_size=8))
     losses, (_, key) = [], run_keys(0)
     for arrays in batches.iterate(0, 50):
@@ -98,20 +99,19 @@ def test_no_prediction_changes_with_what_comes_after_it(
     """On batches of the real pipeline, packing included."""
     model, rng = tiny_model(dataset), np.random.default_rng(seed)
     arrays = TrainingBatches(dataset, BatchConfig(24, 4)).batch(k)
-    changed = {name: np.array(array) for name, array in arrays.items()}
-    slots = np.flatnonzero(dataset.item_valid)
-    changed["items"][:, at + 1 :] = rng.choice(slots, (4, 23 - at))
-    changed["gap"][:, at + 1 :] = rng.integers(0, 30, (4, 23 - at))
-    changed["segment"][:, at + 1 :] = rng.integers(1, 5, (4, 23 - at))
-    changed["target"] = rng.choice(slots, (4, 24))
+    changed, slots = copy.deepcopy(arrays), np.flatnonzero(dataset.item_valid)
+    changed.items[:, at + 1 :] = rng.choice(slots, (4, 23 - at))
+    changed.gap[:, at + 1 :] = rng.integers(0, 30, (4, 23 - at))
+    changed.segment[:, at + 1 :] = rng.integers(1, 5, (4, 23 - at))
+    changed.target[:] = rng.choice(slots, (4, 24))
     queries = jax.jit(EqIDs.queries)
     one, two = (queries(model, Batch.of(x)) for x in (arrays, changed))
     assert_close(two[:, : at + 1], one[:, : at + 1], "float32")
     # Another segment of the row, before it, changes nothing either.
-    earlier = arrays["segment"][:, at : at + 1] != arrays["segment"]
+    earlier = arrays.segment[:, at : at + 1] != arrays.segment
     earlier &= np.arange(24) < at
-    changed = {name: np.array(array) for name, array in arrays.items()}
-    changed["items"][earlier] = rng.choice(slots, int(earlier.sum()))
+    changed = copy.deepcopy(arrays)
+    changed.items[earlier] = rng.choice(slots, int(earlier.sum()))
     three = queries(model, Batch.of(changed))
     assert_close(three[:, at], one[:, at], "float32")
 
@@ -119,9 +119,9 @@ def test_no_prediction_changes_with_what_comes_after_it(
 def test_a_target_is_never_among_its_own_inputs(dataset: Dataset) -> None:
     batch = TrainingBatches(dataset, BatchConfig(24, 4)).batch(0)
     one = tiny_model(dataset).loss(Batch.of(batch))
-    hidden = {**batch, "target": np.full_like(batch["target"], -1)}
+    hidden = dataclasses.replace(batch, target=np.full_like(batch.target, -1))
     none = tiny_model(dataset).loss(Batch.of(hidden))
-    assert int(one[1]) == int(np.sum(batch["target"] >= 0))
+    assert int(one[1]) == int(np.sum(batch.target >= 0))
     assert (float(none[0]), int(none[1])) == (0.0, 0)
 
 
@@ -145,7 +145,7 @@ def test_the_clip_and_the_schedule_at_their_limits() -> None:
     grads = jax.tree.map(jnp.ones_like, params)
 
     def first_moves(clip: float, steps: int) -> list[jax.Array]:
-        optimizer = make_optimizer(recipe, clip)
+        optimizer = make_optimizer(StepConfig("all", recipe, grad_clip=clip))
         state, moves = optimizer.init(params), []
         update = jax.jit(optimizer.update)
         for _ in range(steps):
@@ -200,10 +200,11 @@ def test_llama_has_a_rate_of_its_own(items: ItemOptimizer, dataset: Dataset) -> 
     active = None if items == "dense" else everything
 
     def moved(rate: float | None) -> EqIDs:
-        optimizer = make_optimizer(recipe, 1.0, items, llama_learning_rate=rate)
-        step = make_step(optimizer, FLOAT32, remat=False)
-        begin = start(params, optimizer)
-        state, _ = step(begin, frozen, batch, run_keys(0)[1], active)
+        config = StepConfig(
+            "all", recipe, item_optimizer=items, llama_learning_rate=rate
+        )
+        begin = start(params, make_optimizer(config))
+        state, _ = make_step(config)(begin, frozen, batch, run_keys(0)[1], active)
         return jax.tree.map(jnp.subtract, state.params, params)
 
     one, half = moved(None), moved(recipe.learning_rate / 2)
@@ -220,7 +221,7 @@ def test_parts_of_a_batch_sum_to_the_whole(
 ) -> None:
     """Though parts have different numbers of targets."""
     recipe = dataclasses.replace(NANO_RECIPE, num_steps=10, warmup_steps=0)
-    optimizer = make_optimizer(recipe, 1.0, items)
+    config = StepConfig("all", recipe, item_optimizer=items)
     params, frozen = split(tiny_model(dataset), "all", FLOAT32)
     batch = Batch.of(TrainingBatches(dataset, BatchConfig(24, 8)).batch(0))
     batch = eqx.tree_at(lambda b: b.target, batch, batch.target.at[1::4, 3:].set(-1))
@@ -228,8 +229,8 @@ def test_parts_of_a_batch_sum_to_the_whole(
     active = None if items == "dense" else everything
     ends = []
     for accumulate in (1, 4):
-        step = make_step(optimizer, FLOAT32, remat=False, accumulate=accumulate)
-        begin = start(params, optimizer)
+        step = make_step(dataclasses.replace(config, accumulate=accumulate))
+        begin = start(params, make_optimizer(config))
         ends.append(step(begin, frozen, batch, run_keys(0)[1], active))
     (whole, measured), (parts, of_parts) = ends
     assert_close(of_parts, measured, "gradient")

@@ -140,7 +140,7 @@ def test_a_run_starts_where_a_pair_ended(
 
 @pytest.fixture(scope="module")
 def worded(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a dataset with texts, a run with words and what was made of it.
+    """A folder of a dataset with texts, a run with texts and what was made of it.
 
     The tokenizer is no longer where the run found it, but beside it.
     """
@@ -203,8 +203,11 @@ def test_one_model_is_opened_and_no_other(
     run, pair = saved("heads")
     both = ["--checkpoint", str(run), "--init_from", str(pair)]
     for flags in (both, []):
-        for door, more in ((evaluate.main, []), (recommend.main, ["--user", "user 1"])):
-            said = refused(door, [*flags, *more], capsys)
+        for command, more in (
+            (evaluate.main, []),
+            (recommend.main, ["--user", "user 1"]),
+        ):
+            said = refused(command, [*flags, *more], capsys)
             assert "wanted one of --checkpoint and --init_from" in said
     said = refused(evaluate.main, [*both[2:], "--llama_path", str(pair)], capsys)
     assert "has a Llama of its own, wanted no --llama_path" in said
@@ -345,7 +348,7 @@ def test_a_run_from_a_folder_goes_on_however_the_folder_is_spelled(
     # And so does the same folder as --llama_path, beside it.
     train.main([*flags, "--init_from", "elsewhere", "--llama_path", str(now)])
     assert "going on from step 3" in capsys.readouterr().out
-    # Another Llama is told of by the flag that was given.
+    # A message about another Llama names the flag that was given.
     other = saved("tied all")[1]
     said = refused(train.main, [*flags, "--init_from", str(other)], capsys)
     assert "see --init_from" in said or "--init_from" in said

@@ -117,6 +117,7 @@ PARTS = """
 from eqids.config import NANO_RECIPE
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import make_step, start
+from eqids.fit.step_config import StepConfig
 from sharding import beside
 import dataclasses
 
@@ -126,14 +127,16 @@ for items in ("dense", "lazy_adam"):
     for name, accumulate in ((None, 1), ("2x2x2", 4)):
         layout = None if name is None else named_layout(name, 8)
         put = Placement(layout, None if layout is None else make_mesh(layout))
-        optimizer = make_optimizer(recipe, 1.0, items)
+        config = StepConfig(
+            "all", recipe, item_optimizer=items, accumulate=accumulate
+        )
         with put.active():
             params, frozen = split(put(model), "all", "float32")
-            state, touched = start(params, optimizer), None
+            state, touched = start(params, make_optimizer(config)), None
             if items != "dense":
                 num = params.softmax.table.shape[0]
                 touched = beside(np.arange(num, dtype=np.int32), params.softmax.table)
-            step = make_step(optimizer, "float32", remat=False, accumulate=accumulate)
+            step = make_step(config)
             args = state, frozen, put(batches[0]), jax.random.key(0), touched
             got, metrics = step(*args)
             got = jax.tree.map(np.asarray, (got.optimizer, metrics))

@@ -1,4 +1,4 @@
-"""Named layouts, their memory by closed form, and the door that answers for them."""
+"""Layout presets, their memory by closed form, and `python -m sharding`."""
 
 import dataclasses
 import json
@@ -10,14 +10,14 @@ from conftest import ROOT
 from jax.sharding import NamedSharding
 from pytest import CaptureFixture
 
-import sharding.__main__ as door
+import sharding.__main__ as command
 from eqids import cli
 from eqids.planning.abstract import Job, abstract_run
-from eqids.planning.estimates import row_json
-from eqids.planning.fitting import check_fits, needed
-from eqids.planning.jobs import job_of, on_paper
+from eqids.planning.estimates import preset_json
+from eqids.planning.layout_presets import LAYOUT_PRESETS, LayoutPreset
 from eqids.planning.memory import estimate
-from eqids.planning.named_layouts import LAYOUT_PRESETS, LayoutPreset
+from eqids.planning.memory_check import check_fits, needed
+from eqids.planning.preset_jobs import abstract_placement, preset_job
 from eqids.planning.proofs import proved
 from sharding import HARDWARE, LayoutError, Placement, gpu_devices
 
@@ -26,13 +26,13 @@ GIB = 2**30
 
 
 def answered(argv: str, capsys: CaptureFixture[str]) -> str:
-    door.main(argv.split())
+    command.main(argv.split())
     return capsys.readouterr().out
 
 
 def refused(argv: str, capsys: CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as exit:
-        cli.run(lambda: door.main(argv.split()))
+        cli.run(lambda: command.main(argv.split()))
     assert exit.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
@@ -52,11 +52,12 @@ def shapes() -> dict[str, LayoutPreset]:
 def test_every_row_is_traced_and_lowered_without_devices(name: str) -> None:
     """Explicit sharding types are checked by tracing; cuDNN's kernel is not here."""
     row = LAYOUT_PRESETS[name]
-    job = dataclasses.replace(job_of(row), kernel="xla")
-    put = on_paper(row)
+    job = with_step(preset_job(row), kernel="xla")
+    put = abstract_placement(row)
     with put.active():
         run = abstract_run(job, put)
-        lowered = run.step.trace(*run.args).lower(lowering_platforms=("cuda",))
+        traced = run.step.trace(*run.args)
+        traced.lower(lowering_platforms=("cuda",))
     for leaf in jax.tree.leaves((run.state.params, run.frozen, run.batch)):
         assert isinstance(leaf.sharding, NamedSharding)
     table = run.state.params.softmax.table
@@ -66,14 +67,18 @@ def test_every_row_is_traced_and_lowered_without_devices(name: str) -> None:
         x for x in jax.tree.leaves(run.state.optimizer) if x.shape == table.shape
     ]
     assert moments and all(x.sharding == table.sharding for x in moments)
-    assert "main" in lowered.as_text()[:2000]
+    # A step returns the state as it took it, or the next one would compile again.
+    after = jax.tree.leaves(traced.out_info[0])
+    for was, now in zip(jax.tree.leaves(run.state), after, strict=True):
+        assert (now.shape, now.dtype) == (was.shape, was.dtype)
+        assert was.sharding is None or now.sharding.spec == was.sharding.spec
 
 
 @pytest.mark.parametrize("name", LAYOUT_PRESETS)
 def test_closed_form_is_the_compilers(name: str) -> None:
     """docs/layouts.json is what `python -m sharding prove --all` wrote."""
     row, proof = LAYOUT_PRESETS[name], PROOFS[name]
-    put, job = on_paper(row), job_of(row)
+    put, job = abstract_placement(row), preset_job(row)
     with put.active():
         memory = estimate(job, abstract_run(job, put))
     assert memory.arguments == proof["argument_bytes"]
@@ -84,11 +89,11 @@ def test_closed_form_is_the_compilers(name: str) -> None:
     assert proof["fits"]
 
 
-def test_proofs_are_of_the_rows_there_are() -> None:
+def test_every_preset_has_a_proof_of_its_own() -> None:
     assert list(PROOFS) == list(LAYOUT_PRESETS)
     for name, row in LAYOUT_PRESETS.items():
-        told = json.loads(json.dumps(row_json(row)))
-        assert told.items() <= PROOFS[name].items()
+        recorded = json.loads(json.dumps(preset_json(row)))
+        assert recorded.items() <= PROOFS[name].items()
 
 
 @pytest.mark.parametrize(
@@ -104,13 +109,19 @@ def test_peaks_are_below_what_users_were_promised(name: str, most: float) -> Non
     assert PROOFS[name]["peak_bytes"] < most * GIB
 
 
+def with_step(job: Job, **changes: object) -> Job:
+    """The job with another train step."""
+    step = dataclasses.replace(job.step, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(job, step=step)
+
+
 LARGE = [name for name in LAYOUT_PRESETS if name[:2] in ("1b", "3b", "8b")]
 """Rows whose steps are mostly matrix products of Llama's weights."""
 
 
 def low_rank(row: LayoutPreset) -> int:
     """Numbers in the low-rank changes of all blocks."""
-    sizes = job_of(row).sizes
+    sizes = preset_job(row).model
     llama, lora = sizes.llama, sizes.lora
     if lora is None:
         return 0
@@ -128,7 +139,7 @@ def test_products_are_those_of_hand_arithmetic(name: str) -> None:
     2 to itself; a frozen one, which gradients only pass through, not the last.
     """
     row = LAYOUT_PRESETS[name]
-    llama = job_of(row).sizes.llama
+    llama = preset_job(row).model.llama
     heads = llama.num_heads + llama.num_kv_heads
     mlp = 3 * llama.ffn * llama.width
     weights = llama.num_layers * (2 * heads * llama.head * llama.width + mlp)
@@ -164,7 +175,7 @@ def test_low_rank_changes_cost_their_own_products_only(lora: str, heads: str) ->
 @pytest.mark.parametrize("name", ["8b-all-h100-80gb-8", "1b-all-a100-80gb-8"])
 def test_gathers_are_the_weights_and_nothing_else(name: str) -> None:
     row = LAYOUT_PRESETS[name]
-    llama = job_of(row).sizes.llama
+    llama = preset_job(row).model.llama
     heads = llama.num_heads + llama.num_kv_heads
     norms = 2 * llama.width
     layer = (2 * heads * llama.head + 3 * llama.ffn) * llama.width
@@ -175,14 +186,14 @@ def test_gathers_are_the_weights_and_nothing_else(name: str) -> None:
     assert weights <= gathered <= 1.01 * weights + 2 * llama.num_layers * 4 * norms
 
 
-def test_the_door_lists_and_shows(capsys: CaptureFixture[str]) -> None:
+def test_the_command_lists_and_shows(capsys: CaptureFixture[str]) -> None:
     assert "8b-all-h100-80gb-2x8" in answered("list", capsys)
     shown = answered("show --llama_size nano --hardware cpu --devices 8", capsys)
     assert "llama.blocks.wq" in shown and "layer heads head width" in shown
     assert "host 1 device 8:  rows 8/8  weights 1/1" in shown
 
 
-def test_the_door_estimates_in_text_and_json(
+def test_the_command_estimates_in_text_and_json(
     tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     file = tmp_path / "estimate.json"
@@ -226,13 +237,13 @@ def test_a_plan_with_a_layout_is_of_its_mesh_only(
 def test_devices_of_one_cpu_share_its_memory(
     tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
-    file, room = tmp_path / "estimate.json", HARDWARE["cpu"].capacity_bytes
+    file, capacity = tmp_path / "estimate.json", HARDWARE["cpu"].capacity_bytes
     flags = f"estimate --llama_size nano --hardware cpu --train all --json {file}"
     for devices, share in (("1", 1), ("8", 8), ("2x4", 4)):
         said = answered(f"{flags} --devices {devices}", capsys)
         found = json.loads(file.read_text())
-        assert found["capacity_bytes"] == room // share
-        assert f"{room // share / GIB:9.3f}" in said
+        assert found["capacity_bytes"] == capacity // share
+        assert f"{capacity // share / GIB:9.3f}" in said
     h100 = LAYOUT_PRESETS["1b-all-h100-80gb-8"]
     assert h100.capacity_bytes == HARDWARE["h100-80gb"].capacity_bytes
 
@@ -256,18 +267,18 @@ def test_hardware_without_a_compiler_is_one_sentence() -> None:
 
 def test_a_run_that_does_not_fit_names_the_nearest_setting_that_does() -> None:
     row = LAYOUT_PRESETS["1b-all-a100-40gb-1"]
-    job = dataclasses.replace(job_of(row), remat=False)
-    put = on_paper(row)
+    job = with_step(preset_job(row), remat=False)
+    put = abstract_placement(row)
     # A batch of which recomputing saves much.
-    recipe = dataclasses.replace(job.recipe, batch_size=128)
-    job = dataclasses.replace(job, recipe=recipe)
+    recipe = dataclasses.replace(job.step.recipe, batch_size=128)
+    job = with_step(job, recipe=recipe)
     peak = needed(job, put).peak
     check_fits(job, put, int(0.91 * peak))
     with pytest.raises(ValueError, match=r"does not fit; --remat would"):
         check_fits(job, put, _peak(job, put, batch_size=128))
     # A large batch whose rows are long leaves more than a sum of gradients takes.
-    long = dataclasses.replace(job.recipe, batch_size=512, seq_len=512)
-    large = dataclasses.replace(job, recipe=long)
+    long = dataclasses.replace(job.step.recipe, batch_size=512, seq_len=512)
+    large = with_step(job, recipe=long)
     with pytest.raises(ValueError, match=r"does not fit; --remat --accumulate 4 would"):
         check_fits(large, put, _peak(large, put, batch_size=512, accumulate=4))
     with pytest.raises(ValueError, match=r"--remat --batch_size 2 would"):
@@ -277,8 +288,8 @@ def test_a_run_that_does_not_fit_names_the_nearest_setting_that_does() -> None:
 
 
 def _peak(job: Job, put: Placement, batch_size: int, accumulate: int = 1) -> int:
-    recipe = dataclasses.replace(job.recipe, batch_size=batch_size)
-    job = dataclasses.replace(job, recipe=recipe, remat=True, accumulate=accumulate)
+    recipe = dataclasses.replace(job.step.recipe, batch_size=batch_size)
+    job = with_step(job, recipe=recipe, remat=True, accumulate=accumulate)
     return needed(job, put).peak
 
 
@@ -304,7 +315,7 @@ def test_rows_compile_for_their_hardware(name: str) -> None:
     assert proof.argument_bytes == PROOFS[name]["argument_bytes"]
     assert proof.peak_bytes == pytest.approx(PROOFS[name]["peak_bytes"], rel=0.05)
     # No table of items is gathered, nor a shard of one.
-    with (put := on_paper(row)).active():
-        table = abstract_run(job_of(row), put).state.params.softmax.table
+    with (put := abstract_placement(row)).active():
+        table = abstract_run(preset_job(row), put).state.params.softmax.table
     for shape in proof.gathers:
         assert shape.sizes[1:] != table.shape[1:], shape

@@ -35,6 +35,7 @@ from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import decays, make_optimizer
 from eqids.fit.step import make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs, Llama
 from eqids.model.lora import FIELDS
 from eqids.runs.recipe import resolved
@@ -141,19 +142,19 @@ def test_only_changes_and_heads_learn(dataset: Dataset, batch: Batch) -> None:
     model = tiny_model(dataset, lora=config)
     before = jax.tree.map(np.array, model)
     recipe = dataclasses.replace(NANO_RECIPE, num_steps=8, learning_rate=1e-2)
-    optimizer = make_optimizer(recipe, 1.0)
+    step_config = StepConfig("lora", recipe, "bfloat16", "bfloat16")
     params, frozen = split(model, "lora", jnp.bfloat16)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     llama = jax.tree.leaves(frozen.llama)
     assert len(llama) == 11 and {x.dtype for x in llama} == {jnp.dtype("bfloat16")}
     assert all(jax.tree.leaves(decays(params).llama))
-    state = start(params, optimizer)
+    state = start(params, make_optimizer(step_config))
     routes = jax.tree_util.tree_leaves_with_path((state.params, state.optimizer))
     names = [jax.tree_util.keystr(route) for route, _ in routes]
     of_llama = [name for name in names if ".llama" in name]
     # A and B of two matrices, with two moments.
     assert len(of_llama) == 12 and all(".lora[" in name for name in of_llama)
-    step = make_step(optimizer, jnp.bfloat16, remat=False)
+    step = make_step(step_config)
     losses = []
     for _ in range(8):
         state, metrics = step(state, frozen, batch, jax.random.key(0))

@@ -11,6 +11,7 @@ from conftest import assert_close
 from hypothesis import given, settings, strategies as st
 
 from eqids.config import LlamaConfig, ModelConfig, from_json, to_json
+from eqids.data.batches.host_batch import HostBatch
 from eqids.model import Batch, EqIDs
 from sharding import words
 
@@ -23,16 +24,14 @@ def random_batch(rng: np.random.Generator, batch: int, seq: int, slots: int) -> 
     length = rng.integers(0, seq + 1, (batch, 1))
     inside = np.arange(seq) < length
     items = np.where(inside, items, -1)
-    return Batch.of(
-        {
-            "tokens": np.where(items < 0, rng.integers(0, 9, (batch, seq)), 0),
-            "items": items,
-            "gap": rng.integers(0, 36, (batch, seq)),
-            "segment": inside.astype(np.int32),
-            "position": np.where(inside, np.arange(seq), 0),
-            "target": np.where(inside, rng.integers(-1, slots, (batch, seq)), -1),
-        }
-    )
+    host = HostBatch.empty(batch, seq)
+    host.tokens[:] = np.where(items < 0, rng.integers(0, 9, (batch, seq)), 0)
+    host.items[:] = items
+    host.gap[:] = rng.integers(0, 36, (batch, seq))
+    host.segment[:] = inside
+    host.position[:] = np.where(inside, np.arange(seq), 0)
+    host.target[:] = np.where(inside, rng.integers(-1, slots, (batch, seq)), -1)
+    return Batch.of(host)
 
 
 @settings(max_examples=30)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, make_dataset
 from pytest import CaptureFixture
-from runs import Door, refused, small
+from runs import Command, refused, small
 from tokens import TEXTS, with_texts, write_tokenizer
 
 import eqids
@@ -36,7 +36,7 @@ def moved(
     return folder / "run", was, now
 
 
-READERS: dict[str, tuple[Door, Callable[[Path], list[str]]]] = {
+READERS: dict[str, tuple[Command, Callable[[Path], list[str]]]] = {
     "evaluate": (evaluate.main, lambda run: ["--checkpoint", str(run)]),
     "recommend": (
         recommend.main, lambda run: ["--checkpoint", str(run), "--user", "user 1"]
@@ -65,15 +65,15 @@ def test_a_dataset_that_moved_is_named_with_the_flag_that_helps(
         was.mkdir()
     if left == "another folder":
         (was / "notes.txt").write_text("mine")
-    door, flags = READERS[name]
+    command, flags = READERS[name]
     try:
-        said = refused(door, flags(run), capsys)
+        said = refused(command, flags(run), capsys)
     finally:
         shutil.rmtree(was, ignore_errors=True)
     assert f"{run / '2'} was trained on the dataset {was}, which is not there" in said
     assert "--data_dir DIR" in said and said.count("\n") == 1
     assert not any(tokens in said for tokens in OTHER_DATA)
-    door([*flags(run), "--data_dir", str(now)])
+    command([*flags(run), "--data_dir", str(now)])
     for output in ("items", "next"):
         shutil.rmtree(run.parent / output, ignore_errors=True)
 
@@ -98,13 +98,13 @@ def test_a_folder_that_is_mistyped_is_told_without_other_data(
     finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     typo = tmp_path / "typo"
-    for door, flags in (
+    for command, flags in (
         (train.main, small(typo, tmp_path / "run")),
         (train.main, small(typo, finished)),
         (evaluate.main, ["--checkpoint", str(finished), "--data_dir", str(typo)]),
         (catalog.main, ["show", "--data_dir", str(typo)]),
     ):
-        said = refused(door, flags, capsys)
+        said = refused(command, flags, capsys)
         assert f"{typo} is not there, wanted a dataset folder, see --data_dir" in said
         assert "ml-100k" not in said
     said = refused(evaluate.main, ["--checkpoint", str(typo)], capsys)
@@ -139,13 +139,13 @@ def test_a_larger_catalog_names_what_brings_the_run_along(
 ) -> None:
     larger = make_dataset(tmp_path / "larger", num_items=29)
     start = ["--load_checkpoint", str(finished)]
-    for door, flags in (
+    for command, flags in (
         (train.main, small(larger.path, finished)),
         (train.main, small(larger.path, tmp_path / "run", *start)),
         (evaluate.main, ["--checkpoint", str(finished), "--data_dir",
                          str(larger.path)]),
     ):  # fmt: skip
-        said = refused(door, flags, capsys)
+        said = refused(command, flags, capsys)
         assert "was trained on another catalog than" in said
         assert f"eqids.prepare --catalog OLD ({dataset.path})" in said
         assert "python -m eqids.catalog migrate" in said
@@ -192,9 +192,10 @@ READ_ONLY = """
 import sys
 from pathlib import Path
 from eqids.data import open_dataset
-from eqids.data.batches.item_texts import words_of
+from eqids.data.batches.item_texts import tokens_of
 said = []
-words = words_of(open_dataset(Path("d")), Path("tokenizer.json"), "Up", 3, said.append)
+dataset, tokenizer = open_dataset(Path("d")), Path("tokenizer.json")
+tokens = tokens_of(dataset, tokenizer, "Up", 3, said.append)
 print(tokens.config.tokens)
 print(len([x for x in said if "Read-only file system" in x]))
 """
@@ -222,5 +223,5 @@ def test_texts_on_a_mount_that_is_read_only_are_read_without_the_cache(
     digest, times = first.stdout.split()
     assert times == "1"
     assert list((tmp_path / "d").glob(".*")) == []
-    # The same words as where the cache is written.
+    # The same tokens as with the cache.
     assert ran(read).stdout.split() == [digest, "0"]

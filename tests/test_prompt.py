@@ -24,6 +24,7 @@ from eqids.data.batches.training_batches import (
 )
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs, PrefixCache, llama as llama_module
 from eqids.model.attention import Kernel
 from eqids.model.llama import Llama
@@ -97,7 +98,7 @@ def test_packed_rows_hold_no_prompt_and_are_no_more(dataset: Dataset) -> None:
         for k in range(int(np.ceil(batches.batches_per_epoch))):
             arrays = batches.batch(k)
             wanted = np.arange(8 * k, 8 * k + 8) < rows[-1]
-            arrays["target"][~wanted] = -1
+            arrays.target[~wanted] = -1
             one, targets = loss(model, Batch.of(arrays), prefix)
             total, count = total + float(one), count + int(targets)
         assert count == batches.plan.num_targets
@@ -123,9 +124,9 @@ def test_the_step_takes_the_prefix_and_compiles_once(dataset: Dataset) -> None:
     model = tiny_model(dataset)
     prefix, tokens = both_ways(dataset, model)[1]
     batches = TrainingBatches(dataset, BatchConfig(40, 4), tokens)
-    optimizer = make_optimizer(NANO_RECIPE, 1.0)
+    config = StepConfig("heads", NANO_RECIPE)
     params, frozen = split(model, "heads", FLOAT32)
-    state, step = start(params, optimizer), make_step(optimizer, FLOAT32, remat=False)
+    state, step = start(params, make_optimizer(config)), make_step(config)
     shapes, key = jax.tree.map(jnp.shape, state), jax.random.key(0)
     total, count = model.loss(Batch.of(batches.batch(0)), prefix=prefix)
     for k in range(3):

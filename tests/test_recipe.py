@@ -21,8 +21,8 @@ from eqids.config import (
 )
 from eqids.data import Dataset
 from eqids.model import EqIDs
-from eqids.planning.fitting import needed
-from eqids.planning.jobs import job_of_run
+from eqids.planning.abstract import job_of_run
+from eqids.planning.memory_check import needed
 from eqids.runs.recipe import resolved
 
 
@@ -83,6 +83,7 @@ def test_memory_is_estimated_without_any_array(dataset: Dataset) -> None:
     assert needs.peak == needs.arguments + needs.temporaries
     assert needs.temporaries > needs.gradients
     # A number for each vector and each bias, where Adam keeps two of its size.
-    sparse = needed(dataclasses.replace(job, items="adagrad"), NOWHERE)
+    step = dataclasses.replace(job.step, item_optimizer="adagrad")
+    sparse = needed(dataclasses.replace(job, step=step), NOWHERE)
     more = 4 * 30 * (2 * (8 + 1) - (1 + 1)) - 4  # and a counter of its own schedule
     assert needs.optimizer - sparse.optimizer == more

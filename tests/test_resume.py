@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed is the run that nobody stopped."""
+"""A run that is stopped and resumed equals the uninterrupted run."""
 
 import contextlib
 import hashlib
@@ -173,8 +173,11 @@ def test_without_its_base_or_with_another_one_a_run_does_not_go_on(
     assert f"{run / '1'} was trained over another Llama than this run has in" in said
     assert "wanted the same weights, see --llama_path" in said
     llama.rename(tmp_path / "elsewhere")
-    for door, asked in ((train, [*flags, "2"]), (evaluate, ["--checkpoint", str(run)])):
-        said = refused(door.main, asked, capsys)
+    for command, asked in (
+        (train, [*flags, "2"]),
+        (evaluate, ["--checkpoint", str(run)]),
+    ):
+        said = refused(command.main, asked, capsys)
         assert f"the Llama in {llama}, which no longer exists" in said
         assert "give its new path: --llama_path DIR" in said
     assert steps(run) == [1]

@@ -196,10 +196,10 @@ def test_the_best_sound_step_is_restored(tmp_path: Path) -> None:
 def test_the_first_signal_asks_to_stop_and_the_second_ends() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with StopSignals() as signals:
-        signals.listen(1)
+        signals.check(1)
         assert signals.signal is None
         os.kill(os.getpid(), signal.SIGTERM)
-        signals.listen(2)
+        signals.check(2)
         assert signals.signal == signal.SIGTERM
         for number in (signal.SIGTERM, signal.SIGINT):
             assert signal.getsignal(number) == signal.SIG_DFL
@@ -220,9 +220,9 @@ def test_minutes_pass(monkeypatch: MonkeyPatch) -> None:
     signals = StopSignals(save_minutes=2.0)
     for now, due in ((119.0, False), (120.0, True)):
         time[0] = now
-        signals.listen(1)
+        signals.check(1)
         assert signals.save is due
     signals.saved()
     time[0] = 239.0
-    signals.listen(2)
+    signals.check(2)
     assert not signals.save

@@ -33,7 +33,7 @@ def folder(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-EXPORTED = "--train all, or its Llama written to files before: python -m convert"
+EXPORTED = "--train all, or first write its Llama to files: python -m convert"
 REFUSED = [
     ("all", "--freeze_llama", "--train all, this run has --train heads; wanted "
      + EXPORTED),
@@ -50,13 +50,13 @@ REFUSED = [
     ("nano", "--llama_size 1b", "--llama_size nano, this run has --llama_size 1b"),
     ("nano", "--train all --llama_path {}/untied",
      "was trained with a Llama of width 64, 2 query heads, heads of 32, "
-     "feed-forward width 256, 256 words, "),
+     "feed-forward width 256, 256 tokens, "),
     ("all", "--train all --llama_size 1b", "is not a Llama of --llama_size 1b: it has "
      "width 16, 2 layers, 4 query heads, 2 key heads, heads of 8"),
     ("all", "--train all --llama_path {}/other", "this run has one of "),
     ("lora", "--lora_rank 4",
      "was trained with --lora_rank 2, this run has --lora_rank 4; wanted --lora_rank "
-     "2, --train all, or LoRA merged before"),
+     "2, --train all, or first merge LoRA"),
     ("lora", "--lora_alpha 7 --lora_targets q v",
      "--lora_alpha 32.0 --lora_targets q k v o gate up down, this run has --lora_alpha "
      "7.0 --lora_targets q v"),

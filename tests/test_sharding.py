@@ -116,6 +116,8 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.runs.new_model import initial_model, model_config, run_keys
 from eqids.checkpoints import restore, save
 from eqids.fit.step import make_step, split, start, stored_shapes
+from eqids.fit.step_config import StepConfig
+from dataclasses import replace
 from eqids.model import Batch
 import numpy as np
 import sharding
@@ -127,7 +129,8 @@ dataset = make_dataset(Path(FOLDER) / NAME, num_clusters=7, num_items=40)
 config = resolved(TrainConfig(data_dir=dataset.path))
 recipe = config.recipe
 sizes = model_config(config, dataset, LLAMA_PRESETS["nano"])
-optimizer = make_optimizer(recipe, config.flags.grad_clip)
+step_config = StepConfig("all", recipe)
+optimizer = make_optimizer(step_config)
 batches = TrainingBatches(dataset, BatchConfig(recipe.seq_len, recipe.batch_size))
 
 folder = Path(FOLDER) / "checkpoints"
@@ -142,7 +145,7 @@ def losses(put, number):
         stored = stored_shapes(model, "all", optimizer)
         params, frozen = split(put(model), "all", jnp.dtype("float32"))
         state = start(params, optimizer)
-        step = make_step(optimizer, jnp.dtype("float32"), remat=put.layout is not None)
+        step = make_step(replace(step_config, remat=put.layout is not None))
         out = []
         for k in range(5):
             state, metrics = step(state, frozen, put(Batch.of(batches.batch(k))), key)

@@ -18,10 +18,11 @@ from eqids.config import NANO_RECIPE, Recipe
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import sparse
-from eqids.fit.active_clusters import ActiveLists, active_lists
+from eqids.fit.active_clusters import ClusterLists, cluster_lists
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 
@@ -29,7 +30,7 @@ CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
 
 
 class Draw(NamedTuple):
-    """Some steps of gradients that touch some clusters."""
+    """Some steps of gradients in some clusters."""
 
     active: np.ndarray
     table: np.ndarray
@@ -95,7 +96,7 @@ DENSE = scaled(optax.scale_by_adam(0.9, 0.98))  # type: ignore[arg-type]
 def test_lazy_adam_is_dense_adam_but_for_the_moves_of_untouched_clusters(
     drawn: Draw,
 ) -> None:
-    """Moments of touched clusters are equal at every step, and so are their moves."""
+    """Moments of active clusters are equal at every step, and so are their moves."""
     tables, (_, lazy, _) = LAZY(drawn)
     params = first_tables()
     state = DENSE.init(params)
@@ -171,9 +172,8 @@ def test_blocks_of_the_model_are_its_dense_gradient(
     arrays = TrainingBatches(dataset, BatchConfig(6, 4)).batch(0)
     batch, info = Batch.of(arrays), dataset.info
     params, rest = eqx.partition(model, eqx.is_inexact_array)
-    listed = ActiveLists(info.num_clusters, info.cluster_size, 1, info.num_clusters)(
-        arrays
-    )
+    lists = ClusterLists(info.num_clusters, info.cluster_size, 1, info.num_clusters)
+    listed = lists.of_batch(arrays)
 
     @jax.jit
     def dense(params: EqIDs) -> EqIDs:
@@ -206,17 +206,17 @@ def losses(
     dataset: Dataset, items: str, recipe: Recipe = RECIPE, capacity: int | None = None
 ) -> tuple[list[float], int]:
     params, frozen = split(tiny_model(dataset), "all", FLOAT32)
-    optimizer = make_optimizer(recipe, 1.0, items)  # type: ignore[arg-type]
-    state, (_, key) = start(params, optimizer), run_keys(0)
-    step = make_step(optimizer, FLOAT32, remat=False)
-    lists = active_lists(dataset, recipe, 1)
+    config = StepConfig("all", recipe, item_optimizer=items)  # type: ignore[arg-type]
+    state, (_, key) = start(params, make_optimizer(config)), run_keys(0)
+    step = make_step(config)
+    lists = cluster_lists(dataset, recipe, 1)
     if capacity is not None:
         lists = dataclasses.replace(lists, capacity=capacity)
     batches = TrainingBatches(dataset, BatchConfig(recipe.seq_len, recipe.batch_size))
     out = []
     for k in range(recipe.num_steps):
         arrays = batches.batch(k)
-        active = None if items == "dense" else jnp.asarray(lists(arrays))
+        active = None if items == "dense" else jnp.asarray(lists.of_batch(arrays))
         state, metrics = step(state, frozen, Batch.of(arrays), key, active)
         out.append([float(metrics.loss), float(metrics.grad_norm)])
     return out, step._cache_size()
@@ -254,7 +254,8 @@ from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import make_optimizer
 from eqids.runs.new_model import initial_model, run_keys
 from eqids.fit.step import make_step, split, start
-from eqids.fit.active_clusters import touching
+from eqids.fit.step_config import StepConfig
+from eqids.fit.active_clusters import cluster_lists
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside, make_mesh, named_layout, shards
 
@@ -274,16 +275,16 @@ def losses(put, items):
     with put.active():
         model = initial_model(sizes(16), dataset, None, jax.random.key(0))
         params, frozen = split(put(model), "all", jnp.float32)
-        optimizer = make_optimizer(recipe, 1.0, items)
-        state, (_, key) = start(params, optimizer), run_keys(0)
-        step = make_step(optimizer, jnp.float32, remat=False)
+        config = StepConfig("all", recipe, item_optimizer=items)
+        state, (_, key) = start(params, make_optimizer(config)), run_keys(0)
+        step = make_step(config)
         table, out = params.softmax.table, []
-        lists = touching(dataset, recipe, shards(table))
+        lists = cluster_lists(dataset, recipe, shards(table))
         for k in range(5):
             arrays = batches.batch(k)
-            touched = beside(lists(arrays), table)
+            active = beside(lists.of_batch(arrays), table)
             batch = put(Batch.of(arrays))
-            state, metrics = step(state, frozen, batch, key, touched)
+            state, metrics = step(state, frozen, batch, key, active)
             out.append([float(metrics.loss), float(metrics.grad_norm)])
         moments = [str(jax.typeof(x).sharding.spec) for x in
                    jax.tree.leaves(state.optimizer) if x.shape == (16, 4, 8)]
@@ -294,14 +295,15 @@ def collectives(num_clusters):
     with mesh.active():
         model = eqx.filter_eval_shape(EqIDs, sizes(num_clusters), key=jax.random.key(0))
         params, frozen = eqx.filter_eval_shape(split, mesh(model), "all", jnp.float32)
-        optimizer = make_optimizer(recipe, 1.0, "lazy_adam")
+        config = StepConfig("all", recipe, item_optimizer="lazy_adam")
+        optimizer = make_optimizer(config)
         state = jax.eval_shape(partial(start, optimizer=optimizer), params)
-        batch = mesh(jax.eval_shape(lambda: Batch(*[jnp.zeros((8, 6), jnp.int32)] * 6)))
-        touched = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
-        touched = beside(touched, params.softmax.table)
-        step = make_step(optimizer, jnp.float32, remat=False)
+        batch = mesh(jax.eval_shape(lambda: Batch.zeros(8, 6)))
+        active = jax.ShapeDtypeStruct((8 * 16,), jnp.int32)
+        active = beside(active, params.softmax.table)
+        step = make_step(config)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        text = step.lower(state, frozen, batch, key, touched).compile().as_text()
+        text = step.lower(state, frozen, batch, key, active).compile().as_text()
     moved = re.findall(r"= (.*) (?:all-gather|all-reduce|reduce-scatter|all-to-all|"
                        r"collective-permute)(?:-start)?[(]", text)
     return len(moved), sorted(re.findall(r"[0-9,]+", " ".join(moved)))

@@ -33,7 +33,7 @@ from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.model import Llama
 from eqids.runs.recipe import resolved
 from eqids.runs.run_tokens import recorded_tokens
-from eqids.runs.starting import flags_taken_over
+from eqids.runs.taken_over_flags import flags_taken_over
 
 # By flag: what the first stage was given, another value that a second stage may give,
 # and what the second stage has where it gives none ("=": that of the first).
@@ -182,28 +182,28 @@ def test_a_second_stage_reads_what_the_first_one_read(
         "--adapter linear", "--no_shuffle_ties", "--dtype float32",
     ):  # fmt: skip
         assert tokens in line
-    assert "changed from" not in said and "words: " in said
+    assert "changed from" not in said and "tokens: " in said
     was, now = config_of(first / "1" / "2"), config_of(tmp_path / "2" / "1")
     assert (was.strategy, now.strategy) == ("heads", "lora")
     assert (now.flags.prompt, now.flags.text_tokens_per_item) == (PROMPT, 3)
     assert now.recipe.seq_len == now.flags.seq_len == 64
     assert not now.flags.shuffle_ties
-    # And it was the words themselves that were read.
+    # And it read the tokens themselves.
     assert now.tokens == was.tokens and now.tokens is not None
     dataset = open_dataset(first / "d")
     tokens = recorded_tokens(tmp_path / "2" / "1", now, dataset)
     batch = TrainingBatches(dataset, BatchConfig(64, 4), tokens).batch(0)
     engine = Tokenizer.from_file(str(first / "llama" / "tokenizer.json"))
     engine.no_truncation()
-    opening = engine.encode(PROMPT).ids
-    assert batch["tokens"][0, : len(opening)].tolist() == opening
+    prefix = engine.encode(PROMPT).ids
+    assert batch.tokens[0, : len(prefix)].tolist() == prefix
     texts = {
         token
         for text in TEXTS
         for token in engine.encode(text, add_special_tokens=False).ids[:3]
     }
-    found = set(np.unique(batch["tokens"]).tolist()) - {0}
-    assert found <= texts | set(opening) and len(found & texts) > 5
+    found = set(np.unique(batch.tokens).tolist()) - {0}
+    assert found <= texts | set(prefix) and len(found & texts) > 5
     # The same command goes on, also where the first stage is there no more.
     gone = first / "gone"
     (first / "1").rename(gone)
@@ -280,7 +280,7 @@ def test_words_that_are_turned_off_are_off(
 def test_what_a_second_stage_needs_and_does_not_find_is_named(
     first: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
-    def told(*more: str) -> str:
+    def refusal(*more: str) -> str:
         said = refused(train.main, second(first, tmp_path / "2", *more), capsys)
         assert said.count("\n") == 1 and "ml-100k" not in said
         assert not (tmp_path / "2").exists()
@@ -289,7 +289,7 @@ def test_what_a_second_stage_needs_and_does_not_find_is_named(
     for name, flag in (("d", "--data_dir DIR"), ("llama", "--llama_path DIR")):
         (first / name).rename(first / "moved")
         try:
-            said = told()
+            said = refusal()
             assert f"{first / name}, which no longer exists" in said
             assert flag in said and "prepare" not in said
             _, now = taken(first, f"--{flag.split()[0][2:]}", str(first / "moved"))
@@ -299,13 +299,13 @@ def test_what_a_second_stage_needs_and_does_not_find_is_named(
     tokenizer = first / "llama" / "tokenizer.json"
     tokenizer.rename(first / "moved.json")
     try:
-        assert "has no tokenizer.json: wanted --tokenizer FILE" in told()
+        assert "has no tokenizer.json: wanted --tokenizer FILE" in refusal()
         other = write_tokenizer(tmp_path / "other.json", vocab=280)
-        said = told("--tokenizer", str(other))
+        said = refusal("--tokenizer", str(other))
         assert "another tokenizer" in said and "see --tokenizer" in said
     finally:
         (first / "moved.json").rename(tokenizer)
-    said = told("--load_checkpoint", str(tmp_path / "none"))
+    said = refusal("--load_checkpoint", str(tmp_path / "none"))
     assert f"{tmp_path / 'none'}: no such folder" in said
     assert "see --load_checkpoint" in said
 

@@ -1,9 +1,10 @@
-"""The train door: results, stages, signals, stopping, the main job."""
+"""The train command: results, stages, signals, stopping, the main job."""
 
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -139,14 +140,37 @@ def test_weights_that_are_not_finite_stop_the_run_and_are_never_saved(
     assert all(np.isfinite(list(json.loads(line).values())).all() for line in lines)
 
 
-def test_tensorboard_event_files(dataset: Dataset, tmp_path: Path) -> None:
+def scalars(events: Path) -> list[tuple[int, str, float]]:
+    """What an event file holds; a record has 12 bytes before it and 4 after it."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, found = events.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+        data = data[16 + length :]
+    return found
+
+
+def test_event_files_hold_the_values_of_the_metrics_file(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     flags = small(dataset.path, tmp_path / "run", "--tensorboard", "--num_steps", "4")
-    train.main(flags)
+    train.main(once([*flags, "--log_every", "2"]))
     (events,) = (tmp_path / "run" / "events").iterdir()
-    assert events.stat().st_size > 100
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    written = [
+        (line["step"], name, np.float32(value))
+        for line in map(json.loads, lines)
+        for name, value in line.items()
+        if name not in ("step", "time")
+    ]
+    assert {name for _, name, _ in written} >= {"loss", "valid_ndcg@10"}
+    assert scalars(events) == written
 
 
-def test_memory_is_told_before_anything_is_trained(
+def test_memory_is_printed_and_nothing_is_trained(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     train.main(small(dataset.path, tmp_path / "run", "--estimate_memory_only"))

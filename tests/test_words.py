@@ -1,5 +1,6 @@
 """Words beside items: batches against plain Python, and nothing that leaks."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from models import FLOAT32, NOWHERE, TINY, tiny_model
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.token_packing import Events, WordPackingPlan
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import (
@@ -75,17 +77,15 @@ def test_batches_are_what_plain_python_lays_out(
     config = BatchConfig(seq_len, 3, seed=drawn[0], shuffle_ties=ties)
     batch = TrainingBatches(dataset, config, tokens).batch(k)
     again = TrainingBatches(dataset, config, tokens).batch(k, slice(1, 3))
-    for name, array in batch.items():
+    for name, array in vars(batch).items():
         assert array.dtype == np.int32 and array.shape == (3, seq_len)
-        np.testing.assert_array_equal(array[1:], again[name])
+        np.testing.assert_array_equal(array[1:], getattr(again, name))
     for row in range(3):
-        for segment in range(1, batch["segment"][row].max() + 1):
-            at = np.flatnonzero(batch["segment"][row] == segment)
-            np.testing.assert_array_equal(
-                batch["position"][row][at], np.arange(len(at))
-            )
+        for segment in range(1, batch.segment[row].max() + 1):
+            at = np.flatnonzero(batch.segment[row] == segment)
+            np.testing.assert_array_equal(batch.position[row][at], np.arange(len(at)))
             np.testing.assert_array_equal(np.diff(at), 1)
-            found = {name: batch[name][row][at] for name in batch}
+            found = {name: array[row][at] for name, array in vars(batch).items()}
             inputs, targets = (
                 found[name][found[name] >= 0] for name in ("items", "target")
             )
@@ -94,9 +94,9 @@ def test_batches_are_what_plain_python_lays_out(
             for name, column in naive(run, gaps, tokens, texts).items():
                 assert found[name].tolist() == column, name
             assert is_run(dataset, run, gaps, ties)
-    padding = batch["segment"] == 0
+    padding = batch.segment == 0
     for name, empty in (("items", -1), ("target", -1), ("tokens", 0)):
-        assert np.all(batch[name][padding] == empty)
+        assert np.all(getattr(batch, name)[padding] == empty)
 
 
 def is_run(dataset: Dataset, run: np.ndarray, gaps: np.ndarray, ties: bool) -> bool:
@@ -159,14 +159,14 @@ def test_cuts_and_order_are_the_seeds(dataset: Dataset) -> None:
         TrainingBatches(dataset, BatchConfig(24, 4, seed=seed), tokens).batch(5)
         for seed in (7, 7, 8)
     )
-    np.testing.assert_array_equal(first["items"], second["items"])
-    assert not np.array_equal(first["items"], third["items"])
+    np.testing.assert_array_equal(first.items, second.items)
+    assert not np.array_equal(first.items, third.items)
 
 
 def test_rows_waste_little(dataset: Dataset) -> None:
     tokens = random_words(dataset, 1, 6, 2)
     batches = TrainingBatches(dataset, BatchConfig(48, 4, shuffle_ties=False), tokens)
-    used = [np.mean(batches.batch(k)["segment"] > 0) for k in range(40)]
+    used = [np.mean(batches.batch(k).segment > 0) for k in range(40)]
     # Windows end with whole items, so that up to six positions stay free.
     assert np.mean(used) > 0.9
 
@@ -192,11 +192,11 @@ def test_queries_are_the_end_of_a_history_laid_out_as_in_training(
         wanted = naive(np.append(history, 0), np.array(of), tokens, texts)
         size = len(wanted["items"])
         for name in ("tokens", "items", "gap"):
-            assert batch[name][row, :size].tolist() == wanted[name]
-        assert batch["segment"][row].sum() == size
+            assert getattr(batch, name)[row, :size].tolist() == wanted[name]
+        assert batch.segment[row].sum() == size
         assert last_positions(batch)[row] == size - 1
         assert wanted["target"][size - 1] == 0
-    assert np.all(batch["target"] == -1)
+    assert np.all(batch.target == -1)
 
 
 def test_rows_must_hold_the_prompt_and_an_item_with_its_words(dataset: Dataset) -> None:
@@ -225,19 +225,19 @@ def test_nothing_from_the_target_on_changes_its_prediction(
     tokens = random_words(dataset, *drawn)
     config = BatchConfig(32, 2, seed=drawn[0])
     arrays = TrainingBatches(dataset, config, tokens).batch(k)
-    row, at = data.draw(st.sampled_from(np.argwhere(arrays["target"] >= 0).tolist()))
+    row, at = data.draw(st.sampled_from(np.argwhere(arrays.target >= 0).tolist()))
     # The next position is the target itself, or beyond the window; not a word of it.
-    segment = arrays["segment"][row]
+    segment = arrays.segment[row]
     if at + 1 < 32 and segment[at + 1] == segment[at]:
-        assert arrays["items"][row, at + 1] == arrays["target"][row, at]
+        assert arrays.items[row, at + 1] == arrays.target[row, at]
     rng = np.random.default_rng(k)
-    changed = {name: array.copy() for name, array in arrays.items()}
+    changed = copy.deepcopy(arrays)
     after = slice(at + 1, None)
-    changed["tokens"][row, after] = rng.integers(0, VOCAB, 31 - at)
+    changed.tokens[row, after] = rng.integers(0, VOCAB, 31 - at)
     is_item = rng.random(31 - at) < 0.5
     items = rng.choice(np.flatnonzero(dataset.item_valid), 31 - at)
-    changed["items"][row, after] = np.where(is_item, items, -1)
-    changed["gap"][row, after] = rng.integers(0, 9, 31 - at)
+    changed.items[row, after] = np.where(is_item, items, -1)
+    changed.gap[row, after] = rng.integers(0, 9, 31 - at)
     one, two = (ask(model, Batch.of(batch)) for batch in (arrays, changed))
     np.testing.assert_array_equal(one[row, : at + 1], two[row, : at + 1])
 
@@ -257,12 +257,12 @@ def test_a_targets_text_is_not_read_before_it_is_predicted(
     config = BatchConfig(32, 8, seed=0)
     one, two = (TrainingBatches(dataset, config, w).batch(0) for w in (tokens, other))
     before = np.zeros((8, 32), bool)
-    for row, column in np.argwhere(one["segment"] > 0):
-        same = one["segment"][row, : column + 1] == one["segment"][row, column]
-        before[row, column] = slot not in one["items"][row, : column + 1][same]
-    asked = before & (one["target"] == slot)
+    for row, column in np.argwhere(one.segment > 0):
+        same = one.segment[row, : column + 1] == one.segment[row, column]
+        before[row, column] = slot not in one.items[row, : column + 1][same]
+    asked = before & (one.target == slot)
     assert asked.sum() > 0
-    differ = one["tokens"] != two["tokens"]
+    differ = one.tokens != two.tokens
     assert differ.any() and not differ[before].any()
     queries = [np.asarray(ask(model, Batch.of(batch))) for batch in (one, two)]
     np.testing.assert_array_equal(queries[0][before], queries[1][before])
@@ -275,11 +275,11 @@ def test_words_are_embedded_and_learnt(dataset: Dataset, model: EqIDs) -> None:
     ).batch(0)
     batch = Batch.of(arrays)
     entered = np.asarray(model.embed(batch, FLOAT32))
-    is_word = (arrays["items"] < 0) & (arrays["segment"] > 0)
+    is_word = (arrays.items < 0) & (arrays.segment > 0)
     table = np.asarray(model.llama.embedding)
-    np.testing.assert_array_equal(entered[is_word], table[arrays["tokens"][is_word]])
+    np.testing.assert_array_equal(entered[is_word], table[arrays.tokens[is_word]])
     grads = jax.jit(jax.grad(lambda m: m.loss(batch)[0], allow_int=True))(model)
-    used = np.unique(arrays["tokens"][is_word])
+    used = np.unique(arrays.tokens[is_word])
     moved = np.flatnonzero(np.abs(np.asarray(grads.llama.embedding)).sum(axis=1))
     assert set(moved) == set(used)
 
@@ -297,16 +297,12 @@ def test_evaluation_asks_where_training_does(dataset: Dataset, model: EqIDs) -> 
         history, times = chunk.histories[row], chunk.times[row]
         run = np.append(history, chunk.target[row])
         wanted = naive(run, gap_buckets(times, len(history)), tokens, texts)
-        arrays = {
-            name: np.zeros((1, seq_len), np.int32) for name in ("segment", "position")
-        }
-        size = len(wanted["items"])
-        arrays["segment"][0, :size] = 1
-        arrays["position"][0, :size] = np.arange(size)
-        for name, empty in (("tokens", 0), ("items", -1), ("gap", 0), ("target", -1)):
-            column = wanted[name] + [empty] * (seq_len - size)
-            arrays[name] = np.array([column], np.int32)
-        arrays["target"][0, : size - 1] = -1
+        arrays, size = HostBatch.empty(1, seq_len), len(wanted["items"])
+        arrays.segment[0, :size] = 1
+        arrays.position[0, :size] = np.arange(size)
+        for name in ("tokens", "items", "gap", "target"):
+            getattr(arrays, name)[0, :size] = wanted[name]
+        arrays.target[0, : size - 1] = -1
         total, count = loss(model, Batch.of(arrays))
         assert count == 1
         nll.append(float(total))

@@ -1,4 +1,4 @@
-"""Runs with words: trained, resumed, opened again, and on a mesh."""
+"""Runs with texts: trained, resumed, opened again, and on a mesh."""
 
 import json
 import shutil
@@ -18,25 +18,25 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import query_batch
 from eqids.model import Batch
 
-ASKED = ["--text_tokens_per_item", "3", "--prompt", "Up", "--seq_len", "32"]
+TEXT = ["--text_tokens_per_item", "3", "--prompt", "Up", "--seq_len", "32"]
 
 
-def asked(tokenizer: Path) -> list[str]:
-    return [*ASKED, "--tokenizer", str(tokenizer), "--train", "heads"]
+def text_flags(tokenizer: Path) -> list[str]:
+    return [*TEXT, "--tokenizer", str(tokenizer), "--train", "heads"]
 
 
 @pytest.fixture(scope="module")
 def trained(
     dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Dataset, Path, Path]:
-    """A dataset with texts, its tokenizer, and the folder of a run with words.
+    """A dataset with texts, its tokenizer, and the folder of a run with texts.
 
     Llama is frozen: its prompt is computed once.
     """
     folder = tmp_path_factory.mktemp("tokens")
     texted = with_texts(dataset, folder / "d", TEXTS)
     tokenizer = write_tokenizer(folder / "tokenizer.json")
-    train.main(small(texted.path, folder / "run", *asked(tokenizer)))
+    train.main(small(texted.path, folder / "run", *text_flags(tokenizer)))
     return texted, tokenizer, folder / "run"
 
 
@@ -50,7 +50,7 @@ def test_a_run_records_its_words_and_opens_with_them(
     opened = recommender.opened
     assert opened.tokens is not None and len(opened.tokens.prompt) == 0
     assert opened.prefix is not None and opened.prefix.length > 0
-    # Nano's 256 words are fewer than the tokenizer's.
+    # Nano's 256 tokens are fewer than the tokenizer's.
     assert opened.model.config.llama.vocab == opened.tokens.vocab > 256
     history = dataset.history(0)[:9]
     batch = Batch.of(query_batch([history], [None], 32, opened.tokens))
@@ -111,13 +111,13 @@ def test_a_run_goes_on_with_its_own_words_only(
     same = ["--tokenizer", str(tokenizer), "--train", "heads"]
     other = write_tokenizer(tmp_path / "other.json", vocab=300, texts=["else"])
     for more, said in (
-        ([*ASKED[2:], *same], "--text_tokens_per_item 3, this run has 0"),
-        ([*ASKED, *same, "--prompt", "No"], "--prompt Up, this run has No"),
-        (asked(other), ", this run has "),
+        ([*TEXT[2:], *same], "--text_tokens_per_item 3, this run has 0"),
+        ([*TEXT, *same, "--prompt", "No"], "--prompt Up, this run has No"),
+        (text_flags(other), ", this run has "),
     ):
-        told = refused(train.main, small(dataset.path, run, *more), capsys)
-        assert said in told and "wanted the same" in told
-    train.main(small(dataset.path, run, *ASKED, *same))
+        message = refused(train.main, small(dataset.path, run, *more), capsys)
+        assert said in message and "wanted the same" in message
+    train.main(small(dataset.path, run, *TEXT, *same))
     assert "going on from step 40" in capsys.readouterr().out
 
 
@@ -126,10 +126,10 @@ def test_a_tokenizer_is_wanted_where_words_are_only(
 ) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     for more, said in (
-        (ASKED, "words beside items need a tokenizer: wanted --tokenizer FILE"),
+        (TEXT, "words beside items need a tokenizer: wanted --tokenizer FILE"),
         (["--tokenizer", str(tokenizer)], "wanted --text_tokens_per_item or --prompt"),
         (["--text_tokens_per_item", "-1"], "--text_tokens_per_item is -1, wanted 0"),
-        ([*ASKED, "--seq_len", "5", "--tokenizer", str(tokenizer)],
+        ([*TEXT, "--seq_len", "5", "--tokenizer", str(tokenizer)],
          "--seq_len is 5, wanted at least 6 positions"),
     ):  # fmt: skip
         flags = small(dataset.path, tmp_path / "run", *more)
@@ -173,6 +173,7 @@ from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
 from eqids.runs.new_model import initial_model
 from eqids.fit.step import make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch
 import sharding
 from sharding import Placement
@@ -189,10 +190,10 @@ FLOAT32 = jnp.dtype("float32")
 def losses(put):
     with put.active():
         model = initial_model(sizes, dataset, None, jax.random.key(0))
-        optimizer = make_optimizer(NANO_RECIPE, 1.0)
+        config = StepConfig("all", NANO_RECIPE)
         params, frozen = split(put(model), "all", FLOAT32)
-        state = start(params, optimizer)
-        step = make_step(optimizer, FLOAT32, remat=False)
+        state = start(params, make_optimizer(config))
+        step = make_step(config)
         out = []
         for k in range(4):
             batch = put(Batch.of(batches.batch(k)))

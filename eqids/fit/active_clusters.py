@@ -1,103 +1,117 @@
-"""Which clusters a batch touches, known before the step, in arrays of one length."""
+"""The active clusters of a batch, those of its items and targets, listed on the host.
 
-from collections.abc import Mapping
+The lists of all batches have one length, so that the step compiles once.
+"""
+
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from eqids.config import ItemOptimizer, Recipe
+from eqids.config.slots import cluster_of
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 
 SPARSE_BELOW = 0.5
-"""Share of touched clusters below which the row-sparse optimizer is chosen."""
+"""Share of active clusters below which `auto` means the row-sparse optimizer."""
 _MARGIN = 4.0
-"""Standard deviations of room above the number of clusters that is expected."""
+"""Standard deviations that a list is longer than the expected number of clusters."""
 _MULTIPLE = 16
 
 
 @dataclass(frozen=True)
-class ActiveLists:
-    """Lists the clusters of a batch, shard by shard.
+class ClusterLists:
+    """Lists the active clusters of a batch, shard by shard.
 
     Attributes:
         num_clusters: clusters of the tables, as they lie on the mesh.
         cluster_size: places in one.
-        shards: shards of the tables, each a range of clusters.
-        capacity: clusters that a shard's list has room for. A batch that touches
-            more gets a list twice as long (or more), for which the step compiles once
-            again; no cluster is ever left out.
+        num_shards: shards of the tables, each a range of clusters.
+        capacity: length of a shard's list. A batch with more active clusters gets a
+            list twice as long (or more), for which the step compiles once again; no
+            cluster is ever left out.
     """
 
     num_clusters: int
     cluster_size: int
-    shards: int
+    num_shards: int
     capacity: int
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns int32 [shards * capacity], the clusters of inputs and targets.
+    def of_batch(self, batch: HostBatch) -> Int[np.ndarray, " active"]:
+        """Returns the clusters of a batch's items and targets; see `of_slots`."""
+        return self.of_slots(np.concatenate([batch.items, batch.target]))
 
-        Each shard's are ascending, followed by `num_clusters` up to its capacity.
+    def of_slots(self, slots: Int[np.ndarray, "*axes"]) -> Int[np.ndarray, " active"]:
+        """Returns the clusters of slots; -1 is none.
+
+        Returns:
+            int32 [num_shards * capacity]: each shard's clusters, ascending, followed by
+            `num_clusters` up to its capacity.
         """
-        slots = np.concatenate([batch["items"].ravel(), batch["target"].ravel()])
-        cluster = np.unique(slots[slots >= 0] // self.cluster_size)
-        shard = cluster // (self.num_clusters // self.shards)
-        count = np.bincount(shard, minlength=self.shards)
+        cluster = np.unique(cluster_of(slots[slots >= 0], self.cluster_size))
+        shard = cluster // (self.num_clusters // self.num_shards)
+        count = np.bincount(shard, minlength=self.num_shards)
         capacity = self.capacity
         while capacity < count.max():
             capacity *= 2
-        out = np.full((self.shards, capacity), self.num_clusters, np.int32)
+        out = np.full((self.num_shards, capacity), self.num_clusters, np.int32)
         first = np.cumsum(count) - count
         out[shard, np.arange(len(cluster)) - first[shard]] = cluster
         return out.ravel()
 
 
-def active_lists(dataset: Dataset, recipe: Recipe, shards: int) -> ActiveLists:
-    """Returns lists with room for what a batch of this recipe is expected to touch.
+def cluster_lists(dataset: Dataset, recipe: Recipe, num_shards: int) -> ClusterLists:
+    """Returns lists that are long enough for most batches of a recipe.
 
     Args:
-        dataset: whose training counts say how often each cluster is drawn.
+        dataset: its training counts say how often each cluster is used.
         recipe: the batch's size.
-        shards: shards of the tables, the last of which may have clusters that only
-            make it as long as the others.
+        num_shards: shards of the tables. The last may have empty clusters that pad it
+            to the length of the others.
     """
     chance = _chances(dataset, recipe)
-    chance = np.pad(chance, (0, -len(chance) % shards))
-    capacity = expected_capacity(chance, shards)
-    return ActiveLists(len(chance), dataset.info.cluster_size, shards, capacity)
+    chance = np.pad(chance, (0, -len(chance) % num_shards))
+    capacity = expected_capacity(chance, num_shards)
+    return ClusterLists(len(chance), dataset.info.cluster_size, num_shards, capacity)
 
 
-def expected_capacity(chance: np.ndarray, shards: int) -> int:
-    """Returns how many touched clusters a shard's list should have room for.
+def expected_capacity(chance: Float[np.ndarray, " cluster"], num_shards: int) -> int:
+    """Returns how long a shard's list of active clusters should be.
 
     Args:
-        chance: float [cluster], of each to be touched.
-        shards: shards of the tables, each a range of clusters.
+        chance: of each cluster to be active.
+        num_shards: shards of the tables, each a range of clusters.
     """
-    chance = chance.reshape(shards, -1)
+    chance = chance.reshape(num_shards, -1)
     spread = np.sqrt((chance * (1 - chance)).sum(axis=1))
     most = int(np.ceil((chance.sum(axis=1) + _MARGIN * spread).max()))
     return max(1, min(-(-most // _MULTIPLE) * _MULTIPLE, chance.shape[1]))
 
 
-def chances(counts: np.ndarray, draws: int) -> np.ndarray:
-    """Returns each cluster's chance to be touched by independent draws.
+def chances(
+    counts: Float[np.ndarray, " cluster"], draws: int
+) -> Float[np.ndarray, " cluster"]:
+    """Returns the chance of each cluster to be drawn at least once.
 
     Args:
-        counts: float [cluster], how often each is drawn, on any scale.
-        draws: how many there are.
+        counts: how often each is drawn, on any scale.
+        draws: how many independent draws there are.
     """
     return -np.expm1(-draws * counts / max(counts.sum(), 1e-30))
 
 
-def chosen(wanted: ItemOptimizer, dataset: Dataset, recipe: Recipe) -> ItemOptimizer:
-    """Returns the optimizer that `auto` stands for, or the one that was asked for."""
-    if wanted != "auto":
-        return wanted
+def choose_item_optimizer(
+    flag: ItemOptimizer, dataset: Dataset, recipe: Recipe
+) -> ItemOptimizer:
+    """Returns the optimizer of item tables: the flag, or what `auto` means here."""
+    if flag != "auto":
+        return flag
     share = _chances(dataset, recipe).mean()
     return "lazy_adam" if share < SPARSE_BELOW else "dense"
 
 
-def _chances(dataset: Dataset, recipe: Recipe) -> np.ndarray:
-    """Chance of each cluster to be touched by a batch."""
+def _chances(dataset: Dataset, recipe: Recipe) -> Float[np.ndarray, " cluster"]:
+    """The chance of each cluster to be active in a batch."""
     counts = dataset.item_counts.sum(axis=1).astype(np.float64)
     return chances(counts, recipe.batch_size * (recipe.seq_len + 1))

@@ -1,7 +1,6 @@
-"""Baselines that count: what a learned model has to beat."""
+"""Baselines by counting: popularity and a Markov chain."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -9,17 +8,17 @@ import scipy.sparse as sp
 from jaxtyping import Float
 
 from eqids.data import Dataset
-from eqids.fit.evaluation import MOST_USERS, Chunk, Split, both, chunks
-from eqids.fit.ranking import ranks
+from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
+from eqids.fit.ranking import metrics, ranks
 
 MARKOV_ORDER = 5
-"""Last items of a history that a Markov prediction looks at."""
+"""Last items of a history that a Markov prediction uses."""
 
 _SCORES = 2**25
-"""Scores held at a time (128 MiB): a chunk has fewer users where items are many."""
+"""Scores held at a time (128 MiB): a large catalog has fewer users in a chunk."""
 
 _EVENTS = 2**16
-"""Events whose followers are counted at a time."""
+"""Events whose transitions are counted at a time."""
 
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
 
@@ -35,11 +34,11 @@ def markov(dataset: Dataset) -> Scorer:
     """Scores an item by how often it came soon after the last items of a history.
 
     A first-order chain (Rendle et al. 2010, section 4) whose counts are taken over
-    the next `MARKOV_ORDER` events, with weight 1 / distance, and whose predictions
-    add up the rows of the last `MARKOV_ORDER` items, weighted likewise. Items that
-    never followed are ordered by popularity.
+    the next `MARKOV_ORDER` events, with weight 1 / distance. Predictions sum the rows
+    of the last `MARKOV_ORDER` items, with the same weights. Items that never followed
+    are ordered by popularity.
     """
-    follows = _follows(dataset)
+    follows = _normalised_transitions(dataset)
     counts = np.where(dataset.item_valid, dataset.item_counts, -np.inf).reshape(-1)
     prior = 1e-6 * counts / max(1.0, counts.max())
 
@@ -54,12 +53,12 @@ def markov(dataset: Dataset) -> Scorer:
     return score
 
 
-def _follows(dataset: Dataset) -> sp.csr_matrix:
-    """Transition weights between slots in the training events, rows normalised."""
+def _normalised_transitions(dataset: Dataset) -> sp.csr_matrix:
+    """Transition weights between slots in the training events, with normalised rows."""
     parts: list[sp.csr_matrix] = []
     for first in range(0, len(dataset.slots), _EVENTS):
-        part = _followed(dataset, first, first + _EVENTS)
-        # Those of one size are added up, so that no large sum is made anew each time.
+        part = _transitions(dataset, first, first + _EVENTS)
+        # Parts of one size are added, so that no large sum is made anew each time.
         while parts and parts[-1].nnz <= part.nnz:
             part = part + parts.pop()
         parts.append(part)
@@ -68,8 +67,8 @@ def _follows(dataset: Dataset) -> sp.csr_matrix:
     return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
 
 
-def _followed(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
-    """What follows the events from `first` up to `stop`, not normalised."""
+def _transitions(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
+    """Transition weights after the events from `first` up to `stop`, not normalised."""
     event = np.arange(first, min(stop + MARKOV_ORDER, len(dataset.slots)))
     user = np.searchsorted(dataset.offsets, event, side="right") - 1
     training = event - dataset.offsets[user] < dataset.train_length[user]
@@ -85,8 +84,10 @@ def _followed(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.concatenate(weights), pairs), shape=shape)
 
 
-def evaluate_baseline(dataset: Dataset, split: Split, scorer: Scorer) -> dict[str, Any]:
-    """Returns a baseline's metrics, with seen items filtered and not."""
+def evaluate_baseline(
+    dataset: Dataset, split: Split, scorer: Scorer
+) -> dict[str, Mapping[str, float]]:
+    """Returns a baseline's metrics, with seen items filtered and kept."""
     rank = jax.jit(ranks)
 
     def ranked(chunk: Chunk) -> np.ndarray:
@@ -95,4 +96,5 @@ def evaluate_baseline(dataset: Dataset, split: Split, scorer: Scorer) -> dict[st
 
     most = min(MOST_USERS, max(1, _SCORES // dataset.num_slots))
     parts = [ranked(chunk) for chunk in chunks(dataset, split, most=most)]
-    return both(np.concatenate(parts).astype(np.float64))
+    both = np.concatenate(parts).astype(np.float64)
+    return {"filtered": metrics(both[:, 0]), "unfiltered": metrics(both[:, 1])}

@@ -1,20 +1,18 @@
-"""Items that nobody has used yet: each stands where the used item with the nearest text
-does.
+"""Items that nobody has used yet copy the used item whose text is most similar.
 
-A softmax pushes away whatever is never a target, so items without a training event are
-left out of training's normalizers. Whenever weights leave the training loop, they get
-the vector and the bias of the used item of their cluster whose text is nearest: an item
-is given the place, and the share of use, of its like. Means of several, or a regression
-on texts, would gather them in the middle of a cluster, where no query reaches.
+A softmax pushes away whatever is never a target, so training leaves items without a
+training event out of its normalizers. Whenever weights leave the training loop, these
+items get the vector and the bias of the used item of their cluster whose text is most
+similar: an item starts with the place and the share of use of a similar one. Means of
+several items, or a regression on texts, would gather unused items in the middle of a
+cluster, where no query reaches.
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqids.data import Dataset
 from eqids.fit.step import State
@@ -23,10 +21,10 @@ from sharding import per_shard
 
 
 class ColdItems(eqx.Module):
-    """Which items are used, and what the texts of all of them say.
+    """Which items are used, and vectors of the texts of all.
 
     Attributes:
-        text: vectors of texts, zeros where there is none.
+        text: vectors of texts, zeros for an item without one.
         used: items with training events.
         unused: valid items without.
     """
@@ -42,7 +40,7 @@ class ColdItems(eqx.Module):
         """Returns those of a dataset, not yet on a mesh.
 
         Args:
-            dataset: whose training events count.
+            dataset: its training events say which items are used.
             vectors: of the items' texts.
         """
         used, valid = dataset.item_counts > 0, dataset.item_valid
@@ -50,41 +48,41 @@ class ColdItems(eqx.Module):
             jnp.asarray(vectors), jnp.asarray(used), jnp.asarray(valid & ~used)
         )
 
-    def hidden(self, frozen: EqIDs) -> EqIDs:
-        """Returns the frozen part of a model in which unused items do not exist."""
+    def without_unused(self, frozen: EqIDs) -> EqIDs:
+        """Returns the frozen part of a model that masks unused items."""
         valid = frozen.softmax.valid & ~self.unused
         return eqx.tree_at(lambda m: m.softmax.valid, frozen, valid)
 
-    def placed(self, state: State) -> State:
-        """Returns a state whose unused items stand where their likes do.
+    def filled(self, state: State) -> State:
+        """Returns a state whose unused items copy the most similar used ones.
 
-        Those without a text, or in a cluster without a used item, keep their places.
+        Those without a text, or in a cluster without a used item, keep their vectors.
         """
-        return eqx.tree_at(lambda s: s.params, state, _placed(state.params, self))
+        return eqx.tree_at(lambda s: s.params, state, _filled(state.params, self))
 
 
 @jax.jit
-def _placed(params: EqIDs, items: ColdItems) -> EqIDs:
-    like = per_shard(_likes, (), items.text, items.used, items.unused)
+def _filled(params: EqIDs, items: ColdItems) -> EqIDs:
+    similar = per_shard(_most_similar, (), items.text, items.used, items.unused)
 
-    def moved(rows: Float[Array, "cluster place *width"]) -> Array:
-        return per_shard(_taken, (), rows, like)
+    def copied(rows: Float[Array, "cluster place *width"]) -> Array:
+        return per_shard(_rows_at, (), rows, similar)
 
-    def tables(params: Any) -> list[Any]:
+    def tables(params: EqIDs) -> list[PyTree]:
         softmax = params.softmax
         found = [softmax.table, softmax.bias, params.input_table]
         return [table for table in found if table is not None]
 
-    return eqx.tree_at(tables, params, [moved(rows) for rows in tables(params)])
+    return eqx.tree_at(tables, params, [copied(rows) for rows in tables(params)])
 
 
-def _likes(
+def _most_similar(
     _: tuple[()],
     text: Float[Array, "cluster place item_width"],
     used: Bool[Array, "cluster place"],
     unused: Bool[Array, "cluster place"],
 ) -> Int[Array, "cluster place"]:
-    """The place whose row each place is to have: of most items, their own."""
+    """The place whose row each place copies; most items keep their own."""
 
     def of_cluster(one: tuple[Array, Array, Array]) -> Array:
         text, used, unused = one
@@ -92,14 +90,14 @@ def _likes(
         text = text / jnp.maximum(length, 1e-9)
         cosine = jnp.where(used, text @ text.T, -jnp.inf)
         own = jnp.arange(len(used))
-        told = unused & text.any(axis=-1) & used.any()
-        return jnp.where(told, cosine.argmax(axis=-1), own)
+        copies = unused & text.any(axis=-1) & used.any()
+        return jnp.where(copies, cosine.argmax(axis=-1), own)
 
-    # One at a time: all cosines at once would be of many times the tables' size.
+    # One at a time: all cosines at once would take many times the memory of the tables.
     return jax.lax.map(of_cluster, (text, used, unused))
 
 
-def _taken(
+def _rows_at(
     _: tuple[()],
     rows: Float[Array, "cluster place *width"],
     place: Int[Array, "cluster place"],

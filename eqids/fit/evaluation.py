@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import equinox as eqx
 import jax
@@ -31,16 +31,16 @@ _NO_SLOT = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Chunk:
-    """Users who are ranked together; rows past the last user repeat the first.
+    """Users whose targets are ranked together; spare rows repeat the first user.
 
     Attributes:
-        num_users: rows that count.
+        num_users: users; the other rows are spare.
         histories: the slots of each row's history, oldest first.
         times: their times, or none.
         target: int32 [user], the slot to rank.
         seen: int32 [user, seen], the distinct slots of all histories, padded with
-            slots that are none. They share the rows evenly: a long history takes the
-            space that short ones leave.
+            numbers that are no slots. They fill the rows evenly: a long history uses
+            the rows of short ones.
         seen_by: int32 [user, seen], the row of the user who has seen each.
     """
 
@@ -59,15 +59,15 @@ class Chunk:
         num_rows: int,
         least_width: int = 1,
     ) -> "Chunk":
-        """Puts users together.
+        """Returns a chunk of users.
 
         Args:
             histories: the slots of each, oldest first.
             times: of each, or none.
             target: int [user], slots.
-            num_rows: rows of the chunk, as many as there are users or more.
-            least_width: of `seen`; others are powers of two, so that few shapes are
-                compiled.
+            num_rows: rows of the chunk, at least one for each user.
+            least_width: of `seen`; larger widths are powers of two, so that few shapes
+                are compiled.
         """
         distinct = [np.unique(history) for history in histories]
         counts = [len(slots) for slots in distinct]
@@ -101,7 +101,7 @@ def targets_of(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def of_users(dataset: Dataset, users: Bool[np.ndarray, " user"]) -> Dataset:
-    """Returns the dataset without the targets of other users than these."""
+    """Returns the dataset with the targets of these users only."""
     valid, test = (
         np.where(users, at, -1).astype(np.int32)
         for at in (dataset.valid_at, dataset.test_at)
@@ -110,40 +110,40 @@ def of_users(dataset: Dataset, users: Bool[np.ndarray, " user"]) -> Dataset:
 
 
 def of_some_users(dataset: Dataset, most: int | None) -> Dataset:
-    """Returns the dataset with the targets of at most so many users.
+    """Returns the dataset with the targets of at most `most` users.
 
-    They are drawn evenly, and whatever the run, the same ones from the same dataset.
+    They are drawn uniformly: always the same ones from the same dataset.
     """
     valid, test = dataset.valid_at > 0, dataset.test_at > 0
     if most is None or most >= np.count_nonzero(valid | test):
         return dataset
-    # Of those with targets of both splits, as long as there are enough.
+    # Of those with targets in both splits, if they are enough.
     both = valid & test
-    asked = np.flatnonzero(both if np.count_nonzero(both) >= most else valid | test)
-    users = np.zeros(dataset.num_users, np.bool_)
-    users[np.random.default_rng(0).choice(asked, most, replace=False)] = True
+    drawn_from = both if np.count_nonzero(both) >= most else valid | test
+    users, rng = np.zeros(dataset.num_users, np.bool_), np.random.default_rng(0)
+    users[rng.choice(np.flatnonzero(drawn_from), most, replace=False)] = True
     return of_users(dataset, users)
 
 
 def chunks(
-    dataset: Dataset, split: Split, ways: int = 1, most: int = MOST_USERS
+    dataset: Dataset, split: Split, num_devices: int = 1, most: int = MOST_USERS
 ) -> Iterator[Chunk]:
     """Yields the users of a split in chunks of few shapes.
 
-    A chunk holds fewer users where they have seen very many items: its memory is
-    bounded, whatever the length of a history.
+    A chunk holds fewer users if they have seen very many items: its memory is bounded,
+    whatever the length of a history.
 
     Args:
-        dataset: whose users.
-        split: whose targets.
-        ways: how many devices share a chunk; it divides the number of its rows.
-        most: users in a chunk.
+        dataset: with the users.
+        split: with the targets.
+        num_devices: devices that share a chunk; it divides the number of its rows.
+        most: users in a chunk, at most.
     """
     users, positions = targets_of(dataset, split)
-    size = -(-min(most, len(users)) // ways) * ways
-    # An upper bound of what each has seen, so that histories are read once.
+    size = -(-min(most, len(users)) // num_devices) * num_devices
+    # Upper bounds of how many items users have seen, so that histories are read once.
     seen = np.cumsum(np.minimum(positions, dataset.num_slots), dtype=np.int64)
-    # What most chunks need, so that most have one shape.
+    # A width that suffices for most chunks, so that most have one shape.
     width, first = _power_of_two(1 + int(1.25 * seen[-1] / len(users))), 0
     while first < len(users):
         before = seen[first - 1] if first else 0
@@ -161,8 +161,19 @@ def chunks(
         first += len(rows)
 
 
+class Evaluation(TypedDict):
+    """Metrics of a model on a split, by the names that results are written with."""
+
+    split: Split
+    num_users: int
+    filtered: Mapping[str, float]
+    unfiltered: Mapping[str, float]
+    nll: float
+    seen_target_share: float
+
+
 class Queries(eqx.Module):
-    """A chunk as arrays: histories, where to ask, and what to rank."""
+    """A chunk as arrays: histories, their last positions, and what to rank."""
 
     batch: Batch
     last: Int[Array, " batch"]
@@ -172,7 +183,7 @@ class Queries(eqx.Module):
 
 
 Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
-"""Ranks a chunk's targets: filtered, unfiltered; and their log-probabilities."""
+"""Ranks the targets of a chunk: ranks filtered and unfiltered, log-probabilities."""
 
 
 def make_ranker(
@@ -185,10 +196,10 @@ def make_ranker(
     """Returns a function that ranks the targets of a chunk; it compiles once.
 
     Args:
-        seq_len: positions; the model sees the last events of a history that fit.
-        dtype: of Llama's computation.
+        seq_len: positions; the model reads the last events of a history that fit.
+        dtype: Llama's compute dtype.
         put: where the model is.
-        tokens: beside the items, as in training, or none.
+        tokens: of the items' texts, as in training, or none.
         prefix: of the prompt, if the tokens lack it.
     """
     if tokens is not None:
@@ -196,54 +207,49 @@ def make_ranker(
 
     @jax.jit
     def run(
-        model: EqIDs, asked: Queries, prefix: PrefixCache | None
+        model: EqIDs, queries: Queries, prefix: PrefixCache | None
     ) -> Float[Array, "batch 3"]:
-        query = model.queries_at(asked.batch, asked.last, dtype=dtype, prefix=prefix)
-        # Whole in every process, so that all of them come to the same metrics.
+        query = model.queries_at(
+            queries.batch, queries.last, dtype=dtype, prefix=prefix
+        )
+        # Replicated, so that every process computes the same metrics.
         return replicated(
-            ranks(model.softmax, query, asked.target, asked.seen, asked.seen_by)
+            ranks(model.softmax, query, queries.target, queries.seen, queries.seen_by)
         )
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
-        arrays = query_batch(chunk.histories, chunk.times, seq_len, tokens)
-        asked = Queries(
-            batch=Batch.of(arrays),
-            last=jnp.asarray(last_positions(arrays)),
+        host = query_batch(chunk.histories, chunk.times, seq_len, tokens)
+        queries = Queries(
+            batch=Batch.of(host),
+            last=jnp.asarray(last_positions(host)),
             target=jnp.asarray(chunk.target),
             seen=jnp.asarray(chunk.seen),
             seen_by=jnp.asarray(chunk.seen_by),
         )
-        return np.asarray(run(model, put(asked), prefix))[: chunk.num_users]
+        return np.asarray(run(model, put(queries), prefix))[: chunk.num_users]
 
     return rank
 
 
 def evaluate(
     model: EqIDs, dataset: Dataset, split: Split, ranker: Ranker
-) -> dict[str, Any]:
-    """Returns the metrics of a model on a split, by design.md's names.
+) -> Evaluation:
+    """Returns the metrics of a model on a split.
 
     Args:
-        model: where `ranker` expects it.
-        dataset: whose histories and targets.
+        model: placed as `ranker` expects it.
+        dataset: with the histories and the targets.
         split: `valid` or `test`; at test the history includes the validation item.
         ranker: from `make_ranker`.
     """
-    ways = jax.device_count()
-    parts = [ranker(model, chunk) for chunk in chunks(dataset, split, ways)]
+    found = chunks(dataset, split, jax.device_count())
+    parts = [ranker(model, chunk) for chunk in found]
     ranked = np.concatenate(parts).astype(np.float64)
     return {
         "split": split,
         "num_users": len(ranked),
-        **both(ranked),
-        "nll": float(-ranked[:, 2].mean()),
-        "seen_target_share": float(np.isinf(ranked[:, 0]).mean()),
-    }
-
-
-def both(ranked: Float[np.ndarray, "user columns"]) -> dict[str, Mapping[str, float]]:
-    """Returns the metrics with seen items filtered (column 0) and not (column 1)."""
-    return {
         "filtered": metrics(ranked[:, 0]),
         "unfiltered": metrics(ranked[:, 1]),
+        "nll": float(-ranked[:, 2].mean()),
+        "seen_target_share": float(np.isinf(ranked[:, 0]).mean()),
     }

@@ -1,6 +1,6 @@
 """Metrics as JSON lines, on a progress bar, and as TensorBoard event files.
 
-Of many processes the first speaks and writes; all of them look at the metrics.
+Of many processes the first prints and writes; all of them check the metrics.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eqids.config import UserError, require
+from eqids.fit.evaluation import Evaluation
 from eqids.fit.step import Metrics
 from sharding import is_first
 
@@ -23,9 +24,9 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Log:
-    """Where a run says how it is doing; a context manager.
+    """Reports the progress of a run; a context manager.
 
-    On a terminal there is a progress bar, elsewhere plain lines.
+    It shows a progress bar on a terminal, and prints plain lines elsewhere.
     """
 
     def __init__(
@@ -39,14 +40,14 @@ class Log:
         """Opens the log of steps start + 1 to stop.
 
         Args:
-            folder: of the run; lines are added to its `metrics.jsonl`.
+            folder: of the run; lines are appended to its `metrics.jsonl`.
             start: steps that are done.
             stop: the last step.
             tensorboard: write event files as well.
             newest: returns the newest checkpoint in the folder, or None.
 
         Raises:
-            UserError: the folder cannot be written to, or TensorBoard is wanted and
+            UserError: the folder cannot be written to, or event files are wanted and
                 tensorboardX is not installed.
         """
         first = is_first()
@@ -66,7 +67,7 @@ class Log:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
         if self._file is not None:
-            with suppress(OSError):  # of which `_keep` has told
+            with suppress(OSError):  # which `_append` has reported
                 self._file.close()
         if self._events is not None:
             self._events.close()
@@ -77,11 +78,11 @@ class Log:
         self._bar.update()
 
     def flush(self, step: int) -> None:
-        """Writes the means of the steps since the last flush, which end at `step`.
+        """Writes the means over the steps since the last flush, up to `step`.
 
         Raises:
-            UserError: loss, gradient or update of one of them are not finite; it
-                names the step.
+            UserError: the loss, gradient or update of a step is not finite; the
+                message names the step.
         """
         if not self._pending:
             return
@@ -105,29 +106,29 @@ class Log:
         self._since = now
 
     def _not_finite(self, name: str, value: float, step: int) -> str:
-        """What happened, what to try, and what there is to go on from."""
+        """What happened, what to try, and the checkpoint to go on from."""
         newest, folder = self._newest(), self._folder
         remedy = (
             "try a lower --learning_rate, a lower --grad_clip or more --warmup_steps"
         )
         if step == 1 and name != "update_norm":
             remedy = (
-                "no step has changed a weight yet, so look at what the run starts from "
-                "(python -m convert inspect, --init_items), and where --dtype is "
-                "bfloat16 try float32"
+                "no step has changed a weight yet, so check what the run starts from "
+                "(python -m convert inspect, --init_items), and if --dtype is bfloat16 "
+                "try float32"
             )
-        there = f"{folder} has no checkpoint yet"
+        checkpoint = f"{folder} has no checkpoint yet"
         if newest is not None:
-            there = (
+            checkpoint = (
                 f"the newest checkpoint in {folder} is of step {newest}, before that: "
                 "to go on from it with other flags give --load_checkpoint "
                 f"{folder / str(newest)} and another --checkpoint_dir"
             )
         wanted = f"the {name} is {value} at step {step}, wanted a finite number"
-        return f"{wanted}: {remedy}; {there}"
+        return f"{wanted}: {remedy}; {checkpoint}"
 
-    def validation(self, step: int, result: Mapping[str, Any]) -> None:
-        """Writes the headline of an evaluation on the validation split."""
+    def validation(self, step: int, result: Evaluation) -> None:
+        """Writes the main metrics of an evaluation on the validation split."""
         shown = {n: result["filtered"][n] for n in ("ndcg@10", "recall@10")}
         shown["nll"] = result["nll"]
         self.write(step, {f"valid_{name}": value for name, value in shown.items()})
@@ -137,8 +138,8 @@ class Log:
         """Writes one line of metrics."""
         if self._file is None:
             return
-        line: dict[str, Any] = {"step": step, "time": round(time.time(), 3), **values}
-        self._keep(json.dumps(line) + "\n")
+        line: dict[str, float] = {"step": step, "time": round(time.time(), 3), **values}
+        self._append(json.dumps(line) + "\n")
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
@@ -148,7 +149,7 @@ class Log:
         else:
             self.say(f"step {step:>6}  {shown}")
 
-    def _keep(self, line: str) -> None:
+    def _append(self, line: str) -> None:
         assert self._file is not None
         try:
             self._file.write(line)
@@ -180,7 +181,6 @@ def _event_writer(folder: Path) -> Any:
     except ImportError:
         require(
             False,
-            "--tensorboard needs tensorboardX, which pip install 'eqids[tensorboard]' "
-            "brings",
+            "--tensorboard needs tensorboardX: pip install 'eqids[tensorboard]'",
         )
     return SummaryWriter(str(folder / "events"))

@@ -5,8 +5,9 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from eqids.config import ItemOptimizer, Recipe, Schedule
+from eqids.config import Recipe, Schedule
 from eqids.fit.sparse import lazy_adam, rowwise_adagrad
+from eqids.fit.step_config import StepConfig
 from eqids.fit.strategy import item_tables
 from eqids.model import EqIDs
 from sharding import Words, words
@@ -16,10 +17,10 @@ B1, B2 = 0.9, 0.98
 
 
 def decays(params: PyTree) -> PyTree[bool]:
-    """Returns which arrays decay: matrices that are not tables of items or words.
+    """Returns which arrays decay: matrices that are not tables of items or tokens.
 
-    Norms and biases have one axis besides `layer`. Rows of a table that no batch
-    touches would shrink with nothing to hold them, so they are left alone.
+    Norms and biases have one axis besides `layer`, and do not decay. Tables do not
+    either: rows that no batch uses would shrink towards zero.
     """
     tables = {"cluster", "vocab"}
 
@@ -33,12 +34,12 @@ def decays(params: PyTree) -> PyTree[bool]:
 def make_schedule(recipe: Recipe, schedule: Schedule = "cosine") -> optax.Schedule:
     """Returns the learning rate by step.
 
-    It rises linearly from 0, for the warmup or the run if that is shorter, and then
-    falls as a cosine or a line to 1% of its peak, or stays.
+    It rises linearly from 0 to its peak during the warmup, or the run if that is
+    shorter. Then it falls as a cosine or a line to 1% of its peak, or stays.
 
     Args:
         recipe: steps, warmup and peak.
-        schedule: how it goes on after the warmup.
+        schedule: its form after the warmup.
     """
     peak, warmup = recipe.learning_rate, min(recipe.warmup_steps, recipe.num_steps - 1)
     if schedule == "cosine":
@@ -51,45 +52,32 @@ def make_schedule(recipe: Recipe, schedule: Schedule = "cosine") -> optax.Schedu
     return optax.join_schedules([rises, falls], [warmup])
 
 
-def make_optimizer(
-    recipe: Recipe,
-    grad_clip: float,
-    items: ItemOptimizer = "dense",
-    schedule: Schedule = "cosine",
-    llama_learning_rate: float | None = None,
-) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: StepConfig) -> optax.GradientTransformationExtraArgs:
     """Returns AdamW (Loshchilov & Hutter 2019) behind a clip of the global norm.
 
-    The norm is that of all gradients, those of item tables included, however they
-    come.
-
-    Args:
-        recipe: steps, warmup, peak and decay.
-        grad_clip: largest norm of the whole gradient.
-        items: what moves item tables; all but `dense` want their gradients as blocks
-            and an extra argument `touched`, see `eqids.fit.sparse`.
-        schedule: see `make_schedule`.
-        llama_learning_rate: peak for Llama, and for its low-rank changes; by default
-            the recipe's.
+    The norm is that of all gradients, those of item tables included, dense or as
+    blocks.
     """
-    rate = make_schedule(recipe, schedule)
+    recipe = config.recipe
+    rate = make_schedule(recipe, config.schedule)
     dense = optax.adamw(
         rate, b1=B1, b2=B2, weight_decay=recipe.weight_decay, mask=decays
     )
-    clip, last = optax.clip_by_global_norm(grad_clip), optax.identity()
-    if llama_learning_rate is not None:
-        scale = optax.scale(llama_learning_rate / recipe.learning_rate)
+    clip, last = optax.clip_by_global_norm(config.grad_clip), optax.identity()
+    if config.llama_learning_rate is not None:
+        scale = optax.scale(config.llama_learning_rate / recipe.learning_rate)
         last = optax.masked(scale, of_llama)
-    if items == "dense":
+    if config.item_optimizer == "dense":
         return optax.chain(clip, dense, last)
-    rows = lazy_adam(B1, B2) if items == "lazy_adam" else rowwise_adagrad()
+    lazy = config.item_optimizer == "lazy_adam"
+    rows = lazy_adam(B1, B2) if lazy else rowwise_adagrad()
     sparse = optax.chain(rows, optax.scale_by_learning_rate(rate))
     both = optax.partition({False: dense, True: sparse}, item_tables)
     return optax.chain(clip, both, last)
 
 
 def of_llama(params: EqIDs) -> PyTree[bool]:
-    """Returns which arrays are Llama's, or change it."""
+    """Returns which arrays are Llama's, its low-rank changes included."""
     no = jax.tree.map(lambda _: False, params)
     return eqx.tree_at(
         lambda m: m.llama, no, jax.tree.map(lambda _: True, params.llama)

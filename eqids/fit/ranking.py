@@ -1,4 +1,7 @@
-"""Ranks of targets in the full catalog, and the metrics that are made of them."""
+"""Ranks of targets among scores of all slots, and the metrics of ranks.
+
+`eqids.model.rank` ranks by a model without `[user, slot]` scores; baselines have them.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,15 +20,14 @@ def ranks(
 ) -> Float[Array, "user 2"]:
     """Returns each target's rank with seen items filtered, and unfiltered.
 
-    The rank is 1 + the items strictly above + half of those that tie with it, so
-    that no order of equal scores can help or harm.
+    The rank is 1 + the items strictly above + half of the ties, so that no order of
+    equal scores can help or harm.
 
     Args:
-        scores: of every slot, -inf where there is no item.
+        scores: of every slot, -inf for a place without an item.
         target: slots.
-        seen: slots of the users' histories, with out-of-range ones as padding. A
-            target that its user has seen is missed (rank inf) where they are
-            filtered.
+        seen: slots of the users' histories, padded with slots out of range. With
+            filtering, a target that its user has seen is missed (rank inf).
         seen_by: the user of each of `seen`, by default the one of its row.
     """
     row = seen_by
@@ -34,7 +36,7 @@ def ranks(
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
 
     def rank(scores: Array) -> Array:
-        # Whatever is not at most the target's is above: a NaN never ranks well.
+        # Whatever is not <= the target's is above, also a NaN: it never ranks well.
         above = jnp.sum(~(scores <= own), axis=1)
         ties = jnp.maximum(jnp.sum(scores == own, axis=1) - 1, 0)
         return 1.0 + above + 0.5 * ties
@@ -49,7 +51,7 @@ def metrics(rank: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> Mapping[str, 
     """Returns the means of Recall@K, NDCG@K and MRR@K over users.
 
     With one target a user, Recall@K is whether rank <= K, NDCG@K is
-    1 / log2(1 + rank) and MRR@K 1 / rank where it is.
+    1 / log2(1 + rank) and MRR@K 1 / rank if it is, and 0 if it is not.
 
     Args:
         rank: float [user], at least 1.

@@ -1,4 +1,4 @@
-"""Results: put together with their protocol, and as a table to print."""
+"""Results: a model's metrics with the baselines' and the protocol, and as a table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from eqids.config import to_json
 from eqids.data import Dataset
 from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popularity
-from eqids.fit.evaluation import Split
+from eqids.fit.evaluation import Evaluation, Split
 
 RESULT_FILE = "result.json"
 """A run's result on the test split, in its folder."""
@@ -15,13 +15,13 @@ _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
 
 
 def full_result(
-    dataset: Dataset, split: Split, model: Mapping[str, Any], step: int
+    dataset: Dataset, split: Split, model: Evaluation, step: int
 ) -> dict[str, Any]:
     """Returns a model's metrics with the baselines' and the protocol beside them.
 
     Args:
-        dataset: what was ranked.
-        split: whose targets.
+        dataset: what was evaluated.
+        split: with the targets.
         model: from `eqids.fit.evaluation.evaluate`.
         step: the checkpoint's.
     """

@@ -1,10 +1,10 @@
-"""What comes to a loop from outside: signals to stop, and the clock's call to save."""
+"""What reaches a loop from outside: signals to stop, and the time to save."""
 
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import jax
 
@@ -12,27 +12,30 @@ from sharding import exchange, is_first
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAVE = "save"
-_STEPS_BETWEEN_TALKS = 10
+_STEPS_BETWEEN_EXCHANGES = 10
+
+_Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignals:
-    """Listens for signals and to the clock, between steps; a context manager.
+    """Receives signals and watches the clock, between steps; a context manager.
 
-    The first SIGTERM or SIGINT (Ctrl-C) is heard at the end of a step, a second one
-    ends the process at once. Many processes talk of it every ten steps, so that all
-    stop at the same one. It must be entered in the main thread, as Python wants it.
+    A first SIGTERM or SIGINT (Ctrl-C) takes effect at the end of a step, a second one
+    ends the process at once. Many processes exchange what they received every ten
+    steps, so that all stop at the same one. Python requires that it is entered in the
+    main thread.
     """
 
     def __init__(self, save_minutes: float | None = None) -> None:
-        """Sets the clock.
+        """Starts the clock.
 
         Args:
             save_minutes: minutes from one save to the next, if any.
         """
         self._seconds = None if save_minutes is None else 60 * save_minutes
         self._saved = time.monotonic()
-        self._heard: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._received: int | None = None
+        self._handlers: dict[int, _Handler] = {}
         self.signal: int | None = None
         """The signal that all processes know of: the run is to stop."""
         self.save = False
@@ -40,45 +43,55 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         for number in _SIGNALS:
-            self._handlers[number] = signal.signal(number, self._hear)
+            self._handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self.signal is not None and self._received is None:
+            # Another process was signaled; this one still takes its own signal, which
+            # launchers send a moment later, and then ends with the same exit code.
+            return
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._heard is not None and self.signal is None:
-            # It came after the last step, where nobody listens any more.
-            signal.raise_signal(self._heard)
+        if self._received is not None and self.signal is None:
+            # It came after the last step, when the loop no longer looks.
+            signal.raise_signal(self._received)
 
-    def listen(self, step: int) -> None:
-        """Learns what is wished, the same in all processes, after a step."""
-        if jax.process_count() > 1 and step % _STEPS_BETWEEN_TALKS != 0:
+    def check(self, step: int) -> None:
+        """Sets `signal` and `save`, alike in all processes, after a step."""
+        if jax.process_count() > 1 and step % _STEPS_BETWEEN_EXCHANGES != 0:
             return
-        wish = ""
-        if self._heard is not None:
-            wish = str(self._heard)
-        elif is_first() and self._late():
-            wish = _SAVE
-        told = set(exchange(f"wishes after step {step}", wish).values())
-        self.save = _SAVE in told
-        self.signal = max((int(text) for text in told - {_SAVE}), default=None)
+        request = ""
+        if self._received is not None:
+            request = str(self._received)
+        elif is_first() and self._save_is_due():
+            request = _SAVE
+        requests = set(exchange(f"signals after step {step}", request).values())
+        self.save = _SAVE in requests
+        numbers = (int(text) for text in requests - {_SAVE, ""})
+        self.signal = max(numbers, default=None)
+
+    @property
+    def stop(self) -> bool:
+        """Whether the run is to stop."""
+        return self.signal is not None
 
     def saved(self) -> None:
-        """Sets the clock anew."""
+        """Starts the clock anew."""
         self._saved, self.save = time.monotonic(), False
 
-    def _late(self) -> bool:
+    def _save_is_due(self) -> bool:
         return (
             self._seconds is not None
             and time.monotonic() - self._saved >= self._seconds
         )
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        self._heard = number
-        # The second one ends the process within XLA, where Python can say no more.
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        # The second one ends the process within XLA, where Python can print nothing.
         name = signal.Signals(number).name
-        said = f"{name}: the run saves and ends after this step; a second signal ends "
-        said += "it at once, and nothing is saved\n"
-        os.write(2, said.encode())
+        message = f"{name}: the run saves and ends after this step; a second signal "
+        message += "ends it at once, and nothing is saved\n"
+        os.write(2, message.encode())
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)

@@ -1,12 +1,12 @@
-"""Optimizers of item tables that touch only the clusters that a batch touches.
+"""Optimizers of item tables that update only the active clusters of a batch.
 
-They are optax transformations in whose trees a table's gradient and update are its
-touched blocks, `[active, place, …]`, ascending by cluster; the clusters come as the
-extra argument `touched`. Everything else of optax (clipping, schedules, partitions)
-treats blocks as it treats any array. `apply_updates` puts blocks back into tables.
+They are optax transformations. In their trees a table's gradient and update are its
+active blocks, `[active, place, …]`, ascending by cluster; the extra argument `active`
+gives the clusters. The rest of optax (clipping, schedules, partitions) treats blocks
+like any array. `apply_updates` adds blocks to tables.
 
-Blocks are worked on in place, one array a loop: XLA for CPU updates an array in place
-where a loop reads and writes no other, and copies all of it where a loop does.
+Blocks are updated in place, one array a loop: XLA for CPU updates an array in place if
+the loop reads and writes no other, and otherwise copies all of it.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,11 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from sharding import Split, axes_of
 
+Trees = tuple[PyTree, ...]
+
 
 class LazyAdamState(NamedTuple):
-    """Moments as the dense Adam would have them at each cluster's last touch."""
+    """Moments, as dense Adam had them when each cluster was last active."""
 
     steps: Int[Array, ""]
     seen: Int[Array, " cluster"]
@@ -39,12 +41,12 @@ class AdaGradState(NamedTuple):
 def lazy_adam(
     b1: float = 0.9, b2: float = 0.98, eps: float = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam for tables whose gradient comes as touched blocks.
+    """Adam for tables whose gradients are active blocks.
 
-    A block's moments are caught up exactly when it is touched: they decay by beta to
-    the power of the steps missed, which is what the dense Adam's do at gradient zero.
-    What is left out are the moves of the parameters in the missed steps, which in the
-    dense Adam go on along the old momentum ("lazy Adam"). Tables do not decay.
+    When a block becomes active, its moments decay by beta to the power of the steps
+    missed: exactly what dense Adam does at gradient zero. What is left out are the
+    updates of parameters in the missed steps, which dense Adam makes along the old
+    momentum ("lazy Adam"). Tables do not decay.
 
     Args:
         b1: decay of the first moment.
@@ -52,8 +54,8 @@ def lazy_adam(
         eps: added to the root of the second moment.
 
     Returns:
-        A transformation whose `update` wants `touched`, int32 `[touched]`, each
-        shard's clusters ascending and filled with the number of all.
+        A transformation whose `update` takes `active`, int32 `[active]`: each shard's
+        clusters, ascending, padded with the number of all clusters.
 
     References:
         Kingma & Ba 2015, algorithm 1, for the moments.
@@ -71,12 +73,12 @@ def lazy_adam(
         state: LazyAdamState,
         params: PyTree = None,
         *,
-        active: Int[Array, " touched"],
+        active: Int[Array, " active"],
         **extra: object,
     ) -> tuple[PyTree, LazyAdamState]:
         steps = state.steps + 1
 
-        def local(split: Split, trees: tuple, rows: Array) -> tuple:
+        def local(split: Split, trees: Trees, rows: Array) -> Trees:
             active, updates, seen, mu, nu = trees
             index = split.own(active, len(seen))
             missed = rows - seen.at[index].get(mode="fill", fill_value=0)
@@ -95,16 +97,16 @@ def lazy_adam(
 def rowwise_adagrad(
     eps: float = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdaGrad with one sum for every item, for gradients that come as touched blocks.
+    """AdaGrad with one sum for every item, for gradients that are active blocks.
 
-    Its state is item_width times smaller than Adam's. A missed step adds nothing, so
-    there is nothing to catch up.
+    Its state is item_width times smaller than Adam's. A missed step adds nothing to
+    the sums.
 
     Args:
         eps: added to the root of the sum.
 
     Returns:
-        A transformation whose `update` wants `touched`, as `lazy_adam`'s does.
+        A transformation whose `update` takes `active`, as `lazy_adam`'s does.
 
     References:
         Duchi, Hazan & Singer 2011; with one sum a row as in DLRM, Mudigere et al.
@@ -122,10 +124,10 @@ def rowwise_adagrad(
         state: AdaGradState,
         params: PyTree = None,
         *,
-        active: Int[Array, " touched"],
+        active: Int[Array, " active"],
         **extra: object,
     ) -> tuple[PyTree, AdaGradState]:
-        def local(split: Split, trees: tuple, rows: None) -> tuple:
+        def local(split: Split, trees: Trees, rows: None) -> Trees:
             active, updates, total = trees
             first = jax.tree.leaves(total)[0]
             index = split.own(active, len(first))
@@ -139,9 +141,9 @@ def rowwise_adagrad(
 
 
 def apply_updates(
-    params: PyTree, updates: PyTree, active: Int[Array, " touched"]
+    params: PyTree, updates: PyTree, active: Int[Array, " active"]
 ) -> PyTree:
-    """Returns tables with updates added to their touched blocks.
+    """Returns tables with updates added to their active blocks.
 
     Args:
         params: tables `[cluster, place, …]`.
@@ -149,7 +151,7 @@ def apply_updates(
         active: the blocks' clusters, as for `lazy_adam`.
     """
 
-    def local(split: Split, trees: tuple, rows: None) -> PyTree:
+    def local(split: Split, trees: Trees, rows: None) -> PyTree:
         active, params, updates = trees
 
         def add(table: Array, blocks: Array) -> Array:
@@ -165,16 +167,15 @@ def apply_updates(
 
 def in_place(
     array: Float[Array, "block ..."],
-    index: Int[Array, " touched"],
+    index: Int[Array, " active"],
     function: Callable[[Array, Array], Array],
 ) -> Float[Array, "block ..."]:
     """Returns the array with `array[index[i]] = function(array[index[i]], i)`.
 
     Args:
         array: not read by `function`, or it is copied.
-        index: ascending and distinct; those past the last block come last and do
-            nothing.
-        function: of a block and its number in `index`.
+        index: ascending and distinct; those past the last block do nothing.
+        function: of a block and its position in `index`.
     """
 
     def loop(array: Array, index: Array) -> Array:
@@ -217,12 +218,12 @@ def _adam(
     nu = in_place(nu, index, average(b2, 2))
     step = steps.astype(jnp.float32)
 
-    def move(block: Array, i: Array) -> Array:
+    def update(block: Array, i: Array) -> Array:
         first = mu[index[i]] / (1 - b1**step)
         second = nu[index[i]] / (1 - b2**step)
         return (first / (jnp.sqrt(second) + eps)).astype(block.dtype)
 
-    return in_place(grad, _filled(index, len(mu)), move), mu, nu
+    return in_place(grad, _numbered(index, len(mu)), update), mu, nu
 
 
 def _adagrad(
@@ -235,15 +236,15 @@ def _adagrad(
 
     total = in_place(total, index, lambda row, i: row + square(grad[i]))
 
-    def move(block: Array, i: Array) -> Array:
+    def update(block: Array, i: Array) -> Array:
         root = jnp.sqrt(total[index[i]]) + eps
         return block / (root if block.ndim == 1 else root[..., None])
 
-    return in_place(grad, _filled(index, len(total)), move), total
+    return in_place(grad, _numbered(index, len(total)), update), total
 
 
-def _filled(index: Array, num_clusters: int) -> Array:
-    """0, 1, 2, … for as many blocks as are in use, then out of range."""
+def _numbered(index: Array, num_clusters: int) -> Array:
+    """0, 1, 2, … for the blocks in use, then numbers out of range."""
     number = jnp.arange(len(index))
     return jnp.where(index < num_clusters, number, len(index))
 
@@ -252,8 +253,8 @@ def _nth(like: PyTree, tuples: PyTree, i: int) -> PyTree:
     return jax.tree.map(lambda _, new: new[i], like, tuples)
 
 
-def _per_shard(function: Callable[..., PyTree], trees: tuple, whole: PyTree) -> PyTree:
-    """Runs a function by every shard of the tables on its own blocks."""
+def _per_shard(function: Callable[..., PyTree], trees: Trees, whole: PyTree) -> PyTree:
+    """Runs a function on every shard of the tables, each with its own blocks."""
     active = trees[0]
     split = Split(rows=(), blocks=axes_of(active, 0))
     return split.run(partial(function, split), active, trees, whole, "blocks")

@@ -1,8 +1,8 @@
-"""The train step: one jitted, donated function of state and batch."""
+"""The train step: one jitted function of state and batch, which donates the state."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -12,14 +12,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eqids.config import Strategy
+from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates
+from eqids.fit.step_config import StepConfig
 from eqids.fit.strategy import item_tables, trainable
 from eqids.model import ActiveClusters, Batch, EqIDs
-from eqids.model.attention import Kernel, PrefixCache
+from eqids.model.attention import PrefixCache
 
 
 class State(eqx.Module):
-    """What a step changes: all of it is saved, and nothing else."""
+    """What a step changes; checkpoints hold all of it, and nothing else."""
 
     step: Int[Array, ""]
     params: EqIDs
@@ -29,8 +31,8 @@ class State(eqx.Module):
 class Metrics(eqx.Module):
     """What a step reports.
 
-    The norm of the updates stands for the weights', which it would take a pass over
-    the whole catalog to measure: while every update is finite, weights are.
+    Weights are finite while every update is, and the norm of the updates is cheaper
+    than that of the weights, which needs a pass over the whole catalog.
     """
 
     loss: Float[Array, ""]
@@ -39,8 +41,32 @@ class Metrics(eqx.Module):
     num_targets: Int[Array, ""]
 
 
-Step = Any
-"""A jitted `(state, frozen, batch, key, active, prefix) -> (state, metrics)`."""
+@runtime_checkable
+class Step(Protocol):
+    """A jitted train step; it donates the state's buffers.
+
+    The key is the run's: each step folds its number into it, so that a resumed run
+    draws what an uninterrupted one would. `active` lists the batch's clusters
+    (`eqids.fit.active_clusters`) if item tables have a row-sparse optimizer. `prefix`
+    holds a frozen Llama's keys and values of a prompt that is not in the rows.
+    """
+
+    def __call__(
+        self,
+        state: State,
+        frozen: EqIDs,
+        batch: Batch,
+        key: PRNGKeyArray,
+        active: Int[Array, " active"] | None = None,
+        prefix: PrefixCache | None = None,
+    ) -> tuple[State, Metrics]:
+        """Returns the state after one step, and what the step reports."""
+
+    def trace(self, *args: object) -> jax.stages.Traced:
+        """Returns the program of these arguments, traced."""
+
+    def lower(self, *args: object) -> jax.stages.Lowered:
+        """Returns the program of these arguments, lowered."""
 
 
 def split(model: EqIDs, strategy: Strategy, dtype: DTypeLike) -> tuple[EqIDs, EqIDs]:
@@ -63,7 +89,7 @@ def start(params: EqIDs, optimizer: optax.GradientTransformation) -> State:
 def stored_shapes(
     model: EqIDs, strategy: Strategy, optimizer: optax.GradientTransformation
 ) -> State:
-    """Returns the shapes of a state as checkpoints hold it, which no mesh pads.
+    """Returns the shapes of a state in checkpoints, where no mesh pads them.
 
     Args:
         model: not yet on a mesh.
@@ -75,7 +101,7 @@ def stored_shapes(
 
 
 def outline(state: State) -> State:
-    """Returns the shapes of a state and where its arrays lie, without the arrays."""
+    """Returns the shapes and shardings of a state."""
 
     def one(x: Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -83,29 +109,13 @@ def outline(state: State) -> State:
     return jax.tree.map(one, state)
 
 
-def make_step(
-    optimizer: optax.GradientTransformation,
-    dtype: DTypeLike,
-    *,
-    remat: bool,
-    kernel: Kernel = "xla",
-    accumulate: int = 1,
-) -> Step:
-    """Returns the step, see `Step`.
-
-    The state's buffers are donated. The key is the run's: each step folds its number
-    into it, so that a resumed run draws what an uninterrupted one would. `active`
-    lists the batch's clusters (`eqids.fit.active_clusters`) where item tables have a
-    row-sparse optimizer, and is None where they do not. `prefix` holds a frozen Llama's
-    keys and values of a prompt that is not in the rows.
+def make_step(config: StepConfig) -> Step:
+    """Returns the train step, see `Step`.
 
     Args:
-        optimizer: as it was given to `start`.
-        dtype: of Llama's activations.
-        remat: recompute Llama's blocks in the backward pass.
-        kernel: of the attention.
-        accumulate: parts of the batch that are computed one after the other.
+        config: what determines its program; `start` takes an optimizer of the same.
     """
+    optimizer = make_optimizer(config)
 
     def step(
         state: State,
@@ -117,36 +127,60 @@ def make_step(
     ) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
         count = jnp.sum(batch.target >= 0)
-
-        def gradients(part: Batch, key: PRNGKeyArray) -> tuple[Array, EqIDs]:
-            """The part's share of the batch's mean loss, and its gradients."""
-
-            def loss(params: EqIDs, handles: ActiveClusters | None) -> Array:
-                total, _ = eqx.combine(params, frozen).loss(
-                    part, dtype=dtype, remat=remat, kernel=kernel, key=key,
-                    active=handles, prefix=prefix,
-                )  # fmt: skip
-                return total / jnp.maximum(count, 1)
-
-            if active is None:
-                return jax.value_and_grad(loss)(state.params, None)
-            return _row_sparse(loss, state.params, part, active)
-
-        if accumulate == 1:
-            loss, grads = gradients(batch, key)
+        loss = partial(_loss, config, frozen, count, prefix)
+        gradients = partial(_gradients, loss, state.params, active)
+        if config.accumulate == 1:
+            mean, grads = gradients(batch, key)
         else:
-            loss, grads = _summed(gradients, batch, key, accumulate)
+            mean, grads = _summed(gradients, batch, key, config.accumulate)
         more = {} if active is None else {"active": active}
         updates, optimizer_state = optimizer.update(
             grads, state.optimizer, state.params, **more
         )
         params = _apply(state.params, updates, active)
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
-        metrics = Metrics(loss, *norms, count)
+        metrics = Metrics(mean, *norms, count)
         return State(state.step + 1, params, optimizer_state), metrics
 
-    # What is unused (a head for words, a key) is held all the same, and counts.
+    # Unused arguments (a language-model head, a key) occupy memory all the same.
     return jax.jit(step, donate_argnums=0, keep_unused=True)
+
+
+def _loss(
+    config: StepConfig,
+    frozen: EqIDs,
+    count: Int[Array, ""],
+    prefix: PrefixCache | None,
+    part: Batch,
+    key: PRNGKeyArray,
+    params: EqIDs,
+    handles: ActiveClusters | None,
+) -> Float[Array, ""]:
+    """A part's share of the batch's mean loss over `count` targets."""
+    total, _ = eqx.combine(params, frozen).loss(
+        part,
+        dtype=jnp.dtype(config.activations),
+        remat=config.remat,
+        kernel=config.kernel,
+        key=key,
+        active=handles,
+        prefix=prefix,
+    )
+    return total / jnp.maximum(count, 1)
+
+
+def _gradients(
+    loss: Callable[..., Array],
+    params: EqIDs,
+    active: Int[Array, " active"] | None,
+    part: Batch,
+    key: PRNGKeyArray,
+) -> tuple[Array, EqIDs]:
+    """A part's loss and its gradients; of item tables, their active blocks."""
+    of_part = partial(loss, part, key)
+    if active is None:
+        return jax.value_and_grad(of_part)(params, None)
+    return _row_sparse(of_part, params, part, active)
 
 
 def parts_of(batch: Batch, num: int) -> Batch:
@@ -167,7 +201,7 @@ def _summed(
     key: PRNGKeyArray,
     num: int,
 ) -> tuple[Array, EqIDs]:
-    """Sums of what `gradients` returns over the parts of a batch, one at a time."""
+    """Sums of losses and gradients over the parts of a batch, one part at a time."""
     parts, keys = parts_of(batch, num), jax.random.split(key, num)
 
     def add(sums: PyTree, part: tuple[Batch, PRNGKeyArray]) -> tuple[PyTree, None]:
@@ -182,9 +216,9 @@ def _row_sparse(
     loss: Callable[..., Array],
     params: EqIDs,
     batch: Batch,
-    active: Int[Array, " touched"],
+    active: Int[Array, " active"],
 ) -> tuple[Array, EqIDs]:
-    """Loss and gradients, in which item tables are their touched blocks."""
+    """Loss and gradients, in which active blocks replace item tables."""
     tables, rest = eqx.partition(params, item_tables(params))
     handles, listed = eqx.partition(params.handles(batch, active), eqx.is_inexact_array)
 
@@ -201,7 +235,7 @@ def _row_sparse(
     return out, grads
 
 
-def _table(name: str, params: EqIDs) -> Any:
+def _table(name: str, params: EqIDs) -> PyTree:
     return getattr(params if name == "input_table" else params.softmax, name)
 
 
@@ -211,5 +245,5 @@ def _apply(params: EqIDs, updates: EqIDs, active: Array | None) -> EqIDs:
     is_table = item_tables(params)
     tables, rest = eqx.partition(params, is_table)
     blocks, others = eqx.partition(updates, is_table)
-    moved = apply_updates(tables, blocks, active)
-    return eqx.combine(optax.apply_updates(rest, others), moved)
+    changed = apply_updates(tables, blocks, active)
+    return eqx.combine(optax.apply_updates(rest, others), changed)

@@ -11,17 +11,17 @@ from sharding import Words, words
 
 
 def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
-    """Returns which leaves of the model learn.
+    """Returns which leaves of the model train.
 
     Args:
         model: the whole model; arrays or `jax.ShapeDtypeStruct`s.
-        strategy: `heads` (items, adapters, gaps and softmax learn; Llama is frozen,
-            though gradients flow through it to what enters below), `lora` (these and
-            the low-rank changes of Llama) or `all`.
+        strategy: `heads` (items, adapters, gaps and softmax; Llama is frozen, and
+            gradients flow through it to its inputs), `lora` (these and the low-rank
+            changes of Llama) or `all`.
 
     Returns:
-        A tree of booleans. Leaves that are False get no gradient, no optimizer state
-        and no place in a checkpoint.
+        A tree of booleans. Leaves that are False have no gradient and no optimizer
+        state, and checkpoints do not hold them.
     """
     learns = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), model)
     if strategy == "all":
@@ -36,8 +36,8 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
 def item_tables(params: EqIDs) -> PyTree[bool]:
     """Returns which arrays have a block for every cluster: vectors, biases of items.
 
-    They are what a row-sparse optimizer moves. Updates of the parameters, in which
-    blocks stand for tables, give the same answer.
+    A row-sparse optimizer updates them. The answer is the same for a tree of updates,
+    in which active blocks replace the tables.
     """
 
     def is_table(axes: Words) -> bool:

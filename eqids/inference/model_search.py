@@ -87,10 +87,10 @@ class ModelSearch:
         rows = [*histories, *[histories[0]] * (chunk.num_rows - len(histories))]
         slots, times = [one.slots for one in rows], [one.times for one in rows]
         seq_len = self._opened.config.recipe.seq_len
-        arrays = query_batch(slots, times, seq_len, self._opened.tokens)
+        host = query_batch(slots, times, seq_len, self._opened.tokens)
         request = _Request(
-            batch=Batch.of(arrays),
-            last=jnp.asarray(last_positions(arrays)),
+            batch=Batch.of(host),
+            last=jnp.asarray(last_positions(host)),
             exclude=_excluded(slots, chunk.width),
             allowed=jnp.asarray(allowed),
         )

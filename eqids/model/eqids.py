@@ -1,6 +1,7 @@
 """The whole model: items and words in one sequence, read by Llama."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import fields
 
 import equinox as eqx
 import jax
@@ -38,9 +39,22 @@ class Batch(eqx.Module):
     target: Int[Array, "batch seq"]
 
     @staticmethod
-    def of(arrays: Mapping[str, np.ndarray]) -> "Batch":
-        """Returns a batch of host arrays, by field."""
-        return Batch(**{name: jnp.asarray(array) for name, array in arrays.items()})
+    def of(
+        host: object, put: Callable[[np.ndarray], jax.Array] = jnp.asarray
+    ) -> "Batch":
+        """Returns a batch of the host (`eqids.data`'s `HostBatch`) on devices.
+
+        Args:
+            host: has NumPy arrays by the names of the fields.
+            put: places an array, by default on the default device.
+        """
+        return Batch(**{f.name: put(getattr(host, f.name)) for f in fields(Batch)})
+
+    @staticmethod
+    def zeros(num_rows: int, seq_len: int) -> "Batch":
+        """Returns a batch of zeros, for its shapes."""
+        zeros = jnp.zeros((num_rows, seq_len), jnp.int32)
+        return Batch(**{field.name: zeros for field in fields(Batch)})
 
 
 class EqIDs(eqx.Module):

@@ -1,64 +1,47 @@
 """A train step and its arguments as shapes: to compile and measure, never to run."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from eqids.config import ItemOptimizer, ModelConfig, Recipe, Strategy
+from eqids.config import ModelConfig, RunConfig
 from eqids.fit.active_clusters import chances, expected_capacity
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import State, Step, make_step, split, start
+from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
-from eqids.model.attention import Kernel
+from eqids.runs.run_step import step_config
 from sharding import Placement, beside, shards
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a device's memory and time depend on, besides the layout."""
+    """A model and its train step: what memory and time depend on but for the layout."""
 
-    sizes: ModelConfig
-    """The model's."""
-    recipe: Recipe
-    """The batch's size, and the schedule."""
-    strategy: Strategy
-    """What trains."""
-    dtype: str
-    """Of Llama's frozen weights and of products with them."""
-    activations: str
-    """The dtype of what is between products, see `activations_of`."""
-    remat: bool
-    """Whether blocks are recomputed in the backward pass."""
-    kernel: Kernel
-    """Of the attention."""
-    items: ItemOptimizer
-    """What moves item tables."""
-    grad_clip: float = 1.0
-    """Largest norm of the gradient."""
-    accumulate: int = 1
-    """Parts of a batch, computed one after the other."""
-
-    def step(self, optimizer: optax.GradientTransformation) -> Step:
-        """Returns the train step of this job."""
-        return make_step(
-            optimizer, jnp.dtype(self.activations), remat=self.remat,
-            kernel=self.kernel, accumulate=self.accumulate,
-        )  # fmt: skip
+    model: ModelConfig
+    """The model's sizes."""
+    step: StepConfig
+    """The step, and the batch's size."""
 
 
-def activations_of(dtype: str, on_cpu: bool) -> str:
-    """Returns the dtype of activations: float32 on a CPU, else that of the weights.
+def job_of_run(config: RunConfig, model: ModelConfig, prefix_length: int = 0) -> Job:
+    """Returns the job of a run.
 
-    XLA's CPU programs convert bfloat16 to float32 wherever they move or add it, and
-    what a scan keeps for its backward pass over and over (docs/performance.md).
+    Args:
+        config: the run's; with `--hardware`, the job is for that hardware.
+        model: the model's sizes.
+        prefix_length: tokens of a prompt that is computed once. They count as if they
+            were in the rows: that is no less than their keys take in every row.
     """
-    return "float32" if on_cpu else dtype
+    step = step_config(config, model.llama)
+    seq_len = step.recipe.seq_len + prefix_length
+    recipe = dataclasses.replace(step.recipe, seq_len=seq_len)
+    return Job(model, dataclasses.replace(step, recipe=recipe))
 
 
 @dataclass(frozen=True)
@@ -69,20 +52,20 @@ class AbstractRun:
     state: State
     frozen: EqIDs
     batch: Batch
-    key: Any
-    active: Any
+    key: jax.ShapeDtypeStruct
+    active: jax.ShapeDtypeStruct | None
 
     @property
-    def args(self) -> tuple[Any, ...]:
-        """Returns what the step is called with."""
+    def args(self) -> tuple[object, ...]:
+        """Returns the arguments of the step."""
         return self.state, self.frozen, self.batch, self.key, self.active
 
 
 def abstract_run(job: Job, put: Placement) -> AbstractRun:
     """Returns the train step of a job, ready to be lowered; within `put.active()`.
 
-    The list of touched clusters has room for a batch of items that are all equally
-    popular, which touches most.
+    The list of active clusters is as long as for a batch of items that are all equally
+    popular, which uses the most clusters.
 
     Args:
         job: what is trained.
@@ -91,21 +74,23 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
     Raises:
         LayoutError: the layout does not fit the model or the batch.
     """
-    recipe, dtype = job.recipe, jnp.dtype(job.dtype)
-    optimizer = make_optimizer(recipe, job.grad_clip, job.items)
+    config, recipe = job.step, job.step.recipe
     key = jax.eval_shape(lambda: jax.random.key(0))
-    model = put(eqx.filter_eval_shape(EqIDs, job.sizes, key=key))
-    shape = (recipe.batch_size, recipe.seq_len)
-    batch = put(jax.eval_shape(lambda: Batch(*[jnp.zeros(shape, jnp.int32)] * 6)))
-    params, frozen = eqx.filter_eval_shape(split, model, job.strategy, dtype)
+    model = put(eqx.filter_eval_shape(EqIDs, job.model, key=key))
+    shape = recipe.batch_size, recipe.seq_len
+    batch = put(jax.eval_shape(lambda: Batch.zeros(*shape)))
+    dtype = jnp.dtype(config.dtype)
+    params, frozen = eqx.filter_eval_shape(split, model, config.strategy, dtype)
+    optimizer = make_optimizer(config)
     state = jax.eval_shape(partial(start, optimizer=optimizer), params)
-    active = None
-    if job.items != "dense":
+    active: jax.ShapeDtypeStruct | None = None
+    if config.item_optimizer != "dense":
         table = params.softmax.table
-        ways = shards(table)
+        num_shards = shards(table)
         uniform = np.ones(table.shape[0])
         draws = recipe.batch_size * (recipe.seq_len + 1)
-        length = ways * expected_capacity(chances(uniform, draws), ways)
-        active = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
-    step = job.step(optimizer)
-    return AbstractRun(step, state, frozen, batch, key, active)
+        length = num_shards * expected_capacity(chances(uniform, draws), num_shards)
+        placed = beside(jax.ShapeDtypeStruct((length,), jnp.int32), table)
+        assert isinstance(placed, jax.ShapeDtypeStruct)
+        active = placed
+    return AbstractRun(make_step(config), state, frozen, batch, key, active)

@@ -1,8 +1,8 @@
-"""What a train step needs of a device's memory, known before anything is compiled.
+"""What a train step needs of a device's memory, estimated before it is compiled.
 
-What the step is given is exact: shapes and layout say it to the byte. What it makes is
-an estimate by closed form of the few things that are large, held to XLA's compiler in
-docs/layouts.md.
+The bytes of its arguments are exact: they follow from shapes and layout. The bytes of
+its temporaries are a closed form of the few that are large, compared with what XLA's
+compiler reports in docs/layouts.md.
 """
 
 import math
@@ -25,8 +25,8 @@ from eqids.planning.abstract import AbstractRun, Job
 from sharding import gathered, lookup
 
 _OF_ALL = 0.75
-"""Share that XLA keeps of all that a block leaves to its backward pass; the rest it
-makes again inside of fusions (mean of the layouts in docs/layouts.md)."""
+"""Share of a block's residuals that XLA keeps for the backward pass. It recomputes the
+rest inside fusions (mean of the layouts in docs/layouts.md)."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Memory:
 
     Attributes:
         frozen: weights that do not train.
-        trained: weights that do, in float32.
-        optimizer: its state.
-        batch: a batch and the list of its clusters.
-        gradients: of all that trains but item tables.
-        block_gradients: of these, Llama's blocks'.
-        blocks: gradients and updates of the item tables' touched clusters.
+        trained: weights that train, in float32.
+        optimizer: state of the optimizer.
+        batch: a batch and the list of its active clusters.
+        gradients: of all that trains except item tables.
+        block_gradients: the part of `gradients` that belongs to Llama's blocks.
+        blocks: gradients and updates of the active clusters of item tables.
         activations: what the backward pass keeps of Llama's blocks.
         working: what one block needs while it is computed, gathered weights included.
         head: a piece of the softmax.
-        tokens: words' vectors where a step gathers them, and their gradient.
-        sums: of gradients over the parts of a batch, where there are parts.
+        tokens: token embeddings if a step gathers them, and their gradient.
+        sums: of gradients over the parts of a batch, if it has several.
     """
 
     frozen: int
@@ -63,16 +63,16 @@ class Memory:
 
     @property
     def arguments(self) -> int:
-        """Returns what the step is given, exactly."""
+        """Returns the bytes of the step's arguments, exactly."""
         return self.frozen + self.trained + self.optimizer + self.batch
 
     @property
     def temporaries(self) -> int:
-        """Returns what the step makes, about.
+        """Returns the bytes of the step's temporaries, about.
 
-        The most of three moments: the softmax after all blocks, the blocks on the way
-        back, and the end, when there is nothing but gradients; those of words come
-        last.
+        The largest of three moments: the softmax after all blocks; the blocks in the
+        backward pass; and its end, which holds nothing but gradients (those of token
+        embeddings come last).
         """
         softmax = self.activations + self.head
         backward = self.block_gradients + self.activations + self.working
@@ -85,21 +85,21 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Returns what lives at once, at most."""
+        """Returns the most bytes that live at once."""
         return self.arguments + self.temporaries
 
 
 def estimate(job: Job, run: AbstractRun) -> Memory:
-    """Returns the memory of a run's step; within `put.active()`.
+    """Returns the memory of a job's step; within `put.active()`.
 
     Args:
         job: what is trained.
-        run: its step's arguments, from `abstract_run`.
+        run: its step and arguments, from `abstract_run`.
     """
     params, tables = run.state.params, item_tables(run.state.params)
     dense = eqx.filter(params, jax.tree.map(lambda table: not table, tables))
     kept, inside, weights = _block(job, run)
-    if kept_with(job.kernel, job.remat) != "products":
+    if kept_with(job.step.kernel, job.step.remat) != "products":
         kept = int(_OF_ALL * kept)
     blocks = _bytes(eqx.filter(params, tables))
     if run.active is not None:
@@ -116,39 +116,39 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
         gradients=gradients,
         block_gradients=_bytes(dense.llama.blocks),
         blocks=2 * blocks,
-        activations=job.sizes.llama.num_layers * kept,
+        activations=job.model.llama.num_layers * kept,
         working=inside + weights,
         # Pieces are large on accelerators, where half precision is used.
-        head=4 * (PIECE if job.activations == "float32" else LARGE_PIECE),
-        tokens=_words(job, run),
-        sums=gradients + blocks if job.accumulate > 1 else 0,
+        head=4 * (PIECE if job.step.activations == "float32" else LARGE_PIECE),
+        tokens=_token_table(job, run),
+        sums=gradients + blocks if job.step.accumulate > 1 else 0,
     )
 
 
 def _block(job: Job, run: AbstractRun) -> tuple[int, int, int]:
-    """Bytes that one block leaves to its backward pass, has inside, and weighs."""
+    """Bytes that one block keeps for its backward pass, of its inside, and weights."""
     both = run.state.params.llama.blocks, run.frozen.llama.blocks
     trained, frozen = jax.tree.map(_first, both)
     kept, inside = (
         _residuals(job, run, trained, frozen, what)
-        for what in (kept_with(job.kernel, job.remat), "all")
+        for what in (kept_with(job.step.kernel, job.step.remat), "all")
     )
 
     def used(*blocks: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: gathered(x.astype(job.dtype)), blocks)
+        return jax.tree.map(lambda x: gathered(x.astype(job.step.dtype)), blocks)
 
-    weights, ways = _bytes(jax.eval_shape(used, trained, frozen)), 1
-    if weights > _stored((trained, frozen), job.dtype):
-        ways = 2  # While one layer computes, the next one's weights come.
-    return kept, inside, ways * weights
+    weights, copies = _bytes(jax.eval_shape(used, trained, frozen)), 1
+    if weights > _stored((trained, frozen), job.step.dtype):
+        copies = 2  # While one layer computes, the next one's weights are gathered.
+    return kept, inside, copies * weights
 
 
-def _words(job: Job, run: AbstractRun) -> int:
-    """Bytes of the words' vectors and their gradient, where each step gathers them."""
+def _token_table(job: Job, run: AbstractRun) -> int:
+    """Bytes of the token embeddings and their gradient, if each step gathers them."""
     llama = eqx.combine(run.state.params, run.frozen).llama
     table = llama.embedding
-    whole = jax.eval_shape(lambda x: gathered(x.astype(job.dtype)), table)
-    return 2 * _bytes(whole) if _bytes(whole) > _stored(table, job.dtype) else 0
+    whole = jax.eval_shape(lambda x: gathered(x.astype(job.step.dtype)), table)
+    return 2 * _bytes(whole) if _bytes(whole) > _stored(table, job.step.dtype) else 0
 
 
 def _stored(tree: PyTree, dtype: DTypeLike) -> int:
@@ -164,29 +164,29 @@ def _first(stacked: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def _residuals(
     job: Job, run: AbstractRun, trained: PyTree, frozen: PyTree, what: Kept
 ) -> int:
-    """Bytes of what one block's vjp closes over, besides what all blocks are given."""
+    """Bytes that one block's vjp closes over, without the arguments of all blocks."""
 
     # cuDNN cannot be traced where it is not.
-    kernel: Kernel = "xla" if job.kernel == "xla" else "like_cudnn"
+    kernel: Kernel = "xla" if job.step.kernel == "xla" else "like_cudnn"
 
     def pullback(
         trained: PyTree, x: Array, frozen: PyTree, mask: Array, rope: PyTree, key: Array
     ) -> PyTree:
         def block(trained: PyTree, x: Array) -> Array:
             block = eqx.combine(trained, frozen)
-            return block(x, mask, rope, job.sizes.dropout, key, kernel)
+            return block(x, mask, rope, job.model.dropout, key, kernel)
 
         return jax.vjp(checkpointed(block, what), trained, x)[1]
 
     def inputs(batch: Batch) -> tuple[Array, Array, PyTree]:
         x = lookup(
-            jnp.zeros((1, job.sizes.llama.width), job.activations), batch.segment
+            jnp.zeros((1, job.model.llama.width), job.step.activations), batch.segment
         )
         mask = batch.segment[:, :, None] == batch.segment[:, None, :]
-        return x, mask, rope_tables(batch.position, job.sizes.llama)
+        return x, mask, rope_tables(batch.position, job.model.llama)
 
     def part(batch: Batch) -> Batch:
-        return jax.tree.map(lambda x: x[0], parts_of(batch, job.accumulate))
+        return jax.tree.map(lambda x: x[0], parts_of(batch, job.step.accumulate))
 
     x, mask, rope = jax.eval_shape(inputs, jax.eval_shape(part, run.batch))
     shared = trained, frozen, mask, rope

@@ -1,11 +1,11 @@
 """What a run's checkpoints record beside their arrays."""
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from eqids.config import ModelConfig, RunConfig, to_json
 from eqids.data import Dataset
+from eqids.fit.evaluation import Evaluation
 
 _PACKAGES = ("eqids", "jax", "equinox", "optax")
 
@@ -15,7 +15,7 @@ def run_meta(
     model: ModelConfig,
     dataset: Dataset,
     base: str | None,
-    validation: Mapping[str, Any] | None,
+    validation: Evaluation | None,
 ) -> dict[str, Any]:
     """Returns what a checkpoint records beside its arrays, as JSON values.
 

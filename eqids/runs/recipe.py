@@ -1,4 +1,4 @@
-"""From what a user asked for to what a run does: every unset flag gets a value."""
+"""From a user's flags to the config of a run: every unset flag gets a value."""
 
 import dataclasses
 from pathlib import Path
@@ -17,39 +17,23 @@ from eqids.config import (
 )
 
 DEFAULT_DATA = Path("data/ml-100k")
-_WITH_WORDS = 4
-"""How much longer rows are by default where items have words."""
+_WITH_TEXT = 4
+"""How many times longer rows are by default if items have texts."""
 
 
 def resolved(flags: TrainConfig) -> RunConfig:
-    """Returns the run that the flags ask for, by the recipe of its size and strategy.
+    """Returns the config of a run: its flags, over the recipe of its size and strategy.
 
     Raises:
-        UserError: LoRA without a pretrained Llama or its flags without LoRA, texts
-            to be read without one, a Llama that is both there and random, or a step
-            to stop at that is past the last.
+        UserError: flags contradict each other: LoRA or --init_items text without a
+            pretrained Llama, LoRA's flags without LoRA, a pretrained Llama that is to
+            be random, or a step to stop at that is past the last.
     """
-    flags, scratch = _absolute(flags), is_scratch(flags)
-    require(
-        flags.llama_path is None or not flags.from_scratch,
-        "--llama_path and --from_scratch contradict each other, wanted one of them",
-    )
+    flags = _absolute(flags)
     strategy = strategy_of(flags)
-    require(
-        flags.init_items != "text" or not scratch or flags.estimate_memory_only,
-        "--init_items text needs --llama_path DIR or a published --llama_size: a Llama "
-        "that has read nothing makes nothing of a text",
-    )
-    nano = scratch and flags.llama_size == "nano"
+    _check_llama(flags, strategy)
     _check_lora(flags, strategy)
-    recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
-    if flags.reads_text:
-        recipe = dataclasses.replace(recipe, seq_len=_WITH_WORDS * recipe.seq_len)
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    given = {name: getattr(flags, name) for name in names}
-    recipe = dataclasses.replace(
-        recipe, **{name: value for name, value in given.items() if value is not None}
-    )
+    recipe = _recipe(flags, strategy)
     require(
         flags.stop_at is None or flags.stop_at <= recipe.num_steps,
         f"--stop_at is {flags.stop_at}, wanted at most --num_steps, which is "
@@ -59,11 +43,6 @@ def resolved(flags: TrainConfig) -> RunConfig:
         recipe.batch_size % flags.accumulate == 0,
         f"--accumulate is {flags.accumulate}, wanted a number that divides "
         f"--batch_size, which is {recipe.batch_size}",
-    )
-    require(
-        flags.llama_learning_rate is None or strategy != "heads",
-        f"--llama_learning_rate is {flags.llama_learning_rate}, and Llama is frozen; "
-        "wanted --train lora or all",
     )
     data = flags.data_dir or DEFAULT_DATA
     llama = flags.llama_size if flags.llama_path is None else flags.llama_path.name
@@ -80,8 +59,40 @@ def resolved(flags: TrainConfig) -> RunConfig:
     )
 
 
+def _recipe(flags: TrainConfig, strategy: Strategy) -> Recipe:
+    """The recipe of a size and a strategy, with what the flags change."""
+    nano = is_scratch(flags) and flags.llama_size == "nano"
+    recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
+    if flags.reads_text:
+        recipe = dataclasses.replace(recipe, seq_len=_WITH_TEXT * recipe.seq_len)
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    given = {name: getattr(flags, name) for name in names}
+    return dataclasses.replace(
+        recipe, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _check_llama(flags: TrainConfig, strategy: Strategy) -> None:
+    require(
+        flags.llama_path is None or not flags.from_scratch,
+        "--llama_path and --from_scratch contradict each other, wanted one of them",
+    )
+    require(
+        flags.init_items != "text"
+        or not is_scratch(flags)
+        or flags.estimate_memory_only,
+        "--init_items text needs --llama_path DIR or a published --llama_size: a "
+        "randomly initialised Llama cannot encode text",
+    )
+    require(
+        flags.llama_learning_rate is None or strategy != "heads",
+        f"--llama_learning_rate is {flags.llama_learning_rate}, and Llama is frozen; "
+        "wanted --train lora or all",
+    )
+
+
 def strategy_of(flags: TrainConfig) -> Strategy:
-    """Returns what trains: what the flags say, or the default of their Llama."""
+    """Returns what trains: by the flags, or the default of their Llama."""
     default: Strategy = "all" if is_scratch(flags) else "heads"
     return "heads" if flags.freeze_llama else flags.train or default
 
@@ -92,15 +103,15 @@ def is_scratch(flags: TrainConfig) -> bool:
 
 
 def _absolute(flags: TrainConfig) -> TrainConfig:
-    """Returns flags whose paths are found from every folder: a run records them."""
+    """Returns flags with absolute paths: a run records them."""
     names = ("llama_path", "tokenizer", "load_checkpoint", "init_from")
     paths = {name: getattr(flags, name) for name in names}
-    there = {name: path.absolute() for name, path in paths.items() if path is not None}
-    return dataclasses.replace(flags, **there)
+    given = {name: path.absolute() for name, path in paths.items() if path is not None}
+    return dataclasses.replace(flags, **given)
 
 
 def wants_hub(flags: TrainConfig) -> bool:
-    """Returns whether a run starts from a published Llama that is yet to be found."""
+    """Returns whether a run's Llama is to be fetched from the Hugging Face hub."""
     published = flags.llama_size != "nano" and not flags.from_scratch
     return published and flags.llama_path is None
 
@@ -109,8 +120,8 @@ def _check_lora(flags: TrainConfig, strategy: Strategy) -> None:
     pretrained = flags.llama_path is not None or wants_hub(flags)
     require(
         strategy != "lora" or pretrained or flags.estimate_memory_only,
-        "--train lora needs --llama_path DIR or a published --llama_size: it changes "
-        "a pretrained Llama a little, and random weights are worth no keeping",
+        "--train lora needs --llama_path DIR or a published --llama_size: LoRA needs "
+        "pretrained weights",
     )
     defaults = TrainConfig()
     for name in ("lora_rank", "lora_alpha", "lora_targets"):

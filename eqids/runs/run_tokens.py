@@ -1,5 +1,6 @@
-"""The words beside a run's items: as its flags want them, and as it was trained."""
+"""The tokens of items' texts in a run: by its flags, and as a checkpoint records."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from eqids.cli import say
 from eqids.config import LlamaConfig, RunConfig, Strategy, TrainConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.item_texts import tokenizer_file, tokens_of
@@ -17,13 +19,16 @@ from eqids.io.digests import file_sha256
 from eqids.model import Llama, PrefixCache
 from eqids.runs.recorded_folders import llama_of_run
 
+say_once = functools.cache(say)
+"""Prints a sentence the first time only: a run may read texts for two purposes."""
+
 _prefix_cache = jax.jit(Llama.prefix_cache, static_argnums=2)
 
 
 def requested_tokens(
     flags: TrainConfig, dataset: Dataset, report: Callable[[str], None]
 ) -> ItemTokens | None:
-    """Returns the words that flags ask for beside a dataset's items, if they do.
+    """Returns the tokens of a dataset's texts if the flags of a run read text.
 
     Raises:
         UserError: there is no tokenizer, or no item has a text.
@@ -106,7 +111,7 @@ def prompt_computed(
 def check_tokens(
     checkpoint: Path, config: RunConfig, dataset: Dataset, tokens: ItemTokens
 ) -> None:
-    """Raises UserError where items have other words than a checkpoint was trained with.
+    """Raises UserError if items have other texts than a checkpoint was trained with.
 
     Args:
         checkpoint: for messages.
@@ -128,7 +133,7 @@ def check_reads_alike(
     dataset: Dataset,
     tokens: ItemTokens | None,
 ) -> str | None:
-    """Requires that a run splits texts as the one did whose weights it starts from.
+    """Requires that a run has the tokenizer of the run whose weights it starts from.
 
     Args:
         path: of these weights, for messages.
@@ -138,21 +143,21 @@ def check_reads_alike(
         tokens: of the new run, or none.
 
     Returns:
-        What to report: that the items have other texts by now; or None.
+        A warning that the items have other texts by now; or None.
 
     Raises:
-        UserError: they were split by another tokenizer.
+        UserError: it has another tokenizer.
     """
     was = config.tokens
     if was is None or tokens is None:
         return None
     require(
         tokens.config.tokenizer == was.tokenizer,
-        f"{path} was trained with words split by another tokenizer than this run has; "
-        "wanted the same tokenizer.json, see --tokenizer",
+        f"{path} was trained with another tokenizer than this run has; wanted "
+        " the same tokenizer.json, see --tokenizer",
     )
-    asked = [(f.prompt or "", f.text_tokens_per_item) for f in (config.flags, flags)]
-    if asked[0] != asked[1] or tokens.config == was:
+    old, new = ((f.prompt or "", f.text_tokens_per_item) for f in (config.flags, flags))
+    if old != new or tokens.config == was:
         return None
     return (
         f"{dataset.path / ITEMS_FILE} has other texts of items than {path} was trained "
@@ -161,9 +166,9 @@ def check_reads_alike(
 
 
 def check_vocab(tokens: ItemTokens, llama: LlamaConfig) -> None:
-    """Raises UserError where a Llama does not know the tokens of some words."""
+    """Raises UserError if a Llama's vocabulary lacks a token of the tokenizer."""
     require(
         tokens.vocab_used <= llama.vocab,
-        f"the tokenizer gives token {tokens.vocab_used - 1}, and the Llama knows "
+        f"the tokenizer gives token {tokens.vocab_used - 1}, and the Llama has "
         f"{llama.vocab}; wanted the Llama's own tokenizer, see --tokenizer",
     )

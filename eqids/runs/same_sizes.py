@@ -1,4 +1,4 @@
-"""Whether a new run's model has the shapes of the weights that it starts from."""
+"""Whether a new run's model has the sizes of the weights that it starts from."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ from eqids.config import (
 
 
 def check_strategy(path: Path, was: Strategy, now: Strategy) -> None:
-    """Requires that a run that starts from a Llama that trained trains it on.
+    """Requires that a Llama that trained in a checkpoint trains in the new run too.
 
     Args:
         path: of the checkpoint, for messages.
@@ -25,23 +25,23 @@ def check_strategy(path: Path, was: Strategy, now: Strategy) -> None:
         now: what trains in the new run.
 
     Raises:
-        UserError: its Llama would have to be frozen, which only one in files can be.
+        UserError: it would be frozen, and a frozen Llama has to be in files.
     """
     require(
         was != "all" or now == "all",
         f"{path} was trained with --train all, this run has --train {now}; wanted "
-        "--train all, or its Llama written to files before: python -m convert "
-        f"eqids-to-hf {path} DIR, then --init_from DIR",
+        "--train all, or first write its Llama to files: python -m convert eqids-to-hf "
+        f"{path} DIR, then --init_from DIR",
     )
 
 
 def check_llama_size(path: Path, config: RunConfig, size: str) -> None:
-    """Requires the --llama_size of a checkpoint whose Llama was in no folder.
+    """Requires the --llama_size of a checkpoint whose Llama was not in files.
 
     Args:
         path: of the checkpoint, for messages.
         config: of its run.
-        size: of the new run, whose Llama is in no folder either.
+        size: of the new run, whose Llama is not in files either.
 
     Raises:
         UserError: it is another.
@@ -55,7 +55,7 @@ def check_llama_size(path: Path, config: RunConfig, size: str) -> None:
 
 
 def check_shapes(path: Path, was: ModelConfig, now: ModelConfig) -> None:
-    """Requires that weights fit a model, but for what its low-rank changes say.
+    """Requires that weights fit a model, low-rank changes aside.
 
     Args:
         path: of the checkpoint that has the weights, for messages.
@@ -70,13 +70,13 @@ def check_shapes(path: Path, was: ModelConfig, now: ModelConfig) -> None:
         require(
             old == new,
             f"{path} was trained with {old}, this run has {new}; wanted {old}, which "
-            "is taken over where the command says nothing",
+            "is taken over if the command does not give it",
         )
     for_old, for_new = other_sizes(was.llama, now.llama)
     require(
         not for_old,
         f"{path} was trained with a Llama of {for_old}, this run has one of {for_new}; "
-        "wanted the same Llama, which is taken over where the command gives neither "
+        "wanted the same Llama, which is taken over if the command gives neither "
         "--llama_path nor --llama_size",
     )
 
@@ -90,7 +90,7 @@ def check_lora(
         path: of the checkpoint, for messages.
         was: its low-rank changes, or none.
         now: those of the new run, or none.
-        strategy: what trains in the new run; `all` adds them to Llama.
+        strategy: what trains in the new run; `all` merges them into Llama.
 
     Raises:
         UserError: it has others, or none.
@@ -108,13 +108,13 @@ def check_lora(
     require(
         False,
         f"{path} was trained with {old}, this run has {new}; wanted {old}, --train "
-        "all, or LoRA merged before: python -m convert eqids-to-hf "
+        "all, or first merge LoRA: python -m convert eqids-to-hf "
         f"{path} DIR, then --init_from DIR",
     )
 
 
 def other_sizes(was: LlamaConfig, now: LlamaConfig) -> tuple[str, str]:
-    """Returns in words what differs of two Llamas, in each; empty where nothing does.
+    """Returns the sizes in which two Llamas differ, of each as text; or empty texts.
 
     >>> from eqids.config import LLAMA_PRESETS
     >>> other_sizes(LLAMA_PRESETS["1b"], LLAMA_PRESETS["3b"])[1]
@@ -123,25 +123,25 @@ def other_sizes(was: LlamaConfig, now: LlamaConfig) -> tuple[str, str]:
     names = [f.name for f in dataclasses.fields(was)]
     names = [n for n in names if getattr(was, n) != getattr(now, n)]
     old, new = (
-        ", ".join(_said(name, getattr(one, name)) for name in names)
+        ", ".join(_size_text(name, getattr(one, name)) for name in names)
         for one in (was, now)
     )
     return old, new
 
 
-_SAID = {
+_FORMATS = {
     "width": "width {}", "num_layers": "{} layers", "num_heads": "{} query heads",
     "num_kv_heads": "{} key heads", "head": "heads of {}",
-    "ffn": "feed-forward width {}", "vocab": "{} words",
+    "ffn": "feed-forward width {}", "vocab": "{} tokens",
     "tied": "tie_word_embeddings {}", "norm_eps": "rms_norm_eps {}",
 }  # fmt: skip
-"""How sizes are called in messages."""
+"""How messages print sizes."""
 
 
-def _said(name: str, value: Any) -> str:
-    """A size as messages say it; the scaling of frequencies by its fields."""
+def _size_text(name: str, value: Any) -> str:
+    """A size as messages print it; the scaling of frequencies by its fields."""
     if isinstance(value, RopeScaling):
         fields = dataclasses.fields(value)
         value = " ".join(f"{f.name} {getattr(value, f.name)}" for f in fields)
-    said = "none" if value is None else value
-    return _SAID.get(name, f"{name} {{}}").format(said)
+    text = "none" if value is None else value
+    return _FORMATS.get(name, f"{name} {{}}").format(text)

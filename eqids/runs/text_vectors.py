@@ -1,4 +1,4 @@
-"""Item vectors from words: what a pretrained Llama makes of each item's text."""
+"""Item vectors from texts: means of a pretrained Llama's hidden states."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,10 +20,10 @@ from eqids.runs.run_tokens import check_vocab
 from sharding import Placement, is_first, replicated
 
 DEPTH = 1 / 3
-"""Share of Llama's blocks that read texts: of SmolLM2's 30, the first 10 foretell best
-who uses a film."""
+"""Share of Llama's blocks that encode texts: of SmolLM2's 30, states after the first 10
+predict best who uses a film."""
 MOST_TOKENS = 128
-"""Tokens of a text that are read."""
+"""Tokens of a text that are encoded, at most."""
 _POSITIONS = 2048
 """Positions of a batch, about."""
 _SHORTEST = 8
@@ -31,29 +31,29 @@ _SHORTEST = 8
 
 
 class _Texts(eqx.Module):
-    """Texts of similar length, a row each, with what opens them; see `Batch`."""
+    """Texts of similar length, a row each, after their prefix; see `Batch`."""
 
     tokens: Int[Array, "batch seq"]
     segment: Int[Array, "batch seq"]
     position: Int[Array, "batch seq"]
 
 
-def texts_asked(
+def texts_to_read(
     flags: TrainConfig,
     dataset: Dataset,
     llama: LlamaConfig,
     report: Callable[[str], None],
 ) -> ItemTokens | None:
-    """Returns the texts that a run's item vectors are to start from, if they are to.
+    """Returns the texts that a run's item vectors start from, or None.
 
     Args:
         flags: the run's.
         dataset: whose items.
-        llama: the Llama that is to read them.
-        report: hears how many items have none; these start at zero.
+        llama: sizes of the Llama that encodes them.
+        report: receives how many items have no text; these start at zero.
 
     Raises:
-        UserError: no item has a text, or there is no tokenizer of this Llama.
+        UserError: no item has a text, or the Llama has no tokenizer.
     """
     if flags.init_items != "text":
         return None
@@ -62,7 +62,7 @@ def texts_asked(
     check_vocab(tokens, llama)
     missing = dataset.info.num_items - int(np.count_nonzero(tokens.length))
     if missing:
-        report(f"{missing:,} of {dataset.info.num_items:,} items have no text to read")
+        report(f"{missing:,} of {dataset.info.num_items:,} items have no text")
     return tokens
 
 
@@ -74,14 +74,14 @@ def text_start(
     dtype: DTypeLike,
     put: Placement,
 ) -> Float[np.ndarray, "cluster place item_width"]:
-    """Returns where item vectors start: what a Llama makes of texts, projected.
+    """Returns where item vectors start: a Llama's vectors of texts, projected.
 
     Args:
         tokens: the texts, by slot.
         dataset: whose items.
         llama: a pretrained one, where `put` places it.
         item_width: size of an item's vector.
-        dtype: of Llama's computation.
+        dtype: Llama's compute dtype.
         put: where texts go.
     """
     vectors = principal(text_vectors(llama, tokens, dtype, put), item_width)
@@ -95,23 +95,25 @@ def text_vectors(
 ) -> Float[np.ndarray, "slot width"]:
     """Returns a mean of Llama's hidden states over each text's tokens.
 
-    Later tokens weigh more, in proportion to their position, for only they have read
-    what comes before (Muennighoff 2022); and states are those after the first `DEPTH`
-    of the blocks, for the last ones turn to the next word (Skean et al. 2025).
+    Tokens weigh in proportion to their position, for later ones attend to more of the
+    text (Muennighoff 2022). States are those after the first `DEPTH` of the blocks, for
+    the last blocks specialise in predicting the next token (Skean et al. 2025).
 
     Args:
         llama: a pretrained one, where `put` places it.
-        tokens: the tokens of the texts; what opens them is read and not averaged.
-        dtype: of Llama's computation; the mean is float32.
+        tokens: of the texts; their prefix is encoded and not averaged.
+        dtype: Llama's compute dtype; the mean is float32.
         put: where texts go.
 
     Returns:
-        float32, zeros where there is no text.
+        float32, zeros for an item without a text.
     """
     vectors = np.zeros((len(tokens.length), llama.config.width), np.float32)
-    there = int(np.count_nonzero(tokens.length))
+    num_texts = int(np.count_nonzero(tokens.length))
     hidden = None if is_first() else True
-    with tqdm(total=there, desc="reading texts", unit="item", disable=hidden) as bar:
+    with tqdm(
+        total=num_texts, desc="reading texts", unit="item", disable=hidden
+    ) as bar:
         for slots, texts in _batches(tokens):
             rows = np.asarray(_pooled(llama, put(texts), len(tokens.prompt), dtype))
             vectors[slots] = rows[: len(slots)]
@@ -121,12 +123,12 @@ def text_vectors(
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _pooled(
-    llama: Llama, texts: _Texts, opening: int, dtype: DTypeLike
+    llama: Llama, texts: _Texts, prefix_length: int, dtype: DTypeLike
 ) -> Float[Array, "batch width"]:
     hidden = _lower(llama).hidden(
         llama.embed(texts.tokens, dtype), texts.segment, texts.position
     )
-    weight = jnp.maximum(texts.position + 1 - opening, 0) * texts.segment
+    weight = jnp.maximum(texts.position + 1 - prefix_length, 0) * texts.segment
     weight = weight / jnp.maximum(weight.sum(axis=1, keepdims=True), 1)
     return replicated(jnp.sum(weight[..., None] * hidden, axis=1))
 
@@ -138,16 +140,17 @@ def _lower(llama: Llama) -> Llama:
 
 
 def _batches(tokens: ItemTokens) -> Iterator[tuple[np.ndarray, _Texts]]:
-    """Batches of few shapes, shortest texts first; rows to spare are padding."""
-    opening, ways = len(tokens.prompt), jax.device_count()
+    """Batches of few shapes, shortest texts first; spare rows are padding."""
+    num_devices = jax.device_count()
     slots = np.flatnonzero(tokens.length)
     slots = slots[np.argsort(tokens.length[slots], kind="stable")]
-    ends = opening + tokens.length[slots]
+    ends = len(tokens.prompt) + tokens.length[slots]
     seq, first = _SHORTEST, 0
     while first < len(slots):
         while ends[first] > seq:
             seq *= 2
-        size = -(-max(1, _POSITIONS // seq) // ways) * ways
+        rows = max(1, _POSITIONS // seq)
+        size = -(-rows // num_devices) * num_devices
         last = min(first + size, int(np.searchsorted(ends, seq, side="right")))
         yield slots[first:last], _rows(tokens, slots[first:last], size, seq)
         first = last
@@ -169,16 +172,15 @@ def principal(
 ) -> Float[np.ndarray, "item num"]:
     """Returns centred vectors along their principal axes, the largest first.
 
-    Vectors are scaled to length 1 once they are centred, so that directions count. Of
-    an axis' two directions the one is taken in which its largest entry is positive,
-    so that equal vectors give equal results.
+    Centred vectors are scaled to length 1, so that their directions count. Each axis is
+    oriented so that its largest entry is positive: equal vectors give equal results.
 
     Args:
-        vectors: zeros where nothing is known of an item; they stay zeros.
-        num: axes to keep; those that there are not are zeros.
+        vectors: zeros for an item without a text; these stay zeros.
+        num: axes to keep; those past the number of dimensions are zeros.
     """
-    known = vectors.any(axis=1)
-    centred = vectors[known] - vectors[known].mean(axis=0, dtype=np.float64)
+    texts = vectors.any(axis=1)
+    centred = vectors[texts] - vectors[texts].mean(axis=0, dtype=np.float64)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     centred /= np.where(length > 0, length, 1)
     _, axes = np.linalg.eigh(centred.T @ centred)
@@ -186,5 +188,5 @@ def principal(
     largest = np.abs(axes).argmax(axis=0)
     axes *= np.sign(axes[largest, np.arange(axes.shape[1])])
     out = np.zeros((len(vectors), num), np.float32)
-    out[known, : axes.shape[1]] = centred @ axes
+    out[texts, : axes.shape[1]] = centred @ axes
     return out

@@ -1,20 +1,19 @@
 """Batches by number: batch k is a pure function of (dataset, seed, k)."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
+from jaxtyping import Int32
 
 from eqids.config import require
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.packing import EpochPlan, PackingPlan
 from eqids.data.batches.token_packing import Events, WordPackingPlan
 from eqids.data.batches.tokens import ItemTokens, Laid, lay_out, num_newest
 from eqids.data.dataset import Dataset
-
-Arrays = Mapping[str, np.ndarray]
-"""The fields of the model's `Batch`: int32 NumPy arrays `[batch, seq]`."""
 
 NUM_GAPS = 36
 """Buckets of the time between two events: unknown, none, and 34 powers of two."""
@@ -99,15 +98,18 @@ class TrainingBatches:
         """Batches in an epoch, on average; a batch may straddle two."""
         return self.plan.rows_per_epoch / self.config.batch_size
 
-    def batch(self, k: int, rows: slice = slice(None)) -> Arrays:
+    def batch(self, k: int, rows: slice = slice(None)) -> HostBatch:
         """Returns batch k, or only these rows of it."""
         size = self.config.batch_size
         own = range(size)[rows]
-        return _stack([self._row(k * size + i) for i in own])
+        out = HostBatch.empty(len(own), self.config.seq_len)
+        for at, row in enumerate(own):
+            self._fill_row(out, at, k * size + row)
+        return out
 
     def iterate(
         self, start: int, stop: int, rows: slice = slice(None)
-    ) -> Iterator[Arrays]:
+    ) -> Iterator[HostBatch]:
         """Yields batches start to stop - 1, made ahead of time on another thread.
 
         Args:
@@ -120,25 +122,22 @@ class TrainingBatches:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         return iter(batches.to_iter_dataset(options))
 
-    def _row(self, index: int) -> Arrays:
+    def _fill_row(self, out: HostBatch, at: int, index: int) -> None:
+        """Writes one row of the endless stream into row `at` of a batch."""
         epoch, row = self.plan.locate(index)
         plan = self._epoch(epoch)
         rng = np.random.default_rng((self.config.seed, epoch, row, 1))
-        out = _empty_row(self.config.seq_len)
         windows = range(plan.row_start[row], plan.row_start[row + 1])
-        for number, window in enumerate(windows, start=1):
-            self._fill(out, plan, window, number, rng)
-        return out
+        for segment, window in enumerate(windows, start=1):
+            laid, targets = self._window(plan, window, rng)
+            first = int(plan.offset[window])
+            _write(out, at, first, laid, segment)
+            out.target[at, first + laid.ends] = targets
 
-    def _fill(
-        self,
-        out: Arrays,
-        plan: EpochPlan,
-        window: int,
-        segment: int,
-        rng: np.random.Generator,
-    ) -> None:
-        """Writes one window into its place in a row."""
+    def _window(
+        self, plan: EpochPlan, window: int, rng: np.random.Generator
+    ) -> tuple[Laid, Int32[np.ndarray, " event"]]:
+        """One window as positions of a sequence, and what each event predicts."""
         user, length = plan.user[window], int(plan.length[window])
         first = self._dataset.offsets[user] + plan.start[window]
         events = slice(first, first + length + 1)
@@ -150,12 +149,9 @@ class TrainingBatches:
             if rng.random() < self.config.gap_dropout:
                 times = None
         gaps = gap_buckets(times, length + 1)
-        laid = lay_out(slots[:-1], gaps[:-1], self._words)
-        first = int(plan.offset[window])
-        _write(out, laid, slice(first, first + len(laid.items)), segment)
-        # Retired items are read, and never asked for.
-        wanted = np.where(self._valid[slots[1:]], slots[1:], -1)
-        out["target"][first + laid.ends] = wanted
+        # Retired items remain inputs, but are no targets.
+        targets = np.where(self._valid[slots[1:]], slots[1:], np.int32(-1))
+        return lay_out(slots[:-1], gaps[:-1], self._words), targets
 
 
 def query_batch(
@@ -163,7 +159,7 @@ def query_batch(
     times: Sequence[np.ndarray | None],
     seq_len: int,
     tokens: ItemTokens | None = None,
-) -> Arrays:
+) -> HostBatch:
     """Returns a batch of one history a row, the end that fits, without targets.
 
     Items are kept with all of their words or not at all.
@@ -174,19 +170,18 @@ def query_batch(
         seq_len: positions in a row.
         tokens: as in training.
     """
-    rows = []
-    for slots, seconds in zip(histories, times, strict=True):
-        out, kept = _empty_row(seq_len), num_newest(slots, seq_len, tokens)
+    out = HostBatch.empty(len(histories), seq_len)
+    for row, (slots, seconds) in enumerate(zip(histories, times, strict=True)):
+        kept = num_newest(slots, seq_len, tokens)
         kept_times = None if seconds is None else seconds[-kept:]
         laid = lay_out(slots[-kept:], gap_buckets(kept_times, kept), tokens)
-        _write(out, laid, slice(len(laid.items)), 1)
-        rows.append(out)
-    return _stack(rows)
+        _write(out, row, 0, laid, segment=1)
+    return out
 
 
-def last_positions(batch: Arrays) -> np.ndarray:
-    """Returns where each row of a `query_batch` ends, and is asked: int32 [batch]."""
-    return np.count_nonzero(batch["segment"], axis=1).astype(np.int32) - 1
+def last_positions(batch: HostBatch) -> Int32[np.ndarray, " batch"]:
+    """Returns the last position of each row of a `query_batch`."""
+    return np.count_nonzero(batch.segment, axis=1).astype(np.int32) - 1
 
 
 def _planned(
@@ -200,18 +195,9 @@ def _planned(
     return WordPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
 
 
-def _write(out: Arrays, laid: Laid, at: slice, segment: int) -> None:
-    for field in ("tokens", "items", "gap"):
-        out[field][at] = getattr(laid, field)
-    out["segment"][at] = segment
-    out["position"][at] = np.arange(len(laid.items))
-
-
-def _empty_row(seq_len: int) -> dict[str, np.ndarray]:
-    fields = ("tokens", "items", "gap", "segment", "position", "target")
-    empty = {"items": -1, "target": -1}
-    return {f: np.full(seq_len, empty.get(f, 0), np.int32) for f in fields}
-
-
-def _stack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    return {field: np.stack([row[field] for row in rows]) for field in rows[0]}
+def _write(out: HostBatch, row: int, first: int, laid: Laid, segment: int) -> None:
+    """Writes a history into a row from position `first` on; targets are left."""
+    at = row, slice(first, first + len(laid.items))
+    out.tokens[at], out.items[at], out.gap[at] = laid.tokens, laid.items, laid.gap
+    out.segment[at] = segment
+    out.position[at] = np.arange(len(laid.items))

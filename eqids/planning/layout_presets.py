@@ -1,12 +1,12 @@
 """The table of named layouts: model size, hardware, devices, and what trains.
 
-Every row is compiled for its hardware (docs/layouts.md). The rules behind them, for any
-other number of devices, of which `python -m sharding plan` tries all:
+Every preset was compiled for its hardware (docs/layouts.md). They follow these rules;
+for other numbers of devices `python -m sharding plan` tries all meshes:
 
-- what fits one device is replicated over all (`data`), for then nothing but gradients
-  of what trains and sums over the catalog's shards are exchanged;
-- what does not is split within a host (`fsdp`), where links are fast, and replicated
-  over hosts;
+- A model that fits one device is replicated over all (`data`): devices then exchange
+  nothing but gradients of what trains and sums over the catalog's shards.
+- A model that does not fit is split within a host (`fsdp`), where links are fast, and
+  replicated over hosts.
 - `tensor` is for batches smaller than the number of devices.
 """
 
@@ -16,12 +16,13 @@ from types import MappingProxyType
 
 import jax
 
+from eqids.config import Strategy
 from sharding import Layout, LayoutError, Placement, hardware, placement
 
 
 @dataclass(frozen=True)
 class LayoutPreset:
-    """A named layout, with the batch that it was compiled for.
+    """A named layout, and the batch that it was compiled for.
 
     Attributes:
         llama_size: of the model.
@@ -34,11 +35,11 @@ class LayoutPreset:
         seq_len: positions in a row.
         remat: whether blocks are recomputed in the backward pass.
         num_items: items in the catalog.
-        spelled: how a user called its layout, where that is not the row's name.
+        spelled: the layout as a user typed it, if that is not the preset's name.
     """
 
     llama_size: str
-    train: str
+    train: Strategy
     hardware: str
     num_hosts: int
     devices_per_host: int
@@ -65,7 +66,7 @@ class LayoutPreset:
 
     @property
     def capacity_bytes(self) -> int:
-        """What a program may use of one device; CPU devices share their host's."""
+        """Bytes that a program may use of a device; CPUs share their host's memory."""
         share = self.devices_per_host if self.hardware == "cpu" else 1
         return hardware(self.hardware).capacity_bytes // share
 
@@ -124,20 +125,20 @@ def _presets() -> tuple[LayoutPreset, ...]:
 
 
 LAYOUT_PRESETS: Mapping[str, LayoutPreset] = MappingProxyType(
-    {row.name: row for row in _presets()}
+    {preset.name: preset for preset in _presets()}
 )
-"""The named layouts by name."""
+"""The presets by name."""
 
 
 def layout_preset(name: str) -> LayoutPreset:
-    """Returns a row of the table.
+    """Returns a preset by its name.
 
     Raises:
-        LayoutError: there is none of this name; names those of the same size.
+        LayoutError: there is none; the message names those of the same size.
     """
     if name in LAYOUT_PRESETS:
         return LAYOUT_PRESETS[name]
-    near = [row for row in LAYOUT_PRESETS if row.startswith(name.split("-")[0])]
+    near = [n for n in LAYOUT_PRESETS if n.startswith(name.split("-")[0])]
     raise LayoutError(
         f"layout is {name!r}, wanted one of {', '.join(near or LAYOUT_PRESETS)} "
         "(python -m sharding list)"
@@ -145,22 +146,23 @@ def layout_preset(name: str) -> LayoutPreset:
 
 
 def placement_of(name: str) -> Placement:
-    """Returns the placement of a named layout, or of any that `sharding` knows.
+    """Returns the placement of a preset, or of any layout that `sharding` parses.
 
-    The batch of a named layout and what it trains are the run's own to say.
+    Only the mesh of a preset is used: batch and strategy are those of the run.
 
     Args:
-        name: of a row of `LAYOUT_PRESETS`, or as for `sharding.placement`.
+        name: of a preset, or as for `sharding.placement`.
 
     Raises:
         LayoutError: no such layout, or it cannot use this number of devices.
     """
     if "-" not in name:
         return placement(name)
-    preset, there = layout_preset(name), jax.device_count()
-    if preset.num_devices != there:
+    preset, num_devices = layout_preset(name), jax.device_count()
+    if preset.num_devices != num_devices:
         raise LayoutError(
-            f"layout {name!r} is for {preset.num_devices} devices, there are {there}; "
-            f"python -m sharding estimate --layout {name} says what it needs"
+            f"layout {name!r} is for {preset.num_devices} devices, this run has "
+            f"{num_devices}; python -m sharding estimate --layout {name} prints the "
+            "memory that it needs"
         )
     return placement("x".join(map(str, preset.mesh_shape)))

@@ -1,4 +1,4 @@
-"""Which clusters a batch touches, and which optimizer that calls for."""
+"""Which clusters a batch uses, and which optimizer `auto` means for that."""
 
 import dataclasses
 
@@ -8,7 +8,12 @@ from hypothesis import given, strategies as st
 
 from eqids.config import NANO_RECIPE
 from eqids.data import Dataset
-from eqids.fit.active_clusters import ActiveLists, active_lists, chosen
+from eqids.data.batches.host_batch import HostBatch
+from eqids.fit.active_clusters import (
+    ClusterLists,
+    choose_item_optimizer,
+    cluster_lists,
+)
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([1, 2, 4]), st.integers(1, 9))
@@ -17,8 +22,9 @@ def test_lists_hold_every_cluster_of_a_batch_once_and_in_order(
 ) -> None:
     rng = np.random.default_rng(seed)
     slots = rng.integers(-1, 8 * 3, (2, 10))
-    batch = {"items": slots[0], "target": slots[1]}
-    listed = ActiveLists(8, 3, shards, capacity)(batch).reshape(shards, -1)
+    batch = HostBatch.empty(1, 10)
+    batch.items[:], batch.target[:] = slots
+    listed = ClusterLists(8, 3, shards, capacity).of_batch(batch).reshape(shards, -1)
     assert listed.shape[1] % capacity == 0 and listed.dtype == np.int32
     held = listed[listed < 8]
     assert held.tolist() == np.unique(slots[slots >= 0] // 3).tolist()
@@ -28,15 +34,15 @@ def test_lists_hold_every_cluster_of_a_batch_once_and_in_order(
         ).all()
 
 
-def test_few_touched_clusters_choose_the_sparse_optimizer(
+def test_few_active_clusters_choose_the_sparse_optimizer(
     tmp_path: object, dataset: Dataset
 ) -> None:
     many = make_dataset(
         tmp_path / "many", num_clusters=400, cluster_size=2, num_items=500
     )  # type: ignore[operator]
     few = dataclasses.replace(NANO_RECIPE, batch_size=2, seq_len=9)
-    assert chosen("auto", many, few) == "lazy_adam"
-    assert chosen("auto", dataset, NANO_RECIPE) == "dense"
-    assert chosen("adagrad", dataset, few) == "adagrad"
-    assert 1 < active_lists(many, few, 1).capacity < 64
-    assert active_lists(dataset, NANO_RECIPE, 1).capacity == dataset.info.num_clusters
+    assert choose_item_optimizer("auto", many, few) == "lazy_adam"
+    assert choose_item_optimizer("auto", dataset, NANO_RECIPE) == "dense"
+    assert choose_item_optimizer("adagrad", dataset, few) == "adagrad"
+    assert 1 < cluster_lists(many, few, 1).capacity < 64
+    assert cluster_lists(dataset, NANO_RECIPE, 1).capacity == dataset.info.num_clusters

@@ -1,4 +1,4 @@
-"""Whether a run fits the device that is there, and what would, before it loads."""
+"""Whether a run fits its devices, checked before it loads any weights."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from sharding import (
 from sharding.compiled.machines import GIB
 
 _CERTAIN = 0.9
-"""Share of an estimate that a run needs for certain (docs/layouts.md: none is more than
-8% too high); what might fit is tried."""
+"""Share of the estimate above which a run is refused. Estimates are at most 8% too high
+(docs/layouts.md), so that whatever might fit is tried."""
 
 
 def needed(job: Job, put: Placement) -> Memory:
-    """Returns what one device needs for a job, without a device.
+    """Returns what a job needs of one device, by closed form and without a device.
 
     Args:
         job: what is trained.
@@ -36,7 +36,7 @@ def needed(job: Job, put: Placement) -> Memory:
         return estimate(job, abstract_run(job, put))
 
 
-def room_there() -> int:
+def available_bytes() -> int:
     """Returns the bytes that a run may use of one of this process's devices."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
@@ -45,32 +45,35 @@ def room_there() -> int:
     return HARDWARE["cpu"].capacity_bytes // jax.local_device_count()
 
 
-def check_fits(job: Job, put: Placement, room: int) -> None:
-    """Raises UserError where a job does not fit a device.
+def check_fits(job: Job, put: Placement, capacity_bytes: int) -> None:
+    """Raises UserError if a job does not fit a device.
 
     Args:
         job: what is trained.
         put: its layout.
-        cluster_size: bytes of a device that it may use.
+        capacity_bytes: of a device, that the job may use.
 
     Raises:
-        UserError: it does not; names what it needs, and the nearest setting that does.
+        UserError: it does not fit; the message says what it needs, and names the
+            nearest setting that fits.
     """
     peak = needed(job, put).peak
-    if _CERTAIN * peak <= room:
+    if _CERTAIN * peak <= capacity_bytes:
         return
-    fitting = next((said for said, p in _nearest(job, put) if p <= room), None)
+    fits = (flags for flags, peak in _nearest(job, put) if peak <= capacity_bytes)
+    fitting = next(fits, None)
     advice = "no batch and no layout of these devices would"
     if fitting is not None:
         advice = f"{fitting} would"
     raise UserError(
         f"the run needs about {peak / GIB:.2f} GiB of each device, which has "
-        f"{room / GIB:.2f} GiB: it does not fit; {advice} (python -m sharding plan)"
+        f"{capacity_bytes / GIB:.2f} GiB: it does not fit; {advice} (python -m "
+        "sharding plan)"
     )
 
 
 def _nearest(job: Job, put: Placement) -> Iterator[tuple[str, int]]:
-    """Settings from the least change on, and their peaks."""
+    """Flags from the smallest change on, and the peak of the job with them."""
     yield from _tried(job, put, "")
     num_devices = 1 if put.mesh is None else put.mesh.size
     for data, fsdp, tensor in mesh_shapes(num_devices):
@@ -81,21 +84,22 @@ def _nearest(job: Job, put: Placement) -> Iterator[tuple[str, int]]:
             yield from _tried(job, other, f"--layout {name} ")
 
 
-def _tried(job: Job, put: Placement, flags: str) -> Iterator[tuple[str, int]]:
-    """Settings under one layout; what changes no gradient comes first."""
-    size, parts = job.recipe.batch_size, job.accumulate
-    settings = [("", size, parts, job.remat)] if flags else []
-    if not job.remat:
+def _tried(job: Job, put: Placement, prefix: str) -> Iterator[tuple[str, int]]:
+    """Flags under one layout; those that change no gradient come first."""
+    step = job.step
+    size, parts = step.recipe.batch_size, step.accumulate
+    settings = [("", size, parts, step.remat)] if prefix else []
+    if not step.remat:
         settings.append(("--remat", size, parts, True))
     while size % (parts := 2 * parts) == 0:
         settings.append((f"--remat --accumulate {parts}", size, parts, True))
     while size := size // 2:
         settings.append((f"--remat --batch_size {size}", size, 1, True))
-    for said, size, parts, remat in settings:
-        recipe = dataclasses.replace(job.recipe, batch_size=size)
-        other = dataclasses.replace(job, recipe=recipe, remat=remat, accumulate=parts)
+    for flags, size, parts, remat in settings:
+        recipe = dataclasses.replace(step.recipe, batch_size=size)
+        other = dataclasses.replace(step, recipe=recipe, remat=remat, accumulate=parts)
         try:
-            less = needed(other, put)
+            less = needed(dataclasses.replace(job, step=other), put)
         except LayoutError:
             continue
-        yield (flags + said).strip(), less.peak
+        yield (prefix + flags).strip(), less.peak

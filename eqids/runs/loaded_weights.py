@@ -1,4 +1,4 @@
-"""The weights that a new run takes from another one's checkpoint."""
+"""The weights that a new run takes from another one's checkpoint, or from a pair."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from convert.hf_eqids import check_pair, load_beside, read_pair
 from eqids.checkpoints import leaf_name, read_manifest, resolve, restore
 from eqids.config import LoraConfig, ModelConfig, from_json, require
 from eqids.fit.step import State
@@ -27,8 +28,9 @@ def load_weights(
 ) -> State:
     """Returns a new run's state with the weights of another run's checkpoint.
 
-    What trains here and did not there (Llama or its low-rank changes, after a frozen
-    stage) keeps the values it has; to a Llama that trains, low-rank changes are added.
+    What trains in the new run and did not train in the other (Llama or its low-rank
+    changes, after a frozen stage) keeps its values. If Llama trains, the checkpoint's
+    low-rank changes are merged into it.
 
     Args:
         state: at step 0.
@@ -40,7 +42,7 @@ def load_weights(
     Raises:
         UserError: no such checkpoint, another catalog, arrays of other shapes, heads
             that were trained over another frozen Llama than this run's, or over
-            low-rank changes that this run neither has nor can add to its Llama.
+            low-rank changes that this run neither has nor can merge into its Llama.
     """
     path = resolve(checkpoint, "--load_checkpoint")
     manifest = read_manifest(path)
@@ -52,11 +54,14 @@ def load_weights(
         blocks = eqx.filter_eval_shape(with_lora, shapes.llama.blocks)
         shapes = eqx.tree_at(lambda m: m.llama.blocks, shapes, blocks)
 
-    def known(route: Any, leaf: Any) -> Any:
+    def stored_leaf(
+        route: tuple[object, ...], leaf: jax.ShapeDtypeStruct
+    ) -> jax.ShapeDtypeStruct | None:
         return leaf if leaf_name(route, "params") in manifest.arrays else None
 
     wanted, sizes = (
-        jax.tree_util.tree_map_with_path(known, tree) for tree in (put(shapes), shapes)
+        jax.tree_util.tree_map_with_path(stored_leaf, tree)
+        for tree in (put(shapes), shapes)
     )
     loaded = restore(path, wanted, "params", sizes)
     if merges:
@@ -72,8 +77,34 @@ def load_weights(
     return dataclasses.replace(state, params=eqx.combine(loaded, params))
 
 
+def load_pair_weights(
+    state: State,
+    stored: State,
+    folder: Path,
+    meta: Mapping[str, Any],
+    put: Placement,
+) -> State:
+    """Returns a new run's state with the weights of a pair, whose Llama the run has.
+
+    Args:
+        state: at step 0.
+        stored: its shapes in checkpoints, see `stored_shapes`.
+        folder: the pair's.
+        meta: what the new run would record.
+        put: where weights go.
+
+    Raises:
+        UserError: a file of another pair, or a tensor of another name, shape or dtype.
+    """
+    pair = read_pair(folder)
+    check_pair(pair, meta["base"])
+    check_unused(folder, pair.meta, meta)
+    params = eqx.combine(load_beside(pair, stored.params, put), state.params)
+    return dataclasses.replace(state, params=params)
+
+
 def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Requires that a new run leaves out unused items where an older one did.
+    """Requires that a new run leaves unused items out if an older one did.
 
     Args:
         path: of the older one, for messages.
@@ -81,13 +112,13 @@ def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         new: what the new run would record.
 
     Raises:
-        UserError: they would be pushed away from where their likes stand.
+        UserError: it does not, and would push unused items away from similar ones.
     """
-    was, now = (meta["config"]["flags"].get("init_items") for meta in (old, new))
+    was, now = (meta["config"]["flags"]["init_items"] for meta in (old, new))
     require(
         was != "text" or now == "text",
-        f"{path} was trained with --init_items text, which leaves out of training what "
-        f"nobody has used yet, and this run has --init_items {now}; wanted the same",
+        f"{path} was trained with --init_items text, which leaves unused items out of "
+        f"training, and this run has --init_items {now}; wanted the same",
     )
 
 
@@ -100,7 +131,7 @@ def _check_weights(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         new: what the new run would record.
 
     Returns:
-        Whether low-rank changes are added to Llama on the way.
+        Whether the checkpoint's low-rank changes are to be merged into Llama.
 
     Raises:
         UserError: see `load_weights`.

@@ -1,0 +1,53 @@
+"""A run: everything that stays the same while its state changes."""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+from jaxtyping import PRNGKeyArray
+
+from eqids.config import RunConfig
+from eqids.data import Dataset
+from eqids.fit.cold_start import ColdItems
+from eqids.fit.evaluation import Evaluation, Ranker, Split, evaluate
+from eqids.fit.placed_batches import PlacedBatches
+from eqids.fit.run_checkpoints import RunCheckpoints
+from eqids.fit.step import State, Step
+from eqids.model import EqIDs, PrefixCache
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `train` needs besides a state.
+
+    Attributes:
+        config: the run's.
+        step: from `make_step`.
+        key: of the run's steps.
+        frozen: what does not train of the model.
+        prefix: of the prompt, if the batches lack it.
+        cold: unused items, if training leaves them out.
+        batches: what to train on.
+        dataset: whose splits are evaluated.
+        ranker: for the evaluations.
+        checkpoints: where states go.
+    """
+
+    config: RunConfig
+    step: Step
+    key: PRNGKeyArray
+    frozen: EqIDs
+    prefix: PrefixCache | None
+    cold: ColdItems | None
+    batches: PlacedBatches
+    dataset: Dataset
+    ranker: Ranker
+    checkpoints: RunCheckpoints
+
+    def evaluate(self, params: EqIDs, split: Split) -> Evaluation:
+        """Returns the metrics of weights on a split."""
+        model = eqx.combine(params, self.frozen)
+        return evaluate(model, self.dataset, split, self.ranker)
+
+    def with_cold_items(self, state: State) -> State:
+        """Returns a state whose unused items have vectors, for use outside training."""
+        return state if self.cold is None else self.cold.filled(state)

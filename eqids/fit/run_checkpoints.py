@@ -1,0 +1,48 @@
+"""The checkpoints of a run: its states, saved and restored."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eqids.checkpoints import Saver, best_step, restore_sound
+from eqids.fit.evaluation import Evaluation
+from eqids.fit.step import State
+from eqids.model import EqIDs
+
+Meta = Callable[[Evaluation | None], Mapping[str, Any]]
+"""What a checkpoint records, given the evaluation of its weights, if there was one."""
+
+
+@dataclass(frozen=True)
+class RunCheckpoints:
+    """Saves the states of a run, and restores the best.
+
+    Attributes:
+        saver: of the run's folder.
+        meta: what checkpoints record.
+        like: shapes and shardings of a state.
+        stored: shapes of a state in checkpoints, see `stored_shapes`.
+    """
+
+    saver: Saver
+    meta: Meta
+    like: State
+    stored: State
+
+    def save(self, step: int, state: State, validation: Evaluation | None) -> None:
+        """Saves a state, with the evaluation of its weights if there was one."""
+        self.saver.save(step, state, self.meta(validation), self.stored)
+
+    def restore_best(self, report: Callable[[str], None]) -> tuple[int, EqIDs]:
+        """Returns the step that is best on validation, and its weights.
+
+        Args:
+            report: receives a message about each damaged step.
+
+        Raises:
+            UserError: no sound step is left.
+        """
+        return restore_sound(
+            self.saver.directory, best_step, self.like.params, self.stored.params,
+            report, "params",
+        )  # fmt: skip

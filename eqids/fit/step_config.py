@@ -1,0 +1,44 @@
+"""What determines a train step's program, besides the shapes of its arguments."""
+
+from dataclasses import dataclass
+
+from eqids.config import ItemOptimizer, Recipe, Schedule, Strategy
+from eqids.model.attention import Kernel
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What `make_step` and `make_optimizer` build from."""
+
+    strategy: Strategy
+    """What trains."""
+    recipe: Recipe
+    """The batch's size; steps, warmup, peak and decay of the optimizer."""
+    dtype: str = "float32"
+    """Of Llama's frozen weights, and of products with them."""
+    activations: str = "float32"
+    """Dtype of what lies between products, see `activations_of`."""
+    remat: bool = False
+    """Whether Llama's blocks are recomputed in the backward pass."""
+    kernel: Kernel = "xla"
+    """Of the attention."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other."""
+    item_optimizer: ItemOptimizer = "dense"
+    """Optimizer of item tables. All but `dense` need their gradients as blocks, and the
+    extra argument `active`, see `eqids.fit.sparse`."""
+    grad_clip: float = 1.0
+    """Largest norm of the whole gradient."""
+    schedule: Schedule = "cosine"
+    """Of the learning rate, see `make_schedule`."""
+    llama_learning_rate: float | None = None
+    """Peak for Llama and its low-rank changes; by default the recipe's."""
+
+
+def activations_of(dtype: str, on_cpu: bool) -> str:
+    """Returns the dtype of activations: float32 on a CPU, else that of the weights.
+
+    XLA's CPU programs convert bfloat16 to float32 wherever they move or add it, and
+    what a scan keeps for its backward pass over and over (docs/performance.md).
+    """
+    return "float32" if on_cpu else dtype

@@ -1,0 +1,30 @@
+"""The result of a run: its best checkpoint, evaluated on the test split."""
+
+from eqids.cli import say, warn
+from eqids.data import Dataset
+from eqids.fit.results import RESULT_FILE, full_result, table
+from eqids.fit.run import Run
+from eqids.io.atomic import write_json
+from eqids.runs.messages import next_command
+from sharding import barrier, is_first
+
+
+def report_best(run: Run, dataset: Dataset) -> None:
+    """Prints and writes the result of a run; all processes call it.
+
+    Args:
+        run: whose last step is saved.
+        dataset: with all users.
+
+    Raises:
+        UserError: no sound step is left.
+    """
+    step, params = run.checkpoints.restore_best(warn)
+    metrics = run.evaluate(params, "test")
+    if is_first():
+        folder = run.checkpoints.saver.directory
+        result = full_result(run.dataset, "test", metrics, step)
+        write_json(folder / RESULT_FILE, result)
+        say(table(result))
+        say(next_command(folder, dataset))
+    barrier("the result is written")

@@ -1,0 +1,50 @@
+"""What a run prints when it starts and when it has ended."""
+
+from pathlib import Path
+
+import jax
+
+from eqids.cli import shell_word
+from eqids.data import Dataset
+from eqids.fit.results import RESULT_FILE
+from eqids.fit.step import State
+from eqids.runs.inputs import Inputs
+
+
+def first_lines(inputs: Inputs, state: State) -> str:
+    """Returns lines on dataset, what trains, and where the run starts."""
+    config, dataset, tokens = inputs.config, inputs.dataset, inputs.tokens
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    info, recipe, step = dataset.info, config.recipe, int(state.step)
+    lines = [
+        f"{info.num_users:,} users, {info.num_items:,} items in {info.num_clusters:,} "
+        f"clusters, {info.num_events:,} events ({dataset.path})",
+        f"{config.strategy}: {num_params:,} parameters train; {recipe.num_steps:,} "
+        f"steps of {recipe.batch_size} x {recipe.seq_len} into {config.checkpoint_dir}",
+    ]
+    if tokens is not None:
+        lines.append(
+            f"tokens: {len(tokens.prompt)} of the prompt, then at most "
+            f"{tokens.per_item} an item, {tokens.length[dataset.slots].mean():.1f} on "
+            "average"
+        )
+    if jax.process_count() > 1:
+        lines.append(
+            f"{jax.process_count()} processes with {jax.device_count()} devices; if "
+            f"one ends, the others do within {config.flags.processes.heartbeat} s"
+        )
+    items = config.flags.item_optimizer
+    if items != "dense":
+        lines.append(f"{items} updates item tables, in the clusters of each batch")
+    if step:
+        lines.append(f"going on from step {step}, found in {config.checkpoint_dir}")
+    return "\n".join(lines)
+
+
+def next_command(folder: Path, dataset: Dataset) -> str:
+    """Returns where a run's result is, and the command to type next."""
+    user = shell_word(str(dataset.users()["user"].iloc[0]))
+    return (
+        f"result in {folder / RESULT_FILE}; now ask for recommendations:\n"
+        f"  python -m eqids.recommend --checkpoint {folder} --user {user}"
+    )

@@ -1,0 +1,176 @@
+"""Where a run starts: new weights, those of another run, or its newest checkpoint."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from eqids.checkpoints import Saver, latest_step, read_manifest, restore_sound
+from eqids.cli import say, warn
+from eqids.config import ModelConfig, RunConfig, require
+from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
+from eqids.fit.active_clusters import cluster_lists
+from eqids.fit.cold_start import ColdItems
+from eqids.fit.evaluation import make_ranker, of_some_users
+from eqids.fit.optimizer import make_optimizer
+from eqids.fit.placed_batches import PlacedBatches
+from eqids.fit.run import Run
+from eqids.fit.run_checkpoints import RunCheckpoints
+from eqids.fit.step import State, make_step, outline, split, start, stored_shapes
+from eqids.fit.step_config import StepConfig
+from eqids.model import EqIDs
+from eqids.runs.checkpoint_meta import run_meta
+from eqids.runs.inputs import Inputs
+from eqids.runs.loaded_weights import load_pair_weights, load_weights
+from eqids.runs.messages import first_lines
+from eqids.runs.new_model import initial_model, run_keys
+from eqids.runs.pretrained_llama import load_pretrained
+from eqids.runs.run_step import step_config
+from eqids.runs.run_tokens import prompt_computed, say_once
+from eqids.runs.same_run import check_same
+from eqids.runs.text_vectors import text_start, texts_to_read
+from sharding import Placement, shards
+
+_TextVectors = Float[np.ndarray, "cluster place item_width"]
+
+
+def start_or_restore(
+    inputs: Inputs, sizes: ModelConfig, put: Placement, saver: Saver
+) -> tuple[Run, State]:
+    """Returns a run and the state that it starts from, and prints its first lines.
+
+    It is called within `put.active()`.
+
+    Args:
+        inputs: what it trains, from `settled`.
+        sizes: the model's.
+        put: where everything goes.
+        saver: of the run's folder.
+
+    Raises:
+        UserError: the folder holds another run or damaged steps only, or the weights
+            to start from do not fit.
+    """
+    config, dataset, folder = inputs.config, inputs.dataset, saver.directory
+    step = step_config(config, sizes.llama)
+    new = _new_state(inputs, sizes, step, put)
+    frozen, text, state = new.frozen, new.text, new.state
+    meta = partial(run_meta, config, sizes, dataset, new.base)
+    checkpoints = RunCheckpoints(saver, meta, outline(state), new.stored)
+    del new
+    if latest_step(folder) is not None:
+        del state  # or there would be two in memory
+        state = _resume(folder, checkpoints)
+    else:
+        state = _with_weights(state, config, checkpoints, put)
+    require(
+        int(state.step) <= config.stop_at,
+        f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
+        "already",
+    )
+    dtype = jnp.dtype(config.dtype)
+    prefix, tokens = prompt_computed(
+        frozen.llama, inputs.tokens, config.strategy, dtype
+    )
+    batches = TrainingBatches(dataset, _batch_config(config), tokens)
+    run = Run(
+        config=config,
+        step=make_step(step),
+        key=run_keys(config.flags.seed)[1],
+        frozen=frozen,
+        prefix=prefix,
+        cold=None if text is None else put(ColdItems.of(dataset, text)),
+        batches=_placed(batches, inputs, checkpoints, put),
+        dataset=of_some_users(dataset, config.flags.eval_users),
+        ranker=make_ranker(config.recipe.seq_len, dtype, put, tokens, prefix),
+        checkpoints=checkpoints,
+    )
+    say(first_lines(inputs, state))
+    return run, state
+
+
+class _NewState(NamedTuple):
+    """A run at step 0."""
+
+    state: State
+    frozen: EqIDs
+    stored: State
+    """Shapes of the state in checkpoints."""
+    base: str | None
+    """Fingerprint of the pretrained Llama."""
+    text: _TextVectors | None
+    """Vectors of texts, if items start from them."""
+
+
+def _new_state(
+    inputs: Inputs, sizes: ModelConfig, step: StepConfig, put: Placement
+) -> _NewState:
+    config, dataset = inputs.config, inputs.dataset
+    flags, dtype = config.flags, jnp.dtype(config.dtype)
+    texts = texts_to_read(flags, dataset, sizes.llama, say_once)
+    llama, base = load_pretrained(config, put)
+    text = None
+    if texts is not None:
+        assert llama is not None, "the recipe refuses texts without"
+        text = text_start(texts, dataset, llama, sizes.item_width, dtype, put)
+    key, _ = run_keys(flags.seed)
+    model = initial_model(sizes, dataset, llama, key, flags.init_items, text)
+    optimizer = make_optimizer(step)
+    stored = stored_shapes(model, config.strategy, optimizer)
+    params, frozen = split(put(model), config.strategy, dtype)
+    return _NewState(start(params, optimizer), frozen, stored, base, text)
+
+
+def _resume(folder: Path, checkpoints: RunCheckpoints) -> State:
+    """Returns the newest sound state in a run's folder, which holds one or more.
+
+    Raises:
+        UserError: the folder holds another run (the message names the first
+            difference), or damaged steps only.
+    """
+    path = folder / str(latest_step(folder))
+    check_same(path, read_manifest(path).meta, checkpoints.meta(None))
+    like, stored = checkpoints.like, checkpoints.stored
+    _, state = restore_sound(folder, latest_step, like, stored, warn)
+    return state
+
+
+def _with_weights(
+    state: State, config: RunConfig, checkpoints: RunCheckpoints, put: Placement
+) -> State:
+    """Returns a new run's state, with the weights of another run if flags name one."""
+    flags, stored = config.flags, checkpoints.stored
+    meta: Mapping[str, Any] = checkpoints.meta(None)
+    if flags.load_checkpoint is not None:
+        return load_weights(state, stored, flags.load_checkpoint, meta, put)
+    if flags.init_from is not None:
+        return load_pair_weights(state, stored, flags.init_from, meta, put)
+    return state
+
+
+def _batch_config(config: RunConfig) -> BatchConfig:
+    flags, recipe = config.flags, config.recipe
+    return BatchConfig(
+        seq_len=recipe.seq_len,
+        batch_size=recipe.batch_size,
+        seed=flags.seed,
+        gap_dropout=flags.gap_dropout,
+        shuffle_ties=flags.shuffle_ties,
+    )
+
+
+def _placed(
+    batches: TrainingBatches,
+    inputs: Inputs,
+    checkpoints: RunCheckpoints,
+    put: Placement,
+) -> PlacedBatches:
+    table, lists = checkpoints.like.params.softmax.table, None
+    if inputs.config.flags.item_optimizer != "dense":
+        recipe = inputs.config.recipe
+        lists = cluster_lists(inputs.dataset, recipe, shards(table))
+    return PlacedBatches(batches, put, table, lists)
