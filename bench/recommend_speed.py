@@ -85,12 +85,8 @@ def _with_rate(row: ResultRow) -> ResultRow:
 def _recommending(
     recommender: Recommender, options: RecommendOptions
 ) -> Callable[[list[History]], None]:
-    allowed = recommender.allowed()
-
     def recommend(histories: list[History]) -> None:
-        for _ in recommender.search(
-            histories, options.k, filter_seen=True, allowed=allowed
-        ):
+        for _ in recommender.search(histories, options.k, filter_seen=True):
             pass
 
     return recommend

@@ -1,4 +1,10 @@
-"""EqIDs: a pretrained Llama, turned into a recommender."""
+"""EqIDs turns a pretrained Llama into a recommender.
+
+import eqids
+
+recommender = eqids.load("runs/ml-100k-nano-all-seed0")
+recommender.recommend([[50, 181, 172]], k=10)
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +19,25 @@ def load(
     llama_path: Path | str | None = None,
     tokenizer: Path | str | None = None,
 ) -> "Recommender":
-    """Opens a trained model; see `eqids.inference.recommender.load`."""
+    """Opens a trained model for recommendations.
+
+        recommender = eqids.load("runs/ml-100k-nano-all-seed0")
+        recommender.recommend([[50, 181, 172]], k=10)
+
+    Args:
+        checkpoint: a run's folder, which means its best step, or one of its steps,
+            RUN/STEP; or a folder that `python -m convert eqids-to-hf` wrote.
+        data_dir: the dataset folder, by default the one of the run.
+        llama_path: the folder of the frozen Llama, by default the one of the run.
+        tokenizer: the tokenizer.json of a run with text, by default the one of the run.
+
+    Returns:
+        A recommender; see `Recommender.recommend`.
+
+    Raises:
+        UserError: there is no such model, it is damaged, or its dataset, Llama or
+            tokenizer is missing or another one.
+    """
     # Imported here, so that preparing data does not pay for importing JAX.
     from eqids.inference import recommender
 

@@ -40,12 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     recommender = Recommender(open_model(config, placement("none")))
     histories, left_out = _histories(recommender, config)
-    parts = recommender.search(
-        histories,
-        config.k,
-        filter_seen=not config.keep_seen,
-        allowed=recommender.allowed(),
-    )
+    seen = not config.keep_seen
+    parts = recommender.search(histories, config.k, filter_seen=seen)
     notes = _notes(histories, left_out)
     if config.output is None:
         for part in parts:

@@ -91,7 +91,7 @@ def test_outputs_are_looked_at_before_anything_changes(
         shown = capsys.readouterr()
         assert said in shown.err and not shown.out
         assert open_dataset(copy.path).info.catalog_version == 1
-    # A sibling's steps are of the very version that the checkpoint is brought to.
+    # Steps of one run may be migrated into one folder.
     revise(copy, *catalog_of(copy).retire(["item 4"]))
     out = ["--output", str(tmp_path / "next")]
     both = [finished / str(step) for step in steps(finished)]

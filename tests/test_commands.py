@@ -131,8 +131,8 @@ def test_recommend_by_user_by_history_and_by_file(
 def test_recommend_refuses(
     flags: list[str], said: str, finished: Path, capsys: CaptureFixture[str]
 ) -> None:
-    asked = ["--checkpoint", str(finished), *flags]
-    assert said in " ".join(refused(recommend.main, asked, capsys).split())
+    typed = ["--checkpoint", str(finished), *flags]
+    assert said in " ".join(refused(recommend.main, typed, capsys).split())
 
 
 def test_a_file_of_histories_that_is_wrong_is_named(

@@ -1,4 +1,4 @@
-"""Histories that are empty, mixed, without rows or with items that nobody knows."""
+"""Histories that are empty, mixed, without rows or with unknown items."""
 
 import warnings
 from pathlib import Path
@@ -204,7 +204,9 @@ def test_a_table_holds_each_users_events_in_order(
 # Unknown items
 
 
-def test_lists_name_where_an_unknown_item_stands(recommender: Recommender) -> None:
+def test_messages_name_the_list_and_index_of_an_unknown_item(
+    recommender: Recommender,
+) -> None:
     lists = [["item 1"], ["item 2", "x", "item 3", "y"], ["x"]]
     with pytest.raises(UserError) as error:
         recommender.recommend(lists)
@@ -359,7 +361,7 @@ def test_times_in_other_units_are_taken_for_what_they_are(
 # Files
 
 
-def test_a_result_is_replaced_only_where_that_is_asked_for(
+def test_a_result_is_replaced_only_with_overwrite(
     finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.csv").write_text("user,item\n1,item 1\n")

@@ -214,16 +214,16 @@ def test_columns_of_other_types_are_refused_by_their_names(
         ([START, START * 1000], "warning: .* all of them in one unit", None),
     ],
 )  # fmt: skip
-def test_what_prepare_tells_of_times_is_told(
+def test_what_prepare_says_of_times_is_reported(
     dataset: Dataset, times: list, said: str, seconds: list[int] | None
 ) -> None:
     frame = pd.DataFrame({"user": 1, "item": ["item 1", "item 2"], "time": times})
     for column in (times, [str(time) for time in times]):
-        told: list[str] = []
+        messages: list[str] = []
         found, _ = read_histories(
-            dataset, frame.assign(time=column), "refuse", told.append
+            dataset, frame.assign(time=column), "refuse", messages.append
         )
-        assert len(told) == 1 and pd.Series(told).str.contains(said).all()
+        assert len(messages) == 1 and pd.Series(messages).str.contains(said).all()
         assert np.asarray(found[0].times).tolist() == (seconds or times)
 
 
@@ -237,10 +237,13 @@ def test_small_numbers_are_in_the_unit_of_the_dataset(
     columns = {f"{name}_column": name for name in ("user", "item", "time")}
     source = f"parquet:{tmp_path / 'a.parquet'}"
     dataset = prepared(tmp_path, source, time_unit=unit, **columns)
-    told: list[str] = []
-    found, _ = read_histories(dataset, table, "refuse", told.append)
+    messages: list[str] = []
+    found, _ = read_histories(dataset, table, "refuse", messages.append)
     assert np.asarray(found[1].times).tolist() == [8 * length, 9 * length, 10 * length]
-    assert len(told) == 1 and f"taken as {unit}: the dataset was made of" in told[0]
+    assert (
+        len(messages) == 1
+        and f"taken as {unit}: the dataset was made of" in messages[0]
+    )
 
 
 def test_numbers_among_the_times_of_the_dataset_are_seconds_like_them(

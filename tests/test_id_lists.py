@@ -120,7 +120,7 @@ def test_tables_of_arrow_are_taken_like_those_of_pandas(
             "has slots of shape .* and type bool, wanted a list of integers",
         ),
         (["item 1"], None, "has slots .*; item ids are given as a list, not as a Hist"),
-        ([-3], None, "names slot -3, wanted 0 to 29, those that hold an item"),
+        ([-3], None, "names slot -3, wanted 0 to 29, a slot that holds an item"),
         ([10**12], None, "names slot 1000000000000, wanted 0 to 29"),
         (
             [0],

@@ -207,8 +207,8 @@ def test_what_is_left_out_together_is_bounded(lengths: list[int], most: int) -> 
     ]
     search = object.__new__(ModelSearch)
     found = list(search.chunks(histories, True, most))
-    asked = [one for chunk in found for one in chunk.histories]
-    assert asked == histories
+    searched = [one for chunk in found for one in chunk.histories]
+    assert searched == histories
     for chunk in found:
         assert 0 < len(chunk.histories) <= chunk.num_rows <= most
         assert chunk.width >= max(len(one.slots) for one in chunk.histories)

@@ -100,9 +100,9 @@ def test_the_optimizer_is_migrated_too(copy: Dataset, finished: Path) -> None:
     moments.remove("params/softmax/table")
     assert len(moments) == 2 and np.any(stored[moments[0]])
     for name in moments:
-        old, moved = (x[name].reshape(-1, 8) for x in (stored, arrays))
-        np.testing.assert_array_equal(moved[now], old[first.slot])
-        assert not moved[new].any()
+        old, new_rows = (x[name].reshape(-1, 8) for x in (stored, arrays))
+        np.testing.assert_array_equal(new_rows[now], old[first.slot])
+        assert not new_rows[new].any()
     for name, array in stored.items():
         if "llama" in name or name == "step":
             np.testing.assert_array_equal(arrays[name], array)

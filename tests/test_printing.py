@@ -112,7 +112,7 @@ def test_messages_are_one_line(
 def titled(
     dataset: Dataset, finished: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """The dataset with titles that no terminal likes, and its run."""
+    """The dataset with titles that a terminal would obey, and its run."""
     from eqids.data.info import read_info
     from eqids.data.write import write_dataset
 

@@ -6,24 +6,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from models import NOWHERE
 
 from convert.hf_eqids import read_pair
 from convert.hf_write import hf_config
-from eqids.checkpoints import read_manifest, resolve
+from eqids.checkpoints import leaf_name, read_manifest, resolve
 from eqids.checkpoints.manifest import write_manifest
 from eqids.config import ModelConfig, RunConfig, from_json, to_json
 from eqids.config.upgrade import upgrade_meta
+from eqids.fit.strategy import trainable
 from eqids.inference.open import open_checkpoint
+from eqids.model import EqIDs
 
-RECORDED = Path(__file__).with_name("meta_before_0_2.json")
-"""What a run over a frozen Llama, with text, recorded then."""
+RECORDED = Path(__file__).with_name("checkpoint_before_0_2.json")
+"""`meta` of a run over a frozen Llama, with text, and the shapes of its parameters."""
 
 
-def recorded() -> dict[str, Any]:
-    found = json.loads(RECORDED.read_text())
+def recorded(name: str = "meta") -> dict[str, Any]:
+    found = json.loads(RECORDED.read_text())[name]
     assert isinstance(found, dict)
     return found
 
@@ -33,7 +36,7 @@ def test_a_record_of_old_names_is_read_with_the_present_ones() -> None:
     new = upgrade_meta(old)
     config = from_json(RunConfig, new["config"], "config")
     sizes = from_json(ModelConfig, new["model"], "model")
-    # Every field that a run records now is there, and no other.
+    # These are exactly the fields that a run records now.
     assert to_json(config) == new["config"] and to_json(sizes) == new["model"]
     assert sizes.cluster_size == old["model"]["room"] == 44
     assert config.tokens is not None
@@ -42,6 +45,15 @@ def test_a_record_of_old_names_is_read_with_the_present_ones() -> None:
     rest = old.keys() - {"config", "model"}
     assert {name: new[name] for name in rest} == {name: old[name] for name in rest}
     assert old == recorded()
+
+
+def test_parameters_have_the_names_and_shapes_that_they_had() -> None:
+    sizes = from_json(ModelConfig, upgrade_meta(recorded())["model"], "model")
+    model = eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0))
+    params = eqx.filter(model, trainable(model, "heads"))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = {leaf_name(route, "params"): list(leaf.shape) for route, leaf in leaves}
+    assert found == recorded("arrays")
 
 
 def test_records_of_the_present_and_of_others_stay_as_they_are() -> None:

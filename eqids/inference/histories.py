@@ -1,4 +1,4 @@
-"""Histories as users give them: lists of ids, tables, users of a dataset, or a mix."""
+"""Reads histories from lists of item ids, tables, `History` objects or a mix."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,59 +16,60 @@ from eqids.inference.history_times import event_times
 from eqids.inference.id_lists import id_list, require_list
 
 Unknown = Literal["refuse", "skip"]
-"""What becomes of items that the catalog does not hold."""
-Report = Callable[[str], None]
-"""Receives messages."""
+"""What to do with items that the catalog does not hold."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What one user did: slots and, if known, unix seconds, oldest first.
-
-    One without items is answered by popularity.
-    """
+    """What one user did, oldest first; without items, popularity answers it."""
 
     user: Hashable
+    """The user's id, or the index of a list."""
     slots: np.ndarray
+    """int32 [event]: the items, by their slots."""
     times: np.ndarray | None = None
+    """int64 [event]: unix seconds, or none."""
 
 
 @dataclass(frozen=True)
-class _Given:
-    """Histories in which slots may be -1, and what their events are called."""
+class _GivenHistories:
+    """The histories of one list or table, unknown items included."""
 
     histories: Sequence[History]
+    """With slot -1 for unknown items."""
     slots: np.ndarray
-    """int32 [event], in the order in which the events were given."""
-    items: Any
+    """int32 [event]: in the order in which the events were given."""
+    items: Sequence[Any] | np.ndarray
     """The ids of the events, in that order."""
     where: Callable[[int], str]
-    """Names an event by its place in that order."""
+    """Returns what messages call an event, by its index in that order."""
 
 
 def read_histories(
     dataset: Dataset,
     histories: Any,
     unknown: Unknown,
-    report: Report,
+    report: Callable[[str], None],
     file: Path | None = None,
 ) -> tuple[list[History], int]:
-    """Reads the histories that `Recommender.recommend` is given.
+    """Reads the histories that `Recommender.recommend` receives.
 
     Args:
-        dataset: whose items they name.
+        dataset: holds the items.
         histories: a table (see `recommend`), one `History`, or a list of lists of
-            item ids, of `History` and of tables. The user of a list is its index.
+            item ids, of `History` objects and of tables. The user of a list is its
+            index.
         unknown: refuse events with an item that the catalog does not hold, or leave
-            them out; what is left may be empty.
-        report: receives what a user should know.
-        file: where a table was read from, for messages.
+            them out; a history may then be empty.
+        report: receives warnings.
+        file: the file that a table was read from, for messages.
 
     Returns:
         The histories, and how many events were left out.
 
     Raises:
-        UserError: naming what is wrong and where.
+        UserError: an item is unknown, or an argument is no such list or table; the
+            message says which row or list.
     """
     given = list(_given(dataset, histories, report, file))
     slots = np.concatenate([one.slots for one in given]) if given else np.zeros(0)
@@ -77,43 +78,46 @@ def read_histories(
         raise UserError(_refusal(dataset, given, left_out, len(slots)))
     found = [history for one in given for history in one.histories]
     require(len(found) > 0, "there are no histories, wanted at least one")
-    return [_known(history) for history in found] if left_out else found, left_out
+    if left_out:
+        found = [_without_unknown(history) for history in found]
+    return found, left_out
 
 
-def _known(history: History) -> History:
-    known = history.slots >= 0
-    if known.all():
+def _without_unknown(history: History) -> History:
+    kept = history.slots >= 0
+    if kept.all():
         return history
-    times = None if history.times is None else history.times[known]
-    return replace(history, slots=history.slots[known], times=times)
+    times = None if history.times is None else history.times[kept]
+    return replace(history, slots=history.slots[kept], times=times)
 
 
 def _refusal(
-    dataset: Dataset, given: Sequence[_Given], left_out: int, num_events: int
+    dataset: Dataset, given: Sequence[_GivenHistories], left_out: int, num_events: int
 ) -> str:
-    """Names the first unknown item, and says how many there are."""
+    """Returns a message that names the first unknown item and counts all of them."""
     one = next(one for one in given if (one.slots < 0).any())
     event = int((one.slots < 0).argmax())
-    names = (
-        shown(one.items[at]) for one in given for at in np.flatnonzero(one.slots < 0)
-    )
-    num_items = len(set(names))
-    all_of_them = (
-        f"; {left_out:,} of {num_events:,} events name {num_items:,} items that it "
+    names = {
+        shown(one.items[int(at)])
+        for one in given
+        for at in np.flatnonzero(one.slots < 0)
+    }
+    how_many = (
+        f"; {left_out:,} of {num_events:,} events name {len(names):,} items that it "
         "does not hold"
         if left_out > 1
         else ""
     )
     return (
         f"{one.where(event)}: item {shown(one.items[event])} is not in the catalog of "
-        f"{dataset.path}{all_of_them}; leave out such events with --unknown skip (in "
+        f"{dataset.path}{how_many}; leave out such events with --unknown skip (in "
         "Python unknown='skip')"
     )
 
 
 def _given(
-    dataset: Dataset, histories: Any, report: Report, file: Path | None
-) -> Iterator[_Given]:
+    dataset: Dataset, histories: Any, report: Callable[[str], None], file: Path | None
+) -> Iterator[_GivenHistories]:
     if isinstance(histories, pd.DataFrame | pa.Table | pa.RecordBatch):
         name = "histories" if file is None else str(file)
         yield _of_table(
@@ -137,10 +141,11 @@ def _given(
         else:
             items = id_list(name, one)
             slots = dataset.find_items(items)
-            yield _Given([History(number, slots)], slots, items, _place_in(name))
+            read = [History(number, slots)]
+            yield _GivenHistories(read, slots, items, _index_in(name))
 
 
-def _place_in(name: str) -> Callable[[int], str]:
+def _index_in(name: str) -> Callable[[int], str]:
     return lambda event: f"{name}[{event}]"
 
 
@@ -149,8 +154,8 @@ def _rows_of(name: str, file: Path | None = None) -> Callable[[int], str]:
     return lambda event: f"{begin}row {event + 1} of {name}"
 
 
-def _checked(dataset: Dataset, history: History, name: str) -> _Given:
-    """A history of slots, each of which must hold an item of the dataset."""
+def _checked(dataset: Dataset, history: History, name: str) -> _GivenHistories:
+    """Checks that every slot of a history holds an item of the dataset."""
     slots, times = np.asarray(history.slots), history.times
     slots = slots if slots.size else slots.astype(np.int32)
     require(
@@ -159,14 +164,14 @@ def _checked(dataset: Dataset, history: History, name: str) -> _Given:
         "list of integers; item ids are given as a list, not as a History",
     )
     inside = (slots >= 0) & (slots < dataset.num_slots)
-    places = np.where(inside, slots, 0)
-    held = dataset.item_valid.flat[places] | dataset.retired.flat[places]
-    wrong = slots[~(inside & held)].tolist()
+    safe = np.where(inside, slots, 0)
+    used = dataset.item_valid.flat[safe] | dataset.retired.flat[safe]
+    wrong = slots[~(inside & used)].tolist()
     require(
         not wrong,
         f"{name} names slot {wrong[0] if wrong else None}, wanted 0 to "
-        f"{dataset.num_slots - 1}, those that hold an item: it may be of another "
-        f"dataset than {dataset.path}",
+        f"{dataset.num_slots - 1}, a slot that holds an item of {dataset.path}; "
+        "the history may belong to another dataset",
     )
     if times is not None:
         times = np.asarray(times)
@@ -180,17 +185,17 @@ def _checked(dataset: Dataset, history: History, name: str) -> _Given:
         )
         times = np.floor(times).astype(np.int64)
     whole = History(history.user, slots.astype(np.int32), times)
-    return _Given([whole], whole.slots, whole.slots, _place_in(name))
+    return _GivenHistories([whole], whole.slots, whole.slots, _index_in(name))
 
 
 def _of_table(
     dataset: Dataset,
     table: pd.DataFrame | pa.Table | pa.RecordBatch,
     name: str,
-    report: Report,
+    report: Callable[[str], None],
     where: Callable[[int], str],
-) -> _Given:
-    """The histories in a table, users in order of their first event."""
+) -> _GivenHistories:
+    """Reads the histories of a table; users are in the order of their first events."""
     frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
     require(len(frame) > 0, f"{name}: no rows, wanted an event in each row")
     _require_columns(frame, name)
@@ -201,15 +206,15 @@ def _of_table(
         found = event_times(frame["time"], name, dataset, report)
         order, times = found.order, found.seconds[found.order]
     users, user = distinct_values(frame["user"].iloc[order])
-    # The events of each user together, in order.
-    together = np.argsort(user, kind="stable")
+    # Groups the events by user, in order.
+    by_user = np.argsort(user, kind="stable")
     ends = np.cumsum(np.bincount(user, minlength=len(users)))[:-1]
-    parts = np.split(slots[order][together], ends)
+    parts = np.split(slots[order][by_user], ends)
     moments: Sequence[np.ndarray | None] = [None] * len(users)
     if times is not None:
-        moments = np.split(times[together], ends)
+        moments = np.split(times[by_user], ends)
     histories = [History(*one) for one in zip(users, parts, moments, strict=True)]
-    return _Given(histories, slots, items.to_numpy(), where)
+    return _GivenHistories(histories, slots, items.to_numpy(), where)
 
 
 def _require_columns(frame: pd.DataFrame, name: str) -> None:

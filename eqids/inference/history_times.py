@@ -1,4 +1,4 @@
-"""Times of histories: exact moments, which order events, and whole unix seconds."""
+"""Reads the times of histories: they order the events, and become unix seconds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from eqids.config import TimeUnit, require
 from eqids.data import Dataset
+from eqids.data.raw.history_files import moments_of_texts
 from eqids.data.raw.times import (
     FORMATS,
     SECONDS,
@@ -34,7 +35,7 @@ _RESOLUTIONS: Mapping[str, TimeUnit] = {
     "us": "microseconds",
     "ns": "nanoseconds",
 }
-"""What units of timestamps are called."""
+"""Units of timestamps by the names that Arrow gives them."""
 _LARGEST = 2**62
 
 
@@ -43,7 +44,7 @@ class EventTimes:
     """When the events of a table happened."""
 
     order: np.ndarray
-    """int64 [event]: the rows, oldest first; those of one moment as they stand."""
+    """int64 [event]: the rows, oldest first; equal times keep their order."""
     seconds: np.ndarray
     """int64 [event]: unix seconds of each row, rounded down."""
 
@@ -51,17 +52,17 @@ class EventTimes:
 def event_times(
     times: pd.Series, name: str, dataset: Dataset, report: Callable[[str], None]
 ) -> EventTimes:
-    """Reads a column of times; dates and texts are in UTC where no zone is said.
+    """Reads a column of times; dates and texts without a time zone are in UTC.
 
     Args:
         times: numbers, timestamps, dates or texts.
         name: of the table, for messages.
-        dataset: small numbers are in the unit of its source.
-        report: is told what numbers are taken for.
+        dataset: small numbers are taken to be in the unit of its source.
+        report: receives the unit that numbers are taken to be in.
 
     Raises:
-        UserError: naming the first time that is missing or none, or numbers that are
-            plausible in no unit.
+        UserError: a time is missing or invalid (the message names the first), or
+            numbers are plausible in no unit.
     """
     where = f"{name}: column 'time'"
     column = _arrow(times, where)
@@ -69,9 +70,6 @@ def event_times(
     kind = column.type
     unit: TimeUnit | None = None
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        # Ibis, which reads texts, takes long to import.
-        from eqids.data.raw.history_files import moments_of_texts
-
         moments, numeric = moments_of_texts(column, name, _WITHOUT, report)
         unit = None if numeric else "seconds"
     elif pa.types.is_timestamp(kind):
@@ -87,7 +85,7 @@ def event_times(
 
 
 def _arrow(times: pd.Series, where: str) -> pa.ChunkedArray:
-    """The column with the type of its values; objects of several types are texts."""
+    """Returns the column in Arrow's type; objects of several types become texts."""
     if isinstance(times.dtype, pd.CategoricalDtype):
         times = times.astype(times.cat.categories.dtype)
     times = times.infer_objects()
@@ -103,8 +101,8 @@ def _arrow(times: pd.Series, where: str) -> pa.ChunkedArray:
         pa.types.is_date, pa.types.is_integer, pa.types.is_floating,
         pa.types.is_decimal, pa.types.is_null,
     )  # fmt: skip
-    named = kind if times.dtype == object else times.dtype
-    require(any(one(kind) for one in usual), f"{where} is {named}, {TIMES_WANTED}")
+    shown = kind if times.dtype == object else times.dtype
+    require(any(one(kind) for one in usual), f"{where} is {shown}, {TIMES_WANTED}")
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
@@ -118,7 +116,7 @@ def _require_filled(column: pa.ChunkedArray, where: str) -> None:
 
 
 def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
-    """int64 or float64 [event]."""
+    """Returns numbers, int64 or float64 [event]."""
     if pa.types.is_integer(column.type):
         numbers = column.to_numpy()
     else:
@@ -137,7 +135,7 @@ def _unit_of(
     dataset: Dataset,
     report: Callable[[str], None],
 ) -> TimeUnit:
-    """The unit of the dataset's source for small numbers, else what `prepare` takes."""
+    """Returns the unit of the dataset's source for small numbers, else a guess."""
     least, most = numbers.min().item(), numbers.max().item()
     own = dataset.info.time_unit or "seconds"
     if most < YEAR_1971 and _is_own(least, most, own, dataset):
@@ -154,10 +152,10 @@ def _unit_of(
 def _is_own(
     least: int | float, most: int | float, own: TimeUnit, dataset: Dataset
 ) -> bool:
-    """Whether small numbers are believed to be in the unit of the dataset's source."""
+    """Returns whether small numbers are plausible in the unit of the dataset."""
     if own != "seconds":
         return most * SECONDS[own] < YEAR_2100
-    # Ranks, say, that the dataset holds as seconds.
+    # The dataset may hold small numbers too, such as ranks.
     times = dataset.times
     if times is None:
         return False
@@ -165,7 +163,7 @@ def _is_own(
 
 
 def _seconds(moments: np.ndarray, unit: TimeUnit, where: str) -> np.ndarray:
-    """Whole unix seconds, rounded down."""
+    """Returns whole unix seconds, rounded down."""
     factor = SECONDS[unit]
     largest = max(abs(moments.min().item()), abs(moments.max().item()))
     require(

@@ -1,4 +1,4 @@
-"""Lists of ids as Python programs give them; what has another shape is refused."""
+"""Checks lists of item ids that a Python program passes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,15 +10,15 @@ import pyarrow as pa
 from eqids.config import require
 
 
-def id_list(name: str, ids: Any) -> np.ndarray | list:
-    """Returns a list of ids, as `Dataset.find_items` reads it fastest.
+def id_list(name: str, ids: Any) -> np.ndarray | list[Any]:
+    """Returns a list of ids as an array or a list, for `Dataset.find_items`.
 
     Args:
-        name: what the list is called, for messages.
-        ids: an array, a Series or any iterable, of numbers, texts or dates.
+        name: of the argument, for messages.
+        ids: an array, a Series or any iterable of numbers, texts or dates.
 
     Raises:
-        UserError: it is no list, or what stands in it are lists.
+        UserError: it is no list, or an element of it is one.
     """
     require_list(name, ids, "item ids")
     dimensions = getattr(ids, "ndim", 1)
@@ -42,7 +42,7 @@ def id_list(name: str, ids: Any) -> np.ndarray | list:
 
 
 def require_list(name: str, items: Any, of: str) -> None:
-    """Raises UserError unless something is a list; a text is one of its letters."""
+    """Raises UserError unless `items` is a list; a text is not taken as its letters."""
     is_list = isinstance(items, Iterable) and not isinstance(items, str | bytes)
     require(
         is_list and not isinstance(items, Mapping) and getattr(items, "ndim", 1) > 0,
@@ -51,7 +51,7 @@ def require_list(name: str, items: Any, of: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    """What a message calls a value that is no list of ids, on one line."""
+    """Returns what a message calls a value, on one line."""
     if isinstance(value, np.ndarray) and value.ndim:
         return f"an array of shape {value.shape}"
     plain = str | bytes | int | float | np.generic | np.ndarray | None

@@ -1,4 +1,4 @@
-"""Histories through the model to the k most probable items, chunk by chunk."""
+"""Finds the k most probable items of histories, chunk by chunk."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,20 +17,19 @@ from eqids.model import Batch, EqIDs, PrefixCache
 from eqids.model.search import TopK, top_k
 
 _EXCLUDED = 2**18
-"""Items that a chunk leaves out at most, padding included, unless one history alone
-has more."""
+"""Most seen items that a chunk excludes, padding included; one history alone may
+exceed it."""
 _FEWEST = 64
-"""Items that a history of a chunk has space for at least, so that few shapes are
-compiled."""
+"""Smallest width of the excluded items of a chunk, so that few shapes are compiled."""
 
 
 @dataclass(frozen=True)
 class HistoryChunk:
-    """Histories that are asked together.
+    """Histories that go through the model in one call.
 
     Attributes:
-        histories: in the order in which they were given; some may be empty.
-        width: space for the items that one of them leaves out; 0: none are left out.
+        histories: in the given order; some may be empty.
+        width: most items that one of them excludes, padded; 0 excludes none.
         num_rows: rows of the arrays.
     """
 
@@ -40,7 +39,7 @@ class HistoryChunk:
 
 
 class ModelSearch:
-    """Asks a model; few shapes are compiled, and their sizes are bounded."""
+    """Searches with a model; few shapes are compiled, and their sizes are bounded."""
 
     def __init__(self, opened: Opened):
         """Compiles nothing yet."""
@@ -54,9 +53,9 @@ class ModelSearch:
 
         Args:
             histories: at least one, of any lengths.
-            filter_seen: whether each leaves out its own items.
-            most: histories of a chunk; fewer are together where one has very many
-                items.
+            filter_seen: exclude the items of each history.
+            most: most histories of a chunk; histories with very many items get smaller
+                chunks.
         """
         most, width = min(most, len(histories)), 0
         some: list[History] = []
@@ -73,15 +72,15 @@ class ModelSearch:
     def __call__(
         self, chunk: HistoryChunk, k: int, allowed: Bool[np.ndarray, "cluster place"]
     ) -> tuple[Int[np.ndarray, "history k"], Float[np.ndarray, "history k"]]:
-        """Returns the most probable slots of those histories that are not empty.
+        """Returns the most probable slots of the histories that are not empty.
 
         Args:
-            chunk: with at least one of them.
+            chunk: at least one of its histories is not empty.
             k: how many slots.
             allowed: places that may be recommended.
 
         Returns:
-            Slots, -1 where there are no more; and their probabilities.
+            Slots, padded with -1; and their probabilities.
         """
         histories = [one for one in chunk.histories if len(one.slots)]
         # Rows past the last history repeat the first.
@@ -89,31 +88,31 @@ class ModelSearch:
         slots, times = [one.slots for one in rows], [one.times for one in rows]
         seq_len = self._opened.config.recipe.seq_len
         host = query_batch(slots, times, seq_len, self._opened.tokens)
-        asked = _Asked(
+        request = _Request(
             batch=Batch.of(host),
             last=jnp.asarray(last_positions(host)),
             exclude=_excluded(slots, chunk.width),
             allowed=jnp.asarray(allowed),
         )
-        found = self._run(self._opened.model, self._opened.prefix, asked, k)
+        found = self._run(self._opened.model, self._opened.prefix, request, k)
         kept = slice(len(histories))
         return np.asarray(found.slots)[kept], np.exp(np.asarray(found.log_probs)[kept])
 
 
 def _width(history: History) -> int:
-    """Space for the distinct items of a history: a power of two."""
+    """Returns the number of a history's distinct items, padded to a power of two."""
     return 1 << (max(_FEWEST, len(np.unique(history.slots))) - 1).bit_length()
 
 
 def _most_rows(width: int) -> int:
-    """Rows of a chunk whose histories have space for so many items each."""
+    """Returns the most rows of a chunk of this width."""
     return max(1, _EXCLUDED // max(width, 1))
 
 
 def _excluded(
     histories: Sequence[np.ndarray], width: int
 ) -> Int[Array, "batch seen"] | None:
-    """The distinct slots of each history, padded with -1."""
+    """Returns the distinct slots of each history, padded with -1."""
     if not width:
         return None
     exclude = np.full((len(histories), width), -1, np.int32)
@@ -123,7 +122,7 @@ def _excluded(
     return jnp.asarray(exclude)
 
 
-class _Asked(eqx.Module):
+class _Request(eqx.Module):
     """A chunk of histories as arrays."""
 
     batch: Batch
@@ -134,11 +133,11 @@ class _Asked(eqx.Module):
 
 def _make_search(
     dtype: DTypeLike,
-) -> Callable[[EqIDs, PrefixCache | None, _Asked, int], TopK]:
-    def run(model: EqIDs, prefix: PrefixCache | None, asked: _Asked, k: int) -> TopK:
-        query = model.queries_at(asked.batch, asked.last, dtype=dtype, prefix=prefix)
+) -> Callable[[EqIDs, PrefixCache | None, _Request, int], TopK]:
+    def run(model: EqIDs, prefix: PrefixCache | None, asks: _Request, k: int) -> TopK:
+        query = model.queries_at(asks.batch, asks.last, dtype=dtype, prefix=prefix)
         return top_k(
-            model.softmax, query, k, exclude=asked.exclude, allowed=asked.allowed
+            model.softmax, query, k, exclude=asks.exclude, allowed=asks.allowed
         )
 
     return jax.jit(run, static_argnums=3)

@@ -1,4 +1,4 @@
-"""From a path to a model in memory: a checkpoint's, or that of a pair of files."""
+"""Opens a model by its path: a checkpoint, or a folder that eqids-to-hf wrote."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,15 @@ from sharding import Placement
 
 @dataclass(frozen=True)
 class Opened:
-    """A trained model, read.
+    """A trained model in memory, with all that is needed to use it.
 
     Attributes:
         path: the folder of the checkpoint, DIR/STEP, or of the pair.
-        step: of its training.
-        config: of the run that made it.
-        dataset: the catalog and histories it is used with.
-        model: the whole model, placed.
-        tokens: beside its items, or none.
+        step: the training step.
+        config: of the run that trained it.
+        dataset: its catalog and histories.
+        model: the whole model, placed on its devices.
+        tokens: of the items' texts, or None for a model without text.
     """
 
     path: Path
@@ -51,7 +51,7 @@ def open_model(config: OpenConfig, put: Placement) -> Opened:
     """Opens the checkpoint or the pair that a command's flags name.
 
     Args:
-        config: the door's.
+        config: the command's flags.
         put: where the model goes.
 
     Raises:
@@ -72,19 +72,19 @@ def open_checkpoint(
     put: Placement,
     tokenizer: Path | None = None,
 ) -> Opened:
-    """Opens a checkpoint with its dataset and, if Llama was frozen, its Llama.
+    """Opens a checkpoint with its dataset and, if its Llama was frozen, the Llama.
 
     Args:
         checkpoint: DIR/STEP, or a run's DIR, which means its best step.
         data_dir: the dataset folder, by default the one of the run.
         llama_path: the Llama's folder, by default the one of the run.
         put: where the model goes.
-        tokenizer: the file of the tokenizer, by default the one of the run; it is
-            only looked at where the run has words.
+        tokenizer: the tokenizer.json, by default the one of the run; only read if the
+            run has text.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, another catalog, other words or
-            another Llama than it was trained with.
+        UserError: there is no such checkpoint or it is damaged, or it was trained with
+            another catalog, other texts or another Llama.
     """
     path = resolve(checkpoint)
     manifest = read_manifest(path)
@@ -92,7 +92,7 @@ def open_checkpoint(
     dataset = dataset_of(path, config, data_dir)
     check_catalog(path, manifest.meta, dataset)
     if manifest.meta["base"] is not None and config.strategy != "all":
-        # Before its tokenizer is looked for.
+        # A missing Llama is reported before its missing tokenizer.
         check_llama_folder(llama_of_run(path, config, llama_path))
     tokens = recorded_tokens(path, config, dataset, tokenizer, llama_path)
     if tokens is not None:
@@ -110,18 +110,18 @@ def open_checkpoint(
 def open_pair(
     folder: Path, data_dir: Path | None, put: Placement, tokenizer: Path | None = None
 ) -> Opened:
-    """Opens what `eqids-to-hf` wrote of a checkpoint, with its dataset.
+    """Opens a folder that `eqids-to-hf` wrote, with its dataset.
 
     Args:
         folder: of Hugging Face, with eqids.safetensors and eqids.json in it.
         data_dir: the dataset folder, by default the one of the run.
         put: where the model goes.
-        tokenizer: the file of the tokenizer, by default the one in the folder, or else
-            the one of the run; it is only looked at where the run has words.
+        tokenizer: the tokenizer.json, by default the one in the folder, or else the
+            one of the run; only read if the run has text.
 
     Raises:
-        UserError: no such folder, a file of another one in it, another catalog or
-            other words, or a tensor that is not what it should be.
+        UserError: there is no such folder, one of its files belongs to another, a
+            tensor is wrong, or the dataset has another catalog or other texts.
     """
     pair = read_pair(folder)
     config, beside = pair.config, folder / TOKENIZER_FILE
