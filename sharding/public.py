@@ -9,6 +9,7 @@ from sharding.compiled.machines import (
 )
 from sharding.compiled.proof import Proof as Proof, prove as prove
 from sharding.compiled.targets import gpu_devices as gpu_devices
+from sharding.joining import initialize as initialize
 from sharding.layout import (
     LAYOUT_NAMES as LAYOUT_NAMES,
     Layout as Layout,
@@ -37,7 +38,6 @@ from sharding.processes import (
     barrier as barrier,
     beside_others as beside_others,
     exchange as exchange,
-    initialize as initialize,
     is_first as is_first,
     leave as leave,
     lost_peer as lost_peer,

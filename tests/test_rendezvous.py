@@ -11,11 +11,12 @@ from hypothesis import given, settings, strategies as st
 from runs import small
 from test_processes import ending, free_port, start
 
-import sharding.rendezvous as module
+import sharding.connecting as module
 from eqids.data import Dataset
 from sharding import ProcessesError
-from sharding.processes import _check_address
-from sharding.rendezvous import Rendezvous
+from sharding.connecting import connect
+from sharding.joining import _check_address
+from sharding.rendezvous import Rendezvous, is_own
 
 Come = tuple[int, int]
 """A process that comes: its number, and how many it was told that there are."""
@@ -29,7 +30,7 @@ def meeting(come: Sequence[Come], timeout: float, port: int) -> list[str]:
         number, size = come[at]
         place = Rendezvous(f"localhost:{port}", size, timeout)
         try:
-            place.meet(number, lambda text: None)
+            connect(place, number, lambda text: None)
             found[at] = "met"
         except ProcessesError as error:
             found[at] = str(error)
@@ -43,7 +44,7 @@ def meeting(come: Sequence[Come], timeout: float, port: int) -> list[str]:
     return found
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_all_meet_or_all_hear_who_did_not_come(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 6))
@@ -56,7 +57,9 @@ def test_all_meet_or_all_hear_who_did_not_come(data: st.DataObject) -> None:
         assert found == ["met"] * size
         return
     word = "process" if len(missing) == 1 else "processes"
-    named = f"{word} {', '.join(map(str, missing))} of {size} did not come to localhost"
+    named = (
+        f"{word} {', '.join(map(str, missing))} of {size} did not connect to localhost"
+    )
     # All are told, but one that gave up while process 0 was about to.
     assert found[order.index(0)].startswith(named)
     for said in found:
@@ -76,8 +79,10 @@ def test_a_worker_whose_process_0_never_comes() -> None:
     (said,) = meeting([(1, 2)], 0.5, port := free_port())
     assert said.startswith(f"process 0 of 2 was not found at localhost:{port} within")
     assert "0.5 s (--join_timeout): nothing listens there" in said
-    with pytest.raises(ProcessesError, match="the name 'no.invalid' is not known here"):
-        Rendezvous("no.invalid:1234", 2, 0.5).meet(1, print)
+    with pytest.raises(
+        ProcessesError, match="the name 'no.invalid' cannot be resolved"
+    ):
+        connect(Rendezvous("no.invalid:1234", 2, 0.5), 1, print)
 
 
 @contextmanager
@@ -123,7 +128,7 @@ def test_another_program_on_the_port(answer: bytes | None, why: str) -> None:
         (said,) = meeting([(1, 2)], 1.0, port)
         assert why in said and f"localhost:{port}" in said
         with pytest.raises(ProcessesError) as caught:
-            Rendezvous(f"localhost:{port}", 2, 1.0).meet(0, print)
+            connect(Rendezvous(f"localhost:{port}", 2, 1.0), 0, print)
     assert f"port {port} of this machine is in use, by another" in str(caught.value)
     assert "see --coordinator" in str(caught.value)
 
@@ -149,7 +154,7 @@ def test_who_is_awaited_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def come(number: int, size: int, timeout: float) -> None:
         place = Rendezvous(f"localhost:{port}", size, timeout)
         with pytest.raises(ProcessesError):
-            place.meet(number, heard[number].append)
+            connect(place, number, heard[number].append)
 
     threads = [
         threading.Thread(target=come, args=(0, 3, 2.0)),
@@ -161,7 +166,7 @@ def test_who_is_awaited_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.join(30)
     (of_first,) = heard[0]
     assert of_first.startswith(f"waiting for process 1 of 3 at localhost:{port}, for ")
-    assert heard[2] == ["process 0 is there; waiting for process 1 of 3"]
+    assert heard[2] == ["process 0 answers; waiting for process 1 of 3"]
     come(1, 2, 1.0)
     (alone,) = heard[1]
     assert alone.startswith(
@@ -221,7 +226,7 @@ def test_process_0_ends_after_the_others(tmp_path: Path) -> None:
      ("192.0.2.7", False), ("no.invalid", False)],
 )  # fmt: skip
 def test_the_host_of_another_machine_is_told_apart(host: str, own: bool) -> None:
-    assert module.is_own(host) is own
+    assert is_own(host) is own
 
 
 @pytest.mark.parametrize(
