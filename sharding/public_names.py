@@ -2,6 +2,17 @@
 
 from sharding.alignment import aligned as aligned
 from sharding.axis_words import Words as Words, words as words
+<<<<<<< HEAD:sharding/public_names.py
+=======
+from sharding.compiled.machines import (
+    HARDWARE as HARDWARE,
+    Hardware as Hardware,
+    hardware as hardware,
+)
+from sharding.compiled.proof import Proof as Proof, prove as prove
+from sharding.compiled.targets import gpu_devices as gpu_devices
+from sharding.joining import initialize as initialize
+>>>>>>> tests:sharding/public.py
 from sharding.layout import (
     LAYOUT_NAMES as LAYOUT_NAMES,
     Layout as Layout,
@@ -30,7 +41,6 @@ from sharding.processes import (
     barrier as barrier,
     beside_others as beside_others,
     exchange as exchange,
-    initialize as initialize,
     is_first as is_first,
     leave as leave,
     lost_peer as lost_peer,

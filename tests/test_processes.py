@@ -1,4 +1,4 @@
-"""Runs in several processes: joined, equal to one process, and never left waiting."""
+"""Runs in several processes: they join, equal one process, and end together."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def main():
 
 run(main)
 """
-"""A computation of two processes that nobody can do alone."""
+"""A computation that needs both of two processes."""
 
 
 def free_port(lowest: int = 20_000) -> int:
@@ -65,8 +65,8 @@ def free_port(lowest: int = 20_000) -> int:
 def start(
     tokens: Sequence[str], devices: int, output: Path, **env: str
 ) -> subprocess.Popen[bytes]:
-    """Starts Python with so many fake devices; all it says goes into a file."""
-    # Only a first process fills jax's cache, and another one would compile for long.
+    """Starts Python with so many fake devices; its output goes into a file."""
+    # Only process 0 writes jax's cache, so the others would compile alone.
     env = {
         "XLA_FLAGS": fake_devices(devices), "JAX_ENABLE_COMPILATION_CACHE": "0", **env
     }  # fmt: skip
@@ -92,7 +92,7 @@ def ending(jobs: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def of_slurm(number: int, port: int) -> Mapping[str, str]:
-    """What srun tells one of two processes."""
+    """The environment that srun gives to one of two processes."""
     return {
         "SLURM_JOB_ID": str(port - SLURM_PORTS),
         "SLURM_STEP_NODELIST": "localhost",
@@ -125,8 +125,8 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
     with ending([alone]):
         assert alone.wait(300) == 0, logs[2].read_text()[-4000:]
     assert "2 processes with 4 devices" in logs[0].read_text()
-    # The second one is silent, but for gloo, which tells that it is there: of how many,
-    # a number that may follow alone where two of its threads speak at once.
+    # The second one prints nothing, except for gloo's greeting, whose number of
+    # processes may follow on its own line if two threads print at once.
     said = logs[1].read_text().splitlines()
     assert [
         x for x in said if not x.startswith("[Gloo]") and x.strip(" 0123456789")
@@ -140,15 +140,15 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
     # Each hashed some of the Llama's files.
     bases = [read_manifest(run / "6").meta["base"] for run in (one, two)]
     assert bases == 2 * [fingerprint(tmp_path / "llama")]
-    # Both wrote their shards, and one process reads them all.
+    # Both wrote their shards, and one process restores all of them.
     assert verify(two / "6") == []
     arrays = read_manifest(two / "6").arrays.values()
     assert {part[0] for array in arrays for part, _ in array.chunks} == {"0", "1"}
     again = tmp_path / "again.json"
     flags = ["--checkpoint", str(two), "--json", str(again)]
-    opening = start(["-m", "eqids.evaluate", *flags], 4, logs[2])
-    with ending([opening]):
-        assert opening.wait(300) == 0, logs[2].read_text()[-4000:]
+    evaluation = start(["-m", "eqids.evaluate", *flags], 4, logs[2])
+    with ending([evaluation]):
+        assert evaluation.wait(300) == 0, logs[2].read_text()[-4000:]
     files = (again, two / RESULT_FILE, one / RESULT_FILE)
     results = [json.loads(file.read_text()) for file in files]
     for name in ("step", "filtered", "unfiltered", "nll", "popularity", "markov"):
@@ -177,14 +177,14 @@ def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
         while "step     12 " not in logs[0].read_text():
             assert [job.poll() for job in jobs] == [None, None], logs[0].read_text()
             time.sleep(0.1)
-        jobs[1].send_signal(signal.SIGTERM)  # one is told, both stop
+        jobs[1].send_signal(signal.SIGTERM)  # one is signaled, both stop
         for job, log in zip(jobs, logs, strict=True):
             assert job.wait(100) == 143, log.read_text()[-4000:]
     *_, before, last = steps(run)
     assert last % 10 == 0
     assert f"stopped by SIGTERM at step {last}" in logs[0].read_text()
     assert verify(run / str(last)) == []
-    # What only the second process reads is damaged, and the first goes back as well.
+    # A file that only the second process reads is damaged; both go back a step.
     (data,) = (run / str(last) / "arrays" / "1-0" / "d").iterdir()
     data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
     jobs = launch("--stop_at", str(last))
@@ -200,7 +200,7 @@ def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
 @pytest.mark.parametrize(
     ("victim", "how"), [(0, "SIGKILL"), (1, "SIGTERM"), (1, "SIGSTOP")]
 )
-def test_a_process_that_is_gone_ends_the_other(
+def test_a_process_that_has_ended_ends_the_other(
     victim: int, how: str, tmp_path: Path
 ) -> None:
     where, logs = f"localhost:{free_port()}", [tmp_path / f"{n}.log" for n in range(2)]
@@ -234,7 +234,7 @@ def test_a_process_makes_its_rows_of_a_batch_only(dataset: Dataset) -> None:
         ("", {"OMPI_COMM_WORLD_SIZE": "4"}, "pip install mpi4py"),
     ],
 )
-def test_processes_that_cannot_find_one_another_are_told(
+def test_processes_that_cannot_find_one_another_are_refused(
     flags: str,
     env: Mapping[str, str],
     said: str,

@@ -1,4 +1,4 @@
-"""Processes that wait for one another: who is missing is named, and nobody aborts."""
+"""Processes that wait for one another name the missing ones, and none aborts."""
 
 import socket
 import threading
@@ -11,30 +11,31 @@ from hypothesis import given, settings, strategies as st
 from runs import small
 from test_processes import ending, free_port, start
 
-import sharding.rendezvous as module
+import sharding.connecting as module
 from eqids.data import Dataset
 from sharding import ProcessesError
-from sharding.processes import _check_address
-from sharding.rendezvous import Rendezvous
+from sharding.connecting import connect
+from sharding.joining import _check_address
+from sharding.rendezvous import Rendezvous, is_own
 
-Come = tuple[int, int]
-"""A process that comes: its number, and how many it was told that there are."""
+Start = tuple[int, int]
+"""A process that starts: its number, and its --num_processes."""
 
 
-def meeting(come: Sequence[Come], timeout: float, port: int) -> list[str]:
-    """What becomes of each: 'met', or the sentence of its error."""
-    found = [""] * len(come)
+def connected(starts: Sequence[Start], timeout: float, port: int) -> list[str]:
+    """Returns 'met' for each that connected, or the sentence of its error."""
+    found = [""] * len(starts)
 
     def one(at: int) -> None:
-        number, size = come[at]
+        number, size = starts[at]
         place = Rendezvous(f"localhost:{port}", size, timeout)
         try:
-            place.meet(number, lambda text: None)
+            connect(place, number, lambda text: None)
             found[at] = "met"
         except ProcessesError as error:
             found[at] = str(error)
 
-    threads = [threading.Thread(target=one, args=(n,)) for n in range(len(come))]
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(len(starts))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -43,21 +44,23 @@ def meeting(come: Sequence[Come], timeout: float, port: int) -> list[str]:
     return found
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(data=st.data())
-def test_all_meet_or_all_hear_who_did_not_come(data: st.DataObject) -> None:
+def test_all_connect_or_all_name_the_missing(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 6))
     others = data.draw(st.sets(st.integers(1, size - 1)))
     order = data.draw(st.permutations([0, *sorted(others)]))
     missing = [n for n in range(1, size) if n not in others]
     timeout = 1.5 if missing else 30.0
-    found = meeting([(n, size) for n in order], timeout, free_port())
+    found = connected([(n, size) for n in order], timeout, free_port())
     if not missing:
         assert found == ["met"] * size
         return
     word = "process" if len(missing) == 1 else "processes"
-    named = f"{word} {', '.join(map(str, missing))} of {size} did not come to localhost"
-    # All are told, but one that gave up while process 0 was about to.
+    named = (
+        f"{word} {', '.join(map(str, missing))} of {size} did not connect to localhost"
+    )
+    # All give the same names, but for one whose time was up just before.
     assert found[order.index(0)].startswith(named)
     for said in found:
         assert said.startswith(named) or "process 0 of" in said
@@ -65,19 +68,21 @@ def test_all_meet_or_all_hear_who_did_not_come(data: st.DataObject) -> None:
 
 
 def test_two_of_one_number_and_two_sizes_are_named() -> None:
-    for said in meeting([(0, 3), (1, 3), (1, 3)], 20.0, free_port()):
+    for said in connected([(0, 3), (1, 3), (1, 3)], 20.0, free_port()):
         assert "two processes were started with --process_id 1: process " in said
-    found = meeting([(0, 2), (1, 3)], 20.0, free_port())
+    found = connected([(0, 2), (1, 3)], 20.0, free_port())
     for said in found:
         assert "with --num_processes 3, and process 0 with 2; wanted the same" in said
 
 
-def test_a_worker_whose_process_0_never_comes() -> None:
-    (said,) = meeting([(1, 2)], 0.5, port := free_port())
+def test_a_process_whose_process_0_never_starts() -> None:
+    (said,) = connected([(1, 2)], 0.5, port := free_port())
     assert said.startswith(f"process 0 of 2 was not found at localhost:{port} within")
     assert "0.5 s (--join_timeout): nothing listens there" in said
-    with pytest.raises(ProcessesError, match="the name 'no.invalid' is not known here"):
-        Rendezvous("no.invalid:1234", 2, 0.5).meet(1, print)
+    with pytest.raises(
+        ProcessesError, match="the name 'no.invalid' cannot be resolved"
+    ):
+        connect(Rendezvous("no.invalid:1234", 2, 0.5), 1, print)
 
 
 @contextmanager
@@ -120,18 +125,18 @@ def listening(answer: bytes | None) -> Iterator[int]:
 )
 def test_another_program_on_the_port(answer: bytes | None, why: str) -> None:
     with listening(answer) as port:
-        (said,) = meeting([(1, 2)], 1.0, port)
+        (said,) = connected([(1, 2)], 1.0, port)
         assert why in said and f"localhost:{port}" in said
         with pytest.raises(ProcessesError) as caught:
-            Rendezvous(f"localhost:{port}", 2, 1.0).meet(0, print)
+            connect(Rendezvous(f"localhost:{port}", 2, 1.0), 0, print)
     assert f"port {port} of this machine is in use, by another" in str(caught.value)
     assert "see --coordinator" in str(caught.value)
 
 
-def test_strangers_do_not_disturb_a_meeting() -> None:
+def test_strangers_do_not_disturb_a_connected() -> None:
     port, said = free_port(), list[str]()
     leader = threading.Thread(
-        target=lambda: said.extend(meeting([(0, 2), (1, 2)], 30.0, port))
+        target=lambda: said.extend(connected([(0, 2), (1, 2)], 30.0, port))
     )
     leader.start()
     for tokens in (b"GET / HTTP/1.1\r\n\r\n", b'{"process": "x"}\n', b""):
@@ -142,28 +147,28 @@ def test_strangers_do_not_disturb_a_meeting() -> None:
     assert said == ["met", "met"]
 
 
-def test_who_is_awaited_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_missing_are_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REPORT_AFTER", 0.3)
-    port, heard = free_port(), [list[str]() for _ in range(3)]
+    port, reports = free_port(), [list[str]() for _ in range(3)]
 
-    def come(number: int, size: int, timeout: float) -> None:
+    def join(number: int, size: int, timeout: float) -> None:
         place = Rendezvous(f"localhost:{port}", size, timeout)
         with pytest.raises(ProcessesError):
-            place.meet(number, heard[number].append)
+            connect(place, number, reports[number].append)
 
     threads = [
-        threading.Thread(target=come, args=(0, 3, 2.0)),
-        threading.Thread(target=come, args=(2, 3, 5.0)),
+        threading.Thread(target=join, args=(0, 3, 2.0)),
+        threading.Thread(target=join, args=(2, 3, 5.0)),
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    (of_first,) = heard[0]
+    (of_first,) = reports[0]
     assert of_first.startswith(f"waiting for process 1 of 3 at localhost:{port}, for ")
-    assert heard[2] == ["process 0 is there; waiting for process 1 of 3"]
-    come(1, 2, 1.0)
-    (alone,) = heard[1]
+    assert reports[2] == ["process 0 answers; waiting for process 1 of 3"]
+    join(1, 2, 1.0)
+    (alone,) = reports[1]
     assert alone.startswith(
         f"waiting for process 0 of 2 at localhost:{port} (nothing listens there), for"
     )
@@ -220,8 +225,8 @@ def test_process_0_ends_after_the_others(tmp_path: Path) -> None:
     [("localhost", True), ("127.0.0.1", True), (socket.gethostname(), True),
      ("192.0.2.7", False), ("no.invalid", False)],
 )  # fmt: skip
-def test_the_host_of_another_machine_is_told_apart(host: str, own: bool) -> None:
-    assert module.is_own(host) is own
+def test_the_host_of_another_machine_is_recognised(host: str, own: bool) -> None:
+    assert is_own(host) is own
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """A part of the sweeps of kills and corruptions, with a new seed every time."""
+=======
+"""A part of each sweep, with another seed every time."""
+>>>>>>> tests
 
 import random
 from pathlib import Path
@@ -7,6 +11,7 @@ import pytest
 from corruptions import CASES, corruption_sweep
 from kills import Kill, kill_sweep
 from sweep_checkpoints import Sweeps, page
+from sweep_shutdown import shutdown_sweep
 
 from eqids.data import Dataset
 
@@ -28,3 +33,11 @@ def test_damage_is_detected_and_an_older_step_serves(
         assert sum((row.kind, row.damage) == (kind, damage) for row in found) == 4
     text = page(Sweeps(seed=seed), {"one": [Kill("during a save", 17)]}, found, 3.0)
     assert "| OCDBT manifest | deleted | 4 of 4 |" in text
+
+
+@pytest.mark.long
+def test_two_processes_that_are_stopped_both_exit_with_143(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    stops = shutdown_sweep(dataset.path, tmp_path, 3, random.randrange(10**6))
+    assert [stop.codes for stop in stops] == 3 * [(143, 143)]
