@@ -2,17 +2,7 @@
 
 from sharding.alignment import aligned as aligned
 from sharding.axis_words import Words as Words, words as words
-<<<<<<< HEAD:sharding/public_names.py
-=======
-from sharding.compiled.machines import (
-    HARDWARE as HARDWARE,
-    Hardware as Hardware,
-    hardware as hardware,
-)
-from sharding.compiled.proof import Proof as Proof, prove as prove
-from sharding.compiled.targets import gpu_devices as gpu_devices
 from sharding.joining import initialize as initialize
->>>>>>> tests:sharding/public.py
 from sharding.layout import (
     LAYOUT_NAMES as LAYOUT_NAMES,
     Layout as Layout,

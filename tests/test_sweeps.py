@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A part of the sweeps of kills and corruptions, with a new seed every time."""
-=======
 """A part of each sweep, with another seed every time."""
->>>>>>> tests
 
 import random
 from pathlib import Path
