@@ -79,12 +79,10 @@ def test_the_quick_bench_of_recommendations(
     for key in recommend.MEANINGS:
         assert f"recommend.{key} " in text and found[key] > 0
     rows = {row["work"]: row for row in found["rows"]}
-    measured = {
-        work: (row["units"], len(row["timing"]["wall"])) for work, row in rows.items()
-    }
-    assert measured == {
-        recommend.FIRST: (1, 1), recommend.AGAIN: (1, 2), recommend.MANY: (5, 2)
+    assert {work: row["units"] for work, row in rows.items()} == {
+        recommend.FIRST: 1, recommend.AGAIN: 1, recommend.MANY: 5
     }  # fmt: skip
+    assert len(rows[recommend.FIRST]["timing"]["wall"]) == 1
     seconds = {work: row["seconds"]["median"] for work, row in rows.items()}
     assert found["first_ms"] == pytest.approx(1000 * seconds[recommend.FIRST])
     assert found["repeated_ms"] == pytest.approx(1000 * seconds[recommend.AGAIN])
