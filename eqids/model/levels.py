@@ -86,15 +86,7 @@ def cluster_level(
         query = targets.hidden
         logits = _dot("tw,cw->tc", query, cast) + bias
         logits = jnp.where(occupied, logits, -jnp.inf)
-        top = shards.max_over_blocks(logits.max(axis=1))
-        powers = jnp.exp(logits - top[:, None])
-        total = shards.sum_over_blocks(powers.sum(axis=1))
-        here = targets.cluster[:, None] == jnp.arange(num_clusters)
-        own = jnp.sum(jnp.where(here, logits, 0.0), axis=1)
-        own_target = targets.cluster < num_clusters
-        log_prob = jnp.where(own_target, own - top - jnp.log(total), 0.0)
-        # Other shards' targets have gradients here too: these clusters compete.
-        errors = (here - powers / total[:, None]) * targets.weight[:, None]
+        log_prob, errors = _of_clusters(shards, targets, logits)
         cast_errors = errors.astype(query.dtype)
         grads = (
             grads[0] + _dot("tc,tw->cw", cast_errors, query),
@@ -109,6 +101,22 @@ def cluster_level(
     grads, out = jax.lax.scan(piece, zeros, jax.tree.map(pieces, targets))
     log_prob, hidden = (x.reshape(-1, *x.shape[2:])[:num_targets] for x in out)
     return Level(log_prob, hidden, *grads)
+
+
+def _of_clusters(
+    shards: TableShards, targets: Targets, logits: Float[Array, "target cluster"]
+) -> tuple[Float[Array, " target"], Float[Array, "target cluster"]]:
+    """log P of the targets' clusters, and the gradients of the logits."""
+    num_clusters = logits.shape[1]
+    top = shards.max_over_blocks(logits.max(axis=1))
+    powers = jnp.exp(logits - top[:, None])
+    total = shards.sum_over_blocks(powers.sum(axis=1))
+    here = targets.cluster[:, None] == jnp.arange(num_clusters)
+    own = jnp.sum(jnp.where(here, logits, 0.0), axis=1)
+    log_prob = own - top - jnp.log(total)
+    log_prob = jnp.where(targets.cluster < num_clusters, log_prob, 0.0)
+    # Other shards' targets have gradients here too: these clusters compete.
+    return log_prob, (here - powers / total[:, None]) * targets.weight[:, None]
 
 
 class ClusterRows(NamedTuple):
@@ -166,15 +174,8 @@ def item_level(
         query, block = rows.targets.hidden[member], table[at].astype(dtype)
         logits = _dot("gtw,grw->gtr", query, block) + bias[at][:, None]
         logits = jnp.where(valid[at][:, None], logits, -jnp.inf)
-        top = logits.max(axis=2, keepdims=True)
-        top = jnp.where(top > -jnp.inf, top, 0.0)
-        powers = jnp.exp(logits - top)
-        total = powers.sum(axis=2, keepdims=True)
-        here = rows.targets.place[member][..., None] == jnp.arange(cluster_size)
-        own = jnp.sum(jnp.where(here, logits, 0.0), axis=2)
-        own = own - (top + jnp.log(total))[..., 0]
         weight = jnp.where(mine, rows.targets.weight[member], 0.0)
-        errors = (here - powers / total) * weight[..., None]
+        own, errors = _of_items(logits, rows.targets.place[member], weight)
         cast = errors.astype(dtype)
         out = jnp.where(mine, member, num_targets)
         block_at = jnp.where(cluster < num_clusters, position[at], num_blocks)
@@ -200,6 +201,22 @@ def item_level(
     )
     back = jnp.zeros_like(rows.order).at[rows.order].set(jnp.arange(num_targets))
     return Level(log_prob[back], hidden[back], *grads)
+
+
+def _of_items(
+    logits: Float[Array, "chunk row place"],
+    place: Int[Array, "chunk row"],
+    weight: Float[Array, "chunk row"],
+) -> tuple[Float[Array, "chunk row"], Float[Array, "chunk row place"]]:
+    """log P of the items at places of their clusters, and the gradients of logits."""
+    top = logits.max(axis=2, keepdims=True)
+    top = jnp.where(top > -jnp.inf, top, 0.0)
+    powers = jnp.exp(logits - top)
+    total = powers.sum(axis=2, keepdims=True)
+    here = place[..., None] == jnp.arange(logits.shape[2])
+    own = jnp.sum(jnp.where(here, logits, 0.0), axis=2)
+    log_prob = own - (top + jnp.log(total))[..., 0]
+    return log_prob, (here - powers / total) * weight[..., None]
 
 
 def row_length(num_targets: int, num_clusters: int) -> int:
