@@ -133,7 +133,7 @@ def test_ties_are_shuffled_within_their_moment_only(dataset: Dataset) -> None:
                 for i, t in zip(inputs, targets, strict=True)
             ]
             np.testing.assert_array_equal(*whole)
-            # The target's own moment is not told, and may be that of the last input.
+            # The batch does not hold the target's time, which may be the last input's.
             for m in np.unique(moment)[:-1]:
                 within = [np.sort(i[moment == m]) for i in inputs]
                 np.testing.assert_array_equal(*within)

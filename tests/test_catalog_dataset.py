@@ -13,7 +13,7 @@ from plays import item_histories, prepared, write_csv
 from pytest import CaptureFixture
 from runs import refused
 
-from eqids import prepare as door
+from eqids import prepare as prepare_command
 from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
@@ -165,7 +165,7 @@ def test_yesterday_is_not_written_over(
     where = ["--source", f"csv:{today}", "--catalog", str(copy.path)]
     for folder in (copy.path, tmp_path / "link", copy.path / ".." / "d"):
         flags = [*where, "--data_dir", str(folder), "--overwrite"]
-        said = refused(door.main, flags, capsys)
+        said = refused(prepare_command.main, flags, capsys)
         assert said.startswith(f"error: --data_dir {folder} is --catalog itself")
     assert item_histories(open_dataset(copy.path)) == item_histories(copy)
 
@@ -205,7 +205,7 @@ def test_what_became_of_the_catalog_is_said(
     }.items():
         file = write_csv(tmp_path / f"{name}.csv", those)
         where = ["--source", f"csv:{file}", "--data_dir", str(tmp_path / name)]
-        door.main([*where, *given])
+        prepare_command.main([*where, *given])
         found[name] = capsys.readouterr().out
         next_[name] = found[name].split("next:\n")[1].split("\n")
         given = ["--catalog", str(tmp_path / "old")]

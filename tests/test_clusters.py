@@ -291,15 +291,15 @@ def test_a_share_of_places_is_whole_places() -> None:
 
 def test_large_catalogs_tell_memory_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eqids.data.clustering.cluster_items._LARGE", 20)
-    told: list[str] = []
+    reports: list[str] = []
     item, offsets = _random_events()
     found = Interactions(
         pa.chunked_array([np.arange(30)]), pa.table({"item": np.arange(20)}),
         item, None, offsets, "file_order", Counts(240),
     )  # fmt: skip
     config = PrepareConfig(num_clusters=4)
-    make_catalog(found, leave_one_out(offsets), config, told.append)
-    assert re.match(r"item vectors need about [\d.]+ GB", told[0])
-    assert re.match(r"clusters need [\d.]+ GB", told[1])
-    assert told[2] == "clustering: 1 of 18 steps"
-    assert told[-1] == "clustering: 18 of 18 steps"
+    make_catalog(found, leave_one_out(offsets), config, reports.append)
+    assert re.match(r"item vectors need about [\d.]+ GB", reports[0])
+    assert re.match(r"clusters need [\d.]+ GB", reports[1])
+    assert reports[2] == "clustering: 1 of 18 steps"
+    assert reports[-1] == "clustering: 18 of 18 steps"

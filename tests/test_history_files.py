@@ -53,13 +53,16 @@ def test_words_for_nothing_among_integers_are_refused(
     assert str(of_prepare.value).startswith(str(error.value) + ", or --missing drop")
 
 
-def test_such_words_among_texts_are_ids_and_told(tmp_path: Path) -> None:
+def test_such_words_among_texts_are_ids_and_reported(tmp_path: Path) -> None:
     users = ["ann", "NULL", "na"]
     path = write(tmp_path / "in.csv", {"user": users, "item": [1, 2, 3]})
-    told: list[str] = []
-    assert read_history_file(path, told.append)["user"].tolist() == users
-    assert len(told) == 1 and "column 'user' is 'NULL' or the like in 2 of 3" in told[0]
-    assert "--" not in told[0]
+    reports: list[str] = []
+    assert read_history_file(path, reports.append)["user"].tolist() == users
+    assert (
+        len(reports) == 1
+        and "column 'user' is 'NULL' or the like in 2 of 3" in reports[0]
+    )
+    assert "--" not in reports[0]
 
 
 def test_empty_ids_are_counted(tmp_path: Path) -> None:
@@ -108,10 +111,10 @@ def test_users_are_integers_where_all_of_them_are_written_so(
 ) -> None:
     columns = {"user": users, "item": [1] * len(users)}
     path = write(tmp_path_factory.mktemp("ids") / "in.csv", columns)
-    told: list[str] = []
-    found = read_history_file(path, told.append)["user"]
+    reports: list[str] = []
+    found = read_history_file(path, reports.append)["user"]
     # Users who are integers but for a few are worth a warning.
-    assert all("holds integers in" in one for one in told)
+    assert all("holds integers in" in one for one in reports)
 
     def is_integer(text: str) -> bool:
         try:

@@ -101,13 +101,13 @@ def test_every_row_is_used_or_counted_or_named(
     titles = dataset.items().set_index("item")["title"].to_dict()
     for item in USED:
         assert titles[int(item)] == (once.get(item, "").strip() or item)
-    told = "\n".join(said)
+    reports = "\n".join(said)
     for number, tokens in [
         (counts.item_rows_unused, f" of {len(rows)} rows name no item of the events"),
         (counts.item_rows_repeated, f" of {len(rows)} rows repeat another row and are"),
         (counts.items_untitled, " of 4 items; their ids are their titles"),
     ]:
-        assert (f"{number}{tokens}" in told) == bool(number)
+        assert (f"{number}{tokens}" in reports) == bool(number)
 
 
 def test_the_command_that_is_named_adds_the_rows_that_are_left(

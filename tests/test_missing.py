@@ -57,8 +57,8 @@ def test_null_words_among_numbers_are_no_values(
     assert f"{HEADER[column]!r} is {word!r} in {len(places)} of 13 rows" in said
     assert f"first in row {min(places) + 1}" in said and "--missing drop" in said
     assert not (folder / "out").exists()
-    told: list[str] = []
-    dataset = prepared(folder, source, missing="drop", said=told)
+    reports: list[str] = []
+    dataset = prepared(folder, source, missing="drop", said=reports)
     kept = [row for n, row in enumerate(rows) if n not in places]
     as_id = int if kind == "csv" else str
     wanted: dict = {}
@@ -66,16 +66,16 @@ def test_null_words_among_numbers_are_no_values(
         wanted.setdefault(as_id(user), []).append(as_id(item))
     assert item_histories(dataset) == wanted
     assert dataset.info.counts.missing_dropped == len(places)
-    assert any(f"{len(places)} rows are left out" in one for one in told)
+    assert any(f"{len(places)} rows are left out" in one for one in reports)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_null_words_among_texts_are_ids_and_said(tmp_path: Path, kind: str) -> None:
     rows = [("ann", "NA", "1"), ("ann", "NaN", "2"), ("ann", "x", "3")]
-    told: list[str] = []
-    dataset = prepared(tmp_path, _write(tmp_path, rows, kind), said=told)
+    reports: list[str] = []
+    dataset = prepared(tmp_path, _write(tmp_path, rows, kind), said=reports)
     assert item_histories(dataset) == {"ann": ["NA", "NaN", "x"]}
-    (warning,) = [one for one in told if "--null_values" in one]
+    (warning,) = [one for one in reports if "--null_values" in one]
     assert "'item_id' is 'NA' or the like in 2 of 3 rows, first in row 1" in warning
 
 
@@ -91,12 +91,12 @@ def test_null_values_are_empty_cells(tmp_path: Path, kind: str) -> None:
 
 def test_all_columns_that_lack_values_are_counted(tmp_path: Path) -> None:
     rows = [*_GOOD, ("", "10", "5"), ("2", "", ""), ("2", "11", "nan"), ("2", "9", "")]
-    told: list[str] = []
+    reports: list[str] = []
     source = f"csv:{write_csv(tmp_path / 'a', rows)}"
-    dataset = prepared(tmp_path, source, missing="drop", said=told)
+    dataset = prepared(tmp_path, source, missing="drop", said=reports)
     assert dataset.info.counts.rows_read == 8
     assert dataset.info.counts.missing_dropped == 4
-    (line,) = [one for one in told if "left out" in one]
+    (line,) = [one for one in reports if "left out" in one]
     assert line.startswith("4 rows are left out (--missing drop)")
     assert "'user_id' 1, 'item_id' 1, 'timestamp' 3" in line
 

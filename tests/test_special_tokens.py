@@ -162,9 +162,9 @@ def test_a_cache_of_control_tokens_is_not_used(
         arrays = {name: file.get_tensor(name) for name in ("ids", "offsets")}
     assert said.pop("special_tokens")
     save_file(arrays, cache, said)
-    told: list[str] = []
-    again = tokens_of(texted, path, "", 99, told.append)
-    assert "tokenizing the texts of 27 items" in told[0]
+    reports: list[str] = []
+    again = tokens_of(texted, path, "", 99, reports.append)
+    assert "tokenizing the texts of 27 items" in reports[0]
     np.testing.assert_array_equal(again.ids, first.ids)
     tokens_of(texted, path, "", 99, pytest.fail)
 

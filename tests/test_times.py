@@ -155,27 +155,27 @@ def test_implausible_times_are_refused(
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_unit_that_is_given_is_not_doubted(tmp_path: Path, unit: TimeUnit) -> None:
     rows = [("a", n, 20200101 + n) for n in range(3)]
-    told: list[str] = []
+    reports: list[str] = []
     source = f"csv:{write_csv(tmp_path / 'a.csv', rows)}"
-    dataset = prepared(tmp_path, source, time_unit=unit, said=told)
+    dataset = prepared(tmp_path, source, time_unit=unit, said=reports)
     first = int(20200101 * SECONDS[unit] // 1)
     assert dataset.times is not None and dataset.times[0] == first
-    assert not any("time_unit" in one for one in told)
+    assert not any("time_unit" in one for one in reports)
 
 
 def test_ranks_given_as_times_are_warned_of(tmp_path: Path) -> None:
-    told: list[str] = []
+    reports: list[str] = []
     rows = [("a", n, n) for n in range(3)]
-    prepared(tmp_path, f"csv:{write_csv(tmp_path / 'a.csv', rows)}", said=told)
-    (warning,) = [one for one in told if one.startswith("warning")]
+    prepared(tmp_path, f"csv:{write_csv(tmp_path / 'a.csv', rows)}", said=reports)
+    (warning,) = [one for one in reports if one.startswith("warning")]
     assert "holds numbers from 0 to 2" in warning and "--order_column" in warning
 
 
 def test_units_that_are_mixed_are_warned_of(tmp_path: Path) -> None:
-    told: list[str] = []
+    reports: list[str] = []
     rows = [("a", 1, 1_577_836_800), ("a", 2, 1_577_836_801_000), ("a", 3, 5 * 10**12)]
-    prepared(tmp_path, f"csv:{write_csv(tmp_path / 'a.csv', rows)}", said=told)
-    assert any("are all of them in one unit" in one for one in told)
+    prepared(tmp_path, f"csv:{write_csv(tmp_path / 'a.csv', rows)}", said=reports)
+    assert any("are all of them in one unit" in one for one in reports)
 
 
 @pytest.mark.parametrize(

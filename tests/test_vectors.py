@@ -93,10 +93,10 @@ def _parquet(path: Path, **columns: Any) -> Path:
     return path
 
 
-def _read(path: Path, told: list[str] | None = None, **flags: Any) -> np.ndarray:
-    told = [] if told is None else told
+def _read(path: Path, reports: list[str] | None = None, **flags: Any) -> np.ndarray:
+    reports = [] if reports is None else reports
     config = PrepareConfig(cluster_vectors=str(path), **flags)
-    return own_vectors(path, _IDS, config, told.append)
+    return own_vectors(path, _IDS, config, reports.append)
 
 
 @pytest.mark.parametrize("kind", [
@@ -123,10 +123,10 @@ def test_columns_of_numbers_are_read_in_parts(
         first=[9, 2, 9, 4],
         second=[9.0, 3.0, 9.0, 5.0],
     )
-    told: list[str] = []
-    found = _read(path, told)
+    reports: list[str] = []
+    found = _read(path, reports)
     np.testing.assert_array_equal(found, [[0, 0], [2, 3], [4, 5]])
-    assert told == [
+    assert reports == [
         f"{path}: 2 of 4 rows belong to no item and are left out",
         f"warning: {path} has no vector for 1 of 3 items; theirs are zeros",
     ]
@@ -140,9 +140,9 @@ def test_rows_of_one_item_hold_one_vector(
     monkeypatch.setattr("eqids.data.clustering.own_vectors._ROWS", rows)
     ids, lists = ["a", "x", "b", "a", "c", "b", "x"], [*_ROWS, *_ROWS, _ROWS[0]]
     lists = [lists[{"a": 0, "b": 1, "c": 2, "x": 0}[one]] for one in ids]
-    path, told = _parquet(tmp_path / "v.parquet", item=ids, v=lists), []
-    np.testing.assert_array_equal(_read(path, told), _ROWS)
-    assert told == [
+    path, reports = _parquet(tmp_path / "v.parquet", item=ids, v=lists), []
+    np.testing.assert_array_equal(_read(path, reports), _ROWS)
+    assert reports == [
         f"{path}: 2 of 7 rows belong to no item and are left out",
         f"{path}: 2 of 7 rows repeat another row and are dropped",
     ]
@@ -199,11 +199,11 @@ def test_mistakes_in_parquet_are_named(
     assert said in str(found.value)
 
 
-def test_vectors_of_zeros_are_told(tmp_path: Path) -> None:
+def test_vectors_of_zeros_are_reported(tmp_path: Path) -> None:
     path = _parquet(tmp_path / "v.parquet", item=["a", "b", "c"], v=[1.0, 0.0, 0.0])
-    told: list[str] = []
-    _read(path, told)
-    assert told == [
+    reports: list[str] = []
+    _read(path, reports)
+    assert reports == [
         f"warning: {path} has vectors of zeros for 2 of 3 items, the first of which is "
         "'b'"
     ]

@@ -39,7 +39,7 @@ def tokens_file(tokenizer: str) -> str:
 
 
 def is_cache(name: str) -> bool:
-    """Whether a file of a dataset folder is a cache, of format 2 (`words-`) too."""
+    """Returns whether a file is a cache; `words-` is that of datasets of format 2."""
     return re.fullmatch(r"(tokens|words)-[0-9a-f]{12}\.safetensors", name) is not None
 
 

@@ -200,9 +200,9 @@ def read_info(path: Path) -> DatasetInfo:
 
 def _command(path: Path, values: Mapping[str, Any]) -> str:
     """The command that prepares a dataset anew, as far as `dataset.json` says."""
-    words = ["--source", str(values.get("source", "SOURCE"))]
-    words += ["--data_dir", str(path.parent), "--overwrite"]
-    return shlex.join(["python", "-m", "eqids.prepare", *words])
+    flags = ["--source", str(values.get("source", "SOURCE"))]
+    flags += ["--data_dir", str(path.parent), "--overwrite"]
+    return shlex.join(["python", "-m", "eqids.prepare", *flags])
 
 
 def _check_hash(path: Path, text: str, values: Mapping[str, Any]) -> None:

@@ -75,12 +75,12 @@ def tokens_of(
 
     Texts and the prompt are data: a text that spells a special token, such as `</s>`,
     is tokenized letter by letter like any other. The only special token is the one
-    that the tokenizer itself puts before a text, if it does (Llama 3's
-    `<|begin_of_text|>`): the prompt starts with it, also where no prompt is given.
-    Added tokens that the tokenizer's file declares not special are words like others.
+    that the tokenizer itself puts before a text (Llama 3's `<|begin_of_text|>`): the
+    prompt starts with it, even an empty prompt. Added tokens that the tokenizer's file
+    declares not special are ordinary tokens.
 
-    All words of all items are cached in the dataset folder, under the tokenizer's
-    hash; a cache of other texts, or a damaged one, is made again.
+    The tokens of all items are cached in the dataset folder, under the tokenizer's
+    hash; a stale or damaged cache is made again.
 
     Args:
         dataset: with the present version of its catalog.

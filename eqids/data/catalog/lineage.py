@@ -1,4 +1,4 @@
-"""The versions of a catalog: what each changed, from the first on."""
+"""The versions of a catalog, and the changes between them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
