@@ -101,13 +101,13 @@ def some_cold(dataset: Dataset, width: int = 8) -> ColdItems:
     return ColdItems.of(dataclasses.replace(dataset, item_counts=counts), text)
 
 
-def test_unused_items_stand_where_their_likes_do(dataset: Dataset) -> None:
+def test_unused_items_copy_the_most_similar_used_item(dataset: Dataset) -> None:
     model, items = tiny_model(dataset, tied_items=False), some_cold(dataset)
     noise = jax.random.normal(jax.random.key(2), model.softmax.bias.shape)
     model = eqx.tree_at(lambda m: m.softmax.bias, model, noise)
     params, frozen = split(model, "all", FLOAT32)
     state = start(params, make_optimizer(StepConfig("all", NANO_RECIPE)))
-    placed = items.placed(state)
+    placed = items.filled(state)
     text, used, unused = (np.asarray(x) for x in (items.text, items.used, items.unused))
     num_moved = 0
     for of in (
@@ -132,12 +132,12 @@ def test_unused_items_stand_where_their_likes_do(dataset: Dataset) -> None:
         for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True)
     ]
     assert sum(changed) == 3
-    again = jax.tree.leaves(items.placed(placed))
+    again = jax.tree.leaves(items.filled(placed))
     assert all(map(np.array_equal, again, jax.tree.leaves(placed)))
 
     query = jax.random.normal(jax.random.key(3), (4, 8))
-    taught = eqx.combine(params, items.hidden(frozen)).softmax
-    share = np.exp(np.asarray(taught.log_probs(query)))
+    trained = eqx.combine(params, items.without_unused(frozen)).softmax
+    share = np.exp(np.asarray(trained.log_probs(query)))
     assert not share[:, unused.reshape(-1)].any()
     assert_close(share.sum(axis=1), np.ones(4), "float32")
 
@@ -256,7 +256,7 @@ def found(put):
     with put.active():
         vectors = text_vectors(put(llama), tokens, jnp.float32, put)
         params, _ = split(put(model), "all", jnp.float32)
-        placed = put(items).placed(State(jnp.zeros((), int), params, None)).params
+        placed = put(items).filled(State(jnp.zeros((), int), params, None)).params
         table = np.asarray(placed.softmax.table)[:7]
         assert placed.softmax.table.sharding == params.softmax.table.sharding
     return [vectors.tolist(), table.tolist()]

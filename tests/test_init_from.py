@@ -19,7 +19,7 @@ from runs import refused, save_noisy, small
 from tokens import TEXTS, with_texts, write_tokenizer
 
 import eqids
-from convert import __main__ as convert_door
+from convert import __main__ as convert_command
 from convert.hub import REPOSITORIES
 from eqids import catalog, evaluate, recommend, train
 from eqids.checkpoints import read_manifest
@@ -82,7 +82,7 @@ def test_a_pair_is_the_model_that_it_was_made_of(
 
 
 @pytest.mark.parametrize("name", ["heads", "tied lora"])
-def test_doors_open_a_pair_as_they_do_a_checkpoint(
+def test_commands_open_a_pair_as_they_do_a_checkpoint(
     name: str,
     saved: Callable[[str], tuple[Path, Path]],
     tmp_path: Path,
@@ -149,7 +149,7 @@ def worded(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = write_tokenizer(folder / "mine.json")
     flags = small(texted.path, folder / "run", *WORDS, "--num_steps", "1")
     train.main([*flags, "--tokenizer", str(tokenizer)])
-    convert_door.main(["eqids-to-hf", str(folder / "run"), str(folder / "pair")])
+    convert_command.main(["eqids-to-hf", str(folder / "run"), str(folder / "pair")])
     tokenizer.rename(folder / "moved.json")
     return folder
 
@@ -294,7 +294,7 @@ def test_a_llama_that_its_cache_lost_comes_from_the_hub_again(
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "b"))
     now = measured(tmp_path, "--checkpoint", str(tmp_path / "run"))
     assert now == was
-    convert_door.main(["eqids-to-hf", str(tmp_path / "run"), str(tmp_path / "pair")])
+    convert_command.main(["eqids-to-hf", str(tmp_path / "run"), str(tmp_path / "pair")])
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "c"))
     capsys.readouterr()
     said = refused(evaluate.main, ["--checkpoint", str(tmp_path / "run")], capsys)
@@ -312,11 +312,11 @@ def test_a_llama_that_its_cache_lost_comes_from_the_hub_again(
     assert "--llama_path DIR" in said
 
 
-def test_a_command_names_what_it_is_told_by_place(
+def test_a_command_names_its_positional_arguments(
     capsys: CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
-        convert_door.main(["hf-to-hf", "--help"])
+        convert_command.main(["hf-to-hf", "--help"])
     said = capsys.readouterr().out
     assert "INPUT OUTPUT" in said.splitlines()[0] and "PATH PATH" not in said
 

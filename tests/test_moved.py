@@ -13,7 +13,7 @@ from runs import Command, refused, small
 from tokens import TEXTS, with_texts, write_tokenizer
 
 import eqids
-from convert import __main__ as convert_door
+from convert import __main__ as convert_command
 from eqids import catalog, evaluate, recommend, train
 from eqids.checkpoints import latest_step
 from eqids.config import UserError
@@ -42,7 +42,7 @@ READERS: dict[str, tuple[Command, Callable[[Path], list[str]]]] = {
         recommend.main, lambda run: ["--checkpoint", str(run), "--user", "user 1"]
     ),
     "items": (
-        convert_door.main, lambda run: ["items", str(run), str(run.parent / "items")]
+        convert_command.main, lambda run: ["items", str(run), str(run.parent / "items")]
     ),
     "train": (
         train.main,
@@ -94,7 +94,7 @@ def test_the_same_command_says_that_the_dataset_moved(
     assert len(eqids.load(run, now).recommend([["item 1"]], k=3)) == 3
 
 
-def test_a_folder_that_is_mistyped_is_told_without_other_data(
+def test_a_mistyped_folder_is_reported_without_other_data(
     finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     typo = tmp_path / "typo"
@@ -116,7 +116,7 @@ def test_a_folder_that_is_mistyped_is_told_without_other_data(
     assert f"{tmp_path / 'none'}: no such folder, wanted a Hugging Face Llama" in said
 
 
-def test_histories_that_changed_are_told_in_words(
+def test_histories_that_changed_are_reported_in_words(
     dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     """A dataset prepared with --catalog: the same items, and other histories."""

@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_said_in_flags(
     assert not (tmp_path / "new").exists()
 
 
-def test_what_trains_is_told_where_it_is_chosen_anew(
+def test_what_trains_is_printed_if_it_is_chosen_anew(
     folder: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     start = ["--load_checkpoint", str(folder / "nano run"), *SIZES.split()[:2]]

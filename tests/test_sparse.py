@@ -222,7 +222,7 @@ def losses(
     return out, step._cache_size()
 
 
-def test_where_all_clusters_are_touched_lazy_adam_is_the_dense_step(
+def test_with_all_clusters_active_lazy_adam_is_the_dense_step(
     dataset: Dataset,
 ) -> None:
     """Same losses and gradient norms, and one compilation each."""

@@ -310,7 +310,7 @@ def test_what_a_second_stage_needs_and_does_not_find_is_named(
     assert "see --load_checkpoint" in said
 
 
-def test_other_texts_of_the_same_items_are_told_of(
+def test_other_texts_of_the_same_items_are_reported(
     first: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     with_texts(open_dataset(first / "d"), tmp_path / "d", ["Other texts"])

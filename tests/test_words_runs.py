@@ -64,7 +64,7 @@ def test_a_run_records_its_words_and_opens_with_them(
     np.testing.assert_allclose(found["probability"], np.exp(scores[best]), rtol=1e-4)
 
 
-def test_evaluation_from_the_door_is_that_of_the_run(
+def test_the_evaluate_command_measures_as_the_run_did(
     trained: tuple[Dataset, Path, Path], tmp_path: Path
 ) -> None:
     _, tokenizer, run = trained
