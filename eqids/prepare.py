@@ -13,27 +13,89 @@
     python -m eqids.prepare --source csv:today.csv --data_dir data/today \\
         --catalog data/plays
 
-The first fetches MovieLens-100K into data/ml-100k. --text says what a Llama may read
-of an item, by columns of the items; --cluster_vectors text clusters items by what a
-Llama makes of that, used or not. The last gives items the places that they have in
-yesterday's dataset, so that its checkpoints go on: today.csv must hold all events,
-yesterday's too. Users and items keep your ids; histories are split into training,
-validation and test events, and items are clustered by who used them. Then train with
-`python -m eqids.train --data_dir DIR`.
+The first command fetches MovieLens-100K into data/ml-100k. --text is a template of the
+text that Llama reads beside an item, by columns of the items. --cluster_vectors text
+clusters items by a Llama's hidden states of that text. The last command keeps the slots
+that items have in yesterday's dataset, so that its checkpoints can be trained further:
+today.csv must hold all events, yesterday's too. Users and items keep your ids; each
+history is split into training, validation and test events, and items are clustered by
+who used them. Then train with `python -m eqids.train --data_dir DIR`.
 """
 
+import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eqids.cli import parse, run
+from eqids.cli import parse, run, say, shell_word, visible
 from eqids.config import PrepareConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from eqids.data import DatasetInfo
+    from eqids.data.clustering.cluster_items import TextEncoder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads flags, prepares the dataset and says what it holds."""
+    """Reads flags, prepares the dataset and prints its numbers."""
     config = parse(PrepareConfig, argv, "eqids.prepare", __doc__)
-    from eqids.preparing import prepare_and_report
+    # Imported here, so that --help and a mistyped flag do not wait for pandas.
+    from eqids.data.preparation import prepare
+    from eqids.data.summary import summary
 
-    prepare_and_report(config)
+    start = time.perf_counter()
+    llama_path = config.llama_path
+    encode = None if llama_path is None else _text_encoder(llama_path)
+    dataset = prepare(config, _report, encode)
+    say(summary(dataset))
+    say(f"done in {time.perf_counter() - start:.1f} s; next:")
+    for command in _next_commands(config, dataset.info):
+        say(f"  python -m {command}")
+
+
+def _report(message: str) -> None:
+    """Prints a message above a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(visible(message), sys.stdout)
+
+
+def _text_encoder(llama_path: Path) -> "TextEncoder":
+    """Checks a Llama, and returns a function that makes vectors of texts with it."""
+    import convert
+    from eqids.data.batches.item_texts import tokenizer_file, tokens_of_texts
+    from eqids.runs.run_tokens import check_vocab
+    from eqids.runs.text_vectors import MOST_TOKENS, principal, text_vectors
+    from sharding import placement
+
+    sizes, tokenizer = convert.check_llama(llama_path), tokenizer_file(None, llama_path)
+
+    def encode(texts: Sequence[str], width: int) -> "np.ndarray":
+        tokens = tokens_of_texts(texts, tokenizer, MOST_TOKENS)
+        check_vocab(tokens, sizes)
+        put = placement("none")
+        llama = convert.load_llama(llama_path, "float32", put, head=False)
+        return principal(text_vectors(llama, tokens, "float32", put), width)
+
+    return encode
+
+
+def _next_commands(config: PrepareConfig, info: "DatasetInfo") -> list[str]:
+    """Returns the commands to train; checkpoints of an older catalog migrate first."""
+    from eqids.data.info import INFO_FILE, read_info
+
+    folder = shell_word(str(config.folder))
+    train = f"eqids.train --data_dir {folder}"
+    if config.catalog is None:
+        return [train]
+    if read_info(config.catalog / INFO_FILE).catalog_id == info.catalog_id:
+        return [f"{train} --load_checkpoint RUN"]
+    return [
+        f"eqids.catalog migrate --data_dir {folder} --checkpoint RUN",
+        f"{train} --load_checkpoint RUN-v{info.catalog_version}",
+    ]
 
 
 if __name__ == "__main__":

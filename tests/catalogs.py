@@ -27,6 +27,11 @@ def make_catalog(
     )
 
 
+def halved(catalog: Catalog, cluster: int) -> tuple[Catalog, Change]:
+    """The catalog after one cluster is divided in two."""
+    return catalog.divide(np.array([cluster]), catalog.cluster_size)
+
+
 def make_arrays(catalog: Catalog, seed: int = 0) -> dict[str, np.ndarray]:
     """A softmax with moments and counters of its clusters."""
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from catalogs import WIDTH, log_probs, make_arrays, make_catalog, one_step
+from catalogs import WIDTH, halved, log_probs, make_arrays, make_catalog, one_step
 from conftest import TOLERANCE
 
 from eqids.config import UserError
@@ -53,12 +53,12 @@ def test_a_full_cluster_divides_by_similarity_and_only_one_part_moves() -> None:
     assert cluster[0] == cluster[2] != cluster[1] == cluster[3] and cluster[4] == 1
     kept = np.flatnonzero(after.slot[:5] == catalog.slot)
     assert len(kept) == 5 - len(change.left) and 4 in kept
-    assert change.opened.tolist() == [2] and change.parent.tolist() == [0]
+    assert change.filled.tolist() == [2] and change.parent.tolist() == [0]
     # An empty cluster is used before the table grows.
     grown, _ = catalog.grow(1)
-    again, change = grown.split(0)
+    again, change = halved(grown, 0)
     assert again.num_clusters == grown.num_clusters == 3
-    assert change.opened.tolist() == [2]
+    assert change.filled.tolist() == [2]
 
 
 def test_many_clusters_stay_a_multiple_of_64() -> None:
@@ -66,7 +66,7 @@ def test_many_clusters_stay_a_multiple_of_64() -> None:
     after, _ = catalog.add([500], vectors=np.ones((1, WIDTH), np.float32))
     assert after.num_clusters == 128
     for more in range(10):
-        after, _ = after.split(int(np.argmax(after.sizes)))
+        after, _ = halved(after, int(np.argmax(after.sizes)))
         assert after.num_clusters == 128, more
     assert catalog.grow(65)[0].num_clusters == 192
     assert make_catalog().grow(1)[0].num_clusters == 4
@@ -76,7 +76,7 @@ def test_items_of_which_nothing_is_known_fill_the_emptiest_clusters() -> None:
     catalog, _ = small([[1, 0]] * 5, [0, 1, 2, 4, 5], cluster_size=4).grow(1)
     after, change = catalog.add(np.arange(10, 15))
     assert (after.sizes == [4, 4, 2]).all()
-    assert change.opened.tolist() == [2] and change.parent.tolist() == [-1]
+    assert change.filled.tolist() == [2] and change.parent.tolist() == [-1]
 
 
 def test_rebalance_leaves_a_share_of_every_cluster_free() -> None:
@@ -99,7 +99,6 @@ def test_rebalance_leaves_a_share_of_every_cluster_free() -> None:
         (lambda c: c.retire(["x"]), "item 'x' is not in the catalog"),
         (lambda c: c.retire([6]), "item 6 is retired already"),
         (lambda c: c.release([1]), "item 1 is not retired"),
-        (lambda c: c.split(7), "cluster 7 does not hold two items"),
         (lambda c: c.rebalance(1.0), "free_share is 1.0, wanted at least 0"),
         (lambda c: c.grow(0), "0 clusters to add, wanted 1 or more"),
         (lambda c: c.grow(2**30), "3221225481 places, wanted less than 2147483648"),
@@ -124,7 +123,7 @@ def test_mass_follows_the_items() -> None:
     arrays, query = make_arrays(catalog), np.zeros((1, WIDTH))
     old = log_probs(arrays, catalog.item_valid, query)[0, catalog.slot]
     for name, (after, change) in {
-        "split": catalog.split(0),
+        "divide": halved(catalog, 0),
         "retire": catalog.retire(catalog.items[[0, 4]]),
         "add": catalog.add([70, 71], similar=[catalog.items[:2]] * 2),
     }.items():
@@ -132,7 +131,7 @@ def test_mass_follows_the_items() -> None:
         new = log_probs(found, after.item_valid, query)[0, after.slot[:9]]
         shift = (new - old)[~after.retired[:9]]
         assert np.ptp(shift) < TOLERANCE["float32"], name
-        assert (abs(shift[0]) < TOLERANCE["float32"]) == (name == "split")
+        assert (abs(shift[0]) < TOLERANCE["float32"]) == (name == "divide")
 
 
 def test_a_new_item_starts_as_the_mean_of_what_it_resembles() -> None:
@@ -154,7 +153,7 @@ def test_a_new_item_starts_as_the_mean_of_what_it_resembles() -> None:
 def test_fitted_clusters_are_nearer_to_the_old_model() -> None:
     catalog = make_catalog(num_items=30, num_clusters=4, cluster_size=8)
     arrays, rng = make_arrays(catalog), np.random.default_rng(1)
-    after, change = catalog.split(1)
+    after, change = halved(catalog, 1)
     lineage = Lineage(catalog.item_valid, ("00" * 32,), (change,))
     ancestor, affected = cluster_ancestors(lineage, 1)
     assert ancestor.tolist() == [0, 1, 2, 3, 1]

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from catalogs import MU, SEEN, WIDTH, log_probs, make_arrays, make_catalog, one_step
+from catalogs import (
+    MU,
+    SEEN,
+    WIDTH,
+    halved,
+    log_probs,
+    make_arrays,
+    make_catalog,
+    one_step,
+)
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -20,7 +29,7 @@ from eqids.data.catalog.living_catalog import Catalog
 from eqids.migrate.remap import remap_arrays
 
 
-class LivingCatalog(RuleBasedStateMachine):
+class CatalogLaws(RuleBasedStateMachine):
     """Changes a catalog at random, with a head that follows it."""
 
     @initialize(
@@ -58,7 +67,7 @@ class LivingCatalog(RuleBasedStateMachine):
             np.arange(len(valid)), change.affected(old.cluster_size)
         )
         self.check_untouched(after, catalog, unaffected)
-        opened = change.opened[change.parent >= 0]
+        opened = change.filled[change.parent >= 0]
         parent = change.parent[change.parent >= 0]
         np.testing.assert_array_equal(after[SEEN][opened], before[SEEN][parent])
         moments = after[MU].reshape(-1, WIDTH)
@@ -128,11 +137,11 @@ class LivingCatalog(RuleBasedStateMachine):
 
     @precondition(lambda self: (self.catalog.sizes > 1).any())
     @rule(data=st.data())
-    def split(self, data: st.DataObject) -> None:
+    def divide(self, data: st.DataObject) -> None:
         sizes = self.catalog.sizes
         many = np.flatnonzero(sizes > 1).tolist()
         cluster = data.draw(st.sampled_from(many))
-        catalog, change = self.catalog.split(cluster)
+        catalog, change = halved(self.catalog, cluster)
         self.follow(catalog, change)
         assert len(change.left) == sizes[cluster] // 2
         assert change.parent.tolist() == [cluster]
@@ -179,6 +188,6 @@ class LivingCatalog(RuleBasedStateMachine):
                 np.testing.assert_array_equal(at_once[name], array)
 
 
-TestLivingCatalog = LivingCatalog.TestCase
+TestCatalogLaws = CatalogLaws.TestCase
 # 10,000 operations.
-TestLivingCatalog.settings = settings(max_examples=100, stateful_step_count=100)
+TestCatalogLaws.settings = settings(max_examples=100, stateful_step_count=100)

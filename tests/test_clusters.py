@@ -208,11 +208,11 @@ def _random_events() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_clusters_of_words_hold_items_of_one_text() -> None:
-    catalog = _catalog(*_random_events(), 20, cluster_vectors="tokens", spherical=True)
+    catalog = _catalog(*_random_events(), 20, cluster_vectors="words", spherical=True)
     cluster = catalog.slot // catalog.cluster_size
     assert all(len(set(cluster[kind::4])) == 1 for kind in range(4))
     info = catalog.info
-    assert (info.method, info.vectors, info.spherical) == ("kmeans", "tokens", True)
+    assert (info.method, info.vectors, info.spherical) == ("kmeans", "words", True)
     assert (info.smallest, info.mean, info.empty_share) == (5, 5.0, 0.0)
 
 
@@ -234,8 +234,8 @@ def test_words_need_texts() -> None:
         pa.table({"item": np.arange(20), "text": [""] * 20}),
         item, None, offsets, "file_order", Counts(240),
     )  # fmt: skip
-    config = PrepareConfig(cluster_vectors="tokens")
-    with pytest.raises(UserError, match="nothing is said of the items: give their"):
+    config = PrepareConfig(cluster_vectors="words")
+    with pytest.raises(UserError, match="but no item has a text: give titles"):
         make_catalog(found, leave_one_out(offsets), config, lambda sentence: None)
 
 
@@ -243,17 +243,17 @@ def test_words_need_texts() -> None:
 def test_a_bar_that_does_not_move_is_closed(
     method: Any, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eqids.data import clustering
+    from eqids.data.clustering import cluster_items
 
     bars = []
 
-    class Bar(clustering.tqdm):  # type: ignore[misc]
+    class Bar(cluster_items.tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any):
             super().__init__(*args, **{**options, "disable": False})
             bars.append(self)
 
-    monkeypatch.setattr(clustering, "_LARGE", 20)
-    monkeypatch.setattr(clustering, "tqdm", Bar)
+    monkeypatch.setattr(cluster_items, "_LARGE", 20)
+    monkeypatch.setattr(cluster_items, "tqdm", Bar)
     item, offsets = _random_events()
     found = Interactions(
         pa.chunked_array([np.arange(30)]), pa.table({"item": np.arange(20)}),

@@ -122,7 +122,7 @@ def test_a_deleted_file_is_named(tmp_path: Path, name: str) -> None:
     _write(tmp_path / "d")
     (tmp_path / "d" / name).unlink()
     with pytest.raises(
-        UserError, match=f"{name} is missing.*prepare it again from its own source"
+        UserError, match=f"{name} is missing.*prepare it again from its source"
     ):
         open_dataset(tmp_path / "d")
 
@@ -149,11 +149,21 @@ def test_a_changed_byte_is_found_wherever_it_is(tmp_path: Path, name: str) -> No
 
 
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
-    dataset = _write(tmp_path / "d")
-    info = replace(dataset.info, format_version=3)
-    (tmp_path / "d" / "dataset.json").write_text(render_info(info))
-    with pytest.raises(UserError, match="format_version is 3, wanted 2"):
-        open_dataset(tmp_path / "d")
+    """The message names the command that makes the dataset anew."""
+    path = tmp_path / "d e"
+    old = render_info(replace(_write(path).info, format_version=2))
+    old = old.replace('"cluster_size"', '"room"')
+    (path / "dataset.json").write_text(old)
+    with pytest.raises(UserError) as said:
+        open_dataset(path)
+    assert str(said.value) == (
+        f"{path}/dataset.json: format_version is 2, wanted 3; make the dataset anew "
+        "with the flags it was made with: python -m eqids.prepare --source "
+        f"csv:plays.csv --data_dir '{path}' --overwrite"
+    )
+    (path / "words-0123456789ab.safetensors").touch()
+    assert _write(path, overwrite=True).info.format_version == 3
+    assert not list(path.glob("words-*"))
 
 
 def test_unknown_fields_are_refused(tmp_path: Path) -> None:

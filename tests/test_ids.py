@@ -17,7 +17,8 @@ from runs import refused
 import eqids
 from eqids import catalog, prepare, recommend, train
 from eqids.data import open_dataset
-from eqids.data.ids import Ids, as_ids, typed_ids
+from eqids.data.id_values import as_ids
+from eqids.data.ids import Ids, typed_ids
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 SMALL = st.integers(-(2**50), 2**50)

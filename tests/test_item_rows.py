@@ -103,7 +103,7 @@ def test_every_row_is_used_or_counted_or_named(
         assert titles[int(item)] == (once.get(item, "").strip() or item)
     told = "\n".join(said)
     for number, tokens in [
-        (counts.item_rows_unused, f" of {len(rows)} rows are of no item in the events"),
+        (counts.item_rows_unused, f" of {len(rows)} rows name no item of the events"),
         (counts.item_rows_repeated, f" of {len(rows)} rows repeat another row and are"),
         (counts.items_untitled, " of 4 items; their ids are their titles"),
     ]:
@@ -123,7 +123,7 @@ def test_the_command_that_is_named_adds_the_rows_that_are_left(
         tmp_path, source, items=items, title_column="name", said=said, text="No {name}!"
     )
     assert f"{items}: 2 of 500 rows repeat another row and are dropped" in said
-    (line,) = (one for one in said if "478 of 500 rows are of no item" in one)
+    (line,) = (one for one in said if "478 of 500 rows name no item" in one)
     tokens = line.partition("python -m eqids.catalog ")[2]
     assert f"--items '{items}'" in tokens and f"--data_dir {dataset.path}" in tokens
     command.main(shlex.split(tokens))
@@ -223,7 +223,7 @@ def test_rows_of_items_that_are_dropped_as_rare_are_counted(tmp_path: Path) -> N
     assert dataset.info.counts.items_dropped == 2
     assert dataset.info.counts.item_rows_unused == 4
     assert any(
-        "4 of 6 rows are of no item in the events that were kept, so" in s for s in said
+        "4 of 6 rows name no item of the events that were kept and" in s for s in said
     )
 
 

@@ -119,7 +119,7 @@ def test_films_that_come_later_have_texts_like_others(
     (folder / "movies.dat").write_text("\n".join(films) + "\n")
     said: list[str] = []
     dataset = prepared(tmp_path, f"ml-1m:{folder}", said=said)
-    assert any("1 of 5 rows are of no item in the events" in one for one in said)
+    assert any("1 of 5 rows name no item of the events" in one for one in said)
     new = "Alien (1979)" if header == "title,genres" else "Alien,1979"
     (tmp_path / "new.csv").write_text(
         f'item_id,{header}\n9,{new},"Horror, Sci-Fi"\n7,{new},\n'
@@ -144,14 +144,14 @@ def test_a_dataset_that_follows_uses_the_template(tmp_path: Path) -> None:
     said: list[str] = []
     new = prepared(later, source, items=items, catalog=old.path, said=said)
     assert texts(new) == TEXTS and new.info.texts == old.info.texts
-    assert f"texts of items are made by {TEMPLATE!r}, as in {old.path}" in said
+    assert f"texts of items are made by the template {TEMPLATE!r} of {old.path}" in said
     (line,) = (one for one in said if "have another title or text" in one)
     assert line.startswith("warning: 1 items") and "they keep those of" in line
     said.clear()
     settings = {"catalog": old.path, "text": "{title}!", "overwrite": True}
     new = prepared(later, source, items=items, said=said, **settings)
     assert texts(new) == {**TEXTS, 6: "é{x}!"}
-    assert any("only new items get the former" in one for one in said)
+    assert any("only new items get texts by --text" in one for one in said)
     # Without titles the known items keep theirs, and later ones get texts like them.
     new = prepared(later, source, catalog=old.path, overwrite=True)
     assert new.info.texts == old.info.texts

@@ -14,7 +14,7 @@ from models import FLOAT32, NOWHERE, tiny_model
 
 import eqids
 from eqids.data import Dataset
-from eqids.data.batches.token_packing import Events, WordPackingPlan
+from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.training_batches import query_batch
 from eqids.fit import evaluation
 from eqids.fit.baselines import evaluate_baseline, markov, popularity
@@ -141,7 +141,7 @@ def test_windows_with_words_follow_one_another(
     tied = np.zeros(len(size), np.bool_)
     cluster_size += 1 + most_tokens
     length = np.array(lengths)
-    plan = WordPackingPlan(
+    plan = TokenPackingPlan(
         Events(offsets, length, size, tied), prompt, prompt + cluster_size, 3
     )
     for epoch in range(2):
@@ -176,7 +176,7 @@ def test_a_history_of_many_windows_is_cut_in_few_rounds(
     events = Events(
         np.array([0, len(size)]), np.array([len(size)]), size, np.zeros(len(size), bool)
     )
-    WordPackingPlan(events, 0, 12, 0)
+    TokenPackingPlan(events, 0, 12, 0)
     assert len(rounds) < 20
 
 

@@ -105,7 +105,7 @@ def test_a_folder_that_is_mistyped_is_told_without_other_data(
         (catalog.main, ["show", "--data_dir", str(typo)]),
     ):
         said = refused(command, flags, capsys)
-        assert f"{typo} is not there, wanted a dataset folder, see --data_dir" in said
+        assert f"{typo} does not exist, wanted a dataset folder, see --data_dir" in said
         assert "ml-100k" not in said
     said = refused(evaluate.main, ["--checkpoint", str(typo)], capsys)
     assert f"{typo}: no such folder" in said and "see --checkpoint" in said

@@ -164,7 +164,7 @@ def test_a_cache_of_control_tokens_is_not_used(
     save_file(arrays, cache, said)
     told: list[str] = []
     again = tokens_of(texted, path, "", 99, told.append)
-    assert "splitting the texts of 27 items" in told[0]
+    assert "tokenizing the texts of 27 items" in told[0]
     np.testing.assert_array_equal(again.ids, first.ids)
     tokens_of(texted, path, "", 99, pytest.fail)
 

@@ -127,7 +127,7 @@ def test_columns_of_numbers_are_read_in_parts(
     found = _read(path, told)
     np.testing.assert_array_equal(found, [[0, 0], [2, 3], [4, 5]])
     assert told == [
-        f"{path}: 2 of 4 rows are of no item and are left out",
+        f"{path}: 2 of 4 rows belong to no item and are left out",
         f"warning: {path} has no vector for 1 of 3 items; theirs are zeros",
     ]
 
@@ -143,7 +143,7 @@ def test_rows_of_one_item_hold_one_vector(
     path, told = _parquet(tmp_path / "v.parquet", item=ids, v=lists), []
     np.testing.assert_array_equal(_read(path, told), _ROWS)
     assert told == [
-        f"{path}: 2 of 7 rows are of no item and are left out",
+        f"{path}: 2 of 7 rows belong to no item and are left out",
         f"{path}: 2 of 7 rows repeat another row and are dropped",
     ]
     lists[5] = lists[0]
@@ -204,8 +204,8 @@ def test_vectors_of_zeros_are_told(tmp_path: Path) -> None:
     told: list[str] = []
     _read(path, told)
     assert told == [
-        f"warning: {path} says nothing of 2 of 3 items, the first of which is 'b': "
-        "their vectors are all zeros"
+        f"warning: {path} has vectors of zeros for 2 of 3 items, the first of which is "
+        "'b'"
     ]
 
 

@@ -13,7 +13,7 @@ from models import FLOAT32, NOWHERE, TINY, tiny_model
 from eqids.config import UserError
 from eqids.data import Dataset
 from eqids.data.batches.host_batch import HostBatch
-from eqids.data.batches.token_packing import Events, WordPackingPlan
+from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import (
     BatchConfig,
@@ -127,7 +127,7 @@ def test_every_pair_is_covered_once_and_rows_never_overflow(data: Any) -> None:
     size = rng.integers(1, longest + 1, offsets[-1])
     tied = rng.random(offsets[-1]) < data.draw(st.sampled_from([0.0, 0.5, 1.0]))
     seq_len = prompt + longest + data.draw(st.integers(0, 30))
-    plan = WordPackingPlan(Events(offsets, train, size, tied), prompt, seq_len, seed=3)
+    plan = TokenPackingPlan(Events(offsets, train, size, tied), prompt, seq_len, seed=3)
     expected = {(u, i) for u, n in enumerate(train) for i in range(n - 1)}
     assert plan.num_targets == len(expected)
     index = 0
@@ -315,7 +315,7 @@ loss = jax.jit(EqIDs.loss)
 def test_other_slots_of_the_same_items_have_the_same_words(dataset: Dataset) -> None:
     tokens = random_words(dataset, 5, 4, 3)
     slots = np.random.default_rng(0).permutation(dataset.num_slots + 6)
-    moved = tokens.moved(slots[: dataset.num_slots], dataset.num_slots + 6)
+    moved = tokens.remapped(slots[: dataset.num_slots], dataset.num_slots + 6)
     old, new = texts_of(tokens), texts_of(moved)
     assert [new[s] for s in slots[: dataset.num_slots]] == old
     assert sum(map(len, new)) == sum(map(len, old))

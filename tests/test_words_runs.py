@@ -126,7 +126,7 @@ def test_a_tokenizer_is_wanted_where_words_are_only(
 ) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     for more, said in (
-        (TEXT, "words beside items need a tokenizer: wanted --tokenizer FILE"),
+        (TEXT, "texts of items need a tokenizer: wanted --tokenizer FILE"),
         (["--tokenizer", str(tokenizer)], "wanted --text_tokens_per_item or --prompt"),
         (["--text_tokens_per_item", "-1"], "--text_tokens_per_item is -1, wanted 0"),
         ([*TEXT, "--seq_len", "5", "--tokenizer", str(tokenizer)],

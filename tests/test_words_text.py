@@ -182,11 +182,11 @@ def test_words_are_tokenized_once(dataset: Dataset, tmp_path: Path) -> None:
     texted = with_texts(dataset, tmp_path / "d", TEXTS)
     said: list[str] = []
     first, second = (tokens_of(texted, tokenizer, "", n, said.append) for n in (99, 2))
-    assert len(said) == 1 and "splitting the texts of 27 items" in said[0]
+    assert len(said) == 1 and "tokenizing the texts of 27 items" in said[0]
     assert by_item(second, texted) == [ids[:2] for ids in by_item(first, texted)]
     assert first.config != second.config
     assert first.config.tokenizer == second.config.tokenizer
-    (cache,) = tmp_path.glob("d/words-*")
+    (cache,) = tmp_path.glob("d/tokens-*")
     assert cache.name == tokens_file(first.tokenizer)
     with safe_open(cache, framework="np") as file:
         assert file.metadata()["tokenizer"] == first.tokenizer
@@ -200,7 +200,7 @@ def test_a_cache_that_is_stale_or_damaged_is_made_again(
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
     texted = with_texts(dataset, tmp_path / "d", TEXTS)
     first = of(texted, tokenizer)
-    (cache,) = tmp_path.glob("d/words-*")
+    (cache,) = tmp_path.glob("d/tokens-*")
     content = cache.read_bytes()
     if damage == "texts":
         texted = with_texts(dataset, tmp_path / "d", ["other words"])
@@ -224,8 +224,10 @@ def test_a_dataset_with_a_cache_can_be_replaced(
     texted = with_texts(dataset, tmp_path / "d", TEXTS)
     of(texted, tokenizer)
     with_texts(dataset, tmp_path / "d", TEXTS)
-    (tmp_path / "d" / "words-mine.safetensors").touch()
-    with pytest.raises(UserError, match="words-mine.safetensors', which is no dataset"):
+    (tmp_path / "d" / "tokens-mine.safetensors").touch()
+    with pytest.raises(
+        UserError, match="tokens-mine.safetensors', which is no dataset"
+    ):
         with_texts(dataset, tmp_path / "d", TEXTS)
 
 

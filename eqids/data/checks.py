@@ -1,12 +1,12 @@
-"""What must hold inside a dataset folder, beyond its hashes."""
+"""Checks the content of a dataset folder, beyond its hashes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eqids.config import UserError, require
+from eqids.data.dataset import Dataset
 from eqids.data.files import (
     CLUSTERS_FILE,
     HISTORIES_FILE,
@@ -15,24 +15,21 @@ from eqids.data.files import (
     USERS_FILE,
 )
 
-if TYPE_CHECKING:
-    from eqids.data.dataset import Dataset
-
 
 def check_catalog(
     path: Path,
     slots: np.ndarray,
     counts: np.ndarray,
     retired: np.ndarray,
-    dataset: "Dataset",
+    dataset: Dataset,
 ) -> None:
-    """Requires that items stand in the places that `item_valid` marks, once each.
+    """Requires that every item has its own place, and that `item_valid` marks it.
 
     Args:
         path: the dataset folder, for messages.
         slots: int [item], of `items.parquet`.
         counts: int [item], of `items.parquet`.
-        retired: bool [item], of `items.parquet`; these stand in other places.
+        retired: bool [item], of `items.parquet`; their places are not marked.
         dataset: the clusters that they must agree with.
     """
     file, num_slots = path / ITEMS_FILE, dataset.item_valid.size
@@ -74,8 +71,8 @@ def check_catalog(
     )
 
 
-def check_histories(path: Path, dataset: "Dataset") -> None:
-    """Requires slots that hold items, retired ones too, and times that never fall."""
+def check_histories(path: Path, dataset: Dataset) -> None:
+    """Requires slots that hold items, retired or not, and times that never fall."""
     file, slots, offsets = path / HISTORIES_FILE, dataset.slots, dataset.offsets
     require(
         offsets[[0, -1]].tolist() == [0, len(slots)]
@@ -108,7 +105,7 @@ def check_histories(path: Path, dataset: "Dataset") -> None:
 
 
 def check_targets(
-    path: Path, numbers: Mapping[str, np.ndarray], dataset: "Dataset"
+    path: Path, numbers: Mapping[str, np.ndarray], dataset: Dataset
 ) -> None:
     """Requires targets inside their history, after the training events, in order.
 

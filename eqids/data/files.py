@@ -19,7 +19,7 @@ HISTORIES_FILE = "histories.safetensors"
 CLUSTERS_FILE = "clusters.safetensors"
 DATA_FILES = (ITEMS_FILE, USERS_FILE, HISTORIES_FILE, CLUSTERS_FILE)
 LINEAGE_FILE = "lineage.safetensors"
-"""There is one only where the catalog has changed since it was made."""
+"""Exists only if the catalog has changed since it was prepared."""
 
 USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
 USER_COLUMNS = ("user", *USER_NUMBERS)
@@ -29,25 +29,25 @@ ITEM_COLUMNS = ("slot", "item", "title", "text", "count", ITEM_FLAG)
 
 
 def data_files(catalog_version: int) -> tuple[str, ...]:
-    """The files of a dataset besides `dataset.json`."""
+    """Returns the files of a dataset besides `dataset.json`."""
     return DATA_FILES if catalog_version == 1 else (*DATA_FILES, LINEAGE_FILE)
 
 
 def tokens_file(tokenizer: str) -> str:
-    """The cache of items' words, by the SHA-256 of their tokenizer."""
-    return f"words-{tokenizer[:12]}.safetensors"
+    """Returns the cache file of the tokens of items, by their tokenizer's SHA-256."""
+    return f"tokens-{tokenizer[:12]}.safetensors"
 
 
 def is_cache(name: str) -> bool:
-    """Whether a file of a dataset folder can be made again from the others."""
-    return re.fullmatch(r"words-[0-9a-f]{12}\.safetensors", name) is not None
+    """Whether a file of a dataset folder is a cache, of format 2 (`words-`) too."""
+    return re.fullmatch(r"(tokens|words)-[0-9a-f]{12}\.safetensors", name) is not None
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, by name.
+    """Returns the arrays of a safetensors file, by name.
 
     Raises:
-        UserError: if it is not one.
+        UserError: it is no such file.
     """
     try:
         return load_file(path)
@@ -56,9 +56,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table of a Parquet file, whatever its name.
+    """Returns the table of a Parquet file of any name.
 
-    pyarrow takes some names for addresses (`file:x`), and has no others.
+    The file is opened here, because pyarrow takes names such as `file:x` for URLs.
 
     Args:
         path: the file.
@@ -69,20 +69,20 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Writes a Parquet file, whatever its name."""
+    """Writes a Parquet file of any name."""
     with path.open("wb") as file:
         pq.write_table(table, file)
 
 
 def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
-    """The array of a `.npy` file that the user brings.
+    """Returns the array of a `.npy` file of the user's.
 
     Args:
         path: the file.
         mmap_mode: as of `numpy.load`.
 
     Raises:
-        UserError: if it is no such file, or an archive of arrays.
+        UserError: it is no such file, or an archive of arrays.
     """
     try:
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
@@ -102,7 +102,7 @@ def read_numbers(
     num_rows: int,
     flags: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Columns of integers and of booleans of a Parquet file.
+    """Returns columns of integers and of booleans of a Parquet file.
 
     Args:
         path: the file.
@@ -112,7 +112,7 @@ def read_numbers(
         flags: columns of booleans to read.
 
     Raises:
-        UserError: if the file, its columns or its number of rows is wrong.
+        UserError: the file, its columns or its number of rows is wrong.
     """
     try:
         table = read_parquet(path)
@@ -145,10 +145,10 @@ def read_array(
     dtype: type,
     shape: tuple[int, ...],
 ) -> np.ndarray:
-    """One of the `arrays` of file `path`, of the dtype and shape that are wanted.
+    """Returns one of the `arrays` of file `path`, after checking its dtype and shape.
 
     Raises:
-        UserError: if it is missing or of another kind.
+        UserError: it is missing, or has another dtype or shape.
     """
     require(name in arrays, f"{path} has no array {name!r}")
     array = arrays[name]

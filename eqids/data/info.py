@@ -1,7 +1,8 @@
-"""`dataset.json`: what a dataset folder says about itself, guarded by a hash."""
+"""`dataset.json`: the description of a dataset folder, with a hash of itself."""
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,15 +10,14 @@ from typing import Any, Literal
 
 from eqids.config import TimeUnit, UserError, from_json, require, to_json
 
-FORMAT_VERSION = 2
-"""Folders of version 1 differ only in that their items have no column `retired`."""
+FORMAT_VERSION = 3
 INFO_FILE = "dataset.json"
 _NO_HASH = "0" * 64
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How events became histories and targets; results are compared only if equal."""
+    """How events became histories and targets; equal for results to be comparable."""
 
     split: Literal["leave_one_out", "temporal"]
     """leave_one_out: a user's last event is test, the one before validation."""
@@ -77,22 +77,21 @@ class Counts:
     item_rows: int = 0
     """Rows of the file that names items."""
     item_rows_repeated: int = 0
-    """Rows of it that say what another row has said."""
+    """Rows of it that repeat another row."""
     item_rows_unused: int = 0
-    """Ids of it that are no item of the events."""
+    """Ids of it that have no event."""
     items_unnamed: int = 0
-    """Items that it does not hold."""
+    """Items that are missing from it."""
     items_untitled: int = 0
-    """Items that it holds without a title."""
+    """Items whose title is empty in it."""
 
 
 @dataclass(frozen=True)
 class ClustersInfo:
     """How items were put into clusters."""
 
-    method: Literal["kmeans", "popularity", "random", "interactions"]
-    """What items of one cluster have in common; interactions (by PCA bisection) in
-    folders of earlier versions only."""
+    method: Literal["kmeans", "popularity", "random"]
+    """What items of one cluster have in common: vectors, popularity or nothing."""
     vector_width: int
     """Size of the item vectors."""
     seed: int
@@ -110,23 +109,23 @@ class ClustersInfo:
     empty_share: float | None = None
     """Share of places that hold no item."""
     vectors: str = "interactions"
-    """Where item vectors come from: interactions, words, or the user's file."""
+    """Source of item vectors: interactions, words, text, or the user's file."""
     spherical: bool = False
     """Whether vectors were compared by direction only."""
     seconds: float | None = None
-    """What vectors and clusters took."""
+    """Time for vectors and clusters."""
 
 
 @dataclass(frozen=True)
 class TextsInfo:
-    """What titles and texts of items are made of, for items that come later."""
+    """How titles and texts of items are made, for items that are added later."""
 
     template: str
-    """Text with names of columns in braces; empty where there are no texts."""
+    """Text with names of columns in braces; empty if there are no texts."""
     title_column: str = "title"
     """Column of titles."""
     year_in_title: bool = False
-    """Whether titles end in their year, '(1995)', which a template sees apart."""
+    """Whether titles end in their year, '(1995)', which is a column of its own."""
     null_values: tuple[str, ...] = ()
     """Texts that mean an empty cell."""
 
@@ -136,7 +135,7 @@ class DatasetInfo:
     """The content of `dataset.json`."""
 
     source: str
-    """What --source said."""
+    """The value of --source."""
     num_users: int
     """Users."""
     num_items: int
@@ -156,11 +155,9 @@ class DatasetInfo:
     time_unit: TimeUnit | None = None
     """Unit of the source's times; dates count as seconds."""
     texts: TextsInfo | None = None
-    """What texts are made of; none in folders of earlier versions, and where no file
-    names the items."""
+    """How texts are made, or none if no file names the items."""
     catalog_id: str = ""
-    """Hash of the mapping from slots to item ids and of which are retired; what
-    checkpoints are bound to."""
+    """Hash of the item ids by slot, and of which are retired; checkpoints record it."""
     catalog_version: int = 1
     """Counts the changes of the catalog, from 1 as it was prepared."""
     dataset_hash: str = ""
@@ -172,7 +169,7 @@ class DatasetInfo:
 
 
 def render_info(info: DatasetInfo) -> str:
-    """The text of `dataset.json`, which holds a hash of the rest of itself."""
+    """Returns the text of `dataset.json`, with a hash of the rest of itself."""
     values = {**to_json(info), "files": dict(info.files), "sha256": _NO_HASH}
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     return text.replace(_NO_HASH, hashlib.sha256(text.encode()).hexdigest())
@@ -182,7 +179,7 @@ def read_info(path: Path) -> DatasetInfo:
     """Reads and checks a `dataset.json`.
 
     Raises:
-        UserError: if it is not JSON, of another version, or was changed.
+        UserError: it is not JSON, is of another version, or was changed.
     """
     try:
         text = path.read_bytes().decode()
@@ -192,13 +189,20 @@ def read_info(path: Path) -> DatasetInfo:
     require(isinstance(values, dict), f"{path} is not a JSON object: prepare it again")
     version = values.get("format_version")
     require(
-        version in (1, FORMAT_VERSION),
-        f"{path}: format_version is {version!r}, wanted {FORMAT_VERSION}: prepare the "
-        "dataset again with this version of EqIDs",
+        version == FORMAT_VERSION,
+        f"{path}: format_version is {version!r}, wanted {FORMAT_VERSION}; make the "
+        f"dataset anew with the flags it was made with: {_command(path, values)}",
     )
     _check_hash(path, text, values)
     del values["sha256"]
     return from_json(DatasetInfo, values, str(path))
+
+
+def _command(path: Path, values: Mapping[str, Any]) -> str:
+    """The command that prepares a dataset anew, as far as `dataset.json` says."""
+    words = ["--source", str(values.get("source", "SOURCE"))]
+    words += ["--data_dir", str(path.parent), "--overwrite"]
+    return shlex.join(["python", "-m", "eqids.prepare", *words])
 
 
 def _check_hash(path: Path, text: str, values: Mapping[str, Any]) -> None:
@@ -218,7 +222,7 @@ def _check_hash(path: Path, text: str, values: Mapping[str, Any]) -> None:
 def with_hashes(
     info: DatasetInfo, catalog_id: str, dataset_hash: str, files: Mapping[str, str]
 ) -> DatasetInfo:
-    """`info` with the hashes that are known once the files are written."""
+    """Returns `info` with the hashes of the written files."""
     return replace(
         info,
         catalog_id=catalog_id,

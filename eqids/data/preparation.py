@@ -1,4 +1,4 @@
-"""From raw interactions to a dataset folder."""
+"""Prepares a dataset folder from raw interactions."""
 
 import shlex
 from collections.abc import Callable
@@ -8,54 +8,55 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import PrepareConfig, UserError
-from eqids.data.catalog.existing import Known, in_catalog, shorter_histories
+from eqids.data.catalog.existing import ExtendedCatalog, in_catalog, shorter_histories
 from eqids.data.catalog.lineage import Lineage
-from eqids.data.clustering.cluster_items import Clustered, Reader, make_catalog
+from eqids.data.clustering.cluster_items import Clustered, TextEncoder, make_catalog
 from eqids.data.clustering.own_vectors import check_vectors
-from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.dataset import Dataset
 from eqids.data.ids import shown
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.raw.engine import engine
 from eqids.data.raw.interactions import Interactions, read_interactions
 from eqids.data.raw.item_rows import read_ids
 from eqids.data.raw.sources import open_source
-from eqids.data.raw.splits import Split, leave_one_out, temporal
+from eqids.data.raw.splits import SplitPositions, leave_one_out, temporal
 from eqids.data.raw.template import field
+from eqids.data.read import open_dataset
 from eqids.data.write import check_target, write_dataset
 
 
 def prepare(
     config: PrepareConfig,
-    progress: Callable[[str], None],
-    read: Reader | None = None,
+    report: Callable[[str], None],
+    encode: TextEncoder | None = None,
 ) -> Dataset:
     """Reads a source, splits it, clusters its items and writes a dataset folder.
 
     Args:
         config: what to read and how.
-        progress: is told each step in a sentence.
-        read: makes vectors of texts, where clusters want them of a Llama.
+        report: receives a message for each step.
+        encode: makes vectors of texts, for --cluster_vectors text.
 
     Returns:
         The dataset, opened from the folder.
 
     Raises:
-        UserError: at the first thing that the user has to mend.
+        UserError: at the first fault in the flags or the data.
     """
     check_target(config.folder, config.overwrite)
     check_vectors(config)
     old = None if config.catalog is None else open_dataset(config.catalog)
     if old is not None:
-        config = _with_template(config, old, progress)
-    progress(f"reading {config.source}")
-    found = _read(config, progress)
-    _check_titles(config, found, progress)
-    progress(f"splitting {len(found.item):,} events ({config.split})")
+        config = _with_template(config, old, report)
+    report(f"reading {config.source}")
+    found = _read(config, report)
+    _check_titles(config, found, report)
+    report(f"splitting {len(found.item):,} events ({config.split})")
     if config.split == "temporal":
         split = temporal(found.offsets, found.time)
     else:
         split = leave_one_out(found.offsets)
-    catalog, items, lineage = _placed(config, found, split, old, progress, read)
+    catalog, items, lineage = _placed(config, found, split, old, report, encode)
     info = replace(
         _info(config, found, split, catalog),
         num_items=items.num_rows,
@@ -63,7 +64,7 @@ def prepare(
     )
     if old is not None and info.texts is None:
         info = replace(info, texts=old.info.texts)
-    progress(f"writing {config.folder}")
+    report(f"writing {config.folder}")
     return write_dataset(
         config.folder,
         info,
@@ -77,9 +78,9 @@ def prepare(
 
 
 def _with_template(
-    config: PrepareConfig, old: Dataset, progress: Callable[[str], None]
+    config: PrepareConfig, old: Dataset, report: Callable[[str], None]
 ) -> PrepareConfig:
-    """Makes texts by the template of --catalog, where --text gives no other."""
+    """Makes texts by the template of --catalog, unless --text gives another one."""
     texts = old.info.texts
     by_columns = config.source.startswith(("csv:", "parquet:"))
     if texts is None or (by_columns and config.items is None):
@@ -88,12 +89,12 @@ def _with_template(
     if by_columns and template == field(texts.title_column):
         template = field(config.title_column)
     if config.text is None:
-        progress(f"texts of items are made by {template!r}, as in {old.path}")
+        report(f"texts of items are made by the template {template!r} of {old.path}")
         return replace(config, text=template)
     if config.text != template:
-        progress(
-            f"warning: --text is {config.text!r} and the texts of {old.path} are made "
-            f"by {template!r}: only new items get the former"
+        report(
+            f"warning: --text is {config.text!r}, but the template of {old.path} is "
+            f"{template!r}: only new items get texts by --text"
         )
     return config
 
@@ -101,51 +102,53 @@ def _with_template(
 def _placed(
     config: PrepareConfig,
     found: Interactions,
-    split: Split,
+    split: SplitPositions,
     old: Dataset | None,
-    progress: Callable[[str], None],
-    read: Reader | None,
+    report: Callable[[str], None],
+    encode: TextEncoder | None,
 ) -> tuple[Clustered, pa.Table, Lineage | None]:
-    """Where items stand, the rows of `items.parquet`, and the catalog's versions."""
+    """The slots of items, the rows of `items.parquet`, and the catalog's versions."""
     if old is None:
-        progress(f"clustering {len(found.items):,} items ({config.clusters})")
-        catalog = make_catalog(found, split, config, progress, read)
+        report(f"clustering {len(found.items):,} items ({config.clusters})")
+        catalog = make_catalog(found, split, config, report, encode)
         items = found.items.append_column("slot", pa.array(catalog.slot))
         return catalog, items.append_column("count", pa.array(catalog.count)), None
-    progress(f"finding {len(found.items):,} items in {old.path}")
+    report(f"finding {len(found.items):,} items in {old.path}")
     append = config.unknown_items == "append"
-    _tell_lost(found, old, progress)
-    known = in_catalog(found, split, old, append=append)
-    moved = f", and {known.num_moved:,} moved to make room" if known.num_moved else ""
-    progress(
-        f"{known.num_added:,} items are new to the catalog{moved}: it is at version "
-        f"{known.lineage.version}"
+    _report_lost(found, old, report)
+    extended = in_catalog(found, split, old, append=append)
+    moved = ""
+    if extended.num_moved:
+        moved = f", and {extended.num_moved:,} items got another slot"
+    report(
+        f"{extended.num_added:,} items are new to the catalog{moved}: it is at version "
+        f"{extended.lineage.version}"
     )
-    if known.num_other_texts:
-        progress(
-            f"warning: {known.num_other_texts:,} items have another title or text in "
-            f"{found.items_file} than in {old.path}: they keep those of {old.path}, "
-            "which its checkpoints have read"
+    if extended.num_other_texts:
+        report(
+            f"warning: {extended.num_other_texts:,} items have another title or text "
+            f"in {found.items_file} than in {old.path}: they keep those of {old.path}, "
+            "on which its checkpoints were trained"
         )
-    return _as_clustered(known), known.table, known.lineage
+    return _as_clustered(extended), extended.table, extended.lineage
 
 
-def _tell_lost(
-    found: Interactions, old: Dataset, progress: Callable[[str], None]
+def _report_lost(
+    found: Interactions, old: Dataset, report: Callable[[str], None]
 ) -> None:
     fewer, gone = shorter_histories(found, old)
     if fewer or gone:
-        progress(
+        report(
             f"warning: of the {old.num_users:,} users of {old.path} {gone:,} are not "
-            f"in the source and {fewer:,} have fewer events in it: it must hold all "
-            "histories, old events and new ones, for the new dataset has no others"
+            f"in the source and {fewer:,} have fewer events in it: the source must "
+            "hold all events, old and new, because the new dataset has no others"
         )
 
 
 def _check_titles(
-    config: PrepareConfig, found: Interactions, progress: Callable[[str], None]
+    config: PrepareConfig, found: Interactions, report: Callable[[str], None]
 ) -> None:
-    """Says what the file of titles leaves out, and has to spare."""
+    """Reports items without a title, and rows of the file that name no item."""
     if found.items_file is None:
         return
     file, counts, items = found.items_file, found.counts, found.items
@@ -159,38 +162,38 @@ def _check_titles(
             "the ids of the events"
         )
     if unnamed:
-        progress(
+        report(
             f"warning: {file} does not name {unnamed:,} of {len(items):,} "
             "items; their ids are their titles"
         )
     if counts.items_untitled:
-        progress(
+        report(
             f"warning: {file} has no title for {counts.items_untitled:,} of "
             f"{len(items):,} items; their ids are their titles"
         )
     if counts.item_rows_repeated:
-        progress(
+        report(
             f"{file}: {counts.item_rows_repeated:,} of {counts.item_rows:,} rows "
             "repeat another row and are dropped"
         )
     if unused:
         kept = " that were kept" if counts.items_dropped else ""
-        progress(
-            f"{file}: {unused:,} of {counts.item_rows:,} rows are of no item in the "
-            f"events{kept}, so they are left out; to add them later: "
-            f"{_add_command(config)}"
+        report(
+            f"{file}: {unused:,} of {counts.item_rows:,} rows name no item of the "
+            f"events{kept} and are left out; to add them later: {_add_command(config)}"
         )
 
 
 def _add_command(config: PrepareConfig) -> str:
-    """The command that adds what a file names and no event does."""
-    tokens = ["python", "-m", "eqids.catalog", "add", "--data_dir", str(config.folder)]
+    """The command that adds the items of a file that have no events."""
+    command = ["python", "-m", "eqids.catalog", "add"]
+    command += ["--data_dir", str(config.folder)]
     if config.items is None:
-        return shlex.join(tokens) + " --items FILE (CSV or Parquet)"
-    tokens += ["--items", str(config.items), "--skip_known"]
+        return shlex.join(command) + " --items FILE (CSV or Parquet)"
+    command += ["--items", str(config.items), "--skip_known"]
     if config.item_column != "item_id":
-        tokens += ["--item_column", config.item_column]
-    return shlex.join(tokens)
+        command += ["--item_column", config.item_column]
+    return shlex.join(command)
 
 
 def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
@@ -198,7 +201,7 @@ def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]
     return histories if found.time is None else {**histories, "times": found.time}
 
 
-def _users(found: Interactions, split: Split) -> pa.Table:
+def _users(found: Interactions, split: SplitPositions) -> pa.Table:
     return pa.table(
         {
             "user": found.user_ids,
@@ -209,26 +212,29 @@ def _users(found: Interactions, split: Split) -> pa.Table:
     )
 
 
-def _as_clustered(known: Known) -> Clustered:
-    catalog = known.catalog
+def _as_clustered(extended: ExtendedCatalog) -> Clustered:
+    catalog = extended.catalog
     return Clustered(
-        slot=known.slot,
+        slot=extended.slot,
         count=catalog.count,
         vectors=catalog.vectors,
         num_clusters=catalog.num_clusters,
         cluster_size=catalog.cluster_size,
-        info=known.info,
+        info=extended.info,
     )
 
 
-def _read(config: PrepareConfig, progress: Callable[[str], None]) -> Interactions:
+def _read(config: PrepareConfig, report: Callable[[str], None]) -> Interactions:
     with engine() as reader:
-        source = open_source(reader, config, progress)
-        return read_interactions(reader, source, config, progress)
+        source = open_source(reader, config, report)
+        return read_interactions(reader, source, config, report)
 
 
 def _info(
-    config: PrepareConfig, found: Interactions, split: Split, catalog: Clustered
+    config: PrepareConfig,
+    found: Interactions,
+    split: SplitPositions,
+    catalog: Clustered,
 ) -> DatasetInfo:
     return DatasetInfo(
         source=config.source,
@@ -245,7 +251,9 @@ def _info(
     )
 
 
-def _protocol(config: PrepareConfig, found: Interactions, split: Split) -> Protocol:
+def _protocol(
+    config: PrepareConfig, found: Interactions, split: SplitPositions
+) -> Protocol:
     timed = found.time is not None
     return Protocol(
         split=config.split,
@@ -261,7 +269,7 @@ def _protocol(config: PrepareConfig, found: Interactions, split: Split) -> Proto
     )
 
 
-def _counts(found: Interactions, split: Split, catalog: Clustered) -> Counts:
+def _counts(found: Interactions, split: SplitPositions, catalog: Clustered) -> Counts:
     valid, test = split.valid_at >= 0, split.test_at >= 0
     return replace(
         found.counts,

@@ -1,9 +1,7 @@
-"""Writing a dataset folder: all of it, or nothing."""
+"""Writes dataset folders atomically."""
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from safetensors.numpy import save_file
 
 from eqids.config import UserError, require, to_json
 from eqids.data.catalog.lineage import Lineage
-from eqids.data.dataset import Dataset, open_dataset
+from eqids.data.dataset import Dataset
 from eqids.data.files import (
     CLUSTERS_FILE,
     DATA_FILES,
@@ -30,7 +28,8 @@ from eqids.data.files import (
     write_parquet,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
-from eqids.io.atomic import sync
+from eqids.data.read import open_dataset
+from eqids.io.atomic import new_folder, sync
 from eqids.io.digests import file_sha256
 
 
@@ -44,7 +43,7 @@ def write_dataset(
     overwrite: bool = False,
     lineage: Lineage | None = None,
 ) -> Dataset:
-    """Writes a dataset folder under a temporary name, renames and opens it.
+    """Writes a dataset folder atomically, and opens it.
 
     Args:
         path: the folder.
@@ -56,23 +55,18 @@ def write_dataset(
             any order of slots.
         item_vectors: float32 [item, vector_width], in the order of `items`.
         overwrite: whether an existing dataset folder is replaced.
-        lineage: the versions of the catalog, which the first can do without.
+        lineage: the versions of the catalog, if it has more than one.
 
     Raises:
-        UserError: if the folder exists and may not be replaced, or if what was
-            given is no valid dataset.
+        UserError: the folder exists and may not be replaced, or the arguments make
+            no valid dataset.
     """
     check_target(path, overwrite)
-    target = path.resolve()
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(path, replace=overwrite) as partial:
         _write_files(partial, info, histories, users, items, item_vectors, lineage)
         open_dataset(partial)
-        _put(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _sync_files(partial)
+    sync(path.resolve().parent)
     return open_dataset(path)
 
 
@@ -86,8 +80,8 @@ def _write_files(
     lineage: Lineage | None,
 ) -> None:
     if ITEM_FLAG not in items.column_names:
-        nobody = np.zeros(items.num_rows, np.bool_)
-        items = items.append_column(ITEM_FLAG, pa.array(nobody))
+        none_retired = np.zeros(items.num_rows, np.bool_)
+        items = items.append_column(ITEM_FLAG, pa.array(none_retired))
     order = np.argsort(items["slot"].to_numpy())
     items, item_vectors = items.take(order), item_vectors[order]
     users = _user_table(users, histories["offsets"])
@@ -109,8 +103,8 @@ def check_target(path: Path, overwrite: bool) -> None:
     """Requires that a dataset may be written at `path`.
 
     Raises:
-        UserError: if something is there and `overwrite` is false, or if it holds
-            more than a dataset's files.
+        UserError: it cannot be written, it exists and `overwrite` is false, or it
+            holds other files than a dataset's.
     """
     parent = next(above for above in path.resolve().parents if above.exists())
     try:
@@ -121,23 +115,24 @@ def check_target(path: Path, overwrite: bool) -> None:
             f"{path} cannot be made"
         ) from None
     require(not path.exists() or path.is_dir(), f"{path} is a file, wanted a folder")
-    there = {file.name for file in path.iterdir()} if path.exists() else set()
+    names = {file.name for file in path.iterdir()} if path.exists() else set()
     require(
-        not there or overwrite,
+        not names or overwrite,
         f"{path} exists already: add --overwrite to replace it, or choose another "
         "--data_dir",
     )
-    known = {INFO_FILE, *DATA_FILES, LINEAGE_FILE}
-    strange = sorted(name for name in there - known if not is_cache(name))
+    own = {INFO_FILE, *DATA_FILES, LINEAGE_FILE}
+    strange = sorted(name for name in names - own if not is_cache(name))
     require(
         not strange,
         f"{path} holds {strange[0] if strange else ''!r}, which is no dataset's file, "
-        "so it is not replaced: choose another --data_dir",
+        "so the folder is not replaced: choose another --data_dir",
     )
 
 
 def catalog_id(items: pa.Table, info: DatasetInfo) -> str:
-    """The hash of the mapping from slots to item ids, and of which are retired."""
+    """Returns the hash of the item ids by slot, and of which are retired."""
+    # The word is part of the ids that checkpoints are bound to.
     digest = hashlib.sha256(f"room {info.cluster_size}\n".encode())
     if info.catalog_version > 1:
         version = f"version {info.catalog_version}, {info.num_clusters} clusters"
@@ -196,16 +191,11 @@ def _places(
     }
 
 
-def _put(partial: Path, path: Path) -> None:
+def _sync_files(folder: Path) -> None:
+    """Lets everyone read the files as they read `dataset.json`, and syncs them."""
     # safetensors makes files that only their owner may read.
-    mode = (partial / INFO_FILE).stat().st_mode
-    for file in partial.iterdir():
+    mode = (folder / INFO_FILE).stat().st_mode
+    for file in folder.iterdir():
         file.chmod(mode)
         sync(file)
-    sync(partial)
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    sync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    sync(folder)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,32 @@ def new_file(path: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise UserError(f"{path} could not be written: {reason}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses to remove what is missing
+            partial.unlink()
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yields an empty folder beside `path`, and renames it if the block succeeds.
 
     Args:
-        path: the folder to write, which must not exist.
+        path: the folder to write.
+        replace: whether an existing folder is replaced; otherwise it must not exist.
 
     Raises:
         UserError: the folder could not be written; the temporary folder is removed.
     """
     target = path.resolve()
     partial = partial_name(target)
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        if replace and target.exists():
+            target.rename(old)
         partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{path} could not be written: {error}") from error
     finally:

@@ -86,7 +86,7 @@ def cluster_ancestors(
         more = change.num_clusters - len(ancestor)
         ancestor = np.append(ancestor, np.full(more, -1))
         affected = np.append(affected, np.zeros(more, np.bool_))
-        ancestor[change.opened] = np.where(
+        ancestor[change.filled] = np.where(
             change.parent < 0, -1, ancestor[change.parent]
         )
         affected[change.affected(cluster_size)] = True

@@ -75,7 +75,7 @@ class MeasuredMigration:
             model = self._model(self.plan.manifest.meta, stored, then)
             tokens = self._tokens
             if tokens is not None:
-                tokens = tokens.moved(now.lineage.slots_at(version), then.num_slots)
+                tokens = tokens.remapped(now.lineage.slots_at(version), then.num_slots)
             return self._evaluate(model, of_users(then, self._users), tokens)
 
     def write(self, dataset: Dataset) -> Mapping[str, Any] | None:

@@ -80,7 +80,7 @@ def _follow(
     tables = {name: by_slot[name] for name in by_slot.keys() & _tables(prefix)}
     affected = change.affected(cluster_size)
     source = np.arange(change.num_clusters)
-    source[change.opened] = change.parent
+    source[change.filled] = change.parent
     mass = _mass(bias, valid, source[affected])
     resembled = {name: _means(table, change.similar) for name, table in tables.items()}
     _fill_clusters(by_cluster, prefix, valid, change)
@@ -113,8 +113,8 @@ def _fill_clusters(
     and the smallest of their biases.
     """
     used = np.flatnonzero(valid.any(axis=1))
-    orphans = change.opened[change.parent < 0]
-    divided = change.opened[change.parent >= 0]
+    orphans = change.filled[change.parent < 0]
+    divided = change.filled[change.parent >= 0]
     for name, array in by_cluster.items():
         array[divided] = array[change.parent[change.parent >= 0]]
         if len(orphans) and len(used) and name.startswith(prefix + "softmax"):

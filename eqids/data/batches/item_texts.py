@@ -1,10 +1,9 @@
-"""The words of a dataset's items: tokenized once per tokenizer, kept beside it."""
+"""Tokenizes the texts of a dataset's items, and caches the tokens in its folder."""
 
 import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from eqids.config import UserError, check_content, require
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEMS_FILE, read_parquet, tokens_file
+from eqids.io.atomic import new_file
 from eqids.io.digests import file_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -26,10 +26,10 @@ _TEXTS = 16_384
 
 
 def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
-    """Returns the tokenizer's file: the one that is named, or the Llama's own.
+    """Returns the tokenizer's file: the given one, or the Llama's own.
 
     Raises:
-        UserError: there is none.
+        UserError: neither exists.
     """
     if tokenizer is not None:
         inside = tokenizer / TOKENIZER_FILE
@@ -38,11 +38,11 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
         check_content(path)
         return path
     wanted = f"wanted --tokenizer FILE, a {TOKENIZER_FILE}"
-    require(llama_path is not None, f"words beside items need a tokenizer: {wanted}")
+    require(llama_path is not None, f"texts of items need a tokenizer: {wanted}")
     assert llama_path is not None
     require(
         llama_path.exists(),
-        f"{llama_path} is not there, wanted the folder of a Llama, see --llama_path",
+        f"{llama_path} does not exist, wanted the folder of a Llama, see --llama_path",
     )
     require(
         not llama_path.is_file(),
@@ -55,12 +55,12 @@ def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
         return path
     if (llama_path / "tokenizer.model").exists():
         wanted += (
-            "; of the tokenizer.model that is there, transformers makes one: "
+            "; transformers makes one from the tokenizer.model in the folder: "
             f"AutoTokenizer.from_pretrained('{llama_path}').save_pretrained(DIR)"
         )
     raise UserError(
-        f"words beside items need a tokenizer, and {llama_path} has no "
-        f"{TOKENIZER_FILE}: {wanted}"
+        f"texts of items need a tokenizer, and {llama_path} has no {TOKENIZER_FILE}: "
+        f"{wanted}"
     )
 
 
@@ -71,7 +71,7 @@ def tokens_of(
     per_item: int,
     report: Callable[[str], None],
 ) -> ItemTokens:
-    """Returns the words of a dataset's items, as tokens, and those of a prompt.
+    """Returns the tokens of a dataset's items and of a prompt.
 
     Texts and the prompt are data: a text that spells a special token, such as `</s>`,
     is tokenized letter by letter like any other. The only special token is the one
@@ -83,14 +83,15 @@ def tokens_of(
     hash; a cache of other texts, or a damaged one, is made again.
 
     Args:
-        dataset: a folder's present version.
+        dataset: with the present version of its catalog.
         tokenizer: a `tokenizer.json`.
-        prompt: what every sequence opens with.
-        per_item: words of an item at most.
-        report: hears what takes time.
+        prompt: text at the beginning of every sequence.
+        per_item: tokens of an item at most.
+        report: receives messages about what takes long.
 
     Raises:
-        UserError: no such tokenizer, or words are wanted and no item has a text.
+        UserError: there is no such tokenizer, or `per_item` is above 0 and no item
+            has a text.
     """
     engine, sha256 = _open(tokenizer), file_sha256(tokenizer)
     ids, offsets = np.zeros(0, np.int32), np.zeros(dataset.num_slots + 1, np.int64)
@@ -98,24 +99,24 @@ def tokens_of(
         ids, offsets = _cached(dataset, engine, sha256, report)
         require(
             len(ids) > 0,
-            f"{dataset.path / ITEMS_FILE}: no item has a text, and words of items are "
-            "wanted; prepare the dataset with --items and --text",
+            f"{dataset.path / ITEMS_FILE}: no item has a text, wanted texts of items; "
+            "prepare the dataset with --items and --text",
         )
     vocab = 1 + max(engine.get_vocab(with_added_tokens=True).values(), default=-1)
-    opening = np.array([*_before(engine), *_encoded(engine, prompt)], np.int32)
-    return tokens_by_slot(ids, offsets, opening, per_item, sha256, vocab)
+    start = np.array([*_before(engine), *_encoded(engine, prompt)], np.int32)
+    return tokens_by_slot(ids, offsets, start, per_item, sha256, vocab)
 
 
 def tokens_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> ItemTokens:
-    """Returns the words of texts that are of no dataset yet; see `words_of`.
+    """Returns the tokens of texts that belong to no dataset yet; see `tokens_of`.
 
     Args:
-        texts: a slot each.
+        texts: one for each slot.
         tokenizer: a `tokenizer.json`.
-        per_item: words of a text at most.
+        per_item: tokens of a text at most.
 
     Raises:
-        UserError: no such tokenizer.
+        UserError: there is no such tokenizer.
     """
     engine = _open(tokenizer)
     ids, lengths = _tokenized(texts, engine)
@@ -124,7 +125,7 @@ def tokens_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Ite
 
 
 def _open(path: Path) -> Tokenizer:
-    """A tokenizer that finds no special token in a text."""
+    """Opens a tokenizer, and lets it find no special token in a text."""
     try:
         engine = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
@@ -140,9 +141,9 @@ def _open(path: Path) -> Tokenizer:
 
 
 def _special(engine: Tokenizer) -> dict[str, int]:
-    """The special tokens that have another spelling, and their ids.
+    """The special tokens that a text must not spell, and their ids.
 
-    The token of what is unknown has none, and a single letter has none.
+    The token for unknown text and tokens of one letter are left out.
     """
     unknown = getattr(engine.model, "unk_token", None)
     added = engine.get_added_tokens_decoder()
@@ -154,8 +155,8 @@ def _without_spellings(engine: Tokenizer, special: Mapping[str, int]) -> str:
     """A tokenizer's JSON in which no text spells a special token.
 
     Some models, Unigram and WordLevel among them, hold special tokens in their own
-    vocabulary and find them in texts by themselves. There they keep their ids, and
-    get names that no text has.
+    vocabulary and find them in texts. There the tokens keep their ids, and get names
+    that no text contains.
     """
     said = json.loads(engine.to_str())
     name = {text: f"\0special {at} {uuid.uuid4().hex}" for text, at in special.items()}
@@ -191,12 +192,12 @@ def _cached(
         "tokenizer": sha256,
         "items": dataset.info.files[ITEMS_FILE],
         "catalog_id": dataset.info.catalog_id,
-        # Caches without this entry hold the special tokens that texts spell.
+        # Caches without this entry contain special tokens that texts spell.
         "special_tokens": "as text",
     }
     found = _read(path, wanted)
     if found is None:
-        report(f"splitting the texts of {dataset.info.num_items:,} items into words")
+        report(f"tokenizing the texts of {dataset.info.num_items:,} items")
         found = _of_dataset(dataset, engine)
         _write(path, found, wanted, report)
     return found
@@ -207,7 +208,7 @@ def _of_dataset(dataset: Dataset, engine: Tokenizer) -> tuple[np.ndarray, np.nda
     ids, lengths = _tokenized(table["text"].fill_null("").to_pylist(), engine)
     by_slot = np.zeros(dataset.num_slots, np.int64)
     by_slot[table["slot"].to_numpy()] = lengths
-    # Items stand in the order of their slots, so their words do.
+    # Items are in the order of their slots, and so are their tokens.
     return ids, np.concatenate([[0], np.cumsum(by_slot)])
 
 
@@ -227,7 +228,7 @@ def _tokenized(
 def _read(
     path: Path, wanted: Mapping[str, str]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """What a cache holds; None where it is of something else, or damaged."""
+    """The content of a cache; None if it is missing, stale or damaged."""
     if not path.is_file():
         return None
     try:
@@ -248,19 +249,12 @@ def _write(
 ) -> None:
     ids, offsets = found
     said = {**wanted, "sha256": _sha256(ids, offsets)}
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        partial.write_bytes(save({"ids": ids, "offsets": offsets}, said))
-        partial.replace(path)
-    except OSError as error:
-        # A dataset that only others may write to is of use all the same.
-        report(
-            f"warning: {path} could not be written ({error.strerror}): the texts are "
-            "split anew each time"
-        )
-    finally:
-        with suppress(OSError):  # nothing can be removed where nothing can be written
-            partial.unlink()
+        with new_file(path) as partial:
+            partial.write_bytes(save({"ids": ids, "offsets": offsets}, said))
+    except UserError as error:
+        # A read-only dataset can be used without a cache.
+        report(f"warning: {error}; every run tokenizes the texts again")
 
 
 def _sha256(ids: np.ndarray, offsets: np.ndarray) -> str:

@@ -1,33 +1,34 @@
-"""Cut training histories to windows and pack the windows into rows.
+"""Cuts training histories into windows, and packs the windows into rows.
 
-The geometry (which lengths share which row) depends on the lengths of the histories
-only, so it is worked out once, and every epoch has the same number of rows: row r of
-epoch e is found without visiting those before it. What an epoch draws is where each
-history is cut, which windows of one length trade places, and the order of the rows.
+Which lengths share a row depends on the lengths of the histories only. So packing is
+done once, every epoch has the same number of rows, and row r of epoch e is computed
+without the rows before it. An epoch draws where histories are cut, which windows of one
+length swap, and the order of the rows.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The windows of one epoch, sorted by the row they lie in.
+    """The windows of one epoch, sorted by their row.
 
     Attributes:
-        row_start: int64 [row + 1], where each row's windows start in the others.
-        user: int64 [window], whose history.
-        start: int64 [window], the first event of the window in that history.
-        length: int64 [window], number of inputs, each with the next event as target.
-        offset: int64 [window], the first position of the window in its row.
+        row_start: the first window of each row.
+        user: the user of each window.
+        start: the first event of each window in the user's history.
+        length: number of inputs, each with the next event as target.
+        offset: the first position of each window in its row.
     """
 
-    row_start: np.ndarray
-    user: np.ndarray
-    start: np.ndarray
-    length: np.ndarray
-    offset: np.ndarray
+    row_start: Int[np.ndarray, " row+1"]
+    user: Int[np.ndarray, " window"]
+    start: Int[np.ndarray, " window"]
+    length: Int[np.ndarray, " window"]
+    offset: Int[np.ndarray, " window"]
 
 
 class PackingPlan:
@@ -46,7 +47,7 @@ class PackingPlan:
         self._full, self._rest, self._seed = full, rest, seed
         self._seq_len = seq_len
         users = np.arange(len(pairs))
-        # A user's windows stand together: the full ones, then the rest.
+        # A user's windows are consecutive: the full ones, then the rest.
         num_windows = full + (rest > 0)
         self._user = np.repeat(users, num_windows)
         first = np.cumsum(num_windows) - num_windows
@@ -63,12 +64,12 @@ class PackingPlan:
         return float(self.num_rows)
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns the epoch of a row of the endless stream, and its number there."""
+        """Returns the epoch of a row of the endless stream, and its number in it."""
         return divmod(index, self.num_rows)
 
     def epoch(self, epoch: int) -> EpochPlan:
         """Returns the plan of one epoch."""
-        # The last word keeps these draws apart from those of any row.
+        # The last number keeps these draws apart from those of any row.
         rng = np.random.default_rng((self._seed, epoch, 0, 2))
         window, row_start, offset = self._packed.drawn(rng)
         return EpochPlan(
@@ -89,7 +90,7 @@ class PackingPlan:
 
 
 class Packed:
-    """Windows packed into rows once; those of one length trade places every epoch."""
+    """Windows packed into rows once; windows of one length swap in every epoch."""
 
     def __init__(self, lengths: np.ndarray, capacity: int):
         """Packs.
@@ -105,11 +106,11 @@ class Packed:
     def drawn(
         self, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draws which window takes which place, and the order of the rows.
+        """Draws the places of windows, and the order of the rows.
 
         Returns:
-            int64 [window], windows in the order of their rows; int64 [row + 1], where
-            each row's begin; int64 [window], the first position of each in its row.
+            int64 [window], windows in the order of their rows; int64 [row + 1], the
+            first window of each row; int64 [window], the first position of each.
         """
         window = rng.permutation(len(self._lengths))
         window = window[np.argsort(-self._lengths[window], kind="stable")]
@@ -121,7 +122,7 @@ class Packed:
 
 
 def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Packs by best fit, treating equal lengths together.
+    """Packs by best fit, all windows of one length at a time.
 
     Args:
         lengths: int [window], in descending order, each from 1 to `capacity`.

@@ -1,13 +1,14 @@
-"""Cut and pack histories in which items take as many positions as they have words.
+"""Cuts and packs histories whose items are followed by text tokens.
 
-Where `packing` has events of one size, cuts here depend on the words between them. So
-that an epoch of any number is found without those before it, histories are cut in a
-few ways ahead, and epochs take them in turns.
+In `packing` all events have one size; here cuts depend on the tokens between events.
+Histories are cut in a few ways in advance, and epochs take turns with them, so that any
+epoch is computed without the ones before it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from eqids.data.batches.packing import EpochPlan, Packed
 
@@ -17,27 +18,26 @@ _WAYS = 4
 
 @dataclass(frozen=True)
 class Events:
-    """The events of all users, as far as packing goes.
+    """The sizes of all users' events.
 
     Attributes:
-        offsets: int64 [user + 1], where each history starts and ends.
-        train_length: int [user], number of training events.
-        size: int64 [event], positions of the item and its words.
-        tied: bool [event], whether it trades places with the one before it.
+        offsets: where each history starts and ends.
+        train_length: number of training events.
+        size: positions of the item and its text.
+        tied: whether the event may swap with the one before it.
     """
 
-    offsets: np.ndarray
-    train_length: np.ndarray
-    size: np.ndarray
-    tied: np.ndarray
+    offsets: Int[np.ndarray, " user+1"]
+    train_length: Int[np.ndarray, " user"]
+    size: Int[np.ndarray, " event"]
+    tied: Bool[np.ndarray, " event"]
 
 
-class WordPackingPlan:
+class TokenPackingPlan:
     """Every epoch's plan, a pure function of (events, prompt, seq_len, seed, epoch).
 
-    A window takes the positions of its inputs, which are all its events but the last;
-    where events trade places, any of those that may come last. Room is kept for the
-    worst of them.
+    A window takes the positions of its inputs, which are all its events but the last.
+    If tied events may swap, the smallest of those that may come last is subtracted.
     """
 
     def __init__(self, events: Events, prompt: int, seq_len: int, seed: int):
@@ -45,7 +45,7 @@ class WordPackingPlan:
 
         Args:
             events: the histories.
-            prompt: positions that every window opens with.
+            prompt: positions of the prompt, which begins every window.
             seq_len: positions in a row, enough for any window of one input.
             seed: of the cuts and of the epochs' draws.
         """
@@ -73,7 +73,7 @@ class WordPackingPlan:
         return float(self._first_row[-1]) / _WAYS
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns the epoch of a row of the endless stream, and its number there."""
+        """Returns the epoch of a row of the endless stream, and its number in it."""
         turn, row = divmod(index, int(self._first_row[-1]))
         way = int(np.searchsorted(self._first_row, row, side="right")) - 1
         return turn * _WAYS + way, row - int(self._first_row[way])
@@ -95,7 +95,7 @@ class WordPackingPlan:
     ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Packed]:
         user, at, stop = self._cut(events, seq_len - prompt, stops, rng)
         positions = self._end[stop] - self._before[at]
-        # Of one input, whichever of the two events it is.
+        # A window of one input takes the larger of its two events, if they may swap.
         larger = np.maximum(events.size[at], events.size[stop])
         one = stop == at + 1
         positions = np.where(one, np.minimum(positions, larger), positions)
@@ -103,25 +103,25 @@ class WordPackingPlan:
         return (user, start, length), Packed(prompt + positions, seq_len)
 
     def _cut(
-        self, events: Events, room: int, stops: np.ndarray, rng: np.random.Generator
+        self, events: Events, capacity: int, stops: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cuts every history into windows of `room` positions, the first at random.
+        """Cuts every history into windows; the length of the first is random.
 
         Args:
             events: the histories.
-            cluster_size: positions of a window.
+            capacity: positions of a window.
             stops: int64 [event], the last event of a window that starts there.
             rng: for the first windows.
 
         Returns:
-            Of each window the user, its first event and its last, which is predicted
-            only; events are numbered over all users.
+            The user of each window, its first event and its last one, which is only a
+            target; events are numbered over all users.
         """
         user = np.flatnonzero(events.train_length > 1)
         at = events.offsets[user]
         last = at + events.train_length[user] - 1
-        whole = self._end[last] - self._before[at] <= room
-        budget = np.where(whole, room, rng.integers(1, room + 1, len(user)))
+        whole = self._end[last] - self._before[at] <= capacity
+        budget = np.where(whole, capacity, rng.integers(1, capacity + 1, len(user)))
         second = self._stops(at, budget, last)
         later = _reached(second[second < last], stops)
         start = np.concatenate([at, later])
@@ -131,22 +131,23 @@ class WordPackingPlan:
         return np.searchsorted(events.offsets, start, side="right") - 1, start, stop
 
     def _stops(
-        self, at: np.ndarray, room: np.ndarray | int, last: np.ndarray
+        self, at: np.ndarray, capacity: np.ndarray | int, last: np.ndarray
     ) -> np.ndarray:
-        """The last event of a window of `room` positions: one more at least, if any."""
-        stop = np.searchsorted(self._end, self._before[at] + room, side="right") - 1
+        """The last event of a window of `capacity` positions, after its first one."""
+        end = self._before[at] + capacity
+        stop = np.searchsorted(self._end, end, side="right") - 1
         return np.minimum(np.maximum(stop, at + 1), last)
 
 
 def _reached(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """Where windows start that follow one another, from these starts on.
+    """The starts of all windows that follow the windows with the given starts.
 
-    A history is not walked window by window: of twice as many windows each round.
+    The number of windows that one step skips doubles in each round.
 
     Args:
         starts: int64 [some], events.
-        stops: int64 [event], where the next window starts; the last event of a
-            history leads to itself, and no window starts there.
+        stops: int64 [event], the start of the next window; that of the last event of
+            a history is itself, and no window starts there.
     """
     found, ahead = starts, stops
     while len(starts):
@@ -157,9 +158,9 @@ def _reached(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
 
 
 def _least_of_run(events: Events) -> np.ndarray:
-    """int64 [event]: the smallest size from where its ties begin to itself."""
+    """int64 [event]: the smallest size from the first event tied with it to itself."""
     tied = events.tied.copy()
     tied[events.offsets[:-1]] = False
-    # Each run lies below the one before it, so that minima begin anew.
+    # Each run is below the one before it, so that minima start again.
     depth = np.cumsum(~tied) * (1 + int(events.size.max(initial=0)))
     return np.minimum.accumulate(events.size - depth) + depth

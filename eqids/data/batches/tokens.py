@@ -1,9 +1,9 @@
-"""Items and their words in one sequence: the only place that says how they alternate.
+"""Items and the tokens of their texts in one sequence.
 
-    prompt …  item  word word …  item  word word …
+    prompt …  item  token token …  item  token token …
 
-Training, evaluation and recommending all lay histories out here, so that they cannot
-differ. An item's words follow it, so that no word of what is to be predicted is seen.
+Training, evaluation and recommending all lay out histories here, so that they cannot
+differ. An item's text follows it, so that no token of the target is seen.
 """
 
 import functools
@@ -12,49 +12,50 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32, Int64
 
 from eqids.config import WordsConfig, require
 
 
-class Laid(NamedTuple):
+class LaidOut(NamedTuple):
     """A history as positions of a sequence.
 
     Attributes:
-        tokens: int32 [position], tokens; 0 where an item stands.
-        items: int32 [position], slots; -1 where a word stands.
-        gap: int32 [position], the item's; 0 where a word stands.
-        ends: int64 [event], the last position of each item with its words, where the
-            next item is predicted.
+        tokens: text tokens; 0 at the position of an item.
+        items: slots; -1 at the position of a text token.
+        gap: of the item; 0 at the position of a text token.
+        ends: the last position of each item and its text, which predicts the next
+            item.
     """
 
-    tokens: np.ndarray
-    items: np.ndarray
-    gap: np.ndarray
-    ends: np.ndarray
+    tokens: Int32[np.ndarray, " position"]
+    items: Int32[np.ndarray, " position"]
+    gap: Int32[np.ndarray, " position"]
+    ends: Int64[np.ndarray, " event"]
 
 
 @dataclass(frozen=True, eq=False)
 class ItemTokens:
-    """What every sequence opens with, and the tokens that follow each item."""
+    """The tokens of the prompt, and those that follow each item."""
 
-    ids: np.ndarray
-    """int32 [token]: the words of all items."""
-    first: np.ndarray
-    """int64 [slot]: where an item's words begin in `ids`."""
-    length: np.ndarray
-    """int64 [slot]: how many they are, 0 for none."""
-    prompt: np.ndarray
-    """int32 [token]: what every sequence opens with."""
+    ids: Int32[np.ndarray, " token"]
+    """The tokens of all items."""
+    first: Int64[np.ndarray, " slot"]
+    """The index of each item's first token in `ids`."""
+    length: Int64[np.ndarray, " slot"]
+    """The number of each item's tokens."""
+    prompt: Int32[np.ndarray, " prompt"]
+    """The tokens that begin every sequence."""
     per_item: int = 0
-    """Words of an item at most."""
+    """Tokens of an item at most."""
     tokenizer: str = ""
     """SHA-256 of the tokenizer's file."""
     vocab: int = 0
-    """Tokens that the tokenizer knows."""
+    """Tokens in the tokenizer's vocabulary."""
 
     @property
     def least_seq_len(self) -> int:
-        """The positions that the prompt and one item with its words may take."""
+        """The positions of the prompt and one item with a text of full length."""
         return len(self.prompt) + 1 + self.per_item
 
     @functools.cached_property
@@ -64,7 +65,7 @@ class ItemTokens:
 
     @functools.cached_property
     def config(self) -> WordsConfig:
-        """What checkpoints record."""
+        """The identity of these tokens, which checkpoints record."""
         digest = hashlib.sha256()
         at = np.repeat(self.first - _starts(self.length), self.length)
         for array in (self.prompt, self.ids[at + np.arange(len(at))]):
@@ -73,10 +74,10 @@ class ItemTokens:
         return WordsConfig(self.tokenizer, digest.hexdigest())
 
     def check(self, seq_len: int) -> None:
-        """Requires that the prompt and an item with its words fit into `seq_len`.
+        """Requires that the prompt and an item with its text fit into `seq_len`.
 
         Raises:
-            UserError: they do not.
+            UserError: they do not fit.
         """
         require(
             seq_len >= self.least_seq_len,
@@ -85,12 +86,12 @@ class ItemTokens:
             f"--text_tokens_per_item {self.per_item}",
         )
 
-    def moved(self, slot: np.ndarray, num_slots: int) -> "ItemTokens":
-        """Returns the same words of items that stand in other slots.
+    def remapped(self, slot: Int[np.ndarray, " slot"], num_slots: int) -> "ItemTokens":
+        """Returns the same tokens by other slots of the items.
 
         Args:
-            slot: int [slot], the other slot of each item; -1: it has none.
-            num_slots: how many other slots there are.
+            slot: the other slot of each item; -1 for none.
+            num_slots: number of the other slots.
         """
         kept = np.flatnonzero((slot >= 0) & (self.length > 0))
         first, length = np.zeros((2, num_slots), np.int64)
@@ -99,34 +100,34 @@ class ItemTokens:
 
 
 def tokens_by_slot(
-    ids: np.ndarray,
-    offsets: np.ndarray,
-    prompt: np.ndarray,
+    ids: Int32[np.ndarray, " token"],
+    offsets: Int64[np.ndarray, " slot+1"],
+    prompt: Int32[np.ndarray, " prompt"],
     per_item: int,
     tokenizer: str = "",
     vocab: int = 0,
 ) -> ItemTokens:
-    """Returns the first words of every item.
+    """Returns the first tokens of every item.
 
     Args:
-        ids: int32 [token], all words of all items, in the order of slots.
-        offsets: int64 [slot + 1], where each item's begin and end.
-        prompt: int32 [token].
-        per_item: words of an item at most.
+        ids: all tokens of all items, in the order of slots.
+        offsets: where each item's tokens begin and end.
+        prompt: tokens of the prompt.
+        per_item: tokens of an item at most.
         tokenizer: SHA-256 of the tokenizer's file.
-        vocab: tokens that the tokenizer knows.
+        vocab: tokens in the tokenizer's vocabulary.
     """
     length = np.minimum(np.diff(offsets), per_item)
     return ItemTokens(ids, offsets[:-1], length, prompt, per_item, tokenizer, vocab)
 
 
 def num_newest(slots: np.ndarray, seq_len: int, tokens: ItemTokens | None) -> int:
-    """Returns how many of the last items fit, with all of their words.
+    """Returns how many of the last items fit into a sequence, texts included.
 
     Args:
         slots: int [event], oldest first.
-        seq_len: positions that there are.
-        tokens: beside the items, or none.
+        seq_len: positions of the sequence.
+        tokens: of the items' texts, or none.
     """
     if tokens is None:
         return min(len(slots), seq_len)
@@ -135,29 +136,33 @@ def num_newest(slots: np.ndarray, seq_len: int, tokens: ItemTokens | None) -> in
     return int(np.searchsorted(positions, seq_len, side="right"))
 
 
-def lay_out(slots: np.ndarray, gaps: np.ndarray, tokens: ItemTokens | None) -> Laid:
-    """Returns the sequence of a history.
+def lay_out(
+    slots: Int32[np.ndarray, " event"],
+    gaps: Int32[np.ndarray, " event"],
+    tokens: ItemTokens | None,
+) -> LaidOut:
+    """Returns a history as a sequence.
 
     Args:
-        slots: int [event], oldest first, at least one.
-        gaps: int [event], see `gap_buckets`.
-        tokens: beside the items, or none.
+        slots: oldest first, at least one.
+        gaps: see `gap_buckets`.
+        tokens: of the items' texts, or none.
     """
     if tokens is None:
-        return Laid(np.zeros_like(slots), slots, gaps, np.arange(len(slots)))
-    length, opening = tokens.length[slots], len(tokens.prompt)
-    after = opening + np.cumsum(1 + length)
+        return LaidOut(np.zeros_like(slots), slots, gaps, np.arange(len(slots)))
+    length, prompt = tokens.length[slots], len(tokens.prompt)
+    after = prompt + np.cumsum(1 + length)
     at = after - 1 - length
     token_ids, gap = np.zeros((2, int(after[-1])), np.int32)
     items = np.full(len(token_ids), -1, np.int32)
     items[at], gap[at] = slots, gaps
-    token_ids[:opening] = tokens.prompt
-    # The words of item i lie at `ids[first[i]:]`, and here from `at[i] + 1` on.
-    is_word = items < 0
-    is_word[:opening] = False
-    moved = np.repeat(tokens.first[slots] - at - 1, length)
-    token_ids[is_word] = tokens.ids[np.flatnonzero(is_word) + moved]
-    return Laid(token_ids, items, gap, after - 1)
+    token_ids[:prompt] = tokens.prompt
+    # The tokens of item i are `ids[first[i]:]`; their positions begin at `at[i] + 1`.
+    is_text = items < 0
+    is_text[:prompt] = False
+    shift = np.repeat(tokens.first[slots] - at - 1, length)
+    token_ids[is_text] = tokens.ids[np.flatnonzero(is_text) + shift]
+    return LaidOut(token_ids, items, gap, after - 1)
 
 
 def _starts(length: np.ndarray) -> np.ndarray:

@@ -6,29 +6,31 @@ from dataclasses import dataclass
 
 import grain
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from eqids.config import require
 from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.packing import EpochPlan, PackingPlan
-from eqids.data.batches.token_packing import Events, WordPackingPlan
-from eqids.data.batches.tokens import ItemTokens, Laid, lay_out, num_newest
+from eqids.data.batches.token_packing import Events, TokenPackingPlan
+from eqids.data.batches.tokens import ItemTokens, LaidOut, lay_out, num_newest
 from eqids.data.dataset import Dataset
 
 NUM_GAPS = 36
-"""Buckets of the time between two events: unknown, none, and 34 powers of two."""
+"""Buckets of the time between two events: unknown, zero, and 34 powers of two."""
 
 
-def gap_buckets(times: np.ndarray | None, length: int) -> np.ndarray:
+def gap_buckets(
+    times: Int64[np.ndarray, " event"] | None, length: int
+) -> Int32[np.ndarray, " event"]:
     """Returns the bucket of the time between each event and the one before it.
 
     Args:
-        times: int64 [event] seconds, not descending; or none.
+        times: in seconds, not descending; or none.
         length: number of events.
 
     Returns:
-        int32 [event]: 0 for the first and where times are unknown, 1 for no time at
-        all, then 2 + floor(log2(seconds)).
+        0 for the first event and for unknown times, 1 for equal times, and otherwise
+        2 + floor(log2(seconds)).
     """
     gaps = np.zeros(length, np.int32)
     if times is not None:
@@ -49,9 +51,9 @@ class BatchConfig:
     seed: int = 0
     """Seeds cuts, order and the draws below."""
     gap_dropout: float = 0.1
-    """Share of windows whose gaps are hidden, so that histories without times work."""
+    """Share of windows whose gaps are hidden, so that the model needs no times."""
     shuffle_ties: bool = True
-    """Draw a new order of the events that share a time, each epoch."""
+    """Whether each epoch draws a new order of events with equal times."""
 
     def __post_init__(self) -> None:
         for name in ("seq_len", "batch_size"):
@@ -68,18 +70,18 @@ class TrainingBatches:
         """Plans the epochs.
 
         Args:
-            dataset: whose training events.
+            dataset: with the training events.
             config: how they become batches.
-            tokens: beside the items, or none.
+            tokens: of the items' texts, or none.
 
         Raises:
             UserError: no user has two training events, or rows are too short for an
-                item with its words.
+                item with its text.
         """
         self._dataset = dataset
         self.config = config
-        self._words = tokens
-        self.plan: PackingPlan | WordPackingPlan
+        self._tokens = tokens
+        self.plan: PackingPlan | TokenPackingPlan
         if tokens is None:
             self.plan = PackingPlan(dataset.train_length, config.seq_len, config.seed)
         else:
@@ -115,7 +117,7 @@ class TrainingBatches:
         Args:
             start: the first batch's number.
             stop: one past the last.
-            rows: what is wanted of each; the others are not made.
+            rows: the rows to make of each batch.
         """
         make = functools.partial(self.batch, rows=rows)
         batches = grain.MapDataset.range(start, stop).map(make)
@@ -136,7 +138,7 @@ class TrainingBatches:
 
     def _window(
         self, plan: EpochPlan, window: int, rng: np.random.Generator
-    ) -> tuple[Laid, Int32[np.ndarray, " event"]]:
+    ) -> tuple[LaidOut, Int32[np.ndarray, " event"]]:
         """One window as positions of a sequence, and what each event predicts."""
         user, length = plan.user[window], int(plan.length[window])
         first = self._dataset.offsets[user] + plan.start[window]
@@ -151,7 +153,7 @@ class TrainingBatches:
         gaps = gap_buckets(times, length + 1)
         # Retired items remain inputs, but are no targets.
         targets = np.where(self._valid[slots[1:]], slots[1:], np.int32(-1))
-        return lay_out(slots[:-1], gaps[:-1], self._words), targets
+        return lay_out(slots[:-1], gaps[:-1], self._tokens), targets
 
 
 def query_batch(
@@ -160,13 +162,13 @@ def query_batch(
     seq_len: int,
     tokens: ItemTokens | None = None,
 ) -> HostBatch:
-    """Returns a batch of one history a row, the end that fits, without targets.
+    """Returns a batch with the end of one history in each row, without targets.
 
-    Items are kept with all of their words or not at all.
+    Items are kept with their whole text or not at all.
 
     Args:
         histories: slots of each history, oldest first, at least one event.
-        times: the times of each, or none.
+        times: the times of each history, or none.
         seq_len: positions in a row.
         tokens: as in training.
     """
@@ -186,16 +188,16 @@ def last_positions(batch: HostBatch) -> Int32[np.ndarray, " batch"]:
 
 def _planned(
     dataset: Dataset, config: BatchConfig, tokens: ItemTokens
-) -> WordPackingPlan:
+) -> TokenPackingPlan:
     tied = np.zeros(len(dataset.slots), np.bool_)
     if dataset.times is not None and config.shuffle_ties:
         tied[1:] = np.diff(dataset.times) == 0
     size = 1 + tokens.length[dataset.slots]
     events = Events(dataset.offsets, dataset.train_length, size, tied)
-    return WordPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
+    return TokenPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
 
 
-def _write(out: HostBatch, row: int, first: int, laid: Laid, segment: int) -> None:
+def _write(out: HostBatch, row: int, first: int, laid: LaidOut, segment: int) -> None:
     """Writes a history into a row from position `first` on; targets are left."""
     at = row, slice(first, first + len(laid.items))
     out.tokens[at], out.items[at], out.gap[at] = laid.tokens, laid.items, laid.gap

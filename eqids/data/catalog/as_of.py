@@ -1,4 +1,4 @@
-"""A dataset as checkpoints of an earlier version of its catalog know it."""
+"""A dataset in the slots of an earlier version of its catalog."""
 
 from dataclasses import replace
 
@@ -9,14 +9,14 @@ from eqids.data.dataset import Dataset
 
 
 def as_of(dataset: Dataset, version: int) -> Dataset:
-    """The same histories in the slots of an earlier version of the catalog.
+    """Returns the same histories in the slots of an earlier version of the catalog.
 
-    Events of items that came later are left out, and so are users' targets that
-    were not valid then.
+    Events of items that were added later are left out, and so are targets that were
+    not valid in that version.
 
     Args:
         dataset: with the present version.
-        version: the earlier one, from 1.
+        version: from 1 to the present one.
     """
     lineage = dataset.lineage
     if version == lineage.version:
@@ -34,10 +34,10 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
         return np.where(good & (position > 0), position, -1).astype(np.int32)
 
     lengths = num_before[starts + dataset.train_length] - offsets[:-1]
-    there = (dataset.item_valid | dataset.retired).reshape(-1) & (slot_then >= 0)
-    now, then = np.flatnonzero(there), slot_then[there]
+    held = (dataset.item_valid | dataset.retired).reshape(-1) & (slot_then >= 0)
+    now, then = np.flatnonzero(held), slot_then[held]
 
-    def moved(array: np.ndarray) -> np.ndarray:
+    def remapped(array: np.ndarray) -> np.ndarray:
         rows = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
         out = np.zeros((valid.size, *array.shape[2:]), array.dtype)
         out[then] = rows[now]
@@ -61,9 +61,9 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
         valid_at=without(dataset.valid_at),
         test_at=without(dataset.test_at),
         item_valid=valid,
-        retired=moved(dataset.item_valid | dataset.retired) & ~valid,
-        item_counts=moved(dataset.item_counts),
-        item_vectors=moved(dataset.item_vectors),
+        retired=remapped(dataset.item_valid | dataset.retired) & ~valid,
+        item_counts=remapped(dataset.item_counts),
+        item_vectors=remapped(dataset.item_vectors),
         lineage=Lineage(
             lineage.valid,
             lineage.catalog_ids[: version - 1],

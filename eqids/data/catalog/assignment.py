@@ -1,9 +1,11 @@
-"""Who sits where when a catalog changes: clusters divide, newcomers find places."""
+"""Assigns items to places when a catalog changes, and divides full clusters."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int, Int32
 
+from eqids.config.slots import cluster_of
 from eqids.data.catalog.nearest_clusters import (
     centres,
     divide,
@@ -14,91 +16,91 @@ from eqids.data.catalog.nearest_clusters import (
 )
 
 STEP = 64
-"""Catalogs whose number of clusters is a multiple of this keep it one as they grow,
-so that meshes go on dividing them."""
+"""A number of clusters that is a multiple of this stays one as the catalog grows, so
+that a mesh that divides it still does."""
 
 
 @dataclass(frozen=True, eq=False)
-class Seating:
-    """Where everyone is, and which clusters hold items for the first time."""
+class Assignment:
+    """The slots of all items, and the clusters that were empty before."""
 
-    slot: np.ndarray
-    """int32 [item], newcomers last."""
+    slot: Int32[np.ndarray, " item"]
+    """The slot of each item, new items last."""
     num_clusters: int
     """Clusters, empty ones included."""
-    opened: np.ndarray
-    """int32 [opened]: clusters that held nothing before."""
-    parent: np.ndarray
-    """int32 [opened]: the cluster that each of them divides, or -1."""
+    filled: Int32[np.ndarray, " filled"]
+    """Clusters that were empty before."""
+    parent: Int32[np.ndarray, " filled"]
+    """The cluster whose part each of them got, or -1."""
 
 
 def grown(num_clusters: int, more: int) -> int:
-    """The number of clusters when so many are added, see `STEP`."""
+    """Returns the number of clusters after adding some; see `STEP`."""
     total = num_clusters + more
     return -(-total // STEP) * STEP if num_clusters % STEP == 0 else total
 
 
-def admit(
-    slot: np.ndarray,
-    vectors: np.ndarray,
-    coming: np.ndarray,
+def assign_new(
+    slot: Int32[np.ndarray, " item"],
+    vectors: Float[np.ndarray, "item vector_width"],
+    new_vectors: Float[np.ndarray, "new vector_width"],
     num_clusters: int,
     cluster_size: int,
-) -> Seating:
-    """Seats newcomers, each in the cluster nearest to its vector.
+) -> Assignment:
+    """Assigns each new item to the cluster nearest to its vector.
 
-    A cluster that has too few places divides together with them. Those whose vector
-    is zeros go where most places are free.
+    A cluster with too few free places is divided, new items included. New items
+    whose vector is zeros go to the clusters with most free places.
 
     Args:
-        slot: int32 [item], of those who are there.
-        vectors: float32 [item, vector_width].
-        coming: float32 [new, vector_width].
+        slot: of the existing items.
+        vectors: of the existing items.
+        new_vectors: of the new items.
         num_clusters: clusters, empty ones included.
         cluster_size: places in a cluster.
     """
-    cluster = slot // cluster_size
+    cluster = cluster_of(slot, cluster_size)
     sizes = np.bincount(cluster, minlength=num_clusters)
     centre = centres(vectors, cluster, num_clusters)
-    chosen = nearest(coming, centre, np.flatnonzero(sizes))
-    guests = np.bincount(chosen[chosen >= 0], minlength=num_clusters)
-    crowded = np.flatnonzero((sizes + guests > cluster_size) & (guests > 0))
-    everyone = np.concatenate([cluster, chosen])
-    vectors = np.concatenate([vectors, coming])
-    wanted = _divide(everyone, vectors, len(slot), num_clusters, crowded, cluster_size)
-    return _sit(slot, wanted, cluster_size)
+    chosen = nearest(new_vectors, centre, np.flatnonzero(sizes))
+    num_new = np.bincount(chosen[chosen >= 0], minlength=num_clusters)
+    full = np.flatnonzero((sizes + num_new > cluster_size) & (num_new > 0))
+    all_clusters = np.concatenate([cluster, chosen])
+    vectors = np.concatenate([vectors, new_vectors])
+    parts = _divide(all_clusters, vectors, len(slot), num_clusters, full, cluster_size)
+    return _place(slot, parts, cluster_size)
 
 
-def spread(
-    slot: np.ndarray,
-    vectors: np.ndarray,
+def divide_clusters(
+    slot: Int32[np.ndarray, " item"],
+    vectors: Float[np.ndarray, "item vector_width"],
     num_clusters: int,
     cluster_size: int,
-    crowded: np.ndarray,
+    full: Int[np.ndarray, " full"],
     most: int,
-) -> Seating:
-    """Divides clusters into as many parts as no more than `most` items need, or two.
+) -> Assignment:
+    """Divides clusters into two or more parts of at most `most` items.
 
     Args:
-        slot: int32 [item].
-        vectors: float32 [item, vector_width].
+        slot: of the items.
+        vectors: of the items.
         num_clusters: clusters, empty ones included.
         cluster_size: places in a cluster.
-        crowded: int [crowded], clusters of two items or more.
+        full: the clusters to divide, each of two items or more.
         most: items of a part.
     """
-    cluster = slot // cluster_size
-    wanted = _divide(cluster, vectors, len(slot), num_clusters, crowded, most)
-    return _sit(slot, wanted, cluster_size)
+    cluster = cluster_of(slot, cluster_size)
+    parts = _divide(cluster, vectors, len(slot), num_clusters, full, most)
+    return _place(slot, parts, cluster_size)
 
 
 @dataclass(frozen=True, eq=False)
-class _Wanted:
-    """The cluster of everyone, -1 where any will do; the rest as in `Seating`."""
+class _Clusters:
+    """The cluster of each item, -1 for any cluster; the rest as in `Assignment`."""
 
     cluster: np.ndarray
     num_clusters: int
-    opened: np.ndarray
+    filled: np.ndarray
     parent: np.ndarray
 
 
@@ -107,34 +109,34 @@ def _divide(
     vectors: np.ndarray,
     num_old: int,
     num_clusters: int,
-    crowded: np.ndarray,
+    full: np.ndarray,
     most: int,
-) -> _Wanted:
-    """Divides the crowded clusters; the part of most old items stays where it is."""
+) -> _Clusters:
+    """Divides full clusters; the part with most old items keeps its cluster."""
     members, sizes = grouped(cluster, num_clusters)
     ends = np.cumsum(sizes)
-    parts = np.maximum(2, -(-sizes[crowded] // most))
-    needed = int((parts - 1).sum())
+    num_parts = np.maximum(2, -(-sizes[full] // most))
+    needed = int((num_parts - 1).sum())
     empty = np.flatnonzero(sizes == 0)
     total = num_clusters
     if needed > len(empty):
         total = grown(num_clusters, needed - len(empty))
-    opened = np.concatenate([empty, np.arange(num_clusters, total)])[:needed]
-    each = np.stack([crowded, parts, np.cumsum(parts - 1)], axis=1)
+    filled = np.concatenate([empty, np.arange(num_clusters, total)])[:needed]
+    each = np.stack([full, num_parts, np.cumsum(num_parts - 1)], axis=1)
     out = cluster.copy()
     for one, number, end in each.tolist():
         rows = members[ends[one] - sizes[one] : ends[one]]
         part = divide(vectors[rows], number)
         old = np.bincount(part[rows < num_old], minlength=number)
-        others = opened[end - number + 1 : end]
+        others = filled[end - number + 1 : end]
         out[rows] = np.insert(others, int(np.argmax(old)), one)[part]
-    return _Wanted(out, total, opened, np.repeat(crowded, parts - 1))
+    return _Clusters(out, total, filled, np.repeat(full, num_parts - 1))
 
 
-def _sit(slot: np.ndarray, wanted: _Wanted, cluster_size: int) -> Seating:
-    """Finds a place for everyone who moves or is new; the others stay."""
-    num_old, total = len(slot), wanted.num_clusters
-    cluster = wanted.cluster.copy()
+def _place(slot: np.ndarray, clusters: _Clusters, cluster_size: int) -> Assignment:
+    """Finds places for new items and for items whose cluster changes."""
+    num_old, total = len(slot), clusters.num_clusters
+    cluster = clusters.cluster.copy()
     anywhere = np.flatnonzero(cluster < 0)
     sizes = np.bincount(cluster[cluster >= 0], minlength=total)
     missing = len(anywhere) - (total * cluster_size - int(sizes.sum()))
@@ -143,13 +145,13 @@ def _sit(slot: np.ndarray, wanted: _Wanted, cluster_size: int) -> Seating:
         sizes = np.append(sizes, np.zeros(total - len(sizes), sizes.dtype))
     cluster[anywhere] = emptiest(sizes, cluster_size, len(anywhere))
     fresh = np.setdiff1d(cluster[anywhere], np.flatnonzero(sizes))
-    stays = np.flatnonzero(cluster[:num_old] == slot // cluster_size)
+    stays = np.flatnonzero(cluster[:num_old] == cluster_of(slot, cluster_size))
     occupied = np.zeros((total, cluster_size), np.bool_)
     occupied.reshape(-1)[slot[stays]] = True
     out = np.full(len(cluster), -1, np.int32)
     out[stays] = slot[stays]
     enters = np.flatnonzero(out < 0)
     out[enters] = free_slots(occupied, cluster[enters])
-    opened = np.concatenate([wanted.opened, fresh]).astype(np.int32)
-    parent = np.concatenate([wanted.parent, np.full(len(fresh), -1)]).astype(np.int32)
-    return Seating(out, total, opened, parent)
+    filled = np.concatenate([clusters.filled, fresh]).astype(np.int32)
+    parent = np.concatenate([clusters.parent, np.full(len(fresh), -1)])
+    return Assignment(out, total, filled, parent.astype(np.int32))

@@ -1,10 +1,11 @@
-"""New interactions with the places that items have in a catalog already."""
+"""Prepares new interactions with an existing catalog: its items keep their slots."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import scipy.sparse
+from jaxtyping import Int32
 
 from eqids.config import UserError
 from eqids.data.catalog.lineage import Lineage
@@ -16,61 +17,63 @@ from eqids.data.catalog.revise import (
     item_ids,
     item_table,
     num_other_texts,
-    spelled_like,
+    typed_like,
 )
 from eqids.data.dataset import Dataset
 from eqids.data.ids import Ids
 from eqids.data.info import ClustersInfo
 from eqids.data.raw.interactions import Interactions
-from eqids.data.raw.splits import Split
+from eqids.data.raw.splits import SplitPositions
 
 _NEAR = 16
-"""Items that a new one is said to resemble, at most."""
+"""Similar items of a new item, at most."""
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """A catalog that went on, and where the items of interactions stand in it."""
+class ExtendedCatalog:
+    """An existing catalog with new items, and the slots of the interactions' items."""
 
     catalog: Catalog
     """With the counts of the new interactions."""
-    slot: np.ndarray
-    """int32 [item]: in the order of `Interactions.items`."""
+    slot: Int32[np.ndarray, " item"]
+    """Slots in the order of `Interactions.items`."""
     table: pa.Table
     """The rows of `items.parquet`."""
     lineage: Lineage
-    """How the catalog came about."""
+    """All versions of the catalog."""
     info: ClustersInfo
-    """What its clusters are like."""
+    """Figures of its clusters."""
     num_added: int
-    """Items that are new to the catalog."""
+    """New items."""
     num_moved: int
-    """Items that moved to make room for them."""
+    """Items whose slot changed because their cluster was divided."""
     num_other_texts: int
-    """Items that have another title or text in the source, and keep what they have."""
+    """Items whose title or text differs in the source; they keep their old one."""
 
 
-def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) -> Known:
-    """Gives items the places that they have, and new ones places beside them.
+def in_catalog(
+    found: Interactions, split: SplitPositions, old: Dataset, append: bool
+) -> ExtendedCatalog:
+    """Keeps the slots of existing items, and adds new ones.
 
-    A new item's vector is the mean of those of the items that it was used next to in
-    training. Items that do not occur keep their places, and retired ones are retired.
+    A new item's vector is the mean vector of the items next to it in training
+    histories. Items without events keep their slots, and retired items stay retired.
 
     Args:
         found: the interactions.
         split: which of them train.
         old: a dataset with the catalog.
-        append: whether unknown items are added; else they are refused.
+        append: whether unknown items are added; otherwise they are refused.
 
     Raises:
-        UserError: naming an unknown item that is refused, or one whose id the
-            catalog's type of ids cannot hold.
+        UserError: an unknown item is refused, or the catalog's type of ids cannot
+            hold an id.
     """
     before = catalog_of(old)
     named = found.items.set_column(
         found.items.column_names.index("item"),
         "item",
-        spelled_like(found.items["item"], item_ids(old)),
+        typed_like(found.items["item"], item_ids(old)),
     )
     ids = ids_of(named["item"])
     rows = before.find(ids)
@@ -103,15 +106,15 @@ def in_catalog(found: Interactions, split: Split, old: Dataset, append: bool) ->
     table = item_table(old, catalog, named)
     other = num_other_texts(old, named)
     added, moved = len(change.added), len(change.left)
-    return Known(catalog, slot, table, lineage, info, added, moved, other)
+    return ExtendedCatalog(catalog, slot, table, lineage, info, added, moved, other)
 
 
 def shorter_histories(found: Interactions, old: Dataset) -> tuple[int, int]:
-    """Users of an old dataset of whom there are fewer events now, and none at all.
+    """Counts users of an old dataset with fewer events now, and those with none.
 
     Args:
-        found: the interactions.
-        old: the dataset that they follow.
+        found: the new interactions.
+        old: the dataset before.
     """
     users = old.users()
     row = Ids(found.user_ids).find(users["user"])
@@ -123,7 +126,7 @@ def shorter_histories(found: Interactions, old: Dataset) -> tuple[int, int]:
 def _together(
     users: np.ndarray, item: np.ndarray, row: np.ndarray, new: np.ndarray, num_old: int
 ) -> scipy.sparse.csr_matrix:
-    """How often each new item was next to each known one, `[new, old]`.
+    """How often each new item was next to each existing one, `[new, old]`.
 
     Args:
         users: int [event], ascending.
@@ -143,13 +146,13 @@ def _together(
 
 
 def _mean_vectors(together: scipy.sparse.csr_matrix, vectors: np.ndarray) -> np.ndarray:
-    """float32 [new, vector_width]: zeros for what was next to no known item."""
+    """float32 [new, vector_width]: zeros for items next to no existing one."""
     total = np.asarray(together.sum(axis=1)).reshape(-1, 1)
     return ((together @ vectors) / np.maximum(total, 1)).astype(np.float32)
 
 
 def _strongest(together: scipy.sparse.csr_matrix) -> list[np.ndarray]:
-    """For each new item the known ones that it was next to most often."""
+    """For each new item the existing ones that it was next to most often."""
     ends = together.indptr
     spans = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
     return [

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Int32
 
 from eqids.config import UserError, require
+from eqids.config.slots import cluster_of
 
 
 def _none() -> np.ndarray:
@@ -15,46 +17,48 @@ def _none() -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What leads from one version of a catalog to the next.
+    """The difference between one version of a catalog and the next.
 
-    Items that move do so first, out of the slots `left`; `added` ones may take those.
+    Moved items leave the slots `left` first, so that `added` items may take those.
     """
 
     num_clusters: int
     """Clusters afterwards; never fewer than before."""
     left: np.ndarray = field(default_factory=_none)
-    """int32 [moved]: the old slot of each item that moves."""
+    """int32 [moved]: the old slot of each item whose slot changes."""
     entered: np.ndarray = field(default_factory=_none)
     """int32 [moved]: its new slot."""
     added: np.ndarray = field(default_factory=_none)
     """int32 [added]: the slots of new items."""
     share: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    """float32 [added]: the item's use, one added, divided by that of the items that
-    its cluster had, or where it had none by that of the new ones."""
+    """float32 [added]: (1 + the item's events) divided by the sum of this over the old
+    items of its cluster, or over the new items of a cluster that was empty."""
     similar: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int32))
     """int32 [added, near]: old slots of items that it resembles; -1 fills rows."""
-    opened: np.ndarray = field(default_factory=_none)
-    """int32 [opened]: clusters without items that get some."""
+    filled: np.ndarray = field(default_factory=_none)
+    """int32 [filled]: clusters that were empty before."""
     parent: np.ndarray = field(default_factory=_none)
-    """int32 [opened]: the cluster that each of them divides, or -1."""
+    """int32 [filled]: the cluster whose part each of them got, or -1."""
     retired: np.ndarray = field(default_factory=_none)
     """int32 [retired]: slots of items that are no longer valid."""
     revived: np.ndarray = field(default_factory=_none)
     """int32 [revived]: slots of retired items that are valid again."""
 
-    def affected(self, cluster_size: int) -> np.ndarray:
-        """The clusters whose valid items are others than before, ascending."""
-        places = (self.left, self.entered, self.added, self.retired, self.revived)
-        return np.unique(np.concatenate(places) // cluster_size)
+    def affected(self, cluster_size: int) -> Int32[np.ndarray, " affected"]:
+        """Returns the clusters whose valid items change, ascending."""
+        slots = (self.left, self.entered, self.added, self.retired, self.revived)
+        return np.unique(cluster_of(np.concatenate(slots), cluster_size))
 
-    def moves(self, num_slots: int) -> np.ndarray:
-        """int32 [slot]: where the item of each old slot stands now."""
+    def moves(self, num_slots: int) -> Int32[np.ndarray, " slot"]:
+        """Returns the new slot of the item of each old slot."""
         new = np.arange(num_slots, dtype=np.int32)
         new[self.left] = self.entered
         return new
 
-    def replay(self, valid: np.ndarray) -> np.ndarray:
-        """The valid places, bool [cluster, place], after the change."""
+    def replay(
+        self, valid: Bool[np.ndarray, "old_cluster place"]
+    ) -> Bool[np.ndarray, "cluster place"]:
+        """Returns the valid places after the change, from those before it."""
         cluster_size = valid.shape[1]
         after = np.zeros((self.num_clusters, cluster_size), np.bool_)
         after[: len(valid)] = valid
@@ -71,14 +75,14 @@ _ARRAYS = tuple(f.name for f in fields(Change) if f.name != "num_clusters")
 
 @dataclass(frozen=True, eq=False)
 class Lineage:
-    """How a catalog came to be what it is; checkpoints of any version follow it."""
+    """All versions of a catalog; it migrates checkpoints of any of them."""
 
-    valid: np.ndarray
-    """bool [cluster, place]: the valid places of version 1."""
+    valid: Bool[np.ndarray, "cluster place"]
+    """The valid places of version 1."""
     catalog_ids: Sequence[str] = ()
     """The catalog ids of versions 1, 2, …, without the present one."""
     changes: Sequence[Change] = ()
-    """What led to versions 2, 3, …"""
+    """The changes that made versions 2, 3, …"""
 
     @property
     def version(self) -> int:
@@ -86,11 +90,11 @@ class Lineage:
         return len(self.changes) + 1
 
     def followed(self, catalog_id: str, change: Change) -> "Lineage":
-        """The lineage of the next version.
+        """Returns the lineage of the next version.
 
         Args:
             catalog_id: of the present version.
-            change: what leads to the next.
+            change: makes the next version.
         """
         return replace(
             self,
@@ -98,17 +102,17 @@ class Lineage:
             changes=(*self.changes, change),
         )
 
-    def valid_at(self, version: int) -> np.ndarray:
-        """The valid places, bool [cluster, place], of a version."""
+    def valid_at(self, version: int) -> Bool[np.ndarray, "cluster place"]:
+        """Returns the valid places of a version."""
         valid = self.valid
         for change in self.changes[: version - 1]:
             valid = change.replay(valid)
         return valid
 
-    def slots_at(self, version: int) -> np.ndarray:
-        """int32 [slot]: where the item of each present slot stood in a version.
+    def slots_at(self, version: int) -> Int32[np.ndarray, " slot"]:
+        """Returns the slot that the item of each present slot had in a version.
 
-        It is -1 for items that came later; slots that hold no item mean nothing.
+        It is -1 for items that were added later, and arbitrary for empty places.
         """
         cluster_size, num_clusters = self.valid.shape[1], len(self.valid)
         if self.changes:
@@ -122,7 +126,7 @@ class Lineage:
         return then
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """What a file of the lineage holds, by name."""
+        """Returns the arrays of a lineage file, by name."""
         ids = [np.frombuffer(bytes.fromhex(x), np.uint8) for x in self.catalog_ids]
         arrays = {
             "valid": self.valid,
@@ -138,14 +142,14 @@ class Lineage:
 
 
 def lineage_of(path: Path, arrays: Mapping[str, np.ndarray]) -> Lineage:
-    """The inverse of `Lineage.to_arrays`.
+    """Returns a lineage from its arrays; the inverse of `Lineage.to_arrays`.
 
     Args:
         path: the file, for messages.
         arrays: its content.
 
     Raises:
-        UserError: if an array is missing or a change names slots that are not there.
+        UserError: an array is missing, or their numbers of versions differ.
     """
     for name in ("valid", "catalog_ids", "num_clusters"):
         require(name in arrays, f"{path} has no array {name!r}")

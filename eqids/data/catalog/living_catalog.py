@@ -1,10 +1,12 @@
-"""A living catalog: items are added and retired, and clusters divide; slots stay.
+"""A living catalog: items are added and retired, and full clusters are divided.
 
-A catalog is a value. Every operation returns the next version and what changed, by
-which histories and checkpoints are brought along. The laws: `room` never changes and
-no cluster is taken away; an item's slot changes only when its cluster divides and
-it is of a part that moves; a slot is its item's while the item is in the catalog,
-retired or not.
+A catalog is a value. Every operation returns the next version and a `Change`, which
+remaps histories and checkpoints. Invariants:
+
+- `cluster_size` never changes, and clusters are never removed.
+- An item's slot changes only when its cluster is divided and its part goes to another
+  cluster.
+- A slot belongs to its item while the item is in the catalog, retired or not.
 """
 
 import functools
@@ -13,30 +15,37 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float32, Int, Int32, Int64, Shaped
 
 from eqids.config import UserError, require
-from eqids.data.catalog.assignment import Seating, admit, grown, spread
+from eqids.config.slots import cluster_of
+from eqids.data.catalog.assignment import (
+    Assignment,
+    assign_new,
+    divide_clusters,
+    grown,
+)
 from eqids.data.catalog.lineage import Change
 
-Ids = Sequence[Hashable] | np.ndarray
+ItemIds = Sequence[Hashable] | np.ndarray
 """Item ids, as the user gave them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Items, where they stand, and how they are used."""
+    """Items, their slots, and their use."""
 
-    items: np.ndarray
-    """[item]: ids as the user gave them, each once: integers or objects."""
-    slot: np.ndarray
-    """int32 [item]: cluster * cluster_size + place."""
-    retired: np.ndarray
-    """bool [item]: whether it stands in histories only: never a target, never
-    recommended, in no normalizer."""
-    count: np.ndarray
-    """int64 [item]: training events."""
-    vectors: np.ndarray
-    """float32 [item, vector_width]: near for similar items; zeros: nothing known."""
+    items: Shaped[np.ndarray, " item"]
+    """Ids as the user gave them, each once: integers or objects."""
+    slot: Int32[np.ndarray, " item"]
+    """The slot of each item."""
+    retired: Bool[np.ndarray, " item"]
+    """Whether an item occurs in histories only: never a target, never recommended, in
+    no normalizer."""
+    count: Int64[np.ndarray, " item"]
+    """Training events of each item."""
+    vectors: Float32[np.ndarray, "item vector_width"]
+    """Similar items have near vectors; zeros for an item without information."""
     num_clusters: int
     """Clusters, empty ones included."""
     cluster_size: int
@@ -45,19 +54,20 @@ class Catalog:
     """Counts the changes, from 1."""
 
     @property
-    def sizes(self) -> np.ndarray:
-        """int64 [cluster]: places taken, by retired items too."""
-        return np.bincount(self.slot // self.cluster_size, minlength=self.num_clusters)
+    def sizes(self) -> Int64[np.ndarray, " cluster"]:
+        """Items of each cluster, retired ones included."""
+        cluster = cluster_of(self.slot, self.cluster_size)
+        return np.bincount(cluster, minlength=self.num_clusters)
 
     @property
-    def item_valid(self) -> np.ndarray:
-        """bool [cluster, place]: places of items that are not retired."""
+    def item_valid(self) -> Bool[np.ndarray, "cluster place"]:
+        """Whether a place holds an item that is not retired."""
         valid = np.zeros((self.num_clusters, self.cluster_size), np.bool_)
         valid.reshape(-1)[self.slot[~self.retired]] = True
         return valid
 
-    def rows(self, items: Ids) -> np.ndarray:
-        """The rows of item ids, int64 [item].
+    def rows(self, items: ItemIds) -> Int[np.ndarray, " item"]:
+        """Returns the rows of item ids.
 
         Raises:
             UserError: naming the first id that the catalog does not hold.
@@ -66,22 +76,22 @@ class Catalog:
         _refuse(items, found < 0, "is not in the catalog")
         return found
 
-    def find(self, items: Ids) -> np.ndarray:
-        """The rows of item ids, int64 [item]; -1 for those that are not there."""
+    def find(self, items: ItemIds) -> Int[np.ndarray, " item"]:
+        """Returns the rows of item ids, -1 for ids that the catalog does not hold."""
         return self._index.get_indexer(pd.Index(_objects(items), dtype=object))
 
     def add(
         self,
-        items: Ids,
+        items: ItemIds,
         vectors: np.ndarray | None = None,
-        similar: Sequence[Ids] | None = None,
+        similar: Sequence[ItemIds] | None = None,
         counts: np.ndarray | None = None,
     ) -> tuple["Catalog", Change]:
-        """Adds items, each in a free place of the cluster nearest to its vector.
+        """Adds items, each to a free place of the cluster nearest to its vector.
 
-        A cluster that has too few places divides first. Items of which nothing is
-        known go where most places are free. A retired item that is added becomes
-        valid again, in the place that it never left.
+        A cluster with too few free places is divided first. Items without a vector
+        go to the clusters with most free places. Adding a retired item makes it valid
+        again, in the place that it kept.
 
         Args:
             items: ids, each once.
@@ -91,49 +101,49 @@ class Catalog:
             counts: int [item], training events; by default none.
 
         Raises:
-            UserError: naming an item that is there already or given twice, or a
-                similar one that is not there.
+            UserError: an item is in the catalog already or given twice, or the
+                catalog does not hold a similar one.
         """
         found = self.find(items)
         _refuse(items, pd.Index(_objects(items)).duplicated(), "is given twice")
-        there = found >= 0
-        new, known = np.flatnonzero(~there), found[there]
-        there[there] = ~self.retired[known]
-        _refuse(items, there, "is in the catalog already")
+        exists = found >= 0
+        new, existing = np.flatnonzero(~exists), found[exists]
+        exists[exists] = ~self.retired[existing]
+        _refuse(items, exists, "is in the catalog already")
         near = self._similar(similar, len(items))[new]
-        coming = self._means(near) if vectors is None else vectors[new]
+        new_vectors = self._means(near) if vectors is None else vectors[new]
         counts = np.zeros(len(items), np.int64) if counts is None else counts
-        seating = admit(
-            self.slot, self.vectors, coming, self.num_clusters, self.cluster_size
+        assignment = assign_new(
+            self.slot, self.vectors, new_vectors, self.num_clusters, self.cluster_size
         )
         retired = self.retired.copy()
-        retired[known] = False
-        nobody = np.zeros(len(new), np.bool_)
+        retired[existing] = False
+        none_retired = np.zeros(len(new), np.bool_)
         after = replace(
             self,
             items=_joined(self.items, _objects(items)[new]),
-            slot=seating.slot,
-            retired=np.concatenate([retired, nobody]),
+            slot=assignment.slot,
+            retired=np.concatenate([retired, none_retired]),
             count=np.concatenate([self.count, counts[new]]),
-            vectors=np.concatenate([self.vectors, coming.astype(np.float32)]),
-            num_clusters=seating.num_clusters,
+            vectors=np.concatenate([self.vectors, new_vectors.astype(np.float32)]),
+            num_clusters=assignment.num_clusters,
         )
         return after._next(
             self,
             self._change(
-                seating,
-                added=seating.slot[len(self.slot) :],
+                assignment,
+                added=assignment.slot[len(self.slot) :],
                 share=_shares(after, len(self.slot)),
                 similar=np.append(self.slot, np.int32(-1))[near],
-                revived=seating.slot[known],
+                revived=assignment.slot[existing],
             ),
         )
 
-    def retire(self, items: Ids) -> tuple["Catalog", Change]:
-        """Retires items: they keep slots and vectors, and appear in histories only.
+    def retire(self, items: ItemIds) -> tuple["Catalog", Change]:
+        """Retires items: they keep slots and vectors, but occur in histories only.
 
         Raises:
-            UserError: naming an item that is not in the catalog, or retired already.
+            UserError: an item is not in the catalog, or is retired already.
         """
         rows = self.rows(items)
         _refuse(items, self.retired[rows], "is retired already")
@@ -142,11 +152,11 @@ class Catalog:
         change = Change(self.num_clusters, retired=self.slot[np.unique(rows)])
         return replace(self, retired=retired)._next(self, change)
 
-    def release(self, items: Ids) -> tuple["Catalog", Change]:
-        """Forgets retired items that no history needs, which frees their places.
+    def release(self, items: ItemIds) -> tuple["Catalog", Change]:
+        """Removes retired items that no history holds, and frees their places.
 
         Raises:
-            UserError: naming an item that is not in the catalog, or not retired.
+            UserError: an item is not in the catalog, or is not retired.
         """
         rows = self.rows(items)
         _refuse(items, ~self.retired[rows], "is not retired")
@@ -157,7 +167,7 @@ class Catalog:
         return after._next(self, Change(self.num_clusters))
 
     def grow(self, num_clusters: int) -> tuple["Catalog", Change]:
-        """Adds empty clusters: so many, or more to keep a multiple of 64."""
+        """Adds empty clusters: this number, or more to keep a multiple of 64."""
         require(num_clusters >= 1, f"{num_clusters} clusters to add, wanted 1 or more")
         total = grown(self.num_clusters, num_clusters)
         require(
@@ -167,22 +177,10 @@ class Catalog:
         )
         return replace(self, num_clusters=total)._next(self, Change(total))
 
-    def split(self, cluster: int) -> tuple["Catalog", Change]:
-        """Divides a cluster in two; one half moves to an empty or added cluster.
-
-        Raises:
-            UserError: if the cluster holds fewer than two items.
-        """
-        require(
-            0 <= cluster < self.num_clusters and bool(self.sizes[cluster] > 1),
-            f"cluster {cluster} does not hold two items, wanted one that can divide",
-        )
-        return self._spread(np.array([cluster]), self.cluster_size)
-
     def rebalance(
-        self, free_share: float, forget: Ids = ()
+        self, free_share: float, forget: ItemIds = ()
     ) -> tuple["Catalog", Change]:
-        """Divides the clusters in which less than a share of the places is free.
+        """Divides the clusters whose share of free places is less than `free_share`.
 
         Args:
             free_share: from 0 to less than 1.
@@ -195,29 +193,34 @@ class Catalog:
         # 0.9 of 10 places is 9, whatever floating point says.
         most = max(1, int(self.cluster_size * (1 - free_share) + 1e-9))
         kept, _ = self.release(forget)
-        after, change = kept._spread(np.flatnonzero(kept.sizes > most), most)
+        after, change = kept.divide(np.flatnonzero(kept.sizes > most), most)
         return after._next(self, change)
 
-    def _spread(self, crowded: np.ndarray, most: int) -> tuple["Catalog", Change]:
-        seating = spread(
-            self.slot, self.vectors, self.num_clusters, self.cluster_size, crowded, most
+    def divide(
+        self, full: Int[np.ndarray, " full"], most: int
+    ) -> tuple["Catalog", Change]:
+        """Divides clusters of two items or more into parts of at most `most` items."""
+        assignment = divide_clusters(
+            self.slot, self.vectors, self.num_clusters, self.cluster_size, full, most
         )
-        after = replace(self, slot=seating.slot, num_clusters=seating.num_clusters)
-        return after._next(self, self._change(seating))
+        after = replace(
+            self, slot=assignment.slot, num_clusters=assignment.num_clusters
+        )
+        return after._next(self, self._change(assignment))
 
-    def _change(self, seating: Seating, **more: np.ndarray) -> Change:
-        moved = np.flatnonzero(seating.slot[: len(self.slot)] != self.slot)
+    def _change(self, assignment: Assignment, **more: np.ndarray) -> Change:
+        moved = np.flatnonzero(assignment.slot[: len(self.slot)] != self.slot)
         return Change(
-            seating.num_clusters,
+            assignment.num_clusters,
             left=self.slot[moved],
-            entered=seating.slot[moved],
-            opened=seating.opened,
-            parent=seating.parent,
+            entered=assignment.slot[moved],
+            filled=assignment.filled,
+            parent=assignment.parent,
             **more,
         )
 
     def _next(self, before: "Catalog", change: Change) -> tuple["Catalog", Change]:
-        """Counts the version up, unless nothing has changed."""
+        """Returns the next version, or the same catalog if nothing has changed."""
         same = (
             self.num_clusters == before.num_clusters
             and np.array_equal(self.slot, before.slot)
@@ -229,7 +232,7 @@ class Catalog:
     def _index(self) -> pd.Index:
         return pd.Index(self.items, dtype=self.items.dtype)
 
-    def _similar(self, similar: Sequence[Ids] | None, num_items: int) -> np.ndarray:
+    def _similar(self, similar: Sequence[ItemIds] | None, num_items: int) -> np.ndarray:
         """int64 [item, near]: rows of the similar items, -1 where there are fewer."""
         named = similar or [()] * num_items
         sizes = np.array([len(ids) for ids in named], np.int64)
@@ -246,19 +249,19 @@ class Catalog:
         return rows.sum(axis=1) / np.maximum(held.sum(axis=1), 1)[:, None]
 
 
-def _objects(items: Ids) -> np.ndarray:
+def _objects(items: ItemIds) -> np.ndarray:
     out = np.empty(len(items), object)
     out[:] = items.tolist() if isinstance(items, np.ndarray) else list(items)
     return out
 
 
 def _joined(items: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Ids, integers where all are."""
+    """ItemIds, integers where all are."""
     whole = items.dtype != object and all(isinstance(x, int) for x in new)
     return np.concatenate([items, new.astype(items.dtype) if whole else new])
 
 
-def _refuse(items: Ids, wrong: np.ndarray, why: str) -> None:
+def _refuse(items: ItemIds, wrong: np.ndarray, why: str) -> None:
     if wrong.any():
         item = _objects(items)[int(np.argmax(wrong))]
         raise UserError(f"item {item!r} {why}")
@@ -266,10 +269,10 @@ def _refuse(items: Ids, wrong: np.ndarray, why: str) -> None:
 
 def _shares(after: Catalog, num_old: int) -> np.ndarray:
     """float32 [new]: see `Change.share`; retired items are not used."""
-    cluster, uses = after.slot // after.cluster_size, after.count + 1.0
+    cluster, uses = cluster_of(after.slot, after.cluster_size), after.count + 1.0
     old = np.where(after.retired, 0.0, uses)[:num_old]
     size = after.num_clusters
-    there = np.bincount(cluster[:num_old], old, minlength=size)
-    coming = np.bincount(cluster[num_old:], uses[num_old:], minlength=size)
-    total = np.where(there > 0, there, coming)
+    of_old = np.bincount(cluster[:num_old], old, minlength=size)
+    of_new = np.bincount(cluster[num_old:], uses[num_old:], minlength=size)
+    total = np.where(of_old > 0, of_old, of_new)
     return (uses[num_old:] / total[cluster[num_old:]]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Files of items to add or to retire."""
+"""Reads files of items to add or to retire."""
 
 import re
 from collections import ChainMap
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Float32, Int64
 
 from eqids.config import UserError, require
 from eqids.data.catalog.revise import ids_of
@@ -32,16 +33,16 @@ from eqids.data.raw.template import cell_of, field, text_of
 
 @dataclass(frozen=True, eq=False)
 class NamedItems:
-    """Items of a file, each once, in its order."""
+    """Items of a file, each once, in the file's order."""
 
     table: pa.Table
     """Columns item, title and text, as in `items.parquet`."""
     similar: "SimilarItems | None"
-    """What each item resembles, or None where no column says."""
+    """Similar items of each item, or None if the file has no such column."""
     num_untitled: int
-    """Items that a column of titles gives none."""
-    item_of_row: np.ndarray
-    """int64 [row of the file]: the item that it names, by its place in `table`."""
+    """Items whose title is empty, if the file has a column of titles."""
+    item_of_row: Int64[np.ndarray, " row"]
+    """The item that each row of the file names, by its row in `table`."""
 
     @property
     def ids(self) -> np.ndarray:
@@ -50,36 +51,38 @@ class NamedItems:
 
     @property
     def num_repeated(self) -> int:
-        """Rows that say what another row has said."""
+        """Rows that repeat another row."""
         return len(self.item_of_row) - self.table.num_rows
 
 
 @dataclass(frozen=True, eq=False)
 class SimilarItems:
-    """What the items of a file resemble."""
+    """Similar items of the items of a file."""
 
     file: Path
     """The file, for messages."""
     column: str
     """Its column of similar items."""
     ids: Sequence[Sequence[Any]]
-    """Ids [item] of what each resembles, as the file has them."""
-    file_row: np.ndarray
-    """int64 [item]: the row that says so, from 0."""
+    """Ids of the similar items of each item, as the file has them."""
+    file_row: Int64[np.ndarray, " item"]
+    """The row of the file of each item, from 0."""
 
-    def rows(self, items: np.ndarray, known: Ids) -> list[np.ndarray]:
-        """Returns the rows of the catalog, int64, of what some items resemble.
+    def rows(
+        self, items: Int64[np.ndarray, " new"], existing: Ids
+    ) -> list[Int64[np.ndarray, " near"]]:
+        """Returns the catalog's rows of the similar items of some items.
 
         Args:
-            items: places of the items in `NamedItems`.
-            known: the ids of the catalog.
+            items: rows of the items in `NamedItems.table`.
+            existing: the ids of the catalog.
 
         Raises:
             UserError: naming the first that is not in the catalog, and its row.
         """
         chosen = [self.ids[one] for one in items.tolist()]
         flat = [one for ids in chosen for one in ids]
-        rows = known.find(flat)
+        rows = existing.find(flat)
         ends = np.cumsum([len(ids) for ids in chosen])
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
@@ -89,15 +92,15 @@ class SimilarItems:
                 f"{self.file}: column {self.column!r} names "
                 f"{shown(flat[unknown[0]])} in row {self.file_row[item] + 1}: item "
                 f"{shown(flat[unknown[0]])} is not in the catalog, whose ids are "
-                f"{known.kind}{more if len(unknown) > 1 else ''}; wanted ids of items "
-                "that it holds"
+                f"{existing.kind}{more if len(unknown) > 1 else ''}; wanted ids of "
+                "items that it holds"
             )
         return np.split(rows, ends[:-1])
 
 
 def read_items(
     path: Path,
-    known: Ids,
+    existing: Ids,
     item: str,
     title: str | None = None,
     text: str | None = None,
@@ -109,20 +112,20 @@ def read_items(
 
     Args:
         path: the file.
-        known: the ids of the catalog.
+        existing: the ids of the catalog.
         item: the column of ids.
-        title: the column of titles, by default that of `texts`, or else `title`, if
-            there is one; without it, or where it is empty, the id.
-        text: the template of texts, by default that of `texts`, or else the column
-            `text` or the title, if there is one.
-        similar: the column of similar items, lists or text, by default `similar` if
-            there is one.
-        texts: what the texts of the catalog's items are made of. Where nothing is
-            known of that, items with an empty text get their title, if there is one.
+        title: the column of titles. The default is that of `texts`, or else `title`
+            if the file has it. An item without a title gets its id as title.
+        text: the template of texts. The default is that of `texts`, or else the
+            column `text` or that of titles, if the file has one of them.
+        similar: the column of similar items, lists or text. The default is `similar`
+            if the file has it.
+        texts: how the texts of the catalog's items were made. Without it, items with
+            an empty text get their title as text.
         said: where `texts` come from, for messages.
 
     Raises:
-        UserError: naming the file and what is wrong with it.
+        UserError: naming the file and the fault.
     """
     with engine() as reader:
         table = table_of_file(reader, path, [item])
@@ -137,7 +140,7 @@ def read_items(
             near = {"similar": without_nulls(table[similar], made.null_values)}
         rows = _rows(path, table, item, title, made, said, near)
         with reading(path):
-            found = distinct_items(reader.con, rows, known)
+            found = distinct_items(reader.con, rows, existing)
             first = found.table.order_by("row").to_pyarrow()
     row = first["row"].to_numpy()
     ids = found.ids.take(row)
@@ -158,18 +161,18 @@ def read_items(
 
 
 def read_vectors(
-    path: Path, items: Path, item_of_row: np.ndarray, width: int
-) -> np.ndarray:
-    """Reads item vectors, float32 [item, vector_width], from a `.npy` file.
+    path: Path, items: Path, item_of_row: Int64[np.ndarray, " row"], width: int
+) -> Float32[np.ndarray, "item vector_width"]:
+    """Reads item vectors from a `.npy` file.
 
     Args:
         path: the file.
-        items: the file of items whose rows its rows belong to, for messages.
-        item_of_row: int [row of the file], see `NamedItems`.
+        items: the file of items with as many rows, for messages.
+        item_of_row: see `NamedItems`.
         width: the size that the vectors must have.
 
     Raises:
-        UserError: if it is no such file, or two rows of one item differ.
+        UserError: it is no such file, or two rows of one item differ.
     """
     vectors = read_npy(path)
     require(
@@ -199,7 +202,7 @@ def _title_column(
 
 
 def _default_texts(table: FileTable, title: str | None) -> TextsInfo:
-    """Texts of a catalog of which nothing is said."""
+    """The template of a catalog that records none."""
     template = "" if title is None else field(title)
     if "text" in table:
         template = field("text")
@@ -232,7 +235,7 @@ def _rows(
 
 
 def _named(path: Path, table: FileTable, given: str | None, default: str) -> str:
-    """The name of a column: one that is asked for must be there."""
+    """The given name of a column, which the file must have, or the default."""
     require(
         given is None or given in table,
         f"{path} has no column {given!r}: it has {table.listed()}; name the right "

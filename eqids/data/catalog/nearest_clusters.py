@@ -1,37 +1,37 @@
-"""Where items may go in a catalog: the nearest cluster, its parts, its free places."""
+"""Finds clusters and places for items: nearest clusters, their parts, free places."""
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
+
+from eqids.config.slots import slot_of
 
 _DISTANCES = 2**24
-"""Distances held at a time (64 MiB)."""
+"""Distances held in memory at a time (64 MiB)."""
 
 
-def grouped(cluster: np.ndarray, num_clusters: int) -> tuple[np.ndarray, np.ndarray]:
-    """The items of every cluster, one cluster after the other.
+def grouped(
+    cluster: Int[np.ndarray, " item"], num_clusters: int
+) -> tuple[Int64[np.ndarray, " member"], Int64[np.ndarray, " cluster"]]:
+    """Returns the items of every cluster, one cluster after the other.
 
     Args:
-        cluster: int [item]; -1 for an item that is in none.
-        num_clusters: how many there are.
+        cluster: of each item; -1 for none.
+        num_clusters: number of clusters.
 
     Returns:
-        int64 [item in a cluster], and the size of each cluster, int64 [cluster].
+        The items in clusters, and the size of each cluster.
     """
     order = np.argsort(cluster, kind="stable")
     members = order[np.count_nonzero(cluster < 0) :]
     return members, np.bincount(cluster[members], minlength=num_clusters)
 
 
-def centres(vectors: np.ndarray, cluster: np.ndarray, num_clusters: int) -> np.ndarray:
-    """The mean vector of every cluster's items; zeros where there are none.
-
-    Args:
-        vectors: float32 [item, vector_width].
-        cluster: int [item].
-        num_clusters: how many there are.
-
-    Returns:
-        float32 [cluster, vector_width].
-    """
+def centres(
+    vectors: Float[np.ndarray, "item vector_width"],
+    cluster: Int[np.ndarray, " item"],
+    num_clusters: int,
+) -> Float32[np.ndarray, "cluster vector_width"]:
+    """Returns the mean vector of every cluster's items; zeros for an empty cluster."""
     members, sizes = grouped(cluster, num_clusters)
     held = np.flatnonzero(sizes)
     out = np.zeros((num_clusters, vectors.shape[1]), np.float32)
@@ -42,41 +42,39 @@ def centres(vectors: np.ndarray, cluster: np.ndarray, num_clusters: int) -> np.n
 
 
 def nearest(
-    vectors: np.ndarray, centre: np.ndarray, candidates: np.ndarray
-) -> np.ndarray:
-    """The candidate whose centre is nearest to each vector, in Euclidean distance.
+    vectors: Float[np.ndarray, "item vector_width"],
+    centre: Float[np.ndarray, "cluster vector_width"],
+    candidates: Int[np.ndarray, " candidate"],
+) -> Int64[np.ndarray, " item"]:
+    """Returns the candidate cluster whose centre is nearest to each vector.
 
-    Args:
-        vectors: float32 [item, vector_width].
-        centre: float32 [cluster, vector_width].
-        candidates: int [candidate], clusters.
-
-    Returns:
-        int64 [item], clusters; -1 for a vector of zeros (nothing is known of the
-        item) and where there are no candidates.
+    The distance is Euclidean. The result is -1 for a vector of zeros, which means an
+    item without information, and if there are no candidates.
     """
     chosen = np.full(len(vectors), -1, np.int64)
     if not len(candidates):
         return chosen
-    known = np.flatnonzero((vectors != 0).any(axis=1))
+    nonzero = np.flatnonzero((vectors != 0).any(axis=1))
     among = centre[candidates]
     half_square = 0.5 * np.einsum("cw,cw->c", among, among)
     size = max(1, _DISTANCES // len(candidates))
-    for rows in np.split(known, range(size, len(known), size)):
+    for rows in np.split(nonzero, range(size, len(nonzero), size)):
         near = np.argmin(half_square - vectors[rows] @ among.T, axis=1)
         chosen[rows] = candidates[near]
     return chosen
 
 
-def divide(vectors: np.ndarray, num_parts: int) -> np.ndarray:
-    """Parts of equal size along the direction in which the vectors vary most.
+def divide(
+    vectors: Float[np.ndarray, "item vector_width"], num_parts: int
+) -> Int64[np.ndarray, " item"]:
+    """Returns parts of equal size along the direction in which vectors vary most.
 
     Args:
-        vectors: float32 [item, vector_width], at least one for each part.
-        num_parts: how many parts.
+        vectors: at least one for each part.
+        num_parts: number of parts.
 
     Returns:
-        int64 [item], the part of each; sizes differ by one at most.
+        The part of each item; sizes differ by one at most.
     """
     centred = vectors - vectors.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)
@@ -86,19 +84,18 @@ def divide(vectors: np.ndarray, num_parts: int) -> np.ndarray:
     return part
 
 
-def emptiest(sizes: np.ndarray, cluster_size: int, num_items: int) -> np.ndarray:
-    """A cluster for each of some items of which nothing is known.
+def emptiest(
+    sizes: Int[np.ndarray, " cluster"], cluster_size: int, num_items: int
+) -> Int64[np.ndarray, " new"]:
+    """Returns a cluster for each of some items without a vector.
 
-    One after the other they enter the cluster with most free places; clusters
-    without any items, of which nothing has been learned, come last.
+    Each goes to the cluster with most free places. Empty clusters come last, because
+    the model has learnt nothing about them.
 
     Args:
-        sizes: int [cluster], places taken; the free ones must suffice.
+        sizes: items of each cluster; there must be enough free places.
         cluster_size: places in a cluster.
-        num_items: how many enter.
-
-    Returns:
-        int64 [num_items], clusters.
+        num_items: number of items.
     """
     free = cluster_size - sizes
     cluster = np.repeat(np.arange(len(sizes)), free)
@@ -107,22 +104,22 @@ def emptiest(sizes: np.ndarray, cluster_size: int, num_items: int) -> np.ndarray
     return cluster[order[:num_items]]
 
 
-def free_slots(occupied: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """A free slot for each entrant, the lowest of its cluster first.
+def free_slots(
+    occupied: Bool[np.ndarray, "cluster place"], cluster: Int[np.ndarray, " new"]
+) -> Int32[np.ndarray, " new"]:
+    """Returns a free slot for each new item, the lowest of its cluster first.
 
     Args:
-        occupied: bool [cluster, place], places that are taken.
-        cluster: int [entrant]; no more entrants than a cluster has free places.
-
-    Returns:
-        int32 [entrant].
+        occupied: places that hold an item.
+        cluster: of each new item; it must have enough free places.
     """
-    entered, sizes = np.unique(cluster, return_counts=True)
-    places = np.argsort(occupied[entered], axis=1, kind="stable")
-    row = np.repeat(np.arange(len(entered)), sizes)
+    distinct, sizes = np.unique(cluster, return_counts=True)
+    places = np.argsort(occupied[distinct], axis=1, kind="stable")
+    row = np.repeat(np.arange(len(distinct)), sizes)
     slots = np.empty(len(cluster), np.int32)
     order = np.argsort(cluster, kind="stable")
-    slots[order] = entered[row] * occupied.shape[1] + places[row, _rank(sizes)]
+    place = places[row, _rank(sizes)]
+    slots[order] = slot_of(distinct[row], place, occupied.shape[1])
     return slots
 
 

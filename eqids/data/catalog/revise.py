@@ -1,4 +1,4 @@
-"""A dataset's catalog as a value, and its next version on disk."""
+"""Reads a dataset's catalog, and writes the dataset with the next version of it."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eqids.config import UserError, require
+from eqids.config.slots import cluster_of
 from eqids.data.catalog.lineage import Change
 from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.clustering.quality import balance, consecutive_share, random_share
@@ -18,7 +19,7 @@ from eqids.data.write import write_dataset
 
 
 def catalog_of(dataset: Dataset) -> Catalog:
-    """The catalog of a dataset; its rows are those of `items.parquet`."""
+    """Returns the catalog of a dataset; its rows are those of `items.parquet`."""
     table = _items(dataset)
     slot = table["slot"].to_numpy().astype(np.int32)
     return Catalog(
@@ -34,7 +35,7 @@ def catalog_of(dataset: Dataset) -> Catalog:
 
 
 def ids_of(column: pa.ChunkedArray) -> np.ndarray:
-    """Item ids [item] as a catalog holds them: integers, or objects."""
+    """Returns item ids [item] as a catalog holds them: integers, or objects."""
     if pa.types.is_integer(column.type):
         return column.to_numpy()
     ids = np.empty(len(column), object)
@@ -43,37 +44,36 @@ def ids_of(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def item_ids(dataset: Dataset) -> Ids:
-    """The item ids of a catalog, in the order of `catalog_of`."""
+    """Returns the item ids of a catalog, in the order of `catalog_of`."""
     return Ids(read_parquet(dataset.path / ITEMS_FILE, ["item"])["item"])
 
 
-def spelled_like(column: pa.ChunkedArray, known: Ids) -> pa.ChunkedArray:
-    """Item ids of events, of the type of a catalog's ids.
+def typed_like(column: pa.ChunkedArray, existing: Ids) -> pa.ChunkedArray:
+    """Returns item ids of events, cast to the type of a catalog's ids.
 
     Raises:
-        UserError: naming the first id that the type cannot hold.
+        UserError: the type cannot hold an id.
     """
-    _, ids = known.read(column)
+    _, ids = existing.read(column)
     wrong = np.flatnonzero(ids.is_null())
     if not len(wrong):
         return ids
     others = f", and neither are {len(wrong) - 1:,} others" if len(wrong) > 1 else ""
     raise UserError(
-        f"item ids are {known.kind} in the catalog: item "
-        f"{shown(column[int(wrong[0])].as_py())} is no id of a catalog whose ids are "
-        f"of that type{others}"
+        f"item {shown(column[int(wrong[0])].as_py())} is no id of the catalog's type, "
+        f"{existing.kind}{others}"
     )
 
 
 def item_table(
     dataset: Dataset, catalog: Catalog, named: pa.Table | None = None
 ) -> pa.Table:
-    """The rows of `items.parquet` for another version of a dataset's catalog.
+    """Returns the rows of `items.parquet` for another version of a dataset's catalog.
 
     Args:
-        dataset: with the titles and texts of items that it knows.
-        catalog: the next version.
-        named: columns item, title and text; those of known items are not looked at.
+        dataset: has the titles and texts of existing items.
+        catalog: the other version.
+        named: columns item, title and text; rows of existing items are ignored.
     """
     old = _items(dataset)
     still = old.filter(pa.array(catalog.find(ids_of(old["item"])) >= 0))
@@ -97,19 +97,19 @@ def item_table(
 
 
 def num_other_texts(dataset: Dataset, named: pa.Table) -> int:
-    """How many known items a file gives another title or text than they have.
+    """Counts the existing items that a file gives another title or text.
 
-    They keep those that they have, which checkpoints have read.
+    They keep the old ones, because checkpoints were trained on them.
 
     Args:
-        dataset: with the titles and texts of items that it knows.
-        named: columns item, title and text; where nothing is said of an item its title
-            is its id and its text empty.
+        dataset: has the titles and texts of existing items.
+        named: columns item, title and text; the title is the id and the text is empty
+            where the file does not name an item.
     """
     old = _items(dataset)
     place = pc.index_in(old["item"], value_set=named["item"].combine_chunks())
-    known = place.is_valid()
-    old, new = old.filter(known), named.take(place.filter(known))
+    exists = place.is_valid()
+    old, new = old.filter(exists), named.take(place.filter(exists))
     same = pc.and_(*(pc.equal(old[name], new[name]) for name in ("title", "text")))
     silent = pc.and_(
         pc.equal(new["title"], new["item"].cast(pa.string())), pc.equal(new["text"], "")
@@ -128,18 +128,18 @@ def revise(
     Histories and targets are the same, in the slots of the new version.
 
     Args:
-        dataset: as it is.
+        dataset: with the present version.
         catalog: the next version.
-        change: what leads to it.
-        named: columns item, title and text of the items that it adds.
+        change: from the present version to the next.
+        named: columns item, title and text of the added items.
 
     Returns:
         The dataset, opened from the folder.
     """
     require(
         catalog.version == dataset.info.catalog_version + 1,
-        f"{dataset.path} has version {dataset.info.catalog_version} of its catalog, "
-        f"which is not followed by version {catalog.version}",
+        f"{dataset.path} has version {dataset.info.catalog_version} of its catalog; "
+        f"version {catalog.version} is not the next",
     )
     slots = change.moves(dataset.num_slots)[dataset.slots]
     users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
@@ -172,17 +172,16 @@ def revise(
 def clusters_info(
     before: ClustersInfo, catalog: Catalog, slots: np.ndarray, users: np.ndarray
 ) -> ClustersInfo:
-    """What `dataset.json` says of the clusters of another version.
+    """Returns the figures of clusters in another version of a catalog.
 
     Args:
-        before: of the clusters as they were made.
+        before: the figures of the first version.
         catalog: the other version.
         slots: int [event], training events only.
         users: int [event].
     """
-    cluster = (
-        np.arange(catalog.num_clusters * catalog.cluster_size) // catalog.cluster_size
-    )
+    num_slots = catalog.num_clusters * catalog.cluster_size
+    cluster = cluster_of(np.arange(num_slots), catalog.cluster_size)
     return replace(
         before,
         **balance(catalog.sizes, catalog.cluster_size),

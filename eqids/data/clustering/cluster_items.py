@@ -1,4 +1,4 @@
-"""From training events to a catalog: vectors of items, clusters, places, figures."""
+"""Puts the items of training events into clusters: vectors, clusters, places."""
 
 import contextlib
 import time
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, Int32, Int64
 from tqdm import tqdm
 
 from eqids.config import PrepareConfig, require
@@ -17,25 +18,28 @@ from eqids.data.clustering.quality import balance, consecutive_share, random_sha
 from eqids.data.clustering.vectors import item_vectors, item_vectors_bytes, word_vectors
 from eqids.data.info import ClustersInfo
 from eqids.data.raw.interactions import Interactions
-from eqids.data.raw.splits import Split
+from eqids.data.raw.splits import SplitPositions
 
-Reader = Callable[[Sequence[str], int], np.ndarray]
-"""Makes float32 [item, width] of texts, with a model that this room does not know."""
+TextEncoder = Callable[[Sequence[str], int], np.ndarray]
+"""Makes float32 [item, width] of texts and a width; this package knows no model."""
 
 _LARGE = 1_000_000
-"""Items from which memory and progress are told."""
+"""Items from which memory and progress are reported."""
 
 
 @dataclass(frozen=True)
 class Clustered:
-    """Where items stand, in the order of `Interactions.items`."""
+    """The slots of items, and what they were made from.
 
-    slot: np.ndarray
-    """int32 [item]: cluster * cluster_size + place."""
-    count: np.ndarray
-    """int64 [item]: training events."""
-    vectors: np.ndarray
-    """float32 [item, vector_width]."""
+    With --catalog, counts and vectors are of all items of the catalog.
+    """
+
+    slot: Int32[np.ndarray, " item"]
+    """Slots in the order of `Interactions.items`."""
+    count: Int64[np.ndarray, " row"]
+    """Training events, in the order of `items.parquet`."""
+    vectors: Float32[np.ndarray, "row vector_width"]
+    """Vectors, in the same order."""
     num_clusters: int
     """Number of clusters."""
     cluster_size: int
@@ -46,22 +50,22 @@ class Clustered:
 
 def make_catalog(
     found: Interactions,
-    split: Split,
+    split: SplitPositions,
     config: PrepareConfig,
-    progress: Callable[[str], None],
-    read: Reader | None = None,
+    report: Callable[[str], None],
+    encode: TextEncoder | None = None,
 ) -> Clustered:
     """Puts items into clusters, from training events, words or the user's vectors.
 
     Args:
         found: items and events.
-        split: which events are training events; no other is looked at.
+        split: which events are training events; the others are ignored.
         config: how to cluster.
-        progress: is told what takes long or is unusual.
-        read: makes vectors of texts, where they are wanted.
+        report: receives messages about what takes long or is unusual.
+        encode: makes vectors of texts, for --cluster_vectors text.
 
     Raises:
-        UserError: if the user's vectors are not as they must be.
+        UserError: the user's vectors are wrong.
     """
     start = time.perf_counter()
     users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
@@ -69,12 +73,12 @@ def make_catalog(
     users, item = users[training], found.item[training]
     num_items = len(found.items)
     num_clusters = config.num_clusters or default_num_clusters(num_items)
-    vectors = _vectors(found, users, item, config, progress, read)
+    vectors = _vectors(found, users, item, config, report, encode)
     count = np.bincount(item, minlength=num_items)
-    with _telling(num_items, num_clusters, vectors.shape[1], progress) as told:
+    with _reported_steps(num_items, num_clusters, vectors.shape[1], report) as step:
         cluster = assign(
             config.clusters, vectors, count, num_clusters, config.seed,
-            config.spherical, told,
+            config.spherical, step,
         )  # fmt: skip
     slot, cluster_size = place(cluster, num_clusters, config.free_share)
     sizes = np.bincount(cluster, minlength=num_clusters)
@@ -97,47 +101,46 @@ def _vectors(
     users: np.ndarray,
     item: np.ndarray,
     config: PrepareConfig,
-    progress: Callable[[str], None],
-    read: Reader | None,
-) -> np.ndarray:
-    """float32 [item, vector_width]."""
+    report: Callable[[str], None],
+    encode: TextEncoder | None,
+) -> Float32[np.ndarray, "item vector_width"]:
     width, seed = config.vector_width, config.seed
-    if config.cluster_vectors in ("tokens", "text"):
+    if config.cluster_vectors in ("words", "text"):
         texts = [text or "" for text in found.items["text"].to_pylist()]
         require(
             any(texts),
-            f"--cluster_vectors is {config.cluster_vectors}, but nothing is said of "
-            "the items: give their titles with --items and --title_column",
+            f"--cluster_vectors is {config.cluster_vectors}, but no item has a text: "
+            "give titles with --items and --title_column",
         )
-        if config.cluster_vectors == "tokens":
+        if config.cluster_vectors == "words":
             return word_vectors(texts, width, seed)
-        assert read is not None, "the door reads texts"
-        return read(texts, width)
+        assert encode is not None, "the command passes an encoder for texts"
+        return encode(texts, width)
     if config.cluster_vectors != "interactions":
         path = Path(config.cluster_vectors)
-        return own_vectors(path, found.items["item"], config, progress)
+        return own_vectors(path, found.items["item"], config, report)
     num_users, num_items = len(found.user_ids), len(found.items)
     if num_items >= _LARGE:
         needed = item_vectors_bytes(num_users, num_items, len(item), width)
-        progress(f"item vectors need about {needed / 1e9:.1f} GB")
+        report(f"item vectors need about {needed / 1e9:.1f} GB")
     return item_vectors(users, item, num_users, num_items, width, seed)
 
 
 @contextlib.contextmanager
-def _telling(
-    num_items: int, num_clusters: int, width: int, progress: Callable[[str], None]
+def _reported_steps(
+    num_items: int, num_clusters: int, width: int, report: Callable[[str], None]
 ) -> Iterator[Callable[[int], None]]:
-    """Tells of memory, then of each step: on a terminal on a bar, else in words."""
+    """Reports memory, then each step: by a bar on a terminal, otherwise in words."""
     if num_items < _LARGE:
         yield lambda step: None
         return
-    progress(f"clusters need {kmeans_bytes(num_items, width) / 1e9:.1f} GB")
+    report(f"clusters need {kmeans_bytes(num_items, width) / 1e9:.1f} GB")
     steps = num_steps(num_clusters)
     with tqdm(total=steps, unit="step", leave=False, disable=None) as bar:
 
-        def told(step: int) -> None:
+        def report_step(step: int) -> None:
             bar.update()
             if bar.disable:
-                progress(f"clustering: {step} of {steps} steps")
+                report(f"clustering: {step} of {steps} steps")
 
-        yield told
+        yield report_step

@@ -1,25 +1,27 @@
-"""Items into clusters of equal size, and clusters into an order that shards share."""
+"""Assigns items to clusters of equal size, and numbers clusters for even shards."""
 
 import math
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Int, Int32
 
 from eqids.config import require
+from eqids.config.slots import slot_of
 from eqids.data.clustering.kmeans import balanced_kmeans
 
-Method = Literal["kmeans", "popularity", "random"]
+ClusterMethod = Literal["kmeans", "popularity", "random"]
 
 _SMALL, _LARGE = 10_000, 100_000
-"""Items up to which sqrt(items) clusters are the default, and from which 4 times
-that, which took least time in a training step (docs/head.md)."""
+"""Items up to which sqrt(items) clusters are the default, and from which 4 times as
+many are: the fastest in a training step (docs/head.md)."""
 _STEP = 64
-"""Many clusters come in a multiple of this, which meshes divide."""
+"""Large numbers of clusters are a multiple of this, so that meshes divide them."""
 
 
 def default_num_clusters(num_items: int) -> int:
-    """The number of clusters where none is said: sqrt(items) to 4 sqrt(items).
+    """Returns the default number of clusters: sqrt(items) to 4 sqrt(items).
 
     Above 512 it is a multiple of 64.
     """
@@ -31,18 +33,18 @@ def default_num_clusters(num_items: int) -> int:
 
 
 def assign(
-    method: Method,
-    vectors: np.ndarray,
-    counts: np.ndarray,
+    method: ClusterMethod,
+    vectors: Float[np.ndarray, "item vector_width"],
+    counts: Int[np.ndarray, " item"],
     num_clusters: int,
     seed: int,
     spherical: bool = False,
-    told: Callable[[int], None] = lambda step: None,
+    report: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
-    """The cluster of every item; sizes differ by one at most.
+    """Returns the cluster of every item; sizes differ by one at most.
 
-    An item weighs the root of its count in the centroids of k-means: of two items
-    that nobody uses, it matters little whether they are together.
+    An item's weight in the centroids of k-means is the root of its count, because the
+    cluster of a rarely used item matters little.
 
     Args:
         method: kmeans (of `vectors`), popularity (neighbours in `counts`) or random.
@@ -50,8 +52,8 @@ def assign(
         counts: int [item], training events of each.
         num_clusters: at most the number of items.
         seed: of k-means and of the numbers of clusters, see `shared_numbers`.
-        spherical: kmeans by direction, whatever the length of a vector.
-        told: is told how far k-means is, see there.
+        spherical: whether k-means compares vectors by direction only.
+        report: receives the number of steps of k-means that are done.
 
     Returns:
         int32 [item].
@@ -66,7 +68,7 @@ def assign(
     sizes[: num_items % num_clusters] += 1
     if method == "kmeans":
         weights = np.sqrt(1 + counts, dtype=np.float32)
-        cluster = balanced_kmeans(vectors, sizes, weights, seed, spherical, told)
+        cluster = balanced_kmeans(vectors, sizes, weights, seed, spherical, report)
     else:
         popular = np.argsort(-counts, kind="stable")
         order = popular if method == "popularity" else rng.permutation(num_items)
@@ -77,12 +79,12 @@ def assign(
 
 
 def shared_numbers(loads: np.ndarray, seed: int) -> np.ndarray:
-    """Numbers for clusters, so that ranges of numbers share the load evenly.
+    """Returns numbers of clusters, so that ranges of numbers share the load evenly.
 
-    A shard of the catalog is a range of clusters: in order of popularity, one shard
-    would get most targets. Here halves differ by no more than one cluster's load,
-    and so do the halves of a half: of any number of shards that is a power of two
-    (and divides the clusters), none waits long for another.
+    A shard of the catalog is a range of clusters. In order of popularity, one shard
+    would get most targets. Here the two halves of the range differ by at most one
+    cluster's load, and so do the halves of each half. So the load is even for any
+    number of shards that is a power of two and divides the clusters.
 
     Args:
         loads: float [cluster], training events of its items.
@@ -101,24 +103,24 @@ def shared_numbers(loads: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _halves(part: list[int], loads: np.ndarray) -> list[list[int]]:
-    """Deals clusters, heaviest first, each to the lighter half while that has room."""
+    """Deals clusters, heaviest first, each to the lighter half until it is full."""
     if len(part) == 1:
         return [part]
     left, right, ahead = list[int](), list[int](), 0.0
     for cluster in part:
         wanted = left if ahead <= 0 else right
         other = right if ahead <= 0 else left
-        cluster_size = (len(part) + (wanted is left)) // 2 - len(wanted)
-        half = wanted if cluster_size else other
+        free = (len(part) + (wanted is left)) // 2 - len(wanted)
+        half = wanted if free else other
         half.append(cluster)
         ahead += loads[cluster] if half is left else -loads[cluster]
     return [left, right]
 
 
 def place(
-    cluster: np.ndarray, num_clusters: int, free_share: float = 0.0
-) -> tuple[np.ndarray, int]:
-    """Slots, cluster * cluster_size + place, for items of known clusters.
+    cluster: Int[np.ndarray, " item"], num_clusters: int, free_share: float = 0.0
+) -> tuple[Int32[np.ndarray, " item"], int]:
+    """Returns slots of items whose clusters are given.
 
     Args:
         cluster: int [item].
@@ -126,8 +128,8 @@ def place(
         free_share: of the places of the largest cluster, rounded down to whole ones.
 
     Returns:
-        int32 [item] slots, in a cluster in the order of items; and room, the size of
-        the largest cluster and its free places.
+        Slots [item], which within a cluster follow the order of items; and
+        cluster_size, the size of the largest cluster and its free places.
     """
     sizes = np.bincount(cluster, minlength=num_clusters)
     # 9 of 10 places at a share of 0.1, whatever floating point says.
@@ -135,4 +137,4 @@ def place(
     order = np.argsort(cluster, kind="stable")
     rank = np.empty(len(cluster), np.int64)
     rank[order] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return (cluster * cluster_size + rank).astype(np.int32), cluster_size
+    return slot_of(cluster, rank, cluster_size).astype(np.int32), cluster_size

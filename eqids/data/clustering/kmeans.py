@@ -1,9 +1,9 @@
-"""Balanced k-means for millions of items: every cluster has the size it is told.
+"""Balanced k-means for millions of items: the caller gives the size of every cluster.
 
-For two centroids the best clusters of given sizes are known exactly: sort the items
-along the line between the centroids, and cut. So items are bisected until there are
-enough parts (Steinbach, Karypis and Kumar 2000), then neighbouring clusters are put
-together and cut anew, some times over. Time grows as items log clusters.
+For two centroids the best clusters of given sizes are exact: sort the items along the
+line between the centroids, and cut. So items are bisected until there are enough parts
+(Steinbach, Karypis and Kumar 2000). Then pairs of neighbouring clusters are joined and
+cut again, several times. Time grows as items log clusters.
 """
 
 import math
@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from jaxtyping import Float, Int, Int32
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 _SAMPLE = 8192
-"""Items by which the two centroids of a larger part are found."""
+"""Items of a sample, which finds the two centroids of a larger part."""
 _STARTS = 4
-"""Pairs of items to start from where a part is bisected; the best is kept."""
+"""Pairs of items to start a bisection from; the best result is kept."""
 _ITERATIONS = 8
 _PASSES = 16
-"""How often clusters are cut anew with one of their neighbours."""
+"""How often clusters are cut again with one of their neighbours."""
 _NEIGHBOURS = 8
 _CHUNK = 2**16
 """Rows of vectors that a thread copies at a time."""
@@ -29,22 +30,22 @@ _DISTANCES = 2**22
 
 
 def balanced_kmeans(
-    vectors: np.ndarray,
-    sizes: np.ndarray,
-    weights: np.ndarray,
+    vectors: Float[np.ndarray, "item vector_width"],
+    sizes: Int[np.ndarray, " cluster"],
+    weights: Float[np.ndarray, " item"],
     seed: int,
     spherical: bool = False,
-    told: Callable[[int], None] = lambda step: None,
-) -> np.ndarray:
-    """The cluster of every item, of all items with as many others as `sizes` says.
+    report: Callable[[int], None] = lambda step: None,
+) -> Int32[np.ndarray, " item"]:
+    """Returns the cluster of every item; cluster c gets `sizes[c]` items.
 
     Args:
         vectors: float32 [item, width], finite.
         sizes: int [cluster], each 1 or more; their sum is the number of items.
-        weights: float32 [item], above 0: what an item counts in a centroid.
+        weights: float32 [item], above 0: an item's weight in a centroid.
         seed: of samples and starts; the number of cores does not change the result.
         spherical: cluster directions (cosine) instead of points.
-        told: is told how many of `num_steps` are done.
+        report: receives how many of `num_steps` are done.
 
     Returns:
         int32 [item].
@@ -57,19 +58,19 @@ def balanced_kmeans(
                 parts.bisect(pool)
             else:
                 parts.improve(pool, step)
-            told(step + 1)
+            report(step + 1)
     cluster = np.empty(len(vectors), np.int32)
     cluster[parts.items] = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return cluster
 
 
 def num_steps(num_clusters: int) -> int:
-    """Steps of `balanced_kmeans`, which take about as long as each other."""
+    """Returns the steps of `balanced_kmeans`, which take about equally long."""
     return _levels(num_clusters) + _PASSES if num_clusters > 1 else 0
 
 
 def kmeans_bytes(num_items: int, width: int) -> int:
-    """What `balanced_kmeans` holds at its peak, the vectors included.
+    """Returns the peak memory of `balanced_kmeans` in bytes, with the vectors.
 
     Args:
         num_items: rows of the vectors.
@@ -88,8 +89,8 @@ def _levels(num_clusters: int) -> int:
 
 def _cores() -> int:
     """Cores that this process may use."""
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 class _Parts:
@@ -137,7 +138,7 @@ class _Parts:
         return [(first, middle), (middle, last)]
 
     def improve(self, pool: ThreadPoolExecutor, step: int) -> None:
-        """Cuts clusters anew, each together with one that is near."""
+        """Joins each cluster with a near one, and cuts the two again."""
         if self._centres is None:
             clusters = range(len(self._starts) - 1)
             self._centres = np.stack(list(pool.map(self._centre, clusters)))
@@ -145,9 +146,9 @@ class _Parts:
         near = np.concatenate(list(pool.map(self._nearest, self._some_clusters())))
         pairs = _matched(near, rng)
         starts = rng.integers(0, 2**32, (len(pairs), 2))
-        list(pool.map(self._cut_anew, pairs, starts))
+        list(pool.map(self._cut_again, pairs, starts))
 
-    def _cut_anew(self, pair: tuple[int, int], start: np.ndarray) -> None:
+    def _cut_again(self, pair: tuple[int, int], start: np.ndarray) -> None:
         assert self._centres is not None
         left, right = (slice(*self._starts[[c, c + 1]].tolist()) for c in pair)
         items = np.concatenate([self.items[left], self.items[right]])
@@ -204,9 +205,9 @@ class _Parts:
 def _best_axis(
     rows: np.ndarray, weights: np.ndarray, num_left: int, axes: np.ndarray
 ) -> np.ndarray:
-    """The line between two centroids that are their items' means when cut there.
+    """The line between two centroids that are the means of their items when cut there.
 
-    Of several, the one whose clusters are furthest apart: those leave least
+    Of several lines, the one whose clusters are furthest apart: they have the least
     variance inside.
 
     Args:
@@ -238,7 +239,7 @@ def _mean(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _matched(near: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Pairs of clusters, each in one at most: a random one of those near and free."""
+    """Pairs clusters at random with a near one; each is in one pair at most."""
     free, pairs = np.ones(len(near), np.bool_), list[tuple[int, int]]()
     for cluster in rng.permutation(len(near)).tolist():
         there = near[cluster][free[near[cluster]]]

@@ -1,4 +1,4 @@
-"""Item vectors that the user brings, as a Parquet or a `.npy` file."""
+"""Reads the user's own item vectors from a Parquet or a `.npy` file."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +22,9 @@ def check_vectors(config: PrepareConfig) -> None:
     """Requires that the file of vectors exists, before anything else is read.
 
     Raises:
-        UserError: if it does not.
+        UserError: it does not exist.
     """
-    if config.cluster_vectors not in ("interactions", "tokens", "text"):
+    if config.cluster_vectors not in ("interactions", "words", "text"):
         path = Path(config.cluster_vectors)
         require(path.is_file(), f"--cluster_vectors {path} is not a file that exists")
 
@@ -33,16 +33,16 @@ def own_vectors(
     path: Path,
     items: pa.ChunkedArray,
     config: PrepareConfig,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> np.ndarray:
-    """Reads the vectors that `--cluster_vectors` names, as they are.
+    """Reads the vectors that `--cluster_vectors` names, unchanged.
 
     Args:
         path: a Parquet file with a column of item ids and a column of lists, or
             columns of numbers; or a `.npy` file [row of --items, width].
         items: ids [item].
         config: names the columns, and the file of items that a `.npy` belongs to.
-        progress: is told if some items have no vector.
+        report: receives a warning if some items have no vector.
 
     Returns:
         float32 [item, width]; zeros for an item without a vector.
@@ -61,21 +61,20 @@ def own_vectors(
     num_used = np.count_nonzero(item_of >= 0)
     rows = f"of {len(item_of):,} rows"
     if unused := len(item_of) - num_used:
-        progress(f"{path}: {unused:,} {rows} are of no item and are left out")
+        report(f"{path}: {unused:,} {rows} belong to no item and are left out")
     if repeated := num_used - np.count_nonzero(seen):
-        progress(f"{path}: {repeated:,} {rows} repeat another row and are dropped")
+        report(f"{path}: {repeated:,} {rows} repeat another row and are dropped")
     if not seen.all():
-        progress(
+        report(
             f"warning: {path} has no vector for {np.count_nonzero(~seen):,} of "
             f"{len(items):,} items; theirs are zeros"
         )
     zeros = seen & ~vectors.any(axis=1)
     if zeros.any():
         first = shown(items[int(np.argmax(zeros))].as_py())
-        progress(
-            f"warning: {path} says nothing of {np.count_nonzero(zeros):,} of "
-            f"{len(items):,} items, the first of which is {first}: their vectors are "
-            "all zeros"
+        report(
+            f"warning: {path} has vectors of zeros for {np.count_nonzero(zeros):,} of "
+            f"{len(items):,} items, the first of which is {first}"
         )
     return vectors
 
@@ -85,16 +84,16 @@ def _vectors(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
     """Vectors [item, width], the first row [item] of each, -1 for none; item_of [row],
     -1 for none; and the first id of the file."""
-    known, first_id = Ids(items), None
+    existing, first_id = Ids(items), None
     parts = _parquet_parts if path.suffix in (".parquet", ".pq") else _npy_parts
-    vectors, row_of = np.zeros((0, 0), np.float32), np.full(len(known), -1)
+    vectors, row_of = np.zeros((0, 0), np.float32), np.full(len(existing), -1)
     item_of = [np.zeros(0, np.int64)]
     for start, ids, rows in parts(path, config):
         if not vectors.size:
-            vectors = np.zeros((len(known), rows.shape[1]), np.float32)
+            vectors = np.zeros((len(existing), rows.shape[1]), np.float32)
         _require_finite(path, rows, start)
         first_id = ids[0].as_py() if start == 0 else first_id
-        place = known.find(ids)
+        place = existing.find(ids)
         item_of.append(place)
         used = np.flatnonzero(place >= 0)
         first, at = np.unique(place[used], return_index=True)
@@ -176,7 +175,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _matrix(
     path: Path, table: pa.Table, names: list[str], start: int, width: int
 ) -> np.ndarray:
-    """float32 [row, width] of a part of the file; a width of 0 is not known yet."""
+    """float32 [row, width] of a part of the file; a width of 0 is still to be read."""
     columns = [table[name].combine_chunks() for name in names]
     for name, column in zip(names, columns, strict=True):
         if column.null_count:

@@ -1,4 +1,4 @@
-"""How good a clustering is: balance, and how often neighbours are together."""
+"""Measures a clustering: balance, and how often consecutive events share a cluster."""
 
 from typing import TypedDict
 
@@ -15,7 +15,7 @@ class Balance(TypedDict):
 
 
 def balance(sizes: np.ndarray, cluster_size: int) -> Balance:
-    """How evenly items fill the clusters.
+    """Returns how evenly items fill the clusters.
 
     Args:
         sizes: int [cluster].
@@ -32,7 +32,7 @@ def balance(sizes: np.ndarray, cluster_size: int) -> Balance:
 def consecutive_share(
     cluster: np.ndarray, item: np.ndarray, users: np.ndarray
 ) -> float:
-    """Share of a user's consecutive training events whose items share a cluster.
+    """Returns the share of consecutive training events whose items share a cluster.
 
     Args:
         cluster: int [item].
@@ -45,10 +45,10 @@ def consecutive_share(
 
 
 def random_share(sizes: np.ndarray, item: np.ndarray, users: np.ndarray) -> float:
-    """What `consecutive_share` is to be expected of random clusters of these sizes.
+    """Returns the expected `consecutive_share` of random clusters of these sizes.
 
-    An item that follows itself is with itself in any clustering; two other items
-    are together as often as two places drawn from all.
+    An item that follows itself shares a cluster with itself in any clustering. Two
+    different items share one as often as two places drawn from all.
 
     Args:
         sizes: int [cluster].

@@ -1,4 +1,4 @@
-"""What is known of items, as vectors: who used them, or their words."""
+"""Vectors of items: by the users who used them, or by the words of their texts."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def item_vectors(
     width: int,
     seed: int,
 ) -> np.ndarray:
-    """Truncated SVD of the user x item matrix (Halko et al. 2011).
+    """Returns the truncated SVD of the user x item matrix (Halko et al. 2011).
 
     A user's row is divided by its length, so that heavy users do not dominate, and
     an item's vector by the root of its own, so that popular items do not.
@@ -53,7 +53,7 @@ def item_vectors(
 def item_vectors_bytes(
     num_users: int, num_items: int, num_events: int, width: int
 ) -> int:
-    """About what `item_vectors` holds at its peak.
+    """Returns the approximate peak memory of `item_vectors` in bytes.
 
     Args:
         num_users: rows of the matrix.
@@ -65,10 +65,10 @@ def item_vectors_bytes(
 
 
 def word_vectors(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
-    """Truncated SVD of TF-IDF, over hashed words: latent semantic indexing.
+    """Returns the truncated SVD of TF-IDF over hashed words: latent semantic indexing.
 
     Args:
-        texts: [item], titles and what else is said of an item.
+        texts: [item], titles or longer texts.
         width: singular vectors to keep; missing ones are zeros.
         seed: of the random projection.
 
@@ -85,8 +85,8 @@ def word_vectors(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
     counts = hashing.transform(texts)
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
     used = np.flatnonzero(np.bincount(matrix.indices, minlength=_WORDS))
-    tokens = matrix.tocsc()[:, used].T.tocsr().astype(np.float32)
-    return _right_vectors(tokens, width, seed)
+    words = matrix.tocsc()[:, used].T.tocsr().astype(np.float32)
+    return _right_vectors(words, width, seed)
 
 
 def _right_vectors(

@@ -1,8 +1,8 @@
-"""Cells of a file of items: which are empty, and what its spelled numbers are.
+"""Reads cells of a file of items: empty cells, and numbers that are spelled as text.
 
-Parquet says which columns hold numbers. In CSV and RecBole files a column of texts
-holds numbers if every cell spells one, but for empty cells and `NULL_WORDS`; those are
-empty then. Numbers are shown alike, whichever file they come from.
+Parquet files give columns a type. In CSV and RecBole files a column holds numbers if
+every cell spells one, is empty or is one of `NULL_WORDS`, which then mean an empty
+cell. Numbers have the same text, whichever file they come from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ NULL_WORDS = (
     "nat", "nil", "\\n", "undefined", "unknown", "missing", "#null!", "#ref!",
     "#value!", "#num!", "#name?", "#div/0!", "-", "--", "?", ".",
 )  # fmt: skip
-"""What databases, data frames and spreadsheets write for no value, in lower case."""
+"""Texts for a missing value in databases, data frames and spreadsheets, lower case."""
 # `007` is a name and no number.
 _INTEGER = "^-?(0|[1-9][0-9]*)$"
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 
 
 class Cells(Mapping[str, Any]):
-    """The columns of a file of items by name, as a template may show them."""
+    """The columns of a file of items by name, as a template shows them."""
 
     def __init__(self, table: FileTable, null_values: Sequence[str]):
         """Wraps a file.
@@ -43,10 +43,10 @@ class Cells(Mapping[str, Any]):
         self._read: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        """Returns a column; in one of spelled numbers these are shown as numbers.
+        """Returns a column; spelled numbers become the text of the number.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no column of that name.
             UserError: there are two, or the file cannot be read.
         """
         if name not in self._read:
@@ -87,7 +87,7 @@ def without_nulls(column: Any, null_values: Sequence[str]) -> Any:
 
 
 def is_word(column: Any) -> Any:
-    """The expression of whether a cell is a text of `NULL_WORDS`."""
+    """Returns the expression of whether a cell is a text of `NULL_WORDS`."""
     if not isinstance(column, ir.StringValue):
         return ibis.literal(False)
     return column.strip().lower().isin(list(NULL_WORDS)).fill_null(False)

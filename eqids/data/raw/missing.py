@@ -1,4 +1,4 @@
-"""Missing values of a source: empty cells, and words such as NULL among numbers."""
+"""Finds missing values of a source: empty cells, and words like NULL among numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,48 +15,48 @@ from eqids.data.raw.sources import Source
 
 @dataclass(frozen=True)
 class ColumnSurvey:
-    """What one pass over a file finds in one column."""
+    """Counts of one column of a file."""
 
     empty: int
     """Rows whose cell is empty, or one of --null_values."""
     first_empty: int | None
     """The first of them, from 0."""
-    tokens: int
+    null_words: int
     """Rows whose text is one of `NULL_WORDS`."""
-    first_word: int | None
+    first_null_word: int | None
     """The first of them, from 0."""
     others: int
     """Rows with another value."""
     numbers: int
-    """Those of `others` whose text spells a number; 0 where cells are no texts."""
+    """Those of `others` whose text spells a number; 0 if cells are no texts."""
     integers: int
     """Those of `others` whose text spells an integer as Python writes it."""
     first_other: int | None
-    """The first of `others` whose text does not, from 0."""
+    """The first of `others` whose text is no integer, from 0."""
     stamps: int
     """Those of `others` whose text spells a date or a timestamp."""
     words_are_missing: bool
-    """Whether those words stand for no value: among numbers and times they do."""
+    """Whether `NULL_WORDS` mean a missing value: among numbers and times they do."""
 
     @property
     def missing(self) -> int:
         """Rows without a value."""
-        return self.empty + (self.tokens if self.words_are_missing else 0)
+        return self.empty + (self.null_words if self.words_are_missing else 0)
 
 
 @dataclass(frozen=True)
 class MissingAdvice:
-    """What messages tell a user to do about missing values."""
+    """Advice about missing values in messages."""
 
     empty: str = ", or --missing drop to leave these rows out"
-    """Where rows have none."""
+    """If rows have an empty cell."""
     time: str = (
         "; --time_column None goes by the order of rows, and --order_column by another "
         "column"
     )
-    """After that, where it is the time."""
-    tokens: str = "; --null_values names texts that mean an empty cell"
-    """Where texts look like a missing value."""
+    """After that, if it is the time."""
+    null_words: str = "; --null_values names texts that mean an empty cell"
+    """If texts look like a missing value."""
 
 
 def survey(
@@ -64,8 +64,8 @@ def survey(
 ) -> tuple[int, Mapping[str, ColumnSurvey]]:
     """Counts what the columns of a source hold.
 
-    One pass looks for empty cells and integers; a second one, at columns of texts that
-    are not integers throughout.
+    One pass counts empty cells and integers. A second one reads the columns of texts
+    that are not all integers.
 
     Args:
         source: the columns as the file has them.
@@ -73,7 +73,7 @@ def survey(
         null_values: texts that mean an empty cell.
 
     Returns:
-        The number of rows, and what was found by column.
+        The number of rows, and the counts by column.
     """
     table = source.events
     first = {name: _counts(table, name, null_values) for name in names}
@@ -125,8 +125,8 @@ def _counts_of_texts(
     other = ~empty & ~word
     integer = _spells_integer(column)
     counts = {
-        "tokens": word.sum(),
-        "first_word": row.min(where=word),
+        "null_words": word.sum(),
+        "first_null_word": row.min(where=word),
         "others": other.sum(),
         "numbers": (other & _spells_number(column)).sum(),
         "integers": (other & integer).sum(),
@@ -145,8 +145,8 @@ def _survey_of(name: str, found: Mapping[str, Any]) -> ColumnSurvey:
     return ColumnSurvey(
         empty=of("empty"),
         first_empty=found[f"{name}_first_empty"],
-        tokens=of("tokens"),
-        first_word=found.get(f"{name}_first_word"),
+        null_words=of("null_words"),
+        first_null_word=found.get(f"{name}_first_null_word"),
         others=others,
         numbers=numbers,
         integers=of("integers"),
@@ -158,11 +158,11 @@ def _survey_of(name: str, found: Mapping[str, Any]) -> ColumnSurvey:
 
 
 def is_missing(column: Any, found: ColumnSurvey, null_values: Sequence[str]) -> Any:
-    """The expression of whether a cell has no value.
+    """Returns the expression of whether a cell has no value.
 
     Args:
         column: of the source.
-        found: what the survey found in it.
+        found: the survey's counts of it.
         null_values: texts that mean an empty cell.
     """
     empty = _is_empty(column, null_values)
@@ -174,7 +174,7 @@ def check_missing(
     num_rows: int,
     found: Mapping[str, ColumnSurvey],
     missing: Literal["refuse", "drop"],
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
     advice: MissingAdvice = MissingAdvice(),
 ) -> None:
     """Refuses or reports rows without a value, and reports ids that look like none.
@@ -182,13 +182,13 @@ def check_missing(
     Args:
         source: the columns as the file has them.
         num_rows: its rows.
-        found: what the survey found, by column.
-        missing: what becomes of rows without a value.
-        progress: is told what is unusual.
-        advice: what the user may do about it.
+        found: the survey's counts, by column.
+        missing: whether to refuse or drop rows without a value.
+        report: receives warnings.
+        advice: ends the messages.
 
     Raises:
-        UserError: there are such rows, and they are not to be left out.
+        UserError: there are such rows, and `missing` is refuse.
     """
     for name, column in found.items():
         if column.missing and missing == "refuse":
@@ -200,19 +200,19 @@ def check_missing(
     for name in [one for one in ("user", "item") if one in found]:
         column = found[name]
         if source.spelled and column.others > column.integers >= column.others / 2:
-            progress(_mixed(source, name, column))
-        if column.tokens and not column.words_are_missing:
-            progress(
+            report(_mixed(source, name, column))
+        if column.null_words and not column.words_are_missing:
+            report(
                 f"warning: {source.file}: column {source.columns[name]!r} is "
-                f"{_cell(source, name, column.first_word)!r} or the like in "
-                f"{column.tokens:,} of {num_rows:,} rows, first in row "
-                f"{(column.first_word or 0) + 1}: taken for ids, as the others are "
-                f"texts too{advice.tokens}"
+                f"{_cell(source, name, column.first_null_word)!r} or the like in "
+                f"{column.null_words:,} of {num_rows:,} rows, first in row "
+                f"{(column.first_null_word or 0) + 1}: taken for ids, because the "
+                f"others are texts too{advice.null_words}"
             )
 
 
 def _mixed(source: Source, name: str, column: ColumnSurvey) -> str:
-    """Warns of ids that are integers but for a few."""
+    """The warning about ids of which most, but not all, are integers."""
     strays, first = column.others - column.integers, column.first_other
     return (
         f"warning: {source.file}: column {source.columns[name]!r} holds integers in "
@@ -224,18 +224,18 @@ def _mixed(source: Source, name: str, column: ColumnSurvey) -> str:
 
 
 def _what(source: Source, name: str, column: ColumnSurvey, num_rows: int) -> str:
-    """How many cells have no value, and which is the first."""
+    """The number of cells without a value, and the first of them."""
     of_rows = f"of {num_rows:,} rows, first in row"
     empty = f"is empty in {column.empty:,} {of_rows} {(column.first_empty or 0) + 1}"
-    if not column.tokens or not column.words_are_missing:
+    if not column.null_words or not column.words_are_missing:
         return empty
-    text = _cell(source, name, column.first_word)
+    text = _cell(source, name, column.first_null_word)
     what = "times" if name == "time" else "numbers"
-    tokens = (
-        f"is {text!r} in {column.tokens:,} {of_rows} {(column.first_word or 0) + 1}, "
-        f"among {what}"
+    words = (
+        f"is {text!r} in {column.null_words:,} {of_rows} "
+        f"{(column.first_null_word or 0) + 1}, among {what}"
     )
-    return f"{empty}, and {tokens}" if column.empty else tokens
+    return f"{empty}, and {words}" if column.empty else words
 
 
 def _cell(source: Source, name: str, row: int | None) -> str:
@@ -264,14 +264,14 @@ def _spells_number(text: Any) -> Any:
 
 
 def number(text: Any) -> Any:
-    """The expression of the finite number that a cell holds or spells, or null."""
+    """Returns the finite number that a cell holds or spells, or null."""
     value = text.try_cast("float64")
     bad = value.isnan() | value.isinf() | (value.abs() >= 2.0**62)
     return ibis.ifelse(bad, ibis.null("float64"), value)
 
 
 def stamp(column: Any) -> Any:
-    """Seconds since 1970 of dates, timestamps and texts; UTC where no zone is said."""
+    """Returns seconds since 1970 of dates, timestamps and texts; the default is UTC."""
     kind = "timestamp('UTC')"
     if isinstance(column, ir.StringValue):
         moment = column.try_cast(kind)

@@ -1,8 +1,8 @@
-"""Files of users as an engine may read them: by their own name, and unpacked.
+"""Prepares users' files for DuckDB: links with plain names, and unpacked copies.
 
-Engines take a name for a pattern (`plays[1].csv`), guess columns from folder names,
-and compression from the end of a name. So they are given a link with a name of ours,
-or an unpacked copy, and what a file is, its first bytes say.
+DuckDB reads a name as a pattern (`plays[1].csv`), guesses columns from folder names,
+and compression from the end of a name. So it gets a link with a name of ours, or an
+unpacked copy, and the first bytes of a file decide its kind.
 """
 
 import bz2
@@ -23,7 +23,7 @@ PARQUET = b"PAR1"
 """First bytes of a Parquet file."""
 
 _TAR, _TAR_AT = b"ustar", 257
-"""What a tar archive has, and where."""
+"""The mark of a tar archive, and its position."""
 
 
 def _open_zstd(path: Path) -> Any:
@@ -36,7 +36,7 @@ _COMPRESSED: Mapping[bytes, Callable[[Path], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
-"""First bytes of compressed files, and what opens them and checks their checksums."""
+"""First bytes of compressed files, and functions that open and check them."""
 
 _OTHER_KINDS: Mapping[bytes, str] = {
     PARQUET: "a Parquet file, not text; give it as parquet:PATH, or with a name that "
@@ -64,7 +64,7 @@ _OTHER_KINDS: Mapping[bytes, str] = {
 
 
 def require_file(path: Path) -> None:
-    """Raises UserError unless a path is a file with something in it."""
+    """Raises UserError unless a path is a file that is not empty."""
     require(path.exists(), f"{path} does not exist")
     parts = path.is_dir() and any(path.glob("*.parquet"))
     hint = ": join the Parquet files in it first" if parts else ""
@@ -83,7 +83,7 @@ def is_parquet(path: Path) -> bool:
 
 
 def linked(path: Path, folder: Path) -> Path:
-    """Returns a link to a file, with a name that no engine reads anything into.
+    """Returns a link to a file, with a name that DuckDB takes literally.
 
     Args:
         path: the file.
@@ -96,18 +96,17 @@ def linked(path: Path, folder: Path) -> Path:
 
 
 def text_file(path: Path, folder: Path) -> Path:
-    """Returns a file of the plain text in a file, which may be compressed.
+    """Returns a file of plain text: a link, or an unpacked copy of a compressed file.
 
-    Files compressed by gzip, zstd, bzip2 or xz are unpacked, so that one that is cut
-    off is found: DuckDB reads the first part of a zstd file as if it were all.
+    Files compressed by gzip, zstd, bzip2 or xz are unpacked here, because DuckDB reads
+    the first part of a truncated zstd file without an error.
 
     Args:
         path: the file.
         folder: where a link or the unpacked copy goes.
 
     Raises:
-        UserError: there is no such file, it is no text, or its compressed content is
-            damaged.
+        UserError: the file does not exist, is no text, or is damaged.
     """
     require_file(path)
     for begin, opened in _COMPRESSED.items():
@@ -123,7 +122,7 @@ def text_file(path: Path, folder: Path) -> Path:
 
 
 def _require_text(path: Path, file: Path, what: str = "") -> None:
-    """Names the kind of a file that is no text, by its first bytes."""
+    """Raises UserError if a file is no text; its first bytes tell its kind."""
     for begin, kind in _OTHER_KINDS.items():
         require(not _begins(file, begin), f"{path} is {what}{kind}")
     with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""Where interactions come from: files that DuckDB reads, as Ibis tables."""
+"""Sources of interactions: files that DuckDB reads, as Ibis tables."""
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
@@ -31,12 +31,12 @@ _GENRES = (
 ).split()
 _RATED = ("user_id", "item_id", "rating", "timestamp")
 _FILM = TextsInfo("{title} ({year}), {genres}", year_in_title=True)
-"""What texts of films are made of by default."""
+"""The default template of texts of films."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Interactions and titles, unread."""
+    """Interactions and titles, not read yet."""
 
     file: Path
     """The file of interactions, for messages."""
@@ -46,29 +46,29 @@ class Source:
     """Those columns as user, item, time, order, rating, and `row` in the file's
     order."""
     spelled: bool
-    """Whether every value is text, which may spell a number."""
+    """Whether every value is text, as in CSV; it may spell a number."""
     items: ItemRows | None = None
     """Titles and texts, or none."""
 
 
 def open_source(
-    engine: Engine, config: PrepareConfig, progress: Callable[[str], None]
+    engine: Engine, config: PrepareConfig, report: Callable[[str], None]
 ) -> Source:
-    """The tables that `config.source` names.
+    """Opens the tables that `config.source` names.
 
     Args:
         engine: what reads it.
         config: source, columns and the file of titles.
-        progress: is told what is fetched.
+        report: receives messages about what is fetched.
 
     Raises:
-        UserError: if a file or column does not exist or cannot be read.
+        UserError: a file or column does not exist or cannot be read.
     """
     kind, _, path = config.source.partition(":")
     # --text names columns of --items where there are both.
     own = config if config.items is None else replace(config, text=None)
     if kind in _MOVIELENS:
-        archive = Path(path) if path else fetch_movielens(kind, progress)
+        archive = Path(path) if path else fetch_movielens(kind, report)
         source = _MOVIELENS[kind](engine, own, archive)
     else:
         require(
@@ -161,7 +161,7 @@ def _listed(films: ir.Table) -> ir.Table:
 
 
 def _with_texts(films: ir.Table, config: PrepareConfig, file: Path) -> ItemRows:
-    """Texts of films, whose titles end in their year; a template sees both apart."""
+    """Texts of films; the year at the end of a title is a column of its own."""
     texts = replace(_FILM, template=config.text or _FILM.template)
     title = cell_of(file, "title", films["title"])
     columns = {name: films[name] for name in films.columns} | with_year(title)
@@ -198,10 +198,7 @@ def _named_columns(config: PrepareConfig) -> dict[str, str]:
 
 
 def _columns_of(config: PrepareConfig, table: FileTable) -> dict[str, str]:
-    """The columns that flags name; the default one of times may lack beside an order.
-
-    Data that knows the order of events need not know their times.
-    """
+    """The columns that flags name; with --order_column the default time is optional."""
     columns = _named_columns(config)
     default = columns.get("time") == PrepareConfig.time_column
     if config.order_column is not None and default and columns["time"] not in table:
@@ -221,7 +218,7 @@ def _events(
 def _require_column(table: FileTable, column: str, flag: str) -> None:
     hint = ""
     if "time" in flag:
-        hint = ", or 'None' if there are no times and rows stand in order"
+        hint = ", or 'None' if there are no times and the rows are in order"
     require(
         column in table,
         f"{table.file} has no column {column!r}: it has {table.listed()}; name the "

@@ -1,8 +1,9 @@
-"""Which events train, and which are the targets that validate and test."""
+"""Splits histories into training events, validation targets and test targets."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Int32, Int64
 
 from eqids.config import UserError, require
 
@@ -11,65 +12,67 @@ _TEST_QUANTILE = 0.9
 
 
 @dataclass(frozen=True)
-class Split:
-    """Positions inside each user's history; what precedes a target may be seen."""
+class SplitPositions:
+    """Positions inside each user's history; a model sees what precedes a target."""
 
-    train_length: np.ndarray
-    """int32 [user]: how many of the first events train."""
-    valid_at: np.ndarray
-    """int32 [user]: position of the validation target, -1: none."""
-    test_at: np.ndarray
-    """int32 [user]: position of the test target, -1: none."""
+    train_length: Int32[np.ndarray, " user"]
+    """How many of the first events are for training."""
+    valid_at: Int32[np.ndarray, " user"]
+    """Position of the validation target; -1: none."""
+    test_at: Int32[np.ndarray, " user"]
+    """Position of the test target; -1: none."""
     valid_from: int | None = None
-    """Unix time of the first events that validate, of a temporal split."""
+    """In a temporal split, the unix time from which events are for validation."""
     test_from: int | None = None
-    """Unix time of the first events that test, of a temporal split."""
+    """In a temporal split, the unix time from which events are for test."""
 
-    def in_training(self, offsets: np.ndarray) -> np.ndarray:
-        """bool [event]: whether an event is for training."""
+    def in_training(
+        self, offsets: Int64[np.ndarray, " user+1"]
+    ) -> Bool[np.ndarray, " event"]:
+        """Returns whether each event is for training."""
         position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
         return position < np.repeat(self.train_length, np.diff(offsets))
 
 
-def leave_one_out(offsets: np.ndarray) -> Split:
-    """Each user's last event tests, the one before validates, the others train.
+def leave_one_out(offsets: np.ndarray) -> SplitPositions:
+    """Splits off each user's last event for test, and the one before for validation.
 
-    Users with fewer than three events are trained on only.
+    All events of users with fewer than three are for training.
 
     Args:
-        offsets: int64 [user + 1].
+        offsets: where each history starts and ends.
 
     Raises:
-        UserError: if no user has three events.
+        UserError: no user has three events.
     """
     length = np.diff(offsets)
     enough = length >= 3
     require(
         bool(enough.any()),
         f"no user can be evaluated: the longest of {len(length)} histories has "
-        f"{length.max(initial=0)} events, wanted 3 or more (one each to train, to "
-        "validate and to test)",
+        f"{length.max(initial=0)} events, wanted 3 or more (one each for training, "
+        "validation and test)",
     )
-    return Split(
+    return SplitPositions(
         train_length=np.where(enough, length - 2, length).astype(np.int32),
         valid_at=np.where(enough, length - 2, -1).astype(np.int32),
         test_at=np.where(enough, length - 1, -1).astype(np.int32),
     )
 
 
-def temporal(offsets: np.ndarray, times: np.ndarray | None) -> Split:
-    """Events before a global time train; later first events validate and test.
+def temporal(offsets: np.ndarray, times: np.ndarray | None) -> SplitPositions:
+    """Splits all histories at two times: the 80% and 90% quantiles of all events.
 
-    The validation target is a user's first event from the 80% quantile of all
-    times on, if before the 90% quantile; the test target the first event from that
-    quantile on. A first event with nothing before it is no target.
+    Events before the first time are for training. The validation target is a user's
+    first event from the first time on, if it is before the second; the test target is
+    the first event from the second time on. An event without history is no target.
 
     Args:
-        offsets: int64 [user + 1].
-        times: int64 [event], rising within each user.
+        offsets: where each history starts and ends.
+        times: not falling within each user.
 
     Raises:
-        UserError: if there are no times, or no user to validate or to test on.
+        UserError: there are no times, or no user has a validation or a test target.
     """
     if times is None:
         raise UserError("--split temporal needs times: name their --time_column")
@@ -86,7 +89,7 @@ def temporal(offsets: np.ndarray, times: np.ndarray | None) -> Split:
             "with an earlier one before it in a temporal split at times "
             f"{valid_from} and {test_from}",
         )
-    return Split(
+    return SplitPositions(
         train_length=train_length,
         valid_at=np.where(valid, train_length, -1).astype(np.int32),
         test_at=np.where(test, tests_at, -1).astype(np.int32),

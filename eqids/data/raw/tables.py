@@ -1,6 +1,6 @@
-"""Files as Ibis tables on DuckDB: every column as the file has it, rows numbered.
+"""Opens files as Ibis tables on DuckDB: columns as the file has them, rows numbered.
 
-Nothing is guessed: names are literal, columns go by their place, and no reader adds
+Nothing is guessed: names are literal, columns are read by position, and no reader adds
 columns of its own.
 """
 
@@ -30,10 +30,10 @@ _LONGEST_HEADER = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class FileTable(Mapping[str, Any]):
-    """The columns of a file by the names that it gives them, whatever these are.
+    """The columns of a file by any names that it gives them.
 
-    Engines know some names as their own, and do not tell upper from lower case; so
-    the columns of `table` are called `c0`, `c1` and so on.
+    DuckDB reserves some names and ignores upper and lower case, so the columns of
+    `table` are called `c0`, `c1` and so on.
     """
 
     file: Path
@@ -43,14 +43,14 @@ class FileTable(Mapping[str, Any]):
     table: ir.Table
     """The columns, in the file's order, and `ROW`."""
     inexact: Mapping[int, str] = field(default_factory=dict)
-    """Types, by place, of columns that the engine reads as something else."""
+    """Types, by position, of columns that the engine reads inexactly."""
 
     def __getitem__(self, name: str) -> Any:
         """Returns a column.
 
         Raises:
-            KeyError: there is none of that name.
-            UserError: there are two, or the engine would read another value.
+            KeyError: there is no column of that name.
+            UserError: there are two, or the engine reads the column inexactly.
         """
         places = [n for n, column in enumerate(self.columns) if column == name]
         if not places:
@@ -81,11 +81,11 @@ class FileTable(Mapping[str, Any]):
         return self.table[ROW]
 
     def named(self) -> ir.Table:
-        """The table by the file's names, which must be different for an engine."""
+        """Returns the table by the file's names, which must be distinct."""
         return self.table.rename({name: f"c{n}" for n, name in enumerate(self.columns)})
 
     def listed(self) -> str:
-        """The names for a message; those that could be misread are quoted."""
+        """Returns the names for a message; ambiguous ones are quoted."""
         return ", ".join(
             name if re.fullmatch(r"[^\s,'\"](.*[^\s,'\"])?", name) else repr(name)
             for name in self.columns
@@ -102,9 +102,9 @@ def delimited(
     encoding: str = "utf-8",
     text: Path | None = None,
 ) -> FileTable:
-    """A file of delimited text, all columns as strings.
+    """Opens a file of delimited text, all columns as strings.
 
-    Nothing is guessed, since DuckDB's sniffer may drop rows that look odd to it.
+    Nothing is guessed, because DuckDB's sniffer may drop unusual rows.
 
     Args:
         engine: what reads it.
@@ -114,7 +114,7 @@ def delimited(
         header: whether the first line holds names and is skipped.
         quote: the character around fields that hold a delimiter, or none.
         encoding: utf-8 or latin-1.
-        text: what `text_file` returned for it, if it was called before.
+        text: the result of `text_file` for it, if that was called before.
     """
     text = text_file(path, engine.folder) if text is None else text
     columns = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(names)))
@@ -137,12 +137,12 @@ def delimited(
 
 
 def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
-    """A CSV file whose first line names its columns.
+    """Opens a CSV file whose first line names its columns.
 
     Args:
         engine: what reads it.
         path: the file, which may be compressed.
-        wanted: columns that tell the delimiter: the first that separates them all.
+        wanted: columns that identify the delimiter: the first that separates them.
     """
     text = text_file(path, engine.folder)
     splits = {one: _header(path, text, one) for one in _DELIMITERS}
@@ -153,7 +153,7 @@ def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
 
 
 def atomic(engine: Engine, path: Path) -> FileTable:
-    """A RecBole atomic file: tab-separated, with a header of `name:type`."""
+    """Opens a RecBole atomic file: tab-separated, with a header of `name:type`."""
     text = text_file(path, engine.folder)
     fields = _first_line(path, text).rstrip("\r\n").split("\t")
     require(
@@ -166,10 +166,10 @@ def atomic(engine: Engine, path: Path) -> FileTable:
 
 
 def parquet(engine: Engine, path: Path) -> FileTable:
-    """A Parquet file.
+    """Opens a Parquet file.
 
     Raises:
-        UserError: it is no whole Parquet file, or has no columns.
+        UserError: it is no complete Parquet file, or has no columns.
     """
     link = linked(path, engine.folder)
     check_content(path, binary=True)
@@ -178,7 +178,7 @@ def parquet(engine: Engine, path: Path) -> FileTable:
     except (pa.ArrowException, OSError) as error:
         said = " ".join(str(error).split()).replace(str(link), "the file")
         raise UserError(
-            f"{path} cannot be read: it is not a whole Parquet file "
+            f"{path} cannot be read: it is no complete Parquet file "
             f"({said[:LONGEST_COMPLAINT]})"
         ) from None
     names = schema.names
@@ -190,18 +190,18 @@ def parquet(engine: Engine, path: Path) -> FileTable:
     }
     columns = ", ".join(f"c{n}" for n in range(len(names)))
     source = f"read_parquet({_sql(str(link))}, hive_partitioning = false)"
-    # Beside an alias of all columns the engine's own name cannot be a user's.
+    # The alias of all columns prevents a clash with a user's column of this name.
     select = f"SELECT file_row_number AS {ROW}, * FROM {source} AS t({columns})"
     return replace(_viewed(engine, path, names, select), inexact=inexact)
 
 
 def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
-    """A Parquet file, by its first bytes or its name, or a CSV file with a header.
+    """Opens a Parquet file, by its first bytes or name, or a CSV file with a header.
 
     Args:
         engine: what reads it.
         path: the file.
-        wanted: columns that tell the delimiter of a CSV file.
+        wanted: columns that identify the delimiter of a CSV file.
     """
     if is_parquet(path):
         return parquet(engine, path)
@@ -216,8 +216,11 @@ def _viewed(engine: Engine, path: Path, names: Sequence[str], select: str) -> Fi
 
 
 def _line_end(text: Path, quote: str) -> str:
-    """What ends the first line, as DuckDB spells it: it guesses from the first end
-    that it finds, also where that is part of a quoted name, and then reads nothing."""
+    """The end of the first line, as DuckDB spells it.
+
+    DuckDB's own guess is the first line end, even inside a quoted name, and it then
+    reads no rows.
+    """
     with text.open("rb") as file:
         begin = file.read(_LONGEST_HEADER)
     if quote:
@@ -232,7 +235,7 @@ def _sql(text: str) -> str:
 
 
 def _header(path: Path, text: Path, delimiter: str) -> list[str]:
-    """The fields of the first line; a quoted name may hold a line's end."""
+    """The fields of the first line; a quoted name may contain a line end."""
     line = _first_line(path, text)
     if len(delimiter) > 1:
         return line.rstrip("\r\n").split(delimiter)

@@ -1,15 +1,14 @@
-"""Texts of items from a template: `{title} ({year}), {genres}`.
+"""Makes texts of items from a template: `{title} ({year}), {genres}`.
 
-Every text of an item comes from here: those that `prepare` makes, and those of items
-that `catalog add` brings later.
+Every text of an item is made here, by `prepare` and by `catalog add`.
 
-**Empty cells.** A cell is empty if it has nothing, or nothing but spaces and control
-characters. An empty field takes what belongs to it along. The brackets or quotation
-marks around a field belong to it. So does the text before it, from the last mark on: a
-comma, semicolon, bar, line break, or a dash, slash or dot between spaces; without a
-mark, all text since the field before. Words before that mark belong to the field that
-they follow. The first field that is left has no text before it, unless it is the first
-of the template:
+**Empty cells.** A cell is empty if it holds only spaces and control characters, or
+nothing. An empty field is removed together with the text that belongs to it: the
+brackets or quotation marks around it, and the text before it from the last mark on. A
+mark is a comma, semicolon, bar, line break, or a dash, slash or dot between spaces.
+Without a mark, all text since the previous field belongs to it. Text before the mark
+belongs to the previous field. The first field that remains has no text before it,
+unless it is the first of the template:
 
     {title} by {author}, {year}         Heat, 1995           no author
     {title} ({year}), {genres}          Heat, Crime          no year
@@ -31,7 +30,7 @@ _WANTED = "wanted names of columns in braces, such as '{title}, {genres}'"
 _TOKEN = re.compile(r"\{\{|\}\}|\{(?:[^{}\\]|\\.)*\}|[^{}]|[{}]", re.DOTALL)
 _MARK = re.compile(r"\s*[,;|\n]|\s+[-–—/·•](?=\s)")
 _CLOSING = {"(": ")", "[": "]", "{": "}", '"': '"', "“": "”", "«": "»"}
-# Engines know these classes of Unicode; what they call \s differs.
+# Engines agree on these classes of Unicode, but not on \s.
 _VISIBLE = r"[^\p{Z}\p{Cc}]"
 
 
@@ -40,9 +39,9 @@ class _Field(NamedTuple):
 
 
 class _Group(NamedTuple):
-    opening: str
+    open_mark: str
     inside: list[Any]
-    closing: str
+    close_mark: str
 
 
 @dataclass(frozen=True)
@@ -56,23 +55,23 @@ class _Part:
 
 
 def field(name: str) -> str:
-    """The template of one column; a backslash stands before braces in its name."""
+    """The template of one column; a backslash precedes braces in its name."""
     return "{" + re.sub(r"([\\{}])", r"\\\1", name) + "}"
 
 
 def text_of(
     template: str, file: Path, columns: Mapping[str, Any], said: str = "--text"
 ) -> Any:
-    """Returns the column of texts that a template makes of others.
+    """Returns the column of texts that a template makes from other columns.
 
     Args:
         template: a text with names of columns in braces; `{{` is a brace.
-        file: where they come from, for messages.
+        file: of the columns, for messages.
         columns: of the items, by name.
         said: where the template comes from, for messages.
 
     Raises:
-        UserError: the template is not one, or names a column that is not there or
+        UserError: the template is malformed, or names a column that does not exist or
             holds no texts.
     """
     cells = {}
@@ -88,13 +87,13 @@ def text_of(
 
 
 def cell_of(file: Path, name: str, column: Any) -> Any:
-    """Returns a column as texts, empty where a cell is.
+    """Returns a column as texts; an empty cell is an empty text.
 
-    Lists are their values between commas. Numbers are written as they are read, but
-    for the .0 that integers have in a column with empty cells.
+    Values of lists are joined by commas. Numbers are written as they are read, without
+    the .0 that integers have in a column with empty cells.
 
     Args:
-        file: where it comes from, for messages.
+        file: of the column, for messages.
         name: of the column, for messages.
         column: of text, numbers, truth values, times, or lists of them.
 
@@ -124,7 +123,7 @@ def _shown(value: Any) -> Any:
 
 
 def _tokens(template: str, said: str) -> Iterator[str | _Field]:
-    """The letters of a template, and its fields."""
+    """The characters of a template, and its fields."""
     tokens: list[str | _Field] = []
     for token in _TOKEN.findall(template):
         require(
@@ -143,22 +142,22 @@ def _tokens(template: str, said: str) -> Iterator[str | _Field]:
 
 
 def _nested(tokens: Iterator[str | _Field]) -> list[Any]:
-    """Letters, fields, and groups of them: what is between brackets."""
+    """Characters, fields, and groups of them between brackets."""
     open_: list[tuple[str, list[Any]]] = [("", [])]
     for token in tokens:
-        opening, inside = open_[-1]
-        if isinstance(token, str) and token == _CLOSING.get(opening):
+        open_mark, inside = open_[-1]
+        if isinstance(token, str) and token == _CLOSING.get(open_mark):
             open_.pop()
             group = any(not isinstance(node, str) for node in inside)
-            plain = [opening, *inside, token]
-            found = [_Group(opening, inside, token)] if group else plain
+            plain = [open_mark, *inside, token]
+            found = [_Group(open_mark, inside, token)] if group else plain
             open_[-1][1].extend(found)
         elif isinstance(token, str) and token in _CLOSING:
             open_.append((token, []))
         else:
             inside.append(token)
-    # A bracket that is never closed is a letter like others.
-    return [node for opening, inside in open_ for node in (*opening, *inside)]
+    # A bracket that is never closed is an ordinary character.
+    return [node for open_mark, inside in open_ for node in (*open_mark, *inside)]
 
 
 def _names(nodes: Sequence[Any]) -> Iterator[str]:
@@ -170,7 +169,7 @@ def _names(nodes: Sequence[Any]) -> Iterator[str]:
 
 
 def _parts(nodes: Sequence[Any]) -> list[_Part]:
-    """Divides the text between fields, and groups, among them."""
+    """Divides the text between fields and groups among them."""
     texts, units = [""], []
     for node in nodes:
         if isinstance(node, str):
@@ -184,20 +183,22 @@ def _parts(nodes: Sequence[Any]) -> list[_Part]:
     return [
         _Part(first, unit.name, ("", ""), second)
         if isinstance(unit, _Field)
-        else _Part(first, _parts(unit.inside), (unit.opening, unit.closing), second)
+        else _Part(
+            first, _parts(unit.inside), (unit.open_mark, unit.close_mark), second
+        )
         for first, unit, second in zip(before, units, after, strict=True)
     ]
 
 
 def _divided(text: str) -> tuple[str, str]:
-    """Text between two fields: what belongs to the first, and to the second."""
+    """Divides text between two fields: the part of the first, and of the second."""
     mark = _MARK.search(text)
     at = 0 if mark is None else mark.start()
     return text[:at], text[at:]
 
 
 def _filled(parts: Sequence[_Part], cells: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The text of parts, and whether any of it is there."""
+    """The text of parts, and whether any field is not empty."""
     text: Any = ibis.literal("")
     some: Any = None
     for part in parts:
@@ -206,9 +207,9 @@ def _filled(parts: Sequence[_Part], cells: Mapping[str, Any]) -> tuple[Any, Any]
             there = inside != ""
         else:
             inside, there = _filled(part.inside, cells)
-        opening, closing = part.brackets
+        open_mark, close_mark = part.brackets
         before = part.before if some is None else ibis.ifelse(some, part.before, "")
-        whole = ibis.literal(opening) + inside + (closing + part.after)
+        whole = ibis.literal(open_mark) + inside + (close_mark + part.after)
         text = text + ibis.ifelse(there, before + whole, "")
         some = there if some is None else some | there
     return text, some

@@ -1,4 +1,4 @@
-"""Times that are numbers: which unit they are in, and what they are as dates."""
+"""Finds the unit of times that are numbers, and shows times as dates."""
 
 import datetime as dt
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ TIMES_WANTED = (
     "wanted numbers (unix seconds), dates, timestamps, or text like "
     "2024-05-01 12:30:00 or 2024-05-01T12:30:00Z"
 )
-"""Ends the sentence about a time that is none."""
+"""Ends messages about a value that is no time."""
 
 
 def _start_of(year: int) -> int:
@@ -41,34 +41,34 @@ _PLAUSIBLE: Mapping[TimeUnit, tuple[int, int]] = {
     "microseconds": _FINE,
     "nanoseconds": _FINE,
 }
-"""From when to when times in a unit are believed. Small numbers may be anything, a rank
-or a counter too, so coarse units are held to fewer years; no two ranges overlap."""
+"""The plausible range of times in a unit. Small numbers may also be ranks or counters,
+so coarse units have fewer plausible years; no two ranges overlap."""
 
 
 @dataclass(frozen=True)
-class Taken:
-    """The unit that numbers are taken to be in."""
+class InferredUnit:
+    """The unit that times are assumed to have."""
 
     unit: TimeUnit
     """The unit."""
     why: str = ""
-    """Why it is not seconds, or what is odd; empty where seconds fit."""
+    """Why it is not seconds, or what is implausible; empty if seconds fit."""
     fits: bool = True
-    """Whether the times are plausible in it."""
+    """Whether the times are plausible in the unit."""
 
 
-def unit_of(least: int | float, most: int | float) -> Taken:
-    """Returns the unit that numbers are most plausibly in.
+def unit_of(least: int | float, most: int | float) -> InferredUnit:
+    """Returns the most plausible unit of times.
 
-    They are seconds, unless all of them would be before 1971 or after 2100 and another
-    unit puts all of them into plausible years.
+    It is seconds, unless all times would be before 1971 or after 2100, and all are
+    plausible in another unit.
 
     Args:
         least: the smallest of them.
         most: the largest of them.
     """
     if most >= YEAR_1971 and least < YEAR_2100:
-        return Taken("seconds")
+        return InferredUnit("seconds")
     when = "after 2100" if least >= YEAR_2100 else "before 1971"
     for unit, (earliest, latest) in _PLAUSIBLE.items():
         first, last = least * SECONDS[unit], most * SECONDS[unit]
@@ -76,8 +76,8 @@ def unit_of(least: int | float, most: int | float) -> Taken:
             why = f"as seconds all of them are {when}, as {unit} they are from " + span(
                 int(first), int(last)
             )
-            return Taken(unit, why)
-    return Taken("seconds", f"as seconds all of them are {when}", fits=False)
+            return InferredUnit(unit, why)
+    return InferredUnit("seconds", f"as seconds all of them are {when}", fits=False)
 
 
 FORMATS = ("YYYYmm", "YYmmdd", "YYYYmmdd", "YYmmddHHMM", "YYYYmmddHH", "YYYYmmddHHMM",
@@ -87,7 +87,7 @@ _PARTS = {"mm": (1, 12), "dd": (1, 31), "HH": (0, 23), "MM": (0, 59), "SS": (0, 
 
 
 def spells_date(number: Any, form: str) -> Any:
-    """Returns whether a number is a date that is written as one.
+    """Returns whether a number spells a date.
 
     Args:
         number: a number, or a column or an expression of numbers.
@@ -105,22 +105,22 @@ def spells_date(number: Any, form: str) -> Any:
 
 @dataclass(frozen=True)
 class UnitAdvice:
-    """What messages tell a user to do about numbers that are times."""
+    """Advice in messages about numbers that are times."""
 
     dates: str = (
         "wanted text like 2024-05-01, or --time_unit seconds if they are seconds after "
         "all"
     )
-    """Where the numbers look like dates."""
+    """If the numbers look like dates."""
     implausible: str = "wanted --time_unit, or dates such as 2024-05-01"
-    """Where no unit fits."""
+    """If no unit fits."""
     ranks: str = (
-        "if they are ranks, name the column with --order_column and not as "
-        "--time_column, else say their --time_unit"
+        "if they are ranks, name the column with --order_column instead of "
+        "--time_column, otherwise give their --time_unit"
     )
-    """Where the numbers may be no times."""
-    overrule: str = "; --time_unit says otherwise"
-    """Where the unit is not seconds."""
+    """If the numbers may be no times."""
+    overrule: str = "; --time_unit overrides this"
+    """If the unit is not seconds."""
 
 
 def settle_unit(
@@ -128,49 +128,50 @@ def settle_unit(
     least: int | float,
     most: int | float,
     form: str | None,
-    progress: Callable[[str], None],
+    report: Callable[[str], None],
     advice: UnitAdvice = UnitAdvice(),
 ) -> TimeUnit:
-    """Returns the unit that numbers are taken to be in; see `unit_of`.
+    """Returns the unit of times, and reports why; see `unit_of`.
 
     Args:
         column: names the column in messages.
         least: the smallest of them.
         most: the largest of them.
-        form: of `FORMATS`, in which all of them spell dates; or None.
-        progress: is told what is unusual.
-        advice: what the user may do about it.
+        form: of `FORMATS`, if all of them spell dates in it; or None.
+        report: receives the unit and warnings.
+        advice: ends the messages.
 
     Raises:
-        UserError: they look like dates, or are plausible in no unit.
+        UserError: the numbers look like dates, or are plausible in no unit.
     """
-    taken = unit_of(least, most)
+    inferred = unit_of(least, most)
     numbers = f"{column} holds numbers from {least} to {most}"
     require(
         form is None,
         f"{numbers}, which look like dates written as {form}; {advice.dates}",
     )
     require(
-        taken.fits or most < YEAR_1971,
-        f"{numbers}: {taken.why}, and no other unit puts them between 1971 and 2100; "
-        f"{advice.implausible}",
+        inferred.fits or most < YEAR_1971,
+        f"{numbers}: {inferred.why}, and no other unit puts them between 1971 and "
+        f"2100; {advice.implausible}",
     )
     dates = span(int(least), int(most))
-    if not taken.fits:
-        progress(
-            f"warning: {numbers}: {taken.why} ({dates}), and they are taken as seconds "
-            f"as no other unit fits; {advice.ranks}"
+    if not inferred.fits:
+        report(
+            f"warning: {numbers}: {inferred.why} ({dates}), and they are taken as "
+            f"seconds because no other unit fits; {advice.ranks}"
         )
-    elif taken.unit != "seconds":
-        progress(
-            f"{numbers}, which are taken as {taken.unit}: {taken.why}{advice.overrule}"
+    elif inferred.unit != "seconds":
+        report(
+            f"{numbers}, which are taken as {inferred.unit}: {inferred.why}"
+            f"{advice.overrule}"
         )
     elif most >= YEAR_2100 or least < YEAR_1971:
-        progress(
+        report(
             f"warning: {numbers}, as seconds {dates}: are all of them in one unit, and "
             "is none of them, such as 0, an unknown time?"
         )
-    return taken.unit
+    return inferred.unit
 
 
 def span(first: int, last: int) -> str:

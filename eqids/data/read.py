@@ -1,0 +1,155 @@
+"""Opens a dataset folder and checks all of it: hashes, ranges and order."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from eqids.config import require
+from eqids.data.catalog.lineage import Lineage, check_lineage, lineage_of
+from eqids.data.checks import check_catalog, check_histories, check_targets
+from eqids.data.dataset import Dataset
+from eqids.data.files import (
+    CLUSTERS_FILE,
+    DATA_FILES,
+    HISTORIES_FILE,
+    ITEM_COLUMNS,
+    ITEM_FLAG,
+    ITEM_NUMBERS,
+    ITEMS_FILE,
+    LINEAGE_FILE,
+    USER_COLUMNS,
+    USER_NUMBERS,
+    USERS_FILE,
+    data_files,
+    read_array,
+    read_numbers,
+    read_tensors,
+)
+from eqids.data.info import INFO_FILE, DatasetInfo, read_info
+from eqids.io.digests import file_sha256
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Opens a dataset folder and checks all of it: hashes, ranges and order.
+
+    Raises:
+        UserError: naming the file, and where it applies the row, that is wrong.
+    """
+    path = Path(path)
+    require(
+        not path.is_file(), f"{path} is a file, wanted a dataset folder, see --data_dir"
+    )
+    require(
+        path.is_dir(),
+        f"{path} does not exist, wanted a dataset folder, see --data_dir; to make "
+        f"one: python -m eqids.prepare --data_dir {path} --source SOURCE",
+    )
+    for name in (INFO_FILE, *DATA_FILES):
+        _require_file(path, name)
+    info = read_info(path / INFO_FILE)
+    for name in data_files(info.catalog_version):
+        _require_file(path, name)
+        found = file_sha256(path / name)
+        require(
+            found == info.files.get(name),
+            f"{path / name} was changed after it was written (its sha256 is {found}, "
+            f"wanted {info.files.get(name)}): prepare the dataset again",
+        )
+    return _load(path, info)
+
+
+def _require_file(path: Path, name: str) -> None:
+    require(
+        (path / name).is_file(),
+        f"{path / name} is missing, so {path} is no complete dataset; prepare it again "
+        "from its source",
+    )
+
+
+def _load(path: Path, info: DatasetInfo) -> Dataset:
+    users, places = (info.num_users,), (info.num_clusters, info.cluster_size)
+    vectors = (*places, info.clusters.vector_width)
+    events = read_tensors(path / HISTORIES_FILE)
+    clusters = read_tensors(path / CLUSTERS_FILE)
+    targets = read_numbers(
+        path / USERS_FILE, USER_COLUMNS, USER_NUMBERS, info.num_users
+    )
+    items = read_numbers(
+        path / ITEMS_FILE, ITEM_COLUMNS, ITEM_NUMBERS, info.num_items, (ITEM_FLAG,)
+    )
+
+    def of_events(name: str, dtype: type, size: int) -> np.ndarray:
+        return read_array(path / HISTORIES_FILE, events, name, dtype, (size,))
+
+    def of_users(name: str) -> np.ndarray:
+        return read_array(path / USERS_FILE, targets, name, np.int32, users)
+
+    def of_places(name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        return read_array(path / CLUSTERS_FILE, clusters, name, dtype, shape)
+
+    has_times = "times" in events
+    valid = of_places("item_valid", np.bool_, places)
+    dataset = Dataset(
+        path=path,
+        info=info,
+        slots=of_events("slots", np.int32, info.num_events),
+        times=of_events("times", np.int64, info.num_events) if has_times else None,
+        offsets=of_events("offsets", np.int64, info.num_users + 1),
+        train_length=of_users("train_length"),
+        valid_at=of_users("valid_at"),
+        test_at=of_users("test_at"),
+        targets_retired=(0, 0),
+        item_valid=valid,
+        retired=_retired_places(items, places),
+        item_counts=of_places("item_counts", np.int64, places),
+        item_vectors=of_places("item_vectors", np.float32, vectors),
+        lineage=_lineage(path, info, valid),
+    )
+    check_catalog(path, items["slot"], items["count"], items[ITEM_FLAG], dataset)
+    check_histories(path, dataset)
+    check_targets(path, targets, dataset)
+    return _without_retired_targets(dataset)
+
+
+def _retired_places(
+    items: Mapping[str, np.ndarray], places: tuple[int, int]
+) -> np.ndarray:
+    slots = items["slot"][items[ITEM_FLAG]]
+    retired = np.zeros(places, np.bool_)
+    # Slots out of range are found by the checks, which name their rows.
+    retired.reshape(-1)[slots[(slots >= 0) & (slots < retired.size)]] = True
+    return retired
+
+
+def _lineage(path: Path, info: DatasetInfo, valid: np.ndarray) -> Lineage:
+    if info.catalog_version == 1:
+        return Lineage(valid)
+    file = path / LINEAGE_FILE
+    lineage = lineage_of(file, read_tensors(file))
+    require(
+        lineage.version == info.catalog_version,
+        f"{file} is of version {lineage.version} of the catalog, wanted "
+        f"{info.catalog_version}",
+    )
+    check_lineage(file, lineage, valid)
+    return lineage
+
+
+def _without_retired_targets(dataset: Dataset) -> Dataset:
+    retired = dataset.retired.reshape(-1)
+
+    def without(at: np.ndarray) -> tuple[np.ndarray, int]:
+        target = dataset.slots[dataset.offsets[:-1] + np.maximum(at, 0)]
+        gone = (at >= 0) & retired[target]
+        return np.where(gone, -1, at).astype(np.int32), int(gone.sum())
+
+    valid_at, valid_gone = without(dataset.valid_at)
+    test_at, test_gone = without(dataset.test_at)
+    return replace(
+        dataset,
+        valid_at=valid_at,
+        test_at=test_at,
+        targets_retired=(valid_gone, test_gone),
+    )
