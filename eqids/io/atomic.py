@@ -37,7 +37,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Yields an empty folder beside `path`, renamed to it if the block succeeds.
+    """Yields an empty folder beside `path`, and renames it if the block succeeds.
 
     Args:
         path: the folder to write.
