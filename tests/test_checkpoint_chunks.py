@@ -136,16 +136,16 @@ def test_boxes_are_read_in_order_and_ahead_within_a_limit(
             asked += 1
             yield box
 
-    told = list[int]()
+    reported = list[int]()
     with Reader(path, read_manifest(path)) as opened:
-        found = opened.read_each(ask(), told.append)
+        found = opened.read_each(ask(), reported.append)
         for turn, (name, box) in enumerate(boxes, 1):
             np.testing.assert_array_equal(next(found), padded[name][box])
             assert asked == (turn if ahead == 0 else len(boxes))
         assert next(found, None) is None
         one = opened.read(*boxes[0])
     np.testing.assert_array_equal(one, tree["a"][3:11, 5:7])
-    assert sum(told) >= tree["a"].nbytes + tree["b"].nbytes
+    assert sum(reported) >= tree["a"].nbytes + tree["b"].nbytes
 
 
 def test_written_shards_are_freed(tmp_path: Path) -> None:

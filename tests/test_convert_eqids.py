@@ -190,7 +190,9 @@ def test_items_are_exported_with_their_ids_and_vectors(
     assert_close(ours, theirs, "float32")
 
 
-def told(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
+def reported(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[str, dict[str, Any]]:
     out = path.parent / "told.json"
     command.main(["inspect", str(path), "--json", str(out)])
     return capsys.readouterr().out, json.loads(out.read_text())
@@ -203,7 +205,7 @@ def test_inspect_names_every_kind(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text, values = told(base, capsys)
+    text, values = reported(base, capsys)
     assert (values["kind"], values["preset"]) == ("Hugging Face folder", None)
     assert values["problem"] is None and values["llama"]["ffn"] == 24
     assert values["parameters"] == sum(array.size for array in tensors(base).values())
@@ -213,33 +215,33 @@ def test_inspect_names_every_kind(
     assert one == {
         "name": "model.norm.weight", "dtype": "BF16", "shape": [16], "bytes": 32,
     }  # fmt: skip
-    _, values = told(base / "model-00001-of-00002.safetensors", capsys)
+    _, values = reported(base / "model-00001-of-00002.safetensors", capsys)
     assert values["kind"] == "safetensors file"
-    _, values = told(trained["lora"], capsys)
+    _, values = reported(trained["lora"], capsys)
     assert values["kind"] == "EqIDs run, its best step is 4"
     assert values["llama"]["width"] == 16 and values["trains"] == "lora"
     assert any("lora.wq.a" in one["name"] for one in values["tensors"])
-    assert told(trained["random"], capsys)[1]["preset"] == "nano"
-    _, values = told(trained["all"] / "4", capsys)
+    assert reported(trained["random"], capsys)[1]["preset"] == "nano"
+    _, values = reported(trained["all"] / "4", capsys)
     assert (values["kind"], values["step"]) == ("EqIDs checkpoint", 4)
-    text, values = told(dataset.path, capsys)
+    text, values = reported(dataset.path, capsys)
     assert values["kind"] == "EqIDs dataset" and values["num_items"] == 27
     export(trained["lora"], tmp_path / "pair")
     capsys.readouterr()
-    text, values = told(tmp_path / "pair", capsys)
+    text, values = reported(tmp_path / "pair", capsys)
     assert "--init_from" in values["kind"] and values["step"] == 4
     assert "eqids.softmax.table" in text and values["problem"] is None
     write_gguf(tmp_path / "a.gguf", "Q4_K")
-    _, values = told(tmp_path / "a.gguf", capsys)
+    _, values = reported(tmp_path / "a.gguf", capsys)
     assert values["kind"] == "GGUF file" and values["llama"]["width"] == 256
     assert {one["dtype"] for one in values["tensors"]} == {"Q4_K", "F32"}
     write_gguf(tmp_path / "b.gguf", arch="gpt2")
-    text, values = told(tmp_path / "b.gguf", capsys)
+    text, values = reported(tmp_path / "b.gguf", capsys)
     assert values["architecture"] == "gpt2" and "'gpt2', wanted 'llama'" in text
     broken = tmp_path / "broken"
     write_hf(broken)
     (broken / "model.safetensors").unlink()
-    assert "has no model.safetensors" in told(broken, capsys)[1]["problem"]
+    assert "has no model.safetensors" in reported(broken, capsys)[1]["problem"]
 
 
 def test_inspect_refuses_unknown_files(

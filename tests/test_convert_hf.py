@@ -121,17 +121,17 @@ def test_mistakes_give_one_sentence_and_leave_nothing(
     config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
     (tmp_path / "other/config.json").write_text(json.dumps(config))
 
-    def told(*tokens: object) -> str:
+    def reported(*tokens: object) -> str:
         return refused(command.main, [str(word) for word in tokens], capsys)
 
     new = tmp_path / "new"
-    assert "exists already" in told("hf-to-hf", tmp_path / "a", tmp_path / "other")
-    assert "MistralForCausalLM" in told("hf-to-hf", tmp_path / "other", new)
-    assert "no such folder" in told("hf-to-hf", tmp_path / "none", new)
+    assert "exists already" in reported("hf-to-hf", tmp_path / "a", tmp_path / "other")
+    assert "MistralForCausalLM" in reported("hf-to-hf", tmp_path / "other", new)
+    assert "no such folder" in reported("hf-to-hf", tmp_path / "none", new)
     flags = ("--max_shard_gb", "0")
-    assert "--max_shard_gb is 0" in told("hf-to-hf", tmp_path / "a", new, *flags)
+    assert "--max_shard_gb is 0" in reported("hf-to-hf", tmp_path / "a", new, *flags)
     under = tmp_path / "a/config.json/new"
-    assert "could not be written" in told("hf-to-hf", tmp_path / "a", under)
+    assert "could not be written" in reported("hf-to-hf", tmp_path / "a", under)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "other"]
 
 

@@ -1,4 +1,4 @@
-"""Published Llamas from a hub, for which a local server stands in."""
+"""Published Llamas from a hub, which a local server serves."""
 
 import errno
 import functools

@@ -192,7 +192,7 @@ PAIRS = (
          "refuses", no_gguf("dimension_count is 32", {"rope.dimension_count": 32})),
     Pair("a number for each layer beside one for all", "each its own", "the same if "
          "all are equal, else refuses", one_number_for_each_layer),
-    Pair("output.weight beside token_embd.weight", "the head, if it is there", SAME,
+    Pair("output.weight beside token_embd.weight", "the head, if it exists", SAME,
          output_beside_embedding),
     Pair("tokens beside rows of token_embd.weight", "fails if they differ", "refuses",
          no_gguf(f"has {VOCAB}, and token_embd.weight has 36 rows", {},

@@ -193,7 +193,7 @@ def test_the_hash_of_ties_follows_the_seed(tmp_path: Path) -> None:
     assert found[0].info.files == found[1].info.files
 
 
-def test_without_times_rows_stand_in_order_and_repeats_stay(tmp_path: Path) -> None:
+def test_without_times_rows_keep_their_order_and_repeats_stay(tmp_path: Path) -> None:
     rows = [("a", 3), ("b", 1), ("a", 2), ("a", 3), ("a", 3), ("b", 1), ("b", 2)]
     path = write_csv(tmp_path / "a.csv", rows, HEADER[:2])
     dataset = prepared(tmp_path, f"csv:{path}", time_column=None)
@@ -286,7 +286,7 @@ def test_a_million_rows_take_less_than_a_gigabyte(tmp_path: Path) -> None:
     assert kilobytes < 1_000_000
 
 
-def test_the_door_says_what_it_made(
+def test_the_command_says_what_it_made(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     rows = [(u, (u * n) % 7, n) for u in range(5) for n in range(6)]
@@ -335,7 +335,7 @@ def test_what_flags_contradict_is_one_sentence(capsys: pytest.CaptureFixture) ->
         assert said.count("\n") == 1
 
 
-def test_the_door_keeps_tracebacks_for_our_own_faults() -> None:
+def test_the_command_keeps_tracebacks_for_our_own_faults() -> None:
     def fault() -> None:
         raise ValueError("a bug")
 

@@ -221,7 +221,7 @@ def test_content_that_contradicts_itself_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_folders_are_replaced_only_when_told(tmp_path: Path) -> None:
+def test_existing_folders_are_replaced_only_with_overwrite(tmp_path: Path) -> None:
     first = _write(tmp_path / "d")
     with pytest.raises(UserError, match="exists already: add --overwrite"):
         _write(tmp_path / "d")
@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
             _write(Path("/proc/eqids/d"))
 
 
-def test_hashes_follow_what_they_stand_for(tmp_path: Path) -> None:
+def test_hashes_follow_their_contents(tmp_path: Path) -> None:
     first = _write(tmp_path / "a").info
     other_ids = _write(tmp_path / "b", **_changed("items", "item", [70, 80, 91])).info
     assert other_ids.catalog_id != first.catalog_id

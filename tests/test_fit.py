@@ -55,7 +55,7 @@ def test_the_step_compiles_once_and_the_loss_falls(trained: Trained) -> None:
     assert np.mean(trained.losses[-10:]) < np.mean(trained.losses[:10]) - 0.05
 
 
-def test_frozen_llama_is_untouched_and_what_is_below_it_learns(
+def test_frozen_llama_is_unchanged_and_what_is_below_it_learns(
     trained: Trained,
 ) -> None:
     heads = not jax.tree.leaves(trained.state.params.llama)

@@ -74,7 +74,7 @@ def read(dataset: Dataset, frame: pd.DataFrame) -> dict[Any, tuple[list, list]]:
     )
 )  # fmt: skip
 @settings(max_examples=12)
-def test_events_stand_in_the_order_of_their_exact_moments(
+def test_events_come_in_the_order_of_their_exact_moments(
     dataset: Dataset, spelling: str, rows: list[tuple[str, int, int]]
 ) -> None:
     moments = [START * 10**9 + step * times for _, step, times in rows]

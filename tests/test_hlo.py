@@ -82,7 +82,7 @@ def test_elementwise_code_reads_its_operands_and_writes_its_result() -> None:
     assert found.flops == 0
 
 
-def test_an_update_in_place_touches_only_its_part() -> None:
+def test_an_update_in_place_counts_only_its_part() -> None:
     def function(x: Array, rows: Array) -> Array:
         def put(i: Array, x: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(x, rows[None, i], 3 * i, 0)

@@ -41,7 +41,7 @@ def _groups(
     distinct=st.sampled_from([1, 3, 200]),
     seed=st.integers(0, 99),
 )
-def test_every_cluster_has_the_size_it_is_told(
+def test_every_cluster_has_the_size_that_is_given(
     num_items: int, share: float, width: int, spherical: bool, distinct: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)

@@ -56,6 +56,8 @@ ALLOWED: Sequence[str] = (
     r"moving average",
     r"[Mm]atmuls? in house",
     r"warehouse",
+    r"\.touch\(\)",  # of a Path
+    r"[`\"\[, ]room[`\"\] ]",  # the name of cluster_size in old files
 )
 """Contexts in which a word means itself."""
 

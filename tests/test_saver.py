@@ -1,4 +1,4 @@
-"""Saving beside training: copies, failures that are told, one run in a folder."""
+"""Saving beside training: copies, failures that are reported, one run in a folder."""
 
 import os
 import signal
@@ -56,29 +56,29 @@ def test_a_save_holds_what_was_there_when_it_was_called(
     gate = Gate(monkeypatch)
     double = jax.jit(lambda tree: jax.tree.map(lambda x: x * 2, tree), donate_argnums=0)
     host = np.arange(300.0)
-    want = {**small_tree(), "moving": jnp.arange(900.0), "host": host.copy()}
-    tree = {**want, "moving": jnp.arange(900.0), "host": host}
+    want = {**small_tree(), "updated": jnp.arange(900.0), "host": host.copy()}
+    tree = {**want, "updated": jnp.arange(900.0), "host": host}
     with Saver(tmp_path) as saving:
         saving.save(1, tree, {})
-        tree["moving"] = double(tree["moving"]).block_until_ready()
+        tree["updated"] = double(tree["updated"]).block_until_ready()
         host[:] = -1
         assert steps(tmp_path) == []
         gate.open()
         saving.wait()
         assert steps(tmp_path) == [1]
-        # The memory of the copy is used again, and the first save is not touched.
-        saving.save(2, {**want, "moving": tree["moving"]}, {})
+        # The memory of the copy is used again, and the first save keeps its own.
+        saving.save(2, {**want, "updated": tree["updated"]}, {})
     assert verify(tmp_path / "1") == verify(tmp_path / "2") == []
     assert_same(restore(tmp_path / "1", want), want)
     assert_same(
-        restore(tmp_path / "2", want), {**want, "moving": jnp.arange(900.0) * 2}
+        restore(tmp_path / "2", want), {**want, "updated": jnp.arange(900.0) * 2}
     )
 
 
-def test_failures_are_told_and_the_next_save_is_tried(
+def test_failures_are_reported_and_the_next_save_is_tried(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    write, told = saver.write_step, list[str]()
+    write, reported = saver.write_step, list[str]()
 
     def fails(directory: Path, step: int, *args: Any) -> None:
         if step % 2 == 1:
@@ -86,28 +86,28 @@ def test_failures_are_told_and_the_next_save_is_tried(
         write(directory, step, *args)
 
     monkeypatch.setattr(saver, "write_step", fails)
-    with Saver(tmp_path, report=told.append) as saving:
+    with Saver(tmp_path, report=reported.append) as saving:
         saving.save(1, {"w": jnp.ones(2)}, {})
         saving.save(2, {"w": jnp.ones(2)}, {})
-        assert told == ["step 1 could not be saved: no space; training goes on"]
+        assert reported == ["step 1 could not be saved: no space; training goes on"]
         saving.save(3, {"w": jnp.ones(2)}, {})
         saving.save(4, {"w": jnp.ones(2)}, {})
     assert steps(tmp_path) == [2, 4]
-    assert len(told) == 2
+    assert len(reported) == 2
     with pytest.raises(UserError, match="step 5 .*: no space"), Saver(tmp_path) as last:
         last.save(5, {"w": jnp.ones(2)}, {})
     with (
         pytest.raises(UserError, match="step 7 .*: no space"),
-        Saver(tmp_path, report=told.append) as wait,
+        Saver(tmp_path, report=reported.append) as wait,
     ):
         wait.save(7, {"w": jnp.ones(2)}, {})
         wait.wait()
-    assert len(told) == 2, "an error that was raised is told of again"
+    assert len(reported) == 2, "an error that was raised is told of again"
     # An error of the run itself is not hidden by one of its last save.
-    with pytest.raises(KeyError), Saver(tmp_path, report=told.append) as ends:
+    with pytest.raises(KeyError), Saver(tmp_path, report=reported.append) as ends:
         ends.save(9, {"w": jnp.ones(2)}, {})
         raise KeyError
-    assert told[-1].startswith("step 9 could not be saved")
+    assert reported[-1].startswith("step 9 could not be saved")
 
 
 def test_steps_are_deleted_after_a_newer_one_is_there(
@@ -162,20 +162,20 @@ def test_damaged_steps_are_set_aside_and_never_deleted(tmp_path: Path) -> None:
     (file,) = (p for p in (tmp_path / "3" / "arrays").rglob("*") if p.name[0] == "m")
     file.write_bytes(file.read_bytes()[:-1])
     (tmp_path / "2.damaged").mkdir()
-    told = list[str]()
-    recover(tmp_path, told.append)
+    reported = list[str]()
+    recover(tmp_path, reported.append)
     assert steps(tmp_path) == [1]
     assert {path.name for path in damaged(tmp_path)} == {
         "2.damaged", "2.damaged-2", "3.damaged",
     }  # fmt: skip
-    assert [text.split(":")[0] for text in told] == [
+    assert [text.split(":")[0] for text in reported] == [
         f"step {step} of {tmp_path}" for step in (2, 3)
     ]
     (tmp_path / "1" / "manifest.json").unlink()
     with pytest.raises(UserError, match="has damaged checkpoints only .1.damaged, 2.d"):
-        recover(tmp_path, told.append)
+        recover(tmp_path, reported.append)
     with pytest.raises(UserError, match="has damaged checkpoints only"):
-        recover(tmp_path, told.append)
+        recover(tmp_path, reported.append)
 
 
 def test_the_best_step_that_is_sound_is_taken(tmp_path: Path) -> None:
@@ -184,16 +184,18 @@ def test_the_best_step_that_is_sound_is_taken(tmp_path: Path) -> None:
     for file in (tmp_path / "2" / "arrays").rglob("*"):
         if file.is_file():
             file.write_bytes(bytes(file.stat().st_size))
-    told, like = list[str](), {"w": jnp.zeros(9, int)}
-    step, params = restore_sound(tmp_path, best_step, like, like, told.append, "params")
+    reported, like = list[str](), {"w": jnp.zeros(9, int)}
+    step, params = restore_sound(
+        tmp_path, best_step, like, like, reported.append, "params"
+    )
     assert step == 3 and params["w"][0] == 3
     assert steps(tmp_path) == [1, 3]
-    assert len(told) == 1 and told[0].startswith(
+    assert len(reported) == 1 and reported[0].startswith(
         f"step 2 of {tmp_path}: array 'params/w'"
     )
 
 
-def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
+def test_the_first_signal_asks_to_stop_and_the_second_ends() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with StopSignals() as signals:
         signals.check(1)

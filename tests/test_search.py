@@ -39,7 +39,7 @@ def reference(head: HierarchicalSoftmax, query: np.ndarray) -> np.ndarray:
 def assert_sorted_catalog(found: TopK, score: np.ndarray, k: int) -> None:
     """Holds top-k to the catalog sorted by score and slot.
 
-    Two items may stand in each other's place only if float32 cannot tell their
+    Two items may swap places only if float32 cannot tell their
     scores apart; equal ones may not.
     """
     for row, slots, log_probs in zip(score, found.slots, found.log_probs, strict=True):

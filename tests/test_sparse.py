@@ -93,7 +93,7 @@ DENSE = scaled(optax.scale_by_adam(0.9, 0.98))  # type: ignore[arg-type]
 
 @settings(max_examples=25)
 @given(draws())
-def test_lazy_adam_is_dense_adam_but_for_the_moves_of_untouched_clusters(
+def test_lazy_adam_is_dense_adam_but_for_the_moves_of_inactive_clusters(
     drawn: Draw,
 ) -> None:
     """Moments of active clusters are equal at every step, and so are their moves."""

@@ -136,7 +136,7 @@ def test_columns_of_numbers_are_read_in_parts(
 def test_rows_of_one_item_hold_one_vector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """Wherever they stand; the parts of a file are smaller than what is between."""
+    """At any position; the parts of a file are smaller than what is between."""
     monkeypatch.setattr("eqids.data.clustering.own_vectors._ROWS", rows)
     ids, lists = ["a", "x", "b", "a", "c", "b", "x"], [*_ROWS, *_ROWS, _ROWS[0]]
     lists = [lists[{"a": 0, "b": 1, "c": 2, "x": 0}[one]] for one in ids]

@@ -37,8 +37,8 @@ def random_words(
     length = np.where(held, rng.integers(0, longest + 1, dataset.num_slots), 0)
     offsets = np.concatenate([[0], np.cumsum(length)])
     ids = rng.integers(0, VOCAB, offsets[-1]).astype(np.int32)
-    opening = rng.integers(0, VOCAB, prompt).astype(np.int32)
-    return tokens_by_slot(ids, offsets, opening, per_item)
+    prefix = rng.integers(0, VOCAB, prompt).astype(np.int32)
+    return tokens_by_slot(ids, offsets, prefix, per_item)
 
 
 def naive(
@@ -221,7 +221,7 @@ ask = jax.jit(EqIDs.queries)
 def test_nothing_from_the_target_on_changes_its_prediction(
     dataset: Dataset, model: EqIDs, drawn: tuple[int, int, int], k: int, data: Any
 ) -> None:
-    """Where a target is asked for, all that follows may be anything."""
+    """What follows a target may be anything."""
     tokens = random_words(dataset, *drawn)
     config = BatchConfig(32, 2, seed=drawn[0])
     arrays = TrainingBatches(dataset, config, tokens).batch(k)

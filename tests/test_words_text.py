@@ -163,13 +163,13 @@ def test_words_are_those_of_the_tokenizer(
         text = drawn[row % len(drawn)]
         assert found == encoded(tokenizer, text)[:per_item]
     engine = Tokenizer.from_file(str(tokenizer))
-    opening = [engine.token_to_id(BOS), *encoded(tokenizer, drawn[-1])]
-    assert tokens.prompt.tolist() == opening
+    prefix = [engine.token_to_id(BOS), *encoded(tokenizer, drawn[-1])]
+    assert tokens.prompt.tolist() == prefix
     assert tokens.vocab == engine.get_vocab_size()
     assert tokens.vocab_used <= tokens.vocab
 
 
-def test_no_token_stands_first_where_the_tokenizer_puts_none(
+def test_no_token_comes_first_where_the_tokenizer_puts_none(
     texted: Dataset, tmp_path: Path
 ) -> None:
     plain = write_tokenizer(tmp_path / "tokenizer.json", bos=False)

@@ -23,7 +23,7 @@ clusters divided: validation NLL 5.734 before, 5.797 unfitted, 5.737 with 1e-3 a
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxArrays:
+class MigratedSoftmax:
     """The arrays of a hierarchical softmax, on the host."""
 
     table: Float[np.ndarray, "cluster place item_width"]
@@ -47,7 +47,7 @@ class SoftmaxArrays:
         """
         names = ("table", "bias", "cluster_table", "cluster_bias")
         named = {name: arrays[f"{prefix}softmax/{name}"] for name in names}
-        return SoftmaxArrays(**named, valid=valid)
+        return MigratedSoftmax(**named, valid=valid)
 
     def log_clusters(
         self, queries: Float[np.ndarray, "query item_width"]
@@ -94,8 +94,8 @@ def cluster_ancestors(
 
 
 def fit_new_clusters(
-    old: SoftmaxArrays,
-    new: SoftmaxArrays,
+    old: MigratedSoftmax,
+    new: MigratedSoftmax,
     ancestor: Int[np.ndarray, " cluster"],
     affected: Bool[np.ndarray, " cluster"],
     queries: Float[np.ndarray, "query item_width"],

@@ -15,7 +15,7 @@ from eqids.config import require, to_json
 from eqids.data import Dataset
 from eqids.data.catalog.lineage import Lineage
 from eqids.migrate.fit_new_clusters import (
-    SoftmaxArrays,
+    MigratedSoftmax,
     cluster_ancestors,
     fit_new_clusters,
 )
@@ -34,7 +34,7 @@ class MigratedCheckpoint:
     """What its manifest will record, before it is evaluated."""
     arrays: dict[str, np.ndarray]
     """By their names in the checkpoint."""
-    old: SoftmaxArrays
+    old: MigratedSoftmax
     """The softmax before."""
     lineage: Lineage
     """Of the catalog."""
@@ -46,7 +46,7 @@ class MigratedCheckpoint:
     ) -> "MigratedCheckpoint":
         """Returns it with the changed clusters fitted; see `fit_new_clusters`."""
         valid = self.lineage.valid_at(self.lineage.version)
-        new = SoftmaxArrays.of(self.arrays, _PARAMS, valid)
+        new = MigratedSoftmax.of(self.arrays, _PARAMS, valid)
         ancestors = cluster_ancestors(self.lineage, self.version)
         found = fit_new_clusters(self.old, new, *ancestors, queries)
         names = (
@@ -97,7 +97,7 @@ def migrate_checkpoint(checkpoint: Path, dataset: Dataset) -> MigratedCheckpoint
         step=manifest.step,
         meta=_meta(manifest.meta, dataset),
         arrays=remap_arrays(stored, lineage, version, _PARAMS),
-        old=SoftmaxArrays.of(stored, _PARAMS, lineage.valid_at(version)),
+        old=MigratedSoftmax.of(stored, _PARAMS, lineage.valid_at(version)),
         lineage=lineage,
         version=version,
     )

@@ -35,7 +35,7 @@ from sharding import barrier, is_first
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RunInputs:
     """What a run trains, as far as its flags decide."""
 
     config: RunConfig
@@ -49,7 +49,7 @@ class Inputs:
         return prefix_length(self.tokens, self.config.strategy)
 
 
-def open_inputs(flags: TrainConfig) -> Inputs:
+def open_inputs(flags: TrainConfig) -> RunInputs:
     """Opens what the flags of a run name; all processes call it.
 
     Raises:
@@ -69,10 +69,10 @@ def open_inputs(flags: TrainConfig) -> Inputs:
         )
         if other_texts is not None:
             warn(other_texts)
-    return Inputs(config, dataset, tokens)
+    return RunInputs(config, dataset, tokens)
 
 
-def settled(inputs: Inputs) -> tuple[Inputs, ModelConfig]:
+def settled(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
     """Returns the inputs with what catalog and folder decide, and the model's sizes.
 
     Raises:

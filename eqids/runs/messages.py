@@ -8,10 +8,10 @@ from eqids.cli import shell_word
 from eqids.data import Dataset
 from eqids.fit.results import RESULT_FILE
 from eqids.fit.step import State
-from eqids.runs.inputs import Inputs
+from eqids.runs.inputs import RunInputs
 
 
-def first_lines(inputs: Inputs, state: State) -> str:
+def first_lines(inputs: RunInputs, state: State) -> str:
     """Returns lines on dataset, what trains, and where the run starts."""
     config, dataset, tokens = inputs.config, inputs.dataset, inputs.tokens
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -24,7 +24,7 @@ from eqids.fit.step import State, make_step, outline, split, start, stored_shape
 from eqids.fit.step_config import StepConfig
 from eqids.model import EqIDs
 from eqids.runs.checkpoint_meta import run_meta
-from eqids.runs.inputs import Inputs
+from eqids.runs.inputs import RunInputs
 from eqids.runs.loaded_weights import load_pair_weights, load_weights
 from eqids.runs.messages import first_lines
 from eqids.runs.new_model import initial_model, run_keys
@@ -39,7 +39,7 @@ _TextVectors = Float[np.ndarray, "cluster place item_width"]
 
 
 def start_or_restore(
-    inputs: Inputs, sizes: ModelConfig, put: Placement, saver: Saver
+    inputs: RunInputs, sizes: ModelConfig, put: Placement, saver: Saver
 ) -> tuple[Run, State]:
     """Returns a run and the state that it starts from, and prints its first lines.
 
@@ -107,7 +107,7 @@ class _NewState(NamedTuple):
 
 
 def _new_state(
-    inputs: Inputs, sizes: ModelConfig, step: StepConfig, put: Placement
+    inputs: RunInputs, sizes: ModelConfig, step: StepConfig, put: Placement
 ) -> _NewState:
     config, dataset = inputs.config, inputs.dataset
     flags, dtype = config.flags, jnp.dtype(config.dtype)
@@ -165,7 +165,7 @@ def _batch_config(config: RunConfig) -> BatchConfig:
 
 def _placed(
     batches: TrainingBatches,
-    inputs: Inputs,
+    inputs: RunInputs,
     checkpoints: RunCheckpoints,
     put: Placement,
 ) -> PlacedBatches:
