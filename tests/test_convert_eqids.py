@@ -193,7 +193,7 @@ def test_items_are_exported_with_their_ids_and_vectors(
 def reported(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> tuple[str, dict[str, Any]]:
-    out = path.parent / "told.json"
+    out = path.parent / "said.json"
     command.main(["inspect", str(path), "--json", str(out)])
     return capsys.readouterr().out, json.loads(out.read_text())
 

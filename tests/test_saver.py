@@ -102,7 +102,7 @@ def test_failures_are_reported_and_the_next_save_is_tried(
     ):
         wait.save(7, {"w": jnp.ones(2)}, {})
         wait.wait()
-    assert len(reported) == 2, "an error that was raised is told of again"
+    assert len(reported) == 2, "an error that was raised is reported again"
     # An error of the run itself is not hidden by one of its last save.
     with pytest.raises(KeyError), Saver(tmp_path, report=reported.append) as ends:
         ends.save(9, {"w": jnp.ones(2)}, {})
