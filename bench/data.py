@@ -23,8 +23,7 @@ from eqids.data import Dataset
 from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.fit import make_optimizer, make_step, split, start
-from eqids.fit.step_config import StepConfig
+from eqids.fit import StepConfig, make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
 from eqids.runs.new_model import run_keys
 

@@ -24,6 +24,7 @@ from eqids.model import EqIDs
 from eqids.planning.abstract import job_of_run
 from eqids.planning.memory_check import needed
 from eqids.runs.recipe import resolved
+from eqids.runs.run_step import step_config
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,8 @@ def test_memory_is_estimated_without_any_array(dataset: Dataset) -> None:
     places = dataset.info.num_clusters, dataset.info.cluster_size
     sizes = ModelConfig(LLAMA_PRESETS["nano"], *places, item_width=8)
     job = job_of_run(resolved(flags), sizes)
+    # The step that is estimated is the one that trains.
+    assert job.step == step_config(resolved(flags), sizes.llama)
     needs = needed(job, NOWHERE)
     model = EqIDs(sizes, key=jax.random.key(0))
     floats = [x for x in jax.tree.leaves(model) if x.dtype == jnp.float32]

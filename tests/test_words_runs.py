@@ -104,7 +104,7 @@ def test_a_checkpoint_wants_its_own_tokenizer_and_texts(
     assert "was trained with other texts of items than" in said
 
 
-def test_a_run_goes_on_with_its_own_words_only(
+def test_a_run_goes_on_with_its_own_texts_only(
     trained: tuple[Dataset, Path, Path], tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     dataset, tokenizer, run = trained
@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_its_own_words_only(
     assert "going on from step 40" in capsys.readouterr().out
 
 
-def test_a_tokenizer_is_wanted_where_words_are_only(
+def test_a_tokenizer_is_needed_for_texts_only(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
@@ -136,7 +136,7 @@ def test_a_tokenizer_is_wanted_where_words_are_only(
         assert said in refused(train.main, flags, capsys)
 
 
-def test_words_follow_a_catalog_that_grows(
+def test_texts_follow_a_catalog_that_grows(
     trained: tuple[Dataset, Path, Path], tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     dataset, _, run = trained

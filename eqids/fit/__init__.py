@@ -8,4 +8,5 @@ from eqids.fit.step import (
     split as split,
     start as start,
 )
+from eqids.fit.step_config import StepConfig as StepConfig
 from eqids.fit.strategy import trainable as trainable

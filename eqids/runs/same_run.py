@@ -61,7 +61,7 @@ def difference(
         "base": f"{path} was trained over another Llama than this run has"
         + (" (a random one)" if llama is None else f" in {llama}")
         + f"; wanted the same weights, see {flag}",
-        "tokenizer": f"{path} was trained with another tokenizer than this run has; "
+        "tokenizer": f"{path} was trained with one tokenizer, this run has another; "
         "wanted the same tokenizer.json, see --tokenizer",
         "tokens": f"{path} was trained with other texts of items than those of {data}, "
         "and a run keeps to its texts; wanted the same (prepared with the same "
