@@ -107,6 +107,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.long
 def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> None:
     more = "--layout fsdp --item_optimizer lazy_adam --log_every 2 --keep 1".split()
     more += "--num_steps 6 --eval_every 3 --train lora --adapter linear".split()
@@ -156,6 +157,7 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
         assert_close(results[0][name], results[2][name], "mesh")
 
 
+@pytest.mark.long
 def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -198,7 +200,12 @@ def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
 
 
 @pytest.mark.parametrize(
-    ("victim", "how"), [(0, "SIGKILL"), (1, "SIGTERM"), (1, "SIGSTOP")]
+    ("victim", "how"),
+    [
+        (1, "SIGTERM"),
+        pytest.param(0, "SIGKILL", marks=pytest.mark.long),
+        pytest.param(1, "SIGSTOP", marks=pytest.mark.long),
+    ],
 )
 def test_a_process_that_has_ended_ends_the_other(
     victim: int, how: str, tmp_path: Path

@@ -76,6 +76,7 @@ print(json.dumps(order))
 """
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_fewer_devices(dataset: Dataset, tmp_path: Path) -> None:
     """From eight to two to one: item tables of 5 clusters are padded to 8, 6 and 5."""
     whole, run = tmp_path / "whole", tmp_path / "run"

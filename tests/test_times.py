@@ -65,7 +65,7 @@ def test_ranks_and_counters_are_not_taken_for_times(least: int, more: int) -> No
     fraction=st.integers(0, 10**9 - 1),
     kind=st.sampled_from(["csv", "parquet"]),
 )
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_times_are_those_of_pandas(
     tmp_path_factory: pytest.TempPathFactory,
     when: list[int],
