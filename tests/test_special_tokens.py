@@ -3,15 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from smollm2 import smollm2_gguf
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from tokens import BOS, TEXTS, with_texts, write_tokenizer
+from tokens import BOS, TEXTS, write_tokenizer
 
 from convert.gguf_file import read_gguf
 from convert.gguf_tokenizer import tokenizer_files
@@ -147,26 +144,6 @@ def test_models_that_find_special_tokens_by_themselves(
     assert tokens_of_texts(["b"], path, 1).prompt.tolist() == [2]
     if not {"</s>", "<s>"} & {*plain.tokens} and "<s>b" not in plain.tokens:
         assert found == plain.ids
-
-
-def test_a_cache_of_control_tokens_is_not_used(
-    dataset: Dataset, tmp_path: Path
-) -> None:
-    """It is what earlier versions have left in the folder."""
-    path = byte_level(tmp_path / "tokenizer.json")
-    texted = with_texts(dataset, tmp_path / "d", ["Up</s>", "Heat"])
-    first = tokens_of(texted, path, "", 99, lambda sentence: None)
-    (cache,) = (tmp_path / "d").glob("words-*")
-    with safe_open(cache, framework="np") as file:
-        said = file.metadata()
-        arrays = {name: file.get_tensor(name) for name in ("ids", "offsets")}
-    assert said.pop("special_tokens")
-    save_file(arrays, cache, said)
-    reports: list[str] = []
-    again = tokens_of(texted, path, "", 99, reports.append)
-    assert "tokenizing the texts of 27 items" in reports[0]
-    np.testing.assert_array_equal(again.ids, first.ids)
-    tokens_of(texted, path, "", 99, pytest.fail)
 
 
 def test_no_special_token_of_a_real_llama_is_found_in_texts(tmp_path: Path) -> None:

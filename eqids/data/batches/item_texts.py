@@ -192,8 +192,6 @@ def _cached(
         "tokenizer": sha256,
         "items": dataset.info.files[ITEMS_FILE],
         "catalog_id": dataset.info.catalog_id,
-        # Caches without this entry contain special tokens that texts spell.
-        "special_tokens": "as text",
     }
     found = _read(path, wanted)
     if found is None:
