@@ -24,7 +24,7 @@ class EpochPlan:
         offset: the first position of each window in its row.
     """
 
-    row_start: Int[np.ndarray, " bound"]
+    row_start: Int[np.ndarray, " rows_and_end"]
     user: Int[np.ndarray, " window"]
     start: Int[np.ndarray, " window"]
     length: Int[np.ndarray, " window"]
