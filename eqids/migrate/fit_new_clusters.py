@@ -37,7 +37,7 @@ class MigratedSoftmax:
         arrays: Mapping[str, np.ndarray],
         prefix: str,
         valid: Bool[np.ndarray, "cluster place"],
-    ) -> "SoftmaxArrays":
+    ) -> "MigratedSoftmax":
         """Finds the softmax among a checkpoint's arrays.
 
         Args:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from eqids.config import WordsConfig, require
+from eqids.config import TokensConfig, require
 
 
 class LaidOut(NamedTuple):
@@ -64,14 +64,14 @@ class ItemTokens:
         return 1 + max(int(self.ids.max(initial=-1)), int(self.prompt.max(initial=-1)))
 
     @functools.cached_property
-    def config(self) -> WordsConfig:
+    def config(self) -> TokensConfig:
         """The identity of these tokens, which checkpoints record."""
         digest = hashlib.sha256()
         at = np.repeat(self.first - _starts(self.length), self.length)
         for array in (self.prompt, self.ids[at + np.arange(len(at))]):
             digest.update(array.astype("<i4").tobytes() + b";")
         digest.update(self.length.astype("<i8").tobytes())
-        return WordsConfig(self.tokenizer, digest.hexdigest())
+        return TokensConfig(self.tokenizer, digest.hexdigest())
 
     def check(self, seq_len: int) -> None:
         """Requires that the prompt and an item with its text fit into `seq_len`.
