@@ -70,7 +70,9 @@ def test_a_dataset_that_moved_is_named_with_the_flag_that_helps(
         said = refused(command, flags(run), capsys)
     finally:
         shutil.rmtree(was, ignore_errors=True)
-    assert f"{run / '2'} was trained on the dataset {was}, which is not there" in said
+    assert (
+        f"{run / '2'} was trained on the dataset {was}, which no longer exists" in said
+    )
     assert "--data_dir DIR" in said and said.count("\n") == 1
     assert not any(tokens in said for tokens in OTHER_DATA)
     command([*flags(run), "--data_dir", str(now)])
