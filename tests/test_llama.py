@@ -99,12 +99,12 @@ def test_logits_equal_transformers_packed_and_offset(
     segment = np.repeat([1, 2, 3], lengths)[None]
     counted = [s + np.arange(n) for s, n in zip(starts, lengths, strict=True)]
     position = np.concatenate(counted)[None]
-    hidden = llama.hidden(
-        llama.embed(jnp.asarray(packed)), jnp.asarray(segment), jnp.asarray(position)
+    hidden = jax.jit(Llama.hidden)(
+        llama, llama.embed(jnp.asarray(packed)), segment, position
     )
     head = llama.embedding if llama.lm_head is None else llama.lm_head
     assert_close(hidden[0] @ head.T, torch.cat(theirs).numpy(), "logits")
-    ours = llama.logits(jnp.asarray(parts[2][None]))
+    ours = jax.jit(Llama.logits)(llama, parts[2][None])
     with torch.no_grad():
         theirs_whole = model(torch.tensor(parts[2][None])).logits
     assert ours.dtype == jnp.float32

@@ -104,7 +104,7 @@ def quotes(inside: Sequence[Unit]) -> bool:
     return any(unit.brackets == '""' for unit in inside)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     units(),
     st.lists(
