@@ -27,7 +27,7 @@ class Events:
         tied: whether the event may swap with the one before it.
     """
 
-    offsets: Int[np.ndarray, " user+1"]
+    offsets: Int[np.ndarray, " offset"]
     train_length: Int[np.ndarray, " user"]
     size: Int[np.ndarray, " event"]
     tied: Bool[np.ndarray, " event"]

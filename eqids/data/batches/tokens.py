@@ -101,7 +101,7 @@ class ItemTokens:
 
 def tokens_by_slot(
     ids: Int32[np.ndarray, " token"],
-    offsets: Int64[np.ndarray, " slot+1"],
+    offsets: Int64[np.ndarray, " offset"],
     prompt: Int32[np.ndarray, " prompt"],
     per_item: int,
     tokenizer: str = "",

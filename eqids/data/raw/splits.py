@@ -27,7 +27,7 @@ class SplitPositions:
     """In a temporal split, the unix time from which events are for test."""
 
     def in_training(
-        self, offsets: Int64[np.ndarray, " user+1"]
+        self, offsets: Int64[np.ndarray, " offset"]
     ) -> Bool[np.ndarray, " event"]:
         """Returns whether each event is for training."""
         position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
