@@ -22,8 +22,8 @@ TEXTS += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 40
 
-LONG_FUNCTIONS: frozenset[str] = frozenset()
-"""Functions that may be longer, as FILE:NAME."""
+LONG_FUNCTIONS = frozenset({"eqids/model/levels.py:item_level"})
+"""Functions that may be longer, as FILE:NAME: one loop fused by hand."""
 
 WORDS: Mapping[str, str] = {
     r"doors?": "command",

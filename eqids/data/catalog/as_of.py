@@ -38,22 +38,20 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
     now, then = np.flatnonzero(held), slot_then[held]
 
     def remapped(array: np.ndarray) -> np.ndarray:
-        rows = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
-        out = np.zeros((valid.size, *array.shape[2:]), array.dtype)
-        out[then] = rows[now]
-        return out.reshape(*valid.shape, *array.shape[2:])
+        return _remapped(array, now, then, valid.shape)
 
-    catalog_id = lineage.catalog_ids[version - 1]
+    old = slice(version - 1)
+    info = replace(
+        dataset.info,
+        num_items=len(now),
+        num_events=int(kept.sum()),
+        num_clusters=len(valid),
+        catalog_id=lineage.catalog_ids[version - 1],
+        catalog_version=version,
+    )
     return replace(
         dataset,
-        info=replace(
-            dataset.info,
-            num_items=len(now),
-            num_events=int(kept.sum()),
-            num_clusters=len(valid),
-            catalog_id=catalog_id,
-            catalog_version=version,
-        ),
+        info=info,
         slots=slots[kept],
         times=None if dataset.times is None else dataset.times[kept],
         offsets=offsets,
@@ -64,9 +62,15 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
         retired=remapped(dataset.item_valid | dataset.retired) & ~valid,
         item_counts=remapped(dataset.item_counts),
         item_vectors=remapped(dataset.item_vectors),
-        lineage=Lineage(
-            lineage.valid,
-            lineage.catalog_ids[: version - 1],
-            lineage.changes[: version - 1],
-        ),
+        lineage=Lineage(lineage.valid, lineage.catalog_ids[old], lineage.changes[old]),
     )
+
+
+def _remapped(
+    array: np.ndarray, now: np.ndarray, then: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """An array [cluster, place, ...] with the rows of slots `now` at slots `then`."""
+    rows = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+    out = np.zeros((shape[0] * shape[1], *array.shape[2:]), array.dtype)
+    out[then] = rows[now]
+    return out.reshape(*shape, *array.shape[2:])
