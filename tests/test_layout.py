@@ -37,7 +37,7 @@ NEVER: Mapping[str, tuple[str, ...]] = {
 """Lower packages that some packages do not import all the same."""
 
 SUB_PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "sharding.compiled": ("sharding/compiled/", "sharding/public.py"),
+    "sharding.compiled": ("sharding/compiled/",),
 }
 """Which files of a package may import one of its sub-packages."""
 

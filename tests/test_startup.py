@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from command_lines import EVERY, MODULES
 
+from eqids.__main__ import main
+from eqids.config import UserError
+
 HEAVY = (
     "jax", "jaxlib", "torch", "ibis", "duckdb", "sklearn", "scipy", "pandas", "pyarrow",
     "transformers", "tensorstore", "numpy", "equinox", "optax", "grain",
@@ -171,3 +174,14 @@ def test_nothing_is_chosen_where_it_is_not_ours_to_choose(
 
 def test_without_a_plugin_nothing_changes(tmp_path: Path) -> None:
     assert start(tmp_path)[0] == "hidden cpu None"
+
+
+def test_eqids_runs_the_command_that_it_is_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["sharding", "list"])
+    assert "8b-all-h100-80gb-8" in capsys.readouterr().out
+    with pytest.raises(UserError, match="'trian' is no command of eqids, wanted train"):
+        main(["trian"])
+    with pytest.raises(UserError, match="wanted one of prepare, train, evaluate"):
+        main(["xyz"])
