@@ -27,18 +27,20 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
     num_before = np.concatenate([[0], np.cumsum(kept)])
     starts, offsets = dataset.offsets[:-1], num_before[dataset.offsets]
 
+    usable = kept & valid.reshape(-1)[slots]
+
     def without(at: np.ndarray) -> np.ndarray:
         event = starts + np.maximum(at, 0)
-        good = (at >= 0) & kept[event] & valid.reshape(-1)[slots[event]]
         position = num_before[event] - offsets[:-1]
-        return np.where(good & (position > 0), position, -1).astype(np.int32)
+        good = (at >= 0) & usable[event] & (position > 0)
+        return np.where(good, position, -1).astype(np.int32)
 
     lengths = num_before[starts + dataset.train_length] - offsets[:-1]
-    held = (dataset.item_valid | dataset.retired).reshape(-1) & (slot_then >= 0)
-    now, then = np.flatnonzero(held), slot_then[held]
+    in_catalog = dataset.item_valid | dataset.retired
+    now = np.flatnonzero(in_catalog.reshape(-1) & (slot_then >= 0))
 
     def remapped(array: np.ndarray) -> np.ndarray:
-        return _remapped(array, now, then, valid.shape)
+        return _remapped(array, now, slot_then[now], valid.shape)
 
     old = slice(version - 1)
     info = replace(
@@ -59,7 +61,7 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
         valid_at=without(dataset.valid_at),
         test_at=without(dataset.test_at),
         item_valid=valid,
-        retired=remapped(dataset.item_valid | dataset.retired) & ~valid,
+        retired=remapped(in_catalog) & ~valid,
         item_counts=remapped(dataset.item_counts),
         item_vectors=remapped(dataset.item_vectors),
         lineage=Lineage(lineage.valid, lineage.catalog_ids[old], lineage.changes[old]),
