@@ -1,6 +1,7 @@
 """A dataset in the slots of an earlier version of its catalog."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -38,10 +39,7 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
     lengths = num_before[starts + dataset.train_length] - offsets[:-1]
     in_catalog = dataset.item_valid | dataset.retired
     now = np.flatnonzero(in_catalog.reshape(-1) & (slot_then >= 0))
-
-    def remapped(array: np.ndarray) -> np.ndarray:
-        return _remapped(array, now, slot_then[now], valid.shape)
-
+    remapped = partial(_remapped, now=now, then=slot_then[now], shape=valid.shape)
     old = slice(version - 1)
     info = replace(
         dataset.info,
