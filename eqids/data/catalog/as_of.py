@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 
-from eqids.data.catalog.lineage import Lineage
 from eqids.data.dataset import Dataset
 
 
@@ -27,7 +26,6 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
     kept = slots >= 0
     num_before = np.concatenate([[0], np.cumsum(kept)])
     starts, offsets = dataset.offsets[:-1], num_before[dataset.offsets]
-
     usable = kept & valid.reshape(-1)[slots]
 
     def without(at: np.ndarray) -> np.ndarray:
@@ -40,18 +38,16 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
     in_catalog = dataset.item_valid | dataset.retired
     now = np.flatnonzero(in_catalog.reshape(-1) & (slot_then >= 0))
     remapped = partial(_remapped, now=now, then=slot_then[now], shape=valid.shape)
-    old = slice(version - 1)
-    info = replace(
-        dataset.info,
-        num_items=len(now),
-        num_events=int(kept.sum()),
-        num_clusters=len(valid),
-        catalog_id=lineage.catalog_ids[version - 1],
-        catalog_version=version,
-    )
     return replace(
         dataset,
-        info=info,
+        info=replace(
+            dataset.info,
+            num_items=len(now),
+            num_clusters=len(valid),
+            num_events=int(kept.sum()),
+            catalog_id=lineage.catalog_ids[version - 1],
+            catalog_version=version,
+        ),
         slots=slots[kept],
         times=None if dataset.times is None else dataset.times[kept],
         offsets=offsets,
@@ -62,7 +58,7 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
         retired=remapped(in_catalog) & ~valid,
         item_counts=remapped(dataset.item_counts),
         item_vectors=remapped(dataset.item_vectors),
-        lineage=Lineage(lineage.valid, lineage.catalog_ids[old], lineage.changes[old]),
+        lineage=lineage.until(version),
     )
 
 

@@ -102,6 +102,13 @@ class Lineage:
             changes=(*self.changes, change),
         )
 
+    def until(self, version: int) -> "Lineage":
+        """Returns the lineage as it was in a version."""
+        past = slice(version - 1)
+        return replace(
+            self, catalog_ids=self.catalog_ids[past], changes=self.changes[past]
+        )
+
     def valid_at(self, version: int) -> Bool[np.ndarray, "cluster place"]:
         """Returns the valid places of a version."""
         valid = self.valid
