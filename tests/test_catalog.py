@@ -12,7 +12,7 @@ from eqids.config import UserError
 from eqids.data.catalog.lineage import Lineage
 from eqids.data.catalog.living_catalog import Catalog
 from eqids.migrate.fit_new_clusters import (
-    SoftmaxArrays,
+    MigratedSoftmax,
     cluster_ancestors,
     fit_new_clusters,
 )
@@ -159,8 +159,8 @@ def test_fitted_clusters_are_nearer_to_the_old_model() -> None:
     assert ancestor.tolist() == [0, 1, 2, 3, 1]
     assert affected.tolist() == [False, True, False, False, True]
     found = one_step(arrays, catalog.item_valid, change)
-    old = SoftmaxArrays.of(arrays, "params/", catalog.item_valid)
-    new = SoftmaxArrays.of(found, "params/", after.item_valid)
+    old = MigratedSoftmax.of(arrays, "params/", catalog.item_valid)
+    new = MigratedSoftmax.of(found, "params/", after.item_valid)
     queries = rng.standard_normal((400, WIDTH)).astype(np.float32)
     table, bias = fit_new_clusters(old, new, ancestor, affected, queries)
     np.testing.assert_array_equal(table[~affected], new.cluster_table[~affected])

@@ -2,11 +2,13 @@
 
 import functools
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from catalogs import halved
 from models import NOWHERE
 from plays import prepared, write_csv
 from pytest import CaptureFixture
@@ -16,6 +18,8 @@ from eqids import catalog as command, train
 from eqids.checkpoints import read_manifest, resolve, steps
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog.as_of import as_of
+from eqids.data.catalog.lineage import Change
+from eqids.data.catalog.living_catalog import Catalog
 from eqids.data.catalog.revise import catalog_of, revise
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.inference.open import open_checkpoint
@@ -144,12 +148,15 @@ def test_an_earlier_version_is_the_dataset_that_it_was(
     dataset: Dataset, copy: Dataset
 ) -> None:
     versions, now = [dataset], copy
-    changes = [
-        ("retire", ["item 3"]), ("add", ["x", "y"]), ("rebalance", 0.4),
-        ("split", 0), ("grow", 2),
-    ]  # fmt: skip
-    for name, given in changes:
-        now = revise(now, *getattr(catalog_of(now), name)(given))
+    changes: list[Callable[[Catalog], tuple[Catalog, Change]]] = [
+        lambda catalog: catalog.retire(["item 3"]),
+        lambda catalog: catalog.add(["x", "y"]),
+        lambda catalog: catalog.rebalance(0.4),
+        lambda catalog: halved(catalog, 0),
+        lambda catalog: catalog.grow(2),
+    ]
+    for change in changes:
+        now = revise(now, *change(catalog_of(now)))
         versions.append(now)
     target = dataset.slots[dataset.offsets[:-1] + np.maximum(dataset.valid_at, 0)]
     here = target != dataset.slot_of(["item 3"])

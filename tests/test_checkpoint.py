@@ -80,6 +80,7 @@ def test_round_trip_of_many_chunks_and_parts(
     assert verify(path) == []
 
 
+@pytest.mark.long
 def test_round_trip_of_ten_thousand_leaves(tmp_path: Path) -> None:
     tree = {str(n): np.full((n % 3, 2), n, np.float32) for n in range(10_000)}
     assert_same(restore(save(tmp_path, 1, tree, {}), tree), tree)

@@ -148,6 +148,7 @@ for items in ("dense", "lazy_adam"):
 """
 
 
+@pytest.mark.long
 def test_parts_of_a_batch_on_eight_devices_sum_to_the_whole_on_one() -> None:
     """Adam's moments and the metrics, with dense and with row-sparse item tables."""
     setup = SCRIPT[: SCRIPT.index("def run(name")]

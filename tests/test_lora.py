@@ -223,6 +223,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_gradients_on_eight_devices_are_those_of_one() -> None:
     found = json.loads(run_python(GRADIENTS).splitlines()[-1])
     for name, result in found.items():

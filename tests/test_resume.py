@@ -29,8 +29,11 @@ PRETRAINED = "--adapter linear --dropout 0.1 --warmup_steps 5"
     "more",
     [
         "--train all",
-        "--train all --item_optimizer lazy_adam --accumulate 2",
-        f"--train heads {PRETRAINED}",
+        pytest.param(
+            "--train all --item_optimizer lazy_adam --accumulate 2",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(f"--train heads {PRETRAINED}", marks=pytest.mark.long),
         f"--train lora --lora_rank 2 {PRETRAINED}",
     ],
 )
@@ -149,7 +152,10 @@ def test_another_catalog_is_refused(
 ) -> None:
     other = make_dataset(tmp_path / "other", seed=1)
     said = refused(train.main, small(other.path, finished), capsys)
-    assert f"{finished / '40'} was trained on another catalog than {other.path}" in said
+    assert (
+        f"{finished / '40'} was trained on another catalog than that of {other.path}"
+        in said
+    )
     assert f"see --data_dir (it was {dataset.path})" in said
     assert f"eqids.prepare --catalog OLD ({dataset.path})" in said
     assert "python -m eqids.catalog migrate" in said

@@ -89,7 +89,7 @@ def test_failures_are_reported_and_the_next_save_is_tried(
     with Saver(tmp_path, report=reported.append) as saving:
         saving.save(1, {"w": jnp.ones(2)}, {})
         saving.save(2, {"w": jnp.ones(2)}, {})
-        assert reported == ["step 1 could not be saved: no space; training goes on"]
+        assert reported == ["step 1 could not be saved: no space; training continues"]
         saving.save(3, {"w": jnp.ones(2)}, {})
         saving.save(4, {"w": jnp.ones(2)}, {})
     assert steps(tmp_path) == [2, 4]

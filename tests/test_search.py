@@ -316,6 +316,7 @@ print(json.dumps(out))
 """
 
 
+@pytest.mark.long
 def test_clusters_split_over_eight_devices_give_the_same_and_never_move() -> None:
     found = json.loads(run_python(ON_A_MESH).splitlines()[-1])
     for method in ("search", "full"):

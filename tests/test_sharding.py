@@ -180,6 +180,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_first_losses_are_the_same_without_a_mesh_and_on_eight_devices(
     tmp_path: object,
 ) -> None:

@@ -318,6 +318,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_eight_devices_train_as_one_and_move_nothing_that_grows(
     tmp_path: object,
 ) -> None:

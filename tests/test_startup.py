@@ -65,7 +65,7 @@ def test_names_of_packages_are_no_modules() -> None:
         with pytest.raises(AttributeError, match="nonsense"):
             package.nonsense  # noqa: B018
     for name in public:
-        assert getattr(sharding, name) is vars(sharding.public)[name]
+        assert getattr(sharding, name) is vars(sharding.public_names)[name]
     for name, file in convert._FILES.items():
         assert getattr(convert, name).__module__ == f"convert.{file}"
 

@@ -279,6 +279,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(folder)
 
 
+@pytest.mark.long
 def test_the_default_recipe_starts_well_on_movielens(
     prepared: Dataset, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_losses_with_words_are_the_same_on_eight_devices(tmp_path: Path) -> None:
     found = json.loads(
         run_python(MESH.replace("FOLDER", repr(str(tmp_path)))).splitlines()[-1]
