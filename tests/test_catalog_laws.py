@@ -190,4 +190,4 @@ class CatalogLaws(RuleBasedStateMachine):
 
 TestCatalogLaws = CatalogLaws.TestCase
 # 10,000 operations.
-TestCatalogLaws.settings = settings(max_examples=100, stateful_step_count=100)
+TestCatalogLaws.settings = settings(max_examples=30, stateful_step_count=100)

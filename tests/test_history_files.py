@@ -105,7 +105,7 @@ def test_nested_and_binary_ids_are_refused(
         min_size=1, max_size=5,
     )
 )  # fmt: skip
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_users_are_integers_where_all_of_them_are_written_so(
     tmp_path_factory: pytest.TempPathFactory, users: list[str]
 ) -> None:

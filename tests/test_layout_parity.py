@@ -96,10 +96,12 @@ print(json.dumps(found))
 @pytest.mark.parametrize(
     ("strategy", "frozen"),
     [
-        ("heads", "float32"), ("lora", "float32"), ("all", "float32"),
-        ("lora", "bfloat16"),
+        pytest.param("heads", "float32", marks=pytest.mark.long),
+        pytest.param("lora", "float32", marks=pytest.mark.long),
+        ("all", "float32"),
+        pytest.param("lora", "bfloat16", marks=pytest.mark.long),
     ],
-)  # fmt: skip
+)
 def test_eight_devices_train_as_one(strategy: str, frozen: str) -> None:
     """Sums in another order can round to another bfloat16 neighbour."""
     argv = ["", strategy, frozen]

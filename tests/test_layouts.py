@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from _pytest.mark import ParameterSet
 from conftest import ROOT
 from jax.sharding import NamedSharding
 from pytest import CaptureFixture
@@ -41,13 +42,21 @@ def refused(argv: str, capsys: CaptureFixture[str]) -> str:
     return said
 
 
-def shapes() -> dict[str, LayoutPreset]:
+QUICK = ("nano", "1b-all-h100-80gb-8", "8b-lora-a100-40gb-8")
+"""Presets, or their sizes, whose programs a quick run of the tests traces."""
+
+
+def shapes() -> list[ParameterSet]:
     """One row for each program: rows that differ in hardware only are one here."""
     kinds = {
         dataclasses.replace(row, hardware="h100-80gb"): row
         for row in LAYOUT_PRESETS.values()
     }
-    return {row.name: row for row in kinds.values()}
+    names = [row.name for row in kinds.values()]
+    return [
+        pytest.param(name, marks=() if name.startswith(QUICK) else pytest.mark.long)
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", shapes())

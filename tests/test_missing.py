@@ -35,7 +35,7 @@ def _write(folder: Path, rows: list[tuple], kind: str) -> str:
     places=st.sets(st.integers(0, 9), min_size=1, max_size=4),
     kind=st.sampled_from(["csv", "parquet"]),
 )
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_null_words_among_numbers_are_no_values(
     tmp_path_factory: pytest.TempPathFactory,
     word: str,
