@@ -68,19 +68,19 @@ def _train(flags: TrainConfig) -> None:
     from eqids.planning.memory_check import available_bytes, check_fits
     from eqids.planning.memory_report import memory_report
     from eqids.runs.best_result import report_best
-    from eqids.runs.inputs import open_inputs, settled
+    from eqids.runs.inputs import complete_inputs, open_inputs
     from eqids.runs.run_folder import locked_folder
     from eqids.runs.start_or_restore import start_or_restore
 
     put = placement_of(flags.layout)
     inputs = open_inputs(flags)
     if flags.estimate_memory_only:
-        inputs, sizes = settled(inputs)
+        inputs, sizes = complete_inputs(inputs)
         job = job_of_run(inputs.config, sizes, inputs.prefix_length)
         say(memory_report(job, put, flags.hardware))
         return
     with put.active(), locked_folder(inputs.config) as saver:
-        inputs, sizes = settled(inputs)
+        inputs, sizes = complete_inputs(inputs)
         job = job_of_run(inputs.config, sizes, inputs.prefix_length)
         check_fits(job, put, available_bytes())
         run, state = start_or_restore(inputs, sizes, put, saver)

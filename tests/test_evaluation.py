@@ -10,7 +10,7 @@ from eqids.data import Dataset
 from eqids.data.batches.training_batches import query_batch
 from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import Split, chunks, evaluate, make_ranker, of_some_users
-from eqids.fit.ranking import metrics, ranks
+from eqids.fit.ranking import metrics, ranks_of_scores
 from eqids.model import Batch
 
 
@@ -35,13 +35,15 @@ def test_ranks_are_those_of_a_sorted_list(
     expected = [np.inf if target in seen else rank(left), rank(everything)]
     padded = np.full(12, len(scores))
     padded[: len(seen)] = sorted(seen)
-    found = ranks(jnp.array([scores]), jnp.array([target]), jnp.array([padded]))
+    found = ranks_of_scores(
+        jnp.array([scores]), jnp.array([target]), jnp.array([padded])
+    )
     np.testing.assert_array_equal(found[0], expected)
 
 
 def test_a_score_that_is_no_number_ranks_last() -> None:
     scores = jnp.array([[jnp.nan, 1.0, 2.0], [jnp.nan] * 3])
-    found = ranks(scores, jnp.array([0, 1]), jnp.full((2, 1), 3))
+    found = ranks_of_scores(scores, jnp.array([0, 1]), jnp.full((2, 1), 3))
     assert np.all(np.asarray(found) >= 3)
 
 

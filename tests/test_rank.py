@@ -106,10 +106,10 @@ def test_long_lists_use_the_rows_of_short_ones(
     found = in_chunks(*args, *map(jnp.asarray, together))
     np.testing.assert_array_equal(found, expected)
     scores = head.log_probs(jnp.asarray(query))
-    dense = ranking.ranks(scores, args[2], *map(jnp.asarray, together))
+    dense = ranking.ranks_of_scores(scores, args[2], *map(jnp.asarray, together))
     padded = np.where(own < 0, len(slots) + 5, own)
     np.testing.assert_array_equal(
-        dense, ranking.ranks(scores, args[2], jnp.asarray(padded))
+        dense, ranking.ranks_of_scores(scores, args[2], jnp.asarray(padded))
     )
     missed = [t in one for t, one in zip(target.tolist(), seen, strict=True)]
     assert np.isinf(np.asarray(found[:, 0])).tolist() == missed
@@ -122,7 +122,7 @@ def test_ranks_are_those_of_all_scores_together(kind: str) -> None:
     target = jnp.asarray(rng.choice(np.flatnonzero(np.asarray(head.valid)), 8))
     seen = jnp.asarray(rng.integers(0, 500, (8, 20)))
     found = in_chunks(head, query, target, seen)
-    dense = ranking.ranks(head.log_probs(jnp.asarray(query)), target, seen)
+    dense = ranking.ranks_of_scores(head.log_probs(jnp.asarray(query)), target, seen)
     np.testing.assert_array_equal(found[:, :2], dense)
 
 

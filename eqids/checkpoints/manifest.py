@@ -15,11 +15,11 @@ It holds (here of a run of 900 steps, shortened):
      "files": {                           every other file of the folder
        "arrays/0-0/manifest.ocdbt": {"size": 145, "sha256": "0d8361…"},
        …},
-     "meta": {                            what the run records (by eqids/runs)
+     "meta": {                            what the run records, see `run_meta`
        "config": {"flags": …, "recipe": …, "strategy": "all", …},
        "model": {…},                      the sizes of the model
        "catalog_id": "e14ae7…", "dataset_hash": "d74bef…", "protocol": {…},
-       "base": null,                      path and fingerprint of a pretrained Llama
+       "base": null,                      the fingerprint of a pretrained Llama
        "score": 0.1373,                   NDCG@10 on validation
        "validation": {…}, "versions": {…}}}
 
@@ -100,9 +100,8 @@ class Manifest:
     files: Mapping[str, FileRecord]
     """Every other file of the folder, by relative path."""
     meta: Mapping[str, Any]
-    """What the run records, as JSON: config with the seed, catalog id, dataset hash,
-    protocol, base model's fingerprint, versions, `score` (NDCG@10 on validation).
-    No cursor and no random state are needed beside the step: batch k is a function of
+    """What the run records, as JSON; see the module and `run_meta` of eqids/runs. No
+    cursor and no random state are needed beside the step: batch k is a function of
     dataset, seed and k, and a step's random key is one of seed and step."""
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from eqids.data import Dataset
 from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
-from eqids.fit.ranking import metrics, ranks
+from eqids.fit.ranking import metrics, ranks_of_scores
 
 MARKOV_ORDER = 5
 """Last items of a history that a Markov prediction uses."""
@@ -88,7 +88,7 @@ def evaluate_baseline(
     dataset: Dataset, split: Split, scorer: Scorer
 ) -> dict[str, Mapping[str, float]]:
     """Returns a baseline's metrics, with seen items filtered and kept."""
-    rank = jax.jit(ranks)
+    rank = jax.jit(ranks_of_scores)
 
     def ranked(chunk: Chunk) -> np.ndarray:
         found = rank(scorer(chunk), chunk.target, chunk.seen, chunk.seen_by)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 CUTOFFS = (1, 5, 10, 20, 50)
 
 
-def ranks(
+def ranks_of_scores(
     scores: Float[Array, "user slot"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],

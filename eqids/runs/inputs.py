@@ -36,7 +36,7 @@ from sharding import barrier, is_first
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run trains, as far as its flags decide."""
+    """Config, dataset and tokens of a run."""
 
     config: RunConfig
     dataset: Dataset
@@ -72,8 +72,10 @@ def open_inputs(flags: TrainConfig) -> RunInputs:
     return RunInputs(config, dataset, tokens)
 
 
-def settled(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
-    """Returns the inputs with what catalog and folder decide, and the model's sizes.
+def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
+    """Returns the inputs with item optimizer and token hashes, and the model's sizes.
+
+    The item optimizer depends on the catalog and on the run's folder, which is locked.
 
     Raises:
         UserError: the run would start from a checkpoint of another catalog, or the

@@ -46,7 +46,7 @@ def start_or_restore(
     It is called within `put.active()`.
 
     Args:
-        inputs: what it trains, from `settled`.
+        inputs: what it trains, from `complete_inputs`.
         sizes: the model's.
         put: where everything goes.
         saver: of the run's folder.

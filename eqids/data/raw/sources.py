@@ -72,9 +72,8 @@ def open_source(
         source = _MOVIELENS[kind](engine, own, archive)
     else:
         require(
-            kind in ("csv", "parquet", "recbole") and bool(path),
-            f"--source is {config.source!r}, wanted ml-100k, ml-1m, ml-20m, csv:PATH, "
-            "parquet:PATH or recbole:PATH.inter",
+            kind in _FILES and bool(path),
+            f"--source is {config.source!r}, wanted {_kinds()}",
         )
         source = _FILES[kind](engine, own, Path(path))
     if config.items is not None:
@@ -117,6 +116,12 @@ _FILES: Mapping[str, Callable[[Engine, PrepareConfig, Path], Source]] = {
     "parquet": _from_parquet,
     "recbole": _from_recbole,
 }
+
+
+def _kinds() -> str:
+    """What --source may be, for messages."""
+    files = [f"{kind}:PATH" for kind in _FILES]
+    return ", ".join([*_MOVIELENS, *files[:-1]]) + f" or {files[-1]}"
 
 
 def _ml_100k(engine: Engine, config: PrepareConfig, archive: Path) -> Source:
