@@ -50,7 +50,7 @@ GUARD = "manifest.json.sha256"
 
 
 class DamageError(UserError):
-    """A checkpoint differs from what was written; recovery takes an older one."""
+    """A checkpoint differs from what was written; recovery restores an older one."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ class Manifest:
     meta: Mapping[str, Any]
     """What the run records, as JSON: config with the seed, catalog id, dataset hash,
     protocol, base model's fingerprint, versions, `score` (NDCG@10 on validation).
-    No cursor and no random state are needed beside the step: batch k is a function of
-    dataset, seed and k, and a step's random key is one of seed and step."""
+    Besides the step, neither a data cursor nor a random state is needed: batch k is a
+    function of dataset, seed and k, and a step's random key is a function of seed and
+    step."""
 
 
 def step_label(path: Path) -> str:
@@ -125,8 +126,8 @@ def files_below(folder: Path) -> dict[str, Path]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest and its guard into a folder that is yet to be renamed.
 
-    Numbers that are not finite become null: JSON has no NaN, and a loss that diverged
-    must not make the save fail.
+    Numbers that are not finite become null: JSON has no NaN, and the save of a run
+    whose loss diverged must not fail.
     """
     values = _finite(dataclasses.asdict(manifest))
     text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False)
@@ -196,7 +197,7 @@ def content_problems(
 
     Args:
         path: the checkpoint, DIR/STEP.
-        manifest: of the checkpoint.
+        manifest: the manifest of the checkpoint.
         below: only files whose relative path starts with this are read.
         advance: called for every block that was read.
     """

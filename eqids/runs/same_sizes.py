@@ -20,7 +20,7 @@ def check_strategy(path: Path, was: Strategy, now: Strategy) -> None:
     """Requires that a Llama that trained in a checkpoint trains in the new run too.
 
     Args:
-        path: of the checkpoint, for messages.
+        path: the path of the checkpoint, for messages.
         was: what trained in it.
         now: what trains in the new run.
 
@@ -39,12 +39,12 @@ def check_llama_size(path: Path, config: RunConfig, size: str) -> None:
     """Requires the --llama_size of a checkpoint whose Llama was not in files.
 
     Args:
-        path: of the checkpoint, for messages.
-        config: of its run.
-        size: of the new run, whose Llama is not in files either.
+        path: the path of the checkpoint, for messages.
+        config: the config of its run.
+        size: --llama_size of the new run, whose Llama is not in files either.
 
     Raises:
-        UserError: it is another.
+        UserError: the new run has another size.
     """
     was = config.flags.llama_size
     require(
@@ -58,7 +58,7 @@ def check_shapes(path: Path, was: ModelConfig, now: ModelConfig) -> None:
     """Requires that weights fit a model, low-rank changes aside.
 
     Args:
-        path: of the checkpoint that has the weights, for messages.
+        path: the path of the checkpoint that has the weights, for messages.
         was: the sizes that it records.
         now: those of the new run.
 
@@ -87,7 +87,7 @@ def check_lora(
     """Requires that a run keeps the low-rank changes that it starts from.
 
     Args:
-        path: of the checkpoint, for messages.
+        path: the path of the checkpoint, for messages.
         was: its low-rank changes, or none.
         now: those of the new run, or none.
         strategy: what trains in the new run; `all` merges them into Llama.
