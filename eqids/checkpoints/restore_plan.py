@@ -38,7 +38,7 @@ class ArrayPlan:
         """Returns the plan of an array.
 
         If the sharding is over an abstract mesh (of `jax.eval_shape`), the mesh in use
-        counts.
+        replaces that mesh.
         """
         if isinstance(like, np.ndarray) or like.sharding is None:
             return ArrayPlan(name, record, like, [whole(record)], [[]])
