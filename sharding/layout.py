@@ -115,7 +115,7 @@ def named_layout(name: str, num_devices: int) -> Layout:
         num_devices: devices in the mesh.
 
     Raises:
-        LayoutError: no such layout, or it cannot use this number of devices.
+        LayoutError: no layout has this name, or it cannot use this number of devices.
     """
     if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", name):
         data, fsdp, tensor = map(int, name.split("x"))

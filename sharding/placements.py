@@ -189,7 +189,7 @@ def placement(name: str) -> Placement:
         name: `none` for no mesh, or a name that `named_layout` takes.
 
     Raises:
-        LayoutError: no such layout, or it cannot use this number of devices.
+        LayoutError: no layout has this name, or it cannot use this number of devices.
     """
     if name == "none":
         if jax.process_count() > 1:

@@ -181,7 +181,7 @@ def read_info(path: Path) -> DatasetInfo:
     """Reads and checks a `dataset.json`.
 
     Raises:
-        UserError: it is not JSON, is of another version, or was changed.
+        UserError: the file is not JSON, has another version, or was changed.
     """
     try:
         text = path.read_bytes().decode()

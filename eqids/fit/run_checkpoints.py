@@ -40,7 +40,7 @@ class RunCheckpoints:
             report: receives a message about each damaged step.
 
         Raises:
-            UserError: no sound step is left.
+            UserError: all steps are damaged.
         """
         return restore_sound(
             self.saver.directory, best_step, self.like.params, self.stored.params,

@@ -17,7 +17,7 @@ def report_best(run: Run, dataset: Dataset) -> None:
         dataset: the run's dataset, with all users.
 
     Raises:
-        UserError: no sound step is left.
+        UserError: all steps are damaged.
     """
     step, params = run.checkpoints.restore_best(warn)
     metrics = run.evaluate(params, "test")

@@ -112,7 +112,7 @@ def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         new: what the new run would record.
 
     Raises:
-        UserError: it does not; training would lower the scores of unused items.
+        UserError: the new run does not, so training would lower their scores.
     """
     was, now = (meta["config"]["flags"]["init_items"] for meta in (old, new))
     require(

@@ -1,4 +1,4 @@
-"""Whether a new run's model has the sizes of the weights that it starts from."""
+"""Checks that a new run's model has the sizes of the weights that it starts from."""
 
 import dataclasses
 from pathlib import Path
@@ -21,11 +21,11 @@ def check_strategy(path: Path, was: Strategy, now: Strategy) -> None:
 
     Args:
         path: the path of the checkpoint, for messages.
-        was: what trained in it.
-        now: what trains in the new run.
+        was: the strategy that it was trained with.
+        now: the strategy of the new run.
 
     Raises:
-        UserError: it would be frozen, and a frozen Llama has to be in files.
+        UserError: the new run would freeze it; a frozen Llama must be in files.
     """
     require(
         was != "all" or now == "all",
@@ -59,11 +59,11 @@ def check_shapes(path: Path, was: ModelConfig, now: ModelConfig) -> None:
 
     Args:
         path: the path of the checkpoint that has the weights, for messages.
-        was: the sizes that it records.
-        now: those of the new run.
+        was: the sizes that the checkpoint records.
+        now: the sizes of the new run.
 
     Raises:
-        UserError: they do not; the sentence names the flag.
+        UserError: they do not fit; the message names the flag.
     """
     for name in ("item_width", "adapter", "tied_items"):
         old, new = (flag(name, getattr(sizes, name)) for sizes in (was, now))
@@ -93,7 +93,7 @@ def check_lora(
         strategy: what trains in the new run; `all` merges them into Llama.
 
     Raises:
-        UserError: it has others, or none.
+        UserError: the run has other low-rank changes, or none.
     """
     if was is None or was == now or strategy == "all":
         return

@@ -78,7 +78,7 @@ class ItemTokens:
         """Requires that the prompt and an item with its text fit into `seq_len`.
 
         Raises:
-            UserError: they do not fit.
+            UserError: the prompt and the item do not fit.
         """
         require(
             seq_len >= self.least_seq_len,

@@ -70,7 +70,7 @@ class Catalog:
         """Returns the rows of item ids.
 
         Raises:
-            UserError: naming the first id that the catalog does not hold.
+            UserError: the catalog does not hold an id; the message names the first.
         """
         found = self.find(items)
         _refuse(items, found < 0, "is not in the catalog")

@@ -63,7 +63,7 @@ def fetch_movielens(name: str, report: Callable[[str], None]) -> Path:
         A zip file; of ml-100k it may be the RecBole wheel, which holds the same rows.
 
     Raises:
-        UserError: it cannot be fetched; the message says what to do instead.
+        UserError: the data set cannot be fetched; the message says what to do instead.
     """
     report(TERMS)
     folder = cache_folder()

@@ -171,7 +171,7 @@ def parquet(engine: Engine, path: Path) -> FileTable:
     """Opens a Parquet file.
 
     Raises:
-        UserError: it is no complete Parquet file, or has no columns.
+        UserError: the file is no complete Parquet file, or has no columns.
     """
     link = linked(path, engine.folder)
     check_content(path, binary=True)
