@@ -1,13 +1,13 @@
-"""Sharding by the words of array annotations: logical axes to mesh axes.
+"""Sharding by array annotations, whose words are logical axes: maps them to mesh axes.
 
 A field declares its array once, `wq: Float[Array, "layer heads head width"]`. These
 words are its logical axes. A `Layout` maps words to mesh axes, and `place` puts a tree
 on a mesh accordingly. With `gathered`, `lookup`, `like` and `per_shard` a model
 computes under explicit axis types; all of them also work without a mesh. This package
-knows nothing of models.
+does not depend on any model.
 
-Processes of several hosts start and end together by `sharding.processes`;
-`sharding.compiled` reads what XLA's compiler says of a program.
+`sharding.processes` starts and ends the processes of several hosts together;
+`sharding.compiled` reads memory, FLOPs and collectives from compiled programs.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Imports all names at the first use of one: --help does not wait for jax."""
+        """Imports all names when one is first used, so that --help does not wait for
+        jax."""
         import importlib
 
         public = vars(importlib.import_module("sharding.public_names"))

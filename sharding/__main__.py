@@ -25,14 +25,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_command(COMMANDS["sharding"].kinds, argv, "sharding", DESCRIPTION)
     if isinstance(config, ProveConfig):
         _fake_devices()
-    # Imported late: sharding knows nothing of eqids, and --help does not wait for jax.
+    # Imported here: the package sharding must not import eqids, and --help does not
+    # wait for jax.
     from eqids.planning.answers import give_answer
 
     give_answer(config)
 
 
 def _fake_devices() -> None:
-    """Makes jax see as many CPU devices as the presets of CPUs have."""
+    """Makes jax show as many CPU devices as the presets of CPUs have."""
     flag = "--xla_force_host_platform_device_count"
     flags = os.environ.get("XLA_FLAGS", "")
     if flag not in flags:

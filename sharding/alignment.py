@@ -1,4 +1,4 @@
-"""Host memory that XLA uses without a copy."""
+"""Allocates host memory that XLA uses without a copy."""
 
 import numpy as np
 from jaxtyping import UInt8

@@ -1,4 +1,4 @@
-"""Read the logical axes of arrays from their jaxtyping annotations."""
+"""Reads the logical axes of arrays from their jaxtyping annotations."""
 
 import dataclasses
 import types
@@ -26,22 +26,22 @@ def words(tree: PyTree, *, bind: bool = True) -> PyTree[Words]:
 
     jaxtyping checks fields only if a generated `__init__` sets them, and not arrays
     that were loaded, restored or made by `filter_vmap`. This function checks them too:
-    each word has one size over the whole tree. A starred word, `*inputs`, means the
-    words in the static field `inputs` of the same module, which serves several kinds of
-    array.
+    each word has one size over the whole tree. A starred word, `*inputs`, stands for
+    the words in the static field `inputs` of the same module, so that one module class
+    serves several kinds of array.
 
     Args:
         tree: Equinox modules or dataclasses whose array fields are annotated. Leaves
             may be arrays or anything else that has a `shape`.
-        bind: require one size for each word. A tree of updates needs False, if it has
+        bind: require one size for each word. A tree of updates needs False if it has
             blocks in place of whole tables.
 
     Returns:
         The same tree with a `Words` in place of each array.
 
     Raises:
-        ValueError: an array has no annotation or another number of axes than it, or
-            a word has two sizes; the message names the fields.
+        ValueError: an array has no annotation, or another number of axes than its
+            annotation, or a word has two sizes; the message names the fields.
     """
     sizes: dict[str, tuple[int, str]] = {}
 

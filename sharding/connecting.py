@@ -1,10 +1,10 @@
 """Connects the processes of a run before jax does, to name those that are missing.
 
-jax's own start is silent for minutes and then aborts the process. So process 0 listens
-at the coordinator's address first, and the others connect and send their numbers. Once
-all have connected, process 0 sends "go" and closes the port, and jax takes it. Messages
-are lines of JSON. A process that connects sends {"process", "of", "who"}; process 0
-sends {"here"}, {"awaited"}, {"go"} or {"error"}.
+jax's own start waits for minutes without a message and then aborts the process. So
+process 0 listens at the coordinator's address first, and the others connect and send
+their numbers. Once all have connected, process 0 sends "go" and closes the port, which
+jax then opens. Messages are lines of JSON. A process that connects sends {"process",
+"of", "who"}; process 0 sends {"here"}, {"awaited"}, {"go"} or {"error"}.
 """
 
 import errno
@@ -23,7 +23,7 @@ _REPORT_AFTER = 10.0
 _BETWEEN_TRIES = 0.2
 """Seconds between two attempts to connect."""
 _ANSWER_WITHIN = 10.0
-"""Seconds in which process 0 answers; later, it is another program that listens."""
+"""Seconds in which process 0 answers; if no answer comes, another program listens."""
 _REFUSES_FOR = 1.0
 """Seconds in which process 0 still sends its error to processes that connect."""
 _STRANGER = "what listens there is not process 0 of this run"
@@ -33,13 +33,13 @@ def connect(place: Rendezvous, process_id: int, report: Callable[[str], None]) -
     """Returns once all processes have connected.
 
     Args:
-        place: where, and how many there are.
+        place: where to connect, and the number of processes.
         process_id: the number of this process; 0 listens, the others connect.
         report: receives, after ten seconds, the missing processes and the address.
 
     Raises:
-        ProcessesError: some did not connect in time (it names them), two have the
-            same number, or the port is in use.
+        ProcessesError: some did not connect in time (the message names them), two have
+            the same number, or the port is in use.
     """
     if process_id == 0:
         _Listener(place, report).gather()
@@ -222,7 +222,8 @@ class _Joiner:
                 self._awaited(error.strerror or "it does not answer")
             else:
                 with connection:
-                    # From this very port, a process would connect to itself.
+                    # A connection from this same port would be one of the process to
+                    # itself.
                     itself = connection.getsockname() == connection.getpeername()
                     if not itself and self._wait(Connection(connection)):
                         return
@@ -258,7 +259,7 @@ class _Joiner:
                     self._awaited(self._why)
 
     def _awaited(self, why: str) -> None:
-        """Reports once that it waits for process 0; raises when time is up."""
+        """Reports once that it waits for process 0; raises after the timeout."""
         self._why = why
         place, waited = self._place, time.monotonic() - self._begun
         if waited >= place.timeout:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import jax
 
-# jax gives no public access to its detection of launchers.
+# jax has no public interface to its detection of launchers.
 from jax._src.clusters import ClusterEnv
 
 from sharding.connecting import connect
@@ -25,14 +25,14 @@ _VARIABLES: Mapping[str, str] = MappingProxyType(
         "process_id": "JAX_PROCESS_ID",
     }
 )
-"""Environment variables for flags that are not given: jax reads the first of these
-itself, and the others are named after it."""
+"""Environment variables for flags that are not given. jax reads only the first itself;
+the others are named after it."""
 
 _ADDRESS = re.compile(r"(?:\[[\w:.%]+\]|[^\s:/@\[\]]+):([0-9]{1,5})")
 """HOST:PORT; an IPv6 address is in brackets."""
 
 _JAX_JOINS_WITHIN_S = 60
-"""Seconds that jax may take to join processes that are connected, at least."""
+"""The least number of seconds that jax gets to join connected processes."""
 
 
 def initialize(
@@ -52,14 +52,14 @@ def initialize(
 
     Args:
         coordinator: HOST:PORT, where process 0 listens.
-        num_processes: how many there are; 1 disables the detection of launchers.
+        num_processes: the number of processes; 1 disables the detection of launchers.
         process_id: the number of this process, from 0.
         heartbeat: seconds without a sign of life after which a process counts as dead.
         join_timeout: seconds to wait for the others to connect.
 
     Raises:
         ProcessesError: an argument is missing or out of range, or some processes did
-            not connect; it names them.
+            not connect; the message names them.
     """
     coordinator = coordinator or os.environ.get(_VARIABLES["coordinator"])
     num_processes = _number("num_processes", num_processes)
@@ -126,7 +126,7 @@ def _report(text: str) -> None:
 def _ended_after(seconds: int, address: str) -> Iterator[None]:
     """Ends the process if jax does not join the others in time; jax would abort it.
 
-    All have connected before, so one of them must have died since.
+    All have connected before, so the reason is that one has died since.
     """
 
     def end() -> None:

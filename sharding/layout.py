@@ -1,4 +1,4 @@
-"""Layouts as values: which mesh axes split each logical axis."""
+"""Layouts: which mesh axes split each logical axis."""
 
 import math
 import re
@@ -44,7 +44,7 @@ class Layout:
     """How a mesh splits arrays.
 
     Attributes:
-        name: for messages.
+        name: its name, for messages.
         mesh_shape: devices along `data`, `fsdp` and `tensor`.
         storage: word to mesh axis or axes, of weights and optimizer state.
         activations: word to mesh axes, of batches and activations.
@@ -60,7 +60,7 @@ class Layout:
     )
 
     def axes(self, word: str) -> tuple[str, ...]:
-        """Returns the mesh axes that split a word, without those of one device."""
+        """Returns the mesh axes that split a word's axis, without those of size one."""
         axes = self.activations.get(word) or self.storage.get(word) or ()
         axes = (axes,) if isinstance(axes, str) else axes
         return tuple(axis for axis in axes if self._sizes[axis] > 1)
@@ -70,7 +70,7 @@ class Layout:
         return math.prod(self._sizes[axis] for axis in self.axes(word))
 
     def padded(self, names: Sequence[str], shape: Sequence[int]) -> tuple[int, ...]:
-        """Returns an array's shape on the mesh, with the clusters that pad it."""
+        """Returns an array's shape on the mesh, padding clusters included."""
         return tuple(
             -(-size // self.ways(word)) * self.ways(word) if word in _PADDED else size
             for word, size in zip(names, shape, strict=True)
@@ -115,7 +115,7 @@ def named_layout(name: str, num_devices: int) -> Layout:
         num_devices: devices in the mesh.
 
     Raises:
-        LayoutError: no such layout, or it cannot use this number of devices.
+        LayoutError: no layout has this name, or it cannot use this number of devices.
     """
     if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", name):
         data, fsdp, tensor = map(int, name.split("x"))
@@ -155,7 +155,8 @@ def mesh_shapes(num_devices: int) -> list[tuple[int, int, int]]:
 
 
 def make_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of a layout; all axes are explicit (types include shardings).
+    """Returns the mesh of a layout; all axes are explicit (shardings are part of array
+    types).
 
     Raises:
         LayoutError: there are fewer devices than the layout needs.

@@ -13,12 +13,12 @@ Slices = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class LazyArray:
-    """An array that is not read yet; a tree has it in place of the array.
+    """An array that is not read yet; trees may hold it in place of the array.
 
     Attributes:
-        shape: of the whole.
-        dtype: of the values that `read` returns.
-        read: returns one part.
+        shape: the shape of the whole array.
+        dtype: the dtype of the values that `read` returns.
+        read: a function that returns one part.
     """
 
     shape: tuple[int, ...]
@@ -40,22 +40,23 @@ class LazyArray:
         return LazyArray(shape, self.dtype, read)
 
     def whole(self) -> jax.Array:
-        """Returns all of it, on the default device."""
+        """Returns the whole array, on the default device."""
         return jax.device_put(self.read(tuple(slice(0, n) for n in self.shape)))
 
     def on(self, sharding: Sharding) -> jax.Array:
-        """Returns the array, of which each of this process's devices reads its part.
+        """Returns the array; each of this process's devices gets the part that it
+        holds.
 
-        A part that several devices hold is read once. The next part is read after it
-        was sent, so that the host never has more of the array than its own parts.
+        A part that several devices hold is read once. A part is sent before the next
+        one is read, so the host reads no more of the array than its own devices' parts.
 
         Args:
-            sharding: of the result.
+            sharding: the sharding of the result.
         """
         holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
         places = sharding.addressable_devices_indices_map(self.shape)
         for device, index in places.items():
-            assert index is not None  # it is for devices of other processes only
+            assert index is not None  # None is for devices of other processes only
             cuts = (at.indices(n) for at, n in zip(index, self.shape, strict=True))
             bounds = tuple((start, stop) for start, stop, _ in cuts)
             holders.setdefault(bounds, []).append(device)

@@ -1,4 +1,4 @@
-"""The few operations that a model has to spell out under explicit sharding.
+"""Operations that need a sharding to be given under explicit sharding.
 
 Shardings are part of an array's type, so these functions need no mesh as an argument:
 they read the types of their arrays. Without a mesh they are the plain operations.

@@ -1,4 +1,4 @@
-"""Placing trees of arrays on a mesh by a layout."""
+"""Places trees of arrays on a mesh by a layout."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ def place(
     Args:
         tree: annotated modules of arrays; of `LazyArray`s, of which this process reads
             the parts of its devices; or of `jax.ShapeDtypeStruct`s, which get their
-            sharding. An array that is already in its place stays there.
+            sharding. An array that already has its sharding is not moved.
         layout: the layout, or None for no mesh.
         mesh: the layout's mesh, or None for the default device. For shapes, the mesh
             may be abstract, or one of devices that do not exist.
@@ -71,7 +71,7 @@ def _put(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
         return array
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
-    # device_put would compare the array over all processes.
+    # device_put would compare the array between all processes.
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
 
@@ -105,7 +105,7 @@ def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
     """Returns an array on the table's mesh, its leading axis split as the table's.
 
     Args:
-        array: of the host, or its shape.
+        array: an array of the host, or its shape.
         table: an array or its shape, on a mesh or not.
     """
     sharding = getattr(table, "sharding", None)
@@ -161,7 +161,7 @@ class Placement:
 
         def put(array: np.ndarray) -> jax.Array:
             def part(index: tuple[slice, ...] | None) -> np.ndarray:
-                assert index is not None  # it is for devices of other processes only
+                assert index is not None  # None is for devices of other processes only
                 start, stop, _ = index[0].indices(num_rows)
                 return array[start - first : stop - first]
 
@@ -176,7 +176,7 @@ class Placement:
         return NamedSharding(self.mesh, spec)
 
     def active(self) -> AbstractContextManager[object]:
-        """Returns the context to compute in; with an abstract mesh, to trace in."""
+        """Returns the context to compute in, or, with an abstract mesh, to trace in."""
         if isinstance(self.mesh, AbstractMesh):
             return jax.sharding.use_abstract_mesh(self.mesh)
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
@@ -189,7 +189,7 @@ def placement(name: str) -> Placement:
         name: `none` for no mesh, or a name that `named_layout` takes.
 
     Raises:
-        LayoutError: no such layout, or it cannot use this number of devices.
+        LayoutError: no layout has this name, or it cannot use this number of devices.
     """
     if name == "none":
         if jax.process_count() > 1:

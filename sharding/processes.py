@@ -1,4 +1,5 @@
-"""One run in many processes: what they say to one another, and how they end.
+"""A run of several processes: they exchange texts, wait for each other, and end
+together.
 
 Every process runs the same program and owns some of the devices; a mesh spans the
 devices of all. `initialize` of `sharding.joining` comes first.
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# jax gives no public access to its coordination service; Orbax uses this module, too.
+# jax has no public interface to its coordination service; Orbax uses this module too.
 from jax._src import distributed
 from jax.sharding import Mesh, PartitionSpec
 
@@ -38,7 +39,7 @@ def meet(mesh: Mesh) -> None:
     """Connects the processes along all axes of a mesh, before any of them computes.
 
     The first collective must reach all of them within seconds (gloo waits for 30). It
-    would fail if one process were still compiling what another had in its cache.
+    would fail if one process were still compiling a program that another has cached.
     """
     if jax.process_count() == 1:
         return
@@ -84,7 +85,7 @@ def exchange(point: str, text: str) -> dict[int, str]:
 
 
 def beside_others() -> bool:
-    """Returns whether this process has joined a run of many."""
+    """Returns whether this process has joined a run of several processes."""
     return jax.distributed.is_initialized()
 
 
@@ -95,10 +96,11 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def leave(code: int, *, together: bool = True) -> None:
-    """Ends a process of a run of many; in a run of one process, returns.
+    """Ends a process of a run of several; in a run of one process, returns.
 
-    Python's ordinary exit would wait for the other processes, and they, inside a
-    computation, for this one. They notice that it has ended, and end as well.
+    Python's ordinary exit would wait for the other processes, which may wait for this
+    one inside a computation. After `leave` they notice that it has ended, and end as
+    well.
 
     Args:
         code: the exit code.
@@ -121,8 +123,8 @@ def leave(code: int, *, together: bool = True) -> None:
 def _disconnect() -> None:
     """Returns once all processes have called it and process 0 serves none of them.
 
-    Process 0 must not end as soon as all have said that they are done: one that has
-    not yet ended by itself would be ended by jax, with another exit code.
+    Process 0 must not end as soon as all have reported that they are done: jax would
+    then end processes that have not yet ended by themselves, with another exit code.
     """
     with suppress(Exception):  # this process ends in any case
         jax.distributed.shutdown()

@@ -1,4 +1,5 @@
-"""The names that `from sharding import ...` finds; to import them imports jax."""
+"""The names that `from sharding import ...` finds; importing this module imports
+jax."""
 
 from sharding.alignment import aligned as aligned
 from sharding.axis_words import Words as Words, words as words

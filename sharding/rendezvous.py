@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _LONGEST_LINE = 4096
-"""Bytes of a message, at most."""
+"""Most bytes of a message."""
 
 
 class ProcessesError(ValueError):
@@ -22,9 +22,9 @@ class Rendezvous:
     address: str
     """HOST:PORT, where process 0 listens."""
     num_processes: int
-    """How many there are."""
+    """The number of processes."""
     timeout: float
-    """Seconds that each waits for the others."""
+    """Seconds that each process waits for the others."""
 
     @property
     def host(self) -> str:

@@ -1,10 +1,10 @@
-"""Computation of rows with the blocks of a table that a mesh splits.
+"""Computes rows with the blocks of a table that a mesh splits.
 
 Some mesh axes split the rows (queries), others the leading axis of the table. On axes
 that split both, each shard gathers the few, small rows of the others, computes all of
-them with its own blocks, and gives back sums. So blocks are never sent, and collectives
-grow with the rows and not with the table. Without a mesh every operation here is the
-identity, so that one function serves both cases.
+them with its own blocks, and returns sums. So blocks are never sent, and the size of
+collectives grows with the rows and not with the table. Without a mesh every operation
+here is the identity, so that one function serves both cases.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class TableShards:
     """The mesh axes that split rows, and those that split blocks; hashable.
 
     Attributes:
-        rows: of the rows' leading axis.
-        blocks: of the table's leading axis.
+        rows: the mesh axes of the rows' leading axis.
+        blocks: the mesh axes of the table's leading axis.
     """
 
     rows: tuple[str, ...]
@@ -37,12 +37,13 @@ class TableShards:
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """Axes that split both: other shards' blocks need a shard's rows."""
+        """Mesh axes that split both: a shard's rows need the blocks of other shards
+        too."""
         return tuple(axis for axis in self.rows if axis in self.blocks)
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
-        """Axes that split rows alone: `gather` leaves the rows of their shards."""
+        """Mesh axes that split only the rows: `gather` does not gather over them."""
         return tuple(axis for axis in self.rows if axis not in self.blocks)
 
     def run(
@@ -89,7 +90,7 @@ class TableShards:
         return jax.lax.all_gather(rows, self.rows, tiled=True) if self.rows else rows
 
     def give_back(self, rows: Array) -> Array:
-        """Sums gathered rows over the blocks' shards; each keeps its own rows."""
+        """Sums gathered rows over the blocks' shards; each shard keeps its own rows."""
         if self.shared:
             rows = jax.lax.psum_scatter(rows, self.shared, tiled=True)
         rest = tuple(axis for axis in self.blocks if axis not in self.rows)
@@ -104,7 +105,7 @@ class TableShards:
         return jax.lax.pmax(x, self.blocks) if self.blocks else x
 
     def sum_over_rows(self, x: Array) -> Array:
-        """Sums over the shards of rows that `gather` does not bring."""
+        """Sums over the shards whose rows `gather` does not gather."""
         return jax.lax.psum(x, self.elsewhere) if self.elsewhere else x
 
     def sum_over_all(self, x: Array) -> Array:
@@ -119,8 +120,9 @@ class TableShards:
         """Returns numbers of blocks, counted from this shard's first.
 
         Args:
-            block: numbers in the whole table; a negative one is no block.
-            num_local: blocks of a shard; the result for other shards' blocks too.
+            block: numbers in the whole table; a negative number is no block.
+            num_local: the number of a shard's blocks, which is also the result for
+                blocks of other shards.
         """
         own = block - self.first_block(num_local)
         return jnp.where((own >= 0) & (own < num_local), own, num_local)

@@ -1,18 +1,18 @@
 """Checkpoints of any PyTree of arrays: atomic, exact to the bit, for any mesh.
 
-How a save travels:
+A save uses, in this order:
 
     snapshot.py     copies the arrays to host memory, so that training can go on
     store.py        writes their chunks with tensorstore, and hashes every chunk
-    multiprocess.py collects what the processes of a run have written
-    manifest.py     describes it: `manifest.json`, guarded by its SHA-256
+    multiprocess.py collects the records of what each process has written
+    manifest.py     describes the folder: `manifest.json`, guarded by its SHA-256
     step_folder.py  syncs `.STEP.partial` and renames it to `STEP`
     retention.py    then deletes the steps that need not be kept
 
-`saver.py` runs these in a background thread; `lock.py` allows one run per folder.
-The way back: `restore_plan.py` says which part of which array each device needs,
-`reader.py` reads it and compares every chunk with its SHA-256, and `recovery.py`
-sets damaged steps aside and takes an older one. `listing.py` is what the command
+`saver.py` runs these in a background thread; `lock.py` allows one run per folder. A
+restore uses `restore_plan.py`, which says which part of which array each device needs,
+and `reader.py`, which reads it and compares every chunk with its SHA-256. `recovery.py`
+sets damaged steps aside and restores an older one. `listing.py` has the values that
 `python -m eqids.checkpoint` shows.
 """
 

@@ -1,4 +1,4 @@
-"""Cut an array into chunks: a regular grid whose chunks never cross a shard."""
+"""Cuts an array into chunks: a regular grid whose chunks never cross a shard."""
 
 import itertools
 import math
@@ -19,11 +19,11 @@ def chunk_shape(
 
     Leading axes are cut first, so that a chunk is contiguous in its shard. A sharded
     axis is cut into equal pieces only, because a shorter last piece would cross shards.
-    If its size has no divisor close to what is wanted, the next axes are cut instead;
-    if there are none, the chunk is larger than 32 MiB.
+    If its size has no divisor close to the wanted length, the next axes are cut
+    instead; if no axis is left, the chunk is larger than 32 MiB.
 
     Args:
-        shape: of the array.
+        shape: the shape of the array.
         shard: shape of one shard.
         itemsize: bytes of one value.
     """
@@ -34,7 +34,8 @@ def chunk_shape(
             break
         wanted = max(1, size * _CHUNK_BYTES // num_bytes)
         if shard[axis] == shape[axis]:
-            # The last chunk is stored padded: its size should be close to the others'.
+            # The last chunk is stored padded, so its size should be close to the
+            # others'.
             chunk[axis] = math.ceil(size / math.ceil(size / wanted))
             continue
         divisor = _divisor_near(size, wanted)
@@ -64,7 +65,7 @@ def chunks_in(record: ArrayRecord, box: Box) -> Iterator[tuple[int, Box]]:
     """Yields the number and the box of every chunk that overlaps `box`.
 
     Args:
-        record: of the array.
+        record: the record of the array.
         box: slices with start and stop.
     """
     if any(cut.start >= cut.stop for cut in box):

@@ -1,4 +1,4 @@
-"""Name the leaves of a tree, and compare them with the arrays of a checkpoint."""
+"""Names the leaves of a tree, and compares them with the arrays of a checkpoint."""
 
 import functools
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ def match(
 
     Args:
         label: names the checkpoint in messages.
-        manifest: of the checkpoint.
+        manifest: the manifest of the checkpoint.
         wanted: leaves with `shape` and `dtype`, by name.
         prefix: only arrays below this name are compared.
 

@@ -14,7 +14,7 @@ class ListedStep:
 
     Attributes:
         step: the training step.
-        manifest: of the step; the error if it cannot be read.
+        manifest: the step's manifest, or the error if it cannot be read.
         best: whether it is the best step on validation.
     """
 
@@ -26,7 +26,8 @@ class ListedStep:
 def list_steps(directory: Path) -> list[ListedStep]:
     """Returns the steps of a run, ascending.
 
-    No step is called the best if a manifest cannot be read, since its step may be it.
+    If a manifest cannot be read, no step is marked as best, because that step may be
+    the best.
 
     Raises:
         UserError: the folder does not exist or holds no checkpoint.

@@ -68,7 +68,8 @@ class Lock:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The process that released it may have removed it: lock a new one then.
+                # The process that released the lock may have removed its file: lock a
+                # new file.
                 if os.path.samestat(os.fstat(file), os.stat(self._path)):
                     return file
             except FileNotFoundError:

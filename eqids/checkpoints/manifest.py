@@ -50,7 +50,7 @@ GUARD = "manifest.json.sha256"
 
 
 class DamageError(UserError):
-    """A checkpoint differs from what was written; recovery takes an older one."""
+    """A checkpoint differs from what was written; recovery restores an older one."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Manifest:
     files: Mapping[str, FileRecord]
     """Every other file of the folder, by relative path."""
     meta: Mapping[str, Any]
-    """What the run records, as JSON; see the module and `run_meta` of eqids/runs. No
-    cursor and no random state are needed beside the step: batch k is a function of
-    dataset, seed and k, and a step's random key is one of seed and step."""
+    """What the run records, as JSON; see the module and `run_meta` of eqids/runs.
+    Besides the step, neither a data cursor nor a random state is needed: batch k is a
+    function of dataset, seed and k, and a step's random key one of seed and step."""
 
 
 def step_label(path: Path) -> str:
@@ -124,8 +124,8 @@ def files_below(folder: Path) -> dict[str, Path]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest and its guard into a folder that is yet to be renamed.
 
-    Numbers that are not finite become null: JSON has no NaN, and a loss that diverged
-    must not make the save fail.
+    Numbers that are not finite become null: JSON has no NaN, and the save of a run
+    whose loss diverged must not fail.
     """
     values = _finite(dataclasses.asdict(manifest))
     text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False)
@@ -195,7 +195,7 @@ def content_problems(
 
     Args:
         path: the checkpoint, DIR/STEP.
-        manifest: of the checkpoint.
+        manifest: the manifest of the checkpoint.
         below: only files whose relative path starts with this are read.
         advance: called for every block that was read.
     """

@@ -1,4 +1,5 @@
-"""Processes that write one checkpoint: fail together, and collect what each wrote."""
+"""Coordinates processes that write one checkpoint: they fail together, and process 0
+collects what each wrote."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Read boxes of stored arrays, and compare every chunk with its SHA-256."""
+"""Reads boxes of stored arrays, and compares every chunk with its SHA-256."""
 
 import math
 import os
@@ -28,7 +28,7 @@ from sharding import aligned
 _NUM_WORKERS = min(16, 2 * (os.cpu_count() or 1))
 """Threads that read chunks; about half of them wait for the disk at a time."""
 _AHEAD_BYTES = 256 << 20
-"""How much is read ahead."""
+"""Bytes that are read ahead."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Reader:
         Chunks that overlap the box are read whole, because a digest covers a chunk.
 
         Args:
-            name: of the array.
+            name: the name of the array.
             box: what to read.
             advance: called for every chunk that was read.
 

@@ -1,4 +1,4 @@
-"""Set damaged steps aside, so that a run continues from an older one."""
+"""Sets damaged steps aside, so that a run continues from an older one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +87,7 @@ def _set_aside(path: Path, why: Exception, report: Callable[[str], None]) -> Non
     target, number = path.with_name(path.name + DAMAGED_SUFFIX), 1
     try:
         with all_or_none(f"{path} is set aside"):
-            # A slower process would find the new name in use already.
+            # Only one process renames: a slower one would find the new name in use.
             if is_first():
                 while target.exists():
                     number += 1

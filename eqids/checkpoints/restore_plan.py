@@ -1,4 +1,4 @@
-"""Plan a restore: which boxes of each array are read, and which devices get them."""
+"""Plans a restore: which boxes of each array are read, and which devices get them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from eqids.checkpoints.manifest import ArrayRecord
 from eqids.config import require
 
 Leaf = np.ndarray | jax.Array | jax.ShapeDtypeStruct
-"""What an array is restored like: its shape, dtype and sharding."""
+"""The shape, dtype and sharding that an array is restored with."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class ArrayPlan:
     """How one array is restored.
 
     Attributes:
-        name: of the array.
+        name: the name of the array.
         record: how it is stored.
-        like: what it is restored like.
+        like: the shape, dtype and sharding that it gets.
         boxes: the parts to read, each once, even if several devices hold it.
         devices: the devices of each box; none if `like` has no sharding.
     """
@@ -37,7 +37,8 @@ class ArrayPlan:
     def of(name: str, record: ArrayRecord, like: Leaf) -> "ArrayPlan":
         """Returns the plan of an array.
 
-        A sharding over an abstract mesh (of `jax.eval_shape`) means the mesh in use.
+        If the sharding is over an abstract mesh (of `jax.eval_shape`), the mesh in use
+        replaces that mesh.
         """
         if isinstance(like, np.ndarray) or like.sharding is None:
             return ArrayPlan(name, record, like, [whole(record)], [[]])

@@ -1,4 +1,5 @@
-"""Save in the background: training waits for a copy to host memory, not for disks."""
+"""Saves in the background: training waits for a copy to host memory, not for the
+disk."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,8 @@ class Saver:
         blocking: bool = False,
         report: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Locks the folder; of many processes the first does, and all wait for it.
+        """Locks the folder; if there are several processes, process 0 does and all
+        wait.
 
         Args:
             directory: the run's folder, made if it does not exist.

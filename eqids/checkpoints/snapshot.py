@@ -1,4 +1,4 @@
-"""Copy shards into host memory, which training cannot change afterwards."""
+"""Copies shards into host memory, so that training cannot change them."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from eqids.io.digests import array_bytes
 from sharding import aligned
 
 _SLICE_BYTES = 16 << 20
-"""How much one thread copies at a time."""
+"""Bytes that one thread copies at a time."""
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -58,7 +58,7 @@ class Staging:
             jobs = [
                 pool.submit(np.copyto, self._memory[span][cut], source[cut])
                 for span, values in zip(ranges, sources, strict=True)
-                # NumPy copies bfloat16, which it lacks, one value at a time.
+                # NumPy has no bfloat16 and would copy it one value at a time.
                 for source in [array_bytes(values)]
                 for cut in _cuts(len(source))
             ]

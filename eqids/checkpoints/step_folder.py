@@ -1,4 +1,4 @@
-"""Write, restore and verify the folder of one step.
+"""Writes, restores and verifies the folder of one step.
 
     DIRECTORY/200/manifest.json           what the folder holds (manifest.py)
                   manifest.json.sha256    the manifest's guard
@@ -8,10 +8,10 @@
 A step is written as `.STEP.partial`, every file is synced, and the folder is renamed
 last: a folder named by a number is always complete.
 
-Restoring trusts the manifest alone, which its guard protects. The manifest holds a
-SHA-256 of every chunk of every array. Each process therefore compares exactly what it
-reads (its own shards, on any mesh), notices swapped files and arrays, and needs no
-extra pass over whole files. Every file also has a size, which is compared before
+A restore trusts only the manifest, which its guard protects. The manifest holds a
+SHA-256 of every chunk of every array. So each process compares exactly what it reads
+(its own shards, on any mesh), detects swapped files and arrays, and needs no extra pass
+over whole files. Every file also has a size, which is compared before
 anything is read, and a SHA-256, which `verify` compares.
 """
 
@@ -79,7 +79,7 @@ def write_step(
     Args:
         directory: the run's folder, which the run has locked.
         step: the training step, which names the checkpoint.
-        records: of all arrays, their `chunks` still empty.
+        records: the records of all arrays, with `chunks` still empty.
         shards: what this process writes; the list is emptied.
         meta: JSON values to record; see `Manifest.meta`.
 

@@ -1,4 +1,4 @@
-"""Store arrays with tensorstore, with a SHA-256 for every chunk.
+"""Stores arrays with tensorstore, with a SHA-256 for every chunk.
 
 An array is a zarr3 array cut into chunks that never cross a shard, so that a process
 writes and reads whole chunks. Chunks are collected into *parts*: OCDBT databases of
@@ -32,11 +32,11 @@ PARTS = "arrays"
 """The folder of the parts in a checkpoint; a part is named `PROCESS-NUMBER`."""
 
 _PART_BYTES = 32 << 20
-# A larger chunk is alone in its part, whose file begins with the chunk's values: the
-# file's SHA-256 continues the chunk's, so that every byte is hashed once.
+# A larger chunk has a part of its own, whose file begins with the chunk's values. The
+# file's SHA-256 continues the chunk's, so every byte is hashed once.
 _ALONE_BYTES = 4 << 20
 _NUM_PARTS_AT_ONCE = 4
-"""Some are hashed while others wait for the disk."""
+"""Parts written at a time: some are hashed while others wait for the disk."""
 _EDGE_BYTES = 4096
 # OCDBT keeps values up to this size in its nodes, which have a CRC-32C. zarr's
 # metadata must be among them, because nothing else protects it.
@@ -86,8 +86,8 @@ class Shard:
 def shards_of(arrays: Mapping[str, Stored]) -> list[Shard]:
     """Returns the shards of some arrays that this process writes; copies nothing.
 
-    Of replicas of a shard only the first is written. Process 0 writes arrays that
-    every process holds.
+    Only the first replica of a shard is written. Process 0 writes arrays that every
+    process holds.
     """
     return [
         Shard(name, record, origin, values)
@@ -109,7 +109,7 @@ def _chunks_of(shard: Shard) -> Iterator[HostChunk]:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, for the manifest."""
+    """The records of what was written, for the manifest."""
 
     chunks: dict[tuple[str, int], tuple[str, str]]
     """(array, chunk number) -> (part, SHA-256 of the values)."""
@@ -126,7 +126,7 @@ def write_parts(folder: Path, shards: list[Shard]) -> Written:
     """Writes shards into parts below `folder`, a few parts at a time.
 
     Args:
-        folder: of the checkpoint.
+        folder: the folder of the checkpoint.
         shards: what to write; the list is emptied to free host memory early.
     """
     chunks = itertools.chain.from_iterable(map(_chunks_of, _emptied(shards)))
@@ -137,7 +137,7 @@ def write_parts(folder: Path, shards: list[Shard]) -> Written:
         for number, batch in enumerate(_batches(chunks)):
             part = f"{jax.process_index()}-{number}"
             running.append(pool.submit(_write_part, folder, part, batch, context))
-            # The next part is copied to the host meanwhile, but no further ones.
+            # Meanwhile only the next part is copied to the host.
             if len(running) == _NUM_PARTS_AT_ONCE:
                 written.add(running.popleft().result())
         for job in running:
@@ -234,7 +234,7 @@ def _part_file_sha256(
 
     Args:
         path: the file.
-        hashed: values that the file may begin with, and their digest.
+        hashed: values that the file may begin with, and their SHA-256.
     """
     if hashed is None:
         return file_sha256(path)

@@ -21,7 +21,7 @@ class Dataset:
     """Histories, targets and the catalog of one dataset folder.
 
     The history of user u is `slots[offsets[u]:offsets[u + 1]]`, sorted by time.
-    What a model may see of it when it predicts the event at p is events [0, p).
+    When a model predicts the event at p, it may see the events [0, p).
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Dataset:
     slots: np.ndarray
     """int32 [event]: the items of all histories, users one after the other."""
     times: np.ndarray | None
-    """int64 [event]: unix seconds, or none where the source has no times."""
+    """int64 [event]: unix seconds, or none if the source has no times."""
     offsets: np.ndarray
     """int64 [user + 1]: where each history starts and ends."""
     train_length: np.ndarray
@@ -43,7 +43,8 @@ class Dataset:
     """int32 [user]: position of the test target in the history; -1: none, or a
     retired item."""
     targets_retired: tuple[int, int]
-    """Users left out of validation and of test because their target is retired."""
+    """Number of users left out of validation and of test because their target is
+    retired."""
     item_valid: np.ndarray
     """bool [cluster, place]: places that hold an item, which is not retired."""
     retired: np.ndarray

@@ -19,7 +19,7 @@ HISTORIES_FILE = "histories.safetensors"
 CLUSTERS_FILE = "clusters.safetensors"
 DATA_FILES = (ITEMS_FILE, USERS_FILE, HISTORIES_FILE, CLUSTERS_FILE)
 LINEAGE_FILE = "lineage.safetensors"
-"""Exists only if the catalog has changed since it was prepared."""
+"""This file exists only if the catalog has changed since it was prepared."""
 
 USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
 USER_COLUMNS = ("user", *USER_NUMBERS)
@@ -47,7 +47,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a safetensors file, by name.
 
     Raises:
-        UserError: it is no such file.
+        UserError: it is no safetensors file.
     """
     try:
         return load_file(path)
@@ -75,14 +75,14 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
-    """Returns the array of a `.npy` file of the user's.
+    """Returns the array of a user's `.npy` file.
 
     Args:
         path: the file.
         mmap_mode: as of `numpy.load`.
 
     Raises:
-        UserError: it is no such file, or an archive of arrays.
+        UserError: it is no `.npy` file, or it is an archive of arrays.
     """
     try:
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
@@ -148,7 +148,7 @@ def read_array(
     """Returns one of the `arrays` of file `path`, after checking its dtype and shape.
 
     Raises:
-        UserError: it is missing, or has another dtype or shape.
+        UserError: the array is missing, or has another dtype or shape.
     """
     require(name in arrays, f"{path} has no array {name!r}")
     array = arrays[name]

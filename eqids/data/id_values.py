@@ -2,7 +2,7 @@
 
 A Parquet file may hold 3.0, a command line 3, and Python `np.int64(3)`. Ids that are
 numbers are equal if their values are. Ids that are text are equal if they are spelled
-alike (`007` is not `7`). A value that is no text matches the text that spells it.
+alike (`007` is not `7`). A value of another type matches the text that spells it.
 """
 
 import contextlib
@@ -180,8 +180,8 @@ def as_ids(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Returns the values of a file as ids of another type, null for other values.
 
     Args:
-        column: of any type.
-        kind: of the ids.
+        column: a column of any type.
+        kind: the type of the ids.
     """
     if column.type == kind:
         return column
@@ -194,7 +194,7 @@ def as_ids(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Casts a whole column, with the result of reading its values one by one.
+    """Casts a whole column; the result is the same as reading its values one by one.
 
     Raises:
         ArrowInvalid: its values must be read one by one.

@@ -42,7 +42,7 @@ class Ids:
         """Returns the rows of ids; -1 for values that are no id of the column.
 
         Args:
-            values: of any type. Arrays and columns of a table are fastest.
+            values: values of any type. Arrays and columns of a table are fastest.
         """
         if isinstance(values, pa.ChunkedArray):
             return self._find_column(values)
@@ -56,7 +56,7 @@ class Ids:
         """Reads a column of a file.
 
         Args:
-            column: of any type.
+            column: a column of any type.
 
         Returns:
             The rows of its ids, int64 [value], -1 for values that are no id of this
@@ -72,12 +72,12 @@ class Ids:
         """Numbers the items that a column of a file names.
 
         Args:
-            column: of any type, without nulls.
+            column: a column of any type, without nulls.
 
         Returns:
             The number of each value's item, int64 [value]: the row of its id, or a
             number from `len(self)` on for a new id; equal values that are no ids get
-            one number. And the ids, see `read`.
+            the same number. Also the ids, see `read`.
         """
         numbers, ids = self.read(column)
         others = np.flatnonzero(numbers < 0)
@@ -122,8 +122,8 @@ class Ids:
 
     @functools.cached_property
     def _whole(self) -> Mapping[int | None, int] | None:
-        """Rows by number, if all ids are texts such as 3.0, as a data frame writes
-        integers in a column with empty cells; otherwise None."""
+        """Rows by number, if all ids are texts such as 3.0 (a data frame writes
+        integers so in a column with empty cells); otherwise None."""
         if not all_match(self._column, WHOLE.pattern):
             return None
         ids = self._column.to_pylist()
@@ -132,7 +132,7 @@ class Ids:
 
 
 def distinct_values(column: np.ndarray | pd.Series | pd.Index) -> tuple[list[Any], Any]:
-    """Returns the distinct values of a column, and the number of that of each row.
+    """Returns the distinct values of a column, and the number of each row's value.
 
     The number of a missing value is -1. Values that cannot be hashed are all distinct.
     """

@@ -17,7 +17,8 @@ _NO_HASH = "0" * 64
 
 @dataclass(frozen=True)
 class Protocol:
-    """How events became histories and targets; equal for results to be comparable."""
+    """How events became histories and targets; results with equal protocols are
+    comparable."""
 
     split: Literal["leave_one_out", "temporal"]
     """leave_one_out: a user's last event is test, the one before validation."""
@@ -30,7 +31,8 @@ class Protocol:
     min_rating: float | None = None
     """Events rated lower were dropped."""
     min_user_interactions: int = 1
-    """Users with fewer events were dropped, with the next until stable."""
+    """Users with fewer events were dropped, alternating with the next filter until
+    stable."""
     min_item_interactions: int = 1
     """Items with fewer events were dropped."""
     valid_from: int | None = None
@@ -38,9 +40,9 @@ class Protocol:
     test_from: int | None = None
     """temporal: unix time from which events test (90% quantile)."""
     seed: int = 0
-    """Seeds the hash that breaks ties, where it is used."""
+    """Seed of the hash that breaks ties, if it is used."""
     order_column: str | None = None
-    """Column that ordered a user's events, where it was not that of times."""
+    """Column that ordered a user's events, if it was not the column of times."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Counts:
     rows_read: int
     """Rows of the source."""
     missing_dropped: int = 0
-    """Rows dropped because a value is missing."""
+    """Rows dropped because a value was missing."""
     rated_lower: int = 0
     """Rows dropped by min_rating."""
     duplicates_dropped: int = 0
@@ -64,10 +66,10 @@ class Counts:
     tied_neighbours: int = 0
     """Neighbouring events of one user with equal times."""
     ascending_ties: int = 0
-    """Those of them whose items ascend in the file's order."""
+    """Those of these neighbours whose items ascend in the file's order."""
     short_users: int = 0
-    """Users trained on only: too few events for targets, or, in a temporal split,
-    no event to predict from history."""
+    """Users without targets, whose events only train: they have too few events or, in a
+    temporal split, no event to predict from history."""
     users_valid: int = 0
     """Users with a validation target."""
     users_test: int = 0
@@ -77,13 +79,13 @@ class Counts:
     item_rows: int = 0
     """Rows of the file that names items."""
     item_rows_repeated: int = 0
-    """Rows of it that repeat another row."""
+    """Rows of that file that repeat another row."""
     item_rows_unused: int = 0
-    """Ids of it that have no event."""
+    """Ids in that file that have no event."""
     items_unnamed: int = 0
-    """Items that are missing from it."""
+    """Items that are missing from that file."""
     items_untitled: int = 0
-    """Items whose title is empty in it."""
+    """Items whose title is empty in that file."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class ClustersInfo:
     vector_width: int
     """Size of the item vectors."""
     seed: int
-    """Seeds the vectors, the clusters and their order."""
+    """Seed of the vectors, the clusters and their order."""
     smallest: int
     """Items of the smallest cluster."""
     largest: int
@@ -153,13 +155,13 @@ class DatasetInfo:
     clusters: ClustersInfo
     """How items were put into clusters."""
     time_unit: TimeUnit | None = None
-    """Unit of the source's times; dates count as seconds."""
+    """Unit of the source's times; seconds if they are dates."""
     texts: TextsInfo | None = None
     """How texts are made, or none if no file names the items."""
     catalog_id: str = ""
-    """Hash of the item ids by slot, and of which are retired; checkpoints record it."""
+    """Hash of the item ids by slot and of the retired items; checkpoints record it."""
     catalog_version: int = 1
-    """Counts the changes of the catalog, from 1 as it was prepared."""
+    """Version of the catalog: 1 as prepared, and one more for each change."""
     dataset_hash: str = ""
     """Hash of the histories, targets, protocol and catalog."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -179,7 +181,7 @@ def read_info(path: Path) -> DatasetInfo:
     """Reads and checks a `dataset.json`.
 
     Raises:
-        UserError: it is not JSON, is of another version, or was changed.
+        UserError: the file is not JSON, has another version, or was changed.
     """
     try:
         text = path.read_bytes().decode()
@@ -199,7 +201,8 @@ def read_info(path: Path) -> DatasetInfo:
 
 
 def _command(path: Path, values: Mapping[str, Any]) -> str:
-    """The command that prepares a dataset anew, as far as `dataset.json` says."""
+    """The command that prepares a dataset again, as far as `dataset.json` records
+    it."""
     flags = ["--source", str(values.get("source", "SOURCE"))]
     flags += ["--data_dir", str(path.parent), "--overwrite"]
     return shlex.join(["python", "-m", "eqids.prepare", *flags])

@@ -41,7 +41,7 @@ def prepare(
         The dataset, opened from the folder.
 
     Raises:
-        UserError: at the first fault in the flags or the data.
+        UserError: the flags or the data are invalid; the message names the first fault.
     """
     check_target(config.folder, config.overwrite)
     check_vectors(config)

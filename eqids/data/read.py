@@ -35,7 +35,8 @@ def open_dataset(path: Path) -> Dataset:
     """Opens a dataset folder and checks all of it: hashes, ranges and order.
 
     Raises:
-        UserError: naming the file, and where it applies the row, that is wrong.
+        UserError: a file is invalid; the message names the file and, if one is wrong,
+            the row.
     """
     path = Path(path)
     require(
@@ -118,7 +119,7 @@ def _retired_places(
 ) -> np.ndarray:
     slots = items["slot"][items[ITEM_FLAG]]
     retired = np.zeros(places, np.bool_)
-    # Slots out of range are found by the checks, which name their rows.
+    # The checks below find slots out of range, and name their rows.
     retired.reshape(-1)[slots[(slots >= 0) & (slots < retired.size)]] = True
     return retired
 

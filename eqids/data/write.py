@@ -51,8 +51,8 @@ def write_dataset(
         histories: slots int32 [event], times int64 [event] (or left out), offsets
             int64 [user + 1].
         users: columns user, train_length, valid_at, test_at.
-        items: columns item, slot, title, text, count and, if any are, retired; in
-            any order of slots.
+        items: columns item, slot, title, text and count, and retired if any item is;
+            in any order of slots.
         item_vectors: float32 [item, vector_width], in the order of `items`.
         overwrite: whether an existing dataset folder is replaced.
         lineage: the versions of the catalog, if it has more than one.
@@ -103,7 +103,7 @@ def check_target(path: Path, overwrite: bool) -> None:
     """Requires that a dataset may be written at `path`.
 
     Raises:
-        UserError: it cannot be written, it exists and `overwrite` is false, or it
+        UserError: the folder cannot be written, exists and `overwrite` is false, or
             holds other files than a dataset's.
     """
     parent = next(above for above in path.resolve().parents if above.exists())
@@ -131,8 +131,8 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def catalog_id(items: pa.Table, info: DatasetInfo) -> str:
-    """Returns the hash of the item ids by slot, and of which are retired."""
-    # The word is part of the ids that checkpoints are bound to.
+    """Returns the hash of the item ids by slot and of the retired items."""
+    # Checkpoints record ids that were hashed with this word, so it must not change.
     digest = hashlib.sha256(f"room {info.cluster_size}\n".encode())
     if info.catalog_version > 1:
         version = f"version {info.catalog_version}, {info.num_clusters} clusters"
@@ -192,8 +192,8 @@ def _places(
 
 
 def _sync_files(folder: Path) -> None:
-    """Lets everyone read the files as they read `dataset.json`, and syncs them."""
-    # safetensors makes files that only their owner may read.
+    """Gives the files the permissions of `dataset.json`, and syncs them."""
+    # Files that safetensors makes are readable only by their owner.
     mode = (folder / INFO_FILE).stat().st_mode
     for file in folder.iterdir():
         file.chmod(mode)

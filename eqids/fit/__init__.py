@@ -1,4 +1,4 @@
-"""Training and evaluation: what learns, how, and how well."""
+"""Training and evaluation: which weights train, the step, the loop, metrics."""
 
 from eqids.fit.evaluation import evaluate as evaluate, make_ranker as make_ranker
 from eqids.fit.optimizer import make_optimizer as make_optimizer

@@ -1,4 +1,4 @@
-"""The active clusters of a batch, those of its items and targets, listed on the host.
+"""Lists the active clusters of a batch, those of its items and targets, on the host.
 
 The lists of all batches have one length, so that the step compiles once.
 """
@@ -16,7 +16,8 @@ from eqids.data.batches.host_batch import HostBatch
 SPARSE_BELOW = 0.5
 """Share of active clusters below which `auto` means the row-sparse optimizer."""
 _MARGIN = 4.0
-"""Standard deviations that a list is longer than the expected number of clusters."""
+"""How much longer a list is than the expected number of clusters, in standard
+deviations."""
 _MULTIPLE = 16
 
 
@@ -25,11 +26,11 @@ class ClusterLists:
     """Lists the active clusters of a batch, shard by shard.
 
     Attributes:
-        num_clusters: clusters of the tables, as they lie on the mesh.
-        cluster_size: places in one.
+        num_clusters: clusters of the tables on the mesh, padding included.
+        cluster_size: places in a cluster.
         num_shards: shards of the tables, each a range of clusters.
         capacity: length of a shard's list. A batch with more active clusters gets a
-            list twice as long (or more), for which the step compiles once again; no
+            list twice as long (or more), and the step compiles again for it; no
             cluster is ever left out.
     """
 
@@ -43,11 +44,11 @@ class ClusterLists:
         return self.of_slots(np.concatenate([batch.items, batch.target]))
 
     def of_slots(self, slots: Int[np.ndarray, "*axes"]) -> Int[np.ndarray, " active"]:
-        """Returns the clusters of slots; -1 is none.
+        """Returns the clusters of slots; slot -1 is ignored.
 
         Returns:
-            int32 [num_shards * capacity]: each shard's clusters, ascending, followed by
-            `num_clusters` up to its capacity.
+            int32 [num_shards * capacity]: each shard's clusters, ascending, padded with
+            `num_clusters` to its capacity.
         """
         cluster = np.unique(cluster_of(slots[slots >= 0], self.cluster_size))
         shard = cluster // (self.num_clusters // self.num_shards)
@@ -65,8 +66,8 @@ def cluster_lists(dataset: Dataset, recipe: Recipe, num_shards: int) -> ClusterL
     """Returns lists that are long enough for most batches of a recipe.
 
     Args:
-        dataset: its training counts say how often each cluster is used.
-        recipe: the batch's size.
+        dataset: its training counts give how often each cluster is used.
+        recipe: gives the size of a batch.
         num_shards: shards of the tables. The last may have empty clusters that pad it
             to the length of the others.
     """
@@ -80,7 +81,7 @@ def expected_capacity(chance: Float[np.ndarray, " cluster"], num_shards: int) ->
     """Returns how long a shard's list of active clusters should be.
 
     Args:
-        chance: of each cluster to be active.
+        chance: the chance of each cluster to be active.
         num_shards: shards of the tables, each a range of clusters.
     """
     chance = chance.reshape(num_shards, -1)
@@ -95,7 +96,7 @@ def chances(
     """Returns the chance of each cluster to be drawn at least once.
 
     Args:
-        counts: how often each is drawn, on any scale.
+        counts: how often each cluster is drawn, on any scale.
         draws: how many independent draws there are.
     """
     return -np.expm1(-draws * counts / max(counts.sum(), 1e-30))

@@ -12,10 +12,11 @@ from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
 from eqids.fit.ranking import metrics, ranks_of_scores
 
 MARKOV_ORDER = 5
-"""Last items of a history that a Markov prediction uses."""
+"""Number of last items of a history that a Markov prediction uses."""
 
 _SCORES = 2**25
-"""Scores held at a time (128 MiB): a large catalog has fewer users in a chunk."""
+"""Scores in memory at a time (128 MiB): with a large catalog, a chunk has fewer
+users."""
 
 _EVENTS = 2**16
 """Events whose transitions are counted at a time."""
@@ -58,7 +59,8 @@ def _normalised_transitions(dataset: Dataset) -> sp.csr_matrix:
     parts: list[sp.csr_matrix] = []
     for first in range(0, len(dataset.slots), _EVENTS):
         part = _transitions(dataset, first, first + _EVENTS)
-        # Parts of one size are added, so that no large sum is made anew each time.
+        # Parts of similar size are added, so that a large sum is not computed again for
+        # each part.
         while parts and parts[-1].nnz <= part.nnz:
             part = part + parts.pop()
         parts.append(part)

@@ -1,11 +1,11 @@
 """Items that nobody has used yet copy the used item whose text is most similar.
 
-A softmax pushes away whatever is never a target, so training leaves items without a
-training event out of its normalizers. Whenever weights leave the training loop, these
-items get the vector and the bias of the used item of their cluster whose text is most
-similar: an item starts with the place and the share of use of a similar one. Means of
-several items, or a regression on texts, would gather unused items in the middle of a
-cluster, where no query reaches.
+The gradient of a softmax lowers the score of items that are never a target, so training
+leaves items without a training event out of its normalizers. Whenever weights are saved
+or evaluated, each of these items gets the vector and the bias of the used item in its
+cluster whose text is most similar. The mean of several items, or a regression on texts,
+would put unused items near the centre of a cluster, where they rank low for every
+query.
 """
 
 import equinox as eqx
@@ -21,12 +21,12 @@ from sharding import per_shard
 
 
 class ColdItems(eqx.Module):
-    """Which items are used, and vectors of the texts of all.
+    """Which items are used, and the vectors of all items' texts.
 
     Attributes:
-        text: vectors of texts, zeros for an item without one.
+        text: vectors of texts, zeros for an item without a text.
         used: items with training events.
-        unused: valid items without.
+        unused: valid items without training events.
     """
 
     text: Float[Array, "cluster place item_width"]
@@ -37,11 +37,11 @@ class ColdItems(eqx.Module):
     def of(
         dataset: Dataset, vectors: Float[np.ndarray, "cluster place item_width"]
     ) -> "ColdItems":
-        """Returns those of a dataset, not yet on a mesh.
+        """Returns the cold items of a dataset, not yet on a mesh.
 
         Args:
             dataset: its training events say which items are used.
-            vectors: of the items' texts.
+            vectors: the vectors of the items' texts.
         """
         used, valid = dataset.item_counts > 0, dataset.item_valid
         return ColdItems(
@@ -56,7 +56,8 @@ class ColdItems(eqx.Module):
     def filled(self, state: State) -> State:
         """Returns a state whose unused items copy the most similar used ones.
 
-        Those without a text, or in a cluster without a used item, keep their vectors.
+        Items without a text, and items in a cluster without a used item, keep their
+        vectors.
         """
         return eqx.tree_at(lambda s: s.params, state, _filled(state.params, self))
 
@@ -82,7 +83,7 @@ def _most_similar(
     used: Bool[Array, "cluster place"],
     unused: Bool[Array, "cluster place"],
 ) -> Int[Array, "cluster place"]:
-    """The place whose row each place copies; most items keep their own."""
+    """The place whose row each place copies; for most items, their own."""
 
     def of_cluster(one: tuple[Array, Array, Array]) -> Array:
         text, used, unused = one

@@ -23,9 +23,10 @@ from sharding import Placement, replicated
 Split = Literal["valid", "test"]
 
 MOST_USERS = 256
-"""Users in a chunk at most."""
+"""Most users in a chunk."""
 _MOST_SEEN = 2**20
-"""Items that the users of a chunk have seen at most, unless one alone has more."""
+"""Most items that the users of a chunk have seen; a user with more has a chunk
+alone."""
 _NO_SLOT = np.iinfo(np.int32).max
 
 
@@ -36,11 +37,11 @@ class Chunk:
     Attributes:
         num_users: users; the other rows are spare.
         histories: the slots of each row's history, oldest first.
-        times: their times, or none.
+        times: the times of the histories' events, or none.
         target: int32 [user], the slot to rank.
         seen: int32 [user, seen], the distinct slots of all histories, padded with
-            numbers that are no slots. They fill the rows evenly: a long history uses
-            the rows of short ones.
+            numbers that are no slots. They fill the rows evenly: items of a long
+            history also use the rows of short ones.
         seen_by: int32 [user, seen], the row of the user who has seen each.
     """
 
@@ -63,11 +64,11 @@ class Chunk:
 
         Args:
             histories: the slots of each, oldest first.
-            times: of each, or none.
+            times: the times of each, or none.
             target: int [user], slots.
             num_rows: rows of the chunk, at least one for each user.
-            least_width: of `seen`; larger widths are powers of two, so that few shapes
-                are compiled.
+            least_width: the least width of `seen`; larger widths are powers of two, so
+                that few shapes are compiled.
         """
         distinct = [np.unique(history) for history in histories]
         counts = [len(slots) for slots in distinct]
@@ -88,7 +89,7 @@ class Chunk:
 
 
 def _power_of_two(number: int) -> int:
-    """The smallest that is not smaller."""
+    """The smallest power of two that is at least the number."""
     return 1 << (number - 1).bit_length()
 
 
@@ -112,12 +113,12 @@ def of_users(dataset: Dataset, users: Bool[np.ndarray, " user"]) -> Dataset:
 def of_some_users(dataset: Dataset, most: int | None) -> Dataset:
     """Returns the dataset with the targets of at most `most` users.
 
-    They are drawn uniformly: always the same ones from the same dataset.
+    They are drawn uniformly; the draw depends only on the dataset.
     """
     valid, test = dataset.valid_at > 0, dataset.test_at > 0
     if most is None or most >= np.count_nonzero(valid | test):
         return dataset
-    # Of those with targets in both splits, if they are enough.
+    # Users with targets in both splits are preferred, if there are enough.
     both = valid & test
     drawn_from = both if np.count_nonzero(both) >= most else valid | test
     users, rng = np.zeros(dataset.num_users, np.bool_), np.random.default_rng(0)
@@ -134,14 +135,14 @@ def chunks(
     whatever the length of a history.
 
     Args:
-        dataset: with the users.
-        split: with the targets.
-        num_devices: devices that share a chunk; it divides the number of its rows.
+        dataset: the dataset of the users.
+        split: the split that has the targets.
+        num_devices: devices that share a chunk, whose number of rows it divides.
         most: users in a chunk, at most.
     """
     users, positions = targets_of(dataset, split)
     size = -(-min(most, len(users)) // num_devices) * num_devices
-    # Upper bounds of how many items users have seen, so that histories are read once.
+    # Upper bounds of the number of seen items, so that histories are read only once.
     seen = np.cumsum(np.minimum(positions, dataset.num_slots), dtype=np.int64)
     # A width that suffices for most chunks, so that most have one shape.
     width, first = _power_of_two(1 + int(1.25 * seen[-1] / len(users))), 0
@@ -198,9 +199,9 @@ def make_ranker(
     Args:
         seq_len: positions; the model reads the last events of a history that fit.
         dtype: Llama's compute dtype.
-        put: where the model is.
-        tokens: of the items' texts, as in training, or none.
-        prefix: of the prompt, if the tokens lack it.
+        put: places the batches where the model is.
+        tokens: the tokens of the items' texts, as in training, or none.
+        prefix: the prompt's keys and values, if the tokens lack the prompt.
     """
     if tokens is not None:
         tokens.check(seq_len)
@@ -238,9 +239,9 @@ def evaluate(
 
     Args:
         model: placed as `ranker` expects it.
-        dataset: with the histories and the targets.
+        dataset: the dataset with the histories and the targets.
         split: `valid` or `test`; at test the history includes the validation item.
-        ranker: from `make_ranker`.
+        ranker: a function that `make_ranker` returned.
     """
     found = chunks(dataset, split, jax.device_count())
     parts = [ranker(model, chunk) for chunk in found]

@@ -1,6 +1,6 @@
 """Metrics as JSON lines, on a progress bar, and as TensorBoard event files.
 
-Of many processes the first prints and writes; all of them check the metrics.
+In a run of several processes only the first prints and writes; all check the metrics.
 """
 
 import json
@@ -40,14 +40,14 @@ class Log:
         """Opens the log of steps start + 1 to stop.
 
         Args:
-            folder: of the run; lines are appended to its `metrics.jsonl`.
-            start: steps that are done.
+            folder: the folder of the run; lines are appended to its `metrics.jsonl`.
+            start: number of steps that are done.
             stop: the last step.
             tensorboard: write event files as well.
             newest: returns the newest checkpoint in the folder, or None.
 
         Raises:
-            UserError: the folder cannot be written to, or event files are wanted and
+            UserError: the folder cannot be written to, or `tensorboard` is True and
                 tensorboardX is not installed.
         """
         first = is_first()
@@ -155,7 +155,7 @@ class Log:
             self._file.write(line)
             self._file.flush()
         except OSError as error:
-            # A full disk is no reason to lose the training state.
+            # A full disk must not end the training.
             path = self._folder / METRICS_FILE
             self.say(f"warning: {path} could not be written: {error.strerror}")
 

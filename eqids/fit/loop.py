@@ -1,4 +1,4 @@
-"""The loop of a run: step, log, evaluate, save, and know when to stop."""
+"""The training loop: step, log, evaluate, save, stop."""
 
 from signal import Signals
 
@@ -14,8 +14,8 @@ def train(run: Run, state: State) -> int:
     """Trains from the state's step to the run's last, and leaves checkpoints.
 
     Args:
-        run: what stays the same.
-        state: where to start; its buffers are used up.
+        run: everything that does not change.
+        state: where to start; its buffers are donated.
 
     Returns:
         The last step, which is saved.

@@ -1,4 +1,4 @@
-"""AdamW with clipping, a schedule, and a rate of its own for Llama."""
+"""AdamW with clipping, a schedule, and a separate learning rate for Llama."""
 
 import equinox as eqx
 import jax
@@ -17,10 +17,11 @@ B1, B2 = 0.9, 0.98
 
 
 def decays(params: PyTree) -> PyTree[bool]:
-    """Returns which arrays decay: matrices that are not tables of items or tokens.
+    """Returns which arrays have weight decay: matrices, except tables of items or
+    tokens.
 
-    Norms and biases have one axis besides `layer`, and do not decay. Tables do not
-    either: rows that no batch uses would shrink towards zero.
+    Norms and biases have one axis besides `layer`, and no decay. Tables have none
+    because rows that no batch uses would shrink towards zero.
     """
     tables = {"cluster", "vocab"}
 
@@ -34,12 +35,13 @@ def decays(params: PyTree) -> PyTree[bool]:
 def make_schedule(recipe: Recipe, schedule: Schedule = "cosine") -> optax.Schedule:
     """Returns the learning rate by step.
 
-    It rises linearly from 0 to its peak during the warmup, or the run if that is
-    shorter. Then it falls as a cosine or a line to 1% of its peak, or stays.
+    It rises linearly from 0 to its peak during the warmup (during the whole run, if
+    that is shorter). Then it falls to 1% of its peak, as a cosine or linearly, or stays
+    constant.
 
     Args:
         recipe: steps, warmup and peak.
-        schedule: its form after the warmup.
+        schedule: the form of the schedule after the warmup.
     """
     peak, warmup = recipe.learning_rate, min(recipe.warmup_steps, recipe.num_steps - 1)
     if schedule == "cosine":
@@ -53,10 +55,9 @@ def make_schedule(recipe: Recipe, schedule: Schedule = "cosine") -> optax.Schedu
 
 
 def make_optimizer(config: StepConfig) -> optax.GradientTransformationExtraArgs:
-    """Returns AdamW (Loshchilov & Hutter 2019) behind a clip of the global norm.
+    """Returns AdamW (Loshchilov & Hutter 2019) after clipping by the global norm.
 
-    The norm is that of all gradients, those of item tables included, dense or as
-    blocks.
+    The norm includes the gradients of item tables, dense or as blocks.
     """
     recipe = config.recipe
     rate = make_schedule(recipe, config.schedule)

@@ -1,4 +1,4 @@
-"""Early stopping: how long a run goes on without a better evaluation."""
+"""Early stopping: how many evaluations a run continues without a better one."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ class Patience:
 
         Args:
             limit: evaluations after which the run stops, or None for never.
-            folder: the run's.
+            folder: the run's folder.
             eval_every: steps between evaluations.
         """
         self._limit, self._waited, self._best = limit, 0, -1.0
@@ -26,7 +26,7 @@ class Patience:
 
     @property
     def spent(self) -> bool:
-        """Whether to stop."""
+        """Whether the limit is reached."""
         return self._limit is not None and self._waited >= self._limit
 
     def better(self, validation: Evaluation) -> bool:

@@ -27,8 +27,8 @@ class PlacedBatches:
 
     Attributes:
         batches: on the host.
-        put: where they go.
-        table: the item table, or its shape and sharding; lists are split as it is.
+        put: places batches on devices.
+        table: the item table, or its shape and sharding; the lists are split like it.
         lists: lists the active clusters; None with a dense optimizer.
     """
 
@@ -38,14 +38,15 @@ class PlacedBatches:
     lists: ClusterLists | None
 
     def iterate(self, start: int, stop: int) -> Iterator[PlacedBatch]:
-        """Yields batches start to stop - 1; of many processes each makes its rows."""
+        """Yields batches start to stop - 1; each process makes only its own rows."""
         size = self.batches.config.batch_size
         own, put = self.put.rows(size), partial(self.put.batch, num_rows=size)
         if self.lists is None:
             for host in self.batches.iterate(start, stop, own):
                 yield PlacedBatch(Batch.of(host, put), None)
             return
-        # Active clusters are those of the whole batch, so every process makes it all.
+        # The active clusters depend on the whole batch, so every process makes all
+        # rows.
         for host in self.batches.iterate(start, stop):
             active = beside(self.lists.of_batch(host), self.table)
             assert isinstance(active, jax.Array)

@@ -1,6 +1,7 @@
 """Ranks of targets among scores of all slots, and the metrics of ranks.
 
-`eqids.model.rank` ranks by a model without `[user, slot]` scores; baselines have them.
+`eqids.model.rank` ranks a model's items without computing `[user, slot]` scores. This
+module serves baselines, which have these scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ def ranks_of_scores(
     equal scores can help or harm.
 
     Args:
-        scores: of every slot, -inf for a place without an item.
+        scores: the scores of every slot, -inf for a place without an item.
         target: slots.
         seen: slots of the users' histories, padded with slots out of range. With
             filtering, a target that its user has seen is missed (rank inf).
@@ -36,7 +37,7 @@ def ranks_of_scores(
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
 
     def rank(scores: Array) -> Array:
-        # Whatever is not <= the target's is above, also a NaN: it never ranks well.
+        # Every score that is not <= the target's is above it, NaN included.
         above = jnp.sum(~(scores <= own), axis=1)
         ties = jnp.maximum(jnp.sum(scores == own, axis=1) - 1, 0)
         return 1.0 + above + 0.5 * ties
@@ -51,7 +52,8 @@ def metrics(rank: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> Mapping[str, 
     """Returns the means of Recall@K, NDCG@K and MRR@K over users.
 
     With one target a user, Recall@K is whether rank <= K, NDCG@K is
-    1 / log2(1 + rank) and MRR@K 1 / rank if it is, and 0 if it is not.
+    1 / log2(1 + rank) if rank <= K and otherwise 0, and MRR@K is 1 / rank if rank <= K
+    and otherwise 0.
 
     Args:
         rank: float [user], at least 1.

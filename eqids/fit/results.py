@@ -1,4 +1,5 @@
-"""Results: a model's metrics with the baselines' and the protocol, and as a table."""
+"""Results: metrics of a model and of baselines with the protocol, as values or a
+table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +21,10 @@ def full_result(
     """Returns a model's metrics with the baselines' and the protocol beside them.
 
     Args:
-        dataset: what was evaluated.
-        split: with the targets.
-        model: from `eqids.fit.evaluation.evaluate`.
-        step: the checkpoint's.
+        dataset: the dataset that the model was evaluated on.
+        split: the split that has the targets.
+        model: the model's metrics, from `eqids.fit.evaluation.evaluate`.
+        step: the checkpoint's step.
     """
     return {
         **model,
@@ -44,7 +45,7 @@ def full_result(
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Returns a result as lines to print."""
+    """Returns a result as a table, in lines to print."""
     rows = [("popularity", result["popularity"])]
     rows += [(f"Markov, last {MARKOV_ORDER}", result["markov"]), ("EqIDs", result)]
     lines = [

@@ -20,16 +20,16 @@ class Run:
     """What `train` needs besides a state.
 
     Attributes:
-        config: the run's.
-        step: from `make_step`.
-        key: of the run's steps.
-        frozen: what does not train of the model.
-        prefix: of the prompt, if the batches lack it.
+        config: the run's config.
+        step: the train step, from `make_step`.
+        key: the key of the run's steps.
+        frozen: the part of the model that does not train.
+        prefix: the prompt's keys and values, if the batches lack the prompt.
         cold: unused items, if training leaves them out.
         batches: what to train on.
-        dataset: whose splits are evaluated.
-        ranker: for the evaluations.
-        checkpoints: where states go.
+        dataset: the dataset whose splits are evaluated.
+        ranker: ranks the targets of evaluations.
+        checkpoints: saves the states.
     """
 
     config: RunConfig

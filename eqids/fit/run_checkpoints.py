@@ -10,7 +10,7 @@ from eqids.fit.step import State
 from eqids.model import EqIDs
 
 Meta = Callable[[Evaluation | None], Mapping[str, Any]]
-"""What a checkpoint records, given the evaluation of its weights, if there was one."""
+"""Returns what a checkpoint records, given the evaluation of its weights, if any."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class RunCheckpoints:
     """Saves the states of a run, and restores the best.
 
     Attributes:
-        saver: of the run's folder.
+        saver: the saver of the run's folder.
         meta: what checkpoints record.
         like: shapes and shardings of a state.
         stored: shapes of a state in checkpoints, see `stored_shapes`.
@@ -30,7 +30,7 @@ class RunCheckpoints:
     stored: State
 
     def save(self, step: int, state: State, validation: Evaluation | None) -> None:
-        """Saves a state, with the evaluation of its weights if there was one."""
+        """Saves a state, with the evaluation of its weights, if any."""
         self.saver.save(step, state, self.meta(validation), self.stored)
 
     def restore_best(self, report: Callable[[str], None]) -> tuple[int, EqIDs]:
@@ -40,7 +40,7 @@ class RunCheckpoints:
             report: receives a message about each damaged step.
 
         Raises:
-            UserError: no sound step is left.
+            UserError: all steps are damaged.
         """
         return restore_sound(
             self.saver.directory, best_step, self.like.params, self.stored.params,

@@ -1,4 +1,4 @@
-"""What reaches a loop from outside: signals to stop, and the time to save."""
+"""Interruptions of the training loop: signals to stop, and the time to save."""
 
 import os
 import signal
@@ -20,10 +20,10 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 class StopSignals:
     """Receives signals and watches the clock, between steps; a context manager.
 
-    A first SIGTERM or SIGINT (Ctrl-C) takes effect at the end of a step, a second one
-    ends the process at once. Many processes exchange what they received every ten
-    steps, so that all stop at the same one. Python requires that it is entered in the
-    main thread.
+    The first SIGTERM or SIGINT (Ctrl-C) takes effect at the end of a step, the second
+    ends the process at once. Processes of one run exchange what they received every ten
+    steps, so that all stop at the same step. Only the main thread can enter this
+    context, because Python handles signals there.
     """
 
     def __init__(self, save_minutes: float | None = None) -> None:
@@ -37,7 +37,7 @@ class StopSignals:
         self._received: int | None = None
         self._handlers: dict[int, _Handler] = {}
         self.signal: int | None = None
-        """The signal that all processes know of: the run is to stop."""
+        """The signal to stop that all processes agree on, or None."""
         self.save = False
         """Whether minutes have passed since `saved` was called."""
 
@@ -54,11 +54,12 @@ class StopSignals:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._received is not None and self.signal is None:
-            # It came after the last step, when the loop no longer looks.
+            # The signal came after the last step, when the loop no longer checks.
             signal.raise_signal(self._received)
 
     def check(self, step: int) -> None:
-        """Sets `signal` and `save`, alike in all processes, after a step."""
+        """Sets `signal` and `save` after a step, to the same values in all
+        processes."""
         if jax.process_count() > 1 and step % _STEPS_BETWEEN_EXCHANGES != 0:
             return
         request = ""
@@ -73,11 +74,11 @@ class StopSignals:
 
     @property
     def stop(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether the run should stop."""
         return self.signal is not None
 
     def saved(self) -> None:
-        """Starts the clock anew."""
+        """Restarts the clock."""
         self._saved, self.save = time.monotonic(), False
 
     def _save_is_due(self) -> bool:

@@ -5,8 +5,8 @@ active blocks, `[active, place, …]`, ascending by cluster; the extra argument 
 gives the clusters. The rest of optax (clipping, schedules, partitions) treats blocks
 like any array. `apply_updates` adds blocks to tables.
 
-Blocks are updated in place, one array a loop: XLA for CPU updates an array in place if
-the loop reads and writes no other, and otherwise copies all of it.
+Blocks are updated in place, by one loop for each array: XLA for CPU updates an array in
+place only if the loop reads and writes no other array; otherwise it copies the array.
 """
 
 from collections.abc import Callable
@@ -44,9 +44,9 @@ def lazy_adam(
     """Adam for tables whose gradients are active blocks.
 
     When a block becomes active, its moments decay by beta to the power of the steps
-    missed: exactly what dense Adam does at gradient zero. What is left out are the
-    updates of parameters in the missed steps, which dense Adam makes along the old
-    momentum ("lazy Adam"). Tables do not decay.
+    missed, exactly as in dense Adam at gradient zero. Lazy Adam leaves out the updates
+    of parameters in the missed steps, which dense Adam makes along the old momentum.
+    Tables have no weight decay.
 
     Args:
         b1: decay of the first moment.
@@ -99,8 +99,8 @@ def rowwise_adagrad(
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad with one sum for every item, for gradients that are active blocks.
 
-    Its state is item_width times smaller than Adam's. A missed step adds nothing to
-    the sums.
+    Each item has one sum, where Adam has two vectors. A missed step adds nothing to the
+    sums.
 
     Args:
         eps: added to the root of the sum.
@@ -173,9 +173,9 @@ def in_place(
     """Returns the array with `array[index[i]] = function(array[index[i]], i)`.
 
     Args:
-        array: not read by `function`, or it is copied.
+        array: if `function` reads it, XLA copies it.
         index: ascending and distinct; those past the last block do nothing.
-        function: of a block and its position in `index`.
+        function: takes a block and its position in `index`.
     """
 
     def loop(array: Array, index: Array) -> Array:

@@ -21,7 +21,7 @@ from eqids.model.attention import PrefixCache
 
 
 class State(eqx.Module):
-    """What a step changes; checkpoints hold all of it, and nothing else."""
+    """Everything that a step changes; the arrays of checkpoints are exactly these."""
 
     step: Int[Array, ""]
     params: EqIDs
@@ -31,8 +31,8 @@ class State(eqx.Module):
 class Metrics(eqx.Module):
     """What a step reports.
 
-    Weights are finite while every update is, and the norm of the updates is cheaper
-    than that of the weights, which needs a pass over the whole catalog.
+    The norm of the updates shows whether weights stay finite. It is cheaper than the
+    norm of the weights, which needs a pass over the whole catalog.
     """
 
     loss: Float[Array, ""]
@@ -70,7 +70,8 @@ class Step(Protocol):
 
 
 def split(model: EqIDs, strategy: Strategy, dtype: DTypeLike) -> tuple[EqIDs, EqIDs]:
-    """Returns what trains, in float32, and the frozen rest, in the dtype it is used."""
+    """Returns the trained part in float32, and the frozen part in the dtype of its
+    use."""
     params, frozen = eqx.partition(model, trainable(model, strategy))
     weights, others = eqx.partition(frozen, eqx.is_inexact_array)
     weights = jax.tree.map(lambda x: x.astype(dtype), weights)
@@ -93,7 +94,7 @@ def stored_shapes(
 
     Args:
         model: not yet on a mesh.
-        strategy: what trains.
+        strategy: which weights train.
         optimizer: as for `start`.
     """
     params, _ = eqx.partition(model, trainable(model, strategy))
@@ -113,7 +114,8 @@ def make_step(config: StepConfig) -> Step:
     """Returns the train step, see `Step`.
 
     Args:
-        config: what determines its program; `start` takes an optimizer of the same.
+        config: determines the step's program; `start` needs an optimizer of the same
+            config.
     """
     optimizer = make_optimizer(config)
 
@@ -142,7 +144,7 @@ def make_step(config: StepConfig) -> Step:
         metrics = Metrics(mean, *norms, count)
         return State(state.step + 1, params, optimizer_state), metrics
 
-    # Unused arguments (a language-model head, a key) occupy memory all the same.
+    # Unused arguments (a language-model head, a key) would occupy memory.
     return jax.jit(step, donate_argnums=0, keep_unused=True)
 
 
@@ -176,7 +178,7 @@ def _gradients(
     part: Batch,
     key: PRNGKeyArray,
 ) -> tuple[Array, EqIDs]:
-    """A part's loss and its gradients; of item tables, their active blocks."""
+    """A part's loss and its gradients; for item tables, those of the active blocks."""
     of_part = partial(loss, part, key)
     if active is None:
         return jax.value_and_grad(of_part)(params, None)

@@ -8,37 +8,38 @@ from eqids.model.attention import Kernel
 
 @dataclass(frozen=True)
 class StepConfig:
-    """What `make_step` and `make_optimizer` build from."""
+    """The configuration of `make_step` and `make_optimizer`."""
 
     strategy: Strategy
-    """What trains."""
+    """Which weights train."""
     recipe: Recipe
-    """The batch's size; steps, warmup, peak and decay of the optimizer."""
+    """The size of a batch; the optimizer's steps, warmup, peak rate and weight
+    decay."""
     dtype: str = "float32"
-    """Of Llama's frozen weights, and of products with them."""
+    """Dtype of Llama's frozen weights, and of products with them."""
     activations: str = "float32"
-    """Dtype of what lies between products, see `activations_of`."""
+    """Dtype of activations between products, see `activations_of`."""
     remat: bool = False
     """Whether Llama's blocks are recomputed in the backward pass."""
     kernel: Kernel = "xla"
-    """Of the attention."""
+    """The kernel of the attention."""
     accumulate: int = 1
-    """Parts of a batch that are computed one after the other."""
+    """Number of parts of a batch that are computed one after the other."""
     item_optimizer: ItemOptimizer = "dense"
     """Optimizer of item tables. All but `dense` need their gradients as blocks, and the
     extra argument `active`, see `eqids.fit.sparse`."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient."""
     schedule: Schedule = "cosine"
-    """Of the learning rate, see `make_schedule`."""
+    """Schedule of the learning rate, see `make_schedule`."""
     llama_learning_rate: float | None = None
-    """Peak for Llama and its low-rank changes; by default the recipe's."""
+    """Peak learning rate of Llama and its low-rank changes; by default the recipe's."""
 
 
 def activations_of(dtype: str, on_cpu: bool) -> str:
     """Returns the dtype of activations: float32 on a CPU, else that of the weights.
 
     XLA's CPU programs convert bfloat16 to float32 wherever they move or add it, and
-    what a scan keeps for its backward pass over and over (docs/performance.md).
+    convert what a scan keeps for its backward pass repeatedly (docs/performance.md).
     """
     return "float32" if on_cpu else dtype

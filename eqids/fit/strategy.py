@@ -1,4 +1,4 @@
-"""What trains: one filter per strategy, for `eqx.partition`."""
+"""Which weights train: a filter for each strategy, for `eqx.partition`."""
 
 import equinox as eqx
 import jax
@@ -34,7 +34,7 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
 
 
 def item_tables(params: EqIDs) -> PyTree[bool]:
-    """Returns which arrays have a block for every cluster: vectors, biases of items.
+    """Returns which arrays have a block for every cluster: item vectors and biases.
 
     A row-sparse optimizer updates them. The answer is the same for a tree of updates,
     in which active blocks replace the tables.

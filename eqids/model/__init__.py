@@ -1,6 +1,7 @@
-"""The model: pure PyTrees and functions, without files and without an optimizer.
+"""The model: PyTrees and pure functions; no files, no optimizer.
 
-Every annotation of an array names its axes. A word means the same in the whole project:
+Every annotation of an array names its axes. A word has one meaning in the whole
+project:
 
 | word | axis |
 |---|---|
@@ -16,7 +17,7 @@ Every annotation of an array names its axes. A word means the same in the whole 
 | `query`, `user` | queries to the softmax, users of a chunk |
 | `chunk`, `row` | clusters or targets that a loop computes at a time |
 | `prefix`, `keys` | tokens before every sequence; these and the sequence |
-| `hidden` | inside an adapter |
+| `hidden` | hidden layer of an adapter |
 | `rank` | between the two matrices of a low-rank change (LoRA) |
 | `gaps` | buckets of the time between items |
 """

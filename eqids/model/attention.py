@@ -17,8 +17,8 @@ from eqids.model.rope import Rope
 from sharding import like
 
 Kernel = Literal["xla", "cudnn"]
-"""What computes attention: XLA's matrix products, whose scores the backward pass
-recomputes; or cuDNN's fused kernel."""
+"""The kernel of the attention: XLA's matrix products, whose scores the backward pass
+recomputes, or cuDNN's fused kernel."""
 
 
 def cudnn_attends(config: LlamaConfig, seq_len: int, dtype: DTypeLike) -> bool:
@@ -35,11 +35,11 @@ _NEVER = -1e30
 """The score of a masked key; finite, so that a row of masked keys is not NaN."""
 
 _PART, _MOST_PARTS = 64, 4
-"""Fewest queries of a part, and most parts; see `_ends_of_parts`."""
+"""The minimum of queries in a part, and the maximum of parts; see `_ends_of_parts`."""
 
 
 class PrefixCache(eqx.Module):
-    """Every block's keys and values of the tokens that all sequences begin with.
+    """The keys and values, in every block, of the tokens that all sequences begin with.
 
     A frozen Llama computes them once, instead of in every row of every batch.
     """
@@ -49,11 +49,11 @@ class PrefixCache(eqx.Module):
 
     @property
     def length(self) -> int:
-        """The number of its positions."""
+        """The number of tokens."""
         return self.keys.shape[-3]
 
     def evened(self) -> "PrefixCache":
-        """Returns the cache with a position before it, which a mask has to hide.
+        """Returns the cache with one more position in front, which a mask has to hide.
 
         cuDNN needs an even number of keys.
         """
@@ -69,7 +69,7 @@ class AttentionContext(eqx.Module):
     """What the attention of a block needs besides its input.
 
     Attributes:
-        mask: what each position sees: of the prefix, then of its sequence.
+        mask: which keys each position sees: those of the prefix, then of its sequence.
         rope: cosines and sines of the positions.
         attention: computes it.
         prefix: this block's keys and values of the prefix, if there is one.
@@ -95,9 +95,9 @@ def attention(
         q: queries.
         k: keys; products are computed in the narrower precision of the two.
         v: values.
-        mask: what each position sees: of the prefix, then of its sequence up to itself.
+        mask: which keys each position sees: the prefix, then its sequence up to itself.
         prefix: one block's keys and values, which come before those of every row.
-        kernel: what computes it.
+        kernel: XLA's products or cuDNN's kernel.
     """
     before = () if prefix is None else (prefix.keys, prefix.values)
 
@@ -130,7 +130,7 @@ def _by_products(
     v: Float[Array, "batch keys kv_heads head"],
     mask: Bool[Array, "batch seq keys"],
 ) -> Float[Array, "batch seq heads head"]:
-    """Attention in parts: each part of the queries meets the keys up to its last query.
+    """Attention in parts: each part of the queries uses the keys up to its last query.
 
     The queries of a group are the rows of one matrix.
     """
@@ -156,8 +156,8 @@ def _by_products(
 def _ends_of_parts(seq: int) -> list[int]:
     """Where each of about equal parts of the queries ends.
 
-    With n parts, a share (n - 1) / 2n of the scores, all of them masked, is never
-    computed. Small parts cost more than they save.
+    With n parts, a share (n - 1) / 2n of the scores is not computed; all of these are
+    masked. Small parts cost more than they save.
     """
     num = min(max(seq // _PART, 1), _MOST_PARTS)
     return [seq * (part + 1) // num for part in range(num)]

@@ -31,7 +31,7 @@ class SearchQueries(NamedTuple):
         hidden: the queries.
         exclude: slots not to return; slots of other shards are ignored.
         log_p: log P(cluster).
-        floor: a score that at least k items of all shards reach.
+        floor: a score that at least k items, counted over all shards, reach.
     """
 
     hidden: Float[Array, "*query item_width"]
@@ -44,8 +44,9 @@ class SearchState(NamedTuple):
     """The state of searches.
 
     Attributes:
-        scores: of the best items so far, padded with -inf.
-        slots: of these items, padded with -1; equal scores are sorted by slot.
+        scores: the scores of the best items so far, padded with -inf.
+        slots: the slots of these items, padded with -1; equal scores are sorted by
+            slot.
         visited: number of clusters visited.
         left: for each cluster not yet visited, an upper bound of its items' scores;
             -inf for visited ones.
@@ -90,7 +91,7 @@ def worth(
 ) -> Bool[Array, "*query"]:
     """Returns whether an item with a score up to `bound` could beat the k-th best.
 
-    A search goes on at equality, because an equal item of a lower slot comes first.
+    It is true at equality, because among equal items the lower slot comes first.
     """
     reachable = bound + _SLACK * (1.0 + jnp.abs(bound))
     return (bound > -jnp.inf) & ~(kth > reachable)
@@ -124,7 +125,7 @@ class BestFirst:
         """Returns the state of searches that have visited nothing.
 
         Args:
-            queries: of the searches.
+            queries: the queries of the searches.
             bound: an upper bound of the scores of each cluster's items.
         """
         some = self.allowed.any(axis=1) & (bound > -jnp.inf)
@@ -145,7 +146,7 @@ class BestFirst:
 
         Args:
             queries: one query.
-            state: of its search.
+            state: the state of its search.
             most: most clusters to visit.
             patience: stop early if the search seems to need more clusters than this.
         """
@@ -205,8 +206,8 @@ class BestFirst:
     def everything(self, queries: SearchQueries, each: Each) -> SearchState:
         """Scores all items of all clusters, in chunks, and returns finished searches.
 
-        The k best items lie in the k clusters with the highest best items. Only these
-        are visited.
+        The k best items lie in the k clusters whose best items score highest, so only
+        these are visited.
         """
         cluster_size = self.allowed.shape[1]
         log_p, row = queries.log_p.T, jnp.arange(len(queries.hidden))[:, None]
@@ -238,8 +239,8 @@ class BestFirst:
         """Returns finished searches; scores all items for those that are not finished.
 
         Args:
-            queries: of the searches.
-            state: of the searches.
+            queries: the queries of the searches.
+            state: the state of the searches.
             each: how to run the visits of several queries.
             together: number of queries for which all items are scored at a time.
         """
@@ -254,7 +255,8 @@ class BestFirst:
             i, state = carry
             rows = order[(i * size + jnp.arange(size)) % num_queries]
             some = jax.tree.map(lambda x: x[rows], queries)
-            # Else XLA hoists what does not depend on i out of a loop that may not run.
+            # Otherwise XLA moves work that does not depend on i out of the loop, and
+            # does it even if the loop has no iterations.
             some, i = lax.optimization_barrier((some, i))
             done = self.everything(some, each)
             at = jnp.where(over[rows], num_queries, rows)
@@ -281,5 +283,6 @@ def _inside(index: Int[Array, "*axes"], size: int) -> Int[Array, "*axes"]:
 
 
 def _finite(scores: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """Replaces NaN by -inf, so that a search neither returns it nor waits for it."""
+    """Replaces NaN by -inf, so that a search neither returns it nor runs on because of
+    it."""
     return jnp.where(scores > -jnp.inf, scores, -jnp.inf)

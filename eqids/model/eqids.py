@@ -84,9 +84,9 @@ class EqIDs(eqx.Module):
         Args:
             config: the sizes.
             valid: which places hold an item; by default all.
-            counts: uses of each item; by default all are used equally often.
-            vectors: from which item vectors start, see `initial_table`.
-            llama: a pretrained one, by default a random one. The model predicts no
+            counts: how often each item is used; by default all equally often.
+            vectors: where item vectors start, see `initial_table`.
+            llama: a pretrained Llama, by default a random one. The model predicts no
                 text, so it drops `lm_head`.
             key: randomness of the weights.
         """
@@ -149,12 +149,13 @@ class EqIDs(eqx.Module):
 
         Args:
             batch: histories.
-            dtype: of activations.
+            dtype: the dtype of activations.
             remat: recompute Llama's blocks in the backward pass.
-            kernel: of the attention.
+            kernel: the kernel of the attention.
             key: randomness of the dropout; without it nothing is dropped.
             active: handles that take the gradient of input items, see `handles`.
-            prefix: of the tokens that every history begins with, if rows lack them.
+            prefix: the keys and values of the tokens that every history begins with, if
+                rows lack them.
         """
         rate = self.config.dropout
         k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
@@ -177,8 +178,9 @@ class EqIDs(eqx.Module):
 
         Args:
             batch: one history a row.
-            position: of the query in each row, such as the history's last event.
-            dtype: of activations.
+            position: the position of the query in each row, such as the history's last
+                event.
+            dtype: the dtype of activations.
             prefix: as for `queries`.
         """
 
@@ -204,9 +206,9 @@ class EqIDs(eqx.Module):
     ) -> tuple[Float[Array, ""], Int[Array, ""]]:
         """Returns the summed negative log-likelihood of the targets, and their number.
 
-        Their quotient is the mean over targets, also after each was summed over devices
-        or steps. With `active` (from `handles`), no gradient flows to item tables;
-        `table_gradients` makes these from the gradients of the handles.
+        Their quotient is the mean over targets, even after both were summed over
+        devices or steps. With `active` (from `handles`), no gradient flows to item
+        tables; `table_gradients` computes it from the gradients of the handles.
         """
         query = self.queries(
             batch, dtype=dtype, remat=remat, kernel=kernel, key=key, active=active,
@@ -219,7 +221,7 @@ class EqIDs(eqx.Module):
         """Returns handles that take the gradients of the item tables.
 
         Args:
-            batch: of the loss.
+            batch: the batch of the loss.
             cluster: the clusters of its items and targets, ascending; equally many for
                 each shard of the tables, padded with the number of clusters.
         """
@@ -234,8 +236,8 @@ class EqIDs(eqx.Module):
         """Returns the gradients of item tables, as blocks of the active clusters.
 
         Args:
-            batch: of the loss.
-            gradients: of its handles, with their `cluster`.
+            batch: the batch of the loss.
+            gradients: the gradients of its handles, with their `cluster`.
 
         Returns:
             Blocks by the name of their table: "table" and "bias" of the softmax and,

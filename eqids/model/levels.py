@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from sharding import TableShards
 
 PIECE, LARGE_PIECE = 2**18, 2**24
-"""Floats of a piece on a CPU, which fit its cache (2**16 to 2**20 are as fast); and on
-accelerators, where every step of a loop launches kernels."""
+"""Floats in a piece: on a CPU as many as fit its cache (2**16 to 2**20 are as fast);
+more on accelerators, where every step of a loop launches kernels."""
 
 
 class Targets(NamedTuple):
@@ -40,8 +40,8 @@ class Level(NamedTuple):
     """What one level adds to log P and to the gradients of its weighted sum.
 
     Attributes:
-        log_prob: of each target's cluster, or of its item in the cluster; 0 for
-            targets of other shards.
+        log_prob: the log-probability of each target's cluster, or of its item in the
+            cluster; 0 for targets of other shards.
         hidden: gradient of the queries.
         table: gradient of the cluster vectors, or of the active clusters' blocks.
         bias: gradient of their biases.
@@ -67,7 +67,7 @@ def cluster_level(
         shards: how the mesh splits queries and clusters.
         targets: all that this shard scores.
         table: this shard's cluster vectors.
-        bias: of these clusters.
+        bias: the biases of these clusters.
         occupied: which clusters have an item; the others have probability zero.
         piece_size: floats of a piece.
     """
@@ -115,7 +115,8 @@ def _of_clusters(
     own = jnp.sum(jnp.where(here, logits, 0.0), axis=1)
     log_prob = own - top - jnp.log(total)
     log_prob = jnp.where(targets.cluster < num_clusters, log_prob, 0.0)
-    # Other shards' targets have gradients here too: these clusters compete.
+    # Targets of other shards have gradients here too: this shard's clusters are in
+    # their normalizers.
     return log_prob, (here - powers / total[:, None]) * targets.weight[:, None]
 
 
@@ -151,7 +152,7 @@ def item_level(
         shards: how the mesh splits queries and clusters.
         targets: all that this shard scores.
         table: this shard's item vectors.
-        bias: of these items.
+        bias: the biases of these items.
         valid: places that hold an item.
         position: the index of each cluster's gradient among the blocks.
         num_blocks: blocks of the gradient.
@@ -222,8 +223,8 @@ def _of_items(
 def row_length(num_targets: int, num_clusters: int) -> int:
     """Returns how many targets share a read of a block: a cluster's average number.
 
-    It is at least 4, for with fewer a matrix product becomes vector products, and at
-    most 32.
+    It is at least 4, because with fewer targets a matrix product becomes vector
+    products, and at most 32.
     """
     average = max(1, num_targets // num_clusters)
     return min(32, max(4, 2 ** math.ceil(math.log2(average))))
@@ -236,7 +237,7 @@ def sorted_rows(
 
     Args:
         targets: in any order; those of cluster `num_clusters` are left out.
-        num_clusters: of this shard.
+        num_clusters: the number of clusters of this shard.
         length: most targets of a row.
         multiple: divides the capacity for rows.
     """

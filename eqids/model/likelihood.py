@@ -22,8 +22,8 @@ from sharding import TableShards
 class ActiveClusters(eqx.Module):
     """The clusters that a batch uses, and zeros in place of their blocks.
 
-    Gradients with respect to the zeros are those of the tables' blocks, so that no
-    gradient of a table's size is ever formed.
+    Gradients with respect to the zeros are the gradients of the tables' blocks, so no
+    gradient has the size of a table.
 
     Attributes:
         cluster: each shard's clusters, ascending, padded with the number of clusters.
@@ -121,7 +121,7 @@ def log_probs_of(
     """Returns each target's log-probability, 0 where the slot is negative.
 
     These are the numbers that `log_likelihood` sums. The gradient costs a second pass,
-    because only the backward pass knows the weights of the targets.
+    because the weights of the targets are known only in the backward pass.
     """
     weight = (slot >= 0).astype(jnp.float32)
     return _pass(hidden, weights, items, WeightedSlots(slot, weight))[0]
@@ -240,7 +240,7 @@ def add_rows(
 
     Args:
         blocks: split over the mesh as the tables are.
-        cluster: of each block, as in `ActiveClusters`.
+        cluster: the cluster of each block, as in `ActiveClusters`.
         slot: where to add each row; a negative slot drops it.
         rows: split over the mesh as the slots are.
     """
@@ -269,7 +269,7 @@ def active_clusters(
 
     Args:
         slot: negative slots are ignored.
-        num_clusters: of the catalog.
+        num_clusters: the number of clusters of the catalog.
         cluster_size: places of a cluster.
         capacity: length of the result; the last clusters are cut off if it is short.
     """

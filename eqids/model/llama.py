@@ -26,7 +26,7 @@ from eqids.model.rope import Rope, rope_tables, rotate
 from sharding import gathered, like, lookup
 
 INIT_STD = 0.02
-"""Of every random weight, as Llama's own `initializer_range`."""
+"""Standard deviation of random weights: the `initializer_range` of Llama."""
 
 
 def rms_norm(
@@ -49,7 +49,8 @@ def dropout(
 
 
 class LlamaBlock(eqx.Module):
-    """The weights of all blocks; in a scan, those of one, which `__call__` computes."""
+    """The weights of all blocks; in a scan, those of one block, which `__call__`
+    runs."""
 
     attention_norm: Float[Array, "layer width"]
     wq: Float[Array, "layer heads head width"]
@@ -126,7 +127,7 @@ class LlamaBlock(eqx.Module):
     ) -> tuple[
         Float[Array, "batch seq kv_heads head"], Float[Array, "batch seq kv_heads head"]
     ]:
-        """Returns them in the precision of products, see `product`."""
+        """Returns keys and values in the precision of products, see `product`."""
         lora = self.lora or {}
         k = linear("bsw,hdw->bshd", x, self.wk, lora.get("wk"))
         v = linear("bsw,hdw->bshd", x, self.wv, lora.get("wv"))
@@ -190,9 +191,9 @@ class Llama(eqx.Module):
             rate: share of each branch that is dropped, if `key` is given.
             remat: recompute blocks in the backward pass instead of keeping their
                 activations.
-            kernel: of the attention.
+            kernel: the kernel of the attention.
             key: randomness of the dropout.
-            prefix: of the tokens that every segment begins with.
+            prefix: the keys and values of the tokens that every segment begins with.
         """
         mask = sees(segment)
         if prefix is not None:
@@ -219,11 +220,11 @@ class Llama(eqx.Module):
     def prefix_cache(
         self, tokens: Int[Array, " prefix"], dtype: DTypeLike = jnp.float32
     ) -> PrefixCache:
-        """Returns the keys and values of tokens that sequences are to begin with.
+        """Returns the keys and values of tokens that all sequences will begin with.
 
         Args:
             tokens: the prefix.
-            dtype: of the computation.
+            dtype: the dtype of the computation.
         """
         position = jnp.arange(len(tokens))[None]
         rope = rope_tables(position, self.config)
@@ -247,7 +248,7 @@ class Llama(eqx.Module):
         """Returns the float32 logits of the next token at every position.
 
         Raises:
-            ValueError: it has no head, see `headless`.
+            ValueError: the Llama has no `lm_head`, see `headless`.
         """
         if self.lm_head is None and not self.config.tied:
             raise ValueError(

@@ -32,8 +32,8 @@ FIELDS: Mapping[LoraTarget, str] = types.MappingProxyType(
 class LowRank(eqx.Module):
     """The change `alpha / rank * B A` of one kind of matrix, in all blocks.
 
-    Training never multiplies it out. Its axes have the words of the matrix that it
-    changes, outputs first, with `rank` between its two sides.
+    Training does not compute the product B A. The axes have the words of the changed
+    matrix, outputs first; `rank` is the axis between A and B.
     """
 
     a: Float[Array, "layer rank *inputs"]
@@ -53,8 +53,9 @@ class LowRank(eqx.Module):
         """Starts from a random A and a B of zeros, which changes nothing.
 
         Args:
-            matrix: the one to change; only its shape matters.
-            axes: its words; `width` is one side, and the other words are the other.
+            matrix: the matrix to change; only its shape matters.
+            axes: its axis words. `width` is one side; the other words are the other
+                side.
             config: rank and alpha.
             key: randomness of A.
         """
@@ -88,8 +89,8 @@ class LowRank(eqx.Module):
 
         Args:
             x: the input of the matrix.
-            out_sharding: of a result `[batch, seq, width]`, whose inputs a mesh axis
-                may split.
+            out_sharding: the sharding of a result `[batch, seq, width]`, whose inputs a
+                mesh axis may split.
         """
         a, b = (gathered(w.astype(x.dtype)) for w in (self.a, self.b))
         ends = tuple(range(-len(self.inputs), 0))
@@ -111,8 +112,8 @@ def linear(
         equation: as in `product`.
         x: the input.
         weight: the matrix, of one layer.
-        change: of the matrix, or None.
-        out_sharding: of the result, if einsum cannot infer it.
+        change: the low-rank change of the matrix, or None.
+        out_sharding: the sharding of the result, if einsum cannot infer it.
     """
     y = product(equation, x, weight, out_sharding)
     return named_product(y if change is None else y + change(x, out_sharding))

@@ -20,17 +20,18 @@ def product(
 ) -> Float[Array, "*outputs"]:
     """Returns an einsum of activations and a weight; its result has `x`'s precision.
 
-    A wider weight is cast to the precision of `x`. For a narrower one, such as a frozen
-    bfloat16 weight of float32 activations, `x` is rounded and the sum is not:
+    A wider weight is cast to the precision of `x`. If the weight is narrower, such as a
+    frozen bfloat16 weight with float32 activations, `x` is rounded and the sum is not:
     processors multiply bfloat16 faster than float32, and XLA moves float32 on a CPU
     without a conversion. Gradients are computed in the same way.
 
     Args:
-        equation: of two operands; each letter is in at least two of the three terms.
+        equation: an einsum of two operands; each letter is in at least two of the three
+            terms.
         x: activations.
-        weight: as it is stored, gathered here if a mesh splits it; or activations.
-        out_sharding: of the result, if einsum cannot infer it.
-        dtype: of the result, by default that of `x`; never narrower.
+        weight: a stored weight, gathered here if a mesh splits it; or activations.
+        out_sharding: the sharding of the result, if einsum cannot infer it.
+        dtype: the dtype of the result, by default that of `x`; never narrower.
     """
     weight = gathered(narrowed(weight, x.dtype))
     if weight.dtype != x.dtype:

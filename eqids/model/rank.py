@@ -44,8 +44,8 @@ def ranks(
         target: slots.
         seen: slots of the users' histories; numbers that are no slots are padding. If
             they are filtered, a target that its user has seen is missed (rank inf).
-        seen_by: the user of each of `seen`, by default the one of its row. With it,
-            long lists use the space that short ones leave.
+        seen_by: the user of each of `seen`, by default the user of its row. With it,
+            long lists can use the unused ends of short rows.
     """
     rows = [target, seen]
     if seen_by is not None:
@@ -57,9 +57,9 @@ class _Seen(NamedTuple):
     """Distinct pairs of a slot and the user who has seen it."""
 
     slot: Int[Array, " pair"]
-    """Counts from the shard's first."""
+    """The slot, counted from the shard's first."""
     user: Int[Array, " pair"]
-    """The user's row of those that the shard ranks; out of range for other users."""
+    """The user's row among those that the shard ranks; out of range for other users."""
 
     def counts(self, what: Bool[Array, " pair"], like: Array) -> Int[Array, " user"]:
         """Returns how many of these pairs each user has; `like` gives the length."""
@@ -73,7 +73,7 @@ class _Own(NamedTuple):
     total: Float[Array, "cluster user"]
     """Normalizers of all clusters."""
     logit: Float[Array, " user"]
-    """Of the target; 0 if another shard has it."""
+    """Score of the target; 0 if another shard has it."""
 
 
 def _local_ranks(

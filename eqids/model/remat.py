@@ -29,10 +29,10 @@ def named_product(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 def kept_with(remat: bool, fused_attention: bool) -> Kept:
     """Returns what blocks keep.
 
-    With the products, the rest is recomputed quickly. That includes the scores of the
-    attention, which are a product too, but a large one. A fused kernel never shows
-    these scores, and XLA cannot fuse its result into other operations: then blocks keep
-    everything.
+    If blocks keep the products, the rest is recomputed quickly. The scores of the
+    attention are a product too, but are recomputed because they are large. A fused
+    kernel does not return these scores, and XLA cannot fuse its result into other
+    operations, so with it blocks keep everything.
 
     Args:
         remat: recompute whole blocks.
@@ -50,7 +50,7 @@ def checkpointed(
 
     Args:
         body: computes one block; `jax.lax.scan` runs it.
-        kept: what is not recomputed.
+        kept: what blocks keep instead of recomputing it.
     """
     policies: dict[Kept, Callable[..., bool] | None] = {
         "nothing": None,
@@ -63,7 +63,7 @@ def checkpointed(
 def _all_but_weights(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:
     """A policy for `jax.checkpoint`: keeps all but gathered weights, casts and names.
 
-    Gathered and cast weights of all layers would be whole copies of the model, and cost
-    little to recompute. What has a name is kept without the name too.
+    Gathered and cast weights of all layers would be whole copies of the model, and are
+    cheap to recompute. A named result is kept already as the product that it names.
     """
     return primitive.name not in ("reshard", "convert_element_type", "name")

@@ -126,9 +126,10 @@ def over_chunks(
 
     Args:
         step: takes a chunk's first cluster, a bool for each of its clusters (False if
-            a chunk before had it: the last two may overlap), and the carry.
-        softmax: whose clusters.
-        num_queries: for which a chunk is scored; they bound its size.
+            the chunk before had it: the last two may overlap), and the carry.
+        softmax: the softmax whose clusters are scored.
+        num_queries: number of queries for which a chunk is scored; it bounds the
+            chunk's size.
         start: the first carry; it has to vary over shards as the results of `step` do.
     """
     num_clusters, cluster_size = softmax.valid.shape

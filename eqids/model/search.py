@@ -1,7 +1,7 @@
 """The exact k most probable items, without scoring the catalog.
 
-A search visits clusters best first (`eqids.model.best_first`). That is slow for flat
-probabilities; such a search ends by scoring all items, in memory that does not grow
+A search visits clusters best first (`eqids.model.best_first`). That is slow if
+probabilities are flat; then the search scores all items, in memory that does not grow
 with the catalog. If a mesh splits the clusters, every shard searches its own, and the
 shards exchange k candidates for each query.
 """
@@ -29,10 +29,10 @@ from eqids.model.scores import SoftmaxArrays, cluster_log_probs, on_shards
 from sharding import TableShards
 
 _SMALL = 2**16
-"""Catalogs of at most so many slots are always scored whole."""
+"""A catalog of at most this many slots is always scored whole."""
 _PATIENCE = 16
-"""A search gives up when it needs more than one in so many clusters: to read more of
-them one by one takes longer than to score all items for many queries at once."""
+"""A search ends if it needs more than one in this many clusters: reading more of them
+one by one takes longer than scoring all items for many queries at once."""
 _TOGETHER = 32
 """Queries for which a CPU scores all items at a time."""
 _TOGETHER_ACCELERATED = 256
@@ -148,7 +148,8 @@ def _searched(
     """Visits clusters best first; scores all items if that takes too many visits."""
     num_clusters = len(clusters.allowed)
     if shards.blocks:
-        # What all shards find in their best clusters saves each of them visits.
+        # The best items of every shard's first cluster raise the floor, so that all
+        # shards visit fewer clusters.
         first = partial(clusters.expand, most=1, patience=num_clusters)
         state = in_turn(first, queries, state)
         scores = lax.all_gather(state.scores, shards.blocks, axis=1, tiled=True)

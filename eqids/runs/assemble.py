@@ -1,4 +1,5 @@
-"""The whole model of a checkpoint: what is stored, and the frozen rest."""
+"""Assembles the whole model of a checkpoint: its stored arrays, and the frozen
+Llama."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +30,10 @@ def assemble(
     put: Placement,
     strategy: Strategy | None = None,
 ) -> EqIDs:
-    """Returns the whole model of a checkpoint or a pair, placed.
+    """Returns the whole model of a checkpoint or a pair, placed on devices.
+
+    A *pair* is a folder that `convert eqids-to-hf` wrote: a Llama and the rest of the
+    model.
 
     Args:
         path: the checkpoint or the pair, for messages.
@@ -37,13 +41,13 @@ def assemble(
         params_of: returns the stored arrays, given their shapes where `put` places
             them, and their shapes as stored (without the empty clusters that pad a
             catalog to a mesh).
-        dataset: with the catalog that the model was trained on.
+        dataset: a dataset with the catalog that the model was trained on.
         llama_path: the Llama's folder, by default the one of the run.
-        put: where the model goes.
-        strategy: the one whose arrays are stored, by default the run's.
+        put: places the model.
+        strategy: determines which arrays are stored; by default the run's.
 
     Raises:
-        UserError: it was trained over another Llama.
+        UserError: the model was trained over another Llama.
     """
     config = from_json(RunConfig, meta["config"], f"{path}: config")
     sizes = from_json(ModelConfig, meta["model"], f"{path}: model")

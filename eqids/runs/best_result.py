@@ -13,11 +13,11 @@ def report_best(run: Run, dataset: Dataset) -> None:
     """Prints and writes the result of a run; all processes call it.
 
     Args:
-        run: whose last step is saved.
-        dataset: with all users.
+        run: the run, whose last step is saved.
+        dataset: the run's dataset, with all users.
 
     Raises:
-        UserError: no sound step is left.
+        UserError: all steps are damaged.
     """
     step, params = run.checkpoints.restore_best(warn)
     metrics = run.evaluate(params, "test")

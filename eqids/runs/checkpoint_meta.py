@@ -20,11 +20,11 @@ def run_meta(
     """Returns what a checkpoint records beside its arrays, as JSON values.
 
     Args:
-        config: the run's.
+        config: the run's config.
         model: the model's sizes.
-        dataset: what the run trains on.
+        dataset: the dataset that the run trains on.
         base: fingerprint of the pretrained Llama's files, if there is one.
-        validation: the evaluation of these weights, if there was one.
+        validation: the evaluation of these weights, if any.
     """
     return {
         "config": to_json(config),

@@ -1,4 +1,4 @@
-"""The frozen Llama of a checkpoint, which holds none of its weights."""
+"""The frozen Llama of a checkpoint; the checkpoint itself does not hold its weights."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ def frozen_llama(
     Args:
         base: the fingerprint of its files.
         path: its folder.
-        dtype: what its weights are cast to.
-        put: where they go.
+        dtype: its weights are cast to this dtype.
+        put: places them.
 
     Raises:
         UserError: see `check_base`.

@@ -1,4 +1,5 @@
-"""What a run trains, from its flags: config, dataset, tokens of texts, and sizes."""
+"""The inputs of a run, opened from its flags: config, dataset, tokens, and model
+sizes."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -41,11 +42,11 @@ class RunInputs:
     config: RunConfig
     dataset: Dataset
     tokens: ItemTokens | None
-    """Of the items' texts, or none."""
+    """The tokens of the items' texts, or none."""
 
     @property
     def prefix_length(self) -> int:
-        """Returns the tokens of the prompt that is computed once."""
+        """Returns the number of the prompt's tokens, if the prompt is computed once."""
         return prefix_length(self.tokens, self.config.strategy)
 
 
@@ -53,8 +54,8 @@ def open_inputs(flags: TrainConfig) -> RunInputs:
     """Opens what the flags of a run name; all processes call it.
 
     Raises:
-        UserError: the flags, the dataset, the Llama or the tokenizer do not fit one
-            another, or one of them does not exist.
+        UserError: the flags, the dataset, the Llama and the tokenizer do not fit
+            together, or one of them does not exist.
     """
     config = resolved(flags)
     _check_recorded_folders(config)
@@ -79,7 +80,7 @@ def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
 
     Raises:
         UserError: the run would start from a checkpoint of another catalog, or the
-            model's sizes do not fit one another.
+            model's sizes do not fit together.
     """
     config, dataset = inputs.config, inputs.dataset
     flags, folder = config.flags, config.checkpoint_dir

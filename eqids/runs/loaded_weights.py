@@ -1,4 +1,4 @@
-"""The weights that a new run takes from another one's checkpoint, or from a pair."""
+"""The weights that a new run takes from another run's checkpoint, or from a pair."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,21 +28,21 @@ def load_weights(
 ) -> State:
     """Returns a new run's state with the weights of another run's checkpoint.
 
-    What trains in the new run and did not train in the other (Llama or its low-rank
-    changes, after a frozen stage) keeps its values. If Llama trains, the checkpoint's
-    low-rank changes are merged into it.
+    Arrays that train in the new run and did not train in the other (Llama or its
+    low-rank changes, after a frozen stage) keep their values. If Llama trains, the
+    checkpoint's low-rank changes are merged into it.
 
     Args:
         state: at step 0.
         stored: its shapes in checkpoints, see `stored_shapes`.
         checkpoint: DIR/STEP, or a run's DIR, which means its best step.
         meta: what the new run would record.
-        put: where weights go.
+        put: places the weights.
 
     Raises:
-        UserError: no such checkpoint, another catalog, arrays of other shapes, heads
-            that were trained over another frozen Llama than this run's, or over
-            low-rank changes that this run neither has nor can merge into its Llama.
+        UserError: the checkpoint does not exist, or has another catalog or arrays of
+            other shapes; or its heads were trained over another frozen Llama than this
+            run's, or over low-rank changes that this run can neither keep nor merge.
     """
     path = resolve(checkpoint, "--load_checkpoint")
     manifest = read_manifest(path)
@@ -89,9 +89,9 @@ def load_pair_weights(
     Args:
         state: at step 0.
         stored: its shapes in checkpoints, see `stored_shapes`.
-        folder: the pair's.
+        folder: the pair's folder.
         meta: what the new run would record.
-        put: where weights go.
+        put: places the weights.
 
     Raises:
         UserError: a file of another pair, or a tensor of another name, shape or dtype.
@@ -104,15 +104,15 @@ def load_pair_weights(
 
 
 def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Requires that a new run leaves unused items out if an older one did.
+    """Requires that a new run leaves unused items out if the older run did.
 
     Args:
-        path: of the older one, for messages.
+        path: the path of the older run, for messages.
         old: what it records.
         new: what the new run would record.
 
     Raises:
-        UserError: it does not, and would push unused items away from similar ones.
+        UserError: the new run does not, so training would lower their scores.
     """
     was, now = (meta["config"]["flags"]["init_items"] for meta in (old, new))
     require(

@@ -12,7 +12,8 @@ from eqids.runs.inputs import RunInputs
 
 
 def first_lines(inputs: RunInputs, state: State) -> str:
-    """Returns lines on dataset, what trains, and where the run starts."""
+    """Returns lines about the dataset, the trained weights, and where the run
+    starts."""
     config, dataset, tokens = inputs.config, inputs.dataset, inputs.tokens
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     info, recipe, step = dataset.info, config.recipe, int(state.step)

@@ -58,10 +58,10 @@ def initial_model(
         config: its sizes.
         dataset: the catalog, how often its items are used, and their vectors.
         llama: a pretrained one, or None for random weights.
-        key: randomness.
-        init_items: where item vectors start: from the dataset's, from those of texts,
-            or at random.
-        text: vectors of texts, if items start from them.
+        key: randomness of the weights.
+        init_items: whether item vectors start from the dataset's vectors, from vectors
+            of texts, or at random.
+        text: vectors of texts, if item vectors start from them.
     """
     starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
     return EqIDs(

@@ -18,7 +18,7 @@ def with_llama_path(config: RunConfig) -> RunConfig:
     """Returns the run with the folder of its Llama, fetched from the hub if need be.
 
     Raises:
-        UserError: the folder holds no Llama, or the hub refuses.
+        UserError: the folder holds no Llama, or the hub refuses the download.
     """
     flags = config.flags
     if flags.estimate_memory_only:
@@ -34,7 +34,7 @@ def with_llama_path(config: RunConfig) -> RunConfig:
 
 
 def llama_sizes(flags: TrainConfig, tokens: ItemTokens | None) -> LlamaConfig:
-    """Returns the Llama's sizes; one from scratch gets all tokens of its tokenizer.
+    """Returns the Llama's sizes; from scratch, its vocabulary is that of the tokenizer.
 
     Raises:
         UserError: the Llama has other sizes than --llama_size, or too small a
@@ -59,7 +59,8 @@ def llama_sizes(flags: TrainConfig, tokens: ItemTokens | None) -> LlamaConfig:
 def load_pretrained(
     config: RunConfig, put: Placement
 ) -> tuple[Llama | None, str | None]:
-    """Returns the pretrained Llama and its fingerprint; both None from scratch."""
+    """Returns the pretrained Llama and its fingerprint; both None for a Llama from
+    scratch."""
     path = config.flags.llama_path
     if path is None:
         return None, None

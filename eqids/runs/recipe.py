@@ -26,8 +26,9 @@ def resolved(flags: TrainConfig) -> RunConfig:
 
     Raises:
         UserError: flags contradict each other: LoRA or --init_items text without a
-            pretrained Llama, LoRA's flags without LoRA, a pretrained Llama that is to
-            be random, or a step to stop at that is past the last.
+            pretrained Llama, LoRA's flags without LoRA, flags that ask
+            for a pretrained Llama and for random weights, or --stop_at past the last
+            step.
     """
     flags = _absolute(flags)
     strategy = strategy_of(flags)
@@ -92,7 +93,7 @@ def _check_llama(flags: TrainConfig, strategy: Strategy) -> None:
 
 
 def strategy_of(flags: TrainConfig) -> Strategy:
-    """Returns what trains: by the flags, or the default of their Llama."""
+    """Returns which weights train: by the flags, or by the default for their Llama."""
     default: Strategy = "all" if is_scratch(flags) else "heads"
     return "heads" if flags.freeze_llama else flags.train or default
 

@@ -12,12 +12,12 @@ def dataset_of(path: Path, config: RunConfig, data_dir: Path | None = None) -> D
     """Opens the dataset that a model is used with.
 
     Args:
-        path: of the checkpoint or the pair, for messages.
-        config: of its run.
-        data_dir: the folder, by default the one of the run.
+        path: the path of the checkpoint or the pair, for messages.
+        config: the config of its run.
+        data_dir: the dataset's folder, by default the one that the run recorded.
 
     Raises:
-        UserError: the run's no longer exists; see `open_dataset` too.
+        UserError: the run's dataset no longer exists; see `open_dataset` too.
     """
     if data_dir is None:
         check_dataset_exists(path, config)
@@ -28,8 +28,8 @@ def check_dataset_exists(path: Path, config: RunConfig) -> None:
     """Raises UserError if the dataset of a run is no longer where the run found it.
 
     Args:
-        path: of the run's checkpoint, for messages.
-        config: of the run.
+        path: the path of the run's checkpoint, for messages.
+        config: the config of the run.
     """
     require(
         (config.data_dir / INFO_FILE).is_file(),
@@ -44,12 +44,12 @@ def llama_of_run(
     """Returns the folder of a model's Llama, or None if the run has none in files.
 
     Args:
-        path: of the checkpoint or the pair, for messages.
-        config: of its run.
+        path: the path of the checkpoint or the pair, for messages.
+        config: the config of its run.
         llama_path: the folder, by default the one of the run.
 
     Raises:
-        UserError: the run's no longer exists; see `llama_folder` too.
+        UserError: the run's Llama no longer exists; see `llama_folder` too.
     """
     folder = llama_folder(config, llama_path)
     if llama_path is None and folder is not None:
@@ -61,18 +61,19 @@ def llama_folder(config: RunConfig, llama_path: Path | None = None) -> Path | No
     """Returns the folder of a run's Llama, fetched again if the hub's cache lost it.
 
     Args:
-        config: the run's.
+        config: the run's config.
         llama_path: the folder, by default the one of the run.
 
     Raises:
-        UserError: the hub cannot be reached, or refuses; see `fetch_llama`.
+        UserError: the hub cannot be reached, or refuses the download; see
+            `fetch_llama`.
     """
     flags = config.flags
     folder = llama_path or flags.llama_path
     if folder is None or folder.exists():
         return folder
     published = REPOSITORIES.get(flags.llama_size)
-    # The cache calls a folder by its revision; others are the user's own.
+    # Folders in the hub's cache are named by revision; others are the user's own.
     if published is None or folder.name != published.revision:
         return folder
     return fetch_llama(flags.llama_size)
@@ -82,7 +83,7 @@ def check_llama_exists(path: Path, folder: Path, flag: str = "--llama_path") -> 
     """Raises UserError if the Llama of a run is no longer where the run found it.
 
     Args:
-        path: of the run's checkpoint, for messages.
+        path: the path of the run's checkpoint, for messages.
         folder: where the run found its Llama.
         flag: the flag that gives its new path.
     """

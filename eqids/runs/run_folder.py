@@ -24,8 +24,8 @@ def locked_folder(config: RunConfig) -> Iterator[Saver]:
     """Locks a run's folder and sets damaged checkpoints aside; yields its saver.
 
     Raises:
-        UserError: another run holds the folder, it cannot be written to, all of its
-            checkpoints are damaged, or --fresh is given and it is not empty.
+        UserError: another run has locked the folder, it cannot be written to, all of
+            its checkpoints are damaged, or --fresh is given and it is not empty.
     """
     flags, folder = config.flags, config.checkpoint_dir
     retention = Retention(flags.keep, flags.keep_every)
@@ -50,9 +50,9 @@ def check_start(flags: TrainConfig, folder: Path, dataset: Dataset) -> None:
     """Requires that a run starts from a checkpoint of the dataset's own catalog.
 
     Args:
-        flags: the run's.
-        folder: its checkpoints.
-        dataset: what it trains on.
+        flags: the run's flags.
+        folder: the folder of its checkpoints.
+        dataset: the dataset that it trains on.
 
     Raises:
         UserError: the checkpoint has an older version of the catalog; the message names
@@ -68,13 +68,14 @@ def check_start(flags: TrainConfig, folder: Path, dataset: Dataset) -> None:
 
 
 def recorded_item_optimizer(flags: TrainConfig, folder: Path) -> ItemOptimizer:
-    """Returns --item_optimizer; a resumed run's `auto` is what its checkpoints record.
+    """Returns --item_optimizer; a resumed run's `auto` means what its checkpoints
+    record.
 
-    Otherwise `auto` could mean another one once the catalog has grown.
+    Otherwise `auto` could choose another optimizer once the catalog has grown.
 
     Args:
-        flags: the run's.
-        folder: its checkpoints.
+        flags: the run's flags.
+        folder: the folder of its checkpoints.
     """
     newest = latest_step(folder)
     if flags.item_optimizer != "auto" or newest is None:

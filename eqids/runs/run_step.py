@@ -1,4 +1,4 @@
-"""The train step of a run: its flags and its machine decide."""
+"""The config of a run's train step, from its flags and its machine."""
 
 import jax
 
@@ -8,10 +8,10 @@ from eqids.model.attention import Kernel, cudnn_attends
 
 
 def step_config(config: RunConfig, llama: LlamaConfig) -> StepConfig:
-    """Returns what determines the train step of a run.
+    """Returns the config of a run's train step.
 
     Args:
-        config: the run's; with `--hardware`, the answer is for that hardware.
+        config: the run's config; with `--hardware`, the answer is for that hardware.
         llama: sizes of its Llama.
 
     Raises:

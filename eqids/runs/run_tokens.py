@@ -1,4 +1,4 @@
-"""The tokens of items' texts in a run: by its flags, and as a checkpoint records."""
+"""The tokens of items' texts in a run: as its flags say, or as a checkpoint records."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from eqids.model import Llama, PrefixCache
 from eqids.runs.recorded_folders import llama_of_run
 
 say_once = functools.cache(say)
-"""Prints a sentence the first time only: a run may read texts for two purposes."""
+"""Prints a message only the first time: a run may read texts for two purposes."""
 
 _prefix_cache = jax.jit(Llama.prefix_cache, static_argnums=2)
 
@@ -31,7 +31,7 @@ def requested_tokens(
     """Returns the tokens of a dataset's texts if the flags of a run read text.
 
     Raises:
-        UserError: there is no tokenizer, or no item has a text.
+        UserError: no tokenizer exists, or no item has a text.
     """
     if not flags.reads_text:
         return None
@@ -50,14 +50,14 @@ def recorded_tokens(
     """Returns the tokens of texts that a checkpoint was trained with, if any.
 
     Args:
-        checkpoint: for messages.
-        config: of its run.
-        dataset: whose items, of any version of the catalog.
-        tokenizer: its file, by default where the run found it.
+        checkpoint: the checkpoint's path, for messages.
+        config: the config of its run.
+        dataset: the dataset of the items, with any version of the catalog.
+        tokenizer: the tokenizer's file, by default where the run found it.
         llama_path: the Llama's folder, by default the one of the run.
 
     Raises:
-        UserError: there is no such tokenizer, or it is another one than the run's.
+        UserError: the tokenizer does not exist, or is another than the run's.
     """
     if config.tokens is None:
         return None
@@ -90,13 +90,13 @@ def prefix_length(tokens: ItemTokens | None, strategy: Strategy) -> int:
 def prompt_computed(
     llama: Llama, tokens: ItemTokens | None, strategy: Strategy, dtype: DTypeLike
 ) -> tuple[PrefixCache | None, ItemTokens | None]:
-    """Computes the prompt once if Llama is frozen, and takes it out of the rows.
+    """Computes the prompt once if Llama is frozen, and removes it from the rows.
 
     Args:
         llama: placed on its devices; if it is not frozen, it is not read.
-        tokens: beside the items, or none.
-        strategy: what trains, or trained.
-        dtype: of Llama's computation.
+        tokens: the tokens of the items' texts, or none.
+        strategy: which weights train, or trained.
+        dtype: the dtype of Llama's computation.
 
     Returns:
         The prompt's keys and values, and tokens without it; or None and the same
@@ -114,10 +114,10 @@ def check_tokens(
     """Raises UserError if items have other texts than a checkpoint was trained with.
 
     Args:
-        checkpoint: for messages.
-        config: of its run.
-        dataset: with the same catalog.
-        tokens: of its items.
+        checkpoint: the checkpoint's path, for messages.
+        config: the config of its run.
+        dataset: a dataset with the same catalog.
+        tokens: the tokens of its items.
     """
     require(
         tokens.config == config.tokens,
@@ -136,17 +136,17 @@ def check_reads_alike(
     """Requires that a run has the tokenizer of the run whose weights it starts from.
 
     Args:
-        path: of these weights, for messages.
-        config: of the run that made them.
-        flags: of the new run.
-        dataset: of the new run.
-        tokens: of the new run, or none.
+        path: the path of these weights, for messages.
+        config: the config of the run that made them.
+        flags: the flags of the new run.
+        dataset: the dataset of the new run.
+        tokens: the tokens of the new run, or none.
 
     Returns:
-        A warning that the items have other texts by now; or None.
+        A warning if the items have other texts now; otherwise None.
 
     Raises:
-        UserError: it has another tokenizer.
+        UserError: the run has another tokenizer.
     """
     was = config.tokens
     if was is None or tokens is None:

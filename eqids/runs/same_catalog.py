@@ -1,4 +1,5 @@
-"""Whether a checkpoint, or a folder of `eqids-to-hf`, has the catalog of a dataset."""
+"""Checks that a checkpoint, or a folder of `eqids-to-hf`, has the catalog of a
+dataset."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,9 @@ def check_catalog(path: Path, meta: Mapping[str, Any], dataset: Dataset) -> None
     """Raises UserError if a checkpoint was trained on another catalog than a dataset's.
 
     Args:
-        path: of the checkpoint, for messages.
+        path: the path of the checkpoint, for messages.
         meta: what it records.
-        dataset: with which it is to be used.
+        dataset: the dataset that it is to be used with.
     """
     check_catalog_version(path, meta, dataset)
     require(
@@ -51,9 +52,9 @@ def other_catalog(path: Path, meta: Mapping[str, Any], data_dir: Path) -> str:
     """Returns the message that a checkpoint has another catalog than a dataset.
 
     Args:
-        path: of the checkpoint.
+        path: the path of the checkpoint.
         meta: what it records.
-        data_dir: of the dataset.
+        data_dir: the folder of the dataset.
     """
     was = Path(meta["config"]["data_dir"])
     same = was.resolve() == data_dir.resolve()

@@ -1,4 +1,4 @@
-"""Whether a run may resume a checkpoint: the settings that it must repeat."""
+"""Checks that a run may resume a checkpoint: it must repeat some settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
     """Raises UserError at the first setting in which two runs differ.
 
     Args:
-        path: the older one's checkpoint.
+        path: the older run's checkpoint.
         old: what it records.
         new: what the new run would record.
     """
@@ -38,11 +38,11 @@ def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
 def difference(
     name: str, path: Path, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> str | None:
-    """Returns the message for two runs that differ in a hash, and its remedy.
+    """Returns the message for two runs that differ in a hash, with a remedy.
 
     Args:
-        name: of the hash.
-        path: of the checkpoint that records the first of them.
+        name: the name of the hash.
+        path: the path of the checkpoint that records the older run.
         old: what the checkpoint records.
         new: what a new run would record.
 
@@ -70,7 +70,7 @@ def difference(
 
 
 def _apart(value: Any, other: Any) -> Any:
-    """Of two objects, the fields of the first that are not those of the second."""
+    """The fields of the first object whose values differ in the second."""
     if not (isinstance(value, Mapping) and isinstance(other, Mapping)):
         return value
     return {
@@ -81,7 +81,7 @@ def _apart(value: Any, other: Any) -> Any:
 
 
 def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run must share with a checkpoint to resume it."""
+    """The settings that a run must share with a checkpoint to resume it."""
     config, sizes = meta["config"], dict(meta["model"])
     lora = sizes.pop("lora") or {}
     return {

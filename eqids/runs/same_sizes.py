@@ -1,4 +1,4 @@
-"""Whether a new run's model has the sizes of the weights that it starts from."""
+"""Checks that a new run's model has the sizes of the weights that it starts from."""
 
 import dataclasses
 from pathlib import Path
@@ -20,12 +20,12 @@ def check_strategy(path: Path, was: Strategy, now: Strategy) -> None:
     """Requires that a Llama that trained in a checkpoint trains in the new run too.
 
     Args:
-        path: of the checkpoint, for messages.
-        was: what trained in it.
-        now: what trains in the new run.
+        path: the path of the checkpoint, for messages.
+        was: the strategy that it was trained with.
+        now: the strategy of the new run.
 
     Raises:
-        UserError: it would be frozen, and a frozen Llama has to be in files.
+        UserError: the new run would freeze it; a frozen Llama must be in files.
     """
     require(
         was != "all" or now == "all",
@@ -39,12 +39,12 @@ def check_llama_size(path: Path, config: RunConfig, size: str) -> None:
     """Requires the --llama_size of a checkpoint whose Llama was not in files.
 
     Args:
-        path: of the checkpoint, for messages.
-        config: of its run.
-        size: of the new run, whose Llama is not in files either.
+        path: the path of the checkpoint, for messages.
+        config: the config of its run.
+        size: --llama_size of the new run, whose Llama is not in files either.
 
     Raises:
-        UserError: it is another.
+        UserError: the new run has another size.
     """
     was = config.flags.llama_size
     require(
@@ -58,12 +58,12 @@ def check_shapes(path: Path, was: ModelConfig, now: ModelConfig) -> None:
     """Requires that weights fit a model, low-rank changes aside.
 
     Args:
-        path: of the checkpoint that has the weights, for messages.
-        was: the sizes that it records.
-        now: those of the new run.
+        path: the path of the checkpoint that has the weights, for messages.
+        was: the sizes that the checkpoint records.
+        now: the sizes of the new run.
 
     Raises:
-        UserError: they do not; the sentence names the flag.
+        UserError: they do not fit; the message names the flag.
     """
     for name in ("item_width", "adapter", "tied_items"):
         old, new = (flag(name, getattr(sizes, name)) for sizes in (was, now))
@@ -87,13 +87,13 @@ def check_lora(
     """Requires that a run keeps the low-rank changes that it starts from.
 
     Args:
-        path: of the checkpoint, for messages.
+        path: the path of the checkpoint, for messages.
         was: its low-rank changes, or none.
         now: those of the new run, or none.
         strategy: what trains in the new run; `all` merges them into Llama.
 
     Raises:
-        UserError: it has others, or none.
+        UserError: the run has other low-rank changes, or none.
     """
     if was is None or was == now or strategy == "all":
         return

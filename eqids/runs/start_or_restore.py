@@ -46,10 +46,10 @@ def start_or_restore(
     It is called within `put.active()`.
 
     Args:
-        inputs: what it trains, from `complete_inputs`.
-        sizes: the model's.
-        put: where everything goes.
-        saver: of the run's folder.
+        inputs: the run's inputs, from `complete_inputs`.
+        sizes: the model's sizes.
+        put: places all arrays.
+        saver: the saver of the run's folder.
 
     Raises:
         UserError: the folder holds another run or damaged steps only, or the weights
@@ -63,7 +63,7 @@ def start_or_restore(
     checkpoints = RunCheckpoints(saver, meta, outline(state), new.stored)
     del new
     if latest_step(folder) is not None:
-        del state  # or there would be two in memory
+        del state  # otherwise two states would be in memory
         state = _resume(folder, checkpoints)
     else:
         state = _with_weights(state, config, checkpoints, put)
@@ -103,7 +103,7 @@ class _NewState(NamedTuple):
     base: str | None
     """Fingerprint of the pretrained Llama."""
     text: _TextVectors | None
-    """Vectors of texts, if items start from them."""
+    """Vectors of texts, if item vectors start from them."""
 
 
 def _new_state(
@@ -126,7 +126,7 @@ def _new_state(
 
 
 def _resume(folder: Path, checkpoints: RunCheckpoints) -> State:
-    """Returns the newest sound state in a run's folder, which holds one or more.
+    """Returns the newest undamaged state in a run's folder, which holds checkpoints.
 
     Raises:
         UserError: the folder holds another run (the message names the first

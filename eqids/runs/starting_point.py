@@ -12,12 +12,12 @@ from eqids.data.batches.item_texts import TOKENIZER_FILE
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """What a run takes its flags over from."""
+    """The checkpoint or pair that a run takes its flags over from."""
 
     path: Path
     """The checkpoint, DIR/STEP, or the folder of the pair."""
     config: RunConfig
-    """Of the run that made it."""
+    """The config of the run that made it."""
     is_pair: bool = False
     """Whether it is a pair: a whole Llama, low-rank changes merged."""
     is_own: bool = False
@@ -25,17 +25,17 @@ class StartingPoint:
 
 
 def starting_point(flags: TrainConfig) -> StartingPoint | None:
-    """Returns what a run takes its flags over from, or None.
+    """Returns the checkpoint or pair that a run takes its flags over from, or None.
 
-    It is the run's own newest sound checkpoint, if `--checkpoint_dir` has one: what the
-    run started from may be gone. Otherwise it is the checkpoint of --load_checkpoint or
-    the pair of --init_from.
+    It is the run's own newest undamaged checkpoint, if `--checkpoint_dir` has one,
+    because the checkpoint that the run started from may no longer exist. Otherwise it
+    is the checkpoint of --load_checkpoint or the pair of --init_from.
 
     Args:
-        flags: the run's.
+        flags: the run's flags.
 
     Raises:
-        UserError: there is no such checkpoint, or no such pair.
+        UserError: the checkpoint or the pair does not exist.
     """
     if flags.starts_from is None:
         return None
@@ -50,9 +50,10 @@ def starting_point(flags: TrainConfig) -> StartingPoint | None:
 
 
 def newest_checkpoint(folder: Path) -> StartingPoint | None:
-    """Returns the newest sound checkpoint in a run's folder, or None.
+    """Returns the newest undamaged checkpoint in a run's folder, or None.
 
-    Damaged ones are skipped in silence: the run reports them when it takes its folder.
+    Damaged ones are skipped without a message: the run reports them when it locks its
+    folder.
     """
     for step in reversed(steps(folder)):
         with suppress(DamageError):

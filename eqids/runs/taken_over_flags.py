@@ -1,7 +1,7 @@
-"""Flags that a new run takes over from the checkpoint or the pair it starts from.
+"""Flags that a new run takes over from the checkpoint or the pair that it starts from.
 
-They are those that shape the model and its inputs; the new run's own command line
-overrides them, see `eqids.config.stages`.
+They are the flags that determine the model and its inputs; the new run's own command
+line overrides them, see `eqids.config.stages`.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,14 +37,14 @@ def flags_taken_over(
     From Python, `parse` may be `lambda defaults: TrainConfig(**{**defaults, **given})`.
 
     Args:
-        flags: the run's, as its command line alone gives them.
+        flags: the run's flags, as its command line alone gives them.
         parse: parses the command line again, over other defaults.
-        report: receives a line of what is taken over, and one of what the command line
-            changes.
+        report: receives a line with the flags that are taken over, and one with those
+            that the command line changes.
 
     Raises:
-        UserError: there is no such checkpoint or pair, or the dataset or the Llama that
-            its run recorded no longer exists.
+        UserError: the checkpoint or pair does not exist, or the dataset or the Llama
+            that its run recorded no longer exists.
     """
     start = starting_point(flags)
     if start is None:
@@ -78,7 +78,7 @@ def _check(
     found: TrainConfig,
     offered: Mapping[str, Any],
 ) -> None:
-    """Checks what can be checked before dataset and Llama are opened."""
+    """Makes the checks that need neither the dataset nor the Llama."""
     if found.load_checkpoint is not None and not start.is_own:
         if found.llama_path is None:
             check_llama_size(start.path, start.config, found.llama_size)
@@ -109,7 +109,7 @@ def _taken(
 def _changes(
     start: StartingPoint, offered: Mapping[str, Any], found: TrainConfig
 ) -> list[str]:
-    """The flags that the command line changes, and what they were."""
+    """The flags that the command line changes, with their old values."""
     was, default = model_flags(start.config), TrainConfig()
     changed = []
     for name in sorted({*offered, *LLAMA_FLAGS}, key=MODEL_FLAGS.index):

@@ -20,14 +20,14 @@ from eqids.runs.run_tokens import check_vocab
 from sharding import Placement, is_first, replicated
 
 DEPTH = 1 / 3
-"""Share of Llama's blocks that encode texts: of SmolLM2's 30, states after the first 10
-predict best who uses a film."""
+"""Share of Llama's blocks that encode texts. Of SmolLM2's 30 blocks, the states after
+the first 10 predict best who uses a film."""
 MOST_TOKENS = 128
-"""Tokens of a text that are encoded, at most."""
+"""Most tokens of a text that are encoded."""
 _POSITIONS = 2048
-"""Positions of a batch, about."""
+"""Approximate number of positions in a batch."""
 _SHORTEST = 8
-"""Positions of the shortest rows; each length that is compiled is twice the last."""
+"""Positions of the shortest rows; the other compiled lengths double from there."""
 
 
 class _Texts(eqx.Module):
@@ -47,10 +47,10 @@ def texts_to_read(
     """Returns the texts that a run's item vectors start from, or None.
 
     Args:
-        flags: the run's.
-        dataset: whose items.
+        flags: the run's flags.
+        dataset: the dataset of the items.
         llama: sizes of the Llama that encodes them.
-        report: receives how many items have no text; these start at zero.
+        report: receives a message about items without a text, which start at zero.
 
     Raises:
         UserError: no item has a text, or the Llama has no tokenizer.
@@ -82,7 +82,7 @@ def text_start(
         llama: a pretrained one, where `put` places it.
         item_width: size of an item's vector.
         dtype: Llama's compute dtype.
-        put: where texts go.
+        put: places texts on devices.
     """
     vectors = principal(text_vectors(llama, tokens, dtype, put), item_width)
     return vectors.reshape(
@@ -95,13 +95,14 @@ def text_vectors(
 ) -> Float[np.ndarray, "slot width"]:
     """Returns a mean of Llama's hidden states over each text's tokens.
 
-    Tokens weigh in proportion to their position, for later ones attend to more of the
-    text (Muennighoff 2022). States are those after the first `DEPTH` of the blocks, for
-    the last blocks specialise in predicting the next token (Skean et al. 2025).
+    A token's weight is proportional to its position, because later tokens attend to
+    more of the text (Muennighoff 2022). States are taken after the first `DEPTH` of the
+    blocks, because the last blocks specialise in predicting the next token (Skean et
+    al. 2025).
 
     Args:
         llama: a pretrained one, where `put` places it.
-        tokens: of the texts; their prefix is encoded and not averaged.
+        tokens: the tokens of the texts; their prefix is encoded and not averaged.
         dtype: Llama's compute dtype; the mean is float32.
         put: where texts go.
 

@@ -1,8 +1,8 @@
-"""Counts of one run of a compiled program, for each device.
+"""Counts the FLOPs, memory traffic and collectives of a compiled program.
 
 `count` reads the optimized HLO of a CPU or a GPU. It multiplies the bodies of loops by
-their trip counts, and includes products of libraries (cuBLAS, cuDNN's attention). JAX's
-`cost_analysis()` has no such counts for a GPU.
+their trip counts, and includes products that libraries compute (cuBLAS, cuDNN's
+attention). JAX's `cost_analysis()` has no such counts for a GPU.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ class Collective:
     Attributes:
         kind: one of `all-gather`, `all-reduce`, `reduce-scatter`, `all-to-all`,
             `ragged-all-to-all`, `collective-permute`.
-        shapes: of all that a group shares: results of an all-gather, operands of the
-            others; several if XLA combined several collectives.
+        shapes: the shapes of all that a group shares: results of an all-gather,
+            operands of the others; several if XLA combined several collectives.
         groups: numbers of the devices that take part together; of a permutation, its
             pairs of source and target.
         times: how often it runs in one run of the program.
@@ -55,16 +55,16 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """The size of `shapes`, once."""
+        """The size of `shapes`, for one run of the instruction."""
         return sum(shape.bytes for shape in self.shapes)
 
     @property
     def sent_bytes(self) -> float:
-        """Bytes that one device sends, once, by the best known algorithms.
+        """Bytes that one device sends in one run, by the best known algorithms.
 
-        In a ring of n devices, each sends (n-1)/n of the whole to gather, to scatter
-        sums or to exchange, and twice that to sum for all (Patarasuk and Yuan 2009,
-        Bandwidth optimal all-reduce algorithms).
+        In a ring of n devices, each sends (n-1)/n of the whole in an all-gather, a
+        reduce-scatter or an all-to-all, and twice that in an all-reduce (Patarasuk and
+        Yuan 2009, Bandwidth optimal all-reduce algorithms).
         """
         if self.kind == "collective-permute":
             moves = any(source != target for source, target in self.groups)
@@ -79,9 +79,9 @@ class HloCounts:
     """Counts of one run of a program, for each device.
 
     Attributes:
-        num_devices: of the partitioned program.
-        flops: of matrix products, two for each multiplication and addition. Products
-            that XLA turned into elementwise code do not count.
+        num_devices: the number of devices of the partitioned program.
+        flops: the FLOPs of matrix products, two for each multiplication and addition.
+            Products that XLA turned into elementwise code do not count.
         memory_bytes: an estimate of the memory traffic: operands and results of all
             instructions outside of fusions; of slices and updates in place, only their
             own part.
@@ -224,7 +224,7 @@ def _targets(ins: Instruction) -> list[str]:
 
 
 def _flops(ins: Instruction, here: Computation) -> int:
-    """FLOPs of a product, also of a library's."""
+    """FLOPs of a product, also of one that a library computes."""
     targets = _targets(ins)
     if ins.operation == "dot":
         contracted = ins.numbers("lhs_contracting_dims")
@@ -232,7 +232,8 @@ def _flops(ins: Instruction, here: Computation) -> int:
         dots = ins.backend_config["gemm_backend_config"]["dot_dimension_numbers"]
         contracted = tuple(map(int, dots["lhs_contracting_dimensions"]))
     elif any("cudnn$fmha" in target for target in targets):
-        # cuDNN's attention: two products forward; backward four, and one recomputed.
+        # cuDNN's attention has two products in the forward pass; in the backward pass
+        # four, and one that is recomputed.
         config = ins.backend_config["cudnn_fmha_backend_config"]
         scores = map(int, config["intermediate_tensor_shape"]["dimensions"])
         head = here.operand_shapes(ins)[0].sizes[-1]

@@ -1,4 +1,4 @@
-"""Read the text of a compiled program (XLA's HLO) into instructions."""
+"""Reads the text of a compiled program (XLA's HLO) into instructions."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ class HloShape:
 
     Attributes:
         dtype: HLO's name of it, such as `bf16`.
-        sizes: of its axes.
+        sizes: the sizes of its axes.
     """
 
     dtype: str
@@ -49,7 +49,7 @@ class Instruction:
     Attributes:
         name: unique in its computation.
         opcode: the operation; `X-start` begins an asynchronous `X`.
-        shapes: of its results, the leaves of a tuple in order.
+        shapes: the shapes of its results, the leaves of a tuple in order.
         operands: names of instructions of the same computation.
         attributes: everything after the operands, as text.
         is_root: whether it is the computation's result.
@@ -127,7 +127,7 @@ class HloProgram:
     """A compiled program.
 
     Attributes:
-        num_devices: of the partitioned program.
+        num_devices: the number of devices of the partitioned program.
         entry: the name of the first computation.
         computations: by name.
     """
@@ -168,7 +168,8 @@ def replica_groups(ins: Instruction, num_devices: int) -> tuple[tuple[int, ...],
     Args:
         ins: a collective. The groups of a collective-permute are its pairs of source
             and target.
-        num_devices: of the program; no groups at all means one of all devices.
+        num_devices: the number of devices of the program. An instruction without groups
+            has one group of all devices.
 
     Raises:
         ValueError: the groups are written in another way.

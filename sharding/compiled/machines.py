@@ -21,7 +21,7 @@ class Hardware:
         bf16_flops: dense bfloat16 products summed in float32, FLOPs a second.
         hbm_bytes_per_second: to and from the device's memory.
         link_bytes_per_second: what a device can send to others of its host.
-        network_bytes_per_second: what a device can send to other hosts, its share.
+        network_bytes_per_second: a device's share of what its host can send to others.
     """
 
     name: str
@@ -61,14 +61,14 @@ HARDWARE: Mapping[str, Hardware] = MappingProxyType(
   the name: `device_memory_size` of XLA's own target descriptions
   (openxla/xla, xla/backends/gpu/target_config/specs).
 - FLOPs (dense, not the doubled figures for sparse products), memory bandwidth and
-  NVLink (600 and 900 GB/s count both directions) are of NVIDIA's data sheets of the
+  NVLink (600 and 900 GB/s count both directions) are from NVIDIA's data sheets of the
   A100 and H100 in SXM boards.
 - The network is that of DGX A100 and DGX H100 (NVIDIA's system guides): one 200 and one
   400 Gbit/s adapter a device.
 - Headroom is a judgement, not a measurement: about 0.5 GiB for the CUDA context and
   loaded kernels, 1 to 2 GiB for NCCL's buffers (some for every mesh axis that
-  communicates), the workspaces of cuBLAS and cuDNN, and what the allocator loses to
-  fragments; so 4 GiB on a GPU, and 2 GiB for everything else on a CPU. JAX takes 75% of
+  communicates), the workspaces of cuBLAS and cuDNN, and memory that fragmentation
+  wastes; so 4 GiB on a GPU, and 2 GiB for everything else on a CPU. JAX takes 75% of
   a GPU's memory by default: to use the capacity given here, set
   `XLA_CLIENT_MEM_FRACTION` to 0.94 (0.89 on 40 GB).
 """
@@ -78,7 +78,7 @@ def hardware(name: str) -> Hardware:
     """Returns hardware by name.
 
     Raises:
-        LayoutError: there is none of this name.
+        LayoutError: no hardware has this name.
     """
     if name not in HARDWARE:
         raise LayoutError(f"hardware is {name!r}, wanted one of {', '.join(HARDWARE)}")

@@ -1,4 +1,4 @@
-"""What a program needs of a machine: compiled for it, without running it there."""
+"""Compiles a program for a machine, and reads what it needs, without running it."""
 
 import time
 from collections.abc import Mapping
@@ -16,19 +16,20 @@ from sharding.compiled.targets import no_cache
 
 @dataclass(frozen=True)
 class Proof:
-    """The compiler's facts of a program, for each device.
+    """The costs of a compiled program, for each device.
 
     Attributes:
-        argument_bytes: of the program's arguments.
-        temp_bytes: of its temporary arrays.
+        argument_bytes: the size of the program's arguments.
+        temp_bytes: the size of its temporary arrays.
         peak_bytes: most memory in use at a time.
         capacity_bytes: the device's memory without its headroom.
-        flops: of matrix products, in one run.
-        collective_bytes: shared in one run, by kind of collective.
+        flops: the FLOPs of matrix products, in one run.
+        collective_bytes: bytes that are exchanged in one run, by kind of collective.
         gathers: types of all results of all-gathers.
         roofline: the least time of one run; None for hardware without known peaks.
-        unknown_loops: loops that count once, because their length depends on data.
-        compile_seconds: on this machine.
+        unknown_loops: loops whose bodies count once, because their trip count depends
+            on data.
+        compile_seconds: the time to compile on this machine.
     """
 
     argument_bytes: int
@@ -80,10 +81,10 @@ def prove(
     """Compiles a program from shapes alone, and reads its memory, FLOPs and bytes.
 
     Args:
-        function: jitted.
+        function: a jitted function.
         args: `jax.ShapeDtypeStruct`s with shardings on a mesh of the target's devices.
-        hardware: of the mesh's devices.
-        num_hosts: of the mesh's devices.
+        hardware: the hardware of the mesh's devices.
+        num_hosts: the number of hosts of the mesh's devices.
     """
     start = time.perf_counter()
     lowered = function.lower(*args)

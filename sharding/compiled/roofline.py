@@ -15,9 +15,9 @@ class Roofline:
     """Lower bounds for the time of one run, by resource.
 
     Attributes:
-        compute_seconds: of its matrix products.
-        memory_seconds: of its memory traffic.
-        link_seconds: of its collectives.
+        compute_seconds: the least time of its matrix products.
+        memory_seconds: the least time of its memory traffic.
+        link_seconds: the least time of its collectives.
         bound: the resource with the largest time.
     """
 
@@ -37,8 +37,8 @@ def roofline(counts: HloCounts, hardware: Hardware, num_hosts: int = 1) -> Roofl
 
     The machine is perfect: every product runs at the peak for bfloat16, memory and
     links at their full width, without latency, and all of it overlaps. These are bounds
-    and not predictions; a good program runs at half of them (Williams, Waterman and
-    Patterson 2009, Roofline).
+    and not predictions; a good program takes about twice as long (Williams, Waterman
+    and Patterson 2009, Roofline).
 
     Collectives are rings (see `Collective.sent_bytes`). If a group has g devices on
     each of several hosts, g rings run at once, and each device's share of the network
@@ -46,9 +46,10 @@ def roofline(counts: HloCounts, hardware: Hardware, num_hosts: int = 1) -> Roofl
     device of other hosts through its own share.
 
     Args:
-        counts: of the program, for each device.
+        counts: the counts of the program, for each device.
         hardware: the device.
-        num_hosts: of the program's devices, which are spread evenly and in order.
+        num_hosts: the number of hosts of the program's devices, which are spread evenly
+            and in order.
 
     Raises:
         LayoutError: the hardware has no known peaks, or the hosts do not divide the

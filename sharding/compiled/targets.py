@@ -1,6 +1,6 @@
-"""GPUs to compile for, on a machine without a GPU.
+"""Makes GPUs to compile for, on a machine without a GPU.
 
-XLA's compiler needs a description of the device and not the device. The result shows
+XLA's compiler needs only a description of the device. The result shows
 memory, collectives and kernels, but cannot run.
 """
 
@@ -51,12 +51,12 @@ def gpu_devices(
 ) -> list[jax.Device]:
     """Returns GPUs to compile for, which cannot compute; compile under `no_cache`.
 
-    If JAX has no platform set, this sets the CPU: else the plugin that compiles for
-    GPUs would look for one to run on.
+    If JAX has no platform set, this sets the CPU; otherwise the plugin that compiles
+    for GPUs would search for a GPU to run on.
 
     Args:
         hardware: one of `HARDWARE` other than `cpu`.
-        num_hosts: machines.
+        num_hosts: number of machines.
         devices_per_host: GPUs of each machine, joined by NVLink.
 
     Returns:
@@ -101,7 +101,7 @@ def no_cache() -> Iterator[None]:
 
 def _use_cache(enabled: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", enabled)
-    compilation_cache.reset_cache()  # else a process keeps its first choice
+    compilation_cache.reset_cache()  # otherwise a process keeps its first choice
 
 
 def _require_packages() -> None:

@@ -19,10 +19,10 @@ from eqids.io.atomic import new_file
 from eqids.io.digests import file_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
-"""What Hugging Face calls a tokenizer's file in a model's folder."""
+"""The name of a tokenizer's file in a Hugging Face model's folder."""
 
 _TEXTS = 16_384
-"""Texts that are tokenized at a time."""
+"""Number of texts that are tokenized at a time."""
 
 
 def tokenizer_file(tokenizer: Path | None, llama_path: Path | None) -> Path:
@@ -75,22 +75,22 @@ def tokens_of(
 
     Texts and the prompt are data: a text that spells a special token, such as `</s>`,
     is tokenized letter by letter like any other. The only special token is the one
-    that the tokenizer itself puts before a text (Llama 3's `<|begin_of_text|>`): the
-    prompt starts with it, even an empty prompt. Added tokens that the tokenizer's file
+    that the tokenizer itself puts before a text (Llama 3's `<|begin_of_text|>`). Every
+    prompt, even an empty one, starts with it. Added tokens that the tokenizer's file
     declares not special are ordinary tokens.
 
     The tokens of all items are cached in the dataset folder, under the tokenizer's
     hash; a stale or damaged cache is made again.
 
     Args:
-        dataset: with the present version of its catalog.
+        dataset: a dataset with the present version of its catalog.
         tokenizer: a `tokenizer.json`.
         prompt: text at the beginning of every sequence.
-        per_item: tokens of an item at most.
-        report: receives messages about what takes long.
+        per_item: most tokens of an item.
+        report: receives messages about slow steps.
 
     Raises:
-        UserError: there is no such tokenizer, or `per_item` is above 0 and no item
+        UserError: the tokenizer does not exist, or `per_item` is above 0 and no item
             has a text.
     """
     engine, sha256 = _open(tokenizer), file_sha256(tokenizer)
@@ -113,10 +113,10 @@ def tokens_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Ite
     Args:
         texts: one for each slot.
         tokenizer: a `tokenizer.json`.
-        per_item: tokens of a text at most.
+        per_item: most tokens of a text.
 
     Raises:
-        UserError: there is no such tokenizer.
+        UserError: the tokenizer does not exist.
     """
     engine = _open(tokenizer)
     ids, lengths = _tokenized(texts, engine)
@@ -125,7 +125,7 @@ def tokens_of_texts(texts: Sequence[str], tokenizer: Path, per_item: int) -> Ite
 
 
 def _open(path: Path) -> Tokenizer:
-    """Opens a tokenizer, and lets it find no special token in a text."""
+    """Opens a tokenizer, and makes it treat special tokens in texts as text."""
     try:
         engine = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
@@ -152,10 +152,10 @@ def _special(engine: Tokenizer) -> dict[str, int]:
 
 
 def _without_spellings(engine: Tokenizer, special: Mapping[str, int]) -> str:
-    """A tokenizer's JSON in which no text spells a special token.
+    """A tokenizer's JSON, changed so that no text spells a special token.
 
     Some models, Unigram and WordLevel among them, hold special tokens in their own
-    vocabulary and find them in texts. There the tokens keep their ids, and get names
+    vocabulary and find them in texts. These tokens keep their ids, and get names
     that no text contains.
     """
     said = json.loads(engine.to_str())

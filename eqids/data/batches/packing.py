@@ -1,9 +1,9 @@
 """Cuts training histories into windows, and packs the windows into rows.
 
-Which lengths share a row depends on the lengths of the histories only. So packing is
-done once, every epoch has the same number of rows, and row r of epoch e is computed
-without the rows before it. An epoch draws where histories are cut, which windows of one
-length swap, and the order of the rows.
+Which window lengths share a row depends only on the lengths of the histories. So
+packing is done once, every epoch has the same number of rows, and row r of epoch e is
+computed without the rows before it. Each epoch draws where histories are cut, which
+windows of equal length swap places, and the order of the rows.
 """
 
 from dataclasses import dataclass
@@ -35,19 +35,19 @@ class PackingPlan:
     """Every epoch's plan, a pure function of (lengths, seq_len, seed, epoch)."""
 
     def __init__(self, train_length: np.ndarray, seq_len: int, seed: int):
-        """Cuts and packs once.
+        """Cuts the histories and packs the windows, once for all epochs.
 
         Args:
             train_length: int [user], number of training events.
             seq_len: positions in a row.
-            seed: of the epochs' draws.
+            seed: the seed of the epochs' draws.
         """
         pairs = np.maximum(train_length.astype(np.int64) - 1, 0)
         full, rest = np.divmod(pairs, seq_len)
         self._full, self._rest, self._seed = full, rest, seed
         self._seq_len = seq_len
         users = np.arange(len(pairs))
-        # A user's windows are consecutive: the full ones, then the rest.
+        # A user's windows are consecutive: the full windows, then the shorter one.
         num_windows = full + (rest > 0)
         self._user = np.repeat(users, num_windows)
         first = np.cumsum(num_windows) - num_windows
@@ -69,7 +69,7 @@ class PackingPlan:
 
     def epoch(self, epoch: int) -> EpochPlan:
         """Returns the plan of one epoch."""
-        # The last number keeps these draws apart from those of any row.
+        # The last number makes these draws independent of those of any row.
         rng = np.random.default_rng((self._seed, epoch, 0, 2))
         window, row_start, offset = self._packed.drawn(rng)
         return EpochPlan(
@@ -81,7 +81,8 @@ class PackingPlan:
         )
 
     def _starts(self, rng: np.random.Generator) -> np.ndarray:
-        """Where each window starts, the rest put before one of the full windows."""
+        """Where each window starts; the shorter window comes before one of the full
+        ones."""
         before = rng.integers(0, self._full + 1)[self._user]
         rest = self._rest[self._user]
         shifted = self._index * self._seq_len + np.where(self._index >= before, rest, 0)
@@ -90,13 +91,14 @@ class PackingPlan:
 
 
 class Packed:
-    """Windows packed into rows once; windows of one length swap in every epoch."""
+    """Windows packed into rows once; in every epoch, windows of equal length swap
+    places."""
 
     def __init__(self, lengths: np.ndarray, capacity: int):
-        """Packs.
+        """Packs the windows.
 
         Args:
-            lengths: int [window], positions of each, from 1 to `capacity`.
+            lengths: int [window], positions of each window, from 1 to `capacity`.
             capacity: positions in a row.
         """
         self._lengths = lengths
@@ -122,7 +124,7 @@ class Packed:
 
 
 def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Packs by best fit, all windows of one length at a time.
+    """Packs by best fit, all windows of equal length at a time.
 
     Args:
         lengths: int [window], in descending order, each from 1 to `capacity`.

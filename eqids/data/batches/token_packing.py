@@ -1,8 +1,8 @@
 """Cuts and packs histories whose items are followed by text tokens.
 
-In `packing` all events have one size; here cuts depend on the tokens between events.
-Histories are cut in a few ways in advance, and epochs take turns with them, so that any
-epoch is computed without the ones before it.
+In `packing` all events have the same size; here cuts depend on the tokens between
+events. Histories are cut in advance in a few ways, which epochs use in turn, so that
+any epoch is computed without the epochs before it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from eqids.data.batches.packing import EpochPlan, Packed
 
 _WAYS = 4
-"""Ways to cut the histories."""
+"""Number of ways to cut the histories."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class TokenPackingPlan:
     """Every epoch's plan, a pure function of (events, prompt, seq_len, seed, epoch).
 
     A window takes the positions of its inputs, which are all its events but the last.
-    If tied events may swap, the smallest of those that may come last is subtracted.
+    If tied events may swap, the smallest event that may come last is subtracted.
     """
 
     def __init__(self, events: Events, prompt: int, seq_len: int, seed: int):
-        """Cuts and packs all ways.
+        """Cuts the histories and packs the windows, in all ways.
 
         Args:
             events: the histories.
             prompt: positions of the prompt, which begins every window.
             seq_len: positions in a row, enough for any window of one input.
-            seed: of the cuts and of the epochs' draws.
+            seed: the seed of the cuts and of the epochs' draws.
         """
         self._seed = seed
         self._before = np.concatenate([[0], np.cumsum(events.size)])
@@ -110,8 +110,8 @@ class TokenPackingPlan:
         Args:
             events: the histories.
             capacity: positions of a window.
-            stops: int64 [event], the last event of a window that starts there.
-            rng: for the first windows.
+            stops: int64 [event], the last event of a window that starts at each event.
+            rng: draws the lengths of the first windows.
 
         Returns:
             The user of each window, its first event and its last one, which is only a
@@ -133,7 +133,7 @@ class TokenPackingPlan:
     def _stops(
         self, at: np.ndarray, capacity: np.ndarray | int, last: np.ndarray
     ) -> np.ndarray:
-        """The last event of a window of `capacity` positions, after its first one."""
+        """The last event of a window of `capacity` positions, for each first event."""
         end = self._before[at] + capacity
         stop = np.searchsorted(self._end, end, side="right") - 1
         return np.minimum(np.maximum(stop, at + 1), last)
@@ -145,9 +145,9 @@ def _reached(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     The number of windows that one step skips doubles in each round.
 
     Args:
-        starts: int64 [some], events.
-        stops: int64 [event], the start of the next window; that of the last event of
-            a history is itself, and no window starts there.
+        starts: int64 [window], the first events of windows.
+        stops: int64 [event], the start of the next window. The entry of a history's
+            last event is the event itself, and no window starts there.
     """
     found, ahead = starts, stops
     while len(starts):
@@ -161,6 +161,7 @@ def _least_of_run(events: Events) -> np.ndarray:
     """int64 [event]: the smallest size from the first event tied with it to itself."""
     tied = events.tied.copy()
     tied[events.offsets[:-1]] = False
-    # Each run is below the one before it, so that minima start again.
+    # The sizes of each run are made smaller than those of the run before, so that
+    # minima start again.
     depth = np.cumsum(~tied) * (1 + int(events.size.max(initial=0)))
     return np.minimum.accumulate(events.size - depth) + depth

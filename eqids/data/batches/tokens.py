@@ -2,8 +2,9 @@
 
     prompt …  item  token token …  item  token token …
 
-Training, evaluation and recommending all lay out histories here, so that they cannot
-differ. An item's text follows it, so that no token of the target is seen.
+Training, evaluation and recommendation all lay out histories with this module, so that
+their sequences are the same. An item's text follows the item, so that the model sees no
+token of the target.
 """
 
 import functools
@@ -23,7 +24,7 @@ class LaidOut(NamedTuple):
     Attributes:
         tokens: text tokens; 0 at the position of an item.
         items: slots; -1 at the position of a text token.
-        gap: of the item; 0 at the position of a text token.
+        gap: the gap of the item; 0 at the position of a text token.
         ends: the last position of each item and its text, which predicts the next
             item.
     """
@@ -47,7 +48,7 @@ class ItemTokens:
     prompt: Int32[np.ndarray, " prompt"]
     """The tokens that begin every sequence."""
     per_item: int = 0
-    """Tokens of an item at most."""
+    """Most tokens of an item."""
     tokenizer: str = ""
     """SHA-256 of the tokenizer's file."""
     vocab: int = 0
@@ -77,7 +78,7 @@ class ItemTokens:
         """Requires that the prompt and an item with its text fit into `seq_len`.
 
         Raises:
-            UserError: they do not fit.
+            UserError: the prompt and the item do not fit.
         """
         require(
             seq_len >= self.least_seq_len,
@@ -87,11 +88,11 @@ class ItemTokens:
         )
 
     def remapped(self, slot: Int[np.ndarray, " slot"], num_slots: int) -> "ItemTokens":
-        """Returns the same tokens by other slots of the items.
+        """Returns the same tokens for items in other slots.
 
         Args:
-            slot: the other slot of each item; -1 for none.
-            num_slots: number of the other slots.
+            slot: the new slot of each item; -1 for none.
+            num_slots: number of new slots.
         """
         kept = np.flatnonzero((slot >= 0) & (self.length > 0))
         first, length = np.zeros((2, num_slots), np.int64)
@@ -113,7 +114,7 @@ def tokens_by_slot(
         ids: all tokens of all items, in the order of slots.
         offsets: where each item's tokens begin and end.
         prompt: tokens of the prompt.
-        per_item: tokens of an item at most.
+        per_item: most tokens of an item.
         tokenizer: SHA-256 of the tokenizer's file.
         vocab: tokens in the tokenizer's vocabulary.
     """
@@ -127,7 +128,7 @@ def num_newest(slots: np.ndarray, seq_len: int, tokens: ItemTokens | None) -> in
     Args:
         slots: int [event], oldest first.
         seq_len: positions of the sequence.
-        tokens: of the items' texts, or none.
+        tokens: the tokens of the items' texts, or none.
     """
     if tokens is None:
         return min(len(slots), seq_len)
@@ -146,7 +147,7 @@ def lay_out(
     Args:
         slots: oldest first, at least one.
         gaps: see `gap_buckets`.
-        tokens: of the items' texts, or none.
+        tokens: the tokens of the items' texts, or none.
     """
     if tokens is None:
         return LaidOut(np.zeros_like(slots), slots, gaps, np.arange(len(slots)))

@@ -49,11 +49,11 @@ class BatchConfig:
     batch_size: int = 64
     """Rows in a batch."""
     seed: int = 0
-    """Seeds cuts, order and the draws below."""
+    """Seed of the cuts, the order and the draws below."""
     gap_dropout: float = 0.1
     """Share of windows whose gaps are hidden, so that the model needs no times."""
     shuffle_ties: bool = True
-    """Whether each epoch draws a new order of events with equal times."""
+    """Whether each epoch draws a new order of events that have equal times."""
 
     def __post_init__(self) -> None:
         for name in ("seq_len", "batch_size"):
@@ -70,9 +70,9 @@ class TrainingBatches:
         """Plans the epochs.
 
         Args:
-            dataset: with the training events.
-            config: how they become batches.
-            tokens: of the items' texts, or none.
+            dataset: the dataset with the training events.
+            config: how histories become batches.
+            tokens: the tokens of the items' texts, or none.
 
         Raises:
             UserError: no user has two training events, or rows are too short for an
@@ -198,7 +198,7 @@ def _planned(
 
 
 def _write(out: HostBatch, row: int, first: int, laid: LaidOut, segment: int) -> None:
-    """Writes a history into a row from position `first` on; targets are left."""
+    """Writes a history into a row from position `first` on; targets are not changed."""
     at = row, slice(first, first + len(laid.items))
     out.tokens[at], out.items[at], out.gap[at] = laid.tokens, laid.items, laid.gap
     out.segment[at] = segment

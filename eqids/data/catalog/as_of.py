@@ -11,12 +11,12 @@ from eqids.data.dataset import Dataset
 def as_of(dataset: Dataset, version: int) -> Dataset:
     """Returns the same histories in the slots of an earlier version of the catalog.
 
-    Events of items that were added later are left out, and so are targets that were
-    not valid in that version.
+    Events of items that were added later are left out. So are targets that were not
+    valid in that version.
 
     Args:
-        dataset: with the present version.
-        version: from 1 to the present one.
+        dataset: a dataset with the present version of the catalog.
+        version: the version, from 1 to the present one.
     """
     lineage = dataset.lineage
     if version == lineage.version:

@@ -16,13 +16,13 @@ from eqids.data.catalog.nearest_clusters import (
 )
 
 STEP = 64
-"""A number of clusters that is a multiple of this stays one as the catalog grows, so
-that a mesh that divides it still does."""
+"""If the number of clusters is a multiple of this, it stays one as the catalog grows,
+so that the same meshes divide it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """The slots of all items, and the clusters that were empty before."""
+    """The slots of all items, and the clusters that were filled."""
 
     slot: Int32[np.ndarray, " item"]
     """The slot of each item, new items last."""
@@ -31,7 +31,7 @@ class Assignment:
     filled: Int32[np.ndarray, " filled"]
     """Clusters that were empty before."""
     parent: Int32[np.ndarray, " filled"]
-    """The cluster whose part each of them got, or -1."""
+    """For each of these clusters, the cluster that a part was moved from, or -1."""
 
 
 def grown(num_clusters: int, more: int) -> int:
@@ -53,9 +53,9 @@ def assign_new(
     whose vector is zeros go to the clusters with most free places.
 
     Args:
-        slot: of the existing items.
-        vectors: of the existing items.
-        new_vectors: of the new items.
+        slot: the slots of the existing items.
+        vectors: the vectors of the existing items.
+        new_vectors: the vectors of the new items.
         num_clusters: clusters, empty ones included.
         cluster_size: places in a cluster.
     """
@@ -82,12 +82,12 @@ def divide_clusters(
     """Divides clusters into two or more parts of at most `most` items.
 
     Args:
-        slot: of the items.
-        vectors: of the items.
+        slot: the slots of the items.
+        vectors: the vectors of the items.
         num_clusters: clusters, empty ones included.
         cluster_size: places in a cluster.
-        full: the clusters to divide, each of two items or more.
-        most: items of a part.
+        full: the clusters to divide, each with two items or more.
+        most: most items of a part.
     """
     cluster = cluster_of(slot, cluster_size)
     parts = _divide(cluster, vectors, len(slot), num_clusters, full, most)
@@ -112,7 +112,7 @@ def _divide(
     full: np.ndarray,
     most: int,
 ) -> _Clusters:
-    """Divides full clusters; the part with most old items keeps its cluster."""
+    """Divides full clusters; the part with most existing items keeps its cluster."""
     members, sizes = grouped(cluster, num_clusters)
     ends = np.cumsum(sizes)
     num_parts = np.maximum(2, -(-sizes[full] // most))

@@ -26,7 +26,7 @@ from eqids.data.raw.interactions import Interactions
 from eqids.data.raw.splits import SplitPositions
 
 _NEAR = 16
-"""Similar items of a new item, at most."""
+"""Most similar items that a new item gets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class ExtendedCatalog:
     """An existing catalog with new items, and the slots of the interactions' items."""
 
     catalog: Catalog
-    """With the counts of the new interactions."""
+    """The catalog, with the counts of the new interactions."""
     slot: Int32[np.ndarray, " item"]
     """Slots in the order of `Interactions.items`."""
     table: pa.Table
@@ -42,13 +42,14 @@ class ExtendedCatalog:
     lineage: Lineage
     """All versions of the catalog."""
     info: ClustersInfo
-    """Figures of its clusters."""
+    """Measures of its clusters."""
     num_added: int
-    """New items."""
+    """Number of new items."""
     num_moved: int
-    """Items whose slot changed because their cluster was divided."""
+    """Number of items whose slot changed because their cluster was divided."""
     num_other_texts: int
-    """Items whose title or text differs in the source; they keep their old one."""
+    """Number of items whose title or text differs in the source; they keep the old
+    one."""
 
 
 def in_catalog(
@@ -61,7 +62,7 @@ def in_catalog(
 
     Args:
         found: the interactions.
-        split: which of them train.
+        split: which interactions are for training.
         old: a dataset with the catalog.
         append: whether unknown items are added; otherwise they are refused.
 
@@ -110,7 +111,8 @@ def in_catalog(
 
 
 def shorter_histories(found: Interactions, old: Dataset) -> tuple[int, int]:
-    """Counts users of an old dataset with fewer events now, and those with none.
+    """Counts the users of an old dataset that now have fewer events, and those with
+    none.
 
     Args:
         found: the new interactions.
@@ -152,7 +154,7 @@ def _mean_vectors(together: scipy.sparse.csr_matrix, vectors: np.ndarray) -> np.
 
 
 def _strongest(together: scipy.sparse.csr_matrix) -> list[np.ndarray]:
-    """For each new item the existing ones that it was next to most often."""
+    """For each new item, the existing items that it was next to most often."""
     ends = together.indptr
     spans = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
     return [

@@ -19,7 +19,8 @@ def _none() -> np.ndarray:
 class Change:
     """The difference between one version of a catalog and the next.
 
-    Moved items leave the slots `left` first, so that `added` items may take those.
+    Items whose slot changes leave their old slots, `left`, first, so that `added` items
+    may take these.
     """
 
     num_clusters: int
@@ -31,14 +32,16 @@ class Change:
     added: np.ndarray = field(default_factory=_none)
     """int32 [added]: the slots of new items."""
     share: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    """float32 [added]: (1 + the item's events) divided by the sum of this over the old
-    items of its cluster, or over the new items of a cluster that was empty."""
+    """float32 [added]: (1 + the item's events), divided by the sum of the same
+    quantity over the old items of its cluster, or over the new items if the cluster was
+    empty."""
     similar: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int32))
     """int32 [added, near]: old slots of items that it resembles; -1 fills rows."""
     filled: np.ndarray = field(default_factory=_none)
     """int32 [filled]: clusters that were empty before."""
     parent: np.ndarray = field(default_factory=_none)
-    """int32 [filled]: the cluster whose part each of them got, or -1."""
+    """int32 [filled]: for each of these, the cluster that a part was moved from, or
+    -1."""
     retired: np.ndarray = field(default_factory=_none)
     """int32 [retired]: slots of items that are no longer valid."""
     revived: np.ndarray = field(default_factory=_none)
@@ -58,7 +61,7 @@ class Change:
     def replay(
         self, valid: Bool[np.ndarray, "old_cluster place"]
     ) -> Bool[np.ndarray, "cluster place"]:
-        """Returns the valid places after the change, from those before it."""
+        """Returns the valid places after the change, given those before it."""
         cluster_size = valid.shape[1]
         after = np.zeros((self.num_clusters, cluster_size), np.bool_)
         after[: len(valid)] = valid
@@ -75,7 +78,8 @@ _ARRAYS = tuple(f.name for f in fields(Change) if f.name != "num_clusters")
 
 @dataclass(frozen=True, eq=False)
 class Lineage:
-    """All versions of a catalog; it migrates checkpoints of any of them."""
+    """All versions of a catalog; with it, checkpoints of any version can be
+    migrated."""
 
     valid: Bool[np.ndarray, "cluster place"]
     """The valid places of version 1."""
@@ -93,7 +97,7 @@ class Lineage:
         """Returns the lineage of the next version.
 
         Args:
-            catalog_id: of the present version.
+            catalog_id: the catalog id of the present version.
             change: makes the next version.
         """
         return replace(
@@ -178,7 +182,7 @@ def check_lineage(path: Path, lineage: Lineage, valid: np.ndarray) -> None:
 
     Args:
         path: its file, for messages.
-        lineage: of a catalog.
+        lineage: the lineage of a catalog.
         valid: bool [cluster, place], the valid places of the catalog.
     """
     try:

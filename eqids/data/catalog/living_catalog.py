@@ -1,7 +1,7 @@
-"""A living catalog: items are added and retired, and full clusters are divided.
+"""A catalog to which items are added, and from which they are retired.
 
-A catalog is a value. Every operation returns the next version and a `Change`, which
-remaps histories and checkpoints. Invariants:
+A catalog is immutable. Every operation returns the next version and a `Change`, by
+which histories and checkpoints are remapped. Invariants:
 
 - `cluster_size` never changes, and clusters are never removed.
 - An item's slot changes only when its cluster is divided and its part goes to another
@@ -40,18 +40,18 @@ class Catalog:
     slot: Int32[np.ndarray, " item"]
     """The slot of each item."""
     retired: Bool[np.ndarray, " item"]
-    """Whether an item occurs in histories only: never a target, never recommended, in
-    no normalizer."""
+    """Whether an item occurs only in histories: it is no target, is not recommended,
+    and is in no normalizer."""
     count: Int64[np.ndarray, " item"]
     """Training events of each item."""
     vectors: Float32[np.ndarray, "item vector_width"]
-    """Similar items have near vectors; zeros for an item without information."""
+    """Vectors, near for similar items; zeros for an item without information."""
     num_clusters: int
     """Clusters, empty ones included."""
     cluster_size: int
     """Places in a cluster."""
     version: int = 1
-    """Counts the changes, from 1."""
+    """The number of the version, from 1."""
 
     @property
     def sizes(self) -> Int64[np.ndarray, " cluster"]:
@@ -70,7 +70,7 @@ class Catalog:
         """Returns the rows of item ids.
 
         Raises:
-            UserError: naming the first id that the catalog does not hold.
+            UserError: the catalog does not hold an id; the message names the first.
         """
         found = self.find(items)
         _refuse(items, found < 0, "is not in the catalog")
@@ -95,9 +95,9 @@ class Catalog:
 
         Args:
             items: ids, each once.
-            vectors: float32 [item, vector_width]; by default the mean of those of
-                the similar items, and zeros where there are none.
-            similar: ids of items of the catalog that each resembles.
+            vectors: float32 [item, vector_width]; by default the mean vector of the
+                similar items, or zeros without similar items.
+            similar: ids of items of the catalog that each new item resembles.
             counts: int [item], training events; by default none.
 
         Raises:
@@ -167,7 +167,7 @@ class Catalog:
         return after._next(self, Change(self.num_clusters))
 
     def grow(self, num_clusters: int) -> tuple["Catalog", Change]:
-        """Adds empty clusters: this number, or more to keep a multiple of 64."""
+        """Adds this number of empty clusters, or more to keep a multiple of 64."""
         require(num_clusters >= 1, f"{num_clusters} clusters to add, wanted 1 or more")
         total = grown(self.num_clusters, num_clusters)
         require(
@@ -190,7 +190,7 @@ class Catalog:
             0 <= free_share < 1,
             f"free_share is {free_share}, wanted at least 0 and less than 1",
         )
-        # 0.9 of 10 places is 9, whatever floating point says.
+        # 0.9 of 10 places is 9, in spite of floating-point rounding.
         most = max(1, int(self.cluster_size * (1 - free_share) + 1e-9))
         kept, _ = self.release(forget)
         after, change = kept.divide(np.flatnonzero(kept.sizes > most), most)

@@ -33,7 +33,7 @@ from eqids.data.raw.template import cell_of, field, text_of
 
 @dataclass(frozen=True, eq=False)
 class NamedItems:
-    """Items of a file, each once, in the file's order."""
+    """The items that a file names, each once, in the file's order."""
 
     table: pa.Table
     """Columns item, title and text, as in `items.parquet`."""
@@ -78,7 +78,8 @@ class SimilarItems:
             existing: the ids of the catalog.
 
         Raises:
-            UserError: naming the first that is not in the catalog, and its row.
+            UserError: one is not in the catalog; the message names the first, and its
+                row.
         """
         chosen = [self.ids[one] for one in items.tolist()]
         flat = [one for ids in chosen for one in ids]
@@ -122,10 +123,10 @@ def read_items(
             if the file has it.
         texts: how the texts of the catalog's items were made. Without it, items with
             an empty text get their title as text.
-        said: where `texts` come from, for messages.
+        said: where `texts` comes from, for messages.
 
     Raises:
-        UserError: naming the file and the fault.
+        UserError: the file is invalid; the message names the file and the fault.
     """
     with engine() as reader:
         table = table_of_file(reader, path, [item])
@@ -172,7 +173,7 @@ def read_vectors(
         width: the size that the vectors must have.
 
     Raises:
-        UserError: it is no such file, or two rows of one item differ.
+        UserError: the file is no `.npy` file, or two rows of one item differ.
     """
     vectors = read_npy(path)
     require(

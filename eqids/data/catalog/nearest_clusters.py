@@ -15,7 +15,7 @@ def grouped(
     """Returns the items of every cluster, one cluster after the other.
 
     Args:
-        cluster: of each item; -1 for none.
+        cluster: the cluster of each item; -1 for none.
         num_clusters: number of clusters.
 
     Returns:
@@ -87,7 +87,7 @@ def divide(
 def emptiest(
     sizes: Int[np.ndarray, " cluster"], cluster_size: int, num_items: int
 ) -> Int64[np.ndarray, " new"]:
-    """Returns a cluster for each of some items without a vector.
+    """Returns a cluster for each item without a vector.
 
     Each goes to the cluster with most free places. Empty clusters come last, because
     the model has learnt nothing about them.
@@ -111,7 +111,7 @@ def free_slots(
 
     Args:
         occupied: places that hold an item.
-        cluster: of each new item; it must have enough free places.
+        cluster: the cluster of each new item; it must have enough free places.
     """
     distinct, sizes = np.unique(cluster, return_counts=True)
     places = np.argsort(occupied[distinct], axis=1, kind="stable")

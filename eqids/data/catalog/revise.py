@@ -128,9 +128,9 @@ def revise(
     Histories and targets are the same, in the slots of the new version.
 
     Args:
-        dataset: with the present version.
+        dataset: a dataset with the present version of the catalog.
         catalog: the next version.
-        change: from the present version to the next.
+        change: the change from the present version to the next.
         named: columns item, title and text of the added items.
 
     Returns:
@@ -172,10 +172,10 @@ def revise(
 def clusters_info(
     before: ClustersInfo, catalog: Catalog, slots: np.ndarray, users: np.ndarray
 ) -> ClustersInfo:
-    """Returns the figures of clusters in another version of a catalog.
+    """Returns the measures of the clusters in another version of a catalog.
 
     Args:
-        before: the figures of the first version.
+        before: the measures of the first version.
         catalog: the other version.
         slots: int [event], training events only.
         users: int [event].

@@ -21,17 +21,18 @@ from eqids.data.raw.interactions import Interactions
 from eqids.data.raw.splits import SplitPositions
 
 TextEncoder = Callable[[Sequence[str], int], np.ndarray]
-"""Makes float32 [item, width] of texts and a width; this package knows no model."""
+"""Makes vectors, float32 [item, width], from texts and a width; given as a function,
+because this package must not import the model."""
 
 _LARGE = 1_000_000
-"""Items from which memory and progress are reported."""
+"""Number of items from which on memory and progress are reported."""
 
 
 @dataclass(frozen=True)
 class Clustered:
-    """The slots of items, and what they were made from.
+    """The slots of items, with the counts and vectors that they were made from.
 
-    With --catalog, counts and vectors are of all items of the catalog.
+    With --catalog, counts and vectors include all items of the catalog.
     """
 
     slot: Int32[np.ndarray, " item"]
@@ -61,11 +62,11 @@ def make_catalog(
         found: items and events.
         split: which events are training events; the others are ignored.
         config: how to cluster.
-        report: receives messages about what takes long or is unusual.
+        report: receives messages about slow steps and unusual data.
         encode: makes vectors of texts, for --cluster_vectors text.
 
     Raises:
-        UserError: the user's vectors are wrong.
+        UserError: the user's vectors are invalid.
     """
     start = time.perf_counter()
     users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
@@ -130,7 +131,7 @@ def _vectors(
 def _reported_steps(
     num_items: int, num_clusters: int, width: int, report: Callable[[str], None]
 ) -> Iterator[Callable[[int], None]]:
-    """Reports memory, then each step: by a bar on a terminal, otherwise in words."""
+    """Reports memory, then each step: as a bar on a terminal, otherwise as text."""
     if num_items < _LARGE:
         yield lambda step: None
         return

@@ -14,10 +14,10 @@ from eqids.data.clustering.kmeans import balanced_kmeans
 ClusterMethod = Literal["kmeans", "popularity", "random"]
 
 _SMALL, _LARGE = 10_000, 100_000
-"""Items up to which sqrt(items) clusters are the default, and from which 4 times as
-many are: the fastest in a training step (docs/head.md)."""
+"""Up to the first number of items, sqrt(items) clusters are the default; from the
+second on, 4 times as many. These make a training step fastest (docs/head.md)."""
 _STEP = 64
-"""Large numbers of clusters are a multiple of this, so that meshes divide them."""
+"""A large number of clusters is a multiple of this, so that meshes divide it."""
 
 
 def default_num_clusters(num_items: int) -> int:
@@ -43,15 +43,15 @@ def assign(
 ) -> np.ndarray:
     """Returns the cluster of every item; sizes differ by one at most.
 
-    An item's weight in the centroids of k-means is the root of its count, because the
-    cluster of a rarely used item matters little.
+    An item's weight in the centroids of k-means is the square root of its count,
+    because the cluster of a rarely used item matters little.
 
     Args:
         method: kmeans (of `vectors`), popularity (neighbours in `counts`) or random.
         vectors: float32 [item, width].
         counts: int [item], training events of each.
         num_clusters: at most the number of items.
-        seed: of k-means and of the numbers of clusters, see `shared_numbers`.
+        seed: the seed of k-means and of the numbers of clusters, see `shared_numbers`.
         spherical: whether k-means compares vectors by direction only.
         report: receives the number of steps of k-means that are done.
 
@@ -88,7 +88,7 @@ def shared_numbers(loads: np.ndarray, seed: int) -> np.ndarray:
 
     Args:
         loads: float [cluster], training events of its items.
-        seed: of the order of equal clusters.
+        seed: the seed of the order of equal clusters.
 
     Returns:
         int32 [cluster], the number of each.
@@ -125,14 +125,15 @@ def place(
     Args:
         cluster: int [item].
         num_clusters: number of clusters.
-        free_share: of the places of the largest cluster, rounded down to whole ones.
+        free_share: share of the largest cluster's places that stay free, rounded down
+            to whole places.
 
     Returns:
         Slots [item], which within a cluster follow the order of items; and
         cluster_size, the size of the largest cluster and its free places.
     """
     sizes = np.bincount(cluster, minlength=num_clusters)
-    # 9 of 10 places at a share of 0.1, whatever floating point says.
+    # 1e-9: 9 / (1 - 0.1) must give 10, in spite of floating-point rounding.
     cluster_size = int(sizes.max() / (1 - free_share) + 1e-9)
     order = np.argsort(cluster, kind="stable")
     rank = np.empty(len(cluster), np.int64)

@@ -1,9 +1,9 @@
 """Balanced k-means for millions of items: the caller gives the size of every cluster.
 
-For two centroids the best clusters of given sizes are exact: sort the items along the
-line between the centroids, and cut. So items are bisected until there are enough parts
-(Steinbach, Karypis and Kumar 2000). Then pairs of neighbouring clusters are joined and
-cut again, several times. Time grows as items log clusters.
+For two centroids, the best clusters of given sizes are known exactly: sort the items
+along the line between the centroids, and cut. So parts are bisected until there are as
+many parts as clusters (Steinbach, Karypis and Kumar 2000). Then pairs of neighbouring
+clusters are joined and cut again, several times. Time grows as items log clusters.
 """
 
 import math
@@ -16,9 +16,9 @@ from jaxtyping import Float, Int, Int32
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 _SAMPLE = 8192
-"""Items of a sample, which finds the two centroids of a larger part."""
+"""Items in the sample from which the two centroids of a larger part are found."""
 _STARTS = 4
-"""Pairs of items to start a bisection from; the best result is kept."""
+"""Number of pairs of items from which a bisection starts; the best result is kept."""
 _ITERATIONS = 8
 _PASSES = 16
 """How often clusters are cut again with one of their neighbours."""
@@ -43,7 +43,8 @@ def balanced_kmeans(
         vectors: float32 [item, width], finite.
         sizes: int [cluster], each 1 or more; their sum is the number of items.
         weights: float32 [item], above 0: an item's weight in a centroid.
-        seed: of samples and starts; the number of cores does not change the result.
+        seed: the seed of samples and starts; the number of cores does not change the
+            result.
         spherical: cluster directions (cosine) instead of points.
         report: receives how many of `num_steps` are done.
 
@@ -51,7 +52,8 @@ def balanced_kmeans(
         int32 [item].
     """
     parts = _Parts(vectors, sizes, weights, seed, spherical)
-    # Threads share the parts: BLAS's own would wait for each other in small products.
+    # Threads share the parts. BLAS's own threads would wait for each other in small
+    # products.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(_cores()) as pool:
         for step in range(num_steps(len(sizes))):
             if step < _levels(len(sizes)):
@@ -207,14 +209,14 @@ def _best_axis(
 ) -> np.ndarray:
     """The line between two centroids that are the means of their items when cut there.
 
-    Of several lines, the one whose clusters are furthest apart: they have the least
-    variance inside.
+    Of several lines, this is the one whose clusters are furthest apart, which therefore
+    have the least variance inside.
 
     Args:
         rows: float32 [item, width].
         weights: float32 [item].
         num_left: items on the left side of the cut.
-        axes: float32 [start, width], to begin with.
+        axes: float32 [start, width], the lines to start from.
 
     Returns:
         float32 [width], from the left centroid to the right one.

@@ -15,14 +15,14 @@ from eqids.data.ids import Ids, shown
 from eqids.data.raw.item_rows import read_ids
 
 _ROWS = 2**18
-"""Rows of a file read at a time."""
+"""Rows of a file that are read at a time."""
 
 
 def check_vectors(config: PrepareConfig) -> None:
     """Requires that the file of vectors exists, before anything else is read.
 
     Raises:
-        UserError: it does not exist.
+        UserError: the file does not exist.
     """
     if config.cluster_vectors not in ("interactions", "words", "text"):
         path = Path(config.cluster_vectors)
@@ -48,7 +48,7 @@ def own_vectors(
         float32 [item, width]; zeros for an item without a vector.
 
     Raises:
-        UserError: naming the file and what is wrong with it.
+        UserError: the file is invalid; the message names the file and the fault.
     """
     vectors, row_of, item_of, first_id = _vectors(path, items, config)
     seen = row_of >= 0
@@ -82,8 +82,8 @@ def own_vectors(
 def _vectors(
     path: Path, items: pa.ChunkedArray, config: PrepareConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-    """Vectors [item, width], the first row [item] of each, -1 for none; item_of [row],
-    -1 for none; and the first id of the file."""
+    """Vectors [item, width]; the first row [item] of each item, -1 for none; the item
+    [row] of each row, -1 for none; and the first id of the file."""
     existing, first_id = Ids(items), None
     parts = _parquet_parts if path.suffix in (".parquet", ".pq") else _npy_parts
     vectors, row_of = np.zeros((0, 0), np.float32), np.full(len(existing), -1)
@@ -175,7 +175,8 @@ def _is_number(kind: pa.DataType) -> bool:
 def _matrix(
     path: Path, table: pa.Table, names: list[str], start: int, width: int
 ) -> np.ndarray:
-    """float32 [row, width] of a part of the file; a width of 0 is still to be read."""
+    """float32 [row, width] of a part of the file; width 0 means that it is not known
+    yet."""
     columns = [table[name].combine_chunks() for name in names]
     for name, column in zip(names, columns, strict=True):
         if column.null_count:

@@ -10,7 +10,7 @@ from sklearn.utils.extmath import randomized_svd
 _ITERATIONS = 6
 _OVERSAMPLES = 10
 _WORDS = 2**18
-"""Columns that words are hashed to."""
+"""Number of columns that words are hashed to."""
 
 
 def item_vectors(
@@ -23,8 +23,9 @@ def item_vectors(
 ) -> np.ndarray:
     """Returns the truncated SVD of the user x item matrix (Halko et al. 2011).
 
-    A user's row is divided by its length, so that heavy users do not dominate, and
-    an item's vector by the root of its own, so that popular items do not.
+    A user's row is divided by its norm, so that users with many events do not dominate.
+    An item's vector is divided by the square root of its norm, so that popular items do
+    not dominate.
 
     Args:
         users: int [event], rows of training events.
@@ -32,7 +33,7 @@ def item_vectors(
         num_users: rows of the matrix.
         num_items: columns of the matrix.
         width: singular vectors to keep; missing ones are zeros.
-        seed: of the random projection.
+        seed: the seed of the random projection.
 
     Returns:
         float32 [item, width]; zeros for items that occur in no event.
@@ -70,7 +71,7 @@ def word_vectors(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
     Args:
         texts: [item], titles or longer texts.
         width: singular vectors to keep; missing ones are zeros.
-        seed: of the random projection.
+        seed: the seed of the random projection.
 
     Returns:
         float32 [item, width]; zeros for an item without words.

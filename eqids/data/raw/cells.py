@@ -2,7 +2,7 @@
 
 Parquet files give columns a type. In CSV and RecBole files a column holds numbers if
 every cell spells one, is empty or is one of `NULL_WORDS`, which then mean an empty
-cell. Numbers have the same text, whichever file they come from.
+cell. A number has the same text in all kinds of files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ NULL_WORDS = (
     "#value!", "#num!", "#name?", "#div/0!", "-", "--", "?", ".",
 )  # fmt: skip
 """Texts for a missing value in databases, data frames and spreadsheets, lower case."""
-# `007` is a name and no number.
+# `007` is text, not a number.
 _INTEGER = "^-?(0|[1-9][0-9]*)$"
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 
@@ -46,8 +46,8 @@ class Cells(Mapping[str, Any]):
         """Returns a column; spelled numbers become the text of the number.
 
         Raises:
-            KeyError: there is no column of that name.
-            UserError: there are two, or the file cannot be read.
+            KeyError: no column has this name.
+            UserError: two columns have this name, or the file cannot be read.
         """
         if name not in self._read:
             column = without_nulls(self._table[name], self._null_values)
@@ -78,7 +78,7 @@ def without_nulls(column: Any, null_values: Sequence[str]) -> Any:
     """Returns a column in which texts that mean an empty cell are null.
 
     Args:
-        column: of any type.
+        column: a column of any type.
         null_values: those texts.
     """
     if not isinstance(column, ir.StringValue) or not null_values:

@@ -35,14 +35,14 @@ class TypedEvents:
     """The events of a source, with checked values."""
 
     table: ir.Table
-    """user, item and row; `when`, integers or floats, where there are times; `rank`,
-    likewise, where a column orders events."""
+    """user, item and row; `when`, integers or floats, if the source has times; and
+    `rank`, integers or floats, if a column orders events."""
     num_rows: int
     """Rows of the source."""
     num_missing: int
     """Rows that were left out because a value is missing."""
     unit: TimeUnit | None
-    """Unit of `when`, or none where there are no times."""
+    """Unit of `when`, or none without times."""
 
 
 def typed_events(
@@ -59,7 +59,8 @@ def typed_events(
         report: receives the unit of times, and warnings.
 
     Raises:
-        UserError: naming file, column, row and value at the first bad cell.
+        UserError: a cell is invalid; the message names file, column, row and value of
+            the first.
     """
     require_id_types(source)
     names = [name for name in source.columns if name != "rating"]
@@ -95,7 +96,7 @@ def seconds(when: Any, unit: TimeUnit) -> Any:
 
     Args:
         when: integers or floats.
-        unit: theirs.
+        unit: their unit.
     """
     factor = SECONDS[unit]
     if when.type().is_integer() and factor < 1:
@@ -124,7 +125,7 @@ def _whole(
     config: PrepareConfig,
     report: Callable[[str], None],
 ) -> tuple[Source, int]:
-    """The rows of a source without a missing value, and the number of the others."""
+    """The rows of a source that lack no value, and the number of the others."""
     lacking = {name: one.missing for name, one in found.items() if one.missing}
     if not lacking:
         return source, 0
@@ -158,7 +159,7 @@ def typed_id(source: Source, name: str, found: ColumnSurvey) -> Any:
 def moments_of(
     source: Source, name: str, found: ColumnSurvey, wanted: str
 ) -> tuple[Any, bool]:
-    """Returns the expression of a column that orders events, and if it is numeric.
+    """Returns the expression of a column that orders events, and whether it is numeric.
 
     Args:
         source: the columns as the file has them.
@@ -167,7 +168,7 @@ def moments_of(
         wanted: ends the message about a value of another kind.
 
     Raises:
-        UserError: naming the first value that cannot be ordered.
+        UserError: a value cannot be ordered; the message names the first.
     """
     column = source.events[name]
     kind = column.type()
@@ -227,7 +228,7 @@ def _date_form(
     source: Source, when: Any, least: int | float, most: int | float
 ) -> str | None:
     """The form in which all times spell dates, if there is one."""
-    # Few columns begin and end with such numbers: only theirs are read again.
+    # Few columns begin and end with such numbers; only these columns are read again.
     likely = [f for f in FORMATS if spells_date(least, f) and spells_date(most, f)]
     for form in likely:
         with reading(source.file):

@@ -1,4 +1,4 @@
-"""Opens DuckDB, which reads the files of users, and turns its errors into ours."""
+"""Opens DuckDB, which reads users' files, and turns its errors into `UserError`s."""
 
 import contextlib
 import re
@@ -65,7 +65,7 @@ def reading(file: Path) -> Iterator[None]:
         yield
     except _OWN_FAULTS:
         raise
-    except duckdb.Error as error:  # a damaged file may be met by any other of them
+    except duckdb.Error as error:  # a damaged file may raise any other of these
         said = str(error).split("Possible ")[0].split("\nLINE ")[0].split("\n\n")[0]
         said = " | ".join(said.splitlines())
         if "state machine" in said:
@@ -74,6 +74,6 @@ def reading(file: Path) -> Iterator[None]:
                 "quote is not closed"
             )
         said = re.sub(r"(Original Line: .{60})[^|]*", r"\1… ", said)
-        # The engine knows the file by a name of ours.
+        # The engine reads the file under a temporary name.
         said = re.sub(r"[\"']?/\S*/eqids-\S+", "the file", said)
         raise UserError(f"{file} cannot be read: {said[:LONGEST_COMPLAINT]}") from None

@@ -1,6 +1,6 @@
 """Fetches MovieLens to a cache on the user's machine, and checks it.
 
-GroupLens forbids redistribution, so its rows are never part of EqIDs.
+GroupLens forbids redistribution, so EqIDs does not ship the data.
 """
 
 import http.client
@@ -31,14 +31,14 @@ TERMS = (
 _SECONDS = 30
 _BLOCK = 1 << 20
 _MOST_TIMES = 100
-"""Largest believed ratio of unpacked to packed size; texts of numbers have 5."""
+"""Largest accepted ratio of unpacked to packed size; texts of numbers have about 5."""
 
 
 def cache_folder() -> Path:
     """Returns the folder of fetched files: $EQIDS_CACHE, or ~/.cache/eqids.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     given = os.environ.get("EQIDS_CACHE")
     folder = Path(given) if given else Path.home() / ".cache" / "eqids"
@@ -63,7 +63,7 @@ def fetch_movielens(name: str, report: Callable[[str], None]) -> Path:
         A zip file; of ml-100k it may be the RecBole wheel, which holds the same rows.
 
     Raises:
-        UserError: it cannot be fetched; the message says what to do instead.
+        UserError: the data set cannot be fetched; the message says what to do instead.
     """
     report(TERMS)
     folder = cache_folder()
@@ -146,7 +146,7 @@ def _check_zip(path: Path, origin: str) -> None:
 
 
 def unpack(path: Path, choices: Sequence[Sequence[str]], into: Path) -> list[Path]:
-    """Returns the files of the first choice that a folder or zip holds completely.
+    """Returns the files of the first group that a folder or zip holds completely.
 
     Args:
         path: a folder, which may hold them one level down, or a zip file.
@@ -154,7 +154,7 @@ def unpack(path: Path, choices: Sequence[Sequence[str]], into: Path) -> list[Pat
         into: the folder for unpacked files.
 
     Raises:
-        UserError: the path does not exist, or holds no choice completely.
+        UserError: the path does not exist, or holds no group completely.
     """
     require(path.exists(), f"{path} does not exist, wanted a zip file or a folder")
     for names in choices:

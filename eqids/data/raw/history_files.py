@@ -63,7 +63,7 @@ def moments_of_texts(
 
     Args:
         texts: [event].
-        name: of the table, for messages.
+        name: the name of the table, for messages.
         advice: what to do about missing times.
         report: receives warnings.
 

@@ -22,7 +22,7 @@ from eqids.data.raw.sources import Source
 _PRIME = 2**31 - 1
 _ID_ORDER = 0.9
 _FEWEST_TIES = 10
-"""Ties that tell an order of ids from chance."""
+"""Fewest ties that distinguish an order by id from chance."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Interactions:
     offsets: np.ndarray
     """int64 [user + 1]: where each user's events start and end."""
     ties: Literal["file_order", "seeded_hash"]
-    """What orders a user's events of one time."""
+    """What orders a user's events with equal times."""
     counts: Counts
     """Rows that were read and dropped."""
     time_unit: TimeUnit | None = None
@@ -59,8 +59,8 @@ def read_interactions(
 ) -> Interactions:
     """Reads, filters and orders interactions, in the database.
 
-    Up to the flat, sorted table this is Ibis without ordered collections, so that
-    other engines could do it.
+    Up to the flat, sorted table, all steps are Ibis expressions without ordered
+    collections, so that other engines could run them.
 
     Args:
         engine: DuckDB, which keeps the order of files.
@@ -69,7 +69,7 @@ def read_interactions(
         report: receives warnings.
 
     Raises:
-        UserError: a cell is bad, or the filters leave no event.
+        UserError: a cell is invalid, or the filters leave no event.
     """
     con, typed = engine.con, typed_events(source, config, report)
     events, users, items, counts = _numbered_events(con, source, typed, config)
@@ -115,7 +115,8 @@ def _numbered_events(
     moments = {n: joined[n] for n in ("when", "rank") if n in raw.columns}
     events = joined.select(**columns, **moments, row=joined["row"])
     if moments:
-        # Of events of one time the first is kept, whatever their ranks.
+        # Of events with equal user, item and time, the first is kept, whatever their
+        # ranks.
         same = [*columns, next(iter(moments))]
         least = {
             name: events[name].min() for name in events.columns if name not in same
@@ -162,7 +163,7 @@ def _frequent(con: Any, events: ir.Table, config: PrepareConfig) -> ir.Table:
 
 
 def _sort_key(events: ir.Table) -> str | None:
-    """The column that orders a user's events, or none: the file's order does."""
+    """The column that orders a user's events, or none if the file's order does."""
     return next((name for name in ("rank", "when") if name in events.columns), None)
 
 
@@ -203,8 +204,8 @@ def _ties_counted(
 
 
 def _ties(events: ir.Table, key: str) -> tuple[int, int]:
-    """Neighbours in the file's order with one user and time or rank; those of them
-    that ascend by id."""
+    """Neighbours in the file's order with equal user and equal time or rank, and those
+    of them that ascend by id."""
     order = ibis.window(group_by=["user", key], order_by="row")
     before = events.select(item="item", before=events["item"].lag(1).over(order))
     tied = before.aggregate(
@@ -229,9 +230,10 @@ def _ordered(events: ir.Table, unit: TimeUnit | None, seed: int | None) -> ir.Ta
 
 
 def _hash(user: Any, item: Any, seed: int) -> Any:
-    """A pseudo-random number per (user, item); each user has another order of items.
+    """A pseudo-random number per (user, item), so that each user has another order of
+    items.
 
-    Products of affine hashes modulo a prime: every engine has the arithmetic.
+    It is a product of affine hashes modulo a prime, which every engine can compute.
     """
     a, b, c, d = (int(x) for x in np.random.default_rng(seed).integers(1, _PRIME, 4))
     of_user = (user.cast("int64") * a + b) % (_PRIME - 1) + 1

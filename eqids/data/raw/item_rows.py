@@ -19,7 +19,7 @@ from eqids.data.raw.tables import ROW, FileTable, table_of_file
 from eqids.data.raw.template import text_of
 
 _SHOWN = 200
-"""Characters of a value that a message shows."""
+"""Most characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ def item_rows(
     """Returns the rows of a file, with the texts that a template makes.
 
     Args:
-        file: for messages.
+        file: the file's name, for messages.
         table: the file, with `ROW`.
         item_column: the name of the column of ids, for messages.
         ids: that column.
         title: the texts of titles, see `cell_of`, or none.
         texts: the template.
         columns: the columns that it may name.
-        said: where it comes from, for messages.
-        beside: other columns that rows of one id must agree in, by name.
+        said: where the template comes from, for messages.
+        beside: other columns, by name, in which rows of one id must agree.
 
     Raises:
         UserError: the template names no column, or a column holds no texts.
@@ -118,8 +118,8 @@ def distinct_items(con: Any, rows: ItemRows, existing: Ids) -> DistinctItems:
             are one id if they are equal as ids of that type.
 
     Raises:
-        UserError: naming a row without an id, or two rows of one id that contradict
-            each other; or the file has no rows.
+        UserError: the file has no rows, a row without an id, or two rows of one id that
+            contradict each other; the message names them.
     """
     table = con.create_table(ibis.util.gen_name("items"), rows.table, temp=True)
     given = table.order_by("row").select("row", "id").to_pyarrow()
@@ -145,8 +145,8 @@ def read_ids(path: Path, item_column: str) -> pa.ChunkedArray:
     """Reads the column of ids of a file of items, in the file's order.
 
     Raises:
-        UserError: it cannot be read, has no such column or no rows, or a row has no
-            id.
+        UserError: the file cannot be read, lacks the column, has no rows, or has a row
+            without an id.
     """
     with engine() as reader:
         table = table_of_file(reader, path, [item_column])
@@ -162,7 +162,8 @@ def require_column(table: FileTable, item_column: str) -> None:
     """Requires that a file has a column of ids.
 
     Raises:
-        UserError: naming the columns that it has, or the type of that one.
+        UserError: it has no such column, or one of another type; the message names the
+            columns or the type.
     """
     require(
         item_column in table,
@@ -181,7 +182,7 @@ def require_ids(file: Path, item_column: str, ids: pa.ChunkedArray) -> None:
     """Requires rows, and an id in each of them.
 
     Raises:
-        UserError: naming the first row without one, and how many there are.
+        UserError: rows lack an id; the message names the first, and their number.
     """
     require(len(ids) > 0, f"{file} has no rows, wanted items")
     empty = np.flatnonzero(ids.is_null(nan_is_null=True))
@@ -202,14 +203,14 @@ def require_held(
     """Requires that all values are ids of a catalog's type.
 
     Args:
-        file: for messages.
-        item_column: likewise.
+        file: the file's name, for messages.
+        item_column: the name of its column of ids, for messages.
         given: values [item] of the file.
-        ids: the same as ids, null where a value is none.
+        ids: the same values as ids, null for a value that is no id.
         row: int [item], of the file.
 
     Raises:
-        UserError: naming the first row whose value is none, and how many there are.
+        UserError: values are no ids; the message names the first row, and their number.
     """
     wrong = np.flatnonzero(ids.is_null())
     if len(wrong):

@@ -28,7 +28,7 @@ class ColumnSurvey:
     others: int
     """Rows with another value."""
     numbers: int
-    """Those of `others` whose text spells a number; 0 if cells are no texts."""
+    """Those of `others` whose text spells a number; 0 if cells are not texts."""
     integers: int
     """Those of `others` whose text spells an integer as Python writes it."""
     first_other: int | None
@@ -54,7 +54,7 @@ class MissingAdvice:
         "; --time_column None goes by the order of rows, and --order_column by another "
         "column"
     )
-    """After that, if it is the time."""
+    """Continues the sentence if the column is the time."""
     null_words: str = "; --null_values names texts that mean an empty cell"
     """If texts look like a missing value."""
 
@@ -152,7 +152,7 @@ def _survey_of(name: str, found: Mapping[str, Any]) -> ColumnSurvey:
         integers=of("integers"),
         first_other=found.get(f"{name}_first_other"),
         stamps=of("stamps"),
-        # An item of a catalog of texts may be called None; no time is.
+        # If ids are texts, an item may be called None; a time may not.
         words_are_missing=name not in ("user", "item") or 0 < others == numbers,
     )
 
@@ -161,7 +161,7 @@ def is_missing(column: Any, found: ColumnSurvey, null_values: Sequence[str]) -> 
     """Returns the expression of whether a cell has no value.
 
     Args:
-        column: of the source.
+        column: a column of the source.
         found: the survey's counts of it.
         null_values: texts that mean an empty cell.
     """
@@ -177,7 +177,8 @@ def check_missing(
     report: Callable[[str], None],
     advice: MissingAdvice = MissingAdvice(),
 ) -> None:
-    """Refuses or reports rows without a value, and reports ids that look like none.
+    """Refuses or reports rows without a value, and reports ids that look like missing
+    values.
 
     Args:
         source: the columns as the file has them.
@@ -188,7 +189,7 @@ def check_missing(
         advice: ends the messages.
 
     Raises:
-        UserError: there are such rows, and `missing` is refuse.
+        UserError: rows lack a value, and `missing` is `refuse`.
     """
     for name, column in found.items():
         if column.missing and missing == "refuse":

@@ -1,8 +1,8 @@
 """Prepares users' files for DuckDB: links with plain names, and unpacked copies.
 
 DuckDB reads a name as a pattern (`plays[1].csv`), guesses columns from folder names,
-and compression from the end of a name. So it gets a link with a name of ours, or an
-unpacked copy, and the first bytes of a file decide its kind.
+and guesses compression from the end of a name. So it gets a link with a safe name, or
+an unpacked copy, and the kind of a file is determined from its first bytes.
 """
 
 import bz2
@@ -60,7 +60,8 @@ _OTHER_KINDS: Mapping[bytes, str] = {
     b"\xff\xfe": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
     b"\xfe\xff": "not UTF-8 text: it begins with the mark of UTF-16; save it as UTF-8",
 }
-"""First bytes of what is sometimes given as text, and what to do with it."""
+"""First bytes of formats that users give as text by mistake, and what to do about
+each."""
 
 
 def require_file(path: Path) -> None:

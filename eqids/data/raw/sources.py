@@ -41,7 +41,8 @@ class Source:
     file: Path
     """The file of interactions, for messages."""
     columns: Mapping[str, str]
-    """The file's names of user, item, and where they exist time, order and rating."""
+    """The file's names of user and item, and of time, order and rating if they
+    exist."""
     events: ir.Table
     """Those columns as user, item, time, order, rating, and `row` in the file's
     order."""
@@ -57,7 +58,7 @@ def open_source(
     """Opens the tables that `config.source` names.
 
     Args:
-        engine: what reads it.
+        engine: reads the files.
         config: source, columns and the file of titles.
         report: receives messages about what is fetched.
 
@@ -65,7 +66,7 @@ def open_source(
         UserError: a file or column does not exist or cannot be read.
     """
     kind, _, path = config.source.partition(":")
-    # --text names columns of --items where there are both.
+    # If --items is given, --text names its columns.
     own = config if config.items is None else replace(config, text=None)
     if kind in _MOVIELENS:
         archive = Path(path) if path else fetch_movielens(kind, report)
@@ -250,7 +251,7 @@ def _titles(engine: Engine, config: PrepareConfig) -> ItemRows:
 def _atomic_items(engine: Engine, config: PrepareConfig, path: Path) -> ItemRows | None:
     """The title (year) and class of each line of a RecBole `.item` file.
 
-    A template may call them title, year and genres, or as the file does.
+    A template may name them title, year and genres, or use the file's names.
     """
     table = atomic(engine, path)
     names = [name for name in table.columns if name.endswith(("title", "name"))]

@@ -64,7 +64,7 @@ def temporal(offsets: np.ndarray, times: np.ndarray | None) -> SplitPositions:
     """Splits all histories at two times: the 80% and 90% quantiles of all events.
 
     Events before the first time are for training. The validation target is a user's
-    first event from the first time on, if it is before the second; the test target is
+    first event from the first time on, if it is before the second. The test target is
     the first event from the second time on. An event without history is no target.
 
     Args:

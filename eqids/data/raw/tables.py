@@ -25,19 +25,19 @@ ROW = "eqids_row"
 
 _DELIMITERS = (",", "\t", ";", "|", "::", " ")
 _LONGEST_HEADER = 1 << 20
-"""Characters of a line of column names at most."""
+"""Most characters of a line of column names."""
 
 
 @dataclass(frozen=True, eq=False)
 class FileTable(Mapping[str, Any]):
-    """The columns of a file by any names that it gives them.
+    """The columns of a file, by the file's own names, whatever they are.
 
     DuckDB reserves some names and ignores upper and lower case, so the columns of
     `table` are called `c0`, `c1` and so on.
     """
 
     file: Path
-    """For messages."""
+    """The file's name, for messages."""
     columns: tuple[str, ...]
     """Names as the file has them, which may repeat."""
     table: ir.Table
@@ -49,8 +49,9 @@ class FileTable(Mapping[str, Any]):
         """Returns a column.
 
         Raises:
-            KeyError: there is no column of that name.
-            UserError: there are two, or the engine reads the column inexactly.
+            KeyError: no column has this name.
+            UserError: two columns have this name, or the engine reads the column
+                inexactly.
         """
         places = [n for n, column in enumerate(self.columns) if column == name]
         if not places:
@@ -110,7 +111,7 @@ def delimited(
         engine: what reads it.
         path: the file, which may be compressed.
         delimiter: one to four characters between fields.
-        names: of the columns, in the file's order.
+        names: the names of the columns, in the file's order.
         header: whether the first line holds names and is skipped.
         quote: the character around fields that hold a delimiter, or none.
         encoding: utf-8 or latin-1.
@@ -142,7 +143,8 @@ def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
     Args:
         engine: what reads it.
         path: the file, which may be compressed.
-        wanted: columns that identify the delimiter: the first that separates them.
+        wanted: columns that identify the delimiter: it is the first that separates
+            them.
     """
     text = text_file(path, engine.folder)
     splits = {one: _header(path, text, one) for one in _DELIMITERS}
@@ -169,7 +171,7 @@ def parquet(engine: Engine, path: Path) -> FileTable:
     """Opens a Parquet file.
 
     Raises:
-        UserError: it is no complete Parquet file, or has no columns.
+        UserError: the file is no complete Parquet file, or has no columns.
     """
     link = linked(path, engine.folder)
     check_content(path, binary=True)
@@ -196,7 +198,8 @@ def parquet(engine: Engine, path: Path) -> FileTable:
 
 
 def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
-    """Opens a Parquet file, by its first bytes or name, or a CSV file with a header.
+    """Opens a file as Parquet, if its first bytes or name say so, or as CSV with a
+    header.
 
     Args:
         engine: what reads it.

@@ -1,6 +1,6 @@
 """Makes texts of items from a template: `{title} ({year}), {genres}`.
 
-Every text of an item is made here, by `prepare` and by `catalog add`.
+`prepare` and `catalog add` make every text of an item with this module.
 
 **Empty cells.** A cell is empty if it holds only spaces and control characters, or
 nothing. An empty field is removed together with the text that belongs to it: the
@@ -46,7 +46,7 @@ class _Group(NamedTuple):
 
 @dataclass(frozen=True)
 class _Part:
-    """A field, or parts between brackets, with the text that belongs to it."""
+    """A field or a group in brackets, with the text that belongs to it."""
 
     before: str
     inside: "str | Sequence[_Part]"
@@ -55,7 +55,7 @@ class _Part:
 
 
 def field(name: str) -> str:
-    """The template of one column; a backslash precedes braces in its name."""
+    """Returns the template of one column; braces in its name are escaped."""
     return "{" + re.sub(r"([\\{}])", r"\\\1", name) + "}"
 
 
@@ -66,8 +66,8 @@ def text_of(
 
     Args:
         template: a text with names of columns in braces; `{{` is a brace.
-        file: of the columns, for messages.
-        columns: of the items, by name.
+        file: the file of the columns, for messages.
+        columns: the columns of the items, by name.
         said: where the template comes from, for messages.
 
     Raises:
@@ -93,12 +93,12 @@ def cell_of(file: Path, name: str, column: Any) -> Any:
     the .0 that integers have in a column with empty cells.
 
     Args:
-        file: of the column, for messages.
-        name: of the column, for messages.
-        column: of text, numbers, truth values, times, or lists of them.
+        file: the file of the column, for messages.
+        name: the name of the column, for messages.
+        column: a column of text, numbers, truth values, times, or lists of them.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the column holds other values.
     """
     kind = column.type()
     inside = kind.value_type if kind.is_array() else kind

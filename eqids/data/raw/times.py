@@ -42,7 +42,7 @@ _PLAUSIBLE: Mapping[TimeUnit, tuple[int, int]] = {
     "nanoseconds": _FINE,
 }
 """The plausible range of times in a unit. Small numbers may also be ranks or counters,
-so coarse units have fewer plausible years; no two ranges overlap."""
+so the ranges of coarse units are shorter; no two ranges overlap."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class InferredUnit:
     unit: TimeUnit
     """The unit."""
     why: str = ""
-    """Why it is not seconds, or what is implausible; empty if seconds fit."""
+    """Why the unit is not seconds, or why the times are implausible; empty if seconds
+    fit."""
     fits: bool = True
     """Whether the times are plausible in the unit."""
 
@@ -60,7 +61,7 @@ class InferredUnit:
 def unit_of(least: int | float, most: int | float) -> InferredUnit:
     """Returns the most plausible unit of times.
 
-    It is seconds, unless all times would be before 1971 or after 2100, and all are
+    The unit is seconds, unless all times would be before 1971 or after 2100 and all are
     plausible in another unit.
 
     Args:
@@ -118,7 +119,7 @@ class UnitAdvice:
         "if they are ranks, name the column with --order_column instead of "
         "--time_column, otherwise give their --time_unit"
     )
-    """If the numbers may be no times."""
+    """If the numbers may not be times."""
     overrule: str = "; --time_unit overrides this"
     """If the unit is not seconds."""
 
@@ -137,7 +138,7 @@ def settle_unit(
         column: names the column in messages.
         least: the smallest of them.
         most: the largest of them.
-        form: of `FORMATS`, if all of them spell dates in it; or None.
+        form: the one of `FORMATS` in which all of them spell dates, or None.
         report: receives the unit and warnings.
         advice: ends the messages.
 
