@@ -1,5 +1,6 @@
 """What all tests share: keys, tolerances, a tiny dataset, 8 fake devices."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -37,6 +38,10 @@ from eqids.data import (
     open_dataset,
 )
 from eqids.data.write import write_dataset
+
+# The collector looks at what tests make, and not at all modules again and again.
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)
 
 settings.register_profile(
     "eqids", deadline=None, suppress_health_check=[HealthCheck.too_slow]

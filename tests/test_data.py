@@ -262,6 +262,7 @@ def test_movielens_100k_as_its_file_says(tmp_path: Path) -> None:
     assert info.clusters.consecutive_share > 0.2
 
 
+@pytest.mark.long
 def test_a_million_rows_take_less_than_a_gigabyte(tmp_path: Path) -> None:
     rng, n = np.random.default_rng(0), 1_000_000
     table = {

@@ -202,7 +202,7 @@ def test_two_processes_stop_at_one_step_and_pass_over_a_damaged_one(
 @pytest.mark.parametrize(
     ("victim", "how"),
     [
-        (1, "SIGTERM"),
+        pytest.param(1, "SIGTERM", marks=pytest.mark.long),
         pytest.param(0, "SIGKILL", marks=pytest.mark.long),
         pytest.param(1, "SIGSTOP", marks=pytest.mark.long),
     ],

@@ -44,6 +44,7 @@ def connected(starts: Sequence[Start], timeout: float, port: int) -> list[str]:
     return found
 
 
+@pytest.mark.long
 @settings(max_examples=8)
 @given(data=st.data())
 def test_all_connect_or_all_name_the_missing(data: st.DataObject) -> None:

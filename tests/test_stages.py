@@ -318,6 +318,7 @@ def test_other_texts_of_the_same_items_are_reported(
     assert "has other texts of items than" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_estimate_of_memory_is_that_of_what_is_taken_over(
     first: Path, capsys: CaptureFixture[str]
 ) -> None:

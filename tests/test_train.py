@@ -217,7 +217,13 @@ runpy.run_module("eqids.train", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param("SIGINT", 130, marks=pytest.mark.long),
+        ("SIGTERM", 143),
+    ],
+)
 def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(
     name: str, code: int, dataset: Dataset, tmp_path: Path
 ) -> None:
