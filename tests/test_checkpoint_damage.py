@@ -29,6 +29,7 @@ from eqids.checkpoints import (
 from eqids.config import UserError
 
 
+@pytest.mark.long
 def test_every_corruption_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ def test_the_plan_prints_the_command_or_what_would_fit(
     assert said.startswith("nothing fits") and "--devices" in said
 
 
+@pytest.mark.long
 def test_a_plan_with_a_layout_is_of_its_mesh_only(
     tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
@@ -276,6 +277,7 @@ def test_hardware_without_a_compiler_is_one_sentence() -> None:
         gpu_devices(HARDWARE["cpu"], 1, 1)
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_fit_names_the_nearest_setting_that_does() -> None:
     row = LAYOUT_PRESETS["1b-all-a100-40gb-1"]
     job = with_step(preset_job(row), remat=False)

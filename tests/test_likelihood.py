@@ -238,6 +238,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_the_same_on_a_table_that_is_split_and_never_gathered() -> None:
     found = json.loads(run_python(MESH).splitlines()[-1])
     assert len(found) == 5

@@ -101,6 +101,7 @@ def test_memory_of_an_evaluation_does_not_follow_the_longest_history(
     assert long - short < 40 * LONG, (short, long)
 
 
+@pytest.mark.long
 def test_ranks_do_not_depend_on_who_is_ranked_together(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_history_of_many_windows_is_cut_in_few_rounds(
     assert len(rounds) < 20
 
 
+@pytest.mark.long
 def test_answers_do_not_depend_on_who_asks_together(
     dataset: Dataset, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,6 +235,7 @@ def test_gradients_on_eight_devices_are_those_of_one() -> None:
     assert specs["w_down.b"] == ["None", "fsdp", "None"]
 
 
+@pytest.mark.long
 def test_a_second_stage_by_lora_resumes_evaluates_and_recommends(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:

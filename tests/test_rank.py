@@ -179,5 +179,6 @@ print("ok")
 """
 
 
+@pytest.mark.long
 def test_clusters_split_over_eight_devices_give_the_same_and_never_move() -> None:
     assert run_python(ON_A_MESH).endswith("ok\n")

@@ -34,7 +34,9 @@ PRETRAINED = "--adapter linear --dropout 0.1 --warmup_steps 5"
             marks=pytest.mark.long,
         ),
         pytest.param(f"--train heads {PRETRAINED}", marks=pytest.mark.long),
-        f"--train lora --lora_rank 2 {PRETRAINED}",
+        pytest.param(
+            f"--train lora --lora_rank 2 {PRETRAINED}", marks=pytest.mark.long
+        ),
     ],
 )
 def test_stopped_and_resumed_is_bitwise_the_uninterrupted_run(
@@ -107,6 +109,7 @@ def test_a_run_goes_on_with_fewer_devices(dataset: Dataset, tmp_path: Path) -> N
 # Bad surroundings
 
 
+@pytest.mark.long
 def test_a_full_disk_costs_checkpoints_and_not_the_run(
     dataset: Dataset,
     tmp_path: Path,

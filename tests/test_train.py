@@ -66,6 +66,7 @@ def test_another_run_does_not_resume_this_one(
     assert said in refused(train.main, small(dataset.path, finished, *more), capsys)
 
 
+@pytest.mark.long
 def test_two_stages_frozen_first_then_all_of_it(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
