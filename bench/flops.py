@@ -82,9 +82,11 @@ def train_flops(sizes: ModelConfig, strategy: Strategy, amount: Amount) -> int:
     blocks = llama.num_layers * each * amount.positions
     attention = llama.num_layers * 12 * llama.num_heads * llama.head * amount.pairs
     item_width, width = sizes.item_width, llama.width
-    adapter = item_width * width
-    if sizes.adapter == "mlp":
-        adapter = 4 * item_width * (item_width + width)
+    adapter = {
+        "mlp": 4 * item_width * (item_width + width),
+        "linear": item_width * width,
+        "identity": 0,
+    }[sizes.adapter]
     adapters = 6 * adapter * (amount.positions + amount.targets)
     logits = sizes.num_clusters + sizes.cluster_size
     head = 6 * item_width * logits * amount.targets

@@ -76,7 +76,9 @@ class TorchRecommender:
         self.enter, self.leave = nn.Linear(item_width, width), nn.Linear(
             width, item_width
         )  # fmt: skip
-        if sizes.adapter == "mlp":
+        if sizes.adapter == "identity":
+            self.enter, self.leave = nn.Identity(), nn.Identity()
+        elif sizes.adapter == "mlp":
             hidden = 4 * item_width
             self.enter, self.leave = (
                 nn.Sequential(

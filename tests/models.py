@@ -18,8 +18,9 @@ TINY = LlamaConfig(16, 2, 2, 1, 8, 24, 7, tied=True)
 
 
 def tiny_model(dataset: Dataset, seed: int = 0, **sizes: object) -> EqIDs:
+    """A model as runs have it: with the skip connection, unless `sizes` says no."""
     config = ModelConfig(
         TINY, dataset.info.num_clusters, dataset.info.cluster_size, item_width=8,
-        **sizes,  # type: ignore[arg-type]
+        **{"skip": True, **sizes},  # type: ignore[arg-type]
     )  # fmt: skip
     return initial_model(config, dataset, None, jax.random.key(seed))

@@ -70,7 +70,7 @@ def test_words_enter_as_llama_embeds_them_and_items_through_the_adapter() -> Non
     gaps = jax.random.normal(jax.random.key(1), model.gap_table.shape)
     model = eqx.tree_at(lambda m: m.gap_table, model, gaps)
     batch = random_batch(np.random.default_rng(1), 3, 8, 12)
-    entered = model.embed(batch, jnp.float32)
+    entered = model.embed(batch, model.item_vectors(batch.items, jnp.float32))
     for row in range(3):
         for at in range(8):
             slot = int(batch.items[row, at])

@@ -274,7 +274,7 @@ def test_words_are_embedded_and_learnt(dataset: Dataset, model: EqIDs) -> None:
         dataset, BatchConfig(32, 4), random_words(dataset, 3, 6, 2)
     ).batch(0)
     batch = Batch.of(arrays)
-    entered = np.asarray(model.embed(batch, FLOAT32))
+    entered = np.asarray(model.embed(batch, model.item_vectors(batch.items, FLOAT32)))
     is_word = (arrays.items < 0) & (arrays.segment > 0)
     table = np.asarray(model.llama.embedding)
     np.testing.assert_array_equal(entered[is_word], table[arrays.tokens[is_word]])

@@ -106,8 +106,8 @@ LLAMA_PRESETS: Mapping[str, LlamaConfig] = types.MappingProxyType(
 LlamaSize = Literal["nano", "smollm2-135m", "1b", "3b", "8b"]
 
 
-Adapter = Literal["mlp", "linear"]
-"""Two layers with GELU between them, or one matrix."""
+Adapter = Literal["mlp", "linear", "identity"]
+"""Two layers with GELU between them, one matrix, or none (items as wide as Llama)."""
 
 
 LoraTarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -151,3 +151,12 @@ class ModelConfig:
     """Share of activations dropped in training, of the input and of each branch."""
     lora: LoraConfig | None = None
     """Low-rank changes of the Llama, if it has any."""
+    skip: bool = False
+    """Whether the query holds the vector of the last item, around the Llama."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.adapter != "identity" or self.item_width == self.llama.width,
+            f"item_width is {self.item_width}, wanted the Llama's width "
+            f"({self.llama.width}): the adapters are identities",
+        )

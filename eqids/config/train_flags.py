@@ -60,8 +60,13 @@ class TrainConfig:
     item_width: int | None = grouped("model", None)
     """Size of an item's vector."""
     adapter: Adapter | None = grouped("model", None)
-    """Adapters between items and Llama: two layers with GELU (mlp), or one matrix
-    (linear)."""
+    """Adapters between items and Llama: two layers with GELU (mlp), one matrix
+    (linear), or none (identity: items are as wide as Llama)."""
+    skip: bool = on_unless(
+        "Leave the vector of the last item out of the query: Llama alone makes it.",
+        "model",
+    )
+    """Add the vector of the last item to the query, around the Llama."""
     tied_items: bool = on_unless(
         "Use two item tables: one for the input, one for the prediction.", "model"
     )

@@ -1,6 +1,6 @@
 """Adapters between the width of item vectors and Llama's, in either direction.
 
-A module stores the axis words of its input and its output, so that one class serves
+A module of weights stores the axis words of its input and its output, so that one class serves
 both directions. Matrices have Hugging Face's order of axes, outputs first.
 """
 
@@ -33,6 +33,19 @@ class LinearAdapter(eqx.Module):
         self, x: Float[Array, "batch seq _inputs"]
     ) -> Float[Array, "batch seq _outputs"]:
         return _linear(x, self.w, self.b)
+
+
+class IdentityAdapter(eqx.Module):
+    """No change: item vectors are as wide as Llama.
+
+    An item's vector then runs along the residual stream to the output, where it meets
+    the vectors of similar items, as in SASRec (Kang & McAuley 2018).
+    """
+
+    def __call__(
+        self, x: Float[Array, "batch seq width"]
+    ) -> Float[Array, "batch seq width"]:
+        return x
 
 
 class MlpAdapter(eqx.Module):

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from eqids.config import ModelConfig
 from eqids.config.slots import cluster_of, place_of
-from eqids.model.adapter import LinearAdapter, MlpAdapter
+from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter
 from eqids.model.attention import Kernel, PrefixCache
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
+from eqids.model.skip import Skip, last_items
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup, per_shard
 
@@ -58,14 +59,18 @@ class Batch(eqx.Module):
         return Batch(**{field.name: zeros for field in fields(Batch)})
 
 
+Adapter = MlpAdapter | LinearAdapter | IdentityAdapter
+
+
 class EqIDs(eqx.Module):
     """A Llama between item vectors and a hierarchical softmax over the catalog."""
 
     llama: Llama
     input_table: Float[Array, "cluster place item_width"] | None
-    input_adapter: MlpAdapter | LinearAdapter
+    input_adapter: Adapter
     gap_table: Float[Array, "gaps width"]
-    output_adapter: MlpAdapter | LinearAdapter
+    output_adapter: Adapter
+    skip: Skip | None
     softmax: HierarchicalSoftmax
     config: ModelConfig = eqx.field(static=True)
 
@@ -105,32 +110,49 @@ class EqIDs(eqx.Module):
         self.input_table = (
             None if c.tied_items else initial_table(sizes, vectors, keys[2])
         )
-        item, llama_axis = ("item_width", c.item_width), ("width", c.llama.width)
-        if c.adapter == "mlp":
-            hidden = 4 * c.item_width
-            self.input_adapter = MlpAdapter(item, hidden, llama_axis, key=keys[3])
-            self.output_adapter = MlpAdapter(llama_axis, hidden, item, key=keys[4])
-        else:
-            self.input_adapter = LinearAdapter(item, llama_axis, key=keys[3])
-            self.output_adapter = LinearAdapter(llama_axis, item, key=keys[4])
+        self.input_adapter, self.output_adapter = _adapters(c, keys[3], keys[4])
+        self.skip = Skip(self._item_table, self.softmax.valid) if c.skip else None
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
         self.config = c
 
-    def embed(
-        self, batch: Batch, dtype: DTypeLike, active: ActiveClusters | None = None
-    ) -> Float[Array, "batch seq width"]:
-        """Returns Llama's input: adapted items with their gaps, and text tokens."""
-        cluster_size = self.config.cluster_size
-        table = self.softmax.table if self.input_table is None else self.input_table
-        slot = jnp.maximum(batch.items, 0)
+    @property
+    def _item_table(self) -> Float[Array, "cluster place item_width"]:
+        return self.softmax.table if self.input_table is None else self.input_table
+
+    def item_vectors(
+        self,
+        slot: Int[Array, "batch seq"],
+        dtype: DTypeLike,
+        active: ActiveClusters | None = None,
+    ) -> Float[Array, "batch seq item_width"]:
+        """Returns the vectors of input items; any where the slot is negative.
+
+        Args:
+            slot: slots of items.
+            dtype: the dtype of activations.
+            active: handles that take the gradient of the vectors, see `handles`.
+        """
+        cluster_size, slot = self.config.cluster_size, jnp.maximum(slot, 0)
         at = cluster_of(slot, cluster_size), place_of(slot, cluster_size)
-        items = lookup(table, *at)
+        items = lookup(self._item_table, *at)
         if active is not None:
             assert active.rows is not None, "these handles are of a softmax alone"
             items = jax.lax.stop_gradient(items) + active.rows
-        items = items.astype(dtype)
-        gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
-        tokens = self.llama.embed(batch.tokens, dtype)
+        return items.astype(dtype)
+
+    def embed(
+        self,
+        batch: Batch,
+        items: Float[Array, "batch seq item_width"],
+    ) -> Float[Array, "batch seq width"]:
+        """Returns Llama's input: adapted items with their gaps, and text tokens.
+
+        Args:
+            batch: histories.
+            items: the vectors of the items; any vectors at positions of text.
+        """
+        gaps = lookup(gathered(self.gap_table), batch.gap).astype(items.dtype)
+        tokens = self.llama.embed(batch.tokens, items.dtype)
         is_item = (batch.items >= 0)[..., None]
         return jnp.where(is_item, self.input_adapter(items) + gaps, tokens)
 
@@ -159,12 +181,15 @@ class EqIDs(eqx.Module):
         """
         rate = self.config.dropout
         k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
-        x = dropout(self.embed(batch, dtype, active), rate, k1)
+        slot = last_items(batch.items, batch.segment)
+        items = self.item_vectors(slot, dtype, active)
+        x = dropout(self.embed(batch, items), rate, k1)
         x = self.llama.hidden(
             x, batch.segment, batch.position, rate=rate, remat=remat, kernel=kernel,
             key=k2, prefix=prefix,
         )  # fmt: skip
-        return self.output_adapter(dropout(x, rate, k3))
+        query = self.output_adapter(dropout(x, rate, k3))
+        return query if self.skip is None else self.skip(query, items, slot)
 
     def queries_at(
         self,
@@ -184,14 +209,16 @@ class EqIDs(eqx.Module):
             prefix: as for `queries`.
         """
 
-        def pick(_: tuple[()], hidden: Array, position: Array) -> Array:
-            return jnp.take_along_axis(hidden, position[:, None, None], axis=1)
-
+        slot = last_items(batch.items, batch.segment)
+        items = self.item_vectors(slot, dtype)
         hidden = self.llama.hidden(
-            self.embed(batch, dtype), batch.segment, batch.position,
+            self.embed(batch, items), batch.segment, batch.position,
             prefix=prefix,
         )  # fmt: skip
-        return self.output_adapter(per_shard(pick, (), hidden, position))[:, 0]
+        query = self.output_adapter(_at(hidden, position))
+        if self.skip is not None:
+            query = self.skip(query, _at(items, position), _at(slot, position))
+        return query[:, 0]
 
     def loss(
         self,
@@ -247,8 +274,38 @@ class EqIDs(eqx.Module):
         inputs = gradients.table
         if self.input_table is not None:
             inputs = jnp.zeros_like(inputs)
-        inputs = add_rows(inputs, gradients.cluster, batch.items, gradients.rows)
+        slot = last_items(batch.items, batch.segment)
+        inputs = add_rows(inputs, gradients.cluster, slot, gradients.rows)
         blocks = {"table": inputs, "bias": gradients.bias}
         if self.input_table is not None:
             blocks |= {"table": gradients.table, "input_table": inputs}
         return blocks
+
+
+def _adapters(
+    config: ModelConfig, into: PRNGKeyArray, out: PRNGKeyArray
+) -> tuple[Adapter, Adapter]:
+    """The adapter into Llama's width and the one out of it."""
+    c = config
+    item, llama = ("item_width", c.item_width), ("width", c.llama.width)
+    if c.adapter == "identity":
+        return IdentityAdapter(), IdentityAdapter()
+    if c.adapter == "linear":
+        return LinearAdapter(item, llama, key=into), LinearAdapter(llama, item, key=out)
+    hidden = 4 * c.item_width
+    return (
+        MlpAdapter(item, hidden, llama, key=into),
+        MlpAdapter(llama, hidden, item, key=out),
+    )
+
+
+def _at(
+    x: Shaped[Array, "batch seq *axes"], position: Int[Array, " batch"]
+) -> Shaped[Array, "batch 1 *axes"]:
+    """What stands at one position of each row."""
+
+    def pick(_: tuple[()], x: Array, position: Array) -> Array:
+        at = position.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.take_along_axis(x, at, axis=1)
+
+    return per_shard(pick, (), x, position)

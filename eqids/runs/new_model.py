@@ -38,6 +38,7 @@ def model_config(
         item_width=recipe.item_width,
         adapter=recipe.adapter,
         tied_items=flags.tied_items,
+        skip=flags.skip,
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
         lora=lora,
