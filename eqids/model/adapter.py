@@ -1,7 +1,7 @@
 """Adapters between the width of item vectors and Llama's, in either direction.
 
-A module of weights stores the axis words of its input and its output, so that one class serves
-both directions. Matrices have Hugging Face's order of axes, outputs first.
+A module of weights stores the axis words of its input and its output, so that one class
+serves both directions. Matrices have Hugging Face's order of axes, outputs first.
 """
 
 import math
