@@ -8,8 +8,9 @@ from typing import Any
 from bench.machine import busy_cores, pin, use_huge_pages
 from bench.options import AllOptions, CompareOptions, Options
 from bench.plot import check_plotting, save
-from bench.sections import SECTIONS
-from eqids.cli import parse_command, run, warn
+from bench.quality_options import QualityOptions
+from bench.sections import OTHER_COMMANDS, SECTIONS
+from eqids.cli import parse_command, run, say, warn
 from eqids.config import require
 from eqids.io.atomic import write_json
 
@@ -33,12 +34,14 @@ _BUSY = 0.3
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints tables, or compares two results."""
     commands: dict[str, Any] = {name: one.options for name, one in SECTIONS.items()}
-    commands |= {"all": AllOptions, "compare": CompareOptions}
+    commands |= OTHER_COMMANDS
     options: Any = parse_command(commands, argv, "bench", DESCRIPTION, positional=True)
     if isinstance(options, CompareOptions):
         _compare(options)
     elif isinstance(options, AllOptions):
         _measure_all(options)
+    elif isinstance(options, QualityOptions):
+        _quality(options, sys.argv[1:] if argv is None else argv)
     else:
         _measure(options)
 
@@ -79,6 +82,38 @@ def _measure_all(options: AllOptions) -> None:
         not failed,
         f"bench {', '.join(failed)} ended with an error, see above; the other sections "
         "are measured",
+    )
+
+
+def _quality(options: QualityOptions, words: Sequence[str]) -> None:
+    if options.plot is not None:
+        check_plotting()
+    pin(options.cores)
+    from bench.quality import measure_quality
+    from bench.quality_markdown import check_markdown, markdown, write_markdown
+    from bench.quality_plot import draw_quality
+    from bench.quality_result import quality_json
+
+    check_markdown(options.output)
+    found = measure_quality(options)
+    text = markdown(found.tables, found.settings, words)
+    say(text)
+    if options.json is not None:
+        write_json(options.json, quality_json(found.tables, options))
+        say(f"written to {options.json}")
+    if options.output is not None:
+        write_markdown(options.output, text)
+        say(f"written to {options.output}")
+    if options.plot is not None:
+        draw_quality(found.tables, options.plot)
+        say(f"drawn into {options.plot}")
+    if found.left:
+        say(
+            f"--minutes are over; {len(found.left)} runs were not started: the same "
+            f"command goes on with {found.left[0]}"
+        )
+    require(
+        not found.failed, f"{len(found.failed)} runs ended with an error, see above"
     )
 
 

@@ -33,11 +33,6 @@ class Setting:
         """Whether the model knows when it is asked; such results have own tables."""
         return any(word.replace("-", "_") == "__request_time" for word in self.train)
 
-    @property
-    def command(self) -> str:
-        """The train command as a user types it, without the folders and the seed."""
-        return shlex.join(["python", "-m", "eqids.train", *self.train])
-
 
 _OVER_LLAMA = ("--llama_path", "{llama_path}", "--train")
 SETTINGS: Mapping[str, Setting] = MappingProxyType(

@@ -73,9 +73,7 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
-def rank_run(
-    checkpoints: Path, split: SplitName, most: int | None, path: Path
-) -> None:
+def rank_run(checkpoints: Path, split: SplitName, most: int | None, path: Path) -> None:
     """Ranks the targets of a split by a run's best step, and writes them.
 
     Args:
