@@ -22,6 +22,7 @@ DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
     python -m bench head --json head.json --plot head.png
     python -m bench topk --checkpoint runs/mine
     python -m bench checkpoint --size 2 --folder /scratch
+    python -m bench quality --seeds 0 1 2 --setting 'wide=--item_width 128'
     python -m bench compare before.json after.json
 
 Peers that are not installed are left out, with a note: pip install 'eqids[peers]'.
@@ -96,21 +97,21 @@ def _quality(options: QualityOptions, words: Sequence[str]) -> None:
 
     check_markdown(options.output)
     found = measure_quality(options)
-    text = markdown(found.tables, found.settings, words)
-    say(text)
-    if options.json is not None:
-        write_json(options.json, quality_json(found.tables, options))
-        say(f"written to {options.json}")
-    if options.output is not None:
-        write_markdown(options.output, text)
-        say(f"written to {options.output}")
-    if options.plot is not None:
-        draw_quality(found.tables, options.plot)
-        say(f"drawn into {options.plot}")
+    if found.tables:
+        text = markdown(found.tables, found.settings, words)
+        say(text)
+        if options.json is not None:
+            write_json(options.json, quality_json(found.tables, options))
+        if options.output is not None:
+            write_markdown(options.output, text)
+        if options.plot is not None:
+            draw_quality(found.tables, options.plot)
+        for path in filter(None, (options.json, options.output, options.plot)):
+            say(f"written to {path}")
     if found.left:
         say(
-            f"--minutes are over; {len(found.left)} runs were not started: the same "
-            f"command goes on with {found.left[0]}"
+            f"--minutes are over, and {len(found.left)} runs were not started; the "
+            f"same command goes on with {found.left[0]}"
         )
     require(
         not found.failed, f"{len(found.failed)} runs ended with an error, see above"

@@ -35,21 +35,31 @@ class QualityRow:
 
     Attributes:
         name: its name.
-        by_seed: the metrics of every run; of a baseline, under seed 0.
-        seconds: mean wall time of training; None for baselines, or if unknown.
-        parameters: number of trained parameters.
+        by_seed: the metrics of every run, with its NLL; of a baseline, under seed 0.
+        runs: the records of the runs; none for a baseline.
         ahead: runs ahead of every baseline in the first of `COMPARED`.
         differences: to another row, by its name, then by metric.
     """
 
     name: str
     by_seed: Mapping[int, Mapping[str, float]]
-    seconds: float | None = None
-    parameters: int | None = None
+    runs: Sequence[RunRecord] = ()
     ahead: int | None = None
     differences: Mapping[str, Mapping[str, PairedDifference]] = field(
         default_factory=dict
     )
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean wall time of training; None for a baseline, or if a part is unknown."""
+        known = [one.seconds for one in self.runs if one.seconds is not None]
+        complete = len(known) == len(self.runs) > 0
+        return statistics.fmean(known) if complete else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trained parameters; None for a baseline."""
+        return self.runs[0].parameters if self.runs else None
 
     def mean(self, metric: str) -> float:
         """Returns the mean over runs."""
@@ -133,16 +143,16 @@ def _row(
     others: Mapping[str, Mapping[str, np.ndarray]],
 ) -> QualityRow:
     """The row of a setting, from its runs and what it is compared with."""
-    by_seed = {run.record.seed: run.ranks.metrics() for run in runs}
-    seconds = [run.record.seconds for run in runs if run.record.seconds is not None]
-    known = len(seconds) == len(runs)
+    by_seed = {
+        run.record.seed: {**run.ranks.metrics(), "nll": float(run.ranks.nll.mean())}
+        for run in runs
+    }
     least = max((one.metrics()[COMPARED[0]] for one in baselines.values()), default=0)
     ours = _gains([run.ranks for run in runs])
     return QualityRow(
         name,
         by_seed,
-        seconds=statistics.fmean(seconds) if known else None,
-        parameters=runs[0].record.parameters,
+        runs=[run.record for run in runs],
         ahead=sum(one[COMPARED[0]] > least for one in by_seed.values())
         if baselines
         else None,

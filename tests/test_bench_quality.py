@@ -396,6 +396,10 @@ def test_what_is_done_is_not_done_again(
     for row in table["settings"]:
         for metrics in (*row["by_seed"].values(), row["mean"]):
             assert metrics["ndcg@10"] == pytest.approx(meta["score"])
+            assert metrics.get("nll", 0) in (
+                0,
+                pytest.approx(meta["validation"]["nll"]),
+            )
         assert row["deviation"]["ndcg@10"] == pytest.approx(0, abs=1e-12)
     markov = json.loads((finished / "result.json").read_text())["markov"]
     assert table["settings"][1]["differences"]["a"]["ndcg@10"]["mean"] == 0
@@ -437,6 +441,9 @@ def test_two_settings_and_two_seeds_from_data_to_tables(
             assert kept["steps"] == 3 and kept["seconds"] > 0
             trained = (folder / "train.log").read_text().split(": ")[1]
             assert trained.startswith(f"{kept['parameters']:,} parameters train")
+    (folder / "run.json").unlink()  # as if it had been stopped before its end
+    command.main(words)
+    assert "going on from step 3" in (folder / "train.log").read_text()
     assert "### tiny, valid split" in page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(quality, "run_logged", None)
