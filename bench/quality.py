@@ -53,7 +53,7 @@ def measure_quality(options: QualityOptions) -> QualityResult:
     sources = data_sources(options)
     runs = _planned(settings, sources, options)
     finished, failed, left = _trained(runs, options)
-    tables = []
+    tables = list[QualityTable]()
     for source in sources:
         own = [one for one in finished if one.data == source.name]
         if own:
