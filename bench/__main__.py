@@ -8,8 +8,9 @@ from typing import Any
 from bench.machine import busy_cores, pin, use_huge_pages
 from bench.options import AllOptions, CompareOptions, Options
 from bench.plot import check_plotting, save
-from bench.sections import SECTIONS
-from eqids.cli import parse_command, run, warn
+from bench.quality_options import QualityOptions
+from bench.sections import OTHER_COMMANDS, SECTIONS
+from eqids.cli import parse_command, run, say, warn
 from eqids.config import require
 from eqids.io.atomic import write_json
 
@@ -21,6 +22,7 @@ DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
     python -m bench head --json head.json --plot head.png
     python -m bench topk --checkpoint runs/mine
     python -m bench checkpoint --size 2 --folder /scratch
+    python -m bench quality --seeds 0 1 2 --setting 'wide=--item_width 128'
     python -m bench compare before.json after.json
 
 Peers that are not installed are left out, with a note: pip install 'eqids[peers]'.
@@ -33,12 +35,14 @@ _BUSY = 0.3
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints tables, or compares two results."""
     commands: dict[str, Any] = {name: one.options for name, one in SECTIONS.items()}
-    commands |= {"all": AllOptions, "compare": CompareOptions}
+    commands |= OTHER_COMMANDS
     options: Any = parse_command(commands, argv, "bench", DESCRIPTION, positional=True)
     if isinstance(options, CompareOptions):
         _compare(options)
     elif isinstance(options, AllOptions):
         _measure_all(options)
+    elif isinstance(options, QualityOptions):
+        _quality(options, sys.argv[1:] if argv is None else argv)
     else:
         _measure(options)
 
@@ -79,6 +83,38 @@ def _measure_all(options: AllOptions) -> None:
         not failed,
         f"bench {', '.join(failed)} ended with an error, see above; the other sections "
         "are measured",
+    )
+
+
+def _quality(options: QualityOptions, words: Sequence[str]) -> None:
+    if options.plot is not None:
+        check_plotting()
+    pin(options.cores)
+    from bench.quality import measure_quality
+    from bench.quality_markdown import check_markdown, markdown, write_markdown
+    from bench.quality_plot import draw_quality
+    from bench.quality_result import quality_json
+
+    check_markdown(options.output)
+    found = measure_quality(options)
+    if found.tables:
+        text = markdown(found.tables, found.settings, words)
+        say(text)
+        if options.json is not None:
+            write_json(options.json, quality_json(found.tables, options))
+        if options.output is not None:
+            write_markdown(options.output, text)
+        if options.plot is not None:
+            draw_quality(found.tables, options.plot)
+        for path in filter(None, (options.json, options.output, options.plot)):
+            say(f"written to {path}")
+    if found.left:
+        say(
+            f"--minutes are over, and {len(found.left)} runs were not started; the "
+            f"same command goes on with {found.left[0]}"
+        )
+    require(
+        not found.failed, f"{len(found.failed)} runs ended with an error, see above"
     )
 
 

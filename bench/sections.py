@@ -1,10 +1,12 @@
-"""The sections of the bench: the flags and the module of each."""
+"""The sections of the bench: the flags and the module of each, and what else it has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
-from bench.options import Options
+from bench.options import AllOptions, CompareOptions, Options
+from bench.quality_options import QualityOptions
 from bench.search_options import RecommendOptions, TopkOptions
 from bench.step_options import HeadOptions, TrainOptions
 from bench.storage_options import CheckpointOptions, DataOptions, LoadOptions
@@ -35,3 +37,9 @@ SECTIONS: Mapping[str, SectionEntry] = MappingProxyType(
     }
 )
 """Every section, by its name on the command line."""
+
+OTHER_COMMANDS: Mapping[str, type[Any]] = MappingProxyType(
+    {"quality": QualityOptions, "all": AllOptions, "compare": CompareOptions}
+)
+"""Commands that are no sections, with their flags: they time no rows, and `all` leaves
+`quality` out, because its runs take hours."""

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.options import AllOptions, CompareOptions
-from bench.sections import SECTIONS
+from bench.sections import OTHER_COMMANDS, SECTIONS
 from eqids.cli.commands import COMMANDS
 from eqids.config import UserError
 
@@ -67,7 +66,7 @@ def _all() -> list[Typed]:
     kinds: dict[str, type[Any]] = {
         name: entry.options for name, entry in SECTIONS.items()
     }
-    kinds |= {"all": AllOptions, "compare": CompareOptions}
+    kinds |= OTHER_COMMANDS
     return found + [Typed("bench", (name,), kind, True) for name, kind in kinds.items()]
 
 

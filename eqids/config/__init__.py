@@ -8,6 +8,7 @@ from eqids.config.bounds import (
     ABOVE_ZERO as ABOVE_ZERO,
     ONE_OR_MORE as ONE_OR_MORE,
     OPEN_SHARE as OPEN_SHARE,
+    SEED as SEED,
     check_flags as check_flags,
 )
 from eqids.config.catalog_flags import (

@@ -144,6 +144,9 @@ class TrainConfig:
     """Number of newest checkpoints to keep; the best on validation is kept as well."""
     early_stop: int | None = grouped("checkpoints", None)
     """Stop after this many evaluations without a better NDCG@10."""
+    result_split: Literal["test", "valid"] = grouped("checkpoints", "test")
+    """Split that the best step is evaluated on at the end. valid leaves the test split
+    unread, while settings are being chosen."""
     tensorboard: bool = grouped("checkpoints", False)
     """Write event files for TensorBoard too."""
     dtype: Literal["auto", "float32", "bfloat16"] = grouped("devices", "auto")

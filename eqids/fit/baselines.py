@@ -90,6 +90,18 @@ def evaluate_baseline(
     dataset: Dataset, split: Split, scorer: Scorer
 ) -> dict[str, Mapping[str, float]]:
     """Returns a baseline's metrics, with seen items filtered and kept."""
+    both = rank_baseline(dataset, split, scorer)
+    return {"filtered": metrics(both[:, 0]), "unfiltered": metrics(both[:, 1])}
+
+
+def rank_baseline(
+    dataset: Dataset, split: Split, scorer: Scorer
+) -> Float[np.ndarray, "user 2"]:
+    """Returns each user's rank by a baseline, with seen items filtered and kept.
+
+    Returns:
+        float64, a row for each user of `targets_of`, in its order.
+    """
     rank = jax.jit(ranks_of_scores)
 
     def ranked(chunk: Chunk) -> np.ndarray:
@@ -98,5 +110,4 @@ def evaluate_baseline(
 
     most = min(MOST_USERS, max(1, _SCORES // dataset.num_slots))
     parts = [ranked(chunk) for chunk in chunks(dataset, split, most=most)]
-    both = np.concatenate(parts).astype(np.float64)
-    return {"filtered": metrics(both[:, 0]), "unfiltered": metrics(both[:, 1])}
+    return np.concatenate(parts).astype(np.float64)

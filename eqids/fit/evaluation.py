@@ -232,20 +232,30 @@ def make_ranker(
     return rank
 
 
-def evaluate(
+def rank_users(
     model: EqIDs, dataset: Dataset, split: Split, ranker: Ranker
-) -> Evaluation:
-    """Returns the metrics of a model on a split.
+) -> Float[np.ndarray, "user 3"]:
+    """Returns each user's ranks, filtered and unfiltered, and log-probability.
 
     Args:
         model: placed as `ranker` expects it.
         dataset: the dataset with the histories and the targets.
         split: `valid` or `test`; at test the history includes the validation item.
         ranker: a function that `make_ranker` returned.
+
+    Returns:
+        float64, a row for each user of `targets_of`, in its order.
     """
     found = chunks(dataset, split, jax.device_count())
     parts = [ranker(model, chunk) for chunk in found]
-    ranked = np.concatenate(parts).astype(np.float64)
+    return np.concatenate(parts).astype(np.float64)
+
+
+def evaluate(
+    model: EqIDs, dataset: Dataset, split: Split, ranker: Ranker
+) -> Evaluation:
+    """Returns the metrics of a model on a split; its arguments as in `rank_users`."""
+    ranked = rank_users(model, dataset, split, ranker)
     return {
         "split": split,
         "num_users": len(ranked),

@@ -49,7 +49,15 @@ def ranks_of_scores(
 
 
 def metrics(rank: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> Mapping[str, float]:
-    """Returns the means of Recall@K, NDCG@K and MRR@K over users.
+    """Returns the means over users of `user_metrics`."""
+    found = user_metrics(rank, cutoffs)
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def user_metrics(
+    rank: np.ndarray, cutoffs: Sequence[int] = CUTOFFS
+) -> Mapping[str, Float[np.ndarray, " user"]]:
+    """Returns Recall@K, NDCG@K and MRR@K of each user.
 
     With one target a user, Recall@K is whether rank <= K, NDCG@K is
     1 / log2(1 + rank) if rank <= K and otherwise 0, and MRR@K is 1 / rank if rank <= K
@@ -61,8 +69,8 @@ def metrics(rank: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> Mapping[str, 
     """
     out = {}
     for k in cutoffs:
-        hit = rank <= k
-        out[f"recall@{k}"] = float(np.mean(hit))
-        out[f"ndcg@{k}"] = float(np.mean(hit / np.log2(1.0 + rank)))
-        out[f"mrr@{k}"] = float(np.mean(hit / rank))
+        hit = (rank <= k).astype(np.float64)
+        out[f"recall@{k}"] = hit
+        out[f"ndcg@{k}"] = hit / np.log2(1.0 + rank)
+        out[f"mrr@{k}"] = hit / rank
     return out

@@ -10,7 +10,7 @@ from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popular
 from eqids.fit.evaluation import Evaluation, Split
 
 RESULT_FILE = "result.json"
-"""A run's result on the test split, in its folder."""
+"""A run's result on the split of --result_split, in its folder."""
 
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
 

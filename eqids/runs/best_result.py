@@ -1,4 +1,4 @@
-"""The result of a run: its best checkpoint, evaluated on the test split."""
+"""The result of a run: its best checkpoint, evaluated on the split of its flags."""
 
 from eqids.cli import say, warn
 from eqids.data import Dataset
@@ -20,10 +20,11 @@ def report_best(run: Run, dataset: Dataset) -> None:
         UserError: all steps are damaged.
     """
     step, params = run.checkpoints.restore_best(warn)
-    metrics = run.evaluate(params, "test")
+    split = run.config.flags.result_split
+    metrics = run.evaluate(params, split)
     if is_first():
         folder = run.checkpoints.saver.directory
-        result = full_result(run.dataset, "test", metrics, step)
+        result = full_result(run.dataset, split, metrics, step)
         write_json(folder / RESULT_FILE, result)
         say(table(result))
         say(next_command(folder, dataset))
