@@ -151,3 +151,5 @@ class ModelConfig:
     """Share of activations dropped in training, of the input and of each branch."""
     lora: LoraConfig | None = None
     """Low-rank changes of the Llama, if it has any."""
+    request_time: bool = False
+    """Whether the model reads when the next item is asked for."""

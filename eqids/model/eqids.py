@@ -1,7 +1,7 @@
 """The whole model: Llama reads items and text tokens in one sequence."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import equinox as eqx
 import jax
@@ -30,6 +30,8 @@ class Batch(eqx.Module):
         segment: a number for each packed history of a row; 0 is padding.
         position: within the segment.
         target: the slot to predict at this position; -1 is none.
+        request_gap: bucket of the time between the last event at a position that
+            predicts and the request for the next item; 0 is unknown.
     """
 
     tokens: Int[Array, "batch seq"]
@@ -38,6 +40,7 @@ class Batch(eqx.Module):
     segment: Int[Array, "batch seq"]
     position: Int[Array, "batch seq"]
     target: Int[Array, "batch seq"]
+    request_gap: Int[Array, "batch seq"] | None = None
 
     @staticmethod
     def of(
@@ -49,13 +52,21 @@ class Batch(eqx.Module):
             host: has NumPy arrays by the names of the fields.
             put: places an array, by default on the default device.
         """
-        return Batch(**{f.name: put(getattr(host, f.name)) for f in fields(Batch)})
+        arrays = {field.name: getattr(host, field.name) for field in fields(Batch)}
+        return Batch(**{n: put(a) for n, a in arrays.items() if a is not None})
 
     @staticmethod
-    def zeros(num_rows: int, seq_len: int) -> "Batch":
-        """Returns a batch of zeros, for its shapes."""
+    def zeros(num_rows: int, seq_len: int, request_time: bool = False) -> "Batch":
+        """Returns a batch of zeros, for its shapes.
+
+        Args:
+            num_rows: number of rows.
+            seq_len: positions in a row.
+            request_time: whether it has a `request_gap`.
+        """
         zeros = jnp.zeros((num_rows, seq_len), jnp.int32)
-        return Batch(**{field.name: zeros for field in fields(Batch)})
+        batch = Batch(**{field.name: zeros for field in fields(Batch)})
+        return batch if request_time else replace(batch, request_gap=None)
 
 
 class EqIDs(eqx.Module):
@@ -65,6 +76,7 @@ class EqIDs(eqx.Module):
     input_table: Float[Array, "cluster place item_width"] | None
     input_adapter: MlpAdapter | LinearAdapter
     gap_table: Float[Array, "gaps width"]
+    request_table: Float[Array, "gaps width"] | None
     output_adapter: MlpAdapter | LinearAdapter
     softmax: HierarchicalSoftmax
     config: ModelConfig = eqx.field(static=True)
@@ -114,12 +126,19 @@ class EqIDs(eqx.Module):
             self.input_adapter = LinearAdapter(item, llama_axis, key=keys[3])
             self.output_adapter = LinearAdapter(llama_axis, item, key=keys[4])
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
+        self.request_table = (
+            jnp.zeros((c.num_gaps, c.llama.width)) if c.request_time else None
+        )
         self.config = c
 
     def embed(
         self, batch: Batch, dtype: DTypeLike, active: ActiveClusters | None = None
     ) -> Float[Array, "batch seq width"]:
-        """Returns Llama's input: adapted items with their gaps, and text tokens."""
+        """Returns Llama's input: adapted items with their gaps, and text tokens.
+
+        A model that reads the time of the request adds its gap at positions that
+        predict; an unknown one adds nothing.
+        """
         cluster_size = self.config.cluster_size
         table = self.softmax.table if self.input_table is None else self.input_table
         slot = jnp.maximum(batch.items, 0)
@@ -132,7 +151,12 @@ class EqIDs(eqx.Module):
         gaps = lookup(gathered(self.gap_table), batch.gap).astype(dtype)
         tokens = self.llama.embed(batch.tokens, dtype)
         is_item = (batch.items >= 0)[..., None]
-        return jnp.where(is_item, self.input_adapter(items) + gaps, tokens)
+        x = jnp.where(is_item, self.input_adapter(items) + gaps, tokens)
+        if self.request_table is not None and batch.request_gap is not None:
+            asked = lookup(gathered(self.request_table), batch.request_gap)
+            known = (batch.request_gap > 0)[..., None]
+            x = x + jnp.where(known, asked, 0).astype(dtype)
+        return x
 
     def queries(
         self,
