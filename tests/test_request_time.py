@@ -243,17 +243,21 @@ def test_recommendations_are_those_of_the_evaluations_query(
 
     expected = np.exp(np.asarray(scores)[dataset.item_valid.reshape(-1)])
     text = str(np.datetime64(asked, "s"))
-    for times_given in (asked, [asked], text, float(asked), pd.Timestamp(text)):
+    for times_given in (text, [text], pd.Timestamp(text), np.datetime64(text)):
         found = probabilities(request_times=times_given)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
-    other = probabilities(request_times=asked + 40_000)
+    named = dataclasses.replace(history, request_time=asked)
+    found = recommender.recommend([named], 30, filter_seen=False)["probability"]
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), rtol=1e-4)
+    other = probabilities(request_times="1970-01-20")
     assert np.abs(other - expected).max() > 1e-3
     # By default it is now, many years after these events.
     now = probabilities()
-    far = probabilities(request_times="2024-01-01")
+    far = probabilities(request_times=1_704_067_200)
     np.testing.assert_allclose(now, far, rtol=1e-6)
     last = probabilities(request_times="last")
-    np.testing.assert_allclose(last, probabilities(request_times=int(times[-1])))
+    same = str(np.datetime64(int(times[-1]), "s"))
+    np.testing.assert_allclose(last, probabilities(request_times=same))
     assert np.abs(last - now).max() > 1e-3
 
 
