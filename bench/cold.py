@@ -35,7 +35,7 @@ from eqids.data.clustering.cluster_sizes import assign, place
 from eqids.data.clustering.vectors import item_vectors
 from eqids.data.files import ITEMS_FILE, USERS_FILE
 from eqids.data.raw.splits import leave_one_out
-from eqids.fit.evaluation import MOST_USERS, Chunk, make_ranker
+from eqids.fit.evaluation import MOST_USERS, Chunk, make_ranker, times_of
 from eqids.fit.ranking import metrics
 from eqids.inference.open import open_checkpoint
 from eqids.io.atomic import write_json
@@ -204,13 +204,14 @@ def withheld_events(withheld: Withheld) -> Iterator[Chunk]:
         events = whole.history(user)
         before = np.cumsum(~withheld.cold[events])
         for at in np.flatnonzero(withheld.cold[events] & (before > 0)):
-            found.append((user, before[at], withheld.slot[events[at]]))
+            event = whole.offsets[user] + at
+            found.append((user, before[at], withheld.slot[events[at]], event))
     require(
         len(found) > 0,
         "no evaluated user used a withheld item after another one, wanted a larger "
         "--share or --num_users",
     )
-    user, length, target = np.array(found, np.int64).T
+    user, length, target, event = np.array(found, np.int64).T
     order = np.argsort(length, kind="stable")
     for first in range(0, len(order), MOST_USERS):
         rows = order[first : first + MOST_USERS]
@@ -219,6 +220,7 @@ def withheld_events(withheld: Withheld) -> Iterator[Chunk]:
         yield Chunk.of(
             [rest.slots[span] for span in spans],
             [None if rest.times is None else rest.times[s] for s in spans],
+            times_of(whole, event[rows]),
             target[rows],
             MOST_USERS,
         )

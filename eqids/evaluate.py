@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset, split = of_some_users(opened.dataset, config.eval_users), config.split
         metrics = evaluate(opened.model, dataset, split, ranker)
     if is_first():
-        result = full_result(dataset, split, metrics, opened.step)
+        request_time = opened.model.config.request_time
+        result = full_result(dataset, split, metrics, opened.step, request_time)
         say(table(result))
         if config.json is not None:
             write_json(config.json, result)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """Name the most probable next items, exactly, with their probabilities.
 
 The histories are that of a user of the dataset, one given as item ids, or those of a
-Parquet or CSV file (columns user, item and optionally time), whose recommendations
-are written to another file:
+Parquet or CSV file (columns user, item and optionally time and request_time), whose
+recommendations are written to another file:
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     recommender = Recommender(open_model(config, placement("none")))
     histories, left_out = _histories(recommender, config)
+    if config.request_time is not None:
+        histories = recommender.asked_at(
+            histories, config.request_time, "--request_time", _report
+        )
     seen = not config.keep_seen
     parts = recommender.search(histories, config.k, filter_seen=seen)
     notes = _notes(histories, left_out)
@@ -75,7 +79,10 @@ def _histories(
             raise UserError(message) from error
     assert config.input is not None
     frame = read_history_file(config.input, _report)
-    return read_histories(dataset, frame, config.unknown, _report, config.input)
+    return read_histories(
+        dataset, frame, config.unknown, _report, config.input,
+        recommender.reads_request_time,
+    )  # fmt: skip
 
 
 def _report(message: str) -> None:

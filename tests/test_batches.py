@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_an_epoch_covers_every_pair_once(
 
 
 def test_batches_depend_on_seed_and_number_only(dataset: Dataset) -> None:
-    config = BatchConfig(seq_len=16, batch_size=4, seed=7)
+    config = BatchConfig(seq_len=16, batch_size=4, seed=7, request_time=True)
     first, second = (TrainingBatches(dataset, config) for _ in range(2))
     order = [9, 0, 3, 9]
     one = [first.batch(k) for k in order]
@@ -168,11 +169,16 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_batch_of_the_model_has_the_fields_of_the_hosts() -> None:
-    hosts, models = (dataclasses.fields(kind) for kind in (HostBatch, Batch))
-    assert [(f.name, f.type.dim_str) for f in hosts] == [
-        (f.name, f.type.dim_str) for f in models
-    ]
-    host = HostBatch.empty(2, 3)
+    def axes(kind: Any) -> dict[str, str]:
+        hints = {field.name: field.type for field in dataclasses.fields(kind)}
+        arrays = {n: (get_args(hint) or (hint,))[0] for n, hint in hints.items()}
+        return {name: array.dim_str for name, array in arrays.items()}
+
+    assert axes(HostBatch) == axes(Batch)
+    assert set(axes(Batch).values()) == {"batch seq"}
+    without, host = HostBatch.empty(2, 3), HostBatch.empty(2, 3, request_time=True)
+    assert Batch.of(without.rows(slice(1))).request_gap is None
+    assert Batch.zeros(2, 3).request_gap is None
     for number, array in enumerate(vars(host).values()):
         array += number
     for name, array in vars(Batch.of(host.rows(slice(1, 2)))).items():

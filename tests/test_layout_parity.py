@@ -20,7 +20,7 @@ STRATEGY, FROZEN = sys.argv[1:3]
 # Clusters that no mesh divides; histories of several users in a row.
 llama = LlamaConfig(32, 2, 4, 4, 8, 64, 64, tied=True)
 lora = LoraConfig(4, 8.0) if STRATEGY == "lora" else None
-sizes = ModelConfig(llama, 11, 5, item_width=16, lora=lora)
+sizes = ModelConfig(llama, 11, 5, item_width=16, lora=lora, request_time=True)
 rng = np.random.default_rng(0)
 shape = (16, 12)
 
@@ -35,6 +35,7 @@ def random_batch():
         gap=rng.integers(0, 36, shape).astype(np.int32), segment=segment,
         position=(np.arange(12) - first).astype(np.int32),
         target=np.where(rng.random(shape) < .8, slots[1], -1).astype(np.int32),
+        request_gap=rng.integers(0, 36, shape).astype(np.int32),
     )
 
 batches = [random_batch() for _ in range(5)]

@@ -224,7 +224,7 @@ def test_a_process_that_has_ended_ends_the_other(
 
 
 def test_a_process_makes_its_rows_of_a_batch_only(dataset: Dataset) -> None:
-    batches = TrainingBatches(dataset, BatchConfig(seq_len=8, batch_size=6))
+    batches = TrainingBatches(dataset, BatchConfig(8, 6, request_time=True))
     (own,) = batches.iterate(3, 4, slice(2, 5))
     for name, whole in vars(batches.batch(3)).items():
         assert getattr(own, name).tolist() == whole[2:5].tolist()

@@ -68,7 +68,8 @@ class RecommendConfig(OpenConfig):
     """Item ids, oldest first, separated by commas; put an id with a comma in double
     quotes. An empty history ('') gets the most popular items."""
     input: Path | None = None
-    """Parquet or CSV file of histories, with columns user, item and, if known, time.
+    """Parquet or CSV file of histories, with columns user, item and, if known, time;
+    request_time too for a model trained with --request_time.
     Parquet if the file begins as Parquet does or its name ends in .parquet or .pq;
     otherwise CSV, plain or packed by gzip, zstd, bzip2 or xz."""
     output: Path | None = None
@@ -80,6 +81,11 @@ class RecommendConfig(OpenConfig):
     unknown: Literal["refuse", "skip"] = "refuse"
     """What to do with histories that hold items which the catalog does not: refuse
     them, or skip these items and count them."""
+    request_time: str | None = None
+    """When the next items are asked for, with a model trained with --request_time: unix
+    seconds, a date and time such as 2024-05-01 12:00 (UTC), or last for the time of
+    each history's last event. By default the column request_time of --input, or else
+    now."""
     k: int = 10
     """Number of items to recommend."""
     keep_seen: bool = False

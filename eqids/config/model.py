@@ -153,6 +153,8 @@ class ModelConfig:
     """Low-rank changes of the Llama, if it has any."""
     skip: bool = False
     """Whether the query holds the vector of the last item, around the Llama."""
+    request_time: bool = False
+    """Whether the model reads when the next item is asked for."""
 
     def __post_init__(self) -> None:
         require(

@@ -1,7 +1,9 @@
-"""Reads what older checkpoints record: fields that were renamed since."""
+"""Reads what older checkpoints record: fields that were renamed or added since."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+_Record = Mapping[str, Any]
 
 _RENAMED = (
     ("config", "words", "tokens"),
@@ -11,8 +13,15 @@ _RENAMED = (
 """An object's path in the record, the old name of a field, and its present name. A
 field of `RunConfig` or `ModelConfig` that is renamed gets a row here."""
 
+_ADDED = (
+    ("config.flags", "request_time", False),
+    ("model", "request_time", False),
+)
+"""An object's path in the record, a field that older ones lack, and its value in them.
+A field that a resumed run compares with the record gets a row here."""
 
-def upgrade_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+
+def upgrade_meta(meta: _Record) -> _Record:
     """Returns a checkpoint's record with the present names of all fields.
 
     Args:
@@ -20,16 +29,27 @@ def upgrade_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
             as it is.
     """
     for path, old, new in _RENAMED:
-        meta = _renamed(meta, path.split("."), old, new)
+        meta = _changed(meta, path.split("."), _renaming(old, new))
+    for path, name, value in _ADDED:
+        meta = _changed(meta, path.split("."), _adding(name, value))
     return meta
 
 
-def _renamed(
-    record: Mapping[str, Any], path: list[str], old: str, new: str
-) -> Mapping[str, Any]:
+def _changed(
+    record: _Record, path: list[str], change: Callable[[_Record], _Record]
+) -> _Record:
+    """Returns the record with a change of the object at this path, if it has one."""
     if not path:
-        return {new if name == old else name: value for name, value in record.items()}
+        return change(record)
     inner = record.get(path[0])
     if not isinstance(inner, Mapping):
         return record
-    return {**record, path[0]: _renamed(inner, path[1:], old, new)}
+    return {**record, path[0]: _changed(inner, path[1:], change)}
+
+
+def _renaming(old: str, new: str) -> Callable[[_Record], _Record]:
+    return lambda record: {new if n == old else n: v for n, v in record.items()}
+
+
+def _adding(name: str, value: Any) -> Callable[[_Record], _Record]:
+    return lambda record: {name: value, **record}

@@ -38,6 +38,7 @@ class Chunk:
         num_users: users; the other rows are spare.
         histories: the slots of each row's history, oldest first.
         times: the times of the histories' events, or none.
+        request_times: when each target is asked for, its own time, where it is known.
         target: int32 [user], the slot to rank.
         seen: int32 [user, seen], the distinct slots of all histories, padded with
             numbers that are no slots. They fill the rows evenly: items of a long
@@ -48,6 +49,7 @@ class Chunk:
     num_users: int
     histories: list[np.ndarray]
     times: list[np.ndarray | None]
+    request_times: list[int | None]
     target: np.ndarray
     seen: np.ndarray
     seen_by: np.ndarray
@@ -56,6 +58,7 @@ class Chunk:
     def of(
         histories: Sequence[np.ndarray],
         times: Sequence[np.ndarray | None],
+        request_times: Sequence[int | None],
         target: np.ndarray,
         num_rows: int,
         least_width: int = 1,
@@ -65,6 +68,7 @@ class Chunk:
         Args:
             histories: the slots of each, oldest first.
             times: the times of each, or none.
+            request_times: when each target is asked for, where it is known.
             target: int [user], slots.
             num_rows: rows of the chunk, at least one for each user.
             least_width: the least width of `seen`; larger widths are powers of two, so
@@ -82,6 +86,7 @@ class Chunk:
             num_users=num_users,
             histories=[*histories, *[histories[0]] * more],
             times=[*times, *[times[0]] * more],
+            request_times=[*request_times, *[request_times[0]] * more],
             target=np.append(target, np.repeat(target[:1], more)).astype(np.int32),
             seen=seen,
             seen_by=seen_by,
@@ -126,6 +131,13 @@ def of_some_users(dataset: Dataset, most: int | None) -> Dataset:
     return of_users(dataset, users)
 
 
+def times_of(dataset: Dataset, events: Int[np.ndarray, " event"]) -> list[int | None]:
+    """Returns the times of events by their positions in the histories; None unknown."""
+    if dataset.times is None:
+        return [None] * len(events)
+    return list(dataset.times[events].tolist())
+
+
 def chunks(
     dataset: Dataset, split: Split, num_devices: int = 1, most: int = MOST_USERS
 ) -> Iterator[Chunk]:
@@ -151,11 +163,13 @@ def chunks(
         fit = int(np.searchsorted(seen, before + _MOST_SEEN, side="right")) - first
         rows = np.arange(first, min(first + size, first + max(fit, 1), len(users)))
         starts = dataset.offsets[users[rows]]
-        spans = [slice(s, s + p) for s, p in zip(starts, positions[rows], strict=True)]
+        targets = starts + positions[rows]
+        spans = [slice(s, t) for s, t in zip(starts, targets, strict=True)]
         yield Chunk.of(
             [dataset.slots[span] for span in spans],
             [None if dataset.times is None else dataset.times[s] for s in spans],
-            dataset.slots[starts + positions[rows]],
+            times_of(dataset, targets),
+            dataset.slots[targets],
             size,
             width,
         )
@@ -219,7 +233,8 @@ def make_ranker(
         )
 
     def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
-        host = query_batch(chunk.histories, chunk.times, seq_len, tokens)
+        asked = chunk.request_times if model.config.request_time else None
+        host = query_batch(chunk.histories, chunk.times, seq_len, tokens, asked)
         queries = Queries(
             batch=Batch.of(host),
             last=jnp.asarray(last_positions(host)),

@@ -12,11 +12,19 @@ from eqids.fit.evaluation import Evaluation, Split
 RESULT_FILE = "result.json"
 """A run's result on the split of --result_split, in its folder."""
 
+REQUEST_TIME = "request_time"
+"""A field of the protocol of models that know when each target was asked for. Their
+results are comparable only with one another."""
+
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
 
 
 def full_result(
-    dataset: Dataset, split: Split, model: Evaluation, step: int
+    dataset: Dataset,
+    split: Split,
+    model: Evaluation,
+    step: int,
+    request_time: bool = False,
 ) -> dict[str, Any]:
     """Returns a model's metrics with the baselines' and the protocol beside them.
 
@@ -25,6 +33,7 @@ def full_result(
         split: the split that has the targets.
         model: the model's metrics, from `eqids.fit.evaluation.evaluate`.
         step: the checkpoint's step.
+        request_time: whether the model knew when each target was asked for.
     """
     return {
         **model,
@@ -40,6 +49,7 @@ def full_result(
             "tied_scores": "rank = 1 + items strictly above + half of the ties",
             "filtered": "items of the history are not ranked; a target among them "
             "counts as missed",
+            **({REQUEST_TIME: True} if request_time else {}),
         },
     }
 
@@ -52,6 +62,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['split']} split, {result['num_users']:,} users, full catalog, step "
         f"{result['step']}"
     ]
+    if result["protocol"].get(REQUEST_TIME):
+        lines.append("EqIDs knows when each target was asked for (--request_time)")
     for side, label in (("filtered", "seen filtered"), ("unfiltered", "seen kept")):
         lines.append(f"{label:16}" + "".join(f"{name:>11}" for name in _SHOWN))
         for name, values in rows:

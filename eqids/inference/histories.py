@@ -29,6 +29,9 @@ class History:
     """int32 [event]: the items, by their slots."""
     times: np.ndarray | None = None
     """int64 [event]: unix seconds, or none."""
+    request_time: int | None = None
+    """When the next item is asked for, in unix seconds; by default now. Only a model
+    that was trained with `--request_time` reads it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def read_histories(
     unknown: Unknown,
     report: Callable[[str], None],
     file: Path | None = None,
+    request_time: bool = False,
 ) -> tuple[list[History], int]:
     """Reads the histories that `Recommender.recommend` receives.
 
@@ -63,6 +67,7 @@ def read_histories(
             them out; a history may then be empty.
         report: receives warnings.
         file: the file that a table was read from, for messages.
+        request_time: read the column request_time of tables that have it.
 
     Returns:
         The histories, and how many events were left out.
@@ -71,7 +76,7 @@ def read_histories(
         UserError: an item is unknown, or an argument is no such list or table; the
             message says which row or list.
     """
-    given = list(_given(dataset, histories, report, file))
+    given = list(_given(dataset, histories, report, file, request_time))
     slots = np.concatenate([one.slots for one in given]) if given else np.zeros(0)
     left_out = int((slots < 0).sum())
     if left_out and unknown == "refuse":
@@ -81,6 +86,34 @@ def read_histories(
     if left_out:
         found = [_without_unknown(history) for history in found]
     return found, left_out
+
+
+def with_request_time(history: History, seconds: int, name: str) -> History:
+    """Returns a history whose next item is asked for at a given time.
+
+    Args:
+        history: with times, unless it is empty.
+        seconds: unix seconds.
+        name: of the history or its table, for messages.
+
+    Raises:
+        UserError: the history has no times, or its last event is later.
+    """
+    if len(history.slots):
+        user = shown(history.user)
+        require(
+            history.times is not None,
+            f"{name}: user {user} has a request time and no times of events, wanted "
+            "both: the model reads the time since the last event",
+        )
+        assert history.times is not None
+        last = int(history.times[-1])
+        require(
+            seconds >= last,
+            f"{name}: the request time of user {user} is {seconds} and the last event "
+            f"is at {last}, wanted unix seconds that are not before it",
+        )
+    return replace(history, request_time=int(seconds))
 
 
 def _without_unknown(history: History) -> History:
@@ -116,13 +149,21 @@ def _refusal(
 
 
 def _given(
-    dataset: Dataset, histories: Any, report: Callable[[str], None], file: Path | None
+    dataset: Dataset,
+    histories: Any,
+    report: Callable[[str], None],
+    file: Path | None,
+    request_time: bool,
 ) -> Iterator[_GivenHistories]:
+    def of_table(table: Any, name: str, where: Callable[[int], str]) -> _GivenHistories:
+        frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
+        if not request_time:
+            frame = frame.drop(columns="request_time", errors="ignore")
+        return _of_table(dataset, frame, name, report, where)
+
     if isinstance(histories, pd.DataFrame | pa.Table | pa.RecordBatch):
         name = "histories" if file is None else str(file)
-        yield _of_table(
-            dataset, histories, name, report, _rows_of("the histories", file)
-        )
+        yield of_table(histories, name, _rows_of("the histories", file))
         return
     if isinstance(histories, History):
         histories = [histories]
@@ -137,7 +178,7 @@ def _given(
         if isinstance(one, History):
             yield _checked(dataset, one, name)
         elif isinstance(one, pd.DataFrame | pa.Table | pa.RecordBatch):
-            yield _of_table(dataset, one, name, report, _rows_of(name))
+            yield of_table(one, name, _rows_of(name))
         else:
             items = id_list(name, one)
             slots = dataset.find_items(items)
@@ -185,18 +226,19 @@ def _checked(dataset: Dataset, history: History, name: str) -> _GivenHistories:
         )
         times = np.floor(times).astype(np.int64)
     whole = History(history.user, slots.astype(np.int32), times)
+    if history.request_time is not None:
+        whole = with_request_time(whole, history.request_time, name)
     return _GivenHistories([whole], whole.slots, whole.slots, _index_in(name))
 
 
 def _of_table(
     dataset: Dataset,
-    table: pd.DataFrame | pa.Table | pa.RecordBatch,
+    frame: pd.DataFrame,
     name: str,
     report: Callable[[str], None],
     where: Callable[[int], str],
 ) -> _GivenHistories:
     """Reads the histories of a table; users are in the order of their first events."""
-    frame = table if isinstance(table, pd.DataFrame) else table.to_pandas()
     require(len(frame) > 0, f"{name}: no rows, wanted an event in each row")
     _require_columns(frame, name)
     items = frame["item"]
@@ -214,14 +256,32 @@ def _of_table(
     if times is not None:
         moments = np.split(times[by_user], ends)
     histories = [History(*one) for one in zip(users, parts, moments, strict=True)]
+    if "request_time" in frame.columns:
+        column = frame["request_time"]
+        asked = event_times(column, name, dataset, report, "request_time").seconds
+        found_times = np.split(asked[order][by_user], ends)
+        histories = [
+            _asked_once(history, seconds, name)
+            for history, seconds in zip(histories, found_times, strict=True)
+        ]
     return _GivenHistories(histories, slots, items.to_numpy(), where)
+
+
+def _asked_once(history: History, seconds: np.ndarray, name: str) -> History:
+    """Returns a user's history with the one time that all its rows give the request."""
+    require(
+        bool((seconds == seconds[0]).all()),
+        f"{name}: column 'request_time' has {len(np.unique(seconds))} values for user "
+        f"{shown(history.user)}, wanted the same in all rows of a user",
+    )
+    return with_request_time(history, int(seconds[0]), name)
 
 
 def _require_columns(frame: pd.DataFrame, name: str) -> None:
     columns = list(map(str, frame.columns))
-    for column in ("user", "item", "time"):
+    for column in ("user", "item", "time", "request_time"):
         require(
-            column in columns or column == "time",
+            column in columns or column.endswith("time"),
             f"{name}: no column {column!r}, the columns are "
             f"{', '.join(columns) or 'none'}; wanted user, item and, if known, time",
         )
@@ -229,7 +289,7 @@ def _require_columns(frame: pd.DataFrame, name: str) -> None:
             columns.count(column) <= 1,
             f"{name}: {columns.count(column)} columns {column!r}, wanted one",
         )
-        if column != "time":
+        if column in ("user", "item"):
             _require_ids(frame[column], f"{name}: column {column!r}")
 
 

@@ -28,7 +28,11 @@ _UNIT_ADVICE = UnitAdvice(
     "give unix seconds or dates",
     overrule="; unix seconds and dates are taken as they are",
 )
-_WITHOUT = ", or drop the column 'time' to go by the order of rows"
+_WITHOUT = {
+    "time": ", or drop the column 'time' to go by the order of rows",
+    "request_time": ", or drop the column 'request_time' to ask now",
+}
+"""What else to do about missing times, by column."""
 _RESOLUTIONS: Mapping[str, TimeUnit] = {
     "s": "seconds",
     "ms": "milliseconds",
@@ -50,7 +54,11 @@ class EventTimes:
 
 
 def event_times(
-    times: pd.Series, name: str, dataset: Dataset, report: Callable[[str], None]
+    times: pd.Series,
+    name: str,
+    dataset: Dataset,
+    report: Callable[[str], None],
+    column: str = "time",
 ) -> EventTimes:
     """Reads a column of times; dates and texts without a time zone are in UTC.
 
@@ -59,26 +67,27 @@ def event_times(
         name: of the table, for messages.
         dataset: small numbers are taken to be in the unit of its source.
         report: receives the unit that numbers are taken to be in.
+        column: the name of the column, `time` or `request_time`.
 
     Raises:
         UserError: a time is missing or invalid (the message names the first), or
             numbers are plausible in no unit.
     """
-    where = f"{name}: column 'time'"
-    column = _arrow(times, where)
-    _require_filled(column, where)
-    kind = column.type
+    where, without = f"{name}: column {column!r}", _WITHOUT[column]
+    values = _arrow(times, where)
+    _require_filled(values, where, without)
+    kind = values.type
     unit: TimeUnit | None = None
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        moments, numeric = moments_of_texts(column, name, _WITHOUT, report)
+        moments, numeric = moments_of_texts(values, name, without, report, column)
         unit = None if numeric else "seconds"
     elif pa.types.is_timestamp(kind):
-        moments, unit = column.cast("int64").to_numpy(), _RESOLUTIONS[kind.unit]
+        moments, unit = values.cast("int64").to_numpy(), _RESOLUTIONS[kind.unit]
     elif pa.types.is_date(kind):
-        days = column.cast("date32").cast("int32")
+        days = values.cast("date32").cast("int32")
         moments, unit = days.to_numpy().astype(np.int64), "days"
     else:
-        moments = _numbers(column, where)
+        moments = _numbers(values, where)
     unit = unit or _unit_of(moments, where, dataset, report)
     order = np.argsort(moments, kind="stable")
     return EventTimes(order, _seconds(moments, unit, where))
@@ -106,12 +115,12 @@ def _arrow(times: pd.Series, where: str) -> pa.ChunkedArray:
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
-def _require_filled(column: pa.ChunkedArray, where: str) -> None:
+def _require_filled(column: pa.ChunkedArray, where: str, without: str) -> None:
     empty = np.asarray(column.is_null())
     require(
         not empty.any(),
         f"{where} is empty in {empty.sum():,} of {len(empty):,} rows, first in row "
-        f"{empty.argmax() + 1}; wanted a value in every row{_WITHOUT}",
+        f"{empty.argmax() + 1}; wanted a value in every row{without}",
     )
 
 

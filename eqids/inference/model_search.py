@@ -87,7 +87,9 @@ class ModelSearch:
         rows = [*histories, *[histories[0]] * (chunk.num_rows - len(histories))]
         slots, times = [one.slots for one in rows], [one.times for one in rows]
         seq_len = self._opened.config.recipe.seq_len
-        host = query_batch(slots, times, seq_len, self._opened.tokens)
+        reads_time = self._opened.model.config.request_time
+        asked = [one.request_time for one in rows] if reads_time else None
+        host = query_batch(slots, times, seq_len, self._opened.tokens, asked)
         request = _Request(
             batch=Batch.of(host),
             last=jnp.asarray(last_positions(host)),

@@ -1,7 +1,7 @@
 """Recommendations from Python: `eqids.load("runs/mine").recommend(histories, k=10)`."""
 
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from eqids.inference.histories import (
 )
 from eqids.inference.model_search import ModelSearch
 from eqids.inference.open import Opened, open_model
+from eqids.inference.request_times import asked_now, with_request_times
 from sharding import placement
 
 _ROWS = 64
@@ -58,6 +59,7 @@ class Recommender:
         allow: Iterable[Any] | None = None,
         deny: Iterable[Any] | None = None,
         unknown: Unknown = "refuse",
+        request_times: Any = None,
     ) -> pd.DataFrame:
         """Returns the k most probable next items of every history, exactly.
 
@@ -80,6 +82,11 @@ class Recommender:
                 are left out.
             unknown: what to do with items of a history that the catalog does not hold:
                 "refuse" raises an error, "skip" leaves them out.
+            request_times: when the next items are asked for, if the model was trained
+                with `--request_time`: one time for all histories, or a list with one
+                for each (unix seconds, timestamps or texts of these); or "last", the
+                time of each history's last event. By default the column request_time
+                of a DataFrame, or else now.
 
         Returns:
             A DataFrame with the columns user (for lists, their index), rank (from 1),
@@ -91,7 +98,8 @@ class Recommender:
         Raises:
             UserError: an item is unknown, there are no histories, a column is missing,
                 an argument is not a list of ids, `allow` leaves no item to recommend,
-                or k is not a whole number of 1 or more.
+                k is not a whole number of 1 or more, or request times are invalid or
+                the model does not read them.
         """
         require(
             isinstance(k, int | np.integer) and k >= 1,
@@ -103,8 +111,16 @@ class Recommender:
         )
         messages: list[str] = []
         given, left_out = read_histories(
-            self.dataset, histories, unknown, messages.append
+            self.dataset,
+            histories,
+            unknown,
+            messages.append,
+            request_time=self.reads_request_time,
         )
+        if request_times is not None:
+            given = self.asked_at(
+                given, request_times, "request_times", messages.append
+            )
         allowed = allowed_items(self.dataset, allow, deny, messages.append)
         for message in messages:
             # At this depth the warning names the caller's line.
@@ -133,6 +149,30 @@ class Recommender:
         times = None if self.dataset.times is None else self.dataset.times[span]
         return History(user, self.dataset.slots[span], times)
 
+    @property
+    def reads_request_time(self) -> bool:
+        """Whether the model knows when the next item is asked for."""
+        return self.opened.model.config.request_time
+
+    def asked_at(
+        self,
+        histories: Sequence[History],
+        times: Any,
+        name: str,
+        report: Callable[[str], None],
+    ) -> list[History]:
+        """Returns histories with request times; see `with_request_times`.
+
+        Raises:
+            UserError: the model does not read them, or they are invalid.
+        """
+        require(
+            self.reads_request_time,
+            f"{name} is given, and {self.opened.path} was trained without "
+            f"--request_time; wanted no {name}",
+        )
+        return with_request_times(histories, times, name, self.dataset, report)
+
     def search(
         self,
         histories: Sequence[History],
@@ -144,7 +184,8 @@ class Recommender:
         """Yields the recommendations of histories, chunk by chunk; see `recommend`.
 
         Args:
-            histories: from `read_histories` or `of_user`.
+            histories: from `read_histories`, `of_user` or `asked_at`; those without a
+                request time are asked for now.
             k: the number of items.
             filter_seen: do not recommend items of the history.
             allowed: places that may be recommended (see `allowed_items`), by default
@@ -152,6 +193,8 @@ class Recommender:
         """
         if allowed is None:
             allowed = self.dataset.item_valid
+        if self.reads_request_time:
+            histories = asked_now(histories)
         k = min(k, self.dataset.num_slots)
         popular = None
         for chunk in self._search.chunks(histories, filter_seen, _ROWS):

@@ -19,7 +19,7 @@ project:
 | `prefix`, `keys` | tokens before every sequence; these and the sequence |
 | `hidden` | hidden layer of an adapter |
 | `rank` | between the two matrices of a low-rank change (LoRA) |
-| `gaps` | buckets of the time between items |
+| `gaps` | buckets of the time between items, or between an item and a request |
 """
 
 from eqids.model.adapter import (

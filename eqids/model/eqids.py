@@ -1,7 +1,7 @@
 """The whole model: Llama reads items and text tokens in one sequence."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import equinox as eqx
 import jax
@@ -31,6 +31,8 @@ class Batch(eqx.Module):
         segment: a number for each packed history of a row; 0 is padding.
         position: within the segment.
         target: the slot to predict at this position; -1 is none.
+        request_gap: bucket of the time between the last event at a position that
+            predicts and the request for the next item; 0 is unknown.
     """
 
     tokens: Int[Array, "batch seq"]
@@ -39,6 +41,7 @@ class Batch(eqx.Module):
     segment: Int[Array, "batch seq"]
     position: Int[Array, "batch seq"]
     target: Int[Array, "batch seq"]
+    request_gap: Int[Array, "batch seq"] | None = None
 
     @staticmethod
     def of(
@@ -50,13 +53,21 @@ class Batch(eqx.Module):
             host: has NumPy arrays by the names of the fields.
             put: places an array, by default on the default device.
         """
-        return Batch(**{f.name: put(getattr(host, f.name)) for f in fields(Batch)})
+        arrays = {field.name: getattr(host, field.name) for field in fields(Batch)}
+        return Batch(**{n: put(a) for n, a in arrays.items() if a is not None})
 
     @staticmethod
-    def zeros(num_rows: int, seq_len: int) -> "Batch":
-        """Returns a batch of zeros, for its shapes."""
+    def zeros(num_rows: int, seq_len: int, request_time: bool = False) -> "Batch":
+        """Returns a batch of zeros, for its shapes.
+
+        Args:
+            num_rows: number of rows.
+            seq_len: positions in a row.
+            request_time: whether it has a `request_gap`.
+        """
         zeros = jnp.zeros((num_rows, seq_len), jnp.int32)
-        return Batch(**{field.name: zeros for field in fields(Batch)})
+        batch = Batch(**{field.name: zeros for field in fields(Batch)})
+        return batch if request_time else replace(batch, request_gap=None)
 
 
 Adapter = MlpAdapter | LinearAdapter | IdentityAdapter
@@ -69,6 +80,7 @@ class EqIDs(eqx.Module):
     input_table: Float[Array, "cluster place item_width"] | None
     input_adapter: Adapter
     gap_table: Float[Array, "gaps width"]
+    request_table: Float[Array, "gaps width"] | None
     output_adapter: Adapter
     skip: Skip | None
     softmax: HierarchicalSoftmax
@@ -113,6 +125,9 @@ class EqIDs(eqx.Module):
         self.input_adapter, self.output_adapter = _adapters(c, keys[3], keys[4])
         self.skip = Skip(self._item_table, self.softmax.valid) if c.skip else None
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
+        self.request_table = (
+            jnp.zeros((c.num_gaps, c.llama.width)) if c.request_time else None
+        )
         self.config = c
 
     @property
@@ -147,6 +162,9 @@ class EqIDs(eqx.Module):
     ) -> Float[Array, "batch seq width"]:
         """Returns Llama's input: adapted items with their gaps, and text tokens.
 
+        A model that reads the time of the request adds its gap at positions that
+        predict; an unknown one adds nothing.
+
         Args:
             batch: histories.
             items: the vectors of the items; any vectors at positions of text.
@@ -154,7 +172,12 @@ class EqIDs(eqx.Module):
         gaps = lookup(gathered(self.gap_table), batch.gap).astype(items.dtype)
         tokens = self.llama.embed(batch.tokens, items.dtype)
         is_item = (batch.items >= 0)[..., None]
-        return jnp.where(is_item, self.input_adapter(items) + gaps, tokens)
+        x = jnp.where(is_item, self.input_adapter(items) + gaps, tokens)
+        if self.request_table is not None and batch.request_gap is not None:
+            asked = lookup(gathered(self.request_table), batch.request_gap)
+            known = (batch.request_gap > 0)[..., None]
+            x = x + jnp.where(known, asked, 0).astype(x.dtype)
+        return x
 
     def queries(
         self,

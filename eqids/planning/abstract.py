@@ -78,7 +78,7 @@ def abstract_run(job: Job, put: Placement) -> AbstractRun:
     key = jax.eval_shape(lambda: jax.random.key(0))
     model = put(eqx.filter_eval_shape(EqIDs, job.model, key=key))
     shape = recipe.batch_size, recipe.seq_len
-    batch = put(jax.eval_shape(lambda: Batch.zeros(*shape)))
+    batch = put(jax.eval_shape(lambda: Batch.zeros(*shape, job.model.request_time)))
     dtype = jnp.dtype(config.dtype)
     params, frozen = eqx.filter_eval_shape(split, model, config.strategy, dtype)
     optimizer = make_optimizer(config)

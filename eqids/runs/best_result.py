@@ -24,7 +24,9 @@ def report_best(run: Run, dataset: Dataset) -> None:
     metrics = run.evaluate(params, split)
     if is_first():
         folder = run.checkpoints.saver.directory
-        result = full_result(run.dataset, split, metrics, step)
+        result = full_result(
+            run.dataset, split, metrics, step, run.config.flags.request_time
+        )
         write_json(folder / RESULT_FILE, result)
         say(table(result))
         say(next_command(folder, dataset))

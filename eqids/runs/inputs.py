@@ -60,6 +60,11 @@ def open_inputs(flags: TrainConfig) -> RunInputs:
     config = resolved(flags)
     _check_recorded_folders(config)
     dataset = _open_dataset(config)
+    require(
+        dataset.times is not None or not flags.request_time,
+        f"{dataset.path} has no times, wanted no --request_time, or a dataset that was "
+        "prepared with --time_column",
+    )
     config = with_llama_path(config)
     tokens = requested_tokens(config.flags, dataset, say_once)
     in_folder = dataclasses.replace(config.flags, checkpoint_dir=config.checkpoint_dir)

@@ -42,6 +42,7 @@ def model_config(
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
         lora=lora,
+        request_time=flags.request_time,
     )
 
 

@@ -160,6 +160,7 @@ def _batch_config(config: RunConfig) -> BatchConfig:
         seed=flags.seed,
         gap_dropout=flags.gap_dropout,
         shuffle_ties=flags.shuffle_ties,
+        request_time=flags.request_time,
     )
 
 

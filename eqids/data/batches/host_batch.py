@@ -19,6 +19,9 @@ class HostBatch:
         segment: 0 is padding; histories packed into one row have different numbers.
         position: within the segment.
         target: slot to predict here; -1 is none.
+        request_gap: bucket of the time between the last event here and the request for
+            the next item, at positions that predict; 0 is unknown. None for a model
+            that does not read it.
     """
 
     tokens: Int32[np.ndarray, "batch seq"]
@@ -27,18 +30,25 @@ class HostBatch:
     segment: Int32[np.ndarray, "batch seq"]
     position: Int32[np.ndarray, "batch seq"]
     target: Int32[np.ndarray, "batch seq"]
+    request_gap: Int32[np.ndarray, "batch seq"] | None = None
 
     @staticmethod
-    def empty(num_rows: int, seq_len: int) -> "HostBatch":
-        """Returns a batch of padding, to be filled row by row."""
+    def empty(num_rows: int, seq_len: int, request_time: bool = False) -> "HostBatch":
+        """Returns a batch of padding, to be filled row by row.
+
+        Args:
+            num_rows: number of rows.
+            seq_len: positions in a row.
+            request_time: whether it has a `request_gap`.
+        """
         shape = num_rows, seq_len
+        names = [field.name for field in fields(HostBatch)]
+        if not request_time:
+            names.remove("request_gap")
         return HostBatch(
-            **{
-                field.name: np.full(shape, _EMPTY.get(field.name, 0), np.int32)
-                for field in fields(HostBatch)
-            }
+            **{name: np.full(shape, _EMPTY.get(name, 0), np.int32) for name in names}
         )
 
     def rows(self, rows: slice) -> "HostBatch":
         """Returns these rows of every field."""
-        return HostBatch(**{name: array[rows] for name, array in vars(self).items()})
+        return HostBatch(**{n: a[rows] for n, a in vars(self).items() if a is not None})

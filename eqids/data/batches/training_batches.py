@@ -54,6 +54,9 @@ class BatchConfig:
     """Share of windows whose gaps are hidden, so that the model needs no times."""
     shuffle_ties: bool = True
     """Whether each epoch draws a new order of events that have equal times."""
+    request_time: bool = False
+    """Whether batches say when the request of each position is made: at its target's
+    time."""
 
     def __post_init__(self) -> None:
         for name in ("seq_len", "batch_size"):
@@ -104,7 +107,7 @@ class TrainingBatches:
         """Returns batch k, or only these rows of it."""
         size = self.config.batch_size
         own = range(size)[rows]
-        out = HostBatch.empty(len(own), self.config.seq_len)
+        out = HostBatch.empty(len(own), self.config.seq_len, self.config.request_time)
         for at, row in enumerate(own):
             self._fill_row(out, at, k * size + row)
         return out
@@ -131,15 +134,15 @@ class TrainingBatches:
         rng = np.random.default_rng((self.config.seed, epoch, row, 1))
         windows = range(plan.row_start[row], plan.row_start[row + 1])
         for segment, window in enumerate(windows, start=1):
-            laid, targets = self._window(plan, window, rng)
+            laid, targets, requests = self._window(plan, window, rng)
             first = int(plan.offset[window])
-            _write(out, at, first, laid, segment)
+            _write(out, at, first, laid, requests, segment)
             out.target[at, first + laid.ends] = targets
 
     def _window(
         self, plan: EpochPlan, window: int, rng: np.random.Generator
-    ) -> tuple[LaidOut, Int32[np.ndarray, " event"]]:
-        """One window as positions of a sequence, and what each event predicts."""
+    ) -> tuple[LaidOut, Int32[np.ndarray, " event"], Int32[np.ndarray, " event"]]:
+        """One window as positions, what each event predicts, and its request's gap."""
         user, length = plan.user[window], int(plan.length[window])
         first = self._dataset.offsets[user] + plan.start[window]
         events = slice(first, first + length + 1)
@@ -153,7 +156,8 @@ class TrainingBatches:
         gaps = gap_buckets(times, length + 1)
         # Retired items remain inputs, but are no targets.
         targets = np.where(self._valid[slots[1:]], slots[1:], np.int32(-1))
-        return lay_out(slots[:-1], gaps[:-1], self._tokens), targets
+        # The next item is asked for when it is used.
+        return lay_out(slots[:-1], gaps[:-1], self._tokens), targets, gaps[1:]
 
 
 def query_batch(
@@ -161,6 +165,7 @@ def query_batch(
     times: Sequence[np.ndarray | None],
     seq_len: int,
     tokens: ItemTokens | None = None,
+    request_times: Sequence[int | None] | None = None,
 ) -> HostBatch:
     """Returns a batch with the end of one history in each row, without targets.
 
@@ -171,14 +176,28 @@ def query_batch(
         times: the times of each history, or none.
         seq_len: positions in a row.
         tokens: as in training.
+        request_times: the time at which each history's next item is asked for, where
+            it is known, not before the last event; only for a model that reads it.
     """
-    out = HostBatch.empty(len(histories), seq_len)
+    out = HostBatch.empty(len(histories), seq_len, request_times is not None)
+    asked = request_times or [None] * len(histories)
     for row, (slots, seconds) in enumerate(zip(histories, times, strict=True)):
         kept = num_newest(slots, seq_len, tokens)
         kept_times = None if seconds is None else seconds[-kept:]
-        laid = lay_out(slots[-kept:], gap_buckets(kept_times, kept), tokens)
-        _write(out, row, 0, laid, segment=1)
+        gaps = gap_buckets(kept_times, kept)
+        requests = np.append(gaps[1:], _request_gap(kept_times, asked[row]))
+        laid = lay_out(slots[-kept:], gaps, tokens)
+        _write(out, row, 0, laid, requests, segment=1)
     return out
+
+
+def _request_gap(
+    times: Int64[np.ndarray, " event"] | None, request_time: int | None
+) -> np.int32:
+    """The bucket of the time between the last event and the request."""
+    if times is None or request_time is None:
+        return np.int32(0)
+    return gap_buckets(np.append(times[-1:], request_time), 2)[1]
 
 
 def last_positions(batch: HostBatch) -> Int32[np.ndarray, " batch"]:
@@ -197,9 +216,18 @@ def _planned(
     return TokenPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
 
 
-def _write(out: HostBatch, row: int, first: int, laid: LaidOut, segment: int) -> None:
+def _write(
+    out: HostBatch,
+    row: int,
+    first: int,
+    laid: LaidOut,
+    requests: Int32[np.ndarray, " event"],
+    segment: int,
+) -> None:
     """Writes a history into a row from position `first` on; targets are not changed."""
     at = row, slice(first, first + len(laid.items))
     out.tokens[at], out.items[at], out.gap[at] = laid.tokens, laid.items, laid.gap
     out.segment[at] = segment
     out.position[at] = np.arange(len(laid.items))
+    if out.request_gap is not None:
+        out.request_gap[row, first + laid.ends] = requests

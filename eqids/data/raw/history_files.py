@@ -20,7 +20,7 @@ _IDS = MissingAdvice(empty="", null_words="")
 
 
 def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame:
-    """Reads the columns user, item and, if the file has it, time.
+    """Reads the columns user, item and, if the file has them, time and request_time.
 
     Ids have the type that `prepare` gives them; times are unchanged.
 
@@ -43,7 +43,8 @@ def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame
                 f"{path} has no column {name!r}: it has {table.listed()}; wanted user, "
                 "item and, optionally, time",
             )
-        names = [name for name in ("user", "item", "time") if name in table]
+        known = ("user", "item", "time", "request_time")
+        names = [name for name in known if name in table]
         events = table.table.select(**{n: table[n] for n in names}, row=table.row)
         source = Source(path, {n: n for n in names}, events, not is_parquet(path))
         require_id_types(source)
@@ -57,7 +58,11 @@ def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame
 
 
 def moments_of_texts(
-    texts: pa.ChunkedArray, name: str, advice: str, report: Callable[[str], None]
+    texts: pa.ChunkedArray,
+    name: str,
+    advice: str,
+    report: Callable[[str], None],
+    column: str = "time",
 ) -> tuple[np.ndarray, bool]:
     """Reads texts of times as `prepare` reads them.
 
@@ -66,6 +71,7 @@ def moments_of_texts(
         name: the name of the table, for messages.
         advice: what to do about missing times.
         report: receives warnings.
+        column: the name of the column, for messages.
 
     Returns:
         int64 or float64 [event], and whether they are numbers; otherwise they are
@@ -79,7 +85,7 @@ def moments_of_texts(
         reader.con.con.register("given", rows)
         given = reader.con.table("given")
         events = given.select(time=given["time"], row=given[ROW])
-        source = Source(Path(name), {"time": "time"}, events, spelled=True)
+        source = Source(Path(name), {"time": column}, events, spelled=True)
         num_rows, found = survey(source, ["time"], ())
         times = MissingAdvice(empty="", time=advice)
         check_missing(source, num_rows, found, "refuse", report, times)
