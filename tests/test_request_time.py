@@ -158,8 +158,9 @@ def test_the_input_has_the_gap_to_the_request_where_it_is_known(
     config = BatchConfig(20, 3, gap_dropout=0.5, request_time=True)
     batch = Batch.of(TrainingBatches(dataset, config, tokens).batch(0))
     assert model.request_table is not None and batch.request_gap is not None
-    found = model.embed(batch, jnp.float32)
-    without = tiny_model(dataset).embed(batch, jnp.float32)
+    items = model.item_vectors(batch.items, jnp.float32)
+    found = model.embed(batch, items)
+    without = tiny_model(dataset).embed(batch, items)
     assert 5 < np.count_nonzero(batch.request_gap) < batch.request_gap.size
     for row, at in np.ndindex(3, 20):
         gap = int(batch.request_gap[row, at])
