@@ -16,7 +16,7 @@ from eqids.model.skip import Skip, last_items
 
 
 def packed(seed: int, batch: int = 3, seq: int = 12) -> Batch:
-    """Rows of several histories, in which text may stand before and after items."""
+    """Rows of several histories, with text before and after items."""
     rng = np.random.default_rng(seed)
     host = HostBatch.empty(batch, seq)
     host.segment[:] = np.sort(rng.integers(0, 4, (batch, seq)))[:, ::-1]

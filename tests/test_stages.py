@@ -53,6 +53,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "item_width": (32, 16, "="),
     "adapter": ("linear", "mlp", "="),
     "tied_items": (False, True, "="),
+    "skip": (False, True, "="),
     "init_items": ("text", "random", "="),
     "gap_dropout": (0.3, 0.1, "="),
     "shuffle_ties": (False, True, "="),

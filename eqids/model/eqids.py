@@ -70,18 +70,15 @@ class Batch(eqx.Module):
         return batch if request_time else replace(batch, request_gap=None)
 
 
-Adapter = MlpAdapter | LinearAdapter | IdentityAdapter
-
-
 class EqIDs(eqx.Module):
     """A Llama between item vectors and a hierarchical softmax over the catalog."""
 
     llama: Llama
     input_table: Float[Array, "cluster place item_width"] | None
-    input_adapter: Adapter
+    input_adapter: MlpAdapter | LinearAdapter | IdentityAdapter
     gap_table: Float[Array, "gaps width"]
     request_table: Float[Array, "gaps width"] | None
-    output_adapter: Adapter
+    output_adapter: MlpAdapter | LinearAdapter | IdentityAdapter
     skip: Skip | None
     softmax: HierarchicalSoftmax
     config: ModelConfig = eqx.field(static=True)
@@ -307,7 +304,11 @@ class EqIDs(eqx.Module):
 
 def _adapters(
     config: ModelConfig, into: PRNGKeyArray, out: PRNGKeyArray
-) -> tuple[Adapter, Adapter]:
+) -> (
+    tuple[IdentityAdapter, IdentityAdapter]
+    | tuple[LinearAdapter, LinearAdapter]
+    | tuple[MlpAdapter, MlpAdapter]
+):
     """The adapter into Llama's width and the one out of it."""
     c = config
     item, llama = ("item_width", c.item_width), ("width", c.llama.width)
@@ -325,7 +326,7 @@ def _adapters(
 def _at(
     x: Shaped[Array, "batch seq *axes"], position: Int[Array, " batch"]
 ) -> Shaped[Array, "batch 1 *axes"]:
-    """What stands at one position of each row."""
+    """One position of each row."""
 
     def pick(_: tuple[()], x: Array, position: Array) -> Array:
         at = position.reshape(-1, *[1] * (x.ndim - 1))
