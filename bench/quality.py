@@ -13,7 +13,6 @@ from bench.quality_runs import QualityRun, train_run
 from bench.quality_settings import Setting, chosen_settings
 from bench.quality_tables import QualityTable, RankedRun, quality_table
 from bench.user_ranks import (
-    BASELINES,
     UserRanks,
     in_fresh_process,
     load_ranks,
@@ -22,6 +21,7 @@ from bench.user_ranks import (
 )
 from eqids.cli import say
 from eqids.data import open_dataset
+from eqids.fit.baseline_ranks import BASELINES
 
 
 @dataclass(frozen=True)
@@ -177,4 +177,4 @@ def _baselines(
         say(f"{one.data}: ranking by {', '.join(missing)} ({split})")
         most = options.eval_users
         in_fresh_process(rank_baselines, one.data_dir, split, most, missing)
-    return {name: load_ranks(path) for name, path in paths.items()}
+    return {n: load_ranks(path) for n, path in paths.items() if path.exists()}

@@ -11,19 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bench.quality_options import SplitName
+from eqids.cli import say
 from eqids.data import open_dataset
-from eqids.fit.baselines import Scorer, markov, popularity, rank_baseline
+from eqids.fit.baseline_ranks import baseline_ranks, why_left_out
 from eqids.fit.evaluation import make_ranker, of_some_users, rank_users, targets_of
 from eqids.fit.ranking import user_metrics
 from eqids.inference.open import open_checkpoint
 from eqids.io.atomic import new_file
 from sharding import placement
-
-BASELINES: Mapping[str, Callable[..., Scorer]] = {
-    "popularity": popularity,
-    "Markov": markov,
-}
-"""Baselines by their name in tables; each makes a scorer for a dataset."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +93,8 @@ def rank_baselines(
 ) -> None:
     """Ranks the targets of a split by baselines, and writes them.
 
+    Baselines for which the dataset is too large are left out.
+
     Args:
         data_dir: the dataset folder.
         split: the split that has the targets.
@@ -107,6 +104,8 @@ def rank_baselines(
     dataset = of_some_users(open_dataset(data_dir), most)
     users, _ = targets_of(dataset, split)
     for name, path in paths.items():
-        both = rank_baseline(dataset, split, BASELINES[name](dataset))
+        if why_left_out(name, dataset) is not None:
+            continue
+        (both,) = baseline_ranks(name, [(dataset, split)], say)
         unknown = np.full(len(users), np.nan)
         save_ranks(path, UserRanks(users, both[:, 0], both[:, 1], unknown))

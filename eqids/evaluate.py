@@ -9,8 +9,9 @@ from eqids.io.atomic import write_json
 
 DESCRIPTION = """Rank every target of a split in the full catalog.
 
-The table compares popularity, a count-based Markov chain and the model, with the items
-of the history filtered and kept. For example:
+The table compares the model with baselines that count: popularity, a Markov chain,
+ItemKNN and EASE, with the items of the history filtered and kept. A last line says if
+one of them is better on validation. For example:
 
     python -m eqids.evaluate --checkpoint runs/ml-100k-nano-all-seed0
     python -m eqids.evaluate --checkpoint runs/mine/600 --split valid --json valid.json
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics = evaluate(opened.model, dataset, split, ranker)
     if is_first():
         request_time = opened.model.config.request_time
-        result = full_result(dataset, split, metrics, opened.step, request_time)
+        result = full_result(
+            dataset, split, metrics, opened.step, opened.validated, say, request_time
+        )
         say(table(result))
         if config.json is not None:
             write_json(config.json, result)

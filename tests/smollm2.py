@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eqids.data.raw.fetch import cache_folder
+from eqids.io.cache_folder import cache_folder
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -17,7 +17,8 @@ from eqids.data import Dataset
 from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.training_batches import query_batch
 from eqids.fit import evaluation
-from eqids.fit.baselines import evaluate_baseline, markov, popularity
+from eqids.fit.baseline_ranks import ranks_by
+from eqids.fit.baselines import markov, popularity
 from eqids.fit.evaluation import chunks, evaluate, make_ranker
 from eqids.inference.histories import History
 from eqids.inference.model_search import ModelSearch
@@ -88,8 +89,8 @@ def test_memory_of_an_evaluation_does_not_follow_the_longest_history(
         model, ranker = tiny_model(dataset), make_ranker(12, FLOAT32, NOWHERE)
         return lambda: (
             evaluate(model, dataset, "test", ranker),
-            evaluate_baseline(dataset, "test", popularity(dataset)),
-            evaluate_baseline(dataset, "test", markov(dataset)),
+            ranks_by(popularity(dataset), dataset, "test"),
+            ranks_by(markov(dataset), dataset, "test"),
         )
 
     runs = [evaluated(dataset) for dataset in both]

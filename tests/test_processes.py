@@ -152,7 +152,8 @@ def test_two_processes_do_what_one_does(dataset: Dataset, tmp_path: Path) -> Non
         assert evaluation.wait(300) == 0, logs[2].read_text()[-4000:]
     files = (again, two / RESULT_FILE, one / RESULT_FILE)
     results = [json.loads(file.read_text()) for file in files]
-    for name in ("step", "filtered", "unfiltered", "nll", "popularity", "markov"):
+    names = ("step", "filtered", "unfiltered", "nll", "popularity", "markov", "ease")
+    for name in names:
         assert_close(results[0][name], results[1][name], "mesh")
         assert_close(results[0][name], results[2][name], "mesh")
 

@@ -33,7 +33,8 @@ def test_a_run_leaves_checkpoints_metrics_and_a_result(finished: Path) -> None:
     assert scores[result["step"]] == max(scores.values())
     assert result["split"] == "test"
     names = {f"{m}@{k}" for m in ("recall", "ndcg", "mrr") for k in (1, 5, 10, 20, 50)}
-    for part in (result, result["popularity"], result["markov"]):
+    baselines = [result[n] for n in ("popularity", "markov", "item_knn", "ease")]
+    for part in (result, *baselines):
         assert set(part["filtered"]) == set(part["unfiltered"]) == names
     assert result["protocol"]["candidates"] == "full catalog"
     assert {"num_users", "nll", "seen_target_share", "step"} <= set(result)

@@ -1,22 +1,16 @@
 """Baselines by counting: popularity and a Markov chain."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import jax
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
 from eqids.data import Dataset
-from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
-from eqids.fit.ranking import metrics, ranks_of_scores
+from eqids.fit.evaluation import Chunk
 
 MARKOV_ORDER = 5
 """Number of last items of a history that a Markov prediction uses."""
-
-_SCORES = 2**25
-"""Scores in memory at a time (128 MiB): with a large catalog, a chunk has fewer
-users."""
 
 _EVENTS = 2**16
 """Events whose transitions are counted at a time."""
@@ -40,8 +34,7 @@ def markov(dataset: Dataset) -> Scorer:
     are ordered by popularity.
     """
     follows = _normalised_transitions(dataset)
-    counts = np.where(dataset.item_valid, dataset.item_counts, -np.inf).reshape(-1)
-    prior = 1e-6 * counts / max(1.0, counts.max())
+    prior = popularity_prior(dataset)
 
     def score(chunk: Chunk) -> np.ndarray:
         recent = sp.lil_matrix((len(chunk.histories), dataset.num_slots))
@@ -52,6 +45,15 @@ def markov(dataset: Dataset) -> Scorer:
         return ((recent.tocsr() @ follows).toarray() + prior).astype(np.float32)
 
     return score
+
+
+def popularity_prior(dataset: Dataset) -> Float[np.ndarray, " slot"]:
+    """Returns what to add to scores, so that popularity orders equal ones.
+
+    It is at most 1e-6, and -inf for places whose item cannot be recommended.
+    """
+    counts = np.where(dataset.item_valid, dataset.item_counts, -np.inf).reshape(-1)
+    return 1e-6 * counts / max(1.0, counts.max())
 
 
 def _normalised_transitions(dataset: Dataset) -> sp.csr_matrix:
@@ -84,30 +86,3 @@ def _transitions(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
     pairs = np.concatenate(before), np.concatenate(after)
     shape = (dataset.num_slots, dataset.num_slots)
     return sp.csr_matrix((np.concatenate(weights), pairs), shape=shape)
-
-
-def evaluate_baseline(
-    dataset: Dataset, split: Split, scorer: Scorer
-) -> dict[str, Mapping[str, float]]:
-    """Returns a baseline's metrics, with seen items filtered and kept."""
-    both = rank_baseline(dataset, split, scorer)
-    return {"filtered": metrics(both[:, 0]), "unfiltered": metrics(both[:, 1])}
-
-
-def rank_baseline(
-    dataset: Dataset, split: Split, scorer: Scorer
-) -> Float[np.ndarray, "user 2"]:
-    """Returns each user's rank by a baseline, with seen items filtered and kept.
-
-    Returns:
-        float64, a row for each user of `targets_of`, in its order.
-    """
-    rank = jax.jit(ranks_of_scores)
-
-    def ranked(chunk: Chunk) -> np.ndarray:
-        found = rank(scorer(chunk), chunk.target, chunk.seen, chunk.seen_by)
-        return np.asarray(found)[: chunk.num_users]
-
-    most = min(MOST_USERS, max(1, _SCORES // dataset.num_slots))
-    parts = [ranked(chunk) for chunk in chunks(dataset, split, most=most)]
-    return np.concatenate(parts).astype(np.float64)

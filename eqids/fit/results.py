@@ -1,12 +1,18 @@
 """Results: metrics of a model and of baselines with the protocol, as values or a
 table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from eqids.config import to_json
 from eqids.data import Dataset
-from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popularity
+from eqids.fit.baseline_ranks import (
+    BASELINES,
+    baseline_metrics,
+    baseline_ranks,
+    why_left_out,
+)
 from eqids.fit.evaluation import Evaluation, Split
 
 RESULT_FILE = "result.json"
@@ -16,7 +22,23 @@ REQUEST_TIME = "request_time"
 """A field of the protocol of models that know when each target was asked for. Their
 results are comparable only with one another."""
 
+MODEL = "eqids"
+"""The model's name beside those of the baselines."""
+
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A model's NDCG@10 on validation, seen items filtered.
+
+    Attributes:
+        dataset: the dataset, with the targets of the users that it was measured on.
+        ndcg: the mean over these users.
+    """
+
+    dataset: Dataset
+    ndcg: float
 
 
 def full_result(
@@ -24,6 +46,8 @@ def full_result(
     split: Split,
     model: Evaluation,
     step: int,
+    validated: Validated | None,
+    report: Callable[[str], None],
     request_time: bool = False,
 ) -> dict[str, Any]:
     """Returns a model's metrics with the baselines' and the protocol beside them.
@@ -33,13 +57,30 @@ def full_result(
         split: the split that has the targets.
         model: the model's metrics, from `eqids.fit.evaluation.evaluate`.
         step: the checkpoint's step.
+        validated: what is known of these weights on validation, if `split` is `test`.
+        report: receives messages about what takes long.
         request_time: whether the model knew when each target was asked for.
     """
+    if split == "valid":
+        validated = Validated(dataset, model["filtered"]["ndcg@10"])
+    reasons = {name: why_left_out(name, dataset) for name in BASELINES}
+    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    wanted: list[tuple[Dataset, Split]] = [(dataset, split)]
+    if validated is not None:
+        wanted.append((validated.dataset, "valid"))
+    counted = {
+        name: list(map(baseline_metrics, baseline_ranks(name, wanted, report)))
+        for name in BASELINES
+        if name not in left_out
+    }
     return {
         **model,
         "step": step,
-        "popularity": evaluate_baseline(dataset, split, popularity(dataset)),
-        "markov": evaluate_baseline(dataset, split, markov(dataset)),
+        **{name: found[0] for name, found in counted.items()},
+        "left_out": left_out,
+        **_on_validation(
+            validated, {name: found[-1] for name, found in counted.items()}
+        ),
         "protocol": {
             **to_json(dataset.info.protocol),
             "source": dataset.info.source,
@@ -54,10 +95,23 @@ def full_result(
     }
 
 
+def _on_validation(
+    validated: Validated | None, counted: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """NDCG@10 on validation of the model and of baselines, and which are better."""
+    if validated is None:
+        return {"valid_ndcg@10": None, "behind": None}
+    scores = {name: found["filtered"]["ndcg@10"] for name, found in counted.items()}
+    return {
+        "valid_ndcg@10": {MODEL: validated.ndcg, **scores},
+        "behind": [name for name, score in scores.items() if score > validated.ndcg],
+    }
+
+
 def table(result: Mapping[str, Any]) -> str:
     """Returns a result as a table, in lines to print."""
-    rows = [("popularity", result["popularity"])]
-    rows += [(f"Markov, last {MARKOV_ORDER}", result["markov"]), ("EqIDs", result)]
+    rows = {one.label: result.get(name) for name, one in BASELINES.items()}
+    rows["EqIDs"] = result
     lines = [
         f"{result['split']} split, {result['num_users']:,} users, full catalog, step "
         f"{result['step']}"
@@ -66,11 +120,30 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append("EqIDs knows when each target was asked for (--request_time)")
     for side, label in (("filtered", "seen filtered"), ("unfiltered", "seen kept")):
         lines.append(f"{label:16}" + "".join(f"{name:>11}" for name in _SHOWN))
-        for name, values in rows:
-            cells = "".join(f"{values[side][metric]:11.4f}" for metric in _SHOWN)
-            lines.append(f"  {name:14}{cells}")
+        for name, values in rows.items():
+            if values is not None:
+                cells = "".join(f"{values[side][metric]:11.4f}" for metric in _SHOWN)
+                lines.append(f"  {name:14}{cells}")
     lines.append(
         f"negative log-likelihood {result['nll']:.4f}; "
         f"{100 * result['seen_target_share']:.1f}% of targets were seen before"
     )
+    for name, reason in result["left_out"].items():
+        lines.append(f"no baseline {BASELINES[name].label}: {reason}")
+    if result["behind"]:
+        lines.append(_behind(result))
     return "\n".join(lines)
+
+
+def _behind(result: Mapping[str, Any]) -> str:
+    """Says which baselines are better on validation than the model, best first."""
+    scores = result["valid_ndcg@10"]
+    better = sorted(result["behind"], key=lambda name: -scores[name])
+    said = [f"{BASELINES[name].label} {_short(scores[name])}" for name in better]
+    first, _, value = said[0].rpartition(" ")
+    said[0] = f"{first} has NDCG@10 {value} on validation"
+    return f"behind counting: {', '.join(said)}, this model {_short(scores[MODEL])}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")

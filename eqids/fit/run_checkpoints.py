@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eqids.checkpoints import Saver, best_step, restore_sound
+from eqids.checkpoints import Saver, best_step, read_manifest, restore_sound
 from eqids.fit.evaluation import Evaluation
 from eqids.fit.step import State
 from eqids.model import EqIDs
@@ -46,3 +46,9 @@ class RunCheckpoints:
             self.saver.directory, best_step, self.like.params, self.stored.params,
             report, "params",
         )  # fmt: skip
+
+    def score(self, step: int) -> float | None:
+        """Returns a step's NDCG@10 on validation, if it was evaluated."""
+        path = self.saver.directory / str(step)
+        score: float | None = read_manifest(path).meta["score"]
+        return score

@@ -1,7 +1,9 @@
 """Opens a model by its path: a checkpoint, or a folder that eqids-to-hf wrote."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -11,6 +13,8 @@ from eqids.config import OpenConfig, RunConfig, from_json
 from eqids.data import Dataset
 from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.data.batches.tokens import ItemTokens
+from eqids.fit.evaluation import of_some_users
+from eqids.fit.results import Validated
 from eqids.model import EqIDs, PrefixCache
 from eqids.runs.assemble import assemble
 from eqids.runs.frozen_llama import check_llama_folder
@@ -31,6 +35,8 @@ class Opened:
         dataset: its catalog and histories.
         model: the whole model, placed on its devices.
         tokens: of the items' texts, or None for a model without text.
+        prefix: the keys and values of its prompt, if the tokens lack the prompt.
+        score: its NDCG@10 on validation, if the run measured it on this dataset.
     """
 
     path: Path
@@ -40,6 +46,15 @@ class Opened:
     model: EqIDs
     tokens: ItemTokens | None = None
     prefix: PrefixCache | None = None
+    score: float | None = None
+
+    @property
+    def validated(self) -> Validated | None:
+        """The score with the users that it was measured on, if it is known."""
+        if self.score is None:
+            return None
+        users = self.config.flags.eval_users
+        return Validated(of_some_users(self.dataset, users), self.score)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -104,7 +119,8 @@ def open_checkpoint(
     model = assemble(path, manifest.meta, params, dataset, llama_path, put)
     dtype = jnp.dtype(config.dtype)
     prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
-    return Opened(path, manifest.step, config, dataset, model, tokens, prefix)
+    score = _score(manifest.meta, dataset)
+    return Opened(path, manifest.step, config, dataset, model, tokens, prefix, score)
 
 
 def open_pair(
@@ -140,4 +156,11 @@ def open_pair(
     model = assemble(folder, pair.meta, params, dataset, None, put, "all")
     dtype = jnp.dtype(config.dtype)
     prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
-    return Opened(folder, pair.step, config, dataset, model, tokens, prefix)
+    score = _score(pair.meta, dataset)
+    return Opened(folder, pair.step, config, dataset, model, tokens, prefix, score)
+
+
+def _score(meta: Mapping[str, Any], dataset: Dataset) -> float | None:
+    """The recorded NDCG@10 on validation, if it was measured on this dataset."""
+    same, score = meta["dataset_hash"] == dataset.info.dataset_hash, meta.get("score")
+    return score if same and isinstance(score, float) else None

@@ -2,7 +2,7 @@
 
 from eqids.cli import say, warn
 from eqids.data import Dataset
-from eqids.fit.results import RESULT_FILE, full_result, table
+from eqids.fit.results import RESULT_FILE, Validated, full_result, table
 from eqids.fit.run import Run
 from eqids.io.atomic import write_json
 from eqids.runs.messages import next_command
@@ -24,9 +24,12 @@ def report_best(run: Run, dataset: Dataset) -> None:
     metrics = run.evaluate(params, split)
     if is_first():
         folder = run.checkpoints.saver.directory
+        score = run.checkpoints.score(step)
+        validated = None if score is None else Validated(run.dataset, score)
         result = full_result(
-            run.dataset, split, metrics, step, run.config.flags.request_time
-        )
+            run.dataset, split, metrics, step, validated, say,
+            run.config.flags.request_time,
+        )  # fmt: skip
         write_json(folder / RESULT_FILE, result)
         say(table(result))
         say(next_command(folder, dataset))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from eqids.config import UserError, require
 from eqids.io.atomic import new_file
+from eqids.io.cache_folder import cache_folder
 from eqids.io.digests import file_sha256
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens"
@@ -32,24 +33,6 @@ _SECONDS = 30
 _BLOCK = 1 << 20
 _MOST_TIMES = 100
 """Largest accepted ratio of unpacked to packed size; texts of numbers have about 5."""
-
-
-def cache_folder() -> Path:
-    """Returns the folder of fetched files: $EQIDS_CACHE, or ~/.cache/eqids.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
-    given = os.environ.get("EQIDS_CACHE")
-    folder = Path(given) if given else Path.home() / ".cache" / "eqids"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}, the cache, cannot be made ({error}): set EQIDS_CACHE to a "
-            "folder that can be written to"
-        ) from None
-    return folder
 
 
 def fetch_movielens(name: str, report: Callable[[str], None]) -> Path:
