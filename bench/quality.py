@@ -20,7 +20,7 @@ from bench.user_ranks import (
     rank_baselines,
     rank_run,
 )
-from eqids.cli import say
+from eqids.cli import one_line
 from eqids.data import open_dataset
 
 
@@ -101,14 +101,14 @@ def _trained(
             if options.minutes is not None and minutes >= options.minutes:
                 left.append(one.label)
                 continue
-            say(f"{where}: training, see {one.path / 'train.log'}")
+            _report(f"{where}: training, see {one.path / 'train.log'}")
             error = train_run(one, run_logged)
             if error is not None:
-                say(f"{where}: {error}")
+                _report(f"{where}: {error}")
                 failed.append(error)
                 continue
         _rank(one, options)
-        say(f"{where}: {_summary(one, options)}")
+        _report(f"{where}: {_summary(one, options)}")
         finished.append(one)
     return finished, failed, left
 
@@ -174,7 +174,12 @@ def _baselines(
     paths = {n: _ranks_file(folder, f"{split}-{n}", options) for n in BASELINES}
     missing = {name: path for name, path in paths.items() if not path.exists()}
     if missing:
-        say(f"{one.data}: ranking by {', '.join(missing)} ({split})")
+        _report(f"{one.data}: ranking by {', '.join(missing)} ({split})")
         most = options.eval_users
         in_fresh_process(rank_baselines, one.data_dir, split, most, missing)
     return {name: load_ranks(path) for name, path in paths.items()}
+
+
+def _report(message: str) -> None:
+    """Prints a line at once, also into a file."""
+    print(one_line(message), flush=True)
