@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from bench.user_ranks import (
     rank_run,
 )
 from eqids.cli import one_line
+from eqids.config import UserError
 from eqids.data import open_dataset
 
 
@@ -102,24 +104,31 @@ def _trained(
                 left.append(one.label)
                 continue
             _report(f"{where}: training, see {one.path / 'train.log'}")
-            error = train_run(one, run_logged)
-            if error is not None:
-                _report(f"{where}: {error}")
-                failed.append(error)
-                continue
-        _rank(one, options)
-        _report(f"{where}: {_summary(one, options)}")
-        finished.append(one)
+        error = _finish(one, options)
+        _report(f"{where}: {error or _summary(one, options)}")
+        if error is None:
+            finished.append(one)
+        else:
+            failed.append(error)
     return finished, failed, left
 
 
-def _rank(one: QualityRun, options: QualityOptions) -> None:
-    """Ranks the users of the splits that are not ranked yet."""
+def _finish(one: QualityRun, options: QualityOptions) -> str | None:
+    """Trains a run and ranks users, if it is not done; returns why it failed."""
+    if one.record is None:
+        why = train_run(one, run_logged)
+        if why is not None:
+            return why
     for split in options.splits:
         path = _ranks_file(one.path, split, options)
-        if not path.exists():
-            most = options.eval_users
+        if path.exists():
+            continue
+        most = options.eval_users
+        try:
             in_fresh_process(rank_run, one.checkpoints, split, most, path)
+        except (UserError, BrokenExecutor) as error:
+            return f"{one.label} could not rank the {split} split: {error}"
+    return None
 
 
 def _ranks_file(folder: Path, name: str, options: QualityOptions) -> Path:
