@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from bench.user_ranks import (
     rank_baselines,
     rank_run,
 )
-from eqids.cli import say
+from eqids.cli import one_line
+from eqids.config import UserError
 from eqids.data import open_dataset
 from eqids.fit.baseline_ranks import BASELINES
 
@@ -101,25 +103,32 @@ def _trained(
             if options.minutes is not None and minutes >= options.minutes:
                 left.append(one.label)
                 continue
-            say(f"{where}: training, see {one.path / 'train.log'}")
-            error = train_run(one, run_logged)
-            if error is not None:
-                say(f"{where}: {error}")
-                failed.append(error)
-                continue
-        _rank(one, options)
-        say(f"{where}: {_summary(one, options)}")
-        finished.append(one)
+            _report(f"{where}: training, see {one.path / 'train.log'}")
+        error = _finish(one, options)
+        _report(f"{where}: {error or _summary(one, options)}")
+        if error is None:
+            finished.append(one)
+        else:
+            failed.append(error)
     return finished, failed, left
 
 
-def _rank(one: QualityRun, options: QualityOptions) -> None:
-    """Ranks the users of the splits that are not ranked yet."""
+def _finish(one: QualityRun, options: QualityOptions) -> str | None:
+    """Trains a run and ranks users, if it is not done; returns why it failed."""
+    if one.record is None:
+        why = train_run(one, run_logged)
+        if why is not None:
+            return why
     for split in options.splits:
         path = _ranks_file(one.path, split, options)
-        if not path.exists():
-            most = options.eval_users
+        if path.exists():
+            continue
+        most = options.eval_users
+        try:
             in_fresh_process(rank_run, one.checkpoints, split, most, path)
+        except (UserError, BrokenExecutor) as error:
+            return f"{one.label} could not rank the {split} split: {error}"
+    return None
 
 
 def _ranks_file(folder: Path, name: str, options: QualityOptions) -> Path:
@@ -174,7 +183,13 @@ def _baselines(
     paths = {n: _ranks_file(folder, f"{split}-{n}", options) for n in BASELINES}
     missing = {name: path for name, path in paths.items() if not path.exists()}
     if missing:
-        say(f"{one.data}: ranking by {', '.join(missing)} ({split})")
+        _report(f"{one.data}: ranking by {', '.join(missing)} ({split})")
         most = options.eval_users
         in_fresh_process(rank_baselines, one.data_dir, split, most, missing)
-    return {n: load_ranks(path) for n, path in paths.items() if path.exists()}
+    found = {n: path for n, path in paths.items() if path.exists()}
+    return {BASELINES[n].label: load_ranks(path) for n, path in found.items()}
+
+
+def _report(message: str) -> None:
+    """Prints a line at once, also into a file."""
+    print(one_line(message), flush=True)

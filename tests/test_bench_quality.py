@@ -31,7 +31,7 @@ from bench.quality_tables import QualityTable, RankedRun, quality_table
 from bench.user_ranks import UserRanks, load_ranks
 from eqids import prepare
 from eqids.checkpoints import best_step, read_manifest
-from eqids.config import Stopped
+from eqids.config import Stopped, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.io.atomic import write_json
 
@@ -374,6 +374,8 @@ def test_what_is_done_is_not_done_again(
     ranked: list[str] = []
 
     def here(function: Any, *args: Any) -> None:
+        if "c-seed0" in str(args):
+            raise UserError("it is damaged")
         ranked.append(function.__name__)
         function(*args)
 
@@ -406,11 +408,19 @@ def test_what_is_done_is_not_done_again(
     _, table = json.loads((tmp_path / "it.json").read_text())["quality"]["tables"]
     (found,) = (row for row in table["baselines"] if row["name"] == "Markov")
     assert found["mean"]["ndcg@10"] == pytest.approx(markov["filtered"]["ndcg@10"])
-    capsys.readouterr()
-    words[words.index("b=--dropout .1")] = "b=--dropout 0.7"
-    said = refused(command.main, words, capsys)
-    assert calls[4:] == ["b-seed0", "b-seed1"]
-    assert "2 runs ended with an error" in said
+    words = [{"b=--dropout .1": "b=--dropout 0.7"}.get(word, word) for word in words]
+    failed(words, "error: it cannot be", capsys)
+    words = [{"b=--dropout 0.7": "c="}.get(word, word) for word in words]
+    failed(words, "c seed 0 could not rank the valid split: it is damaged", capsys)
+    assert calls[4:] == ["b-seed0", "b-seed1", "c-seed0", "c-seed1"]
+
+
+def failed(words: list[str], why: str, capsys: CaptureFixture[str]) -> None:
+    """Runs the bench, one of whose runs fails, while the others are reported."""
+    with pytest.raises(UserError, match="runs ended with an error, see above"):
+        command.main(words)
+    said = capsys.readouterr().out
+    assert why in said and "### tiny, valid split" in said
 
 
 @pytest.mark.long
