@@ -140,7 +140,11 @@ class ModelConfig:
     cluster_size: int
     """Places in a cluster."""
     item_width: int = 384
-    """Size of an item's vector."""
+    """Size of an item's vector, text columns included."""
+    text_width: int = 0
+    """Last columns of an item's vector that its text gives and that do not train."""
+    encoding_width: int = 0
+    """Size of the encodings of texts that the text columns are projections of."""
     adapter: Adapter = "mlp"
     """Kind of the adapters."""
     tied_items: bool = True
@@ -149,5 +153,12 @@ class ModelConfig:
     """Number of buckets of the time between items (0 is unknown)."""
     dropout: float = 0.0
     """Share of activations dropped in training, of the input and of each branch."""
+    id_dropout: float = 0.0
+    """Share of items whose learned columns training hides, if there are others."""
     lora: LoraConfig | None = None
     """Low-rank changes of the Llama, if it has any."""
+
+    @property
+    def learned_width(self) -> int:
+        """Returns the number of columns of an item's vector that train."""
+        return self.item_width - self.text_width
