@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
 import convert
 from eqids.config import (
@@ -192,7 +193,8 @@ class TextEncoder(NamedTuple):
         dtype: DTypeLike,
         put: Placement,
         report: Callable[[str], None],
-    ) -> np.ndarray:
+        slots: Int[np.ndarray, " some"] | None = None,
+    ) -> Float[np.ndarray, "slot encoding"]:
         """Returns the encodings of a dataset's texts; see `cached_encodings`.
 
         Args:
@@ -200,11 +202,16 @@ class TextEncoder(NamedTuple):
             dtype: Llama's compute dtype.
             put: places the Llama and the texts.
             report: receives messages about slow steps.
+            slots: items to encode, by default all; the others get zeros.
 
         Raises:
             UserError: no item has a text, or a token is none of the Llama's.
         """
         tokens = tokens_of(dataset, self.tokenizer, "", MOST_TOKENS, report)
+        if slots is not None:
+            length = np.zeros_like(tokens.length)
+            length[slots] = tokens.length[slots]
+            tokens = dataclasses.replace(tokens, length=length)
         sizes = convert.read_config(self.folder)
         check_vocab(tokens, sizes)
         key = hashlib.sha256(f"{self.source} {np.dtype(dtype)}".encode()).hexdigest()
@@ -218,7 +225,9 @@ class TextEncoder(NamedTuple):
         return cached_encodings(dataset, tokens, key, sizes.width, encode, report)
 
 
-def text_features(encodings: np.ndarray, sizes: ModelConfig) -> TextFeatures:
+def text_features(
+    encodings: Float[np.ndarray, "slot encoding"], sizes: ModelConfig
+) -> TextFeatures:
     """Returns text columns: principal axes of the encodings, scaled to `TEXT_STD`.
 
     Args:
