@@ -273,7 +273,8 @@ def train_and_rank(
     """Trains a run, and ranks the withheld items with its best step."""
     folder = options.folder / start
     train.main(
-        ["--llama_path", str(options.llama_path), *_FLAGS[start], "--data_dir", str(withheld.rest.path), "--checkpoint_dir", str(folder),
+        ["--llama_path", str(options.llama_path), *_FLAGS[start],
+         "--data_dir", str(withheld.rest.path), "--checkpoint_dir", str(folder),
          *shlex.split(options.train)]
     )  # fmt: skip
     put = placement("none")
@@ -288,12 +289,10 @@ def train_and_rank(
 def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
     """Returns the results as a table."""
     names = ("recall@10", "recall@50", "ndcg@50")
-    lines = [
-        f"{'items placed by':16}{'events':>10}" + "".join(f"{n:>11}" for n in names)
-    ]
+    lines = [f"{'placed by':14}{'events':>10}" + "".join(f"{n:>11}" for n in names)]
     for start, found in results.items():
         cells = "".join(f"{found[name]:11.4f}" for name in names)
-        lines.append(f"{start:16}{found['events']:10,.0f}{cells}")
+        lines.append(f"{start:14}{found['events']:10,.0f}{cells}")
     return "\n".join(lines)
 
 

@@ -24,8 +24,8 @@ def export_items(
     """Writes the vectors of items and clusters with the items' ids.
 
     Vectors are the rows of the softmax in float32, text columns included, an item a
-    row, without retired items: ready for an index of nearest neighbours. The model ranks items by
-    probability, which depends on their clusters and biases too.
+    row, without retired items: ready for an index of nearest neighbours. The model
+    ranks items by probability, which depends on their clusters and biases too.
 
     Args:
         config: what to write, and where.
