@@ -1,4 +1,4 @@
-"""Reads what older checkpoints record: fields that were renamed or added since."""
+"""Reads what older checkpoints record: fields that were renamed since."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,9 @@ _RENAMED = (
 """An object's path in the record, the old name of a field, and its present name. A
 field of `RunConfig` or `ModelConfig` that is renamed gets a row here."""
 
-_ADDED = (("config.flags", "text_features", False),)
-"""An object's path in the record, a field that it may lack, and what it then meant. A
-new field whose default changes what a run does gets a row here."""
-
 
 def upgrade_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a checkpoint's record with the present fields and their names.
+    """Returns a checkpoint's record with the present names of all fields.
 
     Args:
         meta: the `meta` of a manifest, or the content of a pair's eqids.json. It stays
@@ -25,20 +21,7 @@ def upgrade_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     for path, old, new in _RENAMED:
         meta = _renamed(meta, path.split("."), old, new)
-    for path, name, value in _ADDED:
-        meta = _with_added(meta, path.split("."), name, value)
     return meta
-
-
-def _with_added(
-    record: Mapping[str, Any], path: list[str], name: str, value: Any
-) -> Mapping[str, Any]:
-    if not path:
-        return {name: value, **record}
-    inner = record.get(path[0])
-    if not isinstance(inner, Mapping):
-        return record
-    return {**record, path[0]: _with_added(inner, path[1:], name, value)}
 
 
 def _renamed(

@@ -111,7 +111,7 @@ def _why_not(
     if not flags.text_features:
         return "--no_text_features is given; wanted one of them"
     if recorded is not None:
-        has = recorded.flags.text_features
+        has = recorded.recipe.text_width > 0
         return None if has else "the checkpoint that the run starts from has none"
     if flags.init_items == "text":
         return "--init_items text makes item vectors of texts; wanted one of them"
