@@ -20,13 +20,22 @@ from tokens import with_texts, write_tokenizer
 from convert import __main__ as convert_command, save_llama
 from eqids import catalog, train
 from eqids.checkpoints import read_manifest, resolve
-from eqids.config import NANO_RECIPE, RunConfig, TrainConfig, from_json
+from eqids.config import (
+    LLAMA_PRESETS,
+    NANO_RECIPE,
+    RunConfig,
+    TrainConfig,
+    UserError,
+    from_json,
+)
 from eqids.data import Dataset, open_dataset
+from eqids.data.batches.tokens import ItemTokens
 from eqids.inference.open import Opened, open_checkpoint, open_pair
 from eqids.model import Batch, Llama
 from eqids.planning.abstract import abstract_run, job_of_run
 from eqids.planning.memory import estimate
 from eqids.runs import text_features as features
+from eqids.runs.new_model import model_config
 from eqids.runs.recipe import resolved
 from eqids.runs.text_features import with_text_features
 from eqids.runs.text_vectors import Projection
@@ -145,7 +154,7 @@ def test_texts_are_encoded_once(
 ) -> None:
     made, encode = list[int](), features.text_vectors
 
-    def counted(llama: Llama, tokens: features.ItemTokens, *more: object) -> np.ndarray:
+    def counted(llama: Llama, tokens: ItemTokens, *more: object) -> np.ndarray:
         made.append(int(np.count_nonzero(tokens.length)))
         return encode(llama, tokens, *more)  # type: ignore[arg-type]
 
@@ -188,7 +197,7 @@ def test_texts_are_encoded_once(
 
 
 def _refuses(path: Path) -> None:
-    raise features.UserError(f"{path} could not be written: no space")
+    raise UserError(f"{path} could not be written: no space")
 
 
 def test_a_checkpoint_opens_without_the_llama_and_a_run_goes_on(
@@ -208,8 +217,7 @@ def test_a_checkpoint_opens_without_the_llama_and_a_run_goes_on(
     assert after.config.text_encoder == before.config.text_encoder is not None
     # A second stage keeps the columns; a run of its own needs the Llama.
     more = ["--load_checkpoint", str(tmp_path / "run" / "4"), "--num_steps", "1"]
-    train.main(small(loyal.path, tmp_path / "2", *more)[:2] + [
-        "--checkpoint_dir", str(tmp_path / "2"), *more, "--batch_size", "4"])  # fmt: skip
+    train.main([*more, "--checkpoint_dir", str(tmp_path / "2"), "--batch_size", "4"])
     said = capsys.readouterr().out
     assert f"--text_width {TEXT}" in said
     stage = open_checkpoint(tmp_path / "2", None, None, NOWHERE)
@@ -224,7 +232,8 @@ def test_a_pair_and_its_checkpoint_are_one_model(
     convert_command.main(["eqids-to-hf", str(trained), str(tmp_path / "pair")])
     ours = open_checkpoint(trained, None, None, NOWHERE)
     theirs = open_pair(tmp_path / "pair", None, NOWHERE)
-    for one, other in zip(*map(jax.tree.leaves, (ours.model, theirs.model))):
+    leaves = (jax.tree.leaves(opened.model) for opened in (ours, theirs))
+    for one, other in zip(*leaves, strict=True):
         np.testing.assert_array_equal(one, other)
     assert theirs.model.text_axes is not None
     convert_command.main(["items", str(trained), str(tmp_path / "items")])
@@ -326,7 +335,7 @@ def test_text_features_need_texts_a_llama_and_a_tokenizer(
         (mute, llama, "no item of"),
         (loyal, bare, "has no tokenizer.json"),
     ):
-        with pytest.raises(features.UserError, match=said):
+        with pytest.raises(UserError, match=said):
             decided(data, text_llama_path=folder)
 
 
@@ -350,9 +359,6 @@ def test_memory_is_estimated_to_the_byte_of_the_arguments(
         item_width=14, text_width=6, item_optimizer="lazy_adam",
     )  # fmt: skip
     config = with_text_features(resolved(given), loyal, None)
-    from eqids.config import LLAMA_PRESETS
-    from eqids.runs.new_model import model_config
-
     sizes = model_config(config, loyal, LLAMA_PRESETS["nano"])
     job = job_of_run(config, sizes)
     run = abstract_run(job, NOWHERE)

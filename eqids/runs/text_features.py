@@ -118,6 +118,8 @@ def _why_not(
     folder = text_llama(flags)
     if folder is None and not wants_hub(flags):
         return "there is no pretrained Llama; wanted --text_llama_path DIR"
+    if folder is not None and not folder.is_dir():
+        return f"{folder} does not exist; wanted the folder of a Llama"
     if folder is not None and _tokenizer(flags) is None:
         return f"{folder} has no {TOKENIZER_FILE}; wanted one there"
     texts = read_parquet(dataset.path / ITEMS_FILE, columns=["text"])["text"]
