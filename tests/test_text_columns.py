@@ -28,7 +28,7 @@ SIZES = ModelConfig(
 )  # fmt: skip
 
 
-def some_head(seed: int = 0) -> tuple[HierarchicalSoftmax, np.ndarray]:
+def some_head(seed: int = 0) -> tuple[HierarchicalSoftmax, jax.Array]:
     """A head with an empty cluster, empty places and an item without text; queries."""
     rng = np.random.default_rng(seed)
     valid = rng.random((6, 4)) < 0.7
@@ -40,7 +40,8 @@ def some_head(seed: int = 0) -> tuple[HierarchicalSoftmax, np.ndarray]:
     )
     noise = rng.standard_normal(head.table.shape).astype(np.float32)
     head = eqx.tree_at(lambda h: h.table, head, head.table + noise)
-    return head, rng.standard_normal((9, LEARNED + TEXT)).astype(np.float32)
+    query = rng.standard_normal((9, LEARNED + TEXT)).astype(np.float32)
+    return head, jnp.asarray(query)
 
 
 def whole(head: HierarchicalSoftmax) -> HierarchicalSoftmax:
@@ -55,18 +56,19 @@ def whole(head: HierarchicalSoftmax) -> HierarchicalSoftmax:
 def test_probabilities_ranks_and_top_k_are_those_of_the_joined_vectors() -> None:
     head, query = some_head()
     words(head)
-    expected = brute_force(whole(head), query)
-    slots = np.flatnonzero(np.asarray(head.valid))[:9]
+    expected = brute_force(whole(head), np.asarray(query))
+    slots = np.flatnonzero(np.asarray(head.valid))[:9].astype(np.int32)
     scores = np.asarray(head.log_probs(query))
     held = np.isfinite(expected)
     assert np.array_equal(np.isfinite(scores), held)
     assert_close(scores[held], expected[held], "float32")
     own = expected[np.arange(9), slots]
-    assert_close(head.log_prob(query, slots), own, "float32")
-    found = head.top_k(jnp.asarray(query), 4)
+    at = jnp.asarray(slots)
+    assert_close(head.log_prob(query, at), own, "float32")
+    found = head.top_k(query, 4)
     order = np.argsort(-expected, axis=1, kind="stable")[:, :4]
     assert np.array_equal(found.slots, order) and bool(found.exact.all())
-    ranked = ranks(head, jnp.asarray(query), jnp.asarray(slots), slots[:, None] * 0 - 1)
+    ranked = ranks(head, query, at, jnp.full((9, 1), -1))
     above = (expected > own[:, None]).sum(axis=1)
     assert np.array_equal(ranked[:, 1], 1.0 + above)
     assert_close(ranked[:, 2], own, "float32")
@@ -74,24 +76,23 @@ def test_probabilities_ranks_and_top_k_are_those_of_the_joined_vectors() -> None
 
 def test_gradients_reach_the_learned_columns_only() -> None:
     head, query = some_head(1)
-    slots = np.flatnonzero(np.asarray(head.valid))[::2][:9]
+    slots = np.flatnonzero(np.asarray(head.valid))[::2][:9].astype(np.int32)
     query = query[: len(slots)]
 
     def loss(head: HierarchicalSoftmax, query: jax.Array) -> jax.Array:
-        return head.loss(query, slots)
+        return head.loss(query, jnp.asarray(slots))
 
-    grads, d_query = jax.grad(loss, argnums=(0, 1), allow_int=True)(
-        head, jnp.asarray(query)
-    )
-    joined, probs = whole(head), np.exp(brute_force(whole(head), query))
+    grads, d_query = jax.grad(loss, argnums=(0, 1), allow_int=True)(head, query)
+    joined, q = whole(head), np.asarray(query, np.float64)
+    probs = np.exp(brute_force(joined, q))
     of_cluster = probs.reshape(len(slots), 6, 4).sum(axis=2)
-    d_table, d_q = np.zeros((6, 4, LEARNED + TEXT)), np.zeros(query.shape)
+    d_table, d_q = np.zeros((6, 4, LEARNED + TEXT)), np.zeros(q.shape)
     table, clusters = np.asarray(joined.table), np.asarray(joined.cluster_table)
     for row, slot in enumerate(slots):
         cluster, place = divmod(int(slot), 4)
         inside = probs.reshape(-1, 6, 4)[row, cluster] / of_cluster[row, cluster]
         error = inside - (np.arange(4) == place)
-        d_table[cluster] += error[:, None] * query[row]
+        d_table[cluster] += error[:, None] * q[row]
         up = of_cluster[row] - (np.arange(6) == cluster)
         d_q[row] = error @ table[cluster] + up @ clusters
     assert_close(grads.table, d_table[..., :LEARNED], "float32")
@@ -205,7 +206,7 @@ from eqids.model.rank import ranks
 from sharding import Placement, beside, make_mesh, named_layout
 
 batch, found = some_batch(16), {}
-seen = np.full((96, 1), -1, np.int32)
+seen = jnp.full((16, 1), -1)
 for name in (None, "2x2x2", "1x8x1"):
     layout = None if name is None else named_layout(name, 8)
     put = Placement(layout, None if layout is None else make_mesh(layout))
@@ -226,11 +227,9 @@ for name in (None, "2x2x2", "1x8x1"):
                 losses += [float(metrics.loss), float(metrics.grad_norm)]
             assert step._cache_size() == 1
         whole = eqx.combine(state.params, frozen)
-        query = whole.queries(put(batch)).reshape(96, -1)[:, :]
-        flat = batch.target.reshape(-1)
-        args = jax.sharding.reshard if False else None
-        rank = np.asarray(ranks(whole.softmax, query, put_rows(flat, query),
-                                put_rows(seen, query)))
+        placed = put(batch)
+        query = whole.queries_at(placed, placed.position[:, -1], dtype="float32")
+        rank = np.asarray(ranks(whole.softmax, query, placed.target[:, -1], seen))
         best = whole.softmax.top_k(query, 5)
         found[str(name)] = losses, rank.tolist(), np.asarray(best.slots).tolist()
 print(json.dumps(found))

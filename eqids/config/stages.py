@@ -39,7 +39,7 @@ def model_flags(config: RunConfig) -> dict[str, Any]:
     """
     flags = {name: getattr(config.flags, name) for name in MODEL_FLAGS}
     sizes = {n: getattr(config.recipe, n) for n in ("seq_len", "item_width", "adapter")}
-    sizes["text_width"] = config.recipe.text_width or None
+    sizes["text_width"] = config.recipe.text_width or config.flags.text_width
     resolved = {"train": config.strategy, "dtype": config.dtype}
     return flags | sizes | resolved | {"data_dir": config.data_dir}
 
