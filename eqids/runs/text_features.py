@@ -219,12 +219,22 @@ class TextEncoder(NamedTuple):
         key = hashlib.sha256(f"{self.source} {np.dtype(dtype)}".encode()).hexdigest()
 
         def encode(missing: ItemTokens) -> np.ndarray:
-            llama = self.loaded
-            if llama is None:
-                llama = convert.load_llama(self.folder, dtype, put, head=False)
-            return text_vectors(llama, missing, dtype, put)
+            if self.loaded is not None:
+                return text_vectors(self.loaded, missing, dtype, put)
+            whole = _unsplit(put)
+            llama = convert.load_llama(self.folder, dtype, whole, head=False)
+            return text_vectors(llama, missing, dtype, whole)
 
         return cached_encodings(dataset, tokens, key, sizes.width, encode, report)
+
+
+def _unsplit(put: Placement) -> Placement:
+    """The same mesh, with whole weights on every device: it may divide no axis of the
+    Llama that encodes."""
+    if put.layout is None:
+        return put
+    layout = dataclasses.replace(put.layout, storage={})
+    return dataclasses.replace(put, layout=layout)
 
 
 def text_features(
