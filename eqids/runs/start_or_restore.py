@@ -14,6 +14,7 @@ from jaxtyping import Float
 from eqids.checkpoints import Saver, latest_step, read_manifest, restore_sound
 from eqids.cli import say, warn
 from eqids.config import ModelConfig, RunConfig, require
+from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.active_clusters import cluster_lists
 from eqids.fit.cold_start import ColdItems
