@@ -141,10 +141,6 @@ class ModelConfig:
     """Places in a cluster."""
     item_width: int = 384
     """Size of an item's vector, text columns included."""
-    text_width: int = 0
-    """Last columns of an item's vector that its text gives and that do not train."""
-    encoding_width: int = 0
-    """Size of the encodings of texts that the text columns are projections of."""
     adapter: Adapter = "mlp"
     """Kind of the adapters."""
     tied_items: bool = True
@@ -153,10 +149,14 @@ class ModelConfig:
     """Number of buckets of the time between items (0 is unknown)."""
     dropout: float = 0.0
     """Share of activations dropped in training, of the input and of each branch."""
-    id_dropout: float = 0.0
-    """Share of items whose learned columns training hides, if there are others."""
     lora: LoraConfig | None = None
     """Low-rank changes of the Llama, if it has any."""
+    text_width: int = 0
+    """Last columns of an item's vector that its text gives and that do not train."""
+    encoding_width: int = 0
+    """Size of the encodings of texts that the text columns are projections of."""
+    id_dropout: float = 0.0
+    """Share of items whose learned columns training hides, if there are others."""
 
     @property
     def learned_width(self) -> int:

@@ -64,12 +64,13 @@ class ColdItems(eqx.Module):
         """
         if self.text is None:
             return state
-        return eqx.tree_at(lambda s: s.params, state, _filled(state.params, self))
+        params = _filled(state.params, self.text, self.used, self.unused)
+        return eqx.tree_at(lambda s: s.params, state, params)
 
 
 @jax.jit
-def _filled(params: EqIDs, items: ColdItems) -> EqIDs:
-    similar = per_shard(_most_similar, (), items.text, items.used, items.unused)
+def _filled(params: EqIDs, text: Array, used: Array, unused: Array) -> EqIDs:
+    similar = per_shard(_most_similar, (), text, used, unused)
 
     def copied(rows: Float[Array, "cluster place *width"]) -> Array:
         return per_shard(_rows_at, (), rows, similar)

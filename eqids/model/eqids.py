@@ -106,9 +106,10 @@ class EqIDs(eqx.Module):
             blocks = llama.blocks.with_lora(c.lora, key=k)
             llama = eqx.tree_at(lambda m: m.blocks, llama, blocks)
         self.llama = llama
-        columns = None if text is None else text.columns
-        self.text_axes = None if text is None else TextAxes.of(text)
-        if c.text_width and text is None:
+        columns, self.text_axes = None, None
+        if text is not None:
+            columns, self.text_axes = jnp.asarray(text.columns), TextAxes.of(text)
+        elif c.text_width:
             columns = jnp.zeros((*places, c.text_width))
             self.text_axes = TextAxes.zeros(c.text_width, c.encoding_width)
         self.softmax = HierarchicalSoftmax(

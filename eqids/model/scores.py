@@ -5,6 +5,7 @@ gathered: every shard scores its own clusters for all queries.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -102,10 +103,9 @@ def item_logits(
     query: Float[Array, "query item_width"],
 ) -> Float[Array, "chunk place query"]:
     """Returns the float32 logits of items of consecutive clusters; -inf if invalid."""
-    table, text, bias, valid = (
-        None if x is None else lax.dynamic_slice_in_dim(x, first, num_clusters)
-        for x in (softmax.table, softmax.text, softmax.bias, softmax.valid)
-    )
+    cut = partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=num_clusters)
+    table, bias, valid = map(cut, (softmax.table, softmax.bias, softmax.valid))
+    text = None if softmax.text is None else cut(softmax.text)
     block = joined(table, text, query.dtype)
     logits = jnp.einsum("crw,qw->crq", block, query, preferred_element_type=jnp.float32)
     return jnp.where(valid[..., None], logits + bias[..., None], -jnp.inf)

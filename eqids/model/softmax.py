@@ -55,7 +55,7 @@ class HierarchicalSoftmax(eqx.Module):
         valid: Bool[np.ndarray, "cluster place"] | None = None,
         counts: Int[np.ndarray, "cluster place"] | None = None,
         vectors: Float[np.ndarray, "cluster place vector_width"] | None = None,
-        text: Float[np.ndarray | Array, "cluster place text_width"] | None = None,
+        text: Float[Array, "cluster place text_width"] | None = None,
         key: PRNGKeyArray,
     ):
         """Starts from given or small random vectors, and biases from log popularity.
@@ -82,7 +82,7 @@ class HierarchicalSoftmax(eqx.Module):
         text_width = 0 if text is None else text.shape[-1]
         shape = (num_clusters, cluster_size, item_width - text_width)
         self.table = initial_table(shape, vectors, k1)
-        self.text = None if text is None else jnp.asarray(text, jnp.float32)
+        self.text = text
         self.bias = jnp.asarray(np.where(valid, bias, 0.0), jnp.float32)
         if vectors is None:
             shape = (num_clusters, 1, item_width)
