@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
 from eqids.data import Dataset
@@ -88,7 +88,7 @@ def _unused_are_zeros(model: EqIDs, dataset: Dataset) -> EqIDs:
     """Returns a model in which unused items have text columns alone."""
     used = jnp.asarray(dataset.item_counts > 0)[..., None]
 
-    def tables(model: EqIDs) -> list[Array]:
+    def tables(model: EqIDs) -> list[PyTree]:
         found = model.softmax.table, model.input_table
         return [table for table in found if table is not None]
 
