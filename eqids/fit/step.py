@@ -1,6 +1,5 @@
 """The train step: one jitted function of state and batch, which donates the state."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -105,7 +104,7 @@ def stored_shapes(
 def with_text(state: State, frozen: EqIDs) -> State:
     """Returns a state as checkpoints hold it: with the frozen columns of texts."""
     params = eqx.combine(state.params, text_of(frozen))
-    return dataclasses.replace(state, params=params)
+    return eqx.tree_at(lambda s: s.params, state, params)
 
 
 def outline(state: State) -> State:
