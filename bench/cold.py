@@ -4,15 +4,17 @@
         --train="--num_steps 300 --batch_size 8 --seq_len 64"
 
 Some items of a dataset are withheld: they stay in its catalog, and their events are
-removed from its histories. A run is trained for each value of --init_items, with
+removed from its histories. A run is trained for each way to place them, with
 everything else equal. Then each event of a withheld item is ranked in the whole
 catalog.
 """
 
 import shlex
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,6 @@ from eqids.cli import parse, run, say
 from eqids.config import (
     ONE_OR_MORE,
     OPEN_SHARE,
-    InitItems,
     TrainConfig,
     check_flags,
     require,
@@ -46,6 +47,17 @@ _WIDTH = 64
 """Size of the vectors that items are clustered by, as in `prepare`."""
 
 
+ColdStart = Literal["random", "text", "features"]
+
+_FLAGS: Mapping[ColdStart, tuple[str, ...]] = types.MappingProxyType(
+    {
+        "random": ("--init_items", "random", "--no_text_features"),
+        "text": ("--init_items", "text"),
+        "features": (),
+    }
+)
+
+
 @dataclass(frozen=True)
 class ColdOptions:
     """The flags of `python -m bench.cold`."""
@@ -58,8 +70,9 @@ class ColdOptions:
     """Dataset folder whose items have texts."""
     share: float = 0.1
     """Share of the items to withhold."""
-    starts: tuple[InitItems, ...] = ("random", "text")
-    """Values of --init_items, a run for each."""
+    starts: tuple[ColdStart, ...] = ("random", "text", "features")
+    """How items are placed, a run for each: by random vectors, by copying the used item
+    with the nearest text (--init_items text), or by text columns (--text_features)."""
     num_users: int = 200
     """Number of users to evaluate, the same in all runs."""
     train: str = ""
@@ -257,12 +270,12 @@ def measure(options: ColdOptions) -> dict[str, dict[str, float]]:
 
 
 def train_and_rank(
-    withheld: Withheld, start: str, options: ColdOptions
+    withheld: Withheld, start: ColdStart, options: ColdOptions
 ) -> dict[str, float]:
     """Trains a run, and ranks the withheld items with its best step."""
     folder = options.folder / start
     train.main(
-        ["--llama_path", str(options.llama_path), "--init_items", start,
+        ["--llama_path", str(options.llama_path), *_FLAGS[start],
          "--data_dir", str(withheld.rest.path), "--checkpoint_dir", str(folder),
          *shlex.split(options.train)]
     )  # fmt: skip
@@ -278,7 +291,7 @@ def train_and_rank(
 def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
     """Returns the results as a table."""
     names = ("recall@10", "recall@50", "ndcg@50")
-    lines = [f"{'--init_items':14}{'events':>10}" + "".join(f"{n:>11}" for n in names)]
+    lines = [f"{'placed by':14}{'events':>10}" + "".join(f"{n:>11}" for n in names)]
     for start, found in results.items():
         cells = "".join(f"{found[name]:11.4f}" for name in names)
         lines.append(f"{start:14}{found['events']:10,.0f}{cells}")

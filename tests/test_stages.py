@@ -51,6 +51,9 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "tokenizer": (Path("/a/tokenizer.json"), Path("/b.json"), "="),
     "seq_len": (256, 128, "="),
     "item_width": (32, 16, "="),
+    "text_features": (False, True, "="),
+    "text_llama_path": (Path("/llamas/c"), Path("/llamas/d"), "="),
+    "text_width": (8, 4, "="),
     "adapter": ("linear", "mlp", "="),
     "tied_items": (False, True, "="),
     "skip": (False, True, "="),
@@ -75,6 +78,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "grad_clip": (2.0, 3.0, 1.0),
     "weight_decay": (0.5, 0.1, None),
     "dropout": (0.4, 0.2, None),
+    "id_dropout": (0.4, 0.2, 0.1),
     "item_optimizer": ("dense", "adagrad", "auto"),
     "remat": (True, False, False),
     "attention": ("xla", "cudnn", "auto"),
@@ -226,7 +230,8 @@ GIVEN = {
     "llama_path": ["{folder}/other"],
     "data_dir": ["{folder}/d2"], "tokenizer": ["{folder}/mine.json"],
     "lora_rank": ["2"], "lora_alpha": ["3"], "lora_targets": ["q", "k"],
-    "llama_size": ["1b"], "from_scratch": None,
+    "llama_size": ["1b"], "from_scratch": None, "text_features": None,
+    "text_llama_path": ["{folder}/other"], "text_width": ["3"],
 }  # fmt: skip
 """Every flag that is taken over, given another way."""
 

@@ -120,6 +120,8 @@ wanted --llama_path for a folder or --llama_size for a size by name
     catalog_file titles item_features input file csv
 --tokenizer
     tokenizer_path tokenizer_name tokenizer_file tokenizer_dir vocab
+--text_llama_path
+    text_encoder text_encoder_path sentence_encoder text_model text_model_path
 --overwrite
     f force overwrite_output_dir replace exist_ok clobber y yes
 wanted another --checkpoint_dir: runs are never overwritten

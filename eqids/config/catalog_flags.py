@@ -29,6 +29,9 @@ class ChangeConfig:
     old one, DIR-v2 for version 2."""
     llama_path: Path | None = None
     """Folder of the frozen Llama, if it is no longer where the run found it."""
+    text_llama_path: Path | None = None
+    """Folder of the Llama that encodes the texts of new items for their text columns,
+    if it is no longer where the run found it."""
     tokenizer: Path | None = None
     """The tokenizer.json of a run with text, if it is no longer where the run found
     it."""

@@ -140,7 +140,7 @@ class ModelConfig:
     cluster_size: int
     """Places in a cluster."""
     item_width: int = 384
-    """Size of an item's vector."""
+    """Size of an item's vector, text columns included."""
     adapter: Adapter = "mlp"
     """Kind of the adapters."""
     tied_items: bool = True
@@ -155,6 +155,12 @@ class ModelConfig:
     """Whether the query holds the vector of the last item, around the Llama."""
     request_time: bool = False
     """Whether the model reads when the next item is asked for."""
+    text_width: int = 0
+    """Last columns of an item's vector that its text gives and that do not train."""
+    encoding_width: int = 0
+    """Size of the encodings of texts that the text columns are projections of."""
+    id_dropout: float = 0.0
+    """Share of items whose learned columns training hides, if there are others."""
 
     def __post_init__(self) -> None:
         require(
@@ -162,3 +168,8 @@ class ModelConfig:
             f"item_width is {self.item_width}, wanted the Llama's width "
             f"({self.llama.width}): the adapters are identities",
         )
+
+    @property
+    def learned_width(self) -> int:
+        """Returns the number of columns of an item's vector that train."""
+        return self.item_width - self.text_width

@@ -31,6 +31,8 @@ class Recipe:
     """Share of activations dropped in training."""
     eval_every: int
     """Steps between evaluations."""
+    text_width: int = 0
+    """The text columns of an item's vector, included in `item_width`."""
 
 
 NANO_RECIPE = Recipe(

@@ -40,3 +40,7 @@ class RunConfig:
     """The run's folder."""
     tokens: TokensConfig | None = None
     """Hashes of the text beside the items, if the run reads any."""
+    encoding_width: int = 0
+    """Size of the encodings that text columns are made of; 0 if there are none."""
+    text_encoder: str | None = None
+    """Hash of the Llama and the tokenizer that made these encodings."""

@@ -9,8 +9,9 @@ from eqids.config.train_flags import TrainConfig
 MODEL_FLAGS = (
     "llama_size", "llama_path", "from_scratch", "train", "lora_rank", "lora_alpha",
     "lora_targets", "data_dir", "prompt", "text_tokens_per_item", "tokenizer",
-    "seq_len", "item_width", "adapter", "tied_items", "skip", "init_items",
-    "gap_dropout", "shuffle_ties", "request_time", "dtype",
+    "seq_len", "item_width", "text_features", "text_llama_path", "text_width",
+    "adapter", "tied_items", "skip", "init_items", "gap_dropout", "shuffle_ties",
+    "request_time", "dtype",
 )  # fmt: skip
 """Flags of the model and of what it reads. A run that starts from a checkpoint takes
 them over, unless its own command line gives them."""
@@ -19,10 +20,10 @@ RUN_FLAGS = (
     "freeze_llama", "checkpoint_dir", "fresh", "load_checkpoint", "init_from",
     "num_steps", "stop_at", "batch_size", "accumulate", "learning_rate",
     "llama_learning_rate", "schedule", "warmup_steps", "grad_clip", "weight_decay",
-    "dropout", "item_optimizer", "remat", "attention", "layout", "log_every",
-    "eval_every", "eval_users", "save_every", "save_minutes", "save_blocking", "keep",
-    "keep_every", "early_stop", "tensorboard", "seed", "estimate_memory_only",
-    "hardware", "processes",
+    "dropout", "id_dropout", "item_optimizer", "remat", "attention", "layout",
+    "log_every", "eval_every", "eval_users", "save_every", "save_minutes",
+    "save_blocking", "keep", "keep_every", "early_stop", "tensorboard", "seed",
+    "estimate_memory_only", "hardware", "processes",
 )  # fmt: skip
 """Flags of how a run learns, evaluates, saves and uses its machine; each run has its
 own. (`freeze_llama` means `train heads`.)"""
@@ -39,6 +40,7 @@ def model_flags(config: RunConfig) -> dict[str, Any]:
     """
     flags = {name: getattr(config.flags, name) for name in MODEL_FLAGS}
     sizes = {n: getattr(config.recipe, n) for n in ("seq_len", "item_width", "adapter")}
+    sizes["text_width"] = config.recipe.text_width or config.flags.text_width
     resolved = {"train": config.strategy, "dtype": config.dtype}
     return flags | sizes | resolved | {"data_dir": config.data_dir}
 

@@ -58,7 +58,18 @@ class TrainConfig:
     """Llama's matrices that LoRA changes: of attention (q k v o) and of feed-forward
     (gate up down). By default all of them."""
     item_width: int | None = grouped("model", None)
-    """Size of an item's vector."""
+    """Size of an item's vector, text columns included."""
+    text_features: bool = on_unless("Give items no text columns.", "model")
+    """Give each item's vector columns that do not train and that come from its text:
+    principal axes of a pretrained Llama's encodings. Items that nobody has used yet are
+    placed by these columns alone. On where the dataset has texts and there is a
+    pretrained Llama."""
+    text_llama_path: Path | None = grouped("model", None)
+    """Folder of the pretrained Llama that encodes the texts for the text columns, by
+    default --llama_path. The model may be another one, trained from scratch."""
+    text_width: int | None = grouped("model", None)
+    """Text columns of an item's vector, by default 64, or half of --item_width if that
+    is less."""
     adapter: Adapter | None = grouped("model", None)
     """Adapters between items and Llama: two layers with GELU (mlp), one matrix
     (linear), or none (identity: items are as wide as Llama)."""
@@ -121,6 +132,9 @@ class TrainConfig:
     """AdamW's decay of matrices; norms, biases and item tables have none."""
     dropout: float | None = grouped("optimisation", None)
     """Share of activations dropped in training."""
+    id_dropout: float = grouped("optimisation", 0.1)
+    """With text columns: share of items whose other columns are hidden in training, so
+    that the text columns learn to stand alone."""
     seed: int = grouped("optimisation", 0)
     """Seed of weights, batches and dropout."""
     checkpoint_dir: Path | None = grouped("checkpoints", None)
@@ -223,8 +237,9 @@ class TrainConfig:
         )
 
     def _check_numbers(self) -> None:
-        counts = "num_steps stop_at batch_size seq_len item_width log_every eval_every "
-        counts += "eval_users save_every keep keep_every early_stop lora_rank"
+        counts = "num_steps stop_at batch_size seq_len item_width text_width lora_rank "
+        counts += "log_every eval_every eval_users save_every keep keep_every "
+        counts += "early_stop"
         check_flags(self, counts, ONE_OR_MORE)
         positive = "learning_rate llama_learning_rate grad_clip lora_alpha save_minutes"
         check_flags(self, positive, ABOVE_ZERO)
@@ -232,7 +247,7 @@ class TrainConfig:
         names = "warmup_steps weight_decay text_tokens_per_item"
         check_flags(self, names, ZERO_OR_MORE)
         check_flags(self, "seed", SEED)
-        check_flags(self, "dropout gap_dropout", SHARE)
+        check_flags(self, "dropout gap_dropout id_dropout", SHARE)
 
     def _check_start(self) -> None:
         require(

@@ -38,9 +38,22 @@ def tokens_file(tokenizer: str) -> str:
     return f"tokens-{tokenizer[:12]}.safetensors"
 
 
+def encodings_file(source: str) -> str:
+    """Returns the cache file of encodings of texts, by the SHA-256 of what makes them.
+
+    The next version of a catalog keeps it, because it finds an encoding by its text.
+    """
+    return f"encodings-{source[:12]}.safetensors"
+
+
 def is_cache(name: str) -> bool:
     """Returns whether a file is a cache; `words-` is that of datasets of format 2."""
     return re.fullmatch(r"(tokens|words)-[0-9a-f]{12}\.safetensors", name) is not None
+
+
+def is_kept_cache(name: str) -> bool:
+    """Returns whether a file is a cache that the next version of a catalog keeps."""
+    return re.fullmatch(r"encodings-[0-9a-f]{12}\.safetensors", name) is not None
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

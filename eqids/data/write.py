@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ from eqids.data.files import (
     USERS_FILE,
     data_files,
     is_cache,
+    is_kept_cache,
     write_parquet,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
@@ -64,6 +67,7 @@ def write_dataset(
     check_target(path, overwrite)
     with new_folder(path, replace=overwrite) as partial:
         _write_files(partial, info, histories, users, items, item_vectors, lineage)
+        _keep_caches(path, partial)
         open_dataset(partial)
         _sync_files(partial)
     sync(path.resolve().parent)
@@ -99,6 +103,16 @@ def _write_files(
     (folder / INFO_FILE).write_text(render_info(info), encoding="utf-8")
 
 
+def _keep_caches(old: Path, new: Path) -> None:
+    """Links the caches of a dataset folder that its next version keeps."""
+    for file in old.iterdir() if old.is_dir() else ():
+        if is_kept_cache(file.name):
+            try:
+                os.link(file, new / file.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(file, new / file.name)
+
+
 def check_target(path: Path, overwrite: bool) -> None:
     """Requires that a dataset may be written at `path`.
 
@@ -122,7 +136,8 @@ def check_target(path: Path, overwrite: bool) -> None:
         "--data_dir",
     )
     own = {INFO_FILE, *DATA_FILES, LINEAGE_FILE}
-    strange = sorted(name for name in names - own if not is_cache(name))
+    own |= {name for name in names if is_cache(name) or is_kept_cache(name)}
+    strange = sorted(names - own)
     require(
         not strange,
         f"{path} holds {strange[0] if strange else ''!r}, which is no dataset's file, "

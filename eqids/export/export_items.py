@@ -23,9 +23,9 @@ def export_items(
 ) -> dict[str, str]:
     """Writes the vectors of items and clusters with the items' ids.
 
-    Vectors are the rows of the softmax in float32, an item a row, without retired
-    items: ready for an index of nearest neighbours. The model ranks items by
-    probability, which depends on their clusters and biases too.
+    Vectors are the rows of the softmax in float32, text columns included, an item a
+    row, without retired items: ready for an index of nearest neighbours. The model
+    ranks items by probability, which depends on their clusters and biases too.
 
     Args:
         config: what to write, and where.
@@ -47,6 +47,9 @@ def export_items(
         read = TrainedArrays(reader, manifest)
         names = ("table", "bias", "cluster_table", "cluster_bias")
         softmax = {name: read(f"{PARAMS}softmax/{name}") for name in names}
+        if run.recipe.text_width:
+            columns = softmax["table"], read(f"{PARAMS}softmax/text")
+            softmax["table"] = np.concatenate(columns, axis=-1)
     items, clusters = _tables(dataset, softmax)
     with output_folder(config.output, advance) as new:
         _write_parquet(new, "items.parquet", items)

@@ -6,7 +6,7 @@ from typing import Any
 
 from eqids.checkpoints import Saver, best_step, read_manifest, restore_sound
 from eqids.fit.evaluation import Evaluation
-from eqids.fit.step import State
+from eqids.fit.step import State, with_text
 from eqids.model import EqIDs
 
 Meta = Callable[[Evaluation | None], Mapping[str, Any]]
@@ -20,18 +20,21 @@ class RunCheckpoints:
     Attributes:
         saver: the saver of the run's folder.
         meta: what checkpoints record.
-        like: shapes and shardings of a state.
-        stored: shapes of a state in checkpoints, see `stored_shapes`.
+        like: shapes and shardings of a state in checkpoints, see `with_text`.
+        stored: the shapes without what a mesh adds, see `stored_shapes`.
+        text: the frozen columns of texts, which every checkpoint holds.
     """
 
     saver: Saver
     meta: Meta
     like: State
     stored: State
+    text: EqIDs
 
     def save(self, step: int, state: State, validation: Evaluation | None) -> None:
         """Saves a state, with the evaluation of its weights, if any."""
-        self.saver.save(step, state, self.meta(validation), self.stored)
+        whole = with_text(state, self.text)
+        self.saver.save(step, whole, self.meta(validation), self.stored)
 
     def restore_best(self, report: Callable[[str], None]) -> tuple[int, EqIDs]:
         """Returns the step that is best on validation, and its weights.

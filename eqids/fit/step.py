@@ -15,7 +15,7 @@ from eqids.config import Strategy
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates
 from eqids.fit.step_config import StepConfig
-from eqids.fit.strategy import item_tables, trainable
+from eqids.fit.strategy import item_tables, text_of, trainable
 from eqids.model import ActiveClusters, Batch, EqIDs
 from eqids.model.attention import PrefixCache
 
@@ -70,12 +70,11 @@ class Step(Protocol):
 
 
 def split(model: EqIDs, strategy: Strategy, dtype: DTypeLike) -> tuple[EqIDs, EqIDs]:
-    """Returns the trained part in float32, and the frozen part in the dtype of its
+    """Returns the trained part, and the frozen part with Llama in the dtype of its
     use."""
     params, frozen = eqx.partition(model, trainable(model, strategy))
-    weights, others = eqx.partition(frozen, eqx.is_inexact_array)
-    weights = jax.tree.map(lambda x: x.astype(dtype), weights)
-    return params, eqx.combine(weights, others)
+    llama = jax.tree.map(lambda x: x.astype(dtype), frozen.llama)
+    return params, eqx.tree_at(lambda m: m.llama, frozen, llama)
 
 
 def start(params: EqIDs, optimizer: optax.GradientTransformation) -> State:
@@ -97,8 +96,15 @@ def stored_shapes(
         strategy: which weights train.
         optimizer: as for `start`.
     """
-    params, _ = eqx.partition(model, trainable(model, strategy))
-    return jax.eval_shape(partial(start, optimizer=optimizer), params)
+    params, frozen = eqx.partition(model, trainable(model, strategy))
+    state = jax.eval_shape(partial(start, optimizer=optimizer), params)
+    return with_text(state, jax.eval_shape(text_of, frozen))
+
+
+def with_text(state: State, frozen: EqIDs) -> State:
+    """Returns a state as checkpoints hold it: with the frozen columns of texts."""
+    params = eqx.combine(state.params, text_of(frozen))
+    return eqx.tree_at(lambda s: s.params, state, params)
 
 
 def outline(state: State) -> State:

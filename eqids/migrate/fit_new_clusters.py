@@ -47,6 +47,9 @@ class MigratedSoftmax:
         """
         names = ("table", "bias", "cluster_table", "cluster_bias")
         named = {name: arrays[f"{prefix}softmax/{name}"] for name in names}
+        text = arrays.get(f"{prefix}softmax/text")
+        if text is not None:
+            named["table"] = np.concatenate([named["table"], text], axis=-1)
         return MigratedSoftmax(**named, valid=valid)
 
     def log_clusters(

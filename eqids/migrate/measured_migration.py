@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqids.checkpoints import leaf_name, restore
+from eqids.cli import say
 from eqids.config import ChangeConfig, to_json
 from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens
@@ -19,6 +20,7 @@ from eqids.data.catalog.lineage import Change
 from eqids.fit.evaluation import evaluate, make_ranker, of_users
 from eqids.migrate.migrated_checkpoint import MigratedCheckpoint, migrate_checkpoint
 from eqids.migrate.migration_plan import plan_migration
+from eqids.migrate.texts_of_new_items import NewTexts, added_since
 from eqids.model import Batch, EqIDs, PrefixCache
 from eqids.runs.assemble import assemble
 from eqids.runs.run_tokens import prompt_computed, recorded_tokens
@@ -48,6 +50,9 @@ class MeasuredMigration:
         self._put = placement("data")
         self._dtype = jnp.dtype(self.plan.config.dtype)
         self._tokens = self._tokens_of(dataset)
+        self._texts = None
+        if self.plan.config.recipe.text_width:
+            self._texts = NewTexts(self.plan.checkpoint, self.plan.config, config)
         self._users = np.zeros(dataset.num_users, np.bool_)
 
     def measure(self, change: Change) -> Mapping[str, Any] | None:
@@ -60,8 +65,14 @@ class MeasuredMigration:
 
         Returns:
             The result of `evaluate`, or None if no user has such a target.
+
+        Raises:
+            UserError: there are new items, and the Llama that encoded the texts of the
+                others no longer exists, or is another.
         """
         now, version = self._dataset, self.plan.version
+        if self._texts is not None and added_since(now.lineage, version, change):
+            self._texts.encoder()
         then = as_of(now, version)
         target = now.slots[now.offsets[:-1] + np.maximum(now.valid_at, 0)]
         stays = change.replay(now.item_valid).reshape(-1)
@@ -94,6 +105,11 @@ class MeasuredMigration:
             meta = {**migrated.meta, "config": migrated.meta["config"] | tokens}
             migrated = replace(migrated, meta=meta)
         with self._put.active():
+            if self._texts is not None:
+                arrays = self._texts.written(
+                    migrated.arrays, dataset, self.plan.version, self._put, say
+                )
+                migrated = replace(migrated, arrays=arrays)
             queries = self._queries(self._migrated_model(migrated, dataset), dataset)
             migrated = migrated.fitted(queries)
             model = self._migrated_model(migrated, dataset)

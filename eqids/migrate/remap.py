@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from eqids.data.catalog.lineage import Change, Lineage
 
 _TABLES = ("softmax/table", "input_table")
+_TEXT = "softmax/text"
+"""Text columns; those of new items are zeros here."""
 _BIAS = "softmax/bias"
 _CLUSTER_BIAS = "softmax/cluster_bias"
 _BY_CLUSTER = ("softmax/cluster_table", _CLUSTER_BIAS)
@@ -50,7 +52,7 @@ def remap_arrays(
 def _kind(name: str, array: np.ndarray, places: tuple[int, ...]) -> str | None:
     """Returns slot for `[cluster, place, …]`, cluster for `[cluster, …]`, else None."""
     counts = array.dtype.kind in "iu" and array.shape == places[:1]
-    if _ends(name, (*_TABLES, _BIAS)) and array.shape[:2] == places:
+    if _ends(name, (*_TABLES, _TEXT, _BIAS)) and array.shape[:2] == places:
         return "slot"
     of_clusters = _ends(name, (*_TABLES, _BIAS, *_BY_CLUSTER)) or counts
     return "cluster" if of_clusters and array.shape[:1] == places[:1] else None

@@ -10,6 +10,8 @@ project:
 | `heads`, `kv_heads`, `head` | query heads, key and value heads, size of one head |
 | `ffn`, `vocab`, `layer` | Llama's feed-forward layer, text tokens, stacked blocks |
 | `item_width` | an item's vector |
+| `learned_width`, `text_width` | its columns that train, and those of its text |
+| `encoding` | a Llama's encoding of a text |
 | `cluster`, `place` | clusters of the catalog, places of a cluster |
 | `slot` | places of all clusters, cluster by cluster |
 | `target` | positions of a batch, flattened, that predict an item |
@@ -28,6 +30,7 @@ from eqids.model.adapter import (
 )
 from eqids.model.attention import PrefixCache as PrefixCache
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
+from eqids.model.item_vectors import TextFeatures as TextFeatures
 from eqids.model.likelihood import ActiveClusters as ActiveClusters
 from eqids.model.llama import Llama as Llama
 from eqids.model.search import TopK as TopK

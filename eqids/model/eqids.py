@@ -14,11 +14,15 @@ from eqids.config import ModelConfig
 from eqids.config.slots import cluster_of, place_of
 from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter
 from eqids.model.attention import Kernel, PrefixCache
+from eqids.model.item_vectors import TextAxes, TextFeatures, joined
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
 from eqids.model.skip import Skip, last_items
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
-from sharding import gathered, lookup, per_shard
+from sharding import gathered, like, lookup, per_shard
+
+_HIDDEN_INPUTS, _HIDDEN_TARGETS = 3, 4
+"""Numbers that are folded into a step's key, for what `id_dropout` hides."""
 
 
 class Batch(eqx.Module):
@@ -74,13 +78,14 @@ class EqIDs(eqx.Module):
     """A Llama between item vectors and a hierarchical softmax over the catalog."""
 
     llama: Llama
-    input_table: Float[Array, "cluster place item_width"] | None
+    input_table: Float[Array, "cluster place learned_width"] | None
     input_adapter: MlpAdapter | LinearAdapter | IdentityAdapter
     gap_table: Float[Array, "gaps width"]
     request_table: Float[Array, "gaps width"] | None
     output_adapter: MlpAdapter | LinearAdapter | IdentityAdapter
     skip: Skip | None
     softmax: HierarchicalSoftmax
+    text_axes: TextAxes | None
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(
@@ -90,6 +95,7 @@ class EqIDs(eqx.Module):
         valid: Bool[np.ndarray, "cluster place"] | None = None,
         counts: Int[np.ndarray, "cluster place"] | None = None,
         vectors: Float[np.ndarray, "cluster place vector_width"] | None = None,
+        text: TextFeatures | None = None,
         llama: Llama | None = None,
         key: PRNGKeyArray,
     ):
@@ -99,13 +105,14 @@ class EqIDs(eqx.Module):
             config: the sizes.
             valid: which places hold an item; by default all.
             counts: how often each item is used; by default all equally often.
-            vectors: where item vectors start, see `initial_table`.
+            vectors: where learned columns of items start, see `initial_table`.
+            text: the text columns of items; zeros by default, if the config has any.
             llama: a pretrained Llama, by default a random one. The model predicts no
                 text, so it drops `lm_head`.
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
-        sizes = (c.num_clusters, c.cluster_size, c.item_width)
+        places = (c.num_clusters, c.cluster_size)
         llama = Llama(c.llama, key=keys[0]) if llama is None else llama
         llama = llama.headless()
         if c.lora is not None:
@@ -113,44 +120,72 @@ class EqIDs(eqx.Module):
             blocks = llama.blocks.with_lora(c.lora, key=k)
             llama = eqx.tree_at(lambda m: m.blocks, llama, blocks)
         self.llama = llama
+        columns, self.text_axes = None, None
+        if text is not None:
+            columns, self.text_axes = jnp.asarray(text.columns), TextAxes.of(text)
+        elif c.text_width:
+            columns = jnp.zeros((*places, c.text_width))
+            self.text_axes = TextAxes.zeros(c.text_width, c.encoding_width)
         self.softmax = HierarchicalSoftmax(
-            *sizes, valid=valid, counts=counts, vectors=vectors, key=keys[1]
-        )
+            *places, c.item_width, valid=valid, counts=counts, vectors=vectors,
+            text=columns, key=keys[1],
+        )  # fmt: skip
         self.input_table = (
-            None if c.tied_items else initial_table(sizes, vectors, keys[2])
+            None
+            if c.tied_items
+            else initial_table((*places, c.learned_width), vectors, keys[2])
         )
         self.input_adapter, self.output_adapter = _adapters(c, keys[3], keys[4])
-        self.skip = Skip(self._item_table, self.softmax.valid) if c.skip else None
+        table = self.softmax.table if self.input_table is None else self.input_table
+        parts = [part for part in (table, columns) if part is not None]
+        self.skip = Skip(parts, self.softmax.valid) if c.skip else None
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
         self.request_table = (
             jnp.zeros((c.num_gaps, c.llama.width)) if c.request_time else None
         )
         self.config = c
 
-    @property
-    def _item_table(self) -> Float[Array, "cluster place item_width"]:
-        return self.softmax.table if self.input_table is None else self.input_table
-
     def item_vectors(
         self,
         slot: Int[Array, "batch seq"],
         dtype: DTypeLike,
         active: ActiveClusters | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch seq item_width"]:
-        """Returns the vectors of input items; any where the slot is negative.
+        """Returns the vectors of input items; any vector at a negative slot.
 
         Args:
             slot: slots of items.
-            dtype: the dtype of activations.
-            active: handles that take the gradient of the vectors, see `handles`.
+            dtype: of the vectors.
+            active: handles that take the gradient of their learned columns.
+            key: hides the learned columns of a share `id_dropout` of the items that
+                have a text; without it none.
         """
-        cluster_size, slot = self.config.cluster_size, jnp.maximum(slot, 0)
-        at = cluster_of(slot, cluster_size), place_of(slot, cluster_size)
-        items = lookup(self._item_table, *at)
+        cluster_size = self.config.cluster_size
+        table = self.softmax.table if self.input_table is None else self.input_table
+        real = jnp.maximum(slot, 0)
+        at = cluster_of(real, cluster_size), place_of(real, cluster_size)
+        learned = lookup(table, *at)
         if active is not None:
             assert active.rows is not None, "these handles are of a softmax alone"
-            items = jax.lax.stop_gradient(items) + active.rows
-        return items.astype(dtype)
+            learned = jax.lax.stop_gradient(learned) + active.rows
+        if self.softmax.text is None:
+            return joined(learned, None, dtype)
+        text = lookup(jax.lax.stop_gradient(self.softmax.text), *at)
+        hidden = self._hidden(slot, key)
+        if hidden is not None:
+            hidden &= jnp.any(text != 0, axis=-1)
+            learned = jnp.where(hidden[..., None], 0.0, learned)
+        return joined(learned, text, dtype)
+
+    def _hidden(
+        self, slot: Int[Array, "batch seq"], key: PRNGKeyArray | None
+    ) -> Bool[Array, "batch seq"] | None:
+        """Draws the positions at which learned columns are hidden, if any are."""
+        rate = self.config.id_dropout
+        if key is None or rate == 0.0 or self.softmax.text is None:
+            return None
+        return jax.random.bernoulli(key, rate, slot.shape, out_sharding=like(slot))
 
     def embed(
         self,
@@ -201,8 +236,9 @@ class EqIDs(eqx.Module):
         """
         rate = self.config.dropout
         k1, k2, k3 = (None,) * 3 if key is None else jax.random.split(key, 3)
+        hides = None if key is None else jax.random.fold_in(key, _HIDDEN_INPUTS)
         slot = last_items(batch.items, batch.segment)
-        items = self.item_vectors(slot, dtype, active)
+        items = self.item_vectors(slot, dtype, active, hides)
         x = dropout(self.embed(batch, items), rate, k1)
         x = self.llama.hidden(
             x, batch.segment, batch.position, rate=rate, remat=remat, kernel=kernel,
@@ -256,11 +292,20 @@ class EqIDs(eqx.Module):
         Their quotient is the mean over targets, even after both were summed over
         devices or steps. With `active` (from `handles`), no gradient flows to item
         tables; `table_gradients` computes it from the gradients of the handles.
+
+        With a key, a share `id_dropout` of the targets is predicted by the text columns
+        alone: the query's learned columns are zeros there.
         """
         query = self.queries(
             batch, dtype=dtype, remat=remat, kernel=kernel, key=key, active=active,
             prefix=prefix,
         )  # fmt: skip
+        if key is not None:
+            hides = jax.random.fold_in(key, _HIDDEN_TARGETS)
+            hidden = self._hidden(batch.target, hides)
+            if hidden is not None:
+                learned = jnp.arange(query.shape[-1]) < self.config.learned_width
+                query = jnp.where(hidden[..., None] & learned, 0.0, query)
         total = self.softmax.loss(query, batch.target, active)
         return total, jnp.sum(batch.target >= 0)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from eqids.model.item_vectors import joined
 from sharding import TableShards
 
 PIECE, LARGE_PIECE = 2**18, 2**24
@@ -139,7 +140,8 @@ class ClusterRows(NamedTuple):
 def item_level(
     shards: TableShards,
     targets: Targets,
-    table: Float[Array, "cluster place item_width"],
+    table: Float[Array, "cluster place learned_width"],
+    text: Float[Array, "cluster place text_width"] | None,
     bias: Float[Array, "cluster place"],
     valid: Bool[Array, "cluster place"],
     position: Int[Array, " cluster"],
@@ -151,7 +153,8 @@ def item_level(
     Args:
         shards: how the mesh splits queries and clusters.
         targets: all that this shard scores.
-        table: this shard's item vectors.
+        table: the learned columns of this shard's item vectors.
+        text: their text columns, if any, which get no gradient.
         bias: the biases of these items.
         valid: places that hold an item.
         position: the index of each cluster's gradient among the blocks.
@@ -159,7 +162,7 @@ def item_level(
         piece_size: floats of a piece.
     """
     num_targets, width = targets.hidden.shape
-    num_clusters, cluster_size = valid.shape
+    num_clusters, cluster_size, learned = table.shape
     length = row_length(num_targets, num_clusters)
     at_once = max(1, min(num_targets, piece_size // (cluster_size * (width + length))))
     rows = sorted_rows(targets, num_clusters, length, at_once)
@@ -172,7 +175,8 @@ def item_level(
         cluster, whole = rows.targets.cluster[start], rows.targets.cluster[member]
         mine = (whole == cluster[:, None]) & (cluster < num_clusters)[:, None]
         at = jnp.minimum(cluster, num_clusters - 1)
-        query, block = rows.targets.hidden[member], table[at].astype(dtype)
+        query = rows.targets.hidden[member]
+        block = joined(table[at], None if text is None else text[at], dtype)
         logits = _dot("gtw,grw->gtr", query, block) + bias[at][:, None]
         logits = jnp.where(valid[at][:, None], logits, -jnp.inf)
         weight = jnp.where(mine, rows.targets.weight[member], 0.0)
@@ -183,7 +187,7 @@ def item_level(
         log_prob = log_prob.at[out].set(own, mode="drop")
         d_hidden = d_hidden.at[out].set(_dot("gtr,grw->gtw", cast, block), mode="drop")
         d_table = d_table.at[block_at].add(
-            _dot("gtr,gtw->grw", cast, query), mode="drop"
+            _dot("gtr,gtw->grw", cast, query[..., :learned]), mode="drop"
         )
         d_bias = d_bias.at[block_at].add(errors.sum(axis=1), mode="drop")
         return step + 1, log_prob, d_hidden, d_table, d_bias
@@ -191,7 +195,7 @@ def item_level(
     zeros = (
         jnp.zeros(num_targets),
         jnp.zeros((num_targets, width)),
-        jnp.zeros((num_blocks, cluster_size, width)),
+        jnp.zeros((num_blocks, cluster_size, learned)),
         jnp.zeros((num_blocks, cluster_size)),
     )
     state = (jnp.zeros((), jnp.int32), *zeros)

@@ -27,21 +27,21 @@ class ActiveClusters(eqx.Module):
 
     Attributes:
         cluster: each shard's clusters, ascending, padded with the number of clusters.
-        table: zeros in place of their item vectors.
+        table: zeros in place of the learned columns of their item vectors.
         bias: zeros in place of their items' biases.
-        rows: zeros in place of the vectors of input items; None without input.
+        rows: the same for each input item; None without input.
     """
 
     cluster: Int[Array, " active"]
-    table: Float[Array, "active place item_width"]
+    table: Float[Array, "active place learned_width"]
     bias: Float[Array, "active place"]
-    rows: Float[Array, "batch seq item_width"] | None = None
+    rows: Float[Array, "batch seq learned_width"] | None = None
 
 
 class Weights(NamedTuple):
     """Vectors and biases of both levels, differentiated as the queries are."""
 
-    table: Float[Array, "blocks place item_width"]
+    table: Float[Array, "blocks place learned_width"]
     bias: Float[Array, "blocks place"]
     cluster_table: Float[Array, "cluster item_width"]
     cluster_bias: Float[Array, " cluster"]
@@ -50,7 +50,8 @@ class Weights(NamedTuple):
 class ItemArrays(NamedTuple):
     """Arrays that are read and not differentiated."""
 
-    table: Float[Array, "cluster place item_width"]
+    table: Float[Array, "cluster place learned_width"]
+    text: Float[Array, "cluster place text_width"] | None
     bias: Float[Array, "cluster place"]
     valid: Bool[Array, "cluster place"]
     active: Int[Array, " blocks"] | None
@@ -183,7 +184,7 @@ def _local_pass(
         occupied,
         piece_size,
     )
-    lower = item_level(shards, targets, *items[:3], position, num_blocks, piece_size)
+    lower = item_level(shards, targets, *items[:4], position, num_blocks, piece_size)
     log_prob, d_hidden = (
         shards.give_back(a + b)
         for a, b in zip(upper[:2], lower[:2], strict=True)
@@ -231,11 +232,11 @@ def _positions(
 
 
 def add_rows(
-    blocks: Float[Array, "active place item_width"],
+    blocks: Float[Array, "active place learned_width"],
     cluster: Int[Array, " active"],
     slot: Int[Array, "*batch"],
-    rows: Float[Array, "*batch item_width"],
-) -> Float[Array, "active place item_width"]:
+    rows: Float[Array, "*batch learned_width"],
+) -> Float[Array, "active place learned_width"]:
     """Returns blocks with a row added at each slot's place.
 
     Args:

@@ -5,6 +5,7 @@ gathered: every shard scores its own clusters for all queries.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from eqids.model.item_vectors import joined
 from sharding import TableShards, like
 
 _CHUNK_FLOATS = 2**20
@@ -23,7 +25,9 @@ class SoftmaxArrays(Protocol):
     """The arrays of a `HierarchicalSoftmax`, or one shard's part of them."""
 
     @property
-    def table(self) -> Float[Array, "cluster place item_width"]: ...
+    def table(self) -> Float[Array, "cluster place learned_width"]: ...
+    @property
+    def text(self) -> Float[Array, "cluster place text_width"] | None: ...
     @property
     def bias(self) -> Float[Array, "cluster place"]: ...
     @property
@@ -99,11 +103,10 @@ def item_logits(
     query: Float[Array, "query item_width"],
 ) -> Float[Array, "chunk place query"]:
     """Returns the float32 logits of items of consecutive clusters; -inf if invalid."""
-    table, bias, valid = (
-        lax.dynamic_slice_in_dim(x, first, num_clusters)
-        for x in (softmax.table, softmax.bias, softmax.valid)
-    )
-    block = table.astype(query.dtype)
+    cut = partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=num_clusters)
+    table, bias, valid = map(cut, (softmax.table, softmax.bias, softmax.valid))
+    text = None if softmax.text is None else cut(softmax.text)
+    block = joined(table, text, query.dtype)
     logits = jnp.einsum("crw,qw->crq", block, query, preferred_element_type=jnp.float32)
     return jnp.where(valid[..., None], logits + bias[..., None], -jnp.inf)
 

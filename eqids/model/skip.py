@@ -5,6 +5,8 @@ similar vectors. Adapters cut the residual stream on which SASRec (Kang & McAule
 carries an item's vector to the output; this connection leads it around them.
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,16 +22,16 @@ class Skip(eqx.Module):
 
     def __init__(
         self,
-        table: Float[Array, "cluster place item_width"],
+        parts: Sequence[Float[Array, "cluster place _columns"]],
         valid: Bool[Array, "cluster place"],
     ):
         """Starts where an item's own logit is about 1.
 
         Args:
-            table: the item vectors to start from.
+            parts: the item vectors to start from, as blocks of their columns.
             valid: which places hold an item.
         """
-        length = jnp.linalg.norm(table, axis=-1)
+        length = jnp.sqrt(sum(jnp.sum(part * part, axis=-1) for part in parts))
         mean = jnp.mean(length, where=valid) if valid.size else jnp.ones(())
         self.scale = 1.0 / jnp.maximum(mean, 1e-3)
 

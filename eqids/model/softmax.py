@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from eqids.model.item_vectors import joined
 from eqids.model.likelihood import (
     ActiveClusters,
     ItemArrays,
@@ -34,10 +35,12 @@ class HierarchicalSoftmax(eqx.Module):
     """Vectors and biases of items and clusters.
 
     An item's *slot* is `cluster * cluster_size + place`; places whose `valid` is
-    False hold no item, and have probability zero.
+    False hold no item, and have probability zero. An item's vector is its row of
+    `table`, which trains, and after it its row of `text`, which does not.
     """
 
-    table: Float[Array, "cluster place item_width"]
+    table: Float[Array, "cluster place learned_width"]
+    text: Float[Array, "cluster place text_width"] | None
     bias: Float[Array, "cluster place"]
     cluster_table: Float[Array, "cluster item_width"]
     cluster_bias: Float[Array, " cluster"]
@@ -52,6 +55,7 @@ class HierarchicalSoftmax(eqx.Module):
         valid: Bool[np.ndarray, "cluster place"] | None = None,
         counts: Int[np.ndarray, "cluster place"] | None = None,
         vectors: Float[np.ndarray, "cluster place vector_width"] | None = None,
+        text: Float[Array, "cluster place text_width"] | None = None,
         key: PRNGKeyArray,
     ):
         """Starts from given or small random vectors, and biases from log popularity.
@@ -59,11 +63,12 @@ class HierarchicalSoftmax(eqx.Module):
         Args:
             num_clusters: clusters, empty ones included.
             cluster_size: places in a cluster.
-            item_width: size of a vector.
+            item_width: size of a vector, text columns included.
             valid: which places hold an item; by default all.
             counts: how often each item is used; by default all equally often.
-            vectors: the vectors of the items, see `initial_table`; a cluster starts
+            vectors: where learned columns start, see `initial_table`; a cluster starts
                 from the mean of its items.
+            text: the text columns, or none.
             key: randomness of the vectors.
         """
         k1, k2 = jax.random.split(key)
@@ -74,15 +79,18 @@ class HierarchicalSoftmax(eqx.Module):
         counts = np.where(valid, counts + 1.0, 0.0)
         totals = np.maximum(counts.sum(axis=1), 1.0)
         bias = np.log(np.maximum(counts, 1.0) / totals[:, None])
-        shape = (num_clusters, cluster_size, item_width)
+        text_width = 0 if text is None else text.shape[-1]
+        shape = (num_clusters, cluster_size, item_width - text_width)
         self.table = initial_table(shape, vectors, k1)
+        self.text = text
         self.bias = jnp.asarray(np.where(valid, bias, 0.0), jnp.float32)
         if vectors is None:
             shape = (num_clusters, 1, item_width)
             self.cluster_table = initial_table(shape, None, k2)[:, 0]
         else:
             items = np.maximum(valid.sum(axis=1, keepdims=True), 1)
-            self.cluster_table = self.table.sum(axis=1, where=valid[..., None]) / items
+            whole = joined(self.table, self.text, jnp.float32)
+            self.cluster_table = whole.sum(axis=1, where=valid[..., None]) / items
         self.cluster_bias = jnp.asarray(np.log(totals / totals.sum()), jnp.float32)
         self.valid = jnp.asarray(valid)
 
@@ -142,7 +150,7 @@ class HierarchicalSoftmax(eqx.Module):
         table, bias = self.table, self.bias
         if active is not None:
             table, bias = active.table, active.bias
-        read = jax.lax.stop_gradient((self.table, self.bias))
+        read = jax.lax.stop_gradient((self.table, self.text, self.bias))
         cluster = None if active is None else active.cluster
         return (
             Weights(table, bias, self.cluster_table, self.cluster_bias),
@@ -165,7 +173,8 @@ class HierarchicalSoftmax(eqx.Module):
         self, hidden: Float[Array, "*batch item_width"]
     ) -> Float[Array, "*batch slot"]:
         """Returns the float32 log-probabilities of all slots; -inf at empty places."""
-        table = gathered(self.table).astype(hidden.dtype)
+        text = None if self.text is None else gathered(self.text)
+        table = joined(gathered(self.table), text, hidden.dtype)
         logits = jnp.einsum(
             "...w,crw->...cr", hidden, table, preferred_element_type=jnp.float32
         )
@@ -203,15 +212,15 @@ def initial_table(
     shape: tuple[int, int, int],
     vectors: Float[np.ndarray, "cluster place vector_width"] | None,
     key: PRNGKeyArray,
-) -> Float[Array, "cluster place item_width"]:
-    """Returns item vectors to start from.
+) -> Float[Array, "cluster place learned_width"]:
+    """Returns where the learned columns of item vectors start.
 
     Args:
-        shape: clusters, cluster_size and item_width.
+        shape: clusters, cluster_size and learned_width.
         vectors: the vectors of the items, most important axis first (such as a
             truncated SVD of who used them), zeros for an item without one. They are
-            scaled to `GIVEN_STD` and added to smaller random ones; axes past item_width
-            are left out.
+            scaled to `GIVEN_STD` and added to smaller random ones; axes past
+            learned_width are left out.
         key: the key of the random vectors.
     """
     noise = INIT_STD * jax.random.normal(key, shape)

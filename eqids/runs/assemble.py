@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from eqids.config import ModelConfig, RunConfig, Strategy, from_json, require
 from eqids.data import Dataset
 from eqids.fit.step import split
-from eqids.fit.strategy import trainable
+from eqids.fit.strategy import stored
 from eqids.model import EqIDs
 from eqids.runs.frozen_llama import frozen_llama
 from eqids.runs.new_model import initial_model, run_keys
@@ -53,10 +53,10 @@ def assemble(
     sizes = from_json(ModelConfig, meta["model"], f"{path}: model")
     abstract = eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0))
     strategy = strategy or config.strategy
-    learns = trainable(abstract, strategy)
-    params = params_of(eqx.filter(put(abstract), learns), eqx.filter(abstract, learns))
+    held = stored(abstract, strategy)
+    params = params_of(eqx.filter(put(abstract), held), eqx.filter(abstract, held))
     if strategy == "all":
-        rest = eqx.filter(abstract, learns, inverse=True)
+        rest = eqx.filter(abstract, held, inverse=True)
         valid = jnp.asarray(dataset.item_valid)
         rest = eqx.tree_at(lambda m: m.softmax.valid, rest, valid)
     else:

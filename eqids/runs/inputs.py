@@ -32,6 +32,7 @@ from eqids.runs.run_tokens import (
 )
 from eqids.runs.same_catalog import check_pair_catalog
 from eqids.runs.starting_point import newest_checkpoint, starting_point
+from eqids.runs.text_features import with_text_features
 from sharding import barrier, is_first
 
 
@@ -79,9 +80,8 @@ def open_inputs(flags: TrainConfig) -> RunInputs:
 
 
 def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
-    """Returns the inputs with item optimizer and token hashes, and the model's sizes.
-
-    The item optimizer depends on the catalog and on the run's folder, which is locked.
+    """Returns the inputs with all that depends on the catalog and on the run's folder,
+    which is locked, and the model's sizes.
 
     Raises:
         UserError: the run would start from a checkpoint of another catalog, or the
@@ -94,7 +94,10 @@ def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
         check_pair_catalog(read_pair(flags.init_from), dataset)
     recorded = recorded_item_optimizer(flags, folder)
     items = choose_item_optimizer(recorded, dataset, config.recipe)
-    flags = dataclasses.replace(flags, item_optimizer=items)
+    start = newest_checkpoint(folder) or starting_point(flags)
+    was = None if start is None else start.config
+    config = with_text_features(config, dataset, was)
+    flags = dataclasses.replace(config.flags, item_optimizer=items)
     tokens = None if inputs.tokens is None else inputs.tokens.config
     config = dataclasses.replace(config, flags=flags, tokens=tokens)
     sizes = model_config(config, dataset, llama_sizes(flags, inputs.tokens))

@@ -29,6 +29,11 @@ def first_lines(inputs: RunInputs, state: State) -> str:
             f"{tokens.per_item} an item, {tokens.length[dataset.slots].mean():.1f} on "
             "average"
         )
+    if recipe.text_width:
+        learned = recipe.item_width - recipe.text_width
+        lines.append(
+            f"item vectors: {learned} learned columns, {recipe.text_width} of texts"
+        )
     if jax.process_count() > 1:
         lines.append(
             f"{jax.process_count()} processes with {jax.device_count()} devices; if "

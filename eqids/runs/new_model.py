@@ -1,13 +1,15 @@
 """The model that a new run starts from: its sizes, its keys and its first weights."""
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import NUM_GAPS
-from eqids.model import EqIDs, Llama
+from eqids.model import EqIDs, Llama, TextFeatures
 
 
 def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -36,11 +38,14 @@ def model_config(
         num_clusters=dataset.info.num_clusters,
         cluster_size=dataset.info.cluster_size,
         item_width=recipe.item_width,
+        text_width=recipe.text_width,
+        encoding_width=config.encoding_width,
         adapter=recipe.adapter,
         tied_items=flags.tied_items,
         skip=flags.skip,
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
+        id_dropout=flags.id_dropout if recipe.text_width else 0.0,
         lora=lora,
         request_time=flags.request_time,
     )
@@ -52,7 +57,8 @@ def initial_model(
     llama: Llama | None,
     key: PRNGKeyArray,
     init_items: InitItems = "interactions",
-    text: Float[np.ndarray, "cluster place item_width"] | None = None,
+    text: Float[np.ndarray, "cluster place encoding"] | None = None,
+    features: TextFeatures | None = None,
 ) -> EqIDs:
     """Returns the model that a run starts from.
 
@@ -64,13 +70,28 @@ def initial_model(
         init_items: whether item vectors start from the dataset's vectors, from vectors
             of texts, or at random.
         text: vectors of texts, if item vectors start from them.
+        features: the text columns, if items have any; the other columns of items
+            without a training event are then zeros.
     """
     starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
-    return EqIDs(
+    model = EqIDs(
         config,
         valid=dataset.item_valid,
         counts=dataset.item_counts,
         vectors=starts[init_items],
+        text=features,
         llama=llama,
         key=key,
     )
+    return model if features is None else _unused_are_zeros(model, dataset)
+
+
+def _unused_are_zeros(model: EqIDs, dataset: Dataset) -> EqIDs:
+    """Returns a model in which unused items have text columns alone."""
+    used = jnp.asarray(dataset.item_counts > 0)[..., None]
+
+    def tables(model: EqIDs) -> list[PyTree]:
+        found = model.softmax.table, model.input_table
+        return [table for table in found if table is not None]
+
+    return eqx.tree_at(tables, model, [jnp.where(used, x, 0.0) for x in tables(model)])

@@ -66,7 +66,7 @@ def _recipe(flags: TrainConfig, strategy: Strategy) -> Recipe:
     recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
     if flags.reads_text:
         recipe = dataclasses.replace(recipe, seq_len=_WITH_TEXT * recipe.seq_len)
-    names = [field.name for field in dataclasses.fields(Recipe)]
+    names = {field.name for field in dataclasses.fields(Recipe)} - {"text_width"}
     given = {name: getattr(flags, name) for name in names}
     return dataclasses.replace(
         recipe, **{name: value for name, value in given.items() if value is not None}
@@ -105,7 +105,8 @@ def is_scratch(flags: TrainConfig) -> bool:
 
 def _absolute(flags: TrainConfig) -> TrainConfig:
     """Returns flags with absolute paths: a run records them."""
-    names = ("llama_path", "tokenizer", "load_checkpoint", "init_from")
+    names = ("llama_path", "text_llama_path", "tokenizer", "load_checkpoint",
+             "init_from")  # fmt: skip
     paths = {name: getattr(flags, name) for name in names}
     given = {name: path.absolute() for name, path in paths.items() if path is not None}
     return dataclasses.replace(flags, **given)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eqids.config import UserError
+from eqids.config import ModelConfig, Recipe, UserError, from_json, to_json
 from eqids.runs.same_catalog import other_catalog
 
 _IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
@@ -82,12 +82,15 @@ def _apart(value: Any, other: Any) -> Any:
 
 def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run must share with a checkpoint to resume it."""
-    config, sizes = meta["config"], dict(meta["model"])
+    # An older checkpoint lacks the newest fields.
+    config, known = meta["config"], from_json(ModelConfig, meta["model"], "model")
+    sizes = to_json(known)
     lora = sizes.pop("lora") or {}
+    recipe = to_json(from_json(Recipe, config["recipe"], "recipe"))
     return {
         **{name: meta[name] for name in ("catalog_id", "dataset_hash", "base")},
         **{f"--{name}": config["flags"][name] for name in _IDENTITY},
-        **{f"--{name}": value for name, value in config["recipe"].items()},
+        **{f"--{name}": value for name, value in recipe.items()},
         "--train": config["strategy"],
         **{f"--lora_{name}": value for name, value in lora.items()},
         "--dtype": config["dtype"],

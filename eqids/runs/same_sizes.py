@@ -65,7 +65,8 @@ def check_shapes(path: Path, was: ModelConfig, now: ModelConfig) -> None:
     Raises:
         UserError: they do not fit; the message names the flag.
     """
-    for name in ("item_width", "adapter", "tied_items", "skip", "request_time"):
+    names = "item_width text_width adapter tied_items skip request_time".split()
+    for name in names:
         old, new = (flag(name, getattr(sizes, name)) for sizes in (was, now))
         require(
             old == new,

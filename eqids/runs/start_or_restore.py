@@ -1,10 +1,12 @@
 """Where a run starts: new weights, those of another run, or its newest checkpoint."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from eqids.checkpoints import Saver, latest_step, read_manifest, restore_sound
 from eqids.cli import say, warn
 from eqids.config import ModelConfig, RunConfig, require
+from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.active_clusters import cluster_lists
 from eqids.fit.cold_start import ColdItems
@@ -20,8 +23,17 @@ from eqids.fit.optimizer import make_optimizer
 from eqids.fit.placed_batches import PlacedBatches
 from eqids.fit.run import Run
 from eqids.fit.run_checkpoints import RunCheckpoints
-from eqids.fit.step import State, make_step, outline, split, start, stored_shapes
+from eqids.fit.step import (
+    State,
+    make_step,
+    outline,
+    split,
+    start,
+    stored_shapes,
+    with_text,
+)
 from eqids.fit.step_config import StepConfig
+from eqids.fit.strategy import text_of, without_text
 from eqids.model import EqIDs
 from eqids.runs.checkpoint_meta import run_meta
 from eqids.runs.inputs import RunInputs
@@ -32,10 +44,11 @@ from eqids.runs.pretrained_llama import load_pretrained
 from eqids.runs.run_step import step_config
 from eqids.runs.run_tokens import prompt_computed, say_once
 from eqids.runs.same_run import check_same
+from eqids.runs.text_features import TextEncoder, text_features
 from eqids.runs.text_vectors import text_start, texts_to_read
 from sharding import Placement, num_shards
 
-_TextVectors = Float[np.ndarray, "cluster place item_width"]
+_TextVectors = Float[np.ndarray, "cluster place encoding"]
 
 
 def start_or_restore(
@@ -57,16 +70,21 @@ def start_or_restore(
     """
     config, dataset, folder = inputs.config, inputs.dataset, saver.directory
     step = step_config(config, sizes.llama)
-    new = _new_state(inputs, sizes, step, put)
-    frozen, text, state = new.frozen, new.text, new.state
+    new = _new_state(inputs, sizes, step, put, is_new=latest_step(folder) is None)
+    config, frozen, text, state = new.config, new.frozen, new.text, new.state
     meta = partial(run_meta, config, sizes, dataset, new.base)
-    checkpoints = RunCheckpoints(saver, meta, outline(state), new.stored)
+    checkpoints = RunCheckpoints(
+        saver, meta, outline(state), new.stored, text_of(state.params)
+    )
     del new
     if latest_step(folder) is not None:
         del state  # otherwise two states would be in memory
         state = _resume(folder, checkpoints)
     else:
         state = _with_weights(state, config, checkpoints, put)
+    checkpoints = dataclasses.replace(checkpoints, text=text_of(state.params))
+    frozen = eqx.combine(checkpoints.text, frozen)
+    state = dataclasses.replace(state, params=without_text(state.params))
     require(
         int(state.step) <= config.stop_at,
         f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
@@ -83,7 +101,7 @@ def start_or_restore(
         key=run_keys(config.flags.seed)[1],
         frozen=frozen,
         prefix=prefix,
-        cold=None if text is None else put(ColdItems.of(dataset, text)),
+        cold=_cold_items(config, dataset, text, put),
         batches=_placed(batches, inputs, checkpoints, put),
         dataset=of_some_users(dataset, config.flags.eval_users),
         ranker=make_ranker(config.recipe.seq_len, dtype, put, tokens, prefix),
@@ -96,7 +114,9 @@ def start_or_restore(
 class _NewState(NamedTuple):
     """A run at step 0."""
 
+    config: RunConfig
     state: State
+    """As checkpoints hold it, see `with_text`."""
     frozen: EqIDs
     stored: State
     """Shapes of the state in checkpoints."""
@@ -107,7 +127,12 @@ class _NewState(NamedTuple):
 
 
 def _new_state(
-    inputs: RunInputs, sizes: ModelConfig, step: StepConfig, put: Placement
+    inputs: RunInputs,
+    sizes: ModelConfig,
+    step: StepConfig,
+    put: Placement,
+    *,
+    is_new: bool,
 ) -> _NewState:
     config, dataset = inputs.config, inputs.dataset
     flags, dtype = config.flags, jnp.dtype(config.dtype)
@@ -118,11 +143,28 @@ def _new_state(
         assert llama is not None, "the recipe refuses texts without"
         text = text_start(texts, dataset, llama, sizes.item_width, dtype, put)
     key, _ = run_keys(flags.seed)
-    model = initial_model(sizes, dataset, llama, key, flags.init_items, text)
+    features = None
+    if sizes.text_width and is_new and flags.starts_from is None:
+        # Other runs have the text columns of the checkpoint that they start from.
+        encoder = TextEncoder.of_run(flags, llama, base)
+        encodings = encoder.encodings(dataset, dtype, put, say_once)
+        features = text_features(encodings, sizes)
+        config = dataclasses.replace(config, text_encoder=encoder.source)
+    model = initial_model(sizes, dataset, llama, key, flags.init_items, text, features)
     optimizer = make_optimizer(step)
     stored = stored_shapes(model, config.strategy, optimizer)
     params, frozen = split(put(model), config.strategy, dtype)
-    return _NewState(start(params, optimizer), frozen, stored, base, text)
+    state = with_text(start(params, optimizer), frozen)
+    return _NewState(config, state, without_text(frozen), stored, base, text)
+
+
+def _cold_items(
+    config: RunConfig, dataset: Dataset, text: _TextVectors | None, put: Placement
+) -> ColdItems | None:
+    """The unused items of a run, if training leaves them out."""
+    if text is None and not config.recipe.text_width:
+        return None
+    return put(ColdItems.of(dataset, text))
 
 
 def _resume(folder: Path, checkpoints: RunCheckpoints) -> State:

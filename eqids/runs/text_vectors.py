@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -168,26 +169,60 @@ def _rows(tokens: ItemTokens, slots: np.ndarray, size: int, seq: int) -> _Texts:
     return _Texts(jnp.asarray(token_ids), jnp.asarray(segment), jnp.asarray(position))
 
 
+class Projection(NamedTuple):
+    """Principal axes of vectors, for these vectors and for later ones."""
+
+    mean: Float[np.ndarray, " encoding"]
+    axes: Float[np.ndarray, "num encoding"]
+
+    @staticmethod
+    def of(vectors: Float[np.ndarray, "item encoding"], num: int) -> "Projection":
+        """Returns the principal axes of vectors, the largest first.
+
+        Each axis is oriented so that its largest entry is positive: equal vectors give
+        equal axes.
+
+        Args:
+            vectors: zeros for an item without a text, which does not count.
+            num: axes to keep; those past the number of dimensions are zeros.
+        """
+        texts = vectors[vectors.any(axis=1)]
+        mean = texts.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centred = _directions(texts, mean)
+        _, found = np.linalg.eigh(centred.T @ centred)
+        found = found[:, ::-1][:, :num].T
+        largest = np.abs(found).argmax(axis=1)
+        found *= np.sign(found[np.arange(len(found)), largest])[:, None]
+        axes = np.zeros((num, len(mean)), np.float32)
+        axes[: len(found)] = found
+        return Projection(mean, axes)
+
+    def __call__(
+        self, vectors: Float[np.ndarray, "item encoding"]
+    ) -> Float[np.ndarray, "item num"]:
+        """Returns centred vectors along the axes.
+
+        Centred vectors are scaled to length 1, so that their directions count.
+
+        Args:
+            vectors: zeros for an item without a text; these stay zeros.
+        """
+        texts = vectors.any(axis=1)
+        out = np.zeros((len(vectors), len(self.axes)), np.float32)
+        out[texts] = _directions(vectors[texts], self.mean) @ self.axes.T
+        return out
+
+
 def principal(
-    vectors: Float[np.ndarray, "item width"], num: int
+    vectors: Float[np.ndarray, "item encoding"], num: int
 ) -> Float[np.ndarray, "item num"]:
-    """Returns centred vectors along their principal axes, the largest first.
+    """Returns vectors along their own principal axes, see `Projection`."""
+    return Projection.of(vectors, num)(vectors)
 
-    Centred vectors are scaled to length 1, so that their directions count. Each axis is
-    oriented so that its largest entry is positive: equal vectors give equal results.
 
-    Args:
-        vectors: zeros for an item without a text; these stay zeros.
-        num: axes to keep; those past the number of dimensions are zeros.
-    """
-    texts = vectors.any(axis=1)
-    centred = vectors[texts] - vectors[texts].mean(axis=0, dtype=np.float64)
+def _directions(
+    vectors: Float[np.ndarray, "item encoding"], mean: Float[np.ndarray, " encoding"]
+) -> Float[np.ndarray, "item encoding"]:
+    centred = vectors - mean
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    centred /= np.where(length > 0, length, 1)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    axes = axes[:, ::-1][:, :num]
-    largest = np.abs(axes).argmax(axis=0)
-    axes *= np.sign(axes[largest, np.arange(axes.shape[1])])
-    out = np.zeros((len(vectors), num), np.float32)
-    out[texts, : axes.shape[1]] = centred @ axes
-    return out
+    return centred / np.where(length > 0, length, 1)

@@ -1,0 +1,125 @@
+"""Text columns of items that a catalog gained since a checkpoint was made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from eqids.config import ChangeConfig, RunConfig, require
+from eqids.data import Dataset
+from eqids.data.catalog.lineage import Change, Lineage
+from eqids.runs.text_features import TextEncoder, text_llama
+from eqids.runs.text_vectors import Projection
+from sharding import Placement
+
+_TEXT, _MEAN, _AXES = (
+    f"params/{name}" for name in ("softmax/text", "text_axes/mean", "text_axes/axes")
+)
+_LEARNED = {"params/softmax/table", "params/input_table"}
+"""Names of arrays in a checkpoint."""
+
+
+def added_since(lineage: Lineage, version: int, change: Change | None = None) -> bool:
+    """Returns whether a catalog gains items after a version.
+
+    Args:
+        lineage: of the catalog.
+        version: the older version.
+        change: what happens to the present version, if anything does.
+    """
+    changes = [*lineage.changes[version - 1 :], *([] if change is None else [change])]
+    return any(len(one.added) for one in changes)
+
+
+class NewTexts:
+    """Encodes the texts of new items as a run encoded those of the others."""
+
+    def __init__(self, path: Path, config: RunConfig, change: ChangeConfig):
+        """Takes the paths of Llama and tokenizer.
+
+        Args:
+            path: of the checkpoint, for messages.
+            config: the config of its run.
+            change: the command's flags, which say where they are now.
+        """
+        flags = config.flags
+        self._path, self._config = path, config
+        self._flags = dataclasses.replace(
+            flags,
+            text_llama_path=change.text_llama_path or flags.text_llama_path,
+            llama_path=change.llama_path or flags.llama_path,
+            tokenizer=change.tokenizer or flags.tokenizer,
+        )
+
+    def encoder(self) -> TextEncoder:
+        """Returns the encoder of the run's texts.
+
+        Raises:
+            UserError: the Llama no longer exists, or is another than the run's.
+        """
+        folder = text_llama(self._flags)
+        require(
+            folder is not None and folder.is_dir(),
+            f"new items need the Llama that encoded the texts for {self._path}, and "
+            f"{folder} no longer exists: add --text_llama_path DIR",
+        )
+        found = TextEncoder.of_run(self._flags, None, None)
+        require(
+            found.source == self._config.text_encoder,
+            f"{folder} holds another Llama or tokenizer than the one that encoded the "
+            f"texts for {self._path}; wanted the same, see --text_llama_path",
+        )
+        return found
+
+    def written(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        dataset: Dataset,
+        version: int,
+        put: Placement,
+        report: Callable[[str], None],
+    ) -> dict[str, np.ndarray]:
+        """Returns arrays with the text columns of new items.
+
+        A new item that has a text has no learned columns: they are zeros, as those of
+        items that are unused in training.
+
+        Args:
+            arrays: of the checkpoint, after `remap_arrays`, by name.
+            dataset: with the present version of the catalog.
+            version: of the catalog that the checkpoint was made with.
+            put: where Llama computes.
+            report: receives messages about slow steps.
+        """
+        new = _new_slots(dataset, version)
+        if not len(new):
+            return dict(arrays)
+        dtype = jnp.dtype(self._config.dtype)
+        encodings = self.encoder().encodings(dataset, dtype, put, report, new)[new]
+        axes = Projection(arrays[_MEAN], arrays[_AXES])
+        rows = axes(encodings)
+        out = {**arrays, _TEXT: _with_rows(arrays[_TEXT], new, rows)}
+        known = new[rows.any(axis=1)]
+        for name in _LEARNED & arrays.keys():
+            out[name] = _with_rows(arrays[name], known, 0)
+        return out
+
+
+def _with_rows(
+    table: Float[np.ndarray, "cluster place columns"],
+    slots: Int[np.ndarray, " item"],
+    rows: Float[np.ndarray, "item columns"] | float,
+) -> Float[np.ndarray, "cluster place columns"]:
+    """A copy of a table with other rows at some slots."""
+    out = table.copy()
+    out.reshape(-1, table.shape[-1])[slots] = rows
+    return out
+
+
+def _new_slots(dataset: Dataset, version: int) -> Int[np.ndarray, " item"]:
+    """The slots of items that were added after a version, retired ones included."""
+    slots = dataset.items()["slot"].to_numpy()
+    return slots[dataset.lineage.slots_at(version)[slots] < 0]
