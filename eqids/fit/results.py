@@ -66,7 +66,7 @@ def full_result(
     reasons = {name: why_left_out(name, dataset) for name in BASELINES}
     left_out = {name: reason for name, reason in reasons.items() if reason is not None}
     wanted: list[tuple[Dataset, Split]] = [(dataset, split)]
-    if validated is not None:
+    if validated is not None and split == "test":
         wanted.append((validated.dataset, "valid"))
     counted = {
         name: list(map(baseline_metrics, baseline_ranks(name, wanted, report)))
