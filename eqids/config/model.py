@@ -154,7 +154,7 @@ class ModelConfig:
     skip: bool = False
     """Whether the query holds the vector of the last item, around the Llama."""
     request_time: bool = False
-    """Whether the model reads when the next item is asked for."""
+    """Whether the model reads when the next item is requested."""
     text_width: int = 0
     """Last columns of an item's vector that its text gives and that do not train."""
     encoding_width: int = 0

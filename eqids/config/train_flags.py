@@ -100,7 +100,7 @@ class TrainConfig:
     """The tokenizer.json that splits texts into tokens; by default the one of
     --llama_path."""
     request_time: bool = grouped("data", False)
-    """Let the model know when the next item is asked for, as the time since the last
+    """Let the model know when the next item is requested, as the time since the last
     event. In training and evaluation that is the time of the target, so results are
     comparable only with those of other runs with --request_time; recommend then asks
     at a given time, by default now."""
@@ -134,7 +134,7 @@ class TrainConfig:
     """Share of activations dropped in training."""
     id_dropout: float = grouped("optimisation", 0.1)
     """With text columns: share of items whose other columns are hidden in training, so
-    that the text columns learn to stand alone."""
+    that the text columns learn to suffice."""
     seed: int = grouped("optimisation", 0)
     """Seed of weights, batches and dropout."""
     checkpoint_dir: Path | None = grouped("checkpoints", None)

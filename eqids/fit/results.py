@@ -19,7 +19,7 @@ RESULT_FILE = "result.json"
 """A run's result on the split of --result_split, in its folder."""
 
 REQUEST_TIME = "request_time"
-"""A field of the protocol of models that know when each target was asked for. Their
+"""A field of the protocol of models that know when each target was requested. Their
 results are comparable only with one another."""
 
 MODEL = "eqids"
@@ -59,7 +59,7 @@ def full_result(
         step: the checkpoint's step.
         validated: what is known of these weights on validation, if `split` is `test`.
         report: receives messages about what takes long.
-        request_time: whether the model knew when each target was asked for.
+        request_time: whether the model knew when each target was requested.
     """
     if split == "valid":
         validated = Validated(dataset, model["filtered"]["ndcg@10"])
@@ -117,7 +117,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['step']}"
     ]
     if result["protocol"].get(REQUEST_TIME):
-        lines.append("EqIDs knows when each target was asked for (--request_time)")
+        lines.append("EqIDs knows when each target was requested (--request_time)")
     for side, label in (("filtered", "seen filtered"), ("unfiltered", "seen kept")):
         lines.append(f"{label:16}" + "".join(f"{name:>11}" for name in _SHOWN))
         for name, values in rows.items():

@@ -44,7 +44,7 @@ from eqids.runs.pretrained_llama import load_pretrained
 from eqids.runs.run_step import step_config
 from eqids.runs.run_tokens import prompt_computed, say_once
 from eqids.runs.same_run import check_same
-from eqids.runs.text_features import TextEncoder, text_features
+from eqids.runs.text_features import ItemTextEncoder, text_features
 from eqids.runs.text_vectors import text_start, texts_to_read
 from sharding import Placement, num_shards
 
@@ -146,7 +146,7 @@ def _new_state(
     features = None
     if sizes.text_width and is_new and flags.starts_from is None:
         # Other runs have the text columns of the checkpoint that they start from.
-        encoder = TextEncoder.of_run(flags, llama, base)
+        encoder = ItemTextEncoder.of_run(flags, llama, base)
         encodings = encoder.encodings(dataset, dtype, put, say_once)
         features = text_features(encodings, sizes)
         config = dataclasses.replace(config, text_encoder=encoder.source)
