@@ -1,11 +1,16 @@
 """AdamW with clipping, a schedule, and a separate learning rate for Llama."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from eqids.config import Recipe, Schedule
+from eqids.config import Recipe
+from eqids.fit.cooldown import LOWEST, NOT_BEGUN, cooled
 from eqids.fit.sparse import lazy_adam, rowwise_adagrad
 from eqids.fit.step_config import StepConfig
 from eqids.fit.strategy import item_tables
@@ -14,6 +19,12 @@ from sharding import Words, words
 
 B1, B2 = 0.9, 0.98
 """Decay of Adam's moments."""
+
+LearningRate = Callable[
+    [Int[Array, ""], Int[Array, ""] | np.int32], Float[Array, ""] | float
+]
+"""The learning rate by the number of steps before, and those after which a cool-down
+was begun (`NOT_BEGUN` if none was)."""
 
 
 def decays(params: PyTree) -> PyTree[bool]:
@@ -32,37 +43,43 @@ def decays(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(matrix, words(params))
 
 
-def make_schedule(recipe: Recipe, schedule: Schedule = "cosine") -> optax.Schedule:
+def make_schedule(recipe: Recipe) -> LearningRate:
     """Returns the learning rate by step.
 
     It rises linearly from 0 to its peak during the warmup (during the whole run, if
     that is shorter). Then it falls to 1% of its peak, as a cosine or linearly, or stays
-    constant.
+    constant, or stays constant until its cool-down (`eqids.fit.cooldown`).
 
     Args:
-        recipe: steps, warmup and peak.
-        schedule: the form of the schedule after the warmup.
+        recipe: steps, warmup, peak, and the form of the schedule after the warmup.
     """
     peak, warmup = recipe.learning_rate, min(recipe.warmup_steps, recipe.num_steps - 1)
-    if schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(
-            0.0, peak, warmup, recipe.num_steps, end_value=0.01 * peak
+    if recipe.schedule == "cosine":
+        cosine = optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup, recipe.num_steps, end_value=LOWEST * peak
         )
-    last = peak if schedule == "constant" else 0.01 * peak
+        return lambda step, begun: cosine(step)
+    last = LOWEST * peak if recipe.schedule == "linear" else peak
     falls = optax.linear_schedule(peak, last, recipe.num_steps - warmup)
     rises = optax.linear_schedule(0.0, peak, warmup)
-    return optax.join_schedules([rises, falls], [warmup])
+    joined = optax.join_schedules([rises, falls], [warmup])
+    if recipe.schedule == "wsd":
+        return lambda step, begun: joined(step) * cooled(recipe.num_steps, step, begun)
+    return lambda step, begun: joined(step)
 
 
 def make_optimizer(config: StepConfig) -> optax.GradientTransformationExtraArgs:
     """Returns AdamW (Loshchilov & Hutter 2019) after clipping by the global norm.
 
-    The norm includes the gradients of item tables, dense or as blocks.
+    The norm includes the gradients of item tables, dense or as blocks. Its `update`
+    takes `cooldown`, see `State`.
     """
     recipe = config.recipe
-    rate = make_schedule(recipe, config.schedule)
-    dense = optax.adamw(
-        rate, b1=B1, b2=B2, weight_decay=recipe.weight_decay, mask=decays
+    rate = scale_by_rate(make_schedule(recipe))
+    dense = optax.chain(
+        optax.scale_by_adam(B1, B2),
+        optax.add_decayed_weights(recipe.weight_decay, decays),
+        rate,
     )
     clip, last = optax.clip_by_global_norm(config.grad_clip), optax.identity()
     if config.llama_learning_rate is not None:
@@ -72,9 +89,37 @@ def make_optimizer(config: StepConfig) -> optax.GradientTransformationExtraArgs:
         return optax.chain(clip, dense, last)
     lazy = config.item_optimizer == "lazy_adam"
     rows = lazy_adam(B1, B2) if lazy else rowwise_adagrad()
-    sparse = optax.chain(rows, optax.scale_by_learning_rate(rate))
+    sparse = optax.chain(rows, rate)
     both = optax.partition({False: dense, True: sparse}, item_tables)
     return optax.chain(clip, both, last)
+
+
+def scale_by_rate(rate: LearningRate) -> optax.GradientTransformationExtraArgs:
+    """Scales updates by the negative learning rate, as `scale_by_learning_rate` does.
+
+    Args:
+        rate: the learning rate by step.
+
+    Returns:
+        A transformation whose `update` takes `cooldown`.
+    """
+
+    def init(params: PyTree) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree,
+        state: optax.ScaleByScheduleState,
+        params: PyTree = None,
+        *,
+        cooldown: Int[Array, ""] | np.int32 = NOT_BEGUN,
+        **extra: object,
+    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
+        scale = -1 * rate(state.count, cooldown)
+        updates = jax.tree.map(lambda x: jnp.array(scale, x.dtype) * x, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def of_llama(params: EqIDs) -> PyTree[bool]:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eqids.checkpoints import Saver, best_step, restore_sound
+from eqids.checkpoints import Saver, best_step, read_manifest, restore_sound
 from eqids.fit.evaluation import Evaluation
 from eqids.fit.step import State
 from eqids.model import EqIDs
 
-Meta = Callable[[Evaluation | None], Mapping[str, Any]]
-"""Returns what a checkpoint records, given the evaluation of its weights, if any."""
+Meta = Callable[[Evaluation | None, float], Mapping[str, Any]]
+"""Returns what a checkpoint records, given the evaluation of its weights, if any, and
+the seconds that the run has trained."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,25 @@ class RunCheckpoints:
     like: State
     stored: State
 
-    def save(self, step: int, state: State, validation: Evaluation | None) -> None:
-        """Saves a state, with the evaluation of its weights, if any."""
-        self.saver.save(step, state, self.meta(validation), self.stored)
+    def save(
+        self, step: int, state: State, validation: Evaluation | None, seconds: float
+    ) -> None:
+        """Saves a state.
+
+        Args:
+            step: its step.
+            state: the state.
+            validation: the evaluation of its weights, if any.
+            seconds: how long the run has trained.
+        """
+        self.saver.save(step, state, self.meta(validation, seconds), self.stored)
+
+    def seconds(self, step: int) -> float:
+        """Returns how long a run had trained at a saved step; 0 at step 0."""
+        if step == 0:
+            return 0.0
+        meta = read_manifest(self.saver.directory / str(step)).meta
+        return float(meta.get("train_seconds", 0.0))
 
     def restore_best(self, report: Callable[[str], None]) -> tuple[int, EqIDs]:
         """Returns the step that is best on validation, and its weights.

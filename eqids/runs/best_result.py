@@ -2,6 +2,7 @@
 
 from eqids.cli import say, warn
 from eqids.data import Dataset
+from eqids.fit.evaluation import of_some_users
 from eqids.fit.results import RESULT_FILE, full_result, table
 from eqids.fit.run import Run
 from eqids.io.atomic import write_json
@@ -20,10 +21,11 @@ def report_best(run: Run, dataset: Dataset) -> None:
         UserError: all steps are damaged.
     """
     step, params = run.checkpoints.restore_best(warn)
-    metrics = run.evaluate(params, "test")
+    tested = of_some_users(dataset, run.config.flags.test_users)
+    metrics = run.evaluate(params, "test", tested)
     if is_first():
         folder = run.checkpoints.saver.directory
-        result = full_result(run.dataset, "test", metrics, step)
+        result = full_result(tested, "test", metrics, step)
         write_json(folder / RESULT_FILE, result)
         say(table(result))
         say(next_command(folder, dataset))
