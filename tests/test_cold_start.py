@@ -256,8 +256,7 @@ def found(put):
     with put.active():
         vectors = text_vectors(put(llama), tokens, jnp.float32, put)
         params, _ = split(put(model), "all", jnp.float32)
-        state = State(jnp.zeros((), int), params, None, jnp.zeros((), int))
-        placed = put(items).filled(state).params
+        placed = put(items).filled(State(jnp.zeros((), int), params, None)).params
         table = np.asarray(placed.softmax.table)[:7]
         assert placed.softmax.table.sharding == params.softmax.table.sharding
     return [vectors.tolist(), table.tolist()]

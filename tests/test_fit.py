@@ -16,7 +16,6 @@ from models import FLOAT32, TINY, tiny_model
 from eqids.config import NANO_RECIPE, ItemOptimizer, ModelConfig, Schedule
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.fit.cooldown import NOT_BEGUN
 from eqids.fit.optimizer import decays, make_optimizer, make_schedule
 from eqids.fit.step import State, make_step, split, start
 from eqids.fit.step_config import StepConfig
@@ -186,7 +185,7 @@ def test_schedules(schedule: Schedule) -> None:
     )
 
     def rate(step: int) -> float:
-        return float(make_schedule(recipe)(jnp.int32(step), NOT_BEGUN))
+        return float(make_schedule(recipe)(jnp.int32(step)))
 
     values = [rate(step) for step in (0, 10, 20, 60, 100)]
     half = (0.5 + 0.005) / 2

@@ -98,7 +98,7 @@ def test_memory_is_estimated_without_any_array(dataset: Dataset) -> None:
     weights = 4 * sum(x.size for x in floats)
     assert needs.frozen == 30  # the mask of 30 places
     assert needs.trained == weights
-    assert needs.optimizer == 2 * weights + 16  # and four counters, two of them ours
+    assert needs.optimizer == 2 * weights + 12  # and three counters, one of them ours
     assert needs.peak == needs.arguments + needs.temporaries
     assert needs.temporaries > needs.gradients
     # A number for each vector and each bias, where Adam keeps two of its size.

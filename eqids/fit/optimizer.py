@@ -1,13 +1,13 @@
 """AdamW with clipping, a schedule, and a separate learning rate for Llama."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from eqids.config import Recipe
 from eqids.fit.cooldown import LOWEST, NOT_BEGUN, cooled
@@ -19,12 +19,6 @@ from sharding import Words, words
 
 B1, B2 = 0.9, 0.98
 """Decay of Adam's moments."""
-
-LearningRate = Callable[
-    [Int[Array, ""], Int[Array, ""] | np.int32], Float[Array, ""] | float
-]
-"""The learning rate by the number of steps before, and those after which a cool-down
-was begun (`NOT_BEGUN` if none was)."""
 
 
 def decays(params: PyTree) -> PyTree[bool]:
@@ -43,44 +37,38 @@ def decays(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(matrix, words(params))
 
 
-def make_schedule(recipe: Recipe) -> LearningRate:
-    """Returns the learning rate by step.
+def make_schedule(recipe: Recipe) -> optax.Schedule:
+    """Returns the learning rate by step; that of schedule wsd without its cool-down.
 
     It rises linearly from 0 to its peak during the warmup (during the whole run, if
     that is shorter). Then it falls to 1% of its peak, as a cosine or linearly, or stays
-    constant, or stays constant until its cool-down (`eqids.fit.cooldown`).
+    constant.
 
     Args:
         recipe: steps, warmup, peak, and the form of the schedule after the warmup.
     """
     peak, warmup = recipe.learning_rate, min(recipe.warmup_steps, recipe.num_steps - 1)
     if recipe.schedule == "cosine":
-        cosine = optax.warmup_cosine_decay_schedule(
+        return optax.warmup_cosine_decay_schedule(
             0.0, peak, warmup, recipe.num_steps, end_value=LOWEST * peak
         )
-        return lambda step, begun: cosine(step)
     last = LOWEST * peak if recipe.schedule == "linear" else peak
     falls = optax.linear_schedule(peak, last, recipe.num_steps - warmup)
     rises = optax.linear_schedule(0.0, peak, warmup)
-    joined = optax.join_schedules([rises, falls], [warmup])
-    if recipe.schedule == "wsd":
-        return lambda step, begun: joined(step) * cooled(recipe.num_steps, step, begun)
-    return lambda step, begun: joined(step)
+    return optax.join_schedules([rises, falls], [warmup])
 
 
 def make_optimizer(config: StepConfig) -> optax.GradientTransformationExtraArgs:
     """Returns AdamW (Loshchilov & Hutter 2019) after clipping by the global norm.
 
-    The norm includes the gradients of item tables, dense or as blocks. Its `update`
-    takes `cooldown`, see `State`.
+    The norm includes the gradients of item tables, dense or as blocks.
     """
     recipe = config.recipe
-    rate = scale_by_rate(make_schedule(recipe))
-    dense = optax.chain(
-        optax.scale_by_adam(B1, B2),
-        optax.add_decayed_weights(recipe.weight_decay, decays),
-        rate,
-    )
+    rate = optax.scale_by_learning_rate(make_schedule(recipe))
+    if recipe.schedule == "wsd":
+        rate = scale_by_cooldown(recipe)
+    decayed = optax.add_decayed_weights(recipe.weight_decay, decays)
+    dense = optax.chain(optax.scale_by_adam(B1, B2), decayed, rate)
     clip, last = optax.clip_by_global_norm(config.grad_clip), optax.identity()
     if config.llama_learning_rate is not None:
         scale = optax.scale(config.llama_learning_rate / recipe.learning_rate)
@@ -94,32 +82,62 @@ def make_optimizer(config: StepConfig) -> optax.GradientTransformationExtraArgs:
     return optax.chain(clip, both, last)
 
 
-def scale_by_rate(rate: LearningRate) -> optax.GradientTransformationExtraArgs:
-    """Scales updates by the negative learning rate, as `scale_by_learning_rate` does.
+class CooldownState(NamedTuple):
+    """The state of an optimizer whose learning rate has a cool-down."""
+
+    count: Int[Array, ""]
+    """Number of updates."""
+    begun: Int[Array, ""]
+    """Updates after which the cool-down was begun early, or `NOT_BEGUN`."""
+
+
+def scale_by_cooldown(recipe: Recipe) -> optax.GradientTransformation:
+    """Scales updates by the negative learning rate of schedule wsd.
+
+    The cool-down is a part of its state, so a run begins it without another program.
 
     Args:
-        rate: the learning rate by step.
-
-    Returns:
-        A transformation whose `update` takes `cooldown`.
+        recipe: steps, warmup and peak.
     """
+    rate = make_schedule(recipe)
 
-    def init(params: PyTree) -> optax.ScaleByScheduleState:
-        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+    def init(params: PyTree) -> CooldownState:
+        return CooldownState(jnp.zeros((), jnp.int32), jnp.asarray(NOT_BEGUN))
 
     def update(
-        updates: PyTree,
-        state: optax.ScaleByScheduleState,
-        params: PyTree = None,
-        *,
-        cooldown: Int[Array, ""] | np.int32 = NOT_BEGUN,
-        **extra: object,
-    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
-        scale = -1 * rate(state.count, cooldown)
-        updates = jax.tree.map(lambda x: jnp.array(scale, x.dtype) * x, updates)
-        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        updates: PyTree, state: CooldownState, params: PyTree = None
+    ) -> tuple[PyTree, CooldownState]:
+        scale = -rate(state.count) * cooled(recipe.num_steps, *state)
+        updates = jax.tree.map(lambda x: scale.astype(x.dtype) * x, updates)
+        return updates, CooldownState(optax.safe_increment(state.count), state.begun)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformation(init, update)
+
+
+def begin_cooldown(optimizer: PyTree, step: Int[Array, ""]) -> PyTree:
+    """Returns an optimizer's state whose learning rate falls from a step on.
+
+    Args:
+        optimizer: the state; without schedule wsd it stays as it is.
+        step: the number of steps so far.
+    """
+
+    def begun(part: PyTree) -> PyTree:
+        if isinstance(part, CooldownState):
+            return part._replace(begun=jnp.copy(step))
+        return part
+
+    return jax.tree.map(begun, optimizer, is_leaf=_cools)
+
+
+def cooldown_begun(optimizer: PyTree) -> np.int32:
+    """Returns the steps after which a cool-down was begun early, or `NOT_BEGUN`."""
+    parts = filter(_cools, jax.tree.leaves(optimizer, is_leaf=_cools))
+    return next((np.int32(int(part.begun)) for part in parts), NOT_BEGUN)
+
+
+def _cools(part: PyTree) -> bool:
+    return isinstance(part, CooldownState)
 
 
 def of_llama(params: EqIDs) -> PyTree[bool]:

@@ -1,13 +1,13 @@
 """When a run ends: at its last step, or before, with a cool-down or without."""
 
+import dataclasses
 from collections.abc import Callable
-
-import numpy as np
 
 from eqids.config import Recipe
 from eqids.fit.cooldown import cooldown
+from eqids.fit.optimizer import begin_cooldown, cooldown_begun
 from eqids.fit.patience import Patience
-from eqids.fit.step import State, begin_cooldown
+from eqids.fit.step import State
 
 
 class RunEnd:
@@ -55,12 +55,13 @@ class RunEnd:
         begins = patience.spent or no_time
         if not (self._cools and begins and done < self._cooldown_after):
             return state
-        state = begin_cooldown(state)
+        optimizer = begin_cooldown(state.optimizer, state.step)
+        state = dataclasses.replace(state, optimizer=optimizer)
         self._note(state)
         why = "no better evaluation" if patience.spent else "--max_minutes"
         report(f"step {done:>6}  {why}: the learning rate falls until {self.last}")
         return state
 
     def _note(self, state: State) -> None:
-        found = cooldown(self._num_steps, np.int32(int(state.cooldown)))
+        found = cooldown(self._num_steps, cooldown_begun(state.optimizer))
         self._cooldown_after, self.last = int(found.first), int(found.last)

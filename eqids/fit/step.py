@@ -12,7 +12,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from eqids.config import Strategy
-from eqids.fit.cooldown import NOT_BEGUN
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates
 from eqids.fit.step_config import StepConfig
@@ -22,16 +21,11 @@ from eqids.model.attention import PrefixCache
 
 
 class State(eqx.Module):
-    """Everything that changes in a run; the arrays of checkpoints are exactly these.
-
-    `cooldown` is the number of steps after which the learning rate began to fall before
-    its time, or `NOT_BEGUN`; see `eqids.fit.cooldown`.
-    """
+    """Everything that a step changes; the arrays of checkpoints are exactly these."""
 
     step: Int[Array, ""]
     params: EqIDs
     optimizer: PyTree
-    cooldown: Int[Array, ""]
 
 
 class Metrics(eqx.Module):
@@ -88,15 +82,9 @@ def start(params: EqIDs, optimizer: optax.GradientTransformation) -> State:
     """Returns the state at step 0."""
 
     def first(params: EqIDs) -> State:
-        zero, begun = jnp.zeros((), jnp.int32), jnp.asarray(NOT_BEGUN)
-        return State(zero, params, optimizer.init(params), begun)
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return jax.jit(first)(params)
-
-
-def begin_cooldown(state: State) -> State:
-    """Returns the state from whose step on the learning rate falls."""
-    return eqx.tree_at(lambda s: s.cooldown, state, jnp.copy(state.step))
 
 
 def stored_shapes(
@@ -147,16 +135,14 @@ def make_step(config: StepConfig) -> Step:
             mean, grads = gradients(batch, key)
         else:
             mean, grads = _summed(gradients, batch, key, config.accumulate)
-        more = {"cooldown": state.cooldown}
-        more |= {} if active is None else {"active": active}
+        more = {} if active is None else {"active": active}
         updates, optimizer_state = optimizer.update(
             grads, state.optimizer, state.params, **more
         )
         params = _apply(state.params, updates, active)
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
         metrics = Metrics(mean, *norms, count)
-        end = State(state.step + 1, params, optimizer_state, state.cooldown)
-        return end, metrics
+        return State(state.step + 1, params, optimizer_state), metrics
 
     # Unused arguments (a language-model head, a key) would occupy memory.
     return jax.jit(step, donate_argnums=0, keep_unused=True)

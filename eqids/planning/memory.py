@@ -111,7 +111,7 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
     return Memory(
         frozen=_bytes(run.frozen),
         trained=_bytes(params),
-        optimizer=_bytes((run.state.optimizer, run.state.step, run.state.cooldown)),
+        optimizer=_bytes(run.state.optimizer) + _bytes(run.state.step),
         batch=_bytes((run.batch, run.key, run.active)),
         gradients=gradients,
         block_gradients=_bytes(dense.llama.blocks),
