@@ -15,6 +15,7 @@ from bench.search_options import RecommendOptions
 from eqids.checkpoints import resolve
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
+from eqids.data.facts import facts_of
 from eqids.inference.open import Opened, open_checkpoint
 from eqids.inference.recommender import History, Recommender
 from eqids.runs.new_model import initial_model, model_config, run_keys
@@ -98,7 +99,8 @@ def _opened(options: RecommendOptions) -> Opened:
             options.checkpoint, options.data_dir, None, placement("none")
         )
     dataset = opened(options.data_dir)
-    config = resolved(TrainConfig(seed=options.seed, data_dir=dataset.path))
+    flags = TrainConfig(llama_size="nano", seed=options.seed, data_dir=dataset.path)
+    config = resolved(flags, facts_of(dataset))
     sizes = model_config(config, dataset, LLAMA_PRESETS["nano"])
     model = initial_model(sizes, dataset, None, run_keys(options.seed)[0])
     return Opened(dataset.path, 0, config, dataset, model)

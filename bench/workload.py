@@ -11,12 +11,11 @@ from bench.step_options import TrainOptions
 from convert import read_config
 from eqids.config import (
     LLAMA_PRESETS,
-    NANO_RECIPE,
-    PRETRAINED_RECIPES,
     LlamaConfig,
     LoraConfig,
     ModelConfig,
     Strategy,
+    preset_recipe,
 )
 from eqids.fit.step_config import StepConfig, activations_of
 from eqids.model.attention import cudnn_attends
@@ -60,8 +59,8 @@ class Workload:
 
     def job(self, num_clusters: int, cluster_size: int) -> Job:
         """Returns the training job of a run of this, without dropout."""
-        nano = self.llama == LLAMA_PRESETS["nano"]
-        recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[self.strategy]
+        named = (name for name, one in LLAMA_PRESETS.items() if one == self.llama)
+        recipe = preset_recipe(next(named, "another"), self.strategy)
         recipe = dataclasses.replace(
             recipe, batch_size=self.batch_size, seq_len=self.seq_len
         )

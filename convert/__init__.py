@@ -20,13 +20,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convert.hf_config import read_config as read_config
+    from convert.hf_config import (
+        read_config as read_config,
+        read_config_file as read_config_file,
+    )
     from convert.hf_files import fingerprint as fingerprint
     from convert.hf_llama import check_llama as check_llama, load_llama as load_llama
     from convert.hf_write import save_llama as save_llama
 else:
     _FILES = {
         "read_config": "hf_config",
+        "read_config_file": "hf_config",
         "fingerprint": "hf_files",
         "check_llama": "hf_llama",
         "load_llama": "hf_llama",

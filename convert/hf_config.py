@@ -5,8 +5,10 @@ if transformers fails or if its older versions read something else; the pairs ar
 listed in tests/test_convert_twice.py.
 """
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from convert.diagnosis import (
 )
 from convert.json_file import read_object
 from convert.quantized import check_settings
-from eqids.config import LlamaConfig, RopeScaling, UserError, require
+from eqids.config import LlamaConfig, RopeScaling, UserError, from_json, require
 
 _CONTEXT = 2048
 """transformers' default of `max_position_embeddings` for a Llama."""
@@ -51,11 +53,38 @@ def read_config(folder: Path) -> LlamaConfig:
         "model is gated",
     )
     _check_supported(path, values)
-    try:
-        return _llama_config(path, values)
-    except UserError as error:
-        text = str(error)
-        raise UserError(text if str(path) in text else f"{path}: {text}") from error
+    return _named(path, partial(_llama_config, path, values))
+
+
+def read_config_file(path: Path) -> LlamaConfig:
+    """Returns the sizes of a Llama that a file describes.
+
+    Args:
+        path: a config.json as on the hub, or a JSON object with the fields of
+            `LlamaConfig`.
+
+    Raises:
+        UserError: the file is neither, or has a setting that is not supported; the
+            message names the file, the field and what was wanted.
+    """
+    values = read_object(path)
+    if "hidden_size" in values or "model_type" in values:
+        _check_supported(path, values)
+        return _named(path, partial(_llama_config, path, values))
+    for field in dataclasses.fields(LlamaConfig):
+        if field.type is int and field.name in values:
+            _whole(path, field.name, values[field.name])
+        elif field.type is float and field.name in values:
+            values[field.name] = _number(path, field.name, values[field.name])
+    tied = values.get("tied", False)
+    require(isinstance(tied, bool), f"{path}: tied is {tied!r}, wanted true or false")
+    scaling = values.get("rope_scaling")
+    require(
+        scaling is None,
+        f"{path}: rope_scaling is {scaling!r}, wanted null; a config.json as on the "
+        "hub may have a scaling",
+    )
+    return _named(path, partial(from_json, LlamaConfig, values, str(path)))
 
 
 def base_config(folder: Path, dtype: str | None) -> dict[str, Any]:
@@ -108,6 +137,15 @@ def hf_config(config: LlamaConfig, dtype: str | None, **more: Any) -> dict[str, 
         "torch_dtype": dtype,
         **more,
     }
+
+
+def _named(path: Path, read: Callable[[], LlamaConfig]) -> LlamaConfig:
+    """Returns what `read` returns, and names the file in what it refuses."""
+    try:
+        return read()
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from error
 
 
 def _llama_config(path: Path, values: Mapping[str, Any]) -> LlamaConfig:

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from eqids.cli import parse, run, say
-from eqids.config import NANO_RECIPE, PRETRAINED_RECIPES, TrainConfig
+from eqids.config import ML_100K, NANO_RECIPE, Strategy, TrainConfig, recipe_for
 
 DESCRIPTION = """Train a recommender: item vectors and texts through a Llama.
 
@@ -84,10 +84,10 @@ def _train(flags: TrainConfig) -> None:
         job = job_of_run(inputs.config, sizes, inputs.prefix_length)
         check_fits(job, put, available_bytes())
         run, state = start_or_restore(inputs, sizes, put, saver)
-        step = train(run, state)
+        trained = train(run, state)
         del state  # or there would be two in memory
-        if step == run.config.stop_at < run.config.recipe.num_steps:
-            say(f"stopped at step {step}; the same command goes on")
+        if not trained.finished:
+            say(f"stopped at step {trained.step}; the same command goes on")
         else:
             report_best(run, inputs.dataset)
 
@@ -95,8 +95,12 @@ def _train(flags: TrainConfig) -> None:
 def _recipes() -> str:
     """Returns the values of flags that are not given, for --help."""
     rows = {"nano": NANO_RECIPE}
-    rows |= {f"--train {name}": recipe for name, recipe in PRETRAINED_RECIPES.items()}
-    lines = ["", "Values of flags that are not given:", ""]
+    for strategy in get_args(Strategy):
+        rows[f"--train {strategy}"] = recipe_for(ML_100K, None, strategy)
+    lines = [
+        "", "Flags that are not given follow the data (docs/recipes.md), and a run",
+        "prints what it chose. For MovieLens-100K, and over pretrained Llamas:", "",
+    ]  # fmt: skip
     for name, recipe in rows.items():
         values = dataclasses.asdict(recipe).items()
         lines += [f"    {name}: " + ", ".join(f"{n} {v}" for n, v in values)]

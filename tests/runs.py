@@ -14,6 +14,7 @@ from eqids.checkpoints import save
 from eqids.cli import run
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
+from eqids.data.facts import facts_of
 from eqids.fit.step import split
 from eqids.runs.checkpoint_meta import run_meta
 from eqids.runs.new_model import initial_model, model_config, run_keys
@@ -43,8 +44,8 @@ def once(flags: list[str]) -> list[str]:
 
 def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
     """Saves what a run might have learned by step 4: its start, with noise added."""
-    config, path, llama = resolved(flags), flags.llama_path, None
-    sizes, base = LLAMA_PRESETS["nano"], None
+    config, llama = resolved(flags, facts_of(dataset)), None
+    sizes, base, path = LLAMA_PRESETS["nano"], None, flags.llama_path
     if path is not None:
         sizes, base, llama = read_config(path), fingerprint(path), load_llama(path)
     whole = model_config(config, dataset, sizes)

@@ -22,7 +22,7 @@ from runs import refused, small
 from convert import load_llama
 from convert.hub import REPOSITORIES, fetch_llama
 from eqids import train
-from eqids.config import PRETRAINED_RECIPES, TrainConfig, UserError
+from eqids.config import ML_100K, TrainConfig, UserError, recipe_for
 from eqids.data import Dataset
 from eqids.runs import pretrained_llama
 from eqids.runs.recipe import resolved
@@ -275,10 +275,13 @@ def test_training_asks_the_hub_where_no_folder_is_given(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = resolved(TrainConfig(llama_size="1b"))
-    assert config.strategy == "heads" and config.recipe == PRETRAINED_RECIPES["heads"]
+    config = resolved(TrainConfig(llama_size="1b"), ML_100K)
+    assert config.strategy == "heads"
+    assert config.recipe == recipe_for(ML_100K, None, "heads")
     assert config.checkpoint_dir.name == "ml-100k-1b-heads-seed0"
-    assert resolved(TrainConfig(llama_size="1b", train="lora")).strategy == "lora"
+    assert (
+        resolved(TrainConfig(llama_size="1b", train="lora"), ML_100K).strategy == "lora"
+    )
     write_hf(tmp_path / "llama")
     asked: list[str] = []
 

@@ -22,6 +22,7 @@ from eqids import evaluate, train
 from eqids.checkpoints import read_manifest
 from eqids.config import (
     LORA_TARGETS,
+    ML_100K,
     NANO_RECIPE,
     LoraConfig,
     LoraTarget,
@@ -38,7 +39,7 @@ from eqids.fit.step import make_step, split, start
 from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs, Llama
 from eqids.model.lora import FIELDS
-from eqids.runs.recipe import resolved
+from eqids.runs.recipe import checked, resolved
 from sharding import words
 
 LORA = LoraConfig(rank=3, alpha=5.0)
@@ -279,21 +280,23 @@ def test_a_second_stage_by_lora_resumes_evaluates_and_recommends(
 
 def test_flags_of_lora() -> None:
     path = Path("llama")
-    config = resolved(TrainConfig(llama_path=path, train="lora", lora_targets=SOME))
+    given = TrainConfig(llama_path=path, train="lora", lora_targets=SOME)
+    config = resolved(given, ML_100K)
     assert config.strategy == "lora"
     assert config.flags.lora == LoraConfig(16, 32.0, SOME)
     stored = json.loads(json.dumps(to_json(config)))
     assert from_json(type(config), stored, "config") == config
-    resolved(TrainConfig(llama_size="1b", train="lora", estimate_memory_only=True))
+    estimated = TrainConfig(llama_size="1b", train="lora", estimate_memory_only=True)
+    resolved(estimated, ML_100K)
     for build, said in (
         (lambda: TrainConfig(lora_rank=0), "--lora_rank is 0"),
         (lambda: TrainConfig(lora_alpha=0.0), "--lora_alpha is 0.0"),
         (lambda: TrainConfig(lora_targets=()), "--lora_targets is ''"),
         (lambda: TrainConfig(lora_targets=("q", "q")), "--lora_targets is 'q q'"),
         (lambda: TrainConfig(train="lora", freeze_llama=True), "--train lora contra"),
-        (lambda: resolved(TrainConfig(train="lora")), "needs --llama_path"),
+        (lambda: checked(TrainConfig(train="lora")), "needs --llama_path"),
         (
-            lambda: resolved(TrainConfig(llama_path=path, lora_rank=4)),
+            lambda: checked(TrainConfig(llama_path=path, lora_rank=4)),
             "--lora_rank is for --train lora, and this run is --train heads",
         ),
     ):

@@ -11,19 +11,19 @@ from models import NOWHERE
 
 from eqids.config import (
     LLAMA_PRESETS,
-    NANO_RECIPE,
-    PRETRAINED_RECIPES,
+    ML_100K,
     EvaluateConfig,
     ModelConfig,
     Strategy,
     TrainConfig,
     UserError,
+    recipe_for,
 )
 from eqids.data import Dataset
 from eqids.model import EqIDs
 from eqids.planning.abstract import job_of_run
 from eqids.planning.memory_check import needed
-from eqids.runs.recipe import resolved
+from eqids.runs.recipe import checked, resolved
 from eqids.runs.run_step import step_config
 
 
@@ -39,25 +39,41 @@ from eqids.runs.run_step import step_config
 def test_unset_flags_come_from_the_recipe(
     flags: TrainConfig, strategy: Strategy
 ) -> None:
-    config = resolved(flags)
-    recipe = NANO_RECIPE if flags.llama_path is None else PRETRAINED_RECIPES[strategy]
+    config = resolved(flags, ML_100K)
+    nano = LLAMA_PRESETS["nano"] if flags.llama_path is None else None
+    recipe = recipe_for(ML_100K, nano, strategy)
     assert (config.strategy, config.recipe) == (strategy, recipe)
-    changed = resolved(dataclasses.replace(flags, seq_len=9, learning_rate=0.5))
-    assert changed.recipe == dataclasses.replace(recipe, seq_len=9, learning_rate=0.5)
-    tokens = resolved(dataclasses.replace(flags, text_tokens_per_item=8))
-    assert tokens.recipe == dataclasses.replace(recipe, seq_len=4 * recipe.seq_len)
+    given = {"seq_len": 9, "learning_rate": 0.5, "num_steps": 7}
+    changed = resolved(dataclasses.replace(flags, **given), ML_100K)
+    for name, value in dataclasses.asdict(recipe).items():
+        assert getattr(changed.recipe, name) == given.get(name, value)
+    tokens = resolved(dataclasses.replace(flags, text_tokens_per_item=8), ML_100K)
+    assert tokens.recipe.seq_len == 4 * recipe.seq_len
+    assert tokens.recipe.learning_rate == recipe.learning_rate
 
 
 @pytest.mark.parametrize(
     ("build", "said"),
     [
         (
-            lambda: resolved(TrainConfig(llama_path=Path("llama"), from_scratch=True)),
+            lambda: checked(TrainConfig(llama_path=Path("llama"), from_scratch=True)),
             "--llama_path and --from_scratch contradict",
         ),
-        (lambda: resolved(TrainConfig(stop_at=10**9)), "--stop_at is 1000000000"),
+        (
+            lambda: resolved(TrainConfig(stop_at=10**9), ML_100K),
+            "--stop_at is 1000000000",
+        ),
+        (
+            lambda: checked(TrainConfig(llama_config=Path("x"), llama_size="mini")),
+            "--llama_config and --llama_size contradict",
+        ),
+        (lambda: TrainConfig(epochs=1.0, num_steps=5), "--epochs 1.0 and --num_steps"),
+        (lambda: TrainConfig(epochs=0.0), "--epochs is 0.0"),
+        (lambda: TrainConfig(max_minutes=-1.0), "--max_minutes is -1.0"),
+        (lambda: TrainConfig(early_stop=-1), "--early_stop is -1"),
+        (lambda: TrainConfig(test_users=0), "--test_users is 0"),
         (lambda: TrainConfig(seq_len=0), "--seq_len is 0"),
-        (lambda: TrainConfig(eval_users=0), "--eval_users is 0"),
+        (lambda: TrainConfig(eval_users=-1), "--eval_users is -1"),
         (lambda: EvaluateConfig(checkpoint=Path("x"), eval_users=0), "--eval_users is"),
         (lambda: TrainConfig(dropout=1.0), "--dropout is 1.0"),
         (lambda: TrainConfig(learning_rate=-1.0), "--learning_rate is -1.0"),
@@ -73,9 +89,9 @@ def test_memory_is_estimated_without_any_array(dataset: Dataset) -> None:
     flags = TrainConfig(batch_size=2, seq_len=8, item_optimizer="dense")
     places = dataset.info.num_clusters, dataset.info.cluster_size
     sizes = ModelConfig(LLAMA_PRESETS["nano"], *places, item_width=8)
-    job = job_of_run(resolved(flags), sizes)
+    job = job_of_run(resolved(flags, ML_100K), sizes)
     # The step that is estimated is the one that trains.
-    assert job.step == step_config(resolved(flags), sizes.llama)
+    assert job.step == step_config(resolved(flags, ML_100K), sizes.llama)
     needs = needed(job, NOWHERE)
     model = EqIDs(sizes, key=jax.random.key(0))
     floats = [x for x in jax.tree.leaves(model) if x.dtype == jnp.float32]

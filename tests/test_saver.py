@@ -225,6 +225,7 @@ def test_minutes_pass(monkeypatch: MonkeyPatch) -> None:
         signals.check(1)
         assert signals.save is due
     signals.saved()
+    assert not signals.over  # for no bound is given
     time[0] = 239.0
     signals.check(2)
     assert not signals.save

@@ -110,7 +110,7 @@ import json, sys
 import equinox as eqx, jax, jax.numpy as jnp
 from pathlib import Path
 from conftest import make_dataset
-from eqids.config import LLAMA_PRESETS, TrainConfig
+from eqids.config import LLAMA_PRESETS, ML_100K, TrainConfig
 from eqids.runs.recipe import resolved
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.evaluation import evaluate, make_ranker
@@ -128,7 +128,7 @@ from sharding import Placement
 sys.path.insert(0, "tests")
 # The default recipe; a prime number of clusters, as MovieLens-100K has.
 dataset = make_dataset(Path(FOLDER) / NAME, num_clusters=7, num_items=40)
-config = resolved(TrainConfig(data_dir=dataset.path))
+config = resolved(TrainConfig(data_dir=dataset.path), ML_100K)
 recipe = config.recipe
 sizes = model_config(config, dataset, LLAMA_PRESETS["nano"])
 step_config = StepConfig("all", recipe)

@@ -20,6 +20,7 @@ from eqids import train
 from eqids.checkpoints import read_manifest
 from eqids.cli import parse
 from eqids.config import (
+    ML_100K,
     MODEL_FLAGS,
     RUN_FLAGS,
     RunConfig,
@@ -39,6 +40,7 @@ from eqids.runs.taken_over_flags import flags_taken_over
 # and what the second stage has where it gives none ("=": that of the first).
 TABLE: dict[str, tuple[Any, Any, Any]] = {
     "llama_size": ("1b", "3b", "="),
+    "llama_config": (None, Path("/sizes.json"), "="),
     "llama_path": (Path("/llamas/a"), Path("/llamas/b"), "="),
     "from_scratch": (False, True, "="),
     "train": ("lora", "all", "="),
@@ -68,12 +70,14 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "load_checkpoint": (Path("runs/0/5"), Path("runs/1/6"), None),
     "init_from": (None, None, None),
     "num_steps": (77, 78, None),
+    "epochs": (None, 8.0, None),
+    "max_minutes": (30.0, 40.0, None),
     "stop_at": (6, 7, None),
     "batch_size": (24, 8, None),
     "accumulate": (2, 4, 1),
     "learning_rate": (1e-3, 1e-5, None),
     "llama_learning_rate": (1e-4, 1e-5, None),
-    "schedule": ("linear", "constant", "cosine"),
+    "schedule": ("linear", "constant", None),
     "warmup_steps": (3, 4, None),
     "grad_clip": (2.0, 3.0, 1.0),
     "weight_decay": (0.5, 0.1, None),
@@ -86,6 +90,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "log_every": (3, 4, 50),
     "eval_every": (5, 6, None),
     "eval_users": (9, 8, None),
+    "test_users": (9, 8, None),
     "save_every": (5, 6, None),
     "save_minutes": (2.0, 3.0, None),
     "save_blocking": (True, False, False),
@@ -109,7 +114,7 @@ def test_every_flag_is_in_one_of_two_classes() -> None:
 
 def first_stage() -> RunConfig:
     given = {n: row[0] for n, row in TABLE.items() if n != "processes"}
-    return resolved(TrainConfig(**given))
+    return resolved(TrainConfig(**given), ML_100K)
 
 
 @pytest.mark.parametrize("name", [*TABLE])
@@ -127,7 +132,8 @@ def test_a_flag_that_is_not_given_is_that_of_the_first_stage_or_the_default(
 
 
 def test_what_the_first_stage_was_not_given_is_what_its_recipe_said() -> None:
-    config = resolved(TrainConfig(llama_path=Path("a"), prompt="Up", dtype="float32"))
+    given = TrainConfig(llama_path=Path("a"), prompt="Up", dtype="float32")
+    config = resolved(given, ML_100K)
     found = model_flags(config)
     assert found["seq_len"] == 256 and found["item_width"] == 384
     assert (found["adapter"], found["train"]) == ("mlp", "heads")
@@ -135,7 +141,7 @@ def test_what_the_first_stage_was_not_given_is_what_its_recipe_said() -> None:
     # Another Llama brings its size, and does not start from random weights.
     mine = TrainConfig(load_checkpoint=Path("x"), llama_path=Path("b"))
     assert (
-        not {"llama_size", "llama_path", "from_scratch"}
+        not {"llama_size", "llama_config", "llama_path", "from_scratch"}
         & taken_over(config, mine).keys()
     )
     # Low-rank changes are those of a run that trains them.
@@ -230,8 +236,8 @@ GIVEN = {
     "llama_path": ["{folder}/other"],
     "data_dir": ["{folder}/d2"], "tokenizer": ["{folder}/mine.json"],
     "lora_rank": ["2"], "lora_alpha": ["3"], "lora_targets": ["q", "k"],
-    "llama_size": ["1b"], "from_scratch": None, "text_features": None,
-    "text_llama_path": ["{folder}/other"], "text_width": ["3"],
+    "llama_size": ["1b"], "llama_config": ["{folder}/sizes.json"], "from_scratch": None,
+    "text_features": None, "text_llama_path": ["{folder}/other"], "text_width": ["3"],
 }  # fmt: skip
 """Every flag that is taken over, given another way."""
 
@@ -266,7 +272,7 @@ def test_a_flag_that_is_given_changes_what_the_first_stage_had(
         (line,) = [x for x in said.splitlines() if x.startswith("changed from ")]
         assert line.startswith(f"changed from {first}/1/2: --") and given[0] in line
     # Nothing else changes, but what goes with it.
-    together = {"llama_path", "from_scratch", "llama_size"}
+    together = {"llama_path", "llama_config", "from_scratch", "llama_size"}
     for other in set(MODEL_FLAGS) - {name} - (together if name in together else set()):
         assert getattr(found, other) == getattr(silent, other), other
     # What is given as it was is neither taken over nor changed.

@@ -100,6 +100,8 @@ def test_early_stopping_stops_and_stays_stopped(
     assert stopped < 40
     train.main(flags)
     assert steps(tmp_path / "run")[-1] == stopped
+    train.main(once([*flags, "--early_stop", "0"]))
+    assert steps(tmp_path / "run")[-1] == 40
 
 
 def test_a_stop_before_the_step_that_is_reached_is_refused(

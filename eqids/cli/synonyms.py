@@ -16,10 +16,12 @@ _TABLE = """
     steps max_steps train_steps total_steps num_train_steps max_train_steps
     training_steps iters iterations max_iters num_iters num_iterations n_iter
     n_steps
-wanted --num_steps: one epoch is about the training events divided by --batch_size times
---seq_len
+--epochs
     e epoch epochs num_epochs n_epochs nb_epochs max_epochs num_train_epochs
     train_epochs
+--max_minutes
+    max_time time_limit max_hours max_seconds train_minutes time_budget
+    max_train_time
 --accumulate
     gradient_accumulation_steps gradient_accumulation grad_accum grad_acc
     grad_accum_steps accumulation_steps accumulate_grad_batches accum accum_steps
@@ -138,7 +140,7 @@ wanted another --checkpoint_dir: runs are never overwritten
     latent_dim n_factors factors
 --vector_width
     dim embed_dim embedding_dim emb_dim svd_dim n_components dims
-wanted --llama_size, whose sizes are fixed, or --llama_path
+wanted --llama_size, --llama_path, or --llama_config for other sizes
     num_layers n_layers n_layer layers num_blocks num_hidden_layers num_heads
     n_heads n_head num_attention_heads intermediate_size ffn_dim
 item tables are tied unless --no_tied_items is given

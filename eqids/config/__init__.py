@@ -75,6 +75,7 @@ from eqids.config.layout_flags import (
 from eqids.config.model import (
     LLAMA_PRESETS as LLAMA_PRESETS,
     LORA_TARGETS as LORA_TARGETS,
+    SCRATCH_SIZES as SCRATCH_SIZES,
     LlamaConfig as LlamaConfig,
     LlamaSize as LlamaSize,
     LoraConfig as LoraConfig,
@@ -83,8 +84,17 @@ from eqids.config.model import (
     RopeScaling as RopeScaling,
 )
 from eqids.config.prepare_flags import PrepareConfig as PrepareConfig
-from eqids.config.recipes import (
+from eqids.config.recipe_rule import (
+    ML_100K as ML_100K,
     NANO_RECIPE as NANO_RECIPE,
+    DataFacts as DataFacts,
+    preset_recipe as preset_recipe,
+    recipe_for as recipe_for,
+    recipe_text as recipe_text,
+    size_for as size_for,
+    with_adapter as with_adapter,
+)
+from eqids.config.recipes import (
     PRETRAINED_RECIPES as PRETRAINED_RECIPES,
     Recipe as Recipe,
 )

@@ -15,8 +15,8 @@ ItemOptimizer = Literal["auto", "dense", "lazy_adam", "adagrad"]
 """The optimizer of item tables: dense AdamW, or one that updates the clusters that a
 batch uses."""
 
-Schedule = Literal["cosine", "linear", "constant"]
-"""How the learning rate goes on after its warmup."""
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
+"""How the learning rate goes on after its warmup; wsd is warmup-stable-decay."""
 
 Dtype = Literal["float32", "bfloat16"]
 """The dtype that Llama computes in."""

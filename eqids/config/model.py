@@ -85,6 +85,9 @@ _LLAMA32_SCALING = RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
 LLAMA_PRESETS: Mapping[str, LlamaConfig] = types.MappingProxyType(
     {
         "nano": LlamaConfig(64, 2, 2, 2, 32, 256, 256, tied=True),
+        "micro": LlamaConfig(128, 2, 4, 4, 32, 512, 256, tied=True),
+        "mini": LlamaConfig(256, 4, 4, 4, 64, 1024, 256, tied=True),
+        "small": LlamaConfig(512, 8, 8, 8, 64, 2048, 256, tied=True),
         "smollm2-135m": LlamaConfig(
             576, 30, 9, 3, 64, 1536, 49_152, rope_theta=100_000.0, tied=True
         ),
@@ -101,9 +104,13 @@ LLAMA_PRESETS: Mapping[str, LlamaConfig] = types.MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""Published sizes: SmolLM2-135M, Llama 3.2 1B and 3B, Llama 3 8B; `nano` is ours."""
+"""Four sizes of ours, trained from scratch, and published ones: SmolLM2-135M, Llama 3.2
+1B and 3B, Llama 3 8B."""
 
-LlamaSize = Literal["nano", "smollm2-135m", "1b", "3b", "8b"]
+LlamaSize = Literal["nano", "micro", "mini", "small", "smollm2-135m", "1b", "3b", "8b"]
+
+SCRATCH_SIZES: tuple[LlamaSize, ...] = ("nano", "micro", "mini", "small")
+"""The sizes that are trained from scratch, from the smallest up."""
 
 
 Adapter = Literal["mlp", "linear", "identity"]

@@ -4,15 +4,19 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from eqids.config.choices import Schedule
 from eqids.config.model import Adapter
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run that depend on the size of the Llama and on what trains."""
+    """The settings of a run that depend on its data, its Llama and on what trains.
+
+    Defaults are those of runs recorded before version 0.3.
+    """
 
     num_steps: int
-    """Steps of the run."""
+    """Most steps of the run; patience or a bound in time may end it earlier."""
     batch_size: int
     """Rows in a batch."""
     seq_len: int
@@ -31,23 +35,15 @@ class Recipe:
     """Share of activations dropped in training."""
     eval_every: int
     """Steps between evaluations."""
+    schedule: Schedule = "cosine"
+    """How the learning rate goes on after its warmup."""
+    early_stop: int = 0
+    """Evaluations without a better NDCG@10 that end the run; 0 for any number."""
+    eval_users: int = 0
+    """Users in an evaluation during training; 0 for all."""
     text_width: int = 0
     """The text columns of an item's vector, included in `item_width`."""
 
-
-NANO_RECIPE = Recipe(
-    num_steps=900,
-    batch_size=64,
-    seq_len=50,
-    learning_rate=2e-3,
-    warmup_steps=50,
-    weight_decay=0.01,
-    item_width=64,
-    adapter="linear",
-    dropout=0.2,
-    eval_every=100,
-)
-"""Chosen on ML-100K's validation split (docs/quality.md)."""
 
 PRETRAINED_RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
     {
@@ -57,6 +53,7 @@ PRETRAINED_RECIPES: Mapping[str, Recipe] = types.MappingProxyType(
     }
 )
 """By strategy: a frozen Llama (`heads`), low-rank changes of it (`lora`), all of it.
+The rule (`recipe_for`) takes from here what does not follow the data.
 
 LoRA can take a higher rate than full training does (Hu et al. 2021 use 2e-4), so
 Llama's changes and the heads share one. It keeps the activations of full training,

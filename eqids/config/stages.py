@@ -7,28 +7,29 @@ from eqids.config.run_config import RunConfig
 from eqids.config.train_flags import TrainConfig
 
 MODEL_FLAGS = (
-    "llama_size", "llama_path", "from_scratch", "train", "lora_rank", "lora_alpha",
-    "lora_targets", "data_dir", "prompt", "text_tokens_per_item", "tokenizer",
-    "seq_len", "item_width", "text_features", "text_llama_path", "text_width",
-    "adapter", "tied_items", "skip", "init_items", "gap_dropout", "shuffle_ties",
-    "request_time", "dtype",
+    "llama_size", "llama_config", "llama_path", "from_scratch", "train", "lora_rank",
+    "lora_alpha", "lora_targets", "data_dir", "prompt", "text_tokens_per_item",
+    "tokenizer", "seq_len", "item_width", "text_features", "text_llama_path",
+    "text_width", "adapter", "tied_items", "skip", "init_items", "gap_dropout",
+    "shuffle_ties", "request_time", "dtype",
 )  # fmt: skip
 """Flags of the model and of what it reads. A run that starts from a checkpoint takes
 them over, unless its own command line gives them."""
 
 RUN_FLAGS = (
     "freeze_llama", "checkpoint_dir", "fresh", "load_checkpoint", "init_from",
-    "num_steps", "stop_at", "batch_size", "accumulate", "learning_rate",
-    "llama_learning_rate", "schedule", "warmup_steps", "grad_clip", "weight_decay",
-    "dropout", "id_dropout", "item_optimizer", "remat", "attention", "layout",
-    "log_every", "eval_every", "eval_users", "save_every", "save_minutes",
+    "num_steps", "epochs", "max_minutes", "stop_at", "batch_size", "accumulate",
+    "learning_rate", "llama_learning_rate", "schedule", "warmup_steps", "grad_clip",
+    "weight_decay", "dropout", "id_dropout", "item_optimizer", "remat", "attention",
+    "layout", "log_every", "eval_every", "eval_users", "test_users", "save_every",
+    "save_minutes",
     "save_blocking", "keep", "keep_every", "early_stop", "tensorboard", "seed",
     "estimate_memory_only", "hardware", "processes",
 )  # fmt: skip
 """Flags of how a run learns, evaluates, saves and uses its machine; each run has its
 own. (`freeze_llama` means `train heads`.)"""
 
-LLAMA_FLAGS = ("llama_size", "llama_path", "from_scratch")
+LLAMA_FLAGS = ("llama_size", "llama_config", "llama_path", "from_scratch")
 """The `MODEL_FLAGS` that together say which Llama it is."""
 
 
@@ -56,7 +57,8 @@ def taken_over(config: RunConfig, given: TrainConfig) -> dict[str, Any]:
         given: the flags on the new run's own command line.
     """
     flags, left_out = model_flags(config), set[str]()
-    if given.llama_path is not None or given.from_scratch:
+    another = given.llama_path is not None or given.llama_config is not None
+    if another or given.from_scratch:
         left_out |= set(LLAMA_FLAGS)
     trains = "heads" if given.freeze_llama else given.train or config.strategy
     if not trains == config.strategy == "lora":

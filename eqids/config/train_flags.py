@@ -36,10 +36,14 @@ from eqids.config.model import (
 class TrainConfig:
     """The flags of `python -m eqids.train`."""
 
-    llama_size: LlamaSize = grouped("model", "nano")
-    """Size of the Llama. nano is trained from scratch; the weights of the others come
-    from --llama_path, or from the Hugging Face hub (gated ones need HF_TOKEN, or
-    `hf auth login`)."""
+    llama_size: LlamaSize | None = grouped("model", None)
+    """Size of the Llama. nano, micro, mini and small are trained from scratch; the
+    weights of the others come from --llama_path, or from the Hugging Face hub (gated
+    ones need HF_TOKEN, or `hf auth login`). By default one from scratch, chosen by the
+    data."""
+    llama_config: Path | None = grouped("model", None)
+    """Train a Llama of other sizes from scratch: a config.json as on the hub, or a JSON
+    object with the fields of eqids.config.LlamaConfig."""
     llama_path: Path | None = grouped("model", None)
     """Folder of a pretrained Llama, with config.json and safetensors as on the hub."""
     from_scratch: bool = grouped("model", False)
@@ -108,7 +112,13 @@ class TrainConfig:
     """Positions in a row. Shorter histories share a row, longer ones are cut. With text
     the default is four times as long."""
     num_steps: int | None = grouped("optimisation", None)
-    """Number of steps; the schedule of the learning rate spans them."""
+    """Most steps of the run; the schedule of the learning rate spans them."""
+    epochs: float | None = grouped("optimisation", None)
+    """In place of --num_steps, passes over the training events."""
+    max_minutes: float | None = grouped("optimisation", None)
+    """End training after so many minutes, evaluations during training included: save,
+    and report the best step as always. A resumed run goes on counting. With --schedule
+    wsd the learning rate falls in the last fifth of this time."""
     stop_at: int | None = grouped("optimisation", None)
     """Save and stop after this step; the same command continues from there."""
     batch_size: int | None = grouped("optimisation", None)
@@ -121,9 +131,12 @@ class TrainConfig:
     llama_learning_rate: float | None = grouped("optimisation", None)
     """Largest learning rate of Llama and of its low-rank changes. Then --learning_rate
     is for items, adapters and softmax. By default both are the same."""
-    schedule: Schedule = grouped("optimisation", "cosine")
+    schedule: Schedule | None = grouped("optimisation", None)
     """How the learning rate goes on after its linear warmup: it falls as a cosine or as
-    a line to 1% of its largest value, or stays constant."""
+    a line to 1% of its largest value, or stays constant. wsd (warmup-stable-decay)
+    stays constant and falls as a line to 1% in the last fifth of the run. The fall
+    begins earlier if --early_stop or --max_minutes says so: it then takes a quarter of
+    the steps made so far, and the run ends with it."""
     warmup_steps: int | None = grouped("optimisation", None)
     """Steps in which the learning rate rises from 0."""
     grad_clip: float = grouped("optimisation", 1.0)
@@ -155,14 +168,18 @@ class TrainConfig:
     eval_every: int | None = grouped("checkpoints", None)
     """Steps between evaluations on the validation split."""
     eval_users: int | None = grouped("checkpoints", None)
-    """Evaluate only this many users, always the same ones; by default all."""
+    """Users in an evaluation during training, always the same ones; 0 for all. The
+    result on the test split is on all users, see --test_users."""
+    test_users: int | None = grouped("checkpoints", None)
+    """Users in the result on the test split, by default all."""
     save_every: int | None = grouped("checkpoints", None)
     """Steps between checkpoints, by default --eval_every. A better evaluation and the
     last step are always saved."""
     keep: int = grouped("checkpoints", 3)
     """Number of newest checkpoints to keep; the best on validation is kept as well."""
     early_stop: int | None = grouped("checkpoints", None)
-    """Stop after this many evaluations without a better NDCG@10."""
+    """Stop after this many evaluations without a better NDCG@10, or begin to with
+    --schedule wsd; 0 to train all steps."""
     result_split: Literal["test", "valid"] = grouped("checkpoints", "test")
     """Split that the best step is evaluated on at the end. valid leaves the test split
     unread, while settings are being chosen."""
@@ -229,6 +246,11 @@ class TrainConfig:
             f"--tokenizer {self.tokenizer} is for text beside items, wanted "
             "--text_tokens_per_item or --prompt too",
         )
+        require(
+            self.epochs is None or self.num_steps is None,
+            f"--epochs {self.epochs} and --num_steps {self.num_steps} contradict each "
+            "other, wanted one of them",
+        )
         targets = self.lora_targets
         require(
             0 < len(targets) == len(set(targets)),
@@ -238,13 +260,13 @@ class TrainConfig:
 
     def _check_numbers(self) -> None:
         counts = "num_steps stop_at batch_size seq_len item_width text_width lora_rank "
-        counts += "log_every eval_every eval_users save_every keep keep_every "
-        counts += "early_stop"
+        counts += "log_every eval_every test_users save_every keep keep_every"
         check_flags(self, counts, ONE_OR_MORE)
         positive = "learning_rate llama_learning_rate grad_clip lora_alpha save_minutes"
+        positive += " epochs max_minutes"
         check_flags(self, positive, ABOVE_ZERO)
         check_flags(self, f"{positive} weight_decay", FINITE)
-        names = "warmup_steps weight_decay text_tokens_per_item"
+        names = "warmup_steps weight_decay text_tokens_per_item eval_users early_stop"
         check_flags(self, names, ZERO_OR_MORE)
         check_flags(self, "seed", SEED)
         check_flags(self, "dropout gap_dropout id_dropout", SHARE)

@@ -160,7 +160,9 @@ class Log:
             self.say(f"warning: {path} could not be written: {error.strerror}")
 
     def say(self, text: str) -> None:
-        """Prints a line without breaking the bar."""
+        """Prints a line without breaking the bar, in the first process."""
+        if self._file is None:
+            return
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
 

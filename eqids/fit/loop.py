@@ -1,24 +1,36 @@
 """The training loop: step, log, evaluate, save, stop."""
 
+import time
+from collections.abc import Callable
 from signal import Signals
+from typing import NamedTuple
 
 from eqids.config import Stopped
 from eqids.fit.log import Log
 from eqids.fit.patience import Patience
 from eqids.fit.run import Run
+from eqids.fit.run_end import RunEnd
 from eqids.fit.signals import StopSignals
 from eqids.fit.step import State
+from eqids.fit.training_time import TrainingTime
 
 
-def train(run: Run, state: State) -> int:
+class Trained(NamedTuple):
+    """How far `train` came."""
+
+    step: int
+    """The last step, which is saved."""
+    finished: bool
+    """Whether the run has ended, and not only stopped at --stop_at."""
+
+
+def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> Trained:
     """Trains from the state's step to the run's last, and leaves checkpoints.
 
     Args:
         run: everything that does not change.
         state: where to start; its buffers are donated.
-
-    Returns:
-        The last step, which is saved.
+        now: the clock of --max_minutes, in seconds.
 
     Raises:
         UserError: the loss is not finite, or the last checkpoint could not be written.
@@ -26,39 +38,45 @@ def train(run: Run, state: State) -> int:
     """
     config, flags, recipe = run.config, run.config.flags, run.config.recipe
     saver, done = run.checkpoints.saver, int(state.step)
-    patience = Patience(flags.early_stop, saver.directory, recipe.eval_every)
-    if patience.spent:
-        return done
+    patience = Patience(recipe.early_stop, saver.directory, recipe.eval_every)
+    seconds = run.checkpoints.seconds(done)
+    clock = TrainingTime(seconds, flags.max_minutes, now)
+    end = RunEnd(recipe, state)
+    if end.reached(done, patience) or (done and clock.over):
+        return Trained(done, True)
     frozen = run.frozen if run.cold is None else run.cold.without_unused(run.frozen)
     batches = run.batches.iterate(done, config.stop_at)
     log = Log(saver.directory, done, config.stop_at, flags.tensorboard, saver.newest)
-    with log, StopSignals(flags.save_minutes) as signals:
+    finished = False
+    with log, StopSignals(flags.save_minutes, clock) as signals:
         for batch, active in batches:
             state, metrics = run.step(state, frozen, batch, run.key, active, run.prefix)
             done += 1
             log.add(metrics)
             if done % flags.log_every == 0:
                 log.flush(done)
+            signals.check(done)
             validation = None
-            if done % recipe.eval_every == 0 or done == recipe.num_steps:
+            if done % recipe.eval_every == 0 or done == end.last or signals.over:
                 log.flush(done)
                 state = run.with_cold_items(state)
                 validation = run.evaluate(state.params, "valid")
                 log.validation(done, validation)
             better = validation is not None and patience.better(validation)
-            signals.check(done)
-            last = done == config.stop_at or patience.spent or signals.stop
+            state = end.after(done, state, patience, signals.cools, log.say)
+            finished = end.reached(done, patience) or signals.over
+            last = finished or done == config.stop_at or signals.stop
             if last or better or signals.save or done % config.save_every == 0:
                 log.flush(done)  # which refuses weights that are not finite
                 state = run.with_cold_items(state)
-                run.checkpoints.save(done, state, validation)
+                run.checkpoints.save(done, state, validation, clock.seconds)
                 signals.saved()
             if last:
                 saver.wait()
                 break
     if signals.signal is not None:
         raise _stopped(signals.signal, done)
-    return done
+    return Trained(done, finished)
 
 
 def _stopped(signal: int, step: int) -> Stopped:

@@ -9,11 +9,11 @@ from eqids.fit.evaluation import Evaluation
 class Patience:
     """Counts evaluations without a better NDCG@10."""
 
-    def __init__(self, limit: int | None, folder: Path, eval_every: int):
+    def __init__(self, limit: int, folder: Path, eval_every: int):
         """Starts from the best evaluation in the folder of a resumed run.
 
         Args:
-            limit: evaluations after which the run stops, or None for never.
+            limit: evaluations after which the run stops, or 0 for never.
             folder: the run's folder.
             eval_every: steps between evaluations.
         """
@@ -27,7 +27,7 @@ class Patience:
     @property
     def spent(self) -> bool:
         """Whether the limit is reached."""
-        return self._limit is not None and self._waited >= self._limit
+        return 0 < self._limit <= self._waited
 
     def better(self, validation: Evaluation) -> bool:
         """Counts an evaluation, and returns whether it is the best so far."""

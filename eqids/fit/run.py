@@ -27,7 +27,7 @@ class Run:
         prefix: the prompt's keys and values, if the batches lack the prompt.
         cold: unused items, if training leaves them out.
         batches: what to train on.
-        dataset: the dataset whose splits are evaluated.
+        dataset: the dataset whose validation split is evaluated during training.
         ranker: ranks the targets of evaluations.
         checkpoints: saves the states.
     """
@@ -43,10 +43,18 @@ class Run:
     ranker: Ranker
     checkpoints: RunCheckpoints
 
-    def evaluate(self, params: EqIDs, split: Split) -> Evaluation:
-        """Returns the metrics of weights on a split."""
+    def evaluate(
+        self, params: EqIDs, split: Split, dataset: Dataset | None = None
+    ) -> Evaluation:
+        """Returns the metrics of weights on a split.
+
+        Args:
+            params: the weights.
+            split: the split.
+            dataset: its users, by default those evaluated during training.
+        """
         model = eqx.combine(params, self.frozen)
-        return evaluate(model, self.dataset, split, self.ranker)
+        return evaluate(model, dataset or self.dataset, split, self.ranker)
 
     def with_cold_items(self, state: State) -> State:
         """Returns a state whose unused items have vectors, for use outside training."""

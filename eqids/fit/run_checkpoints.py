@@ -9,8 +9,9 @@ from eqids.fit.evaluation import Evaluation
 from eqids.fit.step import State, with_text
 from eqids.model import EqIDs
 
-Meta = Callable[[Evaluation | None], Mapping[str, Any]]
-"""Returns what a checkpoint records, given the evaluation of its weights, if any."""
+Meta = Callable[[Evaluation | None, float], Mapping[str, Any]]
+"""Returns what a checkpoint records, given the evaluation of its weights, if any, and
+the seconds that the run has trained."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,26 @@ class RunCheckpoints:
     stored: State
     text: EqIDs
 
-    def save(self, step: int, state: State, validation: Evaluation | None) -> None:
-        """Saves a state, with the evaluation of its weights, if any."""
+    def save(
+        self, step: int, state: State, validation: Evaluation | None, seconds: float
+    ) -> None:
+        """Saves a state.
+
+        Args:
+            step: its step.
+            state: the state.
+            validation: the evaluation of its weights, if any.
+            seconds: how long the run has trained.
+        """
         whole = with_text(state, self.text)
-        self.saver.save(step, whole, self.meta(validation), self.stored)
+        self.saver.save(step, whole, self.meta(validation, seconds), self.stored)
+
+    def seconds(self, step: int) -> float:
+        """Returns how long a run had trained at a saved step; 0 at step 0."""
+        if step == 0:
+            return 0.0
+        meta = read_manifest(self.saver.directory / str(step)).meta
+        return float(meta.get("train_seconds", 0.0))
 
     def restore_best(self, report: Callable[[str], None]) -> tuple[int, EqIDs]:
         """Returns the step that is best on validation, and its weights.

@@ -1,4 +1,4 @@
-"""Interruptions of the training loop: signals to stop, and the time to save."""
+"""Interruptions of the training loop: signals to stop, and times to save or end."""
 
 import os
 import signal
@@ -8,17 +8,18 @@ from types import FrameType
 
 import jax
 
+from eqids.fit.training_time import TrainingTime
 from sharding import exchange, is_first
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SAVE = "save"
+_SAVE, _COOLS, _OVER = "save", "cools", "over"
 _STEPS_BETWEEN_EXCHANGES = 10
 
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignals:
-    """Receives signals and watches the clock, between steps; a context manager.
+    """Receives signals and watches clocks, between steps; a context manager.
 
     The first SIGTERM or SIGINT (Ctrl-C) takes effect at the end of a step, the second
     ends the process at once. Processes of one run exchange what they received every ten
@@ -26,12 +27,18 @@ class StopSignals:
     context, because Python handles signals there.
     """
 
-    def __init__(self, save_minutes: float | None = None) -> None:
-        """Starts the clock.
+    def __init__(
+        self,
+        save_minutes: float | None = None,
+        training_time: TrainingTime | None = None,
+    ) -> None:
+        """Starts the clock of saves.
 
         Args:
             save_minutes: minutes from one save to the next, if any.
+            training_time: the time of the run, if it is watched.
         """
+        self._training_time = training_time or TrainingTime()
         self._seconds = None if save_minutes is None else 60 * save_minutes
         self._saved = time.monotonic()
         self._received: int | None = None
@@ -40,6 +47,10 @@ class StopSignals:
         """The signal to stop that all processes agree on, or None."""
         self.save = False
         """Whether minutes have passed since `saved` was called."""
+        self.cools = False
+        """Whether only the time of a cool-down is left of --max_minutes."""
+        self.over = False
+        """Whether no time is left."""
 
     def __enter__(self) -> "StopSignals":
         for number in _SIGNALS:
@@ -58,18 +69,17 @@ class StopSignals:
             signal.raise_signal(self._received)
 
     def check(self, step: int) -> None:
-        """Sets `signal` and `save` after a step, to the same values in all
-        processes."""
+        """Sets what is asked for after a step, to the same values in all processes."""
         if jax.process_count() > 1 and step % _STEPS_BETWEEN_EXCHANGES != 0:
             return
-        request = ""
+        request = self._due() if is_first() else []
         if self._received is not None:
-            request = str(self._received)
-        elif is_first() and self._save_is_due():
-            request = _SAVE
-        requests = set(exchange(f"signals after step {step}", request).values())
-        self.save = _SAVE in requests
-        numbers = (int(text) for text in requests - {_SAVE, ""})
+            request.append(str(self._received))
+        texts = exchange(f"signals after step {step}", " ".join(request)).values()
+        requests = {word for text in texts for word in text.split()}
+        self.save, self.cools = _SAVE in requests, _COOLS in requests
+        self.over = _OVER in requests
+        numbers = (int(word) for word in requests if word.isdecimal())
         self.signal = max(numbers, default=None)
 
     @property
@@ -80,6 +90,12 @@ class StopSignals:
     def saved(self) -> None:
         """Restarts the clock."""
         self._saved, self.save = time.monotonic(), False
+
+    def _due(self) -> list[str]:
+        """What the clocks ask for."""
+        clock = self._training_time
+        due = {_SAVE: self._save_is_due(), _COOLS: clock.cools, _OVER: clock.over}
+        return [word for word, asked in due.items() if asked]
 
     def _save_is_due(self) -> bool:
         return (

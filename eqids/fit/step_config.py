@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from eqids.config import ItemOptimizer, Recipe, Schedule, Strategy
+from eqids.config import ItemOptimizer, Recipe, Strategy
 from eqids.model.attention import Kernel
 
 
@@ -13,8 +13,8 @@ class StepConfig:
     strategy: Strategy
     """Which weights train."""
     recipe: Recipe
-    """The size of a batch; the optimizer's steps, warmup, peak rate and weight
-    decay."""
+    """The size of a batch; the optimizer's steps, schedule, warmup, peak rate and
+    weight decay."""
     dtype: str = "float32"
     """Dtype of Llama's frozen weights, and of products with them."""
     activations: str = "float32"
@@ -30,8 +30,6 @@ class StepConfig:
     extra argument `active`, see `eqids.fit.sparse`."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient."""
-    schedule: Schedule = "cosine"
-    """Schedule of the learning rate, see `make_schedule`."""
     llama_learning_rate: float | None = None
     """Peak learning rate of Llama and its low-rank changes; by default the recipe's."""
 

@@ -53,7 +53,7 @@ class Opened:
         """The score with the users that it was measured on, if it is known."""
         if self.score is None:
             return None
-        users = self.config.flags.eval_users
+        users = self.config.recipe.eval_users or None
         return Validated(of_some_users(self.dataset, users), self.score)
 
     @property

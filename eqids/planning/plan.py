@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eqids.config import PlanConfig, require
+from eqids.config import SCRATCH_SIZES, PlanConfig, require
 from eqids.planning.estimates import (
     Answer,
     estimated,
@@ -112,8 +112,8 @@ def _proved(config: PlanConfig, candidates: list[_Candidate]) -> list[_Candidate
 
 def _command(config: PlanConfig, preset: LayoutPreset) -> str:
     llama = "--llama_path DIR"
-    if preset.llama_size == "nano":
-        llama = "--llama_size nano"
+    if preset.llama_size in SCRATCH_SIZES:
+        llama = f"--llama_size {preset.llama_size}"
     width = "" if config.item_width is None else f" --item_width {config.item_width}"
     remat = " --remat" if preset.remat else ""
     return (

@@ -8,13 +8,11 @@ import jax
 
 from eqids.config import (
     LLAMA_PRESETS,
-    NANO_RECIPE,
-    PRETRAINED_RECIPES,
     LoraConfig,
     MachineConfig,
     ModelConfig,
-    Recipe,
     Strategy,
+    preset_recipe,
     require,
 )
 from eqids.data.clustering.cluster_sizes import default_num_clusters
@@ -67,7 +65,7 @@ def _described(config: MachineConfig) -> LayoutPreset:
     hosts, devices = config.hosts
     key = (config.llama_size, config.train, config.hardware, hosts, devices)
     found = next((p for p in LAYOUT_PRESETS.values() if _key(p) == key), None)
-    recipe = _recipe(config.llama_size, config.train)
+    recipe = preset_recipe(config.llama_size, config.train)
     preset = found or LayoutPreset(
         *key, mesh_shape=(hosts * devices, 1, 1),
         batch_size=recipe.batch_size * hosts * devices, seq_len=recipe.seq_len,
@@ -92,7 +90,7 @@ def preset_job(preset: LayoutPreset, item_width: int | None = None) -> Job:
     """
     strategy: Strategy = preset.train
     llama = LLAMA_PRESETS[preset.llama_size]
-    recipe = _recipe(preset.llama_size, strategy)
+    recipe = preset_recipe(preset.llama_size, strategy)
     recipe = dataclasses.replace(
         recipe, batch_size=preset.batch_size, seq_len=preset.seq_len
     )
@@ -119,10 +117,6 @@ def preset_job(preset: LayoutPreset, item_width: int | None = None) -> Job:
         item_optimizer="lazy_adam" if preset.num_items > _SPARSE_FROM else "dense",
     )
     return Job(model, step)
-
-
-def _recipe(llama_size: str, strategy: Strategy) -> Recipe:
-    return NANO_RECIPE if llama_size == "nano" else PRETRAINED_RECIPES[strategy]
 
 
 def abstract_placement(preset: LayoutPreset) -> Placement:

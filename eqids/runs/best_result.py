@@ -2,6 +2,7 @@
 
 from eqids.cli import say, warn
 from eqids.data import Dataset
+from eqids.fit.evaluation import of_some_users
 from eqids.fit.results import RESULT_FILE, Validated, full_result, table
 from eqids.fit.run import Run
 from eqids.io.atomic import write_json
@@ -20,16 +21,16 @@ def report_best(run: Run, dataset: Dataset) -> None:
         UserError: all steps are damaged.
     """
     step, params = run.checkpoints.restore_best(warn)
-    split = run.config.flags.result_split
-    metrics = run.evaluate(params, split)
+    flags = run.config.flags
+    split, users = flags.result_split, of_some_users(dataset, flags.test_users)
+    metrics = run.evaluate(params, split, users)
     if is_first():
         folder = run.checkpoints.saver.directory
         score = run.checkpoints.score(step)
         validated = None if score is None else Validated(run.dataset, score)
         result = full_result(
-            run.dataset, split, metrics, step, validated, say,
-            run.config.flags.request_time,
-        )  # fmt: skip
+            users, split, metrics, step, validated, say, flags.request_time
+        )
         write_json(folder / RESULT_FILE, result)
         say(table(result))
         say(next_command(folder, dataset))

@@ -16,6 +16,7 @@ def run_meta(
     dataset: Dataset,
     base: str | None,
     validation: Evaluation | None,
+    train_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Returns what a checkpoint records beside its arrays, as JSON values.
 
@@ -25,6 +26,7 @@ def run_meta(
         dataset: the dataset that the run trains on.
         base: fingerprint of the pretrained Llama's files, if there is one.
         validation: the evaluation of these weights, if any.
+        train_seconds: how long the run has trained, over all of its processes.
     """
     return {
         "config": to_json(config),
@@ -35,5 +37,6 @@ def run_meta(
         "base": base,
         "score": validation and validation["filtered"]["ndcg@10"],
         "validation": validation,
+        "train_seconds": round(train_seconds, 3),
         "versions": {name: version(name) for name in _PACKAGES},
     }

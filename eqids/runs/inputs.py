@@ -3,11 +3,13 @@ sizes."""
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 from convert.hf_eqids import read_pair
 from eqids.checkpoints import latest_step
 from eqids.cli import say, warn
 from eqids.config import (
+    DataFacts,
     ModelConfig,
     PrepareConfig,
     RunConfig,
@@ -17,11 +19,18 @@ from eqids.config import (
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.tokens import ItemTokens
+from eqids.data.facts import facts_of
 from eqids.data.preparation import prepare
 from eqids.fit.active_clusters import choose_item_optimizer
 from eqids.runs.new_model import model_config
 from eqids.runs.pretrained_llama import llama_sizes, with_llama_path
-from eqids.runs.recipe import DEFAULT_DATA, resolved
+from eqids.runs.recipe import (
+    DEFAULT_DATA,
+    checked,
+    folder_of,
+    resolved,
+    with_llama_size,
+)
 from eqids.runs.recorded_folders import check_dataset_exists, check_llama_exists
 from eqids.runs.run_folder import check_start, recorded_item_optimizer
 from eqids.runs.run_tokens import (
@@ -44,6 +53,8 @@ class RunInputs:
     dataset: Dataset
     tokens: ItemTokens | None
     """The tokens of the items' texts, or none."""
+    facts: DataFacts
+    """What the recipe follows."""
 
     @property
     def prefix_length(self) -> int:
@@ -58,16 +69,20 @@ def open_inputs(flags: TrainConfig) -> RunInputs:
         UserError: the flags, the dataset, the Llama and the tokenizer do not fit
             together, or one of them does not exist.
     """
-    config = resolved(flags)
-    _check_recorded_folders(config)
-    dataset = _open_dataset(config)
+    flags = checked(flags)
+    _check_recorded_folders(flags)
+    dataset = _open_dataset(flags.data_dir)
     require(
         dataset.times is not None or not flags.request_time,
         f"{dataset.path} has no times, wanted no --request_time, or a dataset that was "
         "prepared with --time_column",
     )
-    config = with_llama_path(config)
-    tokens = requested_tokens(config.flags, dataset, say_once)
+    flags = with_llama_size(flags, facts_of(dataset), _recorded(flags.checkpoint_dir))
+    recorded = _recorded(folder_of(flags))
+    flags = with_llama_path(flags)
+    tokens = requested_tokens(flags, dataset, say_once)
+    facts = facts_of(dataset, tokens)
+    config = resolved(flags, facts, recorded)
     in_folder = dataclasses.replace(config.flags, checkpoint_dir=config.checkpoint_dir)
     start = starting_point(in_folder)
     if start is not None:
@@ -76,7 +91,7 @@ def open_inputs(flags: TrainConfig) -> RunInputs:
         )
         if other_texts is not None:
             warn(other_texts)
-    return RunInputs(config, dataset, tokens)
+    return RunInputs(config, dataset, tokens, facts)
 
 
 def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
@@ -104,9 +119,8 @@ def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
     return dataclasses.replace(inputs, config=config), sizes
 
 
-def _open_dataset(config: RunConfig) -> Dataset:
+def _open_dataset(path: Path | None) -> Dataset:
     """Opens the dataset; the default one is prepared first if it does not exist."""
-    path = config.flags.data_dir
     if path is None:
         if is_first() and not DEFAULT_DATA.exists():
             prepare(PrepareConfig(data_dir=DEFAULT_DATA), say)
@@ -121,14 +135,22 @@ def _open_dataset(config: RunConfig) -> Dataset:
     return dataset
 
 
-def _check_recorded_folders(config: RunConfig) -> None:
+def _recorded(folder: Path | None) -> RunConfig | None:
+    """The config of the run that a folder holds, or None."""
+    found = None if folder is None else newest_checkpoint(folder)
+    return None if found is None else found.config
+
+
+def _check_recorded_folders(flags: TrainConfig) -> None:
     """Raises UserError if a resumed run's dataset or Llama no longer exists."""
-    found = newest_checkpoint(config.checkpoint_dir)
+    named = flags.checkpoint_dir or flags.llama_size or flags.llama_path
+    found = newest_checkpoint(folder_of(flags)) if named else None
     if found is None:
         return
-    if config.flags.data_dir is not None and config.data_dir == found.config.data_dir:
-        check_dataset_exists(found.path, config)
-    llama = config.flags.llama_path
+    data = flags.data_dir
+    if data is not None and data.resolve() == found.config.data_dir:
+        check_dataset_exists(found.path, found.config)
     was = found.config.flags.llama_path
-    if llama is not None and was is not None and same_path(llama, was):
-        check_llama_exists(found.path, llama)
+    if flags.llama_path is not None and was is not None:
+        if same_path(flags.llama_path, was):
+            check_llama_exists(found.path, flags.llama_path)

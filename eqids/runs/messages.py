@@ -5,23 +5,31 @@ from pathlib import Path
 import jax
 
 from eqids.cli import shell_word
+from eqids.config import LlamaConfig, RunConfig, recipe_text
 from eqids.data import Dataset
 from eqids.fit.results import RESULT_FILE
 from eqids.fit.step import State
 from eqids.runs.inputs import RunInputs
 
 
-def first_lines(inputs: RunInputs, state: State) -> str:
-    """Returns lines about the dataset, the trained weights, and where the run
-    starts."""
+def first_lines(inputs: RunInputs, llama: LlamaConfig, state: State) -> str:
+    """Returns lines about the dataset, the recipe, the trained weights, and where the
+    run starts.
+
+    Args:
+        inputs: the run's inputs.
+        llama: sizes of its Llama.
+        state: where it starts.
+    """
     config, dataset, tokens = inputs.config, inputs.dataset, inputs.tokens
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     info, recipe, step = dataset.info, config.recipe, int(state.step)
     lines = [
         f"{info.num_users:,} users, {info.num_items:,} items in {info.num_clusters:,} "
         f"clusters, {info.num_events:,} events ({dataset.path})",
-        f"{config.strategy}: {num_params:,} parameters train; {recipe.num_steps:,} "
-        f"steps of {recipe.batch_size} x {recipe.seq_len} into {config.checkpoint_dir}",
+        recipe_text(inputs.facts, recipe, _llama(config, llama)),
+        f"{config.strategy}: {num_params:,} parameters train, into "
+        f"{config.checkpoint_dir}",
     ]
     if tokens is not None:
         lines.append(
@@ -45,6 +53,17 @@ def first_lines(inputs: RunInputs, state: State) -> str:
     if step:
         lines.append(f"going on from step {step}, found in {config.checkpoint_dir}")
     return "\n".join(lines)
+
+
+def _llama(config: RunConfig, llama: LlamaConfig) -> str:
+    """A Llama as messages name it: `nano 64 x 2`."""
+    flags = config.flags
+    name: str | None = flags.llama_size
+    if flags.llama_path is not None:
+        name = flags.llama_path.name
+    elif flags.llama_config is not None:
+        name = flags.llama_config.stem
+    return f"{name} {llama.width} x {llama.num_layers}"
 
 
 def next_command(folder: Path, dataset: Dataset) -> str:

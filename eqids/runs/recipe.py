@@ -1,40 +1,98 @@
-"""From a user's flags to the config of a run: every unset flag gets a value."""
+"""From a user's flags to the config of a run: every unset flag gets a value.
+
+What is not given follows the data (`eqids.config.recipe_rule`), or is what a resumed
+run recorded.
+"""
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
+import convert
 from eqids.config import (
-    NANO_RECIPE,
-    PRETRAINED_RECIPES,
+    LLAMA_PRESETS,
+    SCRATCH_SIZES,
+    DataFacts,
+    LlamaConfig,
     Recipe,
     RunConfig,
     Strategy,
     TrainConfig,
+    recipe_for,
     require,
+    size_for,
 )
 
 DEFAULT_DATA = Path("data/ml-100k")
-_WITH_TEXT = 4
-"""How many times longer rows are by default if items have texts."""
 
 
-def resolved(flags: TrainConfig) -> RunConfig:
-    """Returns the config of a run: its flags, over the recipe of its size and strategy.
+def checked(flags: TrainConfig) -> TrainConfig:
+    """Returns flags with absolute paths, checked as far as no data is needed.
 
     Raises:
         UserError: flags contradict each other: LoRA or --init_items text without a
-            pretrained Llama, LoRA's flags without LoRA, flags that ask
-            for a pretrained Llama and for random weights, or --stop_at past the last
-            step.
+            pretrained Llama, LoRA's flags without LoRA, or flags that ask for two
+            Llamas.
     """
     flags = _absolute(flags)
     strategy = strategy_of(flags)
     _check_llama(flags, strategy)
     _check_lora(flags, strategy)
-    recipe = _recipe(flags, strategy)
+    return flags
+
+
+def with_llama_size(
+    flags: TrainConfig, facts: DataFacts, recorded: RunConfig | None = None
+) -> TrainConfig:
+    """Returns flags with a size of Llama, if they name no Llama.
+
+    It is the size of the run that is resumed, or the one that the data asks for.
+
+    Args:
+        flags: the run's flags.
+        facts: the data.
+        recorded: the config of the run that is resumed, if any.
+    """
+    if flags.llama_size or flags.llama_path or flags.llama_config:
+        return flags
+    size = None if recorded is None else recorded.flags.llama_size
+    if size not in SCRATCH_SIZES:
+        size = size_for(facts)
+    return dataclasses.replace(flags, llama_size=size)
+
+
+def folder_of(flags: TrainConfig) -> Path:
+    """Returns the folder of a run, whose flags name a Llama."""
+    if flags.checkpoint_dir is not None:
+        return flags.checkpoint_dir
+    llama: str | None = flags.llama_size
+    if flags.llama_config is not None:
+        llama = flags.llama_config.stem
+    elif flags.llama_path is not None and not _is_published(flags):
+        llama = flags.llama_path.name
+    data = (flags.data_dir or DEFAULT_DATA).name
+    return Path("runs") / f"{data}-{llama}-{strategy_of(flags)}-seed{flags.seed}"
+
+
+def resolved(
+    flags: TrainConfig, facts: DataFacts, recorded: RunConfig | None = None
+) -> RunConfig:
+    """Returns the config of a run: its flags, over the recipe for its data.
+
+    Args:
+        flags: the run's flags.
+        facts: the data, which the recipe follows.
+        recorded: the config of the run that is resumed, if any; its recipe stays.
+
+    Raises:
+        UserError: see `checked`; or --stop_at is past the last step, or --accumulate
+            does not divide the batch.
+    """
+    flags = with_llama_size(checked(flags), facts, recorded)
+    strategy = strategy_of(flags)
+    recipe = _recipe(flags, facts, strategy, recorded)
     require(
         flags.stop_at is None or flags.stop_at <= recipe.num_steps,
         f"--stop_at is {flags.stop_at}, wanted at most --num_steps, which is "
@@ -45,9 +103,6 @@ def resolved(flags: TrainConfig) -> RunConfig:
         f"--accumulate is {flags.accumulate}, wanted a number that divides "
         f"--batch_size, which is {recipe.batch_size}",
     )
-    data = flags.data_dir or DEFAULT_DATA
-    llama = flags.llama_size if flags.llama_path is None else flags.llama_path.name
-    name = f"{data.name}-{llama}-{strategy}-seed{flags.seed}"
     return RunConfig(
         flags=flags,
         recipe=recipe,
@@ -55,22 +110,43 @@ def resolved(flags: TrainConfig) -> RunConfig:
         dtype=_dtype(flags.dtype),
         stop_at=flags.stop_at or recipe.num_steps,
         save_every=flags.save_every or recipe.eval_every,
-        data_dir=data.resolve(),
-        checkpoint_dir=flags.checkpoint_dir or Path("runs") / name,
+        data_dir=(flags.data_dir or DEFAULT_DATA).resolve(),
+        checkpoint_dir=folder_of(flags),
     )
 
 
-def _recipe(flags: TrainConfig, strategy: Strategy) -> Recipe:
-    """The recipe of a size and a strategy, with what the flags change."""
-    nano = is_scratch(flags) and flags.llama_size == "nano"
-    recipe = NANO_RECIPE if nano else PRETRAINED_RECIPES[strategy]
-    if flags.reads_text:
-        recipe = dataclasses.replace(recipe, seq_len=_WITH_TEXT * recipe.seq_len)
-    names = {field.name for field in dataclasses.fields(Recipe)} - {"text_width"}
+def scratch_sizes(flags: TrainConfig) -> LlamaConfig | None:
+    """Returns the sizes of a small Llama from scratch, or None for a published one.
+
+    Raises:
+        UserError: --llama_config is no config of a Llama.
+    """
+    if flags.llama_config is not None:
+        return convert.read_config_file(flags.llama_config)
+    small = flags.llama_path is None and flags.llama_size in SCRATCH_SIZES
+    return LLAMA_PRESETS[flags.llama_size] if small and flags.llama_size else None
+
+
+def _recipe(
+    flags: TrainConfig, facts: DataFacts, strategy: Strategy, recorded: RunConfig | None
+) -> Recipe:
+    fields = (field.name for field in dataclasses.fields(Recipe))
+    names = [*(name for name in fields if name != "text_width"), "epochs"]
     given = {name: getattr(flags, name) for name in names}
-    return dataclasses.replace(
-        recipe, **{name: value for name, value in given.items() if value is not None}
-    )
+    given = {name: value for name, value in given.items() if value is not None}
+    if recorded is not None:
+        given = _recorded(recorded.recipe, given) | given
+    return recipe_for(facts, scratch_sizes(flags), strategy, given, flags.reads_text)
+
+
+def _recorded(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
+    """A recorded recipe by field, before text columns are added, and without the steps
+    if they are given as epochs."""
+    values = dataclasses.asdict(recipe)
+    values["item_width"] -= values.pop("text_width")
+    if "epochs" in given:
+        del values["num_steps"]
+    return values
 
 
 def _check_llama(flags: TrainConfig, strategy: Strategy) -> None:
@@ -78,6 +154,11 @@ def _check_llama(flags: TrainConfig, strategy: Strategy) -> None:
         flags.llama_path is None or not flags.from_scratch,
         "--llama_path and --from_scratch contradict each other, wanted one of them",
     )
+    for name in ("llama_path", "llama_size"):
+        require(
+            flags.llama_config is None or getattr(flags, name) is None,
+            f"--llama_config and --{name} contradict each other, wanted one of them",
+        )
     require(
         flags.init_items != "text"
         or not is_scratch(flags)
@@ -105,8 +186,8 @@ def is_scratch(flags: TrainConfig) -> bool:
 
 def _absolute(flags: TrainConfig) -> TrainConfig:
     """Returns flags with absolute paths: a run records them."""
-    names = ("llama_path", "text_llama_path", "tokenizer", "load_checkpoint",
-             "init_from")  # fmt: skip
+    names = ("llama_path", "llama_config", "text_llama_path", "tokenizer",
+             "load_checkpoint", "init_from")  # fmt: skip
     paths = {name: getattr(flags, name) for name in names}
     given = {name: path.absolute() for name, path in paths.items() if path is not None}
     return dataclasses.replace(flags, **given)
@@ -114,8 +195,11 @@ def _absolute(flags: TrainConfig) -> TrainConfig:
 
 def wants_hub(flags: TrainConfig) -> bool:
     """Returns whether a run's Llama is to be fetched from the Hugging Face hub."""
-    published = flags.llama_size != "nano" and not flags.from_scratch
-    return published and flags.llama_path is None
+    return _is_published(flags) and not flags.from_scratch and flags.llama_path is None
+
+
+def _is_published(flags: TrainConfig) -> bool:
+    return flags.llama_size is not None and flags.llama_size not in SCRATCH_SIZES
 
 
 def _check_lora(flags: TrainConfig, strategy: Strategy) -> None:

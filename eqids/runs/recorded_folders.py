@@ -72,11 +72,12 @@ def llama_folder(config: RunConfig, llama_path: Path | None = None) -> Path | No
     folder = llama_path or flags.llama_path
     if folder is None or folder.exists():
         return folder
-    published = REPOSITORIES.get(flags.llama_size)
+    size = flags.llama_size
+    published = None if size is None else REPOSITORIES.get(size)
     # Folders in the hub's cache are named by revision; others are the user's own.
-    if published is None or folder.name != published.revision:
+    if size is None or published is None or folder.name != published.revision:
         return folder
-    return fetch_llama(flags.llama_size)
+    return fetch_llama(size)
 
 
 def check_llama_exists(path: Path, folder: Path, flag: str = "--llama_path") -> None:

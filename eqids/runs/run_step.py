@@ -40,6 +40,5 @@ def step_config(config: RunConfig, llama: LlamaConfig) -> StepConfig:
         accumulate=flags.accumulate,
         item_optimizer=flags.item_optimizer,
         grad_clip=flags.grad_clip,
-        schedule=flags.schedule,
         llama_learning_rate=flags.llama_learning_rate,
     )

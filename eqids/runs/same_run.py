@@ -7,11 +7,12 @@ from typing import Any
 from eqids.config import ModelConfig, Recipe, UserError, from_json, to_json
 from eqids.runs.same_catalog import other_catalog
 
-_IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
-             "item_optimizer", "gap_dropout", "shuffle_ties", "accumulate",
-             "schedule", "llama_learning_rate", "prompt",
-             "text_tokens_per_item", "eval_users", "request_time")  # fmt: skip
+_IDENTITY = ("seed", "grad_clip", "tied_items", "init_items", "item_optimizer",
+             "gap_dropout", "shuffle_ties", "accumulate", "llama_learning_rate",
+             "prompt", "text_tokens_per_item", "request_time")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
+_FREE = ("early_stop",)
+"""What a resumed run may change of its recipe."""
 
 
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -82,14 +83,17 @@ def _apart(value: Any, other: Any) -> Any:
 
 def _identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run must share with a checkpoint to resume it."""
+    config, flags = meta["config"], meta["config"]["flags"]
     # An older checkpoint lacks the newest fields.
-    config, known = meta["config"], from_json(ModelConfig, meta["model"], "model")
-    sizes = to_json(known)
+    sizes = to_json(from_json(ModelConfig, meta["model"], "model"))
     lora = sizes.pop("lora") or {}
     recipe = to_json(from_json(Recipe, config["recipe"], "recipe"))
+    recipe = {n: value for n, value in recipe.items() if n not in _FREE}
     return {
         **{name: meta[name] for name in ("catalog_id", "dataset_hash", "base")},
-        **{f"--{name}": config["flags"][name] for name in _IDENTITY},
+        # A Llama in files is compared by its base and sizes.
+        "--llama_size": None if flags["llama_path"] else flags["llama_size"],
+        **{f"--{name}": flags[name] for name in _IDENTITY},
         **{f"--{name}": value for name, value in recipe.items()},
         "--train": config["strategy"],
         **{f"--lora_{name}": value for name, value in lora.items()},

@@ -35,20 +35,20 @@ def check_strategy(path: Path, was: Strategy, now: Strategy) -> None:
     )
 
 
-def check_llama_size(path: Path, config: RunConfig, size: str) -> None:
+def check_llama_size(path: Path, config: RunConfig, size: str | None) -> None:
     """Requires the --llama_size of a checkpoint whose Llama was not in files.
 
     Args:
         path: the path of the checkpoint, for messages.
         config: the config of its run.
-        size: --llama_size of the new run, whose Llama is not in files either.
+        size: --llama_size of the new run, whose Llama is not in files either, if given.
 
     Raises:
         UserError: the new run has another size.
     """
     was = config.flags.llama_size
     require(
-        config.flags.llama_path is not None or size == was,
+        config.flags.llama_path is not None or None in (size, was) or size == was,
         f"{path} was trained with --llama_size {was}, this run has --llama_size "
         f"{size}; wanted --llama_size {was}, or no --load_checkpoint for a new model",
     )

@@ -103,11 +103,11 @@ def start_or_restore(
         prefix=prefix,
         cold=_cold_items(config, dataset, text, put),
         batches=_placed(batches, inputs, checkpoints, put),
-        dataset=of_some_users(dataset, config.flags.eval_users),
+        dataset=of_some_users(dataset, config.recipe.eval_users or None),
         ranker=make_ranker(config.recipe.seq_len, dtype, put, tokens, prefix),
         checkpoints=checkpoints,
     )
-    say(first_lines(inputs, state))
+    say(first_lines(inputs, sizes.llama, state))
     return run, state
 
 
@@ -175,7 +175,7 @@ def _resume(folder: Path, checkpoints: RunCheckpoints) -> State:
             difference), or damaged steps only.
     """
     path = folder / str(latest_step(folder))
-    check_same(path, read_manifest(path).meta, checkpoints.meta(None))
+    check_same(path, read_manifest(path).meta, checkpoints.meta(None, 0.0))
     like, stored = checkpoints.like, checkpoints.stored
     _, state = restore_sound(folder, latest_step, like, stored, warn)
     return state
@@ -186,7 +186,7 @@ def _with_weights(
 ) -> State:
     """Returns a new run's state, with the weights of another run if flags name one."""
     flags, stored = config.flags, checkpoints.stored
-    meta: Mapping[str, Any] = checkpoints.meta(None)
+    meta: Mapping[str, Any] = checkpoints.meta(None, 0.0)
     if flags.load_checkpoint is not None:
         return load_weights(state, stored, flags.load_checkpoint, meta, put)
     if flags.init_from is not None:

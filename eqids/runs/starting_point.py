@@ -72,6 +72,7 @@ def _of_pair(pair: Pair) -> StartingPoint:
     flags = replace(
         pair.config.flags,
         llama_path=pair.folder,
+        llama_config=None,
         from_scratch=False,
         tokenizer=None if has_tokenizer else pair.config.flags.tokenizer,
     )

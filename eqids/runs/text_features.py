@@ -19,6 +19,7 @@ from eqids.config import (
     RunConfig,
     TrainConfig,
     require,
+    with_adapter,
 )
 from eqids.data import Dataset
 from eqids.data.batches.item_texts import TOKENIZER_FILE, tokenizer_file, tokens_of
@@ -26,7 +27,7 @@ from eqids.data.batches.tokens import ItemTokens
 from eqids.data.files import ITEMS_FILE, read_parquet
 from eqids.io.digests import file_sha256
 from eqids.model import Llama, TextFeatures
-from eqids.runs.recipe import wants_hub
+from eqids.runs.recipe import scratch_sizes, wants_hub
 from eqids.runs.run_tokens import check_vocab
 from eqids.runs.text_encodings import cached_encodings
 from eqids.runs.text_vectors import DEPTH, MOST_TOKENS, Projection, text_vectors
@@ -101,7 +102,8 @@ def _with_widths(config: RunConfig, usual: int) -> Recipe:
             f"--item_width is {whole} and there are {text} text columns, wanted an "
             "item width above --text_width: it includes the text columns",
         )
-    return dataclasses.replace(recipe, item_width=whole, text_width=text)
+    recipe = dataclasses.replace(recipe, item_width=whole, text_width=text)
+    return with_adapter(recipe, scratch_sizes(flags))
 
 
 def _why_not(
@@ -149,6 +151,7 @@ def _encoding_width(flags: TrainConfig) -> int:
     """Returns the size of the encodings of a new run's texts."""
     folder = text_llama(flags)
     if folder is None:
+        assert flags.llama_size is not None, "text features without a Llama"
         return LLAMA_PRESETS[flags.llama_size].width
     return convert.read_config(folder).width
 
