@@ -104,7 +104,7 @@ class NewTexts:
         out = {**arrays, _TEXT: _with_rows(arrays[_TEXT], new, rows)}
         known = new[rows.any(axis=1)]
         for name in _LEARNED & arrays.keys():
-            out[name] = _with_rows(arrays[name], known, 0)
+            out[name] = _with_rows(arrays[name], known, 0.0)
         return out
 
 
