@@ -8,18 +8,13 @@ import scipy.sparse as sp
 from jaxtyping import Float
 
 from eqids.data import Dataset
+from eqids.data.successors import MARKOV_ORDER, transitions
 from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
 from eqids.fit.ranking import metrics, ranks_of_scores
-
-MARKOV_ORDER = 5
-"""Number of last items of a history that a Markov prediction uses."""
 
 _SCORES = 2**25
 """Scores in memory at a time (128 MiB): with a large catalog, a chunk has fewer
 users."""
-
-_EVENTS = 2**16
-"""Events whose transitions are counted at a time."""
 
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
 
@@ -34,10 +29,9 @@ def popularity(dataset: Dataset) -> Scorer:
 def markov(dataset: Dataset) -> Scorer:
     """Scores an item by how often it came soon after the last items of a history.
 
-    A first-order chain (Rendle et al. 2010, section 4) whose counts are taken over
-    the next `MARKOV_ORDER` events, with weight 1 / distance. Predictions sum the rows
-    of the last `MARKOV_ORDER` items, with the same weights. Items that never followed
-    are ordered by popularity.
+    The counts are those of `eqids.data.successors`, all of them. Predictions sum the
+    rows of the last `MARKOV_ORDER` items, with weight 1 / distance. Items that never
+    followed are ordered by popularity.
     """
     follows = _normalised_transitions(dataset)
     counts = np.where(dataset.item_valid, dataset.item_counts, -np.inf).reshape(-1)
@@ -56,34 +50,11 @@ def markov(dataset: Dataset) -> Scorer:
 
 def _normalised_transitions(dataset: Dataset) -> sp.csr_matrix:
     """Transition weights between slots in the training events, with normalised rows."""
-    parts: list[sp.csr_matrix] = []
-    for first in range(0, len(dataset.slots), _EVENTS):
-        part = _transitions(dataset, first, first + _EVENTS)
-        # Parts of similar size are added, so that a large sum is not computed again for
-        # each part.
-        while parts and parts[-1].nnz <= part.nnz:
-            part = part + parts.pop()
-        parts.append(part)
-    total = sum(parts[1:], start=parts[0])
+    total = transitions(
+        dataset.slots, dataset.offsets, dataset.train_length, dataset.num_slots
+    )
     sums = np.asarray(total.sum(axis=1)).reshape(-1)
     return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
-
-
-def _transitions(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
-    """Transition weights after the events from `first` up to `stop`, not normalised."""
-    event = np.arange(first, min(stop + MARKOV_ORDER, len(dataset.slots)))
-    user = np.searchsorted(dataset.offsets, event, side="right") - 1
-    training = event - dataset.offsets[user] < dataset.train_length[user]
-    event, user = event[training], user[training]
-    weights, before, after = [], [], []
-    for distance in range(1, MARKOV_ORDER + 1):
-        same = (user[distance:] == user[:-distance]) & (event[:-distance] < stop)
-        before.append(dataset.slots[event[:-distance][same]])
-        after.append(dataset.slots[event[distance:][same]])
-        weights.append(np.full(len(before[-1]), 1.0 / distance))
-    pairs = np.concatenate(before), np.concatenate(after)
-    shape = (dataset.num_slots, dataset.num_slots)
-    return sp.csr_matrix((np.concatenate(weights), pairs), shape=shape)
 
 
 def evaluate_baseline(

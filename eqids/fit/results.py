@@ -6,7 +6,8 @@ from typing import Any
 
 from eqids.config import to_json
 from eqids.data import Dataset
-from eqids.fit.baselines import MARKOV_ORDER, evaluate_baseline, markov, popularity
+from eqids.data.successors import MARKOV_ORDER
+from eqids.fit.baselines import evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import Evaluation, Split
 
 RESULT_FILE = "result.json"
