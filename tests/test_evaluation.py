@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, strategies as st
 from models import FLOAT32, NOWHERE, tiny_model
 
+from eqids.config import MARKOV_ORDER
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import query_batch
-from eqids.data.successors import MARKOV_ORDER
 from eqids.fit.baselines import evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import Split, chunks, evaluate, make_ranker, of_some_users
 from eqids.fit.ranking import metrics, ranks_of_scores

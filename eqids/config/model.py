@@ -106,6 +106,11 @@ LLAMA_PRESETS: Mapping[str, LlamaConfig] = types.MappingProxyType(
 LlamaSize = Literal["nano", "smollm2-135m", "1b", "3b", "8b"]
 
 
+MARKOV_ORDER = 5
+"""Number of events after an item that count as its successors, and of last items of a
+history whose successors are predicted."""
+
+
 Adapter = Literal["mlp", "linear"]
 """Two layers with GELU between them, or one matrix."""
 
@@ -151,3 +156,6 @@ class ModelConfig:
     """Share of activations dropped in training, of the input and of each branch."""
     lora: LoraConfig | None = None
     """Low-rank changes of the Llama, if it has any."""
+    num_successors: int = 0
+    """Most successors of an item in the counts that the softmax is mixed with; 0 for no
+    counts."""

@@ -9,8 +9,8 @@ from eqids.config.train_flags import TrainConfig
 MODEL_FLAGS = (
     "llama_size", "llama_path", "from_scratch", "train", "lora_rank", "lora_alpha",
     "lora_targets", "data_dir", "prompt", "text_tokens_per_item", "tokenizer",
-    "seq_len", "item_width", "adapter", "tied_items", "init_items", "gap_dropout",
-    "shuffle_ties", "dtype",
+    "seq_len", "item_width", "adapter", "tied_items", "counts", "init_items",
+    "gap_dropout", "shuffle_ties", "dtype",
 )  # fmt: skip
 """Flags of the model and of what it reads. A run that starts from a checkpoint takes
 them over, unless its own command line gives them."""

@@ -1,4 +1,4 @@
-"""Reads what older checkpoints record: fields that were renamed since."""
+"""Reads what older checkpoints record: fields that were renamed or added since."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,17 @@ _RENAMED = (
 field of `RunConfig` or `ModelConfig` that is renamed gets a row here."""
 
 
+_ADDED: tuple[tuple[str, str, Any], ...] = (
+    ("config.flags", "counts", False),
+    ("model", "num_successors", 0),
+)
+"""An object's path in the record, a field that it lacks if it is older, and the value
+that the field then has. A field gets a row here if its default changes what a recorded
+run does."""
+
+
 def upgrade_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a checkpoint's record with the present names of all fields.
+    """Returns a checkpoint's record with the present names and number of fields.
 
     Args:
         meta: the `meta` of a manifest, or the content of a pair's eqids.json. It stays
@@ -21,6 +30,8 @@ def upgrade_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     for path, old, new in _RENAMED:
         meta = _renamed(meta, path.split("."), old, new)
+    for path, name, value in _ADDED:
+        meta = _added(meta, path.split("."), name, value)
     return meta
 
 
@@ -33,3 +44,14 @@ def _renamed(
     if not isinstance(inner, Mapping):
         return record
     return {**record, path[0]: _renamed(inner, path[1:], old, new)}
+
+
+def _added(
+    record: Mapping[str, Any], path: list[str], name: str, value: Any
+) -> Mapping[str, Any]:
+    if not path:
+        return {**record, name: record.get(name, value)}
+    inner = record.get(path[0])
+    if not isinstance(inner, Mapping):
+        return record
+    return {**record, path[0]: _added(inner, path[1:], name, value)}

@@ -11,9 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float32, Int32, Int64
 
-MARKOV_ORDER = 5
-"""Number of events after an item that count as its successors, and of last items of a
-history that a prediction uses."""
+from eqids.config import MARKOV_ORDER
 
 MOST_SUCCESSORS = 128
 """Most successors of an item in a table, the heaviest. On validation of ML-100K, ML-1M

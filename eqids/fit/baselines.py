@@ -7,8 +7,9 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
+from eqids.config import MARKOV_ORDER
 from eqids.data import Dataset
-from eqids.data.successors import MARKOV_ORDER, transitions
+from eqids.data.successors import transitions
 from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
 from eqids.fit.ranking import metrics, ranks_of_scores
 

@@ -42,8 +42,7 @@ def train(run: Run, state: State) -> int:
             validation = None
             if done % recipe.eval_every == 0 or done == recipe.num_steps:
                 log.flush(done)
-                state = run.with_cold_items(state)
-                validation = run.evaluate(state.params, "valid")
+                state, validation = run.validate(state)
                 log.validation(done, validation)
             better = validation is not None and patience.better(validation)
             signals.check(done)

@@ -4,9 +4,8 @@ table."""
 from collections.abc import Mapping
 from typing import Any
 
-from eqids.config import to_json
+from eqids.config import MARKOV_ORDER, to_json
 from eqids.data import Dataset
-from eqids.data.successors import MARKOV_ORDER
 from eqids.fit.baselines import evaluate_baseline, markov, popularity
 from eqids.fit.evaluation import Evaluation, Split
 

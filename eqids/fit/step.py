@@ -71,9 +71,12 @@ class Step(Protocol):
 
 def split(model: EqIDs, strategy: Strategy, dtype: DTypeLike) -> tuple[EqIDs, EqIDs]:
     """Returns the trained part in float32, and the frozen part in the dtype of its
-    use."""
+    use; frozen counts stay in float32."""
     params, frozen = eqx.partition(model, trainable(model, strategy))
-    weights, others = eqx.partition(frozen, eqx.is_inexact_array)
+    of_llama = jax.tree.map(eqx.is_inexact_array, model.llama)
+    casts = jax.tree.map(lambda _: False, model)
+    casts = eqx.tree_at(lambda m: m.llama, casts, of_llama)
+    weights, others = eqx.partition(frozen, casts)
     weights = jax.tree.map(lambda x: x.astype(dtype), weights)
     return params, eqx.combine(weights, others)
 

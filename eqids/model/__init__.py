@@ -20,6 +20,10 @@ project:
 | `hidden` | hidden layer of an adapter |
 | `rank` | between the two matrices of a low-rank change (LoRA) |
 | `gaps` | buckets of the time between items |
+| `recent` | last items of a history, newest first |
+| `successor` | successors of an item in the table of counts |
+| `support` | distinct successors of the recent items |
+| `feature` | what the gate between softmax and counts depends on |
 """
 
 from eqids.model.adapter import (
@@ -27,8 +31,13 @@ from eqids.model.adapter import (
     MlpAdapter as MlpAdapter,
 )
 from eqids.model.attention import PrefixCache as PrefixCache
+from eqids.model.counts import (
+    Recent as Recent,
+    SuccessorCounts as SuccessorCounts,
+)
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
 from eqids.model.likelihood import ActiveClusters as ActiveClusters
 from eqids.model.llama import Llama as Llama
+from eqids.model.mixture import Mixture as Mixture
 from eqids.model.search import TopK as TopK
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

@@ -14,8 +14,10 @@ from eqids.config import ModelConfig
 from eqids.config.slots import cluster_of, place_of
 from eqids.model.adapter import LinearAdapter, MlpAdapter
 from eqids.model.attention import Kernel, PrefixCache
+from eqids.model.counts import Recent, SuccessorCounts
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
+from eqids.model.mixture import Mixture
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, lookup, per_shard
 
@@ -59,7 +61,11 @@ class Batch(eqx.Module):
 
 
 class EqIDs(eqx.Module):
-    """A Llama between item vectors and a hierarchical softmax over the catalog."""
+    """A Llama between item vectors and a hierarchical softmax over the catalog.
+
+    With `successors`, the softmax is mixed with counts wherever the model answers;
+    `loss` is that of the softmax alone.
+    """
 
     llama: Llama
     input_table: Float[Array, "cluster place item_width"] | None
@@ -67,6 +73,7 @@ class EqIDs(eqx.Module):
     gap_table: Float[Array, "gaps width"]
     output_adapter: MlpAdapter | LinearAdapter
     softmax: HierarchicalSoftmax
+    successors: SuccessorCounts | None
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(
@@ -77,6 +84,7 @@ class EqIDs(eqx.Module):
         counts: Int[np.ndarray, "cluster place"] | None = None,
         vectors: Float[np.ndarray, "cluster place vector_width"] | None = None,
         llama: Llama | None = None,
+        successors: SuccessorCounts | None = None,
         key: PRNGKeyArray,
     ):
         """Starts from random weights, and biases from log popularity.
@@ -88,6 +96,8 @@ class EqIDs(eqx.Module):
             vectors: where item vectors start, see `initial_table`.
             llama: a pretrained Llama, by default a random one. The model predicts no
                 text, so it drops `lm_head`.
+            successors: counts that the softmax is mixed with; by default there are none
+                yet, if the config wants some.
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
@@ -114,6 +124,9 @@ class EqIDs(eqx.Module):
             self.input_adapter = LinearAdapter(item, llama_axis, key=keys[3])
             self.output_adapter = LinearAdapter(llama_axis, item, key=keys[4])
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
+        if c.num_successors and successors is None:
+            successors = SuccessorCounts.zeros(*sizes[:2], c.num_successors)
+        self.successors = successors
         self.config = c
 
     def embed(
@@ -192,6 +205,20 @@ class EqIDs(eqx.Module):
             prefix=prefix,
         )  # fmt: skip
         return self.output_adapter(per_shard(pick, (), hidden, position))[:, 0]
+
+    def mixture_at(
+        self, batch: Batch, position: Int[Array, " batch"]
+    ) -> Mixture | None:
+        """Returns what counts add to the softmax for one query of every row, if any.
+
+        Args:
+            batch: one history a row.
+            position: the position of the query in each row.
+        """
+        if self.successors is None:
+            return None
+        recent = Recent.of(batch.items, batch.segment, position)
+        return self.successors.mixture(recent)
 
     def loss(
         self,

@@ -23,7 +23,11 @@ from eqids.runs.new_model import model_config
 from eqids.runs.pretrained_llama import llama_sizes, with_llama_path
 from eqids.runs.recipe import DEFAULT_DATA, resolved
 from eqids.runs.recorded_folders import check_dataset_exists, check_llama_exists
-from eqids.runs.run_folder import check_start, recorded_item_optimizer
+from eqids.runs.run_folder import (
+    check_start,
+    recorded_counts,
+    recorded_item_optimizer,
+)
 from eqids.runs.run_tokens import (
     check_reads_alike,
     prefix_length,
@@ -89,7 +93,8 @@ def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
         check_pair_catalog(read_pair(flags.init_from), dataset)
     recorded = recorded_item_optimizer(flags, folder)
     items = choose_item_optimizer(recorded, dataset, config.recipe)
-    flags = dataclasses.replace(flags, item_optimizer=items)
+    counts = recorded_counts(flags, folder)
+    flags = dataclasses.replace(flags, item_optimizer=items, counts=counts)
     tokens = None if inputs.tokens is None else inputs.tokens.config
     config = dataclasses.replace(config, flags=flags, tokens=tokens)
     sizes = model_config(config, dataset, llama_sizes(flags, inputs.tokens))

@@ -13,6 +13,7 @@ from convert.hf_eqids import check_pair, load_beside, read_pair
 from eqids.checkpoints import leaf_name, read_manifest, resolve, restore
 from eqids.config import LoraConfig, ModelConfig, from_json, require
 from eqids.fit.step import State
+from eqids.model import EqIDs, SuccessorCounts
 from eqids.model.llama import LlamaBlock
 from eqids.runs.same_run import difference
 from eqids.runs.same_sizes import check_lora, check_shapes, check_strategy
@@ -99,8 +100,26 @@ def load_pair_weights(
     pair = read_pair(folder)
     check_pair(pair, meta["base"])
     check_unused(folder, pair.meta, meta)
-    params = eqx.combine(load_beside(pair, stored.params, put), state.params)
-    return dataclasses.replace(state, params=params)
+    has_gate, like = pair.sizes.num_successors > 0, stored.params
+    if has_gate != (like.successors is not None):
+        like = _with_counts(like, _gate_alone() if has_gate else None)
+    loaded = load_beside(pair, like, put)
+    if state.params.successors is None:
+        loaded = _with_counts(loaded, None)
+    return dataclasses.replace(state, params=eqx.combine(loaded, state.params))
+
+
+def _with_counts(params: EqIDs, counts: SuccessorCounts | None) -> EqIDs:
+    def is_none(node: object) -> bool:
+        return node is None
+
+    return eqx.tree_at(lambda m: m.successors, params, counts, is_leaf=is_none)
+
+
+def _gate_alone() -> SuccessorCounts:
+    """The shape of a gate, as the trained part of a model has it."""
+    counts = eqx.filter_eval_shape(SuccessorCounts.zeros, 1, 1, 1)
+    return eqx.tree_at(lambda c: (c.slot, c.weight, c.total), counts, (None,) * 3)
 
 
 def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

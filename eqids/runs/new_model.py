@@ -1,13 +1,16 @@
 """The model that a new run starts from: its sizes, its keys and its first weights."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import NUM_GAPS
-from eqids.model import EqIDs, Llama
+from eqids.model import EqIDs, Llama, SuccessorCounts
 
 
 def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -41,6 +44,7 @@ def model_config(
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
         lora=lora,
+        num_successors=dataset.successors.width if flags.counts else 0,
     )
 
 
@@ -70,5 +74,30 @@ def initial_model(
         counts=dataset.item_counts,
         vectors=starts[init_items],
         llama=llama,
+        successors=counts_of(dataset) if config.num_successors else None,
         key=key,
     )
+
+
+def counts_of(dataset: Dataset) -> SuccessorCounts:
+    """Returns the counts of a dataset, with a gate of even odds."""
+    table = dataset.successors.table(dataset.item_valid)
+    counts = SuccessorCounts.zeros(*table.slot.shape)
+    return dataclasses.replace(
+        counts,
+        slot=jnp.asarray(table.slot),
+        weight=jnp.asarray(table.weight),
+        total=jnp.asarray(table.total),
+    )
+
+
+def sizes_for(sizes: ModelConfig, dataset: Dataset) -> ModelConfig:
+    """Returns a model's sizes with counts, if it has some, of a dataset's width.
+
+    Args:
+        sizes: what a run recorded.
+        dataset: may have other histories of the run's catalog.
+    """
+    if not sizes.num_successors:
+        return sizes
+    return dataclasses.replace(sizes, num_successors=dataset.successors.width)

@@ -7,9 +7,9 @@ from typing import Any
 from eqids.config import UserError
 from eqids.runs.same_catalog import other_catalog
 
-_IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "init_items",
-             "item_optimizer", "gap_dropout", "shuffle_ties", "accumulate",
-             "schedule", "llama_learning_rate", "prompt",
+_IDENTITY = ("llama_size", "seed", "grad_clip", "tied_items", "counts",
+             "init_items", "item_optimizer", "gap_dropout", "shuffle_ties",
+             "accumulate", "schedule", "llama_learning_rate", "prompt",
              "text_tokens_per_item", "eval_users")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
 
