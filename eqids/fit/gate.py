@@ -103,7 +103,8 @@ def evaluate_fitted(
 
 def with_gate(model: EqIDs, gate: Float[np.ndarray, " feature"]) -> EqIDs:
     """Returns a model, or its trained part, with another gate, placed as its own."""
-    return eqx.tree_at(gate_of, model, beside(gate.astype(np.float32), gate_of(model)))
+    placed = beside(gate.astype(np.float32), gate_of(model))
+    return eqx.tree_at(lambda m: m.successors.gate, model, placed)
 
 
 def gate_of(model: EqIDs) -> Float[Array, " feature"]:

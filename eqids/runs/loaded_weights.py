@@ -48,7 +48,8 @@ def load_weights(
     path = resolve(checkpoint, "--load_checkpoint")
     manifest = read_manifest(path)
     merges = _check_weights(path, manifest.meta, meta)
-    shapes, params = stored.params, state.params
+    has_gate = manifest.meta["model"]["num_successors"] > 0
+    shapes, params = _with_gate(stored.params, has_gate), state.params
     if merges:
         lora = from_json(LoraConfig, manifest.meta["model"]["lora"], f"{path}: lora")
         with_lora = partial(LlamaBlock.with_lora, config=lora, key=jax.random.key(0))
@@ -75,7 +76,7 @@ def load_weights(
         loaded = eqx.tree_at(lambda m: m.llama.blocks.lora, loaded, None)
         merged = jax.jit(LlamaBlock.merged)(changed)
         params = eqx.tree_at(lambda m: m.llama.blocks, params, merged)
-    return dataclasses.replace(state, params=eqx.combine(loaded, params))
+    return dataclasses.replace(state, params=_over(params, loaded))
 
 
 def load_pair_weights(
@@ -100,13 +101,27 @@ def load_pair_weights(
     pair = read_pair(folder)
     check_pair(pair, meta["base"])
     check_unused(folder, pair.meta, meta)
-    has_gate, like = pair.sizes.num_successors > 0, stored.params
-    if has_gate != (like.successors is not None):
-        like = _with_counts(like, _gate_alone() if has_gate else None)
-    loaded = load_beside(pair, like, put)
-    if state.params.successors is None:
+    like = _with_gate(stored.params, pair.sizes.num_successors > 0)
+    params = _over(state.params, load_beside(pair, like, put))
+    return dataclasses.replace(state, params=params)
+
+
+def _with_gate(shapes: EqIDs, has_gate: bool) -> EqIDs:
+    """The shapes of a run's weights, with a gate of counts or without, as stored."""
+    if has_gate == (shapes.successors is not None):
+        return shapes
+    gate = None
+    if has_gate:
+        gate = eqx.filter_eval_shape(SuccessorCounts.zeros, 1, 1, 1)
+        gate = eqx.tree_at(lambda c: (c.slot, c.weight, c.total), gate, (None,) * 3)
+    return _with_counts(shapes, gate)
+
+
+def _over(params: EqIDs, loaded: EqIDs) -> EqIDs:
+    """A run's weights, with those that were loaded in their place."""
+    if params.successors is None:
         loaded = _with_counts(loaded, None)
-    return dataclasses.replace(state, params=eqx.combine(loaded, state.params))
+    return eqx.combine(loaded, params)
 
 
 def _with_counts(params: EqIDs, counts: SuccessorCounts | None) -> EqIDs:
@@ -114,12 +129,6 @@ def _with_counts(params: EqIDs, counts: SuccessorCounts | None) -> EqIDs:
         return node is None
 
     return eqx.tree_at(lambda m: m.successors, params, counts, is_leaf=is_none)
-
-
-def _gate_alone() -> SuccessorCounts:
-    """The shape of a gate, as the trained part of a model has it."""
-    counts = eqx.filter_eval_shape(SuccessorCounts.zeros, 1, 1, 1)
-    return eqx.tree_at(lambda c: (c.slot, c.weight, c.total), counts, (None,) * 3)
 
 
 def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
