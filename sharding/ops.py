@@ -5,6 +5,7 @@ they read the types of their arrays. Without a mesh they are the plain operation
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -66,8 +67,8 @@ def lookup(table: Array, *index: Array) -> Array:
 
 
 def per_shard(
-    function: Callable[..., Array], replicated: PyTree, *split: Array
-) -> Array:
+    function: Callable[..., PyTree[Array]], replicated: PyTree, *split: Array
+) -> Any:
     """Returns `function(replicated, *split)`, run by each shard on its own rows.
 
     Args:
@@ -77,7 +78,8 @@ def per_shard(
         split: arrays with one leading axis, which the mesh splits in one way.
 
     Returns:
-        An array with that leading axis, split in the same way.
+        What the function returns: an array with that leading axis, split in the same
+        way, or a tree of such arrays.
     """
     sharding = like(split[0])
     if sharding is None:

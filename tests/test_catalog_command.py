@@ -167,6 +167,8 @@ def test_an_earlier_version_is_the_dataset_that_it_was(
             ours, theirs = getattr(found, name), getattr(then, name)
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
+        for name, array in vars(then.successors).items():
+            np.testing.assert_array_equal(getattr(found.successors, name), array)
         kept = np.where(here, then.valid_at, -1)
         np.testing.assert_array_equal(found.valid_at, kept)
         for name in ("catalog_id", "catalog_version", "num_clusters", "num_items"):

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, strategies as st
 from models import FLOAT32, NOWHERE, tiny_model
 
+from eqids.config import MARKOV_ORDER
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import query_batch
 from eqids.fit.baseline_ranks import ranks_by
-from eqids.fit.baselines import MARKOV_ORDER, markov, popularity
+from eqids.fit.baselines import markov, popularity
 from eqids.fit.evaluation import Split, chunks, evaluate, make_ranker, of_some_users
 from eqids.fit.ranking import metrics, ranks_of_scores
 from eqids.model import Batch
@@ -119,7 +120,7 @@ def test_some_users_are_the_same_ones_each_time(dataset: Dataset, split: Split) 
 def test_baselines_equal_loops_over_training_events(
     events: int, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eqids.fit.baselines._EVENTS", events)
+    monkeypatch.setattr("eqids.data.successors._EVENTS", events)
     trained = [dataset.history(u)[:n] for u, n in enumerate(dataset.train_length)]
     counts = np.zeros(dataset.num_slots)
     follows = np.zeros((dataset.num_slots, dataset.num_slots))

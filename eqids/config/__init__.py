@@ -75,6 +75,7 @@ from eqids.config.layout_flags import (
 from eqids.config.model import (
     LLAMA_PRESETS as LLAMA_PRESETS,
     LORA_TARGETS as LORA_TARGETS,
+    MARKOV_ORDER as MARKOV_ORDER,
     SCRATCH_SIZES as SCRATCH_SIZES,
     LlamaConfig as LlamaConfig,
     LlamaSize as LlamaSize,

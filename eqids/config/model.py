@@ -113,6 +113,11 @@ SCRATCH_SIZES: tuple[LlamaSize, ...] = ("nano", "micro", "mini", "small")
 """The sizes that are trained from scratch, from the smallest up."""
 
 
+MARKOV_ORDER = 5
+"""Number of events after an item that count as its successors, and of last items of a
+history whose successors are predicted."""
+
+
 Adapter = Literal["mlp", "linear", "identity"]
 """Two layers with GELU between them, one matrix, or none (items as wide as Llama)."""
 
@@ -168,6 +173,9 @@ class ModelConfig:
     """Size of the encodings of texts that the text columns are projections of."""
     id_dropout: float = 0.0
     """Share of items whose learned columns training hides, if there are others."""
+    num_successors: int = 0
+    """Most successors of an item in the counts that the softmax is mixed with; 0 for no
+    counts."""
 
     def __post_init__(self) -> None:
         require(

@@ -10,8 +10,8 @@ MODEL_FLAGS = (
     "llama_size", "llama_config", "llama_path", "from_scratch", "train", "lora_rank",
     "lora_alpha", "lora_targets", "data_dir", "prompt", "text_tokens_per_item",
     "tokenizer", "seq_len", "item_width", "text_features", "text_llama_path",
-    "text_width", "adapter", "tied_items", "skip", "init_items", "gap_dropout",
-    "shuffle_ties", "request_time", "dtype",
+    "text_width", "adapter", "tied_items", "skip", "counts", "init_items",
+    "gap_dropout", "shuffle_ties", "request_time", "dtype",
 )  # fmt: skip
 """Flags of the model and of what it reads. A run that starts from a checkpoint takes
 them over, unless its own command line gives them."""

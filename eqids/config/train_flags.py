@@ -86,6 +86,13 @@ class TrainConfig:
         "Use two item tables: one for the input, one for the prediction.", "model"
     )
     """Use one item table for the input and for the prediction."""
+    counts: bool = on_unless(
+        "Predict by the model alone, not mixed with counts of what followed each item "
+        "in training.",
+        "model",
+    )
+    """Mix the model's predictions with counts of what followed each item in training;
+    the share of the counts is fitted to the validation split."""
     init_items: InitItems = grouped("model", "interactions")
     """What item vectors start from. interactions: a truncated SVD of which users used
     which items in training (or the vectors that the dataset's clusters were made of, if

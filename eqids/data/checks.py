@@ -11,6 +11,7 @@ from eqids.data.files import (
     CLUSTERS_FILE,
     HISTORIES_FILE,
     ITEMS_FILE,
+    SUCCESSORS_FILE,
     USER_NUMBERS,
     USERS_FILE,
 )
@@ -134,6 +135,29 @@ def check_targets(
         (valid == -1) | (test == -1) | (valid < test),
         file,
         lambda row: f"valid_at {valid[row]} is not before test_at {test[row]}",
+    )
+
+
+def check_successors(path: Path, dataset: Dataset) -> None:
+    """Requires that successors are slots, with counts above zero."""
+    found, file = dataset.stored_successors, path / SUCCESSORS_FILE
+    if found is None:
+        return
+    require(
+        found.offsets[0] == 0 and bool((np.diff(found.offsets) >= 0).all()),
+        f"{file}: offsets do not rise from 0",
+    )
+    _all_rows(
+        (found.slots >= 0) & (found.slots < dataset.item_valid.size),
+        file,
+        lambda row: (
+            f"slot is {found.slots[row]}, wanted 0 to {dataset.item_valid.size - 1}"
+        ),
+    )
+    _all_rows(
+        np.isfinite(found.weights) & (found.weights > 0),
+        file,
+        lambda row: f"weight is {found.weights[row]}, wanted a number above 0",
     )
 
 

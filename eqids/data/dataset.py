@@ -14,6 +14,7 @@ from eqids.data.catalog.lineage import Lineage
 from eqids.data.files import ITEMS_FILE, USERS_FILE, read_parquet
 from eqids.data.ids import Ids, shown
 from eqids.data.info import DatasetInfo
+from eqids.data.successors import Successors, transitions
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,8 @@ class Dataset:
     """float32 [cluster, place, vector_width]: zeros in empty places."""
     lineage: Lineage
     """The versions of the catalog."""
+    stored_successors: Successors | None
+    """The folder's table of successors; see `successors`."""
 
     @property
     def num_users(self) -> int:
@@ -65,6 +68,19 @@ class Dataset:
     def num_slots(self) -> int:
         """Number of places, empty ones included."""
         return self.info.num_clusters * self.info.cluster_size
+
+    @functools.cached_property
+    def successors(self) -> Successors:
+        """What came soon after each item in training events.
+
+        They are counted here if the folder has no table of them.
+        """
+        if self.stored_successors is not None:
+            return self.stored_successors
+        counts = transitions(
+            self.slots, self.offsets, self.train_length, self.num_slots
+        )
+        return Successors.of(counts)
 
     def history(self, user: int) -> np.ndarray:
         """Returns the slots of one user, int32 [event], oldest first (a view)."""

@@ -20,6 +20,8 @@ CLUSTERS_FILE = "clusters.safetensors"
 DATA_FILES = (ITEMS_FILE, USERS_FILE, HISTORIES_FILE, CLUSTERS_FILE)
 LINEAGE_FILE = "lineage.safetensors"
 """This file exists only if the catalog has changed since it was prepared."""
+SUCCESSORS_FILE = "successors.safetensors"
+"""Datasets that were written before version 0.3 lack this file."""
 
 USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
 USER_COLUMNS = ("user", *USER_NUMBERS)

@@ -8,7 +8,12 @@ import numpy as np
 
 from eqids.config import require
 from eqids.data.catalog.lineage import Lineage, check_lineage, lineage_of
-from eqids.data.checks import check_catalog, check_histories, check_targets
+from eqids.data.checks import (
+    check_catalog,
+    check_histories,
+    check_successors,
+    check_targets,
+)
 from eqids.data.dataset import Dataset
 from eqids.data.files import (
     CLUSTERS_FILE,
@@ -19,6 +24,7 @@ from eqids.data.files import (
     ITEM_NUMBERS,
     ITEMS_FILE,
     LINEAGE_FILE,
+    SUCCESSORS_FILE,
     USER_COLUMNS,
     USER_NUMBERS,
     USERS_FILE,
@@ -28,6 +34,7 @@ from eqids.data.files import (
     read_tensors,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
+from eqids.data.successors import Successors
 from eqids.io.digests import file_sha256
 
 
@@ -50,7 +57,10 @@ def open_dataset(path: Path) -> Dataset:
     for name in (INFO_FILE, *DATA_FILES):
         _require_file(path, name)
     info = read_info(path / INFO_FILE)
-    for name in data_files(info.catalog_version):
+    names = data_files(info.catalog_version)
+    if SUCCESSORS_FILE in info.files:
+        names = (*names, SUCCESSORS_FILE)
+    for name in names:
         _require_file(path, name)
         found = file_sha256(path / name)
         require(
@@ -107,10 +117,12 @@ def _load(path: Path, info: DatasetInfo) -> Dataset:
         item_counts=of_places("item_counts", np.int64, places),
         item_vectors=of_places("item_vectors", np.float32, vectors),
         lineage=_lineage(path, info, valid),
+        stored_successors=_successors(path, info),
     )
     check_catalog(path, items["slot"], items["count"], items[ITEM_FLAG], dataset)
     check_histories(path, dataset)
     check_targets(path, targets, dataset)
+    check_successors(path, dataset)
     return _without_retired_targets(dataset)
 
 
@@ -136,6 +148,21 @@ def _lineage(path: Path, info: DatasetInfo, valid: np.ndarray) -> Lineage:
     )
     check_lineage(file, lineage, valid)
     return lineage
+
+
+def _successors(path: Path, info: DatasetInfo) -> Successors | None:
+    if SUCCESSORS_FILE not in info.files:
+        return None
+    file = path / SUCCESSORS_FILE
+    arrays = read_tensors(file)
+    num_slots = info.num_clusters * info.cluster_size
+    offsets = read_array(file, arrays, "offsets", np.int64, (num_slots + 1,))
+    pairs = (int(offsets[-1]),)
+    return Successors(
+        offsets,
+        read_array(file, arrays, "slots", np.int32, pairs),
+        read_array(file, arrays, "weights", np.float32, pairs),
+    )
 
 
 def _without_retired_targets(dataset: Dataset) -> Dataset:

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from eqids.data.files import (
     ITEM_FLAG,
     ITEMS_FILE,
     LINEAGE_FILE,
+    SUCCESSORS_FILE,
     USER_COLUMNS,
     USERS_FILE,
     data_files,
@@ -68,7 +70,7 @@ def write_dataset(
     with new_folder(path, replace=overwrite) as partial:
         _write_files(partial, info, histories, users, items, item_vectors, lineage)
         _keep_caches(path, partial)
-        open_dataset(partial)
+        _add_successors(open_dataset(partial))
         _sync_files(partial)
     sync(path.resolve().parent)
     return open_dataset(path)
@@ -135,7 +137,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         f"{path} exists already: add --overwrite to replace it, or choose another "
         "--data_dir",
     )
-    own = {INFO_FILE, *DATA_FILES, LINEAGE_FILE}
+    own = {INFO_FILE, *DATA_FILES, LINEAGE_FILE, SUCCESSORS_FILE}
     own |= {name for name in names if is_cache(name) or is_kept_cache(name)}
     strange = sorted(names - own)
     require(
@@ -204,6 +206,15 @@ def _places(
         "item_counts": counts.reshape(shape),
         "item_vectors": vectors.reshape(*shape, -1),
     }
+
+
+def _add_successors(dataset: Dataset) -> None:
+    """Writes the table of successors into a dataset's folder, and its hash."""
+    folder, info = dataset.path, dataset.info
+    save_file(dict(vars(dataset.successors)), folder / SUCCESSORS_FILE)
+    found = {SUCCESSORS_FILE: file_sha256(folder / SUCCESSORS_FILE)}
+    info = replace(info, files={**info.files, **found})
+    (folder / INFO_FILE).write_text(render_info(info), encoding="utf-8")
 
 
 def _sync_files(folder: Path) -> None:

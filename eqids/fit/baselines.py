@@ -6,14 +6,10 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
+from eqids.config import MARKOV_ORDER
 from eqids.data import Dataset
+from eqids.data.successors import transitions
 from eqids.fit.evaluation import Chunk
-
-MARKOV_ORDER = 5
-"""Number of last items of a history that a Markov prediction uses."""
-
-_EVENTS = 2**16
-"""Events whose transitions are counted at a time."""
 
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
 
@@ -28,10 +24,9 @@ def popularity(dataset: Dataset) -> Scorer:
 def markov(dataset: Dataset) -> Scorer:
     """Scores an item by how often it came soon after the last items of a history.
 
-    A first-order chain (Rendle et al. 2010, section 4) whose counts are taken over
-    the next `MARKOV_ORDER` events, with weight 1 / distance. Predictions sum the rows
-    of the last `MARKOV_ORDER` items, with the same weights. Items that never followed
-    are ordered by popularity.
+    The counts are those of `eqids.data.successors`, all of them. Predictions sum the
+    rows of the last `MARKOV_ORDER` items, with weight 1 / distance. Items that never
+    followed are ordered by popularity.
     """
     follows = _normalised_transitions(dataset)
     prior = popularity_prior(dataset)
@@ -58,31 +53,10 @@ def popularity_prior(dataset: Dataset) -> Float[np.ndarray, " slot"]:
 
 def _normalised_transitions(dataset: Dataset) -> sp.csr_matrix:
     """Transition weights between slots in the training events, with normalised rows."""
-    parts: list[sp.csr_matrix] = []
-    for first in range(0, len(dataset.slots), _EVENTS):
-        part = _transitions(dataset, first, first + _EVENTS)
-        # Parts of similar size are added, so that a large sum is not computed again for
-        # each part.
-        while parts and parts[-1].nnz <= part.nnz:
-            part = part + parts.pop()
-        parts.append(part)
-    total = sum(parts[1:], start=parts[0])
+    total = transitions(
+        dataset.slots, dataset.offsets, dataset.train_length, dataset.num_slots
+    )
     sums = np.asarray(total.sum(axis=1)).reshape(-1)
     return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
 
 
-def _transitions(dataset: Dataset, first: int, stop: int) -> sp.csr_matrix:
-    """Transition weights after the events from `first` up to `stop`, not normalised."""
-    event = np.arange(first, min(stop + MARKOV_ORDER, len(dataset.slots)))
-    user = np.searchsorted(dataset.offsets, event, side="right") - 1
-    training = event - dataset.offsets[user] < dataset.train_length[user]
-    event, user = event[training], user[training]
-    weights, before, after = [], [], []
-    for distance in range(1, MARKOV_ORDER + 1):
-        same = (user[distance:] == user[:-distance]) & (event[:-distance] < stop)
-        before.append(dataset.slots[event[:-distance][same]])
-        after.append(dataset.slots[event[distance:][same]])
-        weights.append(np.full(len(before[-1]), 1.0 / distance))
-    pairs = np.concatenate(before), np.concatenate(after)
-    shape = (dataset.num_slots, dataset.num_slots)
-    return sp.csr_matrix((np.concatenate(weights), pairs), shape=shape)

@@ -1,6 +1,6 @@
 """Evaluation on the full catalog, in chunks of users."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
@@ -16,7 +16,7 @@ from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.fit.ranking import metrics
-from eqids.model import Batch, EqIDs, PrefixCache
+from eqids.model import Batch, EqIDs, PrefixCache, Recent
 from eqids.model.rank import ranks
 from sharding import Placement, replicated
 
@@ -187,18 +187,39 @@ class Evaluation(TypedDict):
     seen_target_share: float
 
 
-class Queries(eqx.Module):
-    """A chunk as arrays: histories, their last positions, and what to rank."""
+class Targets(eqx.Module):
+    """What to rank for the users of a chunk, see `Chunk`."""
 
-    batch: Batch
-    last: Int[Array, " batch"]
     target: Int[Array, " batch"]
     seen: Int[Array, "batch seen"]
     seen_by: Int[Array, "batch seen"]
 
 
-Ranker = Callable[[EqIDs, Chunk], Float[np.ndarray, "user 3"]]
-"""Ranks the targets of a chunk: ranks filtered and unfiltered, log-probabilities."""
+class Asked(eqx.Module):
+    """The queries of a chunk, and what to rank for them."""
+
+    query: Float[Array, "batch item_width"]
+    recent: Recent
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Ranks the targets of chunks.
+
+    Attributes:
+        ask: computes the queries of a chunk, for which Llama reads its histories.
+        ranks: returns ranks filtered and unfiltered, and log-probabilities, of all
+            rows.
+    """
+
+    ask: Callable[[EqIDs, Chunk], Asked]
+    ranks: Callable[[EqIDs, Asked], Float[Array, "batch 3"]]
+
+    def __call__(self, model: EqIDs, chunk: Chunk) -> Float[np.ndarray, "user 3"]:
+        """Returns ranks and log-probabilities of the users' targets."""
+        ranked = self.ranks(model, self.ask(model, chunk))
+        return np.asarray(ranked)[: chunk.num_users]
 
 
 def make_ranker(
@@ -208,7 +229,7 @@ def make_ranker(
     tokens: ItemTokens | None = None,
     prefix: PrefixCache | None = None,
 ) -> Ranker:
-    """Returns a function that ranks the targets of a chunk; it compiles once.
+    """Returns what ranks the targets of chunks; it compiles once.
 
     Args:
         seq_len: positions; the model reads the last events of a history that fit.
@@ -221,30 +242,47 @@ def make_ranker(
         tokens.check(seq_len)
 
     @jax.jit
-    def run(
-        model: EqIDs, queries: Queries, prefix: PrefixCache | None
-    ) -> Float[Array, "batch 3"]:
-        query = model.queries_at(
-            queries.batch, queries.last, dtype=dtype, prefix=prefix
-        )
-        # Replicated, so that every process computes the same metrics.
-        return replicated(
-            ranks(model.softmax, query, queries.target, queries.seen, queries.seen_by)
-        )
+    def queries(
+        model: EqIDs, histories: _Histories, prefix: PrefixCache | None
+    ) -> tuple[Float[Array, "batch item_width"], Recent]:
+        batch, last = histories.batch, histories.last
+        recent = Recent.of(batch.items, batch.segment, last)
+        return model.queries_at(batch, last, dtype=dtype, prefix=prefix), recent
 
-    def rank(model: EqIDs, chunk: Chunk) -> np.ndarray:
-        asked = chunk.request_times if model.config.request_time else None
-        host = query_batch(chunk.histories, chunk.times, seq_len, tokens, asked)
-        queries = Queries(
-            batch=Batch.of(host),
-            last=jnp.asarray(last_positions(host)),
+    def ask(model: EqIDs, chunk: Chunk) -> Asked:
+        requested = chunk.request_times if model.config.request_time else None
+        host = query_batch(chunk.histories, chunk.times, seq_len, tokens, requested)
+        histories = _Histories(Batch.of(host), jnp.asarray(last_positions(host)))
+        targets = Targets(
             target=jnp.asarray(chunk.target),
             seen=jnp.asarray(chunk.seen),
             seen_by=jnp.asarray(chunk.seen_by),
         )
-        return np.asarray(run(model, put(queries), prefix))[: chunk.num_users]
+        query, recent = queries(model, put(histories), prefix)
+        return Asked(query, recent, put(targets))
 
-    return rank
+    return Ranker(ask, jax.jit(_ranks))
+
+
+class _Histories(eqx.Module):
+    """The histories of a chunk, a row each, and their last positions."""
+
+    batch: Batch
+    last: Int[Array, " batch"]
+
+
+def _ranks(model: EqIDs, asked: Asked) -> Float[Array, "batch 3"]:
+    mixture = None
+    if model.successors is not None:
+        mixture = model.successors.mixture(asked.recent)
+    targets = asked.targets
+    # Replicated, so that every process computes the same metrics.
+    return replicated(
+        ranks(
+            model.softmax, asked.query, targets.target, targets.seen, targets.seen_by,
+            mixture,
+        )
+    )  # fmt: skip
 
 
 def rank_users(
@@ -270,7 +308,11 @@ def evaluate(
     model: EqIDs, dataset: Dataset, split: Split, ranker: Ranker
 ) -> Evaluation:
     """Returns the metrics of a model on a split; its arguments as in `rank_users`."""
-    ranked = rank_users(model, dataset, split, ranker)
+    return evaluation(split, rank_users(model, dataset, split, ranker))
+
+
+def evaluation(split: Split, ranked: Float[np.ndarray, "user 3"]) -> Evaluation:
+    """Returns metrics, given the users' ranks and log-probabilities."""
     return {
         "split": split,
         "num_users": len(ranked),

@@ -59,8 +59,7 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
             validation = None
             if done % recipe.eval_every == 0 or done == end.last or signals.over:
                 log.flush(done)
-                state = run.with_cold_items(state)
-                validation = run.evaluate(state.params, "valid")
+                state, validation = run.validate(state)
                 log.validation(done, validation)
             better = validation is not None and patience.better(validation)
             state = end.after(done, state, patience, signals.cools, log.say)

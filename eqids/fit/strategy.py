@@ -23,10 +23,15 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
 
     Returns:
         A tree of booleans. Leaves that are False have no gradient and no optimizer
-        state.
+        state. The gate of counts is True: it is in checkpoints, its gradient is zero,
+        and `eqids.fit.gate` chooses it.
     """
     learns = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), model)
     learns = jax.tree.map(operator.and_, learns, _is_text(model, False))
+    if model.successors is not None:
+        learns = eqx.tree_at(
+            lambda m: (m.successors.weight, m.successors.total), learns, (False, False)
+        )
     if strategy == "all":
         return learns
     llama = jax.tree.map(lambda _: False, model.llama)

@@ -139,7 +139,8 @@ def _make_search(
     def run(model: EqIDs, prefix: PrefixCache | None, asks: _Request, k: int) -> TopK:
         query = model.queries_at(asks.batch, asks.last, dtype=dtype, prefix=prefix)
         return top_k(
-            model.softmax, query, k, exclude=asks.exclude, allowed=asks.allowed
-        )
+            model.softmax, query, k, exclude=asks.exclude, allowed=asks.allowed,
+            mixture=model.mixture_at(asks.batch, asks.last),
+        )  # fmt: skip
 
     return jax.jit(run, static_argnums=3)

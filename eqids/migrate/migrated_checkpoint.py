@@ -128,10 +128,13 @@ def version_of(path: Path, manifest: Manifest, dataset: Dataset) -> int:
 
 def _meta(meta: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """Returns what a run on the present version would record."""
+    sizes = {"num_clusters": dataset.info.num_clusters}
+    if meta["model"]["num_successors"]:
+        sizes["num_successors"] = dataset.successors.width
     return {
         **meta,
         "config": meta["config"] | {"data_dir": str(dataset.path)},
-        "model": meta["model"] | {"num_clusters": dataset.info.num_clusters},
+        "model": meta["model"] | sizes,
         "catalog_id": dataset.info.catalog_id,
         "dataset_hash": dataset.info.dataset_hash,
         "protocol": to_json(dataset.info.protocol),

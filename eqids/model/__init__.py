@@ -22,6 +22,9 @@ project:
 | `hidden` | hidden layer of an adapter |
 | `rank` | between the two matrices of a low-rank change (LoRA) |
 | `gaps` | buckets of the time between items, or between an item and a request |
+| `recent` | last items of a history, newest first |
+| `successor` | successors of an item in the table of counts |
+| `support` | distinct successors of the recent items |
 """
 
 from eqids.model.adapter import (
@@ -29,9 +32,14 @@ from eqids.model.adapter import (
     MlpAdapter as MlpAdapter,
 )
 from eqids.model.attention import PrefixCache as PrefixCache
+from eqids.model.counts import (
+    Recent as Recent,
+    SuccessorCounts as SuccessorCounts,
+)
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
 from eqids.model.item_vectors import TextFeatures as TextFeatures
 from eqids.model.likelihood import ActiveClusters as ActiveClusters
 from eqids.model.llama import Llama as Llama
+from eqids.model.mixture import Mixture as Mixture
 from eqids.model.search import TopK as TopK
 from eqids.model.softmax import HierarchicalSoftmax as HierarchicalSoftmax

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config.slots import cluster_of, place_of, slot_of
+from eqids.model.mixture import Mixture
 from eqids.model.scores import SoftmaxArrays, item_logits, log_normalizer, over_chunks
 
 _ROUND = 16
@@ -32,12 +33,20 @@ class SearchQueries(NamedTuple):
         exclude: slots not to return; slots of other shards are ignored.
         log_p: log P(cluster).
         floor: a score that at least k items, counted over all shards, reach.
+        mixture: what counts add to the softmax, or none.
     """
 
     hidden: Float[Array, "*query item_width"]
     exclude: Int[Array, "*query n"]
     log_p: Float[Array, "*query cluster"]
     floor: Float[Array, "*query"]
+    mixture: Mixture | None = None
+
+    def bounds(self, cluster_size: int) -> Float[Array, "query cluster"]:
+        """Returns an upper bound of the scores of each cluster's items."""
+        if self.mixture is None:
+            return self.log_p
+        return self.mixture.bounds(self.log_p, cluster_size)
 
 
 class SearchState(NamedTuple):
@@ -193,9 +202,13 @@ class BestFirst:
         """Merges a cluster's best items into the best so far."""
         cluster_size = self.allowed.shape[1]
         logits = item_logits(self.softmax, cluster, 1, queries.hidden[None])
-        inside = (logits - log_normalizer(logits)[:, None])[0, :, 0]
+        inside = (logits - log_normalizer(logits)[:, None])[0]
+        joint = queries.log_p[cluster] + inside
+        if queries.mixture is not None:
+            one = jax.tree.map(lambda x: x[None], queries.mixture)
+            joint = one.raised(joint, cluster * cluster_size)
         allowed = lax.dynamic_index_in_dim(self.allowed, cluster, keepdims=False)
-        joint = _finite(queries.log_p[cluster] + jnp.where(allowed, inside, -jnp.inf))
+        joint = _finite(jnp.where(allowed, joint[:, 0], -jnp.inf))
         place = _inside(queries.exclude - cluster * cluster_size, cluster_size)
         joint = joint.at[place].set(-jnp.inf, mode="drop")
         best, place = lax.top_k(joint, min(self.k, cluster_size))
@@ -215,13 +228,19 @@ class BestFirst:
         def step(first: Array, new: Array, best: Array) -> Array:
             size = len(new)
             logits = item_logits(self.softmax, first, size, queries.hidden)
+            up = lax.dynamic_slice_in_dim(log_p, first, size)
+            down = log_normalizer(logits)
+            if queries.mixture is not None:
+                joint = up[:, None] + (logits - down[:, None])
+                joint, start = joint.reshape(-1, len(row)), first * cluster_size
+                logits = queries.mixture.raised(joint, start).reshape(logits.shape)
+                up, down = jnp.zeros_like(up), jnp.zeros_like(down)
             allowed = lax.dynamic_slice_in_dim(self.allowed, first, size)
             slot = _inside(queries.exclude - first * cluster_size, size * cluster_size)
             logits_left = jnp.where(allowed[..., None], logits, -jnp.inf)
             at = cluster_of(slot, cluster_size), place_of(slot, cluster_size), row
             logits_left = logits_left.at[at].set(-jnp.inf, mode="drop")
-            inside = logits_left.max(axis=1) - log_normalizer(logits)
-            top = lax.dynamic_slice_in_dim(log_p, first, size) + inside
+            top = up + (logits_left.max(axis=1) - down)
             return lax.dynamic_update_slice_in_dim(best, _finite(top), first, axis=0)
 
         none = jnp.full_like(log_p, -jnp.inf)

@@ -14,9 +14,11 @@ from eqids.config import ModelConfig
 from eqids.config.slots import cluster_of, place_of
 from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter
 from eqids.model.attention import Kernel, PrefixCache
+from eqids.model.counts import Recent, SuccessorCounts
 from eqids.model.item_vectors import TextAxes, TextFeatures, joined
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
+from eqids.model.mixture import Mixture
 from eqids.model.skip import Skip, last_items
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
 from sharding import gathered, like, lookup, per_shard
@@ -75,7 +77,11 @@ class Batch(eqx.Module):
 
 
 class EqIDs(eqx.Module):
-    """A Llama between item vectors and a hierarchical softmax over the catalog."""
+    """A Llama between item vectors and a hierarchical softmax over the catalog.
+
+    With `successors`, the softmax is mixed with counts wherever the model answers;
+    `loss` is that of the softmax alone.
+    """
 
     llama: Llama
     input_table: Float[Array, "cluster place learned_width"] | None
@@ -86,6 +92,7 @@ class EqIDs(eqx.Module):
     skip: Skip | None
     softmax: HierarchicalSoftmax
     text_axes: TextAxes | None
+    successors: SuccessorCounts | None
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(
@@ -97,6 +104,7 @@ class EqIDs(eqx.Module):
         vectors: Float[np.ndarray, "cluster place vector_width"] | None = None,
         text: TextFeatures | None = None,
         llama: Llama | None = None,
+        successors: SuccessorCounts | None = None,
         key: PRNGKeyArray,
     ):
         """Starts from random weights, and biases from log popularity.
@@ -109,6 +117,8 @@ class EqIDs(eqx.Module):
             text: the text columns of items; zeros by default, if the config has any.
             llama: a pretrained Llama, by default a random one. The model predicts no
                 text, so it drops `lm_head`.
+            successors: counts that the softmax is mixed with; by default there are none
+                yet, if the config wants some.
             key: randomness of the weights.
         """
         c, keys = config, jax.random.split(key, 5)
@@ -143,6 +153,9 @@ class EqIDs(eqx.Module):
         self.request_table = (
             jnp.zeros((c.num_gaps, c.llama.width)) if c.request_time else None
         )
+        if c.num_successors and successors is None:
+            successors = SuccessorCounts.zeros(*sizes[:2], c.num_successors)
+        self.successors = successors
         self.config = c
 
     def item_vectors(
@@ -275,6 +288,20 @@ class EqIDs(eqx.Module):
         if self.skip is not None:
             query = self.skip(query, _at(items, position), _at(slot, position))
         return query[:, 0]
+
+    def mixture_at(
+        self, batch: Batch, position: Int[Array, " batch"]
+    ) -> Mixture | None:
+        """Returns what counts add to the softmax for one query of every row, if any.
+
+        Args:
+            batch: one history a row.
+            position: the position of the query in each row.
+        """
+        if self.successors is None:
+            return None
+        recent = Recent.of(batch.items, batch.segment, position)
+        return self.successors.mixture(recent)
 
     def loss(
         self,

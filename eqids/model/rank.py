@@ -2,18 +2,20 @@
 
 Two passes score clusters in chunks: the first finds the normalizers and the target's
 score, the second counts the items above it. Both score a chunk by the same program, so
-that equal items tie exactly. If a mesh splits the clusters, every shard counts in its
-own, and the counts are summed.
+that equal items tie exactly (items that counts raise may differ by rounding). If a mesh
+splits the clusters, every shard counts in its own, and the counts are summed.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqids.config.slots import cluster_of, slot_of
+from eqids.model.mixture import Mixture
 from eqids.model.scores import (
     SoftmaxArrays,
     cluster_log_probs,
@@ -31,6 +33,7 @@ def ranks(
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],
     seen_by: Int[Array, "user seen"] | None = None,
+    mixture: Mixture | None = None,
 ) -> Float[Array, "user 3"]:
     """Returns each target's rank with seen items filtered, unfiltered, and its log P.
 
@@ -46,10 +49,10 @@ def ranks(
             they are filtered, a target that its user has seen is missed (rank inf).
         seen_by: the user of each of `seen`, by default the user of its row. With it,
             long lists can use the unused ends of short rows.
+        mixture: what counts add to the softmax, or none.
     """
-    rows = [target, seen]
-    if seen_by is not None:
-        rows += [seen_by, jnp.arange(len(target), dtype=jnp.int32)]
+    number = None if seen_by is None else jnp.arange(len(target), dtype=jnp.int32)
+    rows = target, seen, seen_by, number, mixture
     return on_shards(_local_ranks, softmax, softmax.valid, hidden, *rows)
 
 
@@ -83,8 +86,9 @@ def _local_ranks(
     hidden: Float[Array, "user item_width"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],
-    seen_by: Int[Array, "user seen"] | None = None,
-    number: Int[Array, " user"] | None = None,
+    seen_by: Int[Array, "user seen"] | None,
+    number: Int[Array, " user"] | None,
+    mixture: Mixture | None,
 ) -> Float[Array, "user 3"]:
     """One shard's part: counts in its clusters, for the users of all shards."""
     num_clusters, cluster_size = softmax.valid.shape
@@ -95,18 +99,27 @@ def _local_ranks(
     own = _own(softmax, query, slot, log_p)
     here = (slot >= 0) & (slot < num_clusters * cluster_size)
     at = jnp.where(here, cluster_of(slot, cluster_size), 0), jnp.arange(len(slot))
-    mine = jnp.where(here, log_p[at] + (own.logit - own.total[at]), 0.0)
+    mine = log_p[at] + (own.logit - own.total[at])
+    raises = None
+    if mixture is not None:
+        raises = jax.tree.map(shards.gather, mixture).counted_from(first_slot)
+        mine = raises.raised_one(mine, slot)
+    mine = jnp.where(here, mine, 0.0)
     score = shards.sum_over_blocks(mine)
     others = _distinct(*_pairs(shards, seen, seen_by, number))
     others = others._replace(slot=others.slot - first_slot)
-    counts = _counts(softmax, query, others, log_p, own.total, score)
+    joint = _Joint(softmax, query, log_p, own.total, raises)
+    counts = _counts(joint, others, slot, score)
     missed = others.counts(others.slot == slot.at[others.user].get(mode="clip"), score)
     counts = jnp.concatenate([counts, missed[:, None]], axis=1)
     above, ties, seen_above, seen_ties, missed = shards.give_back(counts).T
     ties = ties - 1
     filtered = _rank(above - seen_above, ties - seen_ties)
     filtered = jnp.where(missed > 0, jnp.inf, filtered)
-    return jnp.stack([filtered, _rank(above, ties), shards.give_back(mine)], axis=1)
+    log_prob = shards.give_back(mine)
+    if mixture is not None:
+        log_prob += mixture.log_rest
+    return jnp.stack([filtered, _rank(above, ties), log_prob], axis=1)
 
 
 def _rank(above: Int[Array, " user"], ties: Int[Array, " user"]) -> Array:
@@ -162,27 +175,59 @@ def _own(
     return over_chunks(step, softmax, len(slot), start)
 
 
+class _Joint(NamedTuple):
+    """What the second pass computes the scores of items from."""
+
+    softmax: SoftmaxArrays
+    query: Float[Array, "user item_width"]
+    log_p: Float[Array, "cluster user"]
+    total: Float[Array, "cluster user"]
+    mixture: Mixture | None
+
+    def scores(
+        self, first: Int[Array, ""], size: int, target: Array, score: Array
+    ) -> Float[Array, "chunk place user"]:
+        """Returns the scores of items of consecutive clusters.
+
+        Args:
+            first: the first cluster.
+            size: the number of clusters.
+            target: each user's target, counted from the shard's first slot.
+            score: the score of the target.
+        """
+        logits = item_logits(self.softmax, first, size, self.query)
+        up, down = (
+            lax.dynamic_slice_in_dim(x, first, size) for x in (self.log_p, self.total)
+        )
+        joint = up[:, None] + (logits - down[:, None])
+        if self.mixture is None:
+            return joint
+        start = first * self.softmax.valid.shape[1]
+        raised = self.mixture.raised(joint.reshape(-1, len(score)), start)
+        # The score of the target was computed by another program, which may round it
+        # to a neighbour.
+        place, inside = _places(target, start, len(raised))
+        at = jnp.where(inside, place, len(raised)), jnp.arange(len(score))
+        return raised.at[at].set(score, mode="drop").reshape(joint.shape)
+
+
 def _counts(
-    softmax: SoftmaxArrays,
-    query: Float[Array, "user item_width"],
+    joint: _Joint,
     seen: _Seen,
-    log_p: Float[Array, "cluster user"],
-    total: Float[Array, "cluster user"],
+    target: Int[Array, " user"],
     score: Float[Array, " user"],
 ) -> Int[Array, "user 4"]:
     """Returns the number of items above, of equal ones, and of those of each seen."""
-    cluster_size = softmax.valid.shape[1]
+    cluster_size = joint.softmax.valid.shape[1]
     # Filtering never improves the rank of a NaN target.
     helps = ~jnp.isnan(score).at[seen.user].get(mode="clip")
 
     def step(first: Array, new: Array, counts: Array) -> Array:
         size = len(new)
-        logits = item_logits(softmax, first, size, query)
-        up, down = (lax.dynamic_slice_in_dim(x, first, size) for x in (log_p, total))
-        joint = up[:, None] + (logits - down[:, None])
+        scores = joint.scores(first, size, target, score)
         # A score is above unless it is at most the target's, so a NaN is above.
-        above = ~(joint <= score) & new[:, None, None]
-        ties = (joint == score) & new[:, None, None]
+        above = ~(scores <= score) & new[:, None, None]
+        ties = (scores == score) & new[:, None, None]
         place, inside = _places(seen.slot, first * cluster_size, size * cluster_size)
         at = place, jnp.minimum(seen.user, len(score) - 1)
         picked = (x.reshape(-1, len(score))[at] & inside & helps for x in (above, ties))
@@ -190,8 +235,8 @@ def _counts(
         found += [seen.counts(x, score) for x in picked]
         return counts + jnp.stack(found, axis=1)
 
-    none = jnp.zeros_like(total, jnp.int32, shape=(len(score), 4))
-    return over_chunks(step, softmax, len(score), none)
+    none = jnp.zeros_like(joint.total, jnp.int32, shape=(len(score), 4))
+    return over_chunks(step, joint.softmax, len(score), none)
 
 
 def _places(

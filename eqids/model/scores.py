@@ -46,7 +46,7 @@ def on_shards(
     softmax: SoftmaxArrays,
     allowed: Bool[Array, "cluster place"],
     hidden: Float[Array, "batch *more item_width"],
-    *rows: Int[Array, "batch ..."],
+    *rows: PyTree[Array],
 ) -> PyTree[Array]:
     """Returns `function(shards, softmax, allowed, hidden, *rows)`, run by every shard.
 
@@ -56,11 +56,12 @@ def on_shards(
         softmax: the hierarchical softmax.
         allowed: a bool for each place; it is laid out as the tables are.
         hidden: queries.
-        rows: arrays with the leading axis of `hidden`; they are laid out as it is.
+        rows: arrays, or trees of arrays, with the leading axis of `hidden`; they are
+            laid out as it is.
     """
     shards = TableShards.of(hidden, softmax.table)
     blocks = softmax, _laid_out_as(allowed, softmax.valid)
-    queries = hidden, *(_laid_out_as(x, hidden) for x in rows)
+    queries = hidden, *jax.tree.map(lambda x: _laid_out_as(x, hidden), rows)
     return shards.run(
         lambda blocks, rows: function(shards, *blocks, *rows),
         hidden,

@@ -25,6 +25,7 @@ from eqids.model.best_first import (
     in_turn,
     worth,
 )
+from eqids.model.mixture import Mixture
 from eqids.model.scores import SoftmaxArrays, cluster_log_probs, on_shards
 from sharding import TableShards
 
@@ -67,6 +68,7 @@ def top_k(
     allowed: Bool[Array, "cluster place"] | None = None,
     max_clusters: int | None = None,
     method: SearchMethod = "auto",
+    mixture: Mixture | None = None,
 ) -> TopK:
     """Returns the k most probable items, exactly, with their log-probabilities.
 
@@ -83,12 +85,14 @@ def top_k(
             of which each visits at least one. The "full" method ignores it.
         method: visit clusters ("search"), score all items ("full"), or choose by the
             size of the catalog and the device ("auto").
+        mixture: what counts add to the softmax, or none.
     """
     if hidden.ndim == 1:
         rest = None if exclude is None else exclude[None]
+        mixed = jax.tree.map(lambda x: x[None], mixture)
         found = top_k(
             softmax, hidden[None], k, exclude=rest, allowed=allowed,
-            max_clusters=max_clusters, method=method,
+            max_clusters=max_clusters, method=method, mixture=mixed,
         )  # fmt: skip
         return TopK(*(x[0] for x in found))
     if method == "auto" and softmax.valid.size <= _SMALL and max_clusters is None:
@@ -98,7 +102,7 @@ def top_k(
     if allowed is None:
         allowed = softmax.valid
     local = partial(_local_top_k, k=k, max_clusters=max_clusters, method=method)
-    return on_shards(local, softmax, allowed, hidden, exclude)
+    return on_shards(local, softmax, allowed, hidden, exclude, mixture)
 
 
 def _local_top_k(
@@ -107,6 +111,7 @@ def _local_top_k(
     allowed: Bool[Array, "cluster place"],
     hidden: Float[Array, "*batch item_width"],
     exclude: Int[Array, "*batch n"],
+    mixture: Mixture | None,
     *,
     k: int,
     max_clusters: int | None,
@@ -116,15 +121,20 @@ def _local_top_k(
     num_clusters, cluster_size = softmax.valid.shape
     first_slot = slot_of(shards.first_block(num_clusters), 0, cluster_size)
     batch = hidden.shape[:-1]
-    query, slots = (
-        shards.gather(x.reshape(math.prod(batch), x.shape[-1]))
-        for x in (hidden, exclude)
+
+    def flat(x: Array) -> Array:
+        return x.reshape(math.prod(batch), *x.shape[len(batch) :])
+
+    query, slots, raises = jax.tree.map(
+        lambda x: shards.gather(flat(x)), (hidden, exclude, mixture)
     )
+    if raises is not None:
+        raises = raises.counted_from(first_slot)
     log_p = cluster_log_probs(shards, softmax, query)
     floor = jnp.full_like(log_p[:, 0], -jnp.inf)
-    queries = SearchQueries(query, slots - first_slot, log_p, floor)
+    queries = SearchQueries(query, slots - first_slot, log_p, floor, raises)
     clusters = BestFirst(softmax, softmax.valid & allowed, k)
-    start = clusters.start(queries, log_p)
+    start = clusters.start(queries, queries.bounds(cluster_size))
     search = partial(_searched, shards, clusters, max_clusters=max_clusters)
     whole = partial(clusters.finished, each=in_turn, together=_TOGETHER)
     whole_accelerated = partial(
@@ -134,6 +144,9 @@ def _local_top_k(
     default = search if method == "search" else whole_accelerated
     state = lax.platform_dependent(queries, start, cpu=way, default=default)
     found = _merged(shards, state, first_slot)
+    if mixture is not None:
+        log_probs = found.log_probs + flat(mixture.log_rest)[:, None]
+        found = found._replace(log_probs=log_probs)
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), found)
 
 

@@ -15,7 +15,7 @@ from eqids.fit.step import split
 from eqids.fit.strategy import stored
 from eqids.model import EqIDs
 from eqids.runs.frozen_llama import frozen_llama
-from eqids.runs.new_model import initial_model, run_keys
+from eqids.runs.new_model import counts_of, initial_model, run_keys, sizes_for
 from eqids.runs.recorded_folders import llama_of_run
 from eqids.runs.same_sizes import other_sizes
 from sharding import Placement
@@ -51,6 +51,7 @@ def assemble(
     """
     config = from_json(RunConfig, meta["config"], f"{path}: config")
     sizes = from_json(ModelConfig, meta["model"], f"{path}: model")
+    sizes = sizes_for(sizes, dataset)
     abstract = eqx.filter_eval_shape(EqIDs, sizes, key=jax.random.key(0))
     strategy = strategy or config.strategy
     held = stored(abstract, strategy)
@@ -59,6 +60,9 @@ def assemble(
         rest = eqx.filter(abstract, held, inverse=True)
         valid = jnp.asarray(dataset.item_valid)
         rest = eqx.tree_at(lambda m: m.softmax.valid, rest, valid)
+        if sizes.num_successors:
+            counts = eqx.tree_at(lambda c: c.gate, counts_of(dataset), None)
+            rest = eqx.tree_at(lambda m: m.successors, rest, counts)
     else:
         folder = llama_of_run(path, config, llama_path)
         llama = frozen_llama(meta["base"], folder, config.dtype, put)

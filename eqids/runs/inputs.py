@@ -32,7 +32,11 @@ from eqids.runs.recipe import (
     with_llama_size,
 )
 from eqids.runs.recorded_folders import check_dataset_exists, check_llama_exists
-from eqids.runs.run_folder import check_start, recorded_item_optimizer
+from eqids.runs.run_folder import (
+    check_start,
+    recorded_counts,
+    recorded_item_optimizer,
+)
 from eqids.runs.run_tokens import (
     check_reads_alike,
     prefix_length,
@@ -112,7 +116,8 @@ def complete_inputs(inputs: RunInputs) -> tuple[RunInputs, ModelConfig]:
     start = newest_checkpoint(folder) or starting_point(flags)
     was = None if start is None else start.config
     config = with_text_features(config, dataset, was)
-    flags = dataclasses.replace(config.flags, item_optimizer=items)
+    counts = recorded_counts(flags, folder)
+    flags = dataclasses.replace(config.flags, item_optimizer=items, counts=counts)
     tokens = None if inputs.tokens is None else inputs.tokens.config
     config = dataclasses.replace(config, flags=flags, tokens=tokens)
     sizes = model_config(config, dataset, llama_sizes(flags, inputs.tokens))

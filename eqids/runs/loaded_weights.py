@@ -13,6 +13,7 @@ from convert.hf_eqids import check_pair, load_beside, read_pair
 from eqids.checkpoints import leaf_name, read_manifest, resolve, restore
 from eqids.config import LoraConfig, ModelConfig, from_json, require
 from eqids.fit.step import State
+from eqids.model import EqIDs, SuccessorCounts
 from eqids.model.llama import LlamaBlock
 from eqids.runs.same_run import difference
 from eqids.runs.same_sizes import check_lora, check_shapes, check_strategy
@@ -47,7 +48,8 @@ def load_weights(
     path = resolve(checkpoint, "--load_checkpoint")
     manifest = read_manifest(path)
     merges = _check_weights(path, manifest.meta, meta)
-    shapes, params = stored.params, state.params
+    has_gate = manifest.meta["model"]["num_successors"] > 0
+    shapes, params = _with_gate(stored.params, has_gate), state.params
     if merges:
         lora = from_json(LoraConfig, manifest.meta["model"]["lora"], f"{path}: lora")
         with_lora = partial(LlamaBlock.with_lora, config=lora, key=jax.random.key(0))
@@ -74,7 +76,7 @@ def load_weights(
         loaded = eqx.tree_at(lambda m: m.llama.blocks.lora, loaded, None)
         merged = jax.jit(LlamaBlock.merged)(changed)
         params = eqx.tree_at(lambda m: m.llama.blocks, params, merged)
-    return dataclasses.replace(state, params=eqx.combine(loaded, params))
+    return dataclasses.replace(state, params=_over(params, loaded))
 
 
 def load_pair_weights(
@@ -99,8 +101,34 @@ def load_pair_weights(
     pair = read_pair(folder)
     check_pair(pair, meta["base"])
     check_unused(folder, pair.meta, meta)
-    params = eqx.combine(load_beside(pair, stored.params, put), state.params)
+    like = _with_gate(stored.params, pair.sizes.num_successors > 0)
+    params = _over(state.params, load_beside(pair, like, put))
     return dataclasses.replace(state, params=params)
+
+
+def _with_gate(shapes: EqIDs, has_gate: bool) -> EqIDs:
+    """The shapes of a run's weights, with a gate of counts or without, as stored."""
+    if has_gate == (shapes.successors is not None):
+        return shapes
+    gate = None
+    if has_gate:
+        gate = eqx.filter_eval_shape(SuccessorCounts.zeros, 1, 1, 1)
+        gate = eqx.tree_at(lambda c: (c.slot, c.weight, c.total), gate, (None,) * 3)
+    return _with_counts(shapes, gate)
+
+
+def _over(params: EqIDs, loaded: EqIDs) -> EqIDs:
+    """A run's weights, with those that were loaded in their place."""
+    if params.successors is None:
+        loaded = _with_counts(loaded, None)
+    return eqx.combine(loaded, params)
+
+
+def _with_counts(params: EqIDs, counts: SuccessorCounts | None) -> EqIDs:
+    def is_none(node: object) -> bool:
+        return node is None
+
+    return eqx.tree_at(lambda m: m.successors, params, counts, is_leaf=is_none)
 
 
 def check_unused(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

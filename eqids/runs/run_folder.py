@@ -67,6 +67,22 @@ def check_start(flags: TrainConfig, folder: Path, dataset: Dataset) -> None:
         check_catalog_version(path, read_manifest(path).meta, dataset)
 
 
+def recorded_counts(flags: TrainConfig, folder: Path) -> bool:
+    """Returns --counts; a run whose checkpoints have no counts is resumed without.
+
+    So runs that were started before there were counts can be resumed.
+
+    Args:
+        flags: the run's flags.
+        folder: the folder of its checkpoints.
+    """
+    newest = latest_step(folder)
+    if not flags.counts or newest is None:
+        return flags.counts
+    config = read_manifest(folder / str(newest)).meta["config"]
+    return bool(config["flags"]["counts"])
+
+
 def recorded_item_optimizer(flags: TrainConfig, folder: Path) -> ItemOptimizer:
     """Returns --item_optimizer; a resumed run's `auto` means what its checkpoints
     record.

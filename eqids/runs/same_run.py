@@ -7,9 +7,10 @@ from typing import Any
 from eqids.config import ModelConfig, Recipe, UserError, from_json, to_json
 from eqids.runs.same_catalog import other_catalog
 
-_IDENTITY = ("seed", "grad_clip", "tied_items", "init_items", "item_optimizer",
-             "gap_dropout", "shuffle_ties", "accumulate", "llama_learning_rate",
-             "prompt", "text_tokens_per_item", "request_time")  # fmt: skip
+_IDENTITY = ("seed", "grad_clip", "tied_items", "counts", "init_items",
+             "item_optimizer", "gap_dropout", "shuffle_ties", "accumulate",
+             "llama_learning_rate", "prompt", "text_tokens_per_item",
+             "request_time")  # fmt: skip
 """Flags that a resumed run must repeat, besides its recipe, strategy and dtype."""
 _FREE = ("early_stop",)
 """What a resumed run may change of its recipe."""

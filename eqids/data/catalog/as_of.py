@@ -59,6 +59,7 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
         item_counts=remapped(dataset.item_counts),
         item_vectors=remapped(dataset.item_vectors),
         lineage=lineage.until(version),
+        stored_successors=None,
     )
 
 

@@ -1,0 +1,110 @@
+"""The counts of successors against loops over histories."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from eqids.config import MARKOV_ORDER, UserError
+from eqids.data import Dataset, open_dataset
+from eqids.data.files import SUCCESSORS_FILE
+from eqids.data.info import INFO_FILE, read_info, render_info
+from eqids.data.successors import Successors, transitions
+
+
+def counted(dataset: Dataset) -> np.ndarray:
+    """Counts `[slot, slot]` over the training events, by loops."""
+    counts = np.zeros((dataset.num_slots, dataset.num_slots))
+    for user, length in enumerate(dataset.train_length):
+        history = dataset.history(user)[:length]
+        for i, slot in enumerate(history):
+            for distance, later in enumerate(history[i + 1 : i + 1 + MARKOV_ORDER], 1):
+                counts[slot, later] += 1 / distance
+    return counts
+
+
+def as_dense(found: Successors, num_slots: int) -> np.ndarray:
+    counts = np.zeros((num_slots, num_slots))
+    row = np.repeat(np.arange(num_slots), np.diff(found.offsets))
+    counts[row, found.slots] = found.weights
+    return counts
+
+
+def test_a_dataset_holds_the_counts_of_its_training_events(dataset: Dataset) -> None:
+    found = dataset.stored_successors
+    assert found is not None and found is dataset.successors
+    dense = as_dense(found, dataset.num_slots)
+    np.testing.assert_allclose(dense, counted(dataset), rtol=1e-6)
+    assert found.width == np.count_nonzero(dense, axis=1).max()
+    rows = np.split(found.weights, found.offsets[1:-1])
+    assert all((np.diff(row) <= 0).all() for row in rows)
+
+
+def test_no_target_is_in_the_counts(dataset: Dataset) -> None:
+    """Other events after the training events of each history change no count."""
+    rng, slots = np.random.default_rng(0), dataset.slots.copy()
+    items = np.flatnonzero(dataset.item_valid)
+    for user in np.flatnonzero(dataset.valid_at > 0):
+        later = slice(
+            dataset.offsets[user] + dataset.train_length[user],
+            dataset.offsets[user + 1],
+        )
+        slots[later] = rng.choice(items, later.stop - later.start)
+    assert (slots != dataset.slots).sum() > dataset.num_users / 2
+    other = dataclasses.replace(dataset, slots=slots, stored_successors=None)
+    for name, array in vars(dataset.successors).items():
+        np.testing.assert_array_equal(getattr(other.successors, name), array)
+
+
+def test_the_heaviest_successors_are_kept(dataset: Dataset) -> None:
+    counts = counted(dataset)
+    full = transitions(
+        dataset.slots, dataset.offsets, dataset.train_length, dataset.num_slots
+    )
+    kept = as_dense(Successors.of(full, most=4), dataset.num_slots)
+    for row, own in zip(kept, counts, strict=True):
+        order = np.lexsort((np.arange(len(own)), -own.astype(np.float32)))[:4]
+        expected = np.zeros_like(own)
+        expected[order] = own[order]
+        np.testing.assert_allclose(row, expected, rtol=1e-6)
+
+
+def test_retired_items_leave_the_shares_of_the_others(dataset: Dataset) -> None:
+    valid = dataset.item_valid.copy()
+    gone = np.flatnonzero(valid)[::5]
+    valid.reshape(-1)[gone] = False
+    table = dataset.successors.table(valid)
+    counts = counted(dataset)
+    counts[:, gone] = 0
+    total = counts.sum(axis=1)
+    np.testing.assert_allclose(table.total.reshape(-1), total, rtol=1e-6)
+    shares = np.zeros_like(counts)
+    flat = table.slot.reshape(len(counts), -1), table.weight.reshape(len(counts), -1)
+    for row, slots, weights in zip(shares, *flat, strict=True):
+        np.add.at(row, slots, weights)
+    expected = counts / np.where(total, total, 1)[:, None]
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+
+
+def test_a_folder_without_the_table_is_counted(copy: Dataset) -> None:
+    info = read_info(copy.path / INFO_FILE)
+    files = {n: hash for n, hash in info.files.items() if n != SUCCESSORS_FILE}
+    text = render_info(dataclasses.replace(info, files=files))
+    (copy.path / INFO_FILE).write_text(text)
+    (copy.path / SUCCESSORS_FILE).unlink()
+    old = open_dataset(copy.path)
+    assert old.stored_successors is None
+    for name, array in vars(copy.successors).items():
+        np.testing.assert_array_equal(getattr(old.successors, name), array)
+    # The hash in a later dataset.json makes the file necessary.
+    (copy.path / INFO_FILE).write_text(render_info(info))
+    with pytest.raises(UserError, match="successors.safetensors is missing"):
+        open_dataset(copy.path)
+
+
+def test_histories_of_one_event_have_no_successors(dataset: Dataset) -> None:
+    short = np.minimum(dataset.train_length, 1)
+    none = dataclasses.replace(dataset, train_length=short, stored_successors=None)
+    assert len(none.successors.slots) == 0 and none.successors.width == 1
+    table = none.successors.table(none.item_valid)
+    assert not table.weight.any() and not table.total.any()
