@@ -102,7 +102,8 @@ def _specs(tree: PyTree, axes: PyTree[Words], layout: Layout) -> PyTree[Partitio
 
 
 def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
-    """Returns an array on the table's mesh, its leading axis split as the table's.
+    """Returns an array on the table's mesh, its leading axis split as the table's, if it
+    has any.
 
     Args:
         array: an array of the host, or its shape.
@@ -111,7 +112,8 @@ def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
     sharding = getattr(table, "sharding", None)
     if not isinstance(sharding, NamedSharding):
         return _on_default_device(array)
-    spec = PartitionSpec(sharding.spec[0], *[None] * (len(array.shape) - 1))
+    first = sharding.spec[:1] if array.shape else ()
+    spec = PartitionSpec(*first, *[None] * (len(array.shape) - 1))
     sharding = NamedSharding(sharding.mesh, spec)
     if isinstance(array, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)

@@ -92,7 +92,7 @@ class TrainConfig:
         "model",
     )
     """Mix the model's predictions with counts of what followed each item in training;
-    the share of the counts is fitted to the validation split."""
+    the weight of the counts is chosen on the validation split."""
     init_items: InitItems = grouped("model", "interactions")
     """What item vectors start from. interactions: a truncated SVD of which users used
     which items in training (or the vectors that the dataset's clusters were made of, if

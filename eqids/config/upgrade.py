@@ -15,10 +15,15 @@ field of `RunConfig` or `ModelConfig` that is renamed gets a row here."""
 
 _ADDED = (
     ("config.flags", "request_time", False),
+    ("config.flags", "skip", False),
+    ("config.flags", "counts", False),
     ("model", "request_time", False),
+    ("model", "skip", False),
+    ("model", "num_successors", 0),
 )
 """An object's path in the record, a field that older ones lack, and its value in them.
-A field that a resumed run compares with the record gets a row here."""
+A field that a resumed run compares with the record gets a row here, and one whose
+default changes what a recorded run does."""
 
 
 def upgrade_meta(meta: _Record) -> _Record:

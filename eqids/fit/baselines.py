@@ -58,5 +58,3 @@ def _normalised_transitions(dataset: Dataset) -> sp.csr_matrix:
     )
     sums = np.asarray(total.sum(axis=1)).reshape(-1)
     return sp.diags(1.0 / np.maximum(sums, 1e-9)) @ total
-
-

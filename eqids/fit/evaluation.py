@@ -1,6 +1,6 @@
 """Evaluation on the full catalog, in chunks of users."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
@@ -16,7 +16,7 @@ from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.fit.ranking import metrics
-from eqids.model import Batch, EqIDs, PrefixCache, Recent
+from eqids.model import Batch, EqIDs, PrefixCache, recent_items
 from eqids.model.rank import ranks
 from sharding import Placement, replicated
 
@@ -185,6 +185,8 @@ class Evaluation(TypedDict):
     unfiltered: Mapping[str, float]
     nll: float
     seen_target_share: float
+    counts_weight: float
+    """The weight of counts in the mixture."""
 
 
 class Targets(eqx.Module):
@@ -195,11 +197,11 @@ class Targets(eqx.Module):
     seen_by: Int[Array, "batch seen"]
 
 
-class Asked(eqx.Module):
+class ChunkQueries(eqx.Module):
     """The queries of a chunk, and what to rank for them."""
 
     query: Float[Array, "batch item_width"]
-    recent: Recent
+    recent: Int[Array, "batch recent"]
     targets: Targets
 
 
@@ -208,17 +210,17 @@ class Ranker:
     """Ranks the targets of chunks.
 
     Attributes:
-        ask: computes the queries of a chunk, for which Llama reads its histories.
+        queries_of: computes the queries of a chunk: Llama reads its histories.
         ranks: returns ranks filtered and unfiltered, and log-probabilities, of all
             rows.
     """
 
-    ask: Callable[[EqIDs, Chunk], Asked]
-    ranks: Callable[[EqIDs, Asked], Float[Array, "batch 3"]]
+    queries_of: Callable[[EqIDs, Chunk], ChunkQueries]
+    ranks: Callable[[EqIDs, ChunkQueries], Float[Array, "batch 3"]]
 
     def __call__(self, model: EqIDs, chunk: Chunk) -> Float[np.ndarray, "user 3"]:
         """Returns ranks and log-probabilities of the users' targets."""
-        ranked = self.ranks(model, self.ask(model, chunk))
+        ranked = self.ranks(model, self.queries_of(model, chunk))
         return np.asarray(ranked)[: chunk.num_users]
 
 
@@ -244,12 +246,12 @@ def make_ranker(
     @jax.jit
     def queries(
         model: EqIDs, histories: _Histories, prefix: PrefixCache | None
-    ) -> tuple[Float[Array, "batch item_width"], Recent]:
+    ) -> tuple[Float[Array, "batch item_width"], Int[Array, "batch recent"]]:
         batch, last = histories.batch, histories.last
-        recent = Recent.of(batch.items, batch.segment, last)
+        recent = recent_items(batch.items, batch.segment, last)
         return model.queries_at(batch, last, dtype=dtype, prefix=prefix), recent
 
-    def ask(model: EqIDs, chunk: Chunk) -> Asked:
+    def queries_of(model: EqIDs, chunk: Chunk) -> ChunkQueries:
         requested = chunk.request_times if model.config.request_time else None
         host = query_batch(chunk.histories, chunk.times, seq_len, tokens, requested)
         histories = _Histories(Batch.of(host), jnp.asarray(last_positions(host)))
@@ -259,9 +261,9 @@ def make_ranker(
             seen_by=jnp.asarray(chunk.seen_by),
         )
         query, recent = queries(model, put(histories), prefix)
-        return Asked(query, recent, put(targets))
+        return ChunkQueries(query, recent, put(targets))
 
-    return Ranker(ask, jax.jit(_ranks))
+    return Ranker(queries_of, jax.jit(_ranks))
 
 
 class _Histories(eqx.Module):
@@ -271,7 +273,7 @@ class _Histories(eqx.Module):
     last: Int[Array, " batch"]
 
 
-def _ranks(model: EqIDs, asked: Asked) -> Float[Array, "batch 3"]:
+def _ranks(model: EqIDs, asked: ChunkQueries) -> Float[Array, "batch 3"]:
     mixture = None
     if model.successors is not None:
         mixture = model.successors.mixture(asked.recent)
@@ -308,11 +310,14 @@ def evaluate(
     model: EqIDs, dataset: Dataset, split: Split, ranker: Ranker
 ) -> Evaluation:
     """Returns the metrics of a model on a split; its arguments as in `rank_users`."""
-    return evaluation(split, rank_users(model, dataset, split, ranker))
+    return evaluation(model, split, rank_users(model, dataset, split, ranker))
 
 
-def evaluation(split: Split, ranked: Float[np.ndarray, "user 3"]) -> Evaluation:
-    """Returns metrics, given the users' ranks and log-probabilities."""
+def evaluation(
+    model: EqIDs, split: Split, ranked: Float[np.ndarray, "user 3"]
+) -> Evaluation:
+    """Returns the metrics of a model, given the users' ranks and log-probabilities."""
+    counts = model.successors
     return {
         "split": split,
         "num_users": len(ranked),
@@ -320,4 +325,5 @@ def evaluation(split: Split, ranked: Float[np.ndarray, "user 3"]) -> Evaluation:
         "unfiltered": metrics(ranked[:, 1]),
         "nll": float(-ranked[:, 2].mean()),
         "seen_target_share": float(np.isinf(ranked[:, 0]).mean()),
+        "counts_weight": 0.0 if counts is None else round(float(counts.gate), 4),
     }

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eqids.config import MARKOV_ORDER, to_json
+from eqids.config import to_json
 from eqids.data import Dataset
 from eqids.fit.baseline_ranks import (
     BASELINES,

@@ -9,7 +9,7 @@ from eqids.config import RunConfig
 from eqids.data import Dataset
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.evaluation import Evaluation, Ranker, Split, evaluate
-from eqids.fit.gate import evaluate_fitted, gate_of
+from eqids.fit.gate import evaluate_with_best_gate, gate_of
 from eqids.fit.placed_batches import PlacedBatches
 from eqids.fit.run_checkpoints import RunCheckpoints
 from eqids.fit.step import State, Step
@@ -66,7 +66,7 @@ class Run:
         if state.params.successors is None:
             return state, self.evaluate(state.params, "valid")
         model = eqx.combine(state.params, self.frozen)
-        fitted, found = evaluate_fitted(model, self.dataset, self.ranker)
+        fitted, found = evaluate_with_best_gate(model, self.dataset, self.ranker)
         gate = gate_of(fitted)
         return eqx.tree_at(lambda s: s.params.successors.gate, state, gate), found
 

@@ -33,8 +33,8 @@ from eqids.model.adapter import (
 )
 from eqids.model.attention import PrefixCache as PrefixCache
 from eqids.model.counts import (
-    Recent as Recent,
     SuccessorCounts as SuccessorCounts,
+    recent_items as recent_items,
 )
 from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
 from eqids.model.item_vectors import TextFeatures as TextFeatures

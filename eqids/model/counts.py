@@ -1,8 +1,8 @@
 """Predictions by counting: which items came soon after the last items of a history.
 
 The counts are a first-order Markov chain (`eqids.data.successors`). Their prediction is
-mixed with that of the softmax (`eqids.model.mixture`). A gate decides how much; it is
-fitted to held-out events, because the counts contain those of training.
+mixed with that of the softmax (`eqids.model.mixture`). The gate says how much; it is
+chosen on held-out events, because the counts contain those of training.
 """
 
 import equinox as eqx
@@ -15,37 +15,6 @@ from eqids.config.slots import cluster_of, place_of
 from eqids.model.mixture import NO_SLOT, Mixture
 from sharding import lookup, per_shard
 
-FEATURES = ("one", "log length", "log counts")
-"""What the gate depends on, see `SuccessorCounts.features`."""
-
-
-class Recent(eqx.Module):
-    """The end of every query's history.
-
-    Attributes:
-        slot: the last items, newest first; -1 where the history has fewer.
-        length: number of items that the model sees of the history.
-    """
-
-    slot: Int[Array, "query recent"]
-    length: Int[Array, " query"]
-
-    @staticmethod
-    def of(
-        items: Int[Array, "batch seq"],
-        segment: Int[Array, "batch seq"],
-        position: Int[Array, " batch"],
-    ) -> "Recent":
-        """Returns the items up to one position of each row, within its segment.
-
-        Args:
-            items: slots; -1 at positions of text.
-            segment: a number for each history of a row.
-            position: the position of the query in each row.
-        """
-        found: Recent = per_shard(_recent, (), items, segment, position)
-        return found
-
 
 class SuccessorCounts(eqx.Module):
     """The successors of every item, and the gate between counts and softmax.
@@ -57,88 +26,94 @@ class SuccessorCounts(eqx.Module):
         weight: the share of each; a row sums to 1, or to 0 for an item without
             successors; 0 is padding.
         total: the sum of the counts of each place.
-        gate: the weights of the features, whose sum is the log odds of the counts.
+        gate: λ, the weight of the counts in the mixture, from 0 to below 1.
     """
 
     slot: Int[Array, "cluster place successor"]
     weight: Float[Array, "cluster place successor"]
     total: Float[Array, "cluster place"]
-    gate: Float[Array, " feature"]
+    gate: Float[Array, ""]
 
     @staticmethod
     def zeros(num_clusters: int, cluster_size: int, width: int) -> "SuccessorCounts":
-        """Returns counts of nothing, for their shapes, with a gate of even odds."""
+        """Returns counts of nothing, for their shapes, with no weight."""
         shape = num_clusters, cluster_size, width
         return SuccessorCounts(
             jnp.zeros(shape, jnp.int32),
             jnp.zeros(shape),
             jnp.zeros(shape[:2]),
-            jnp.zeros(len(FEATURES)),
+            jnp.zeros(()),
         )
 
-    def mixture(self, recent: Recent) -> Mixture:
+    def mixture(self, recent: Int[Array, "query recent"]) -> Mixture:
         """Returns how the counts change the probabilities of queries.
 
         Where no recent item has successors, the softmax alone predicts.
+
+        Args:
+            recent: from `recent_items`.
         """
         slot, log_prob = self.predicted(recent)
-        odds = self.features(recent) @ self.gate
+        log_rest = jnp.log1p(-self.gate)
         counted = jnp.any(log_prob > -jnp.inf, axis=1)
-        log_rest = jnp.where(counted, jax.nn.log_sigmoid(-odds), 0.0)
-        return Mixture(slot, odds[:, None] + log_prob, log_rest)
+        lift = jnp.log(self.gate) - log_rest + log_prob
+        return Mixture(slot, lift, jnp.where(counted, log_rest, 0.0))
 
     def predicted(
-        self, recent: Recent
+        self, recent: Int[Array, "query recent"]
     ) -> tuple[Int[Array, "query support"], Float[Array, "query support"]]:
         """Returns the distinct successors of recent items, with their log P_counts.
 
         P_counts is the mean of the shares after each recent item that has successors,
         with weight 1 / distance. It sums to 1, or to 0 if there are none.
 
+        Args:
+            recent: from `recent_items`.
+
         Returns:
             Slots, padded with `NO_SLOT`; and float32 log P_counts, padded with -inf.
         """
-        at = self._places(recent)
-        distance = jnp.arange(1, recent.slot.shape[1] + 1)
-        known = (recent.slot >= 0) & (lookup(self.total, *at) > 0)
+        size = self.total.shape[1]
+        real = jnp.maximum(recent, 0)
+        cluster, place = cluster_of(real, size), place_of(real, size)
+        distance = jnp.arange(1, recent.shape[1] + 1)
+        known = (recent >= 0) & (lookup(self.total, cluster, place) > 0)
         weight = jnp.where(known, 1.0 / distance, 0.0)
         weight /= jnp.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
-        prob = weight[..., None] * lookup(self.weight, *at)
+        prob = weight[..., None] * lookup(self.weight, cluster, place)
         found: tuple[Array, Array] = per_shard(
-            _distinct_sums, (), lookup(self.slot, *at), prob
+            _distinct_sums, (), lookup(self.slot, cluster, place), prob
         )
         return found
 
-    def features(self, recent: Recent) -> Float[Array, "query feature"]:
-        """Returns 1, the log of the history's length, and of its items' counts."""
-        total = jnp.where(
-            recent.slot >= 0, lookup(self.total, *self._places(recent)), 0
-        )
-        length = recent.length.astype(jnp.float32)
-        return jnp.stack(
-            [jnp.ones_like(length), jnp.log1p(length), jnp.log1p(total.sum(axis=1))],
-            axis=1,
-        )
 
-    def _places(self, recent: Recent) -> tuple[Array, Array]:
-        slot, size = jnp.maximum(recent.slot, 0), self.total.shape[1]
-        return cluster_of(slot, size), place_of(slot, size)
-
-
-def _recent(
-    _: tuple[()],
+def recent_items(
     items: Int[Array, "batch seq"],
     segment: Int[Array, "batch seq"],
     position: Int[Array, " batch"],
-) -> Recent:
-    here = jnp.arange(items.shape[1])
-    own = jnp.take_along_axis(segment, position[:, None], axis=1)
-    seen = (segment == own) & (here <= position[:, None]) & (items >= 0)
-    num = min(MARKOV_ORDER, len(here))
-    last, at = jax.lax.top_k(jnp.where(seen, here, -1), num)
-    slot = jnp.where(last >= 0, jnp.take_along_axis(items, at, axis=1), -1)
-    slot = jnp.pad(slot, ((0, 0), (0, MARKOV_ORDER - num)), constant_values=-1)
-    return Recent(slot, seen.sum(axis=1, dtype=jnp.int32))
+) -> Int[Array, "batch recent"]:
+    """Returns the last items up to one position of each row, within its segment.
+
+    Args:
+        items: slots; -1 at positions of text.
+        segment: a number for each history of a row.
+        position: the position of the query in each row.
+
+    Returns:
+        `MARKOV_ORDER` slots, newest first; -1 where the history has fewer.
+    """
+
+    def local(_: tuple[()], items: Array, segment: Array, position: Array) -> Array:
+        here = jnp.arange(items.shape[1])
+        own = jnp.take_along_axis(segment, position[:, None], axis=1)
+        seen = (segment == own) & (here <= position[:, None]) & (items >= 0)
+        num = min(MARKOV_ORDER, len(here))
+        last, at = jax.lax.top_k(jnp.where(seen, here, -1), num)
+        slot = jnp.where(last >= 0, jnp.take_along_axis(items, at, axis=1), -1)
+        more = ((0, 0), (0, MARKOV_ORDER - num))
+        return jnp.pad(slot, more, constant_values=-1)
+
+    return per_shard(local, (), items, segment, position)
 
 
 def _distinct_sums(

@@ -14,7 +14,7 @@ from eqids.config import ModelConfig
 from eqids.config.slots import cluster_of, place_of
 from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter
 from eqids.model.attention import Kernel, PrefixCache
-from eqids.model.counts import Recent, SuccessorCounts
+from eqids.model.counts import SuccessorCounts, recent_items
 from eqids.model.item_vectors import TextAxes, TextFeatures, joined
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
@@ -154,7 +154,7 @@ class EqIDs(eqx.Module):
             jnp.zeros((c.num_gaps, c.llama.width)) if c.request_time else None
         )
         if c.num_successors and successors is None:
-            successors = SuccessorCounts.zeros(*sizes[:2], c.num_successors)
+            successors = SuccessorCounts.zeros(*places, c.num_successors)
         self.successors = successors
         self.config = c
 
@@ -300,7 +300,7 @@ class EqIDs(eqx.Module):
         """
         if self.successors is None:
             return None
-        recent = Recent.of(batch.items, batch.segment, position)
+        recent = recent_items(batch.items, batch.segment, position)
         return self.successors.mixture(recent)
 
     def loss(
