@@ -173,7 +173,7 @@ class Evaluation(TypedDict):
     seen_target_share: float
 
 
-class Targets(eqx.Module):
+class RankTargets(eqx.Module):
     """What to rank for the users of a chunk, see `Chunk`."""
 
     target: Int[Array, " batch"]
@@ -186,7 +186,7 @@ class Asked(eqx.Module):
 
     query: Float[Array, "batch item_width"]
     recent: Recent
-    targets: Targets
+    targets: RankTargets
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def make_ranker(
     def ask(model: EqIDs, chunk: Chunk) -> Asked:
         host = query_batch(chunk.histories, chunk.times, seq_len, tokens)
         histories = _Histories(Batch.of(host), jnp.asarray(last_positions(host)))
-        targets = Targets(
+        targets = RankTargets(
             target=jnp.asarray(chunk.target),
             seen=jnp.asarray(chunk.seen),
             seen_by=jnp.asarray(chunk.seen_by),
