@@ -111,7 +111,7 @@ def test_a_retired_item_leaves_the_counts_and_the_gate_stays(
 ) -> None:
     old, out = opened(finished), tmp_path / "next"
     to = ["--checkpoint", str(finished), "--output", str(out)]
-    catalog.main(["retire", *flags(copy, "--ids", "item 3", "item 4", *to)])
+    catalog.main(["retire", *flags(copy, "--ids", "item 3,item 4", *to)])
     new = opened(out)
     np.testing.assert_array_equal(gate_of(new.model), gate_of(old.model))
     counts, now = new.model.successors, open_dataset(copy.path)

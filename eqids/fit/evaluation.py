@@ -189,7 +189,7 @@ class Evaluation(TypedDict):
     """The weight of counts in the mixture."""
 
 
-class Targets(eqx.Module):
+class RankTargets(eqx.Module):
     """What to rank for the users of a chunk, see `Chunk`."""
 
     target: Int[Array, " batch"]
@@ -202,7 +202,7 @@ class ChunkQueries(eqx.Module):
 
     query: Float[Array, "batch item_width"]
     recent: Int[Array, "batch recent"]
-    targets: Targets
+    targets: RankTargets
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def make_ranker(
         requested = chunk.request_times if model.config.request_time else None
         host = query_batch(chunk.histories, chunk.times, seq_len, tokens, requested)
         histories = _Histories(Batch.of(host), jnp.asarray(last_positions(host)))
-        targets = Targets(
+        targets = RankTargets(
             target=jnp.asarray(chunk.target),
             seen=jnp.asarray(chunk.seen),
             seen_by=jnp.asarray(chunk.seen_by),

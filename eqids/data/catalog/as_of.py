@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from eqids.data.dataset import Dataset
+from eqids.data.info import DatasetInfo
 
 
 def as_of(dataset: Dataset, version: int) -> Dataset:
@@ -41,12 +42,7 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
     return replace(
         dataset,
         info=replace(
-            dataset.info,
-            num_items=len(now),
-            num_clusters=len(valid),
-            num_events=int(kept.sum()),
-            catalog_id=lineage.catalog_ids[version - 1],
-            catalog_version=version,
+            _info_of(dataset, version), num_items=len(now), num_events=int(kept.sum())
         ),
         slots=slots[kept],
         times=None if dataset.times is None else dataset.times[kept],
@@ -60,6 +56,16 @@ def as_of(dataset: Dataset, version: int) -> Dataset:
         item_vectors=remapped(dataset.item_vectors),
         lineage=lineage.until(version),
         stored_successors=None,
+    )
+
+
+def _info_of(dataset: Dataset, version: int) -> DatasetInfo:
+    """What is recorded of a dataset, with the catalog of another version."""
+    return replace(
+        dataset.info,
+        num_clusters=len(dataset.lineage.valid_at(version)),
+        catalog_id=dataset.lineage.catalog_ids[version - 1],
+        catalog_version=version,
     )
 
 
