@@ -102,8 +102,9 @@ def _specs(tree: PyTree, axes: PyTree[Words], layout: Layout) -> PyTree[Partitio
 
 
 def beside(array: np.ndarray | jax.ShapeDtypeStruct, table: Shaped) -> Shaped:
-    """Returns an array on the table's mesh, its leading axis split as the table's, if it
-    has any.
+    """Returns an array on the table's mesh, its leading axis split as the table's.
+
+    A scalar is not split.
 
     Args:
         array: an array of the host, or its shape.

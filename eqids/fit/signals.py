@@ -69,7 +69,7 @@ class StopSignals:
             signal.raise_signal(self._received)
 
     def check(self, step: int) -> None:
-        """Sets what is asked for after a step, to the same values in all processes."""
+        """Sets what is due after a step, to the same values in all processes."""
         if jax.process_count() > 1 and step % _STEPS_BETWEEN_EXCHANGES != 0:
             return
         request = self._due() if is_first() else []

@@ -32,11 +32,12 @@ from eqids.model.adapter import (
     MlpAdapter as MlpAdapter,
 )
 from eqids.model.attention import PrefixCache as PrefixCache
+from eqids.model.batch import Batch as Batch
 from eqids.model.counts import (
     SuccessorCounts as SuccessorCounts,
     recent_items as recent_items,
 )
-from eqids.model.eqids import Batch as Batch, EqIDs as EqIDs
+from eqids.model.eqids import EqIDs as EqIDs
 from eqids.model.item_vectors import TextFeatures as TextFeatures
 from eqids.model.likelihood import ActiveClusters as ActiveClusters
 from eqids.model.llama import Llama as Llama

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqids.config import ModelConfig
 from sharding import gathered
 
 Axis = tuple[str, int]
@@ -70,6 +71,33 @@ class MlpAdapter(eqx.Module):
     ) -> Float[Array, "batch seq _outputs"]:
         y = jax.nn.gelu(_linear(x, self.w_in, self.b_in))
         return _linear(y, self.w_out, self.b_out)
+
+
+def adapters(
+    config: ModelConfig, into: PRNGKeyArray, out: PRNGKeyArray
+) -> (
+    tuple[IdentityAdapter, IdentityAdapter]
+    | tuple[LinearAdapter, LinearAdapter]
+    | tuple[MlpAdapter, MlpAdapter]
+):
+    """Returns a new adapter into Llama's width, and one out of it.
+
+    Args:
+        config: the sizes, and the kind of the adapters.
+        into: randomness of the first.
+        out: randomness of the second.
+    """
+    c = config
+    item, llama = ("item_width", c.item_width), ("width", c.llama.width)
+    if c.adapter == "identity":
+        return IdentityAdapter(), IdentityAdapter()
+    if c.adapter == "linear":
+        return LinearAdapter(item, llama, key=into), LinearAdapter(llama, item, key=out)
+    hidden = 4 * c.item_width
+    return (
+        MlpAdapter(item, hidden, llama, key=into),
+        MlpAdapter(llama, hidden, item, key=out),
+    )
 
 
 def _normal(

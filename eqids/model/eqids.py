@@ -1,8 +1,5 @@
 """The whole model: Llama reads items and text tokens in one sequence."""
 
-from collections.abc import Callable
-from dataclasses import fields, replace
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,8 +9,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from eqids.config import ModelConfig
 from eqids.config.slots import cluster_of, place_of
-from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter
+from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter, adapters
 from eqids.model.attention import Kernel, PrefixCache
+from eqids.model.batch import Batch
 from eqids.model.counts import SuccessorCounts, recent_items
 from eqids.model.item_vectors import TextAxes, TextFeatures, joined
 from eqids.model.likelihood import ActiveClusters, add_rows
@@ -25,55 +23,6 @@ from sharding import gathered, like, lookup, per_shard
 
 _HIDDEN_INPUTS, _HIDDEN_TARGETS = 3, 4
 """Numbers that are folded into a step's key, for what `id_dropout` hides."""
-
-
-class Batch(eqx.Module):
-    """The input of the model and its targets.
-
-    Attributes:
-        tokens: text tokens; 0 at positions of items.
-        items: slots; -1 at positions of text.
-        gap: bucket of the time between an item and the one before it; 0 is unknown.
-        segment: a number for each packed history of a row; 0 is padding.
-        position: within the segment.
-        target: the slot to predict at this position; -1 is none.
-        request_gap: bucket of the time between the last event at a position that
-            predicts and the request for the next item; 0 is unknown.
-    """
-
-    tokens: Int[Array, "batch seq"]
-    items: Int[Array, "batch seq"]
-    gap: Int[Array, "batch seq"]
-    segment: Int[Array, "batch seq"]
-    position: Int[Array, "batch seq"]
-    target: Int[Array, "batch seq"]
-    request_gap: Int[Array, "batch seq"] | None = None
-
-    @staticmethod
-    def of(
-        host: object, put: Callable[[np.ndarray], jax.Array] = jnp.asarray
-    ) -> "Batch":
-        """Returns a batch of the host (`eqids.data`'s `HostBatch`) on devices.
-
-        Args:
-            host: has NumPy arrays by the names of the fields.
-            put: places an array, by default on the default device.
-        """
-        arrays = {field.name: getattr(host, field.name) for field in fields(Batch)}
-        return Batch(**{n: put(a) for n, a in arrays.items() if a is not None})
-
-    @staticmethod
-    def zeros(num_rows: int, seq_len: int, request_time: bool = False) -> "Batch":
-        """Returns a batch of zeros, for its shapes.
-
-        Args:
-            num_rows: number of rows.
-            seq_len: positions in a row.
-            request_time: whether it has a `request_gap`.
-        """
-        zeros = jnp.zeros((num_rows, seq_len), jnp.int32)
-        batch = Batch(**{field.name: zeros for field in fields(Batch)})
-        return batch if request_time else replace(batch, request_gap=None)
 
 
 class EqIDs(eqx.Module):
@@ -145,7 +94,7 @@ class EqIDs(eqx.Module):
             if c.tied_items
             else initial_table((*places, c.learned_width), vectors, keys[2])
         )
-        self.input_adapter, self.output_adapter = _adapters(c, keys[3], keys[4])
+        self.input_adapter, self.output_adapter = adapters(c, keys[3], keys[4])
         table = self.softmax.table if self.input_table is None else self.input_table
         parts = [part for part in (table, columns) if part is not None]
         self.skip = Skip(parts, self.softmax.valid) if c.skip else None
@@ -372,27 +321,6 @@ class EqIDs(eqx.Module):
         if self.input_table is not None:
             blocks |= {"table": gradients.table, "input_table": inputs}
         return blocks
-
-
-def _adapters(
-    config: ModelConfig, into: PRNGKeyArray, out: PRNGKeyArray
-) -> (
-    tuple[IdentityAdapter, IdentityAdapter]
-    | tuple[LinearAdapter, LinearAdapter]
-    | tuple[MlpAdapter, MlpAdapter]
-):
-    """The adapter into Llama's width and the one out of it."""
-    c = config
-    item, llama = ("item_width", c.item_width), ("width", c.llama.width)
-    if c.adapter == "identity":
-        return IdentityAdapter(), IdentityAdapter()
-    if c.adapter == "linear":
-        return LinearAdapter(item, llama, key=into), LinearAdapter(llama, item, key=out)
-    hidden = 4 * c.item_width
-    return (
-        MlpAdapter(item, hidden, llama, key=into),
-        MlpAdapter(llama, hidden, item, key=out),
-    )
 
 
 def _at(

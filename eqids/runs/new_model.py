@@ -102,7 +102,7 @@ def _unused_are_zeros(model: EqIDs, dataset: Dataset) -> EqIDs:
 
 
 def counts_of(dataset: Dataset) -> SuccessorCounts:
-    """Returns the counts of a dataset, with a gate of even odds."""
+    """Returns the counts of a dataset, with a gate of 0."""
     table = dataset.successors.table(dataset.item_valid)
     counts = SuccessorCounts.zeros(*table.slot.shape)
     return dataclasses.replace(

@@ -82,14 +82,10 @@ def start_or_restore(
         state = _resume(folder, checkpoints)
     else:
         state = _with_weights(state, config, checkpoints, put)
+    _check_stop(config, state, folder)
     checkpoints = dataclasses.replace(checkpoints, text=text_of(state.params))
     frozen = eqx.combine(checkpoints.text, frozen)
     state = dataclasses.replace(state, params=without_text(state.params))
-    require(
-        int(state.step) <= config.stop_at,
-        f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
-        "already",
-    )
     dtype = jnp.dtype(config.dtype)
     prefix, tokens = prompt_computed(
         frozen.llama, inputs.tokens, config.strategy, dtype
@@ -109,6 +105,14 @@ def start_or_restore(
     )
     say(first_lines(inputs, sizes.llama, state))
     return run, state
+
+
+def _check_stop(config: RunConfig, state: State, folder: Path) -> None:
+    require(
+        int(state.step) <= config.stop_at,
+        f"--stop_at is {config.stop_at}, and {folder} is at step {int(state.step)} "
+        "already",
+    )
 
 
 class _NewState(NamedTuple):
