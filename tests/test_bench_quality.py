@@ -132,7 +132,7 @@ def written(folder: Path, kind: str) -> dict[str, str]:
 
     folder.mkdir()
     events = pd.DataFrame({"user": ["u"] * 3, "item": ["c", "a", "b"],
-                           "order": [2, 0, 1], "timestamp": [86400] * 3})  # fmt: skip
+                           "order": [2, 0, 1], "timestamp": [978300760] * 3})  # fmt: skip
     titles = {"item": ["a", "b", "c"], "title": ["A", "B", "C"]}
     items = pd.DataFrame(titles).assign(brand="x", categories="y", year=1, genres="z")
     for name, table in (("interactions", events), ("items", items)):
@@ -184,7 +184,7 @@ def test_a_data_set_that_cannot_be_prepared_says_why(tmp_path: Path) -> None:
         log.write_text("reading\nerror: no connection\n\n")
         return 2
 
-    with pytest.raises(Exception, match="could not be prepared, .*: error: no conn"):
+    with pytest.raises(UserError, match="could not be prepared, .*: error: no conn"):
         dataset_folder(source, Setting("a"), tmp_path / "data", run)
 
 
@@ -260,7 +260,7 @@ def drawn_means() -> list[float]:
 
 def test_runs_of_other_users_are_refused() -> None:
     runs = [RankedRun(OTHER, record(), one) for one in (ranks(1, 2), ranks(1, 2, 3))]
-    with pytest.raises(Exception, match="settings rank different users"):
+    with pytest.raises(UserError, match="settings rank different users"):
         quality_table("beauty", "valid", runs, {}, None)
 
 
