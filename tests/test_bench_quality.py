@@ -131,8 +131,8 @@ def written(folder: Path, kind: str) -> dict[str, str]:
     import pandas as pd
 
     folder.mkdir()
-    events = pd.DataFrame({"user": ["u"] * 3, "item": ["c", "a", "b"],
-                           "order": [2, 0, 1], "timestamp": [978300760] * 3})  # fmt: skip
+    columns = {"user": ["u"] * 3, "item": ["c", "a", "b"], "order": [2, 0, 1]}
+    events = pd.DataFrame(columns).assign(timestamp=978300760)
     titles = {"item": ["a", "b", "c"], "title": ["A", "B", "C"]}
     items = pd.DataFrame(titles).assign(brand="x", categories="y", year=1, genres="z")
     for name, table in (("interactions", events), ("items", items)):
