@@ -146,10 +146,11 @@ def dataset_folder(
     path, log = folder / f"{source.name}-{label}", folder / f"{source.name}-{label}.log"
     if not path.exists():
         code = run("eqids.prepare", [*flags, "--data_dir", str(path)], log)
-        require(
-            code == 0,
-            f"--data {source.name} could not be prepared, see {log}: {last_line(log)}",
-        )
+        if code != 0:
+            said = last_line(log)
+            raise UserError(
+                f"--data {source.name} could not be prepared, see {log}: {said}"
+            )
     return path.absolute()
 
 
