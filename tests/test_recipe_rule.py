@@ -232,7 +232,7 @@ def test_a_llama_of_a_file_trains(
     assert "tiny 24 x 1" in capsys.readouterr().out
     meta = read_manifest(tmp_path / "run" / "2").meta
     assert meta["model"]["llama"].items() >= FIELDS.items()
-    # A second stage has the same Llama without being told.
+    # A second stage has the same Llama without a flag.
     more = ["--load_checkpoint", str(tmp_path / "run"), "--num_steps", "1"]
     train.main([*more, "--checkpoint_dir", str(tmp_path / "2"), "--batch_size", "4"])
     assert f"--llama_config {file}" in capsys.readouterr().out
