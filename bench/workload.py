@@ -59,8 +59,8 @@ class Workload:
 
     def job(self, num_clusters: int, cluster_size: int) -> Job:
         """Returns the training job of a run of this, without dropout."""
-        named = (name for name, one in LLAMA_PRESETS.items() if one == self.llama)
-        recipe = preset_recipe(next(named, "another"), self.strategy)
+        names = (name for name, one in LLAMA_PRESETS.items() if one == self.llama)
+        recipe = preset_recipe(next(names, "another"), self.strategy)
         recipe = dataclasses.replace(
             recipe, batch_size=self.batch_size, seq_len=self.seq_len
         )

@@ -183,6 +183,8 @@ def test_a_run_without_a_bound_knows_no_time() -> None:
         clock.now = 1e12 + seconds
         found.append((bound.cools, bound.over))
     assert found == [(False, False), (True, False), (True, False), (True, True)]
+    assert not bound.begins_over
+    assert TrainingTime(before=60.0, max_minutes=1.0, now=clock).begins_over
 
 
 def test_a_run_stops_early_by_default_and_the_bound_is_no_setting(

@@ -6,6 +6,7 @@ from signal import Signals
 from typing import NamedTuple
 
 from eqids.config import Stopped
+from eqids.fit.evaluation import Evaluation
 from eqids.fit.log import Log
 from eqids.fit.patience import Patience
 from eqids.fit.run import Run
@@ -39,10 +40,9 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
     config, flags, recipe = run.config, run.config.flags, run.config.recipe
     saver, done = run.checkpoints.saver, int(state.step)
     patience = Patience(recipe.early_stop, saver.directory, recipe.eval_every)
-    seconds = run.checkpoints.seconds(done)
-    clock = TrainingTime(seconds, flags.max_minutes, now)
+    clock = TrainingTime(run.checkpoints.seconds(done), flags.max_minutes, now)
     end = RunEnd(recipe, state)
-    if end.reached(done, patience) or (done and clock.over):
+    if end.reached(done, patience) or clock.begins_over:
         return Trained(done, True)
     frozen = run.frozen if run.cold is None else run.cold.without_unused(run.frozen)
     batches = run.batches.iterate(done, config.stop_at)
@@ -58,9 +58,7 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
             signals.check(done)
             validation = None
             if done % recipe.eval_every == 0 or done == end.last or signals.over:
-                log.flush(done)
-                state, validation = run.validate(state)
-                log.validation(done, validation)
+                state, validation = _validated(run, state, done, log)
             better = validation is not None and patience.better(validation)
             state = end.after(done, state, patience, signals.cools, log.say)
             finished = end.reached(done, patience) or signals.over
@@ -76,6 +74,13 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
     if signals.signal is not None:
         raise _stopped(signals.signal, done)
     return Trained(done, finished)
+
+
+def _validated(run: Run, state: State, done: int, log: Log) -> tuple[State, Evaluation]:
+    log.flush(done)
+    state, validation = run.validate(state)
+    log.validation(done, validation)
+    return state, validation
 
 
 def _stopped(signal: int, step: int) -> Stopped:

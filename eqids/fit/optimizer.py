@@ -85,7 +85,7 @@ def make_optimizer(config: StepConfig) -> optax.GradientTransformationExtraArgs:
 class CooldownState(NamedTuple):
     """The state of an optimizer whose learning rate has a cool-down."""
 
-    updates: Int[Array, ""]
+    steps: Int[Array, ""]
     """Number of updates."""
     begun: Int[Array, ""]
     """Updates after which the cool-down was begun early, or `NOT_BEGUN`."""
@@ -107,9 +107,9 @@ def scale_by_cooldown(recipe: Recipe) -> optax.GradientTransformation:
     def update(
         updates: PyTree, state: CooldownState, params: PyTree = None
     ) -> tuple[PyTree, CooldownState]:
-        scale = -rate(state.updates) * cooled(recipe.num_steps, *state)
+        scale = -rate(state.steps) * cooled(recipe.num_steps, *state)
         updates = jax.tree.map(lambda x: scale.astype(x.dtype) * x, updates)
-        return updates, CooldownState(optax.safe_increment(state.updates), state.begun)
+        return updates, CooldownState(optax.safe_increment(state.steps), state.begun)
 
     return optax.GradientTransformation(init, update)
 

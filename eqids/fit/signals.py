@@ -69,7 +69,7 @@ class StopSignals:
             signal.raise_signal(self._received)
 
     def check(self, step: int) -> None:
-        """Sets what is due after a step, to the same values in all processes."""
+        """Sets what is requested after a step, to the same values in all processes."""
         if jax.process_count() > 1 and step % _STEPS_BETWEEN_EXCHANGES != 0:
             return
         request = self._due() if is_first() else []
@@ -92,10 +92,10 @@ class StopSignals:
         self._saved, self.save = time.monotonic(), False
 
     def _due(self) -> list[str]:
-        """What the clocks ask for."""
+        """What the clocks request."""
         clock = self._training_time
         due = {_SAVE: self._save_is_due(), _COOLS: clock.cools, _OVER: clock.over}
-        return [word for word, asked in due.items() if asked]
+        return [word for word, is_due in due.items() if is_due]
 
     def _save_is_due(self) -> bool:
         return (

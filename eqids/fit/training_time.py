@@ -24,6 +24,8 @@ class TrainingTime:
         """
         self._now, self._since = now, now() - before
         self._limit = float("inf") if max_minutes is None else 60 * max_minutes
+        self.begins_over = before >= self._limit
+        """Whether earlier processes reached the bound; the same in all processes."""
 
     @property
     def seconds(self) -> float:

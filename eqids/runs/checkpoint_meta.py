@@ -37,6 +37,6 @@ def run_meta(
         "base": base,
         "score": validation and validation["filtered"]["ndcg@10"],
         "validation": validation,
-        "train_seconds": round(train_seconds, 3),
+        "train_seconds": train_seconds,
         "versions": {name: version(name) for name in _PACKAGES},
     }
