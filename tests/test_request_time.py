@@ -103,7 +103,7 @@ def test_each_position_that_predicts_has_the_gap_to_its_target(
     for name, array in vars(without).items():
         if array is not None:
             np.testing.assert_array_equal(array, getattr(batch, name))
-    # Nothing stands anywhere else: in padding, at items before their text, in prompts.
+    # All else is 0: padding, items before their text, prompts.
     assert not batch.request_gap[batch.target < 0].any()
     for row in range(3):
         for segment in range(1, batch.segment[row].max() + 1):
@@ -338,7 +338,7 @@ def test_a_run_is_trained_resumed_and_marked(
     train.main([*flags, "--request_time", "--stop_at", "3"])
     assert "--request_time" in refused(train.main, flags, capsys)
     train.main([*flags, "--request_time"])
-    heading = "EqIDs knows when each target was asked for (--request_time)"
+    heading = "EqIDs knows when each target was requested (--request_time)"
     assert heading in capsys.readouterr().out
     table = eqids.load(folder).opened.model.request_table
     assert table is not None and not table[0].any() and table[bucket(50)].any()

@@ -82,7 +82,7 @@ class RecommendConfig(OpenConfig):
     """What to do with histories that hold items which the catalog does not: refuse
     them, or skip these items and count them."""
     request_time: str | None = None
-    """When the next items are asked for, with a model trained with --request_time: unix
+    """When the next items are requested, with a model trained with --request_time: unix
     seconds, a date and time such as 2024-05-01 12:00 (UTC), or last for the time of
     each history's last event. By default the column request_time of --input, or else
     now."""

@@ -152,4 +152,4 @@ class ModelConfig:
     lora: LoraConfig | None = None
     """Low-rank changes of the Llama, if it has any."""
     request_time: bool = False
-    """Whether the model reads when the next item is asked for."""
+    """Whether the model reads when the next item is requested."""

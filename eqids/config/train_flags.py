@@ -84,7 +84,7 @@ class TrainConfig:
     """The tokenizer.json that splits texts into tokens; by default the one of
     --llama_path."""
     request_time: bool = grouped("data", False)
-    """Let the model know when the next item is asked for, as the time since the last
+    """Let the model know when the next item is requested, as the time since the last
     event. In training and evaluation that is the time of the target, so results are
     comparable only with those of other runs with --request_time; recommend then asks
     at a given time, by default now."""

@@ -38,7 +38,7 @@ class Chunk:
         num_users: users; the other rows are spare.
         histories: the slots of each row's history, oldest first.
         times: the times of the histories' events, or none.
-        request_times: when each target is asked for, its own time, where it is known.
+        request_times: when each target is requested, its own time, where it is known.
         target: int32 [user], the slot to rank.
         seen: int32 [user, seen], the distinct slots of all histories, padded with
             numbers that are no slots. They fill the rows evenly: items of a long
@@ -68,7 +68,7 @@ class Chunk:
         Args:
             histories: the slots of each, oldest first.
             times: the times of each, or none.
-            request_times: when each target is asked for, where it is known.
+            request_times: when each target is requested, where it is known.
             target: int [user], slots.
             num_rows: rows of the chunk, at least one for each user.
             least_width: the least width of `seen`; larger widths are powers of two, so

@@ -13,7 +13,7 @@ RESULT_FILE = "result.json"
 """A run's result on the test split, in its folder."""
 
 REQUEST_TIME = "request_time"
-"""A field of the protocol of models that know when each target was asked for. Their
+"""A field of the protocol of models that know when each target was requested. Their
 results are comparable only with one another."""
 
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
@@ -33,7 +33,7 @@ def full_result(
         split: the split that has the targets.
         model: the model's metrics, from `eqids.fit.evaluation.evaluate`.
         step: the checkpoint's step.
-        request_time: whether the model knew when each target was asked for.
+        request_time: whether the model knew when each target was requested.
     """
     return {
         **model,
@@ -63,7 +63,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['step']}"
     ]
     if result["protocol"].get(REQUEST_TIME):
-        lines.append("EqIDs knows when each target was asked for (--request_time)")
+        lines.append("EqIDs knows when each target was requested (--request_time)")
     for side, label in (("filtered", "seen filtered"), ("unfiltered", "seen kept")):
         lines.append(f"{label:16}" + "".join(f"{name:>11}" for name in _SHOWN))
         for name, values in rows:

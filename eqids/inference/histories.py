@@ -30,7 +30,7 @@ class History:
     times: np.ndarray | None = None
     """int64 [event]: unix seconds, or none."""
     request_time: int | None = None
-    """When the next item is asked for, in unix seconds; by default now. Only a model
+    """When the next item is requested, in unix seconds; by default now. Only a model
     that was trained with `--request_time` reads it."""
 
 
@@ -89,7 +89,7 @@ def read_histories(
 
 
 def with_request_time(history: History, seconds: int, name: str) -> History:
-    """Returns a history whose next item is asked for at a given time.
+    """Returns a history whose next item is requested at a given time.
 
     Args:
         history: with times, unless it is empty.

@@ -82,7 +82,7 @@ class Recommender:
                 are left out.
             unknown: what to do with items of a history that the catalog does not hold:
                 "refuse" raises an error, "skip" leaves them out.
-            request_times: when the next items are asked for, if the model was trained
+            request_times: when the next items are requested, if the model was trained
                 with `--request_time`: one time for all histories, or a list with one
                 for each (unix seconds, timestamps or texts of these); or "last", the
                 time of each history's last event. By default the column request_time
@@ -151,7 +151,7 @@ class Recommender:
 
     @property
     def reads_request_time(self) -> bool:
-        """Whether the model knows when the next item is asked for."""
+        """Whether the model knows when the next item is requested."""
         return self.opened.model.config.request_time
 
     def asked_at(
@@ -185,7 +185,7 @@ class Recommender:
 
         Args:
             histories: from `read_histories`, `of_user` or `asked_at`; those without a
-                request time are asked for now.
+                request time are requested now.
             k: the number of items.
             filter_seen: do not recommend items of the history.
             allowed: places that may be recommended (see `allowed_items`), by default

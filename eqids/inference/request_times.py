@@ -1,4 +1,4 @@
-"""When next items are asked for: at times that the caller gives, or by default now."""
+"""When next items are requested: at times that the caller gives, or by default now."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def with_request_times(
 def asked_now(histories: Sequence[History]) -> list[History]:
     """Returns histories that all have a request time, by default now.
 
-    A history whose last event is later than now is asked for right after it. One
+    A history whose last event is later than now is requested right after it. One
     without times stays as it is.
     """
     now = int(time.time())

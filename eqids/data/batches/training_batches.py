@@ -156,7 +156,7 @@ class TrainingBatches:
         gaps = gap_buckets(times, length + 1)
         # Retired items remain inputs, but are no targets.
         targets = np.where(self._valid[slots[1:]], slots[1:], np.int32(-1))
-        # The next item is asked for when it is used.
+        # The next item is requested when it is used.
         return lay_out(slots[:-1], gaps[:-1], self._tokens), targets, gaps[1:]
 
 
@@ -176,7 +176,7 @@ def query_batch(
         times: the times of each history, or none.
         seq_len: positions in a row.
         tokens: as in training.
-        request_times: the time at which each history's next item is asked for, where
+        request_times: the time at which each history's next item is requested, where
             it is known, not before the last event; only for a model that reads it.
     """
     out = HostBatch.empty(len(histories), seq_len, request_times is not None)
