@@ -103,7 +103,7 @@ def test_each_position_that_predicts_has_the_gap_to_its_target(
     for name, array in vars(without).items():
         if array is not None:
             np.testing.assert_array_equal(array, getattr(batch, name))
-    # Nothing is elsewhere: in padding, at items before their text, in prompts.
+    # All else is 0: padding, items before their text, prompts.
     assert not batch.request_gap[batch.target < 0].any()
     for row in range(3):
         for segment in range(1, batch.segment[row].max() + 1):
