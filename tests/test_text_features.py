@@ -164,7 +164,7 @@ def test_texts_are_encoded_once(
     shutil.copytree(loyal.path, tmp_path / "d")
     data = open_dataset(tmp_path / "d")
     flags = TrainConfig(data_dir=data.path, text_llama_path=llama)
-    encoder = features.ItemTextEncoder.of_run(flags, None, None)
+    encoder = features.LlamaEncoder.of_run(flags, None, None)
 
     def encodings(dataset: Dataset) -> np.ndarray:
         return encoder.encodings(dataset, FLOAT32, NOWHERE, print)
@@ -193,7 +193,7 @@ def test_texts_are_encoded_once(
     )
     said = list[str]()
     monkeypatch.setattr("eqids.runs.text_encodings.new_file", _refuses)
-    found = features.ItemTextEncoder.of_run(other, None, None).encodings(
+    found = features.LlamaEncoder.of_run(other, None, None).encodings(
         data, FLOAT32, NOWHERE, said.append
     )
     assert made == [4, 1, 5] and not np.allclose(found, then)

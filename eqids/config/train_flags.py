@@ -63,11 +63,14 @@ class TrainConfig:
     (gate up down). By default all of them."""
     item_width: int | None = grouped("model", None)
     """Size of an item's vector, text columns included."""
-    text_features: bool = on_unless("Give items no text columns.", "model")
-    """Give each item's vector columns that do not train and that come from its text:
-    principal axes of a pretrained Llama's encodings. Items that nobody has used yet are
-    placed by these columns alone. On where the dataset has texts and there is a
-    pretrained Llama."""
+    text_features: bool = on_unless(
+        "Give items no text columns. By default, where items have texts and there is a "
+        "pretrained Llama, an item's vector has columns that do not train: principal "
+        "axes of the Llama's encodings of the texts.",
+        "model",
+    )
+    """Give items text columns, where they have texts and there is a pretrained
+    Llama."""
     text_llama_path: Path | None = grouped("model", None)
     """Folder of the pretrained Llama that encodes the texts for the text columns, by
     default --llama_path. The model may be another one, trained from scratch."""
@@ -153,8 +156,8 @@ class TrainConfig:
     dropout: float | None = grouped("optimisation", None)
     """Share of activations dropped in training."""
     id_dropout: float = grouped("optimisation", 0.1)
-    """With text columns: share of items whose other columns are hidden in training, so
-    that the text columns learn to suffice."""
+    """Share of items whose learned columns are hidden in training, so that the model
+    learns to use the text columns alone; without text columns it has no effect."""
     seed: int = grouped("optimisation", 0)
     """Seed of weights, batches and dropout."""
     checkpoint_dir: Path | None = grouped("checkpoints", None)

@@ -52,14 +52,14 @@ def full_result(
 ) -> dict[str, Any]:
     """Returns a model's metrics with the baselines' and the protocol beside them.
 
-        Args:
-            dataset: the dataset that the model was evaluated on.
-            split: the split that has the targets.
-            model: the model's metrics, from `eqids.fit.evaluation.evaluate`.
-            step: the checkpoint's step.
-                validated: what is known of these weights on validation, if `split` is `test`.
-            report: receives messages about what takes long.
-                request_time: whether the model knew when each target was requested.
+    Args:
+        dataset: the dataset that the model was evaluated on.
+        split: the split that has the targets.
+        model: the model's metrics, from `eqids.fit.evaluation.evaluate`.
+        step: the checkpoint's step.
+        validated: what is known of these weights on validation, if `split` is `test`.
+        report: receives messages about what takes long.
+        request_time: whether the model knew when each target was requested.
     """
     if split == "valid":
         validated = Validated(dataset, model["filtered"]["ndcg@10"])

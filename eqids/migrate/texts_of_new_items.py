@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from eqids.config import ChangeConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.catalog.lineage import Change, Lineage
-from eqids.runs.text_features import ItemTextEncoder, text_llama
+from eqids.runs.text_features import LlamaEncoder, text_llama
 from eqids.runs.text_vectors import Projection
 from sharding import Placement
 
@@ -54,7 +54,7 @@ class NewTexts:
             tokenizer=change.tokenizer or flags.tokenizer,
         )
 
-    def encoder(self) -> ItemTextEncoder:
+    def encoder(self) -> LlamaEncoder:
         """Returns the encoder of the run's texts.
 
         Raises:
@@ -66,7 +66,7 @@ class NewTexts:
             f"new items need the Llama that encoded the texts for {self._path}, and "
             f"{folder} no longer exists: add --text_llama_path DIR",
         )
-        found = ItemTextEncoder.of_run(self._flags, None, None)
+        found = LlamaEncoder.of_run(self._flags, None, None)
         require(
             found.source == self._config.text_encoder,
             f"{folder} holds another Llama or tokenizer than the one that encoded the "

@@ -44,7 +44,7 @@ from eqids.runs.pretrained_llama import load_pretrained
 from eqids.runs.run_step import step_config
 from eqids.runs.run_tokens import prompt_computed, say_once
 from eqids.runs.same_run import check_same
-from eqids.runs.text_features import ItemTextEncoder, text_features
+from eqids.runs.text_features import LlamaEncoder, text_features
 from eqids.runs.text_vectors import text_start, texts_to_read
 from sharding import Placement, num_shards
 
@@ -68,24 +68,10 @@ def start_or_restore(
         UserError: the folder holds another run or damaged steps only, or the weights
             to start from do not fit.
     """
-    config, dataset, folder = inputs.config, inputs.dataset, saver.directory
-    step = step_config(config, sizes.llama)
-    new = _new_state(inputs, sizes, step, put, is_new=latest_step(folder) is None)
-    config, frozen, text, state = new.config, new.frozen, new.text, new.state
-    meta = partial(run_meta, config, sizes, dataset, new.base)
-    checkpoints = RunCheckpoints(
-        saver, meta, outline(state), new.stored, text_of(state.params)
-    )
-    del new
-    if latest_step(folder) is not None:
-        del state  # otherwise two states would be in memory
-        state = _resume(folder, checkpoints)
-    else:
-        state = _with_weights(state, config, checkpoints, put)
+    dataset, folder = inputs.dataset, saver.directory
+    step = step_config(inputs.config, sizes.llama)
+    config, checkpoints, state, frozen, text = _started(inputs, sizes, step, put, saver)
     _check_stop(config, state, folder)
-    checkpoints = dataclasses.replace(checkpoints, text=text_of(state.params))
-    frozen = eqx.combine(checkpoints.text, frozen)
-    state = dataclasses.replace(state, params=without_text(state.params))
     dtype = jnp.dtype(config.dtype)
     prefix, tokens = prompt_computed(
         frozen.llama, inputs.tokens, config.strategy, dtype
@@ -150,7 +136,7 @@ def _new_state(
     features = None
     if sizes.text_width and is_new and flags.starts_from is None:
         # Other runs have the text columns of the checkpoint that they start from.
-        encoder = ItemTextEncoder.of_run(flags, llama, base)
+        encoder = LlamaEncoder.of_run(flags, llama, base)
         encodings = encoder.encodings(dataset, dtype, put, say_once)
         features = text_features(encodings, sizes)
         config = dataclasses.replace(config, text_encoder=encoder.source)
@@ -169,6 +155,42 @@ def _cold_items(
     if text is None and not config.recipe.text_width:
         return None
     return put(ColdItems.of(dataset, text))
+
+
+class _Started(NamedTuple):
+    """What a run starts from; see `_NewState`."""
+
+    config: RunConfig
+    checkpoints: RunCheckpoints
+    state: State
+    frozen: EqIDs
+    text: _TextVectors | None
+
+
+def _started(
+    inputs: RunInputs,
+    sizes: ModelConfig,
+    step: StepConfig,
+    put: Placement,
+    saver: Saver,
+) -> _Started:
+    folder, dataset = saver.directory, inputs.dataset
+    new = _new_state(inputs, sizes, step, put, is_new=latest_step(folder) is None)
+    config, frozen, state, vectors = new.config, new.frozen, new.state, new.text
+    meta = partial(run_meta, config, sizes, dataset, new.base)
+    checkpoints = RunCheckpoints(
+        saver, meta, outline(state), new.stored, text_of(state.params)
+    )
+    del new
+    if latest_step(folder) is not None:
+        del state  # otherwise two states would be in memory
+        state = _resume(folder, checkpoints)
+    else:
+        state = _with_weights(state, config, checkpoints, put)
+    text = text_of(state.params)
+    checkpoints = dataclasses.replace(checkpoints, text=text)
+    state = dataclasses.replace(state, params=without_text(state.params))
+    return _Started(config, checkpoints, state, eqx.combine(text, frozen), vectors)
 
 
 def _resume(folder: Path, checkpoints: RunCheckpoints) -> State:

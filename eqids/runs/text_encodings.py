@@ -93,7 +93,7 @@ def cached_encodings(
 
 
 def _digests(tokens: ItemTokens, slots: np.ndarray) -> np.ndarray:
-    """The hashes of items' tokens, with those before every text."""
+    """The hashes of items' tokens, with those that begin every text."""
     before = hashlib.blake2b(tokens.prompt.astype("<i4").tobytes(), digest_size=_DIGEST)
 
     def one(slot: int) -> bytes:

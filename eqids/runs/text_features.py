@@ -156,7 +156,7 @@ def _encoding_width(flags: TrainConfig) -> int:
     return convert.read_config(folder).width
 
 
-class ItemTextEncoder(NamedTuple):
+class LlamaEncoder(NamedTuple):
     """Encodes the texts of items with a Llama, which it loads if the cache needs it."""
 
     folder: Path
@@ -171,7 +171,7 @@ class ItemTextEncoder(NamedTuple):
     @staticmethod
     def of_run(
         flags: TrainConfig, llama: Llama | None, base: str | None
-    ) -> "ItemTextEncoder":
+    ) -> "LlamaEncoder":
         """Returns the encoder of a run; all processes call it.
 
         Args:
@@ -182,9 +182,9 @@ class ItemTextEncoder(NamedTuple):
         folder, tokenizer = text_llama(flags), _tokenizer(flags)
         assert folder is not None and tokenizer is not None, "see with_text_features"
         if flags.text_llama_path in (None, flags.llama_path) and base is not None:
-            return ItemTextEncoder(folder, tokenizer, base, llama)
+            return LlamaEncoder(folder, tokenizer, base, llama)
         convert.check_llama(folder)
-        return ItemTextEncoder(folder, tokenizer, convert.fingerprint(folder), None)
+        return LlamaEncoder(folder, tokenizer, convert.fingerprint(folder), None)
 
     @property
     def source(self) -> str:
