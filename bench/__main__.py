@@ -90,7 +90,7 @@ def _quality(options: QualityOptions, words: Sequence[str]) -> None:
     if options.plot is not None:
         check_plotting()
     pin(options.cores)
-    from bench.measure_quality import measure_quality
+    from bench.model_quality import measure_quality
     from bench.quality_markdown import check_markdown, markdown, write_markdown
     from bench.quality_plot import draw_quality
     from bench.quality_result import quality_json

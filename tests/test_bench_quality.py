@@ -16,7 +16,7 @@ from conftest import make_dataset
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
-from bench import __main__ as command, measure_quality
+from bench import __main__ as command, model_quality
 from bench.code_digest import digest_of_code
 from bench.logged_command import run_logged
 from bench.paired_bootstrap import PairedDifference, paired_bootstrap
@@ -107,7 +107,7 @@ def test_mistakes_are_answered_before_anything_runs(
     capsys: CaptureFixture[str],
     monkeypatch: MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(measure_quality, "run_logged", None)
+    monkeypatch.setattr(model_quality, "run_logged", None)
     (tmp_path / "kept.md").write_text("mine")
     words = flags.replace("TMP", str(tmp_path)).split()
     found = refused(command.main, ["quality", *words], capsys)
@@ -385,8 +385,8 @@ def test_what_is_done_is_not_done_again(
         function(*args)
         kept[split] = args[-1]
 
-    monkeypatch.setattr(measure_quality, "run_logged", run)
-    monkeypatch.setattr(measure_quality, "in_fresh_process", here)
+    monkeypatch.setattr(model_quality, "run_logged", run)
+    monkeypatch.setattr(model_quality, "in_fresh_process", here)
     both = ("--setting", "a=", "b=--dropout .1", "--against", "a")
     words = flags_for(dataset, tmp_path / "runs", *both)
     command.main([*words, "--minutes", "1e-9"])
@@ -460,6 +460,6 @@ def test_two_settings_and_two_seeds_from_data_to_tables(
     assert "going on from step 3" in (folder / "train.log").read_text()
     assert "### tiny, valid split" in page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr(measure_quality, "run_logged", None)
-    monkeypatch.setattr(measure_quality, "in_fresh_process", None)
+    monkeypatch.setattr(model_quality, "run_logged", None)
+    monkeypatch.setattr(model_quality, "in_fresh_process", None)
     command.main(words)
