@@ -258,6 +258,7 @@ SWITCHED_OFF = {
     "--no_tied_items": "Use two item tables: one for the input",
     "--no_text_features": "Give items no text columns. By default, where items",
     "--no_shuffle_ties": "Keep events of the same time in the dataset's order",
+    "--no_counts": "Predict by the model alone",
     "--no_skip": "Leave the vector of the last item out of the query",
     "--no_huge_pages": "Allocate in ordinary pages",
     "--no_peers": "Time ours only, without torch",
