@@ -232,7 +232,8 @@ def test_a_second_stage_reads_what_the_first_one_read(
 GIVEN = {
     "train": ["lora"], "prompt": ["None"], "text_tokens_per_item": ["0"],
     "seq_len": ["128"], "item_width": ["16"], "adapter": ["mlp"],
-    "tied_items": None, "skip": None, "counts": None, "init_items": ["random"], "gap_dropout": ["0.5"],
+    "tied_items": None, "skip": None, "counts": None, "init_items": ["random"],
+    "gap_dropout": ["0.5"],
     "shuffle_ties": None, "request_time": None, "dtype": ["bfloat16"],
     "llama_path": ["{folder}/other"],
     "data_dir": ["{folder}/d2"], "tokenizer": ["{folder}/mine.json"],
