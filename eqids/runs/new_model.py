@@ -1,5 +1,7 @@
 """The model that a new run starts from: its sizes, its keys and its first weights."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import NUM_GAPS
-from eqids.model import EqIDs, Llama, TextFeatures
+from eqids.model import EqIDs, Llama, SuccessorCounts, TextFeatures
 
 
 def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -42,10 +44,13 @@ def model_config(
         encoding_width=config.encoding_width,
         adapter=recipe.adapter,
         tied_items=flags.tied_items,
+        skip=flags.skip,
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
         id_dropout=flags.id_dropout if recipe.text_width else 0.0,
         lora=lora,
+        request_time=flags.request_time,
+        num_successors=dataset.successors.width if flags.counts else 0,
     )
 
 
@@ -79,6 +84,7 @@ def initial_model(
         vectors=starts[init_items],
         text=features,
         llama=llama,
+        successors=counts_of(dataset) if config.num_successors else None,
         key=key,
     )
     return model if features is None else _unused_are_zeros(model, dataset)
@@ -93,3 +99,27 @@ def _unused_are_zeros(model: EqIDs, dataset: Dataset) -> EqIDs:
         return [table for table in found if table is not None]
 
     return eqx.tree_at(tables, model, [jnp.where(used, x, 0.0) for x in tables(model)])
+
+
+def counts_of(dataset: Dataset) -> SuccessorCounts:
+    """Returns the counts of a dataset, with a gate of 0."""
+    table = dataset.successors.table(dataset.item_valid)
+    counts = SuccessorCounts.zeros(*table.slot.shape)
+    return dataclasses.replace(
+        counts,
+        slot=jnp.asarray(table.slot),
+        weight=jnp.asarray(table.weight),
+        total=jnp.asarray(table.total),
+    )
+
+
+def sizes_for(sizes: ModelConfig, dataset: Dataset) -> ModelConfig:
+    """Returns a model's sizes with counts, if it has some, of a dataset's width.
+
+    Args:
+        sizes: what a run recorded.
+        dataset: may have other histories of the run's catalog.
+    """
+    if not sizes.num_successors:
+        return sizes
+    return dataclasses.replace(sizes, num_successors=dataset.successors.width)
