@@ -1,17 +1,13 @@
 """The model that a new run starts from: its sizes, its keys and its first weights."""
 
-import dataclasses
-
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import Float, PRNGKeyArray
 
 from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import NUM_GAPS
-from eqids.model import EqIDs, Llama, SuccessorCounts, TextFeatures
+from eqids.model import EqIDs, Llama, TextFeatures
 
 
 def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -44,13 +40,10 @@ def model_config(
         encoding_width=config.encoding_width,
         adapter=recipe.adapter,
         tied_items=flags.tied_items,
-        skip=flags.skip,
         num_gaps=NUM_GAPS,
         dropout=recipe.dropout,
         id_dropout=flags.id_dropout if recipe.text_width else 0.0,
         lora=lora,
-        request_time=flags.request_time,
-        num_successors=dataset.successors.width if flags.counts else 0,
     )
 
 
@@ -73,53 +66,15 @@ def initial_model(
         init_items: whether item vectors start from the dataset's vectors, from vectors
             of texts, or at random.
         text: vectors of texts, if item vectors start from them.
-        features: the text columns, if items have any; the other columns of items
-            without a training event are then zeros.
+        features: the text columns, if items have any.
     """
     starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
-    model = EqIDs(
+    return EqIDs(
         config,
         valid=dataset.item_valid,
         counts=dataset.item_counts,
         vectors=starts[init_items],
         text=features,
         llama=llama,
-        successors=counts_of(dataset) if config.num_successors else None,
         key=key,
     )
-    return model if features is None else _unused_are_zeros(model, dataset)
-
-
-def _unused_are_zeros(model: EqIDs, dataset: Dataset) -> EqIDs:
-    """Returns a model in which unused items have text columns alone."""
-    used = jnp.asarray(dataset.item_counts > 0)[..., None]
-
-    def tables(model: EqIDs) -> list[PyTree]:
-        found = model.softmax.table, model.input_table
-        return [table for table in found if table is not None]
-
-    return eqx.tree_at(tables, model, [jnp.where(used, x, 0.0) for x in tables(model)])
-
-
-def counts_of(dataset: Dataset) -> SuccessorCounts:
-    """Returns the counts of a dataset, with a gate of 0."""
-    table = dataset.successors.table(dataset.item_valid)
-    counts = SuccessorCounts.zeros(*table.slot.shape)
-    return dataclasses.replace(
-        counts,
-        slot=jnp.asarray(table.slot),
-        weight=jnp.asarray(table.weight),
-        total=jnp.asarray(table.total),
-    )
-
-
-def sizes_for(sizes: ModelConfig, dataset: Dataset) -> ModelConfig:
-    """Returns a model's sizes with counts, if it has some, of a dataset's width.
-
-    Args:
-        sizes: what a run recorded.
-        dataset: may have other histories of the run's catalog.
-    """
-    if not sizes.num_successors:
-        return sizes
-    return dataclasses.replace(sizes, num_successors=dataset.successors.width)
