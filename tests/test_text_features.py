@@ -122,7 +122,7 @@ def slots_of(dataset: Dataset, items: list[int]) -> np.ndarray:
     return by_id.loc[items].to_numpy()
 
 
-def test_an_unused_item_is_its_text_alone_and_ranks_with_its_kind(
+def test_an_unused_item_copies_what_its_text_lacks_and_ranks_with_its_kind(
     trained: Path, loyal: Dataset, llama: Path
 ) -> None:
     opened = open_checkpoint(trained, None, None, NOWHERE)
@@ -133,8 +133,15 @@ def test_an_unused_item_is_its_text_alone_and_ranks_with_its_kind(
     learned = np.asarray(softmax.table).reshape(-1, LEARNED)
     items = loyal.items()
     slot, count = items["slot"].to_numpy(), items["count"].to_numpy()
-    assert not learned[slot[count == 0]].any() and (count == 0).sum() == 4
-    assert learned[slot[count > 0]].any(axis=1).all()
+    size, bias = loyal.info.cluster_size, np.asarray(softmax.bias).reshape(-1)
+    for unused in slot[count == 0]:
+        # Items of its cluster with the same text are the most similar.
+        others = slot[(slot // size == unused // size) & (count > 0)]
+        distance = np.linalg.norm(text[others] - text[unused], axis=1)
+        copied = (learned[others] == learned[unused]).all(axis=1)
+        copied &= bias[others] == bias[unused]
+        assert copied.any() and distance[copied].min() < distance.min() + 1e-6
+    assert (count == 0).sum() == 4
     # Equal texts have equal columns, and the size of columns is the documented one.
     for kind in range(4):
         same = slots_of(loyal, [*range(kind, 48, 4), 48 + kind])
@@ -277,8 +284,12 @@ def test_new_items_of_a_catalog_get_the_columns_of_their_texts(
     )
     new, mute, twin = slots_of(now, [70, 71, 1])
     assert_close(text[new], text[twin], "float32")
-    assert text[new].any() and not learned[new].any()
-    assert not text[mute].any() and learned[mute].any()
+    size = now.info.cluster_size
+    used = now.items()["slot"].to_numpy()
+    used = used[(used // size == new // size) & (used != new) & (used != mute)]
+    cosine = text[used] @ text[new] / np.linalg.norm(text[used], axis=1)
+    np.testing.assert_array_equal(learned[new], learned[used[cosine.argmax()]])
+    assert text[new].any() and not text[mute].any() and learned[mute].any()
     for item in (3, 17, 50):
         (then,), (here,) = slots_of(loyal, [item]), slots_of(now, [item])
         for name, width in (("text", TEXT), ("table", LEARNED)):

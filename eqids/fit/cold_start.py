@@ -1,12 +1,11 @@
-"""Items that nobody has used yet: their texts stand for them.
+"""Items that nobody has used yet copy the used item whose text is most similar.
 
 The gradient of a softmax lowers the score of items that are never a target, so training
-leaves items without a training event out of its normalizers. With text features, the
-learned columns of such an item stay zeros, and its text columns alone place it. Without
-them, whenever weights are saved or evaluated, each of these items gets the vector and
-the bias of the used item in its cluster whose text is most similar. The mean of several
-items, or a regression on texts, would put unused items near the centre of a cluster,
-where they rank low for every query.
+leaves items without a training event out of its normalizers. Whenever weights are saved
+or evaluated, each of these items gets the vector and the bias of the used item in its
+cluster whose text is most similar. The mean of several items, or a regression on texts,
+would put unused items near the centre of a cluster, where they rank low for every
+query. Items with text columns are found by these, and keep their own.
 """
 
 import equinox as eqx
@@ -25,31 +24,29 @@ class ColdItems(eqx.Module):
     """Which items are used, and the vectors of all items' texts.
 
     Attributes:
-        text: vectors of texts, zeros for an item without a text; None if unused items
-            copy nothing.
+        text: vectors of texts, zeros for an item without a text.
         used: items with training events.
         unused: valid items without training events.
     """
 
-    text: Float[Array, "cluster place encoding"] | None
+    text: Float[Array, "cluster place encoding"]
     used: Bool[Array, "cluster place"]
     unused: Bool[Array, "cluster place"]
 
     @staticmethod
     def of(
-        dataset: Dataset,
-        vectors: Float[np.ndarray, "cluster place encoding"] | None,
+        dataset: Dataset, vectors: Float[np.ndarray, "cluster place encoding"]
     ) -> "ColdItems":
         """Returns the cold items of a dataset, not yet on a mesh.
 
         Args:
             dataset: its training events say which items are used.
-            vectors: the vectors of the items' texts, to copy items by; None with text
-                features.
+            vectors: the vectors of the items' texts.
         """
         used, valid = dataset.item_counts > 0, dataset.item_valid
-        text = None if vectors is None else jnp.asarray(vectors)
-        return ColdItems(text, jnp.asarray(used), jnp.asarray(valid & ~used))
+        return ColdItems(
+            jnp.asarray(vectors), jnp.asarray(used), jnp.asarray(valid & ~used)
+        )
 
     def without_unused(self, frozen: EqIDs) -> EqIDs:
         """Returns the frozen part of a model that masks unused items."""
@@ -60,17 +57,14 @@ class ColdItems(eqx.Module):
         """Returns a state whose unused items copy the most similar used ones.
 
         Items without a text, and items in a cluster without a used item, keep their
-        vectors. With text features, all do.
+        vectors.
         """
-        if self.text is None:
-            return state
-        params = _filled(state.params, self.text, self.used, self.unused)
-        return eqx.tree_at(lambda s: s.params, state, params)
+        return eqx.tree_at(lambda s: s.params, state, _filled(state.params, self))
 
 
 @jax.jit
-def _filled(params: EqIDs, text: Array, used: Array, unused: Array) -> EqIDs:
-    similar = per_shard(_most_similar, (), text, used, unused)
+def _filled(params: EqIDs, items: ColdItems) -> EqIDs:
+    similar = per_shard(_most_similar, (), items.text, items.used, items.unused)
 
     def copied(rows: Float[Array, "cluster place *width"]) -> Array:
         return per_shard(_rows_at, (), rows, similar)

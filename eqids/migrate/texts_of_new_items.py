@@ -6,9 +6,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from eqids.config import ChangeConfig, RunConfig, require
+from eqids.config.slots import cluster_of, place_of, slot_of
 from eqids.data import Dataset
 from eqids.data.catalog.lineage import Change, Lineage
 from eqids.runs.text_features import LlamaEncoder, text_llama
@@ -84,8 +85,8 @@ class NewTexts:
     ) -> dict[str, np.ndarray]:
         """Returns arrays with the text columns of new items.
 
-        A new item that has a text has no learned columns: they are zeros, as those of
-        items that are unused in training.
+        The learned columns of a new item are those of the other item in its cluster
+        whose text is most similar, as in training for items that nobody has used.
 
         Args:
             arrays: of the checkpoint, after `remap_arrays`, by name.
@@ -102,16 +103,41 @@ class NewTexts:
         axes = Projection(arrays[_MEAN], arrays[_AXES])
         rows = axes(encodings)
         out = {**arrays, _TEXT: _with_rows(arrays[_TEXT], new, rows)}
+        others = dataset.item_valid.copy()
+        others.reshape(-1)[new] = False
         known = new[rows.any(axis=1)]
+        similar = _most_similar(out[_TEXT], others, known)
         for name in _LEARNED & arrays.keys():
-            out[name] = _with_rows(arrays[name], known, 0.0)
+            copied = arrays[name].reshape(-1, arrays[name].shape[-1])[similar]
+            out[name] = _with_rows(arrays[name], known, copied)
         return out
+
+
+def _most_similar(
+    text: Float[np.ndarray, "cluster place text_width"],
+    others: Bool[np.ndarray, "cluster place"],
+    slots: Int[np.ndarray, " item"],
+) -> Int[np.ndarray, " item"]:
+    """The slot of the other item in each item's cluster whose text is most similar.
+
+    It is the item's own slot if no other has a text.
+    """
+    found, size = slots.copy(), others.shape[1]
+    candidates = others & text.any(axis=-1)
+    for row, slot in enumerate(slots.tolist()):
+        cluster, place = cluster_of(slot, size), place_of(slot, size)
+        places = np.flatnonzero(candidates[cluster])
+        if len(places):
+            near = text[cluster, places]
+            cosine = near @ text[cluster, place] / np.linalg.norm(near, axis=1)
+            found[row] = slot_of(cluster, int(places[cosine.argmax()]), size)
+    return found
 
 
 def _with_rows(
     table: Float[np.ndarray, "cluster place columns"],
     slots: Int[np.ndarray, " item"],
-    rows: Float[np.ndarray, "item columns"] | float,
+    rows: Float[np.ndarray, "item columns"],
 ) -> Float[np.ndarray, "cluster place columns"]:
     """A copy of a table with other rows at some slots."""
     out = table.copy()

@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import Float, PRNGKeyArray
 
 from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
 from eqids.data import Dataset
@@ -73,11 +72,10 @@ def initial_model(
         init_items: whether item vectors start from the dataset's vectors, from vectors
             of texts, or at random.
         text: vectors of texts, if item vectors start from them.
-        features: the text columns, if items have any; the other columns of items
-            without a training event are then zeros.
+        features: the text columns, if items have any.
     """
     starts = {"interactions": dataset.item_vectors, "text": text, "random": None}
-    model = EqIDs(
+    return EqIDs(
         config,
         valid=dataset.item_valid,
         counts=dataset.item_counts,
@@ -87,18 +85,6 @@ def initial_model(
         successors=counts_of(dataset) if config.num_successors else None,
         key=key,
     )
-    return model if features is None else _unused_are_zeros(model, dataset)
-
-
-def _unused_are_zeros(model: EqIDs, dataset: Dataset) -> EqIDs:
-    """Returns a model in which unused items have text columns alone."""
-    used = jnp.asarray(dataset.item_counts > 0)[..., None]
-
-    def tables(model: EqIDs) -> list[PyTree]:
-        found = model.softmax.table, model.input_table
-        return [table for table in found if table is not None]
-
-    return eqx.tree_at(tables, model, [jnp.where(used, x, 0.0) for x in tables(model)])
 
 
 def counts_of(dataset: Dataset) -> SuccessorCounts:

@@ -46,7 +46,7 @@ from eqids.runs.run_tokens import prompt_computed, say_once
 from eqids.runs.same_run import check_same
 from eqids.runs.text_features import LlamaEncoder, text_features
 from eqids.runs.text_vectors import text_start, texts_to_read
-from sharding import Placement, num_shards
+from sharding import Placement, num_shards, replicated
 
 _TextVectors = Float[np.ndarray, "cluster place encoding"]
 
@@ -83,7 +83,7 @@ def start_or_restore(
         key=run_keys(config.flags.seed)[1],
         frozen=frozen,
         prefix=prefix,
-        cold=_cold_items(config, dataset, text, put),
+        cold=_cold_items(dataset, text, frozen, put),
         batches=_placed(batches, inputs, checkpoints, put),
         dataset=of_some_users(dataset, config.recipe.eval_users or None),
         ranker=make_ranker(config.recipe.seq_len, dtype, put, tokens, prefix),
@@ -149,12 +149,20 @@ def _new_state(
 
 
 def _cold_items(
-    config: RunConfig, dataset: Dataset, text: _TextVectors | None, put: Placement
+    dataset: Dataset, text: _TextVectors | None, frozen: EqIDs, put: Placement
 ) -> ColdItems | None:
-    """The unused items of a run, if training leaves them out."""
-    if text is None and not config.recipe.text_width:
-        return None
-    return put(ColdItems.of(dataset, text))
+    """The unused items of a run, if training leaves them out.
+
+    Args:
+        dataset: whose items.
+        text: vectors of texts, if item vectors start from them.
+        frozen: has the text columns, if items have any.
+        put: places arrays.
+    """
+    columns = frozen.softmax.text
+    if columns is not None:
+        text = np.asarray(replicated(columns))[: dataset.info.num_clusters]
+    return None if text is None else put(ColdItems.of(dataset, text))
 
 
 class _Started(NamedTuple):
