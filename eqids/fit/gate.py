@@ -21,7 +21,7 @@ GATES = tuple(round(0.1 * i, 1) for i in range(8))
 """The weights to choose from. NDCG@10 is flat around the best one."""
 
 USERS = 1_000
-"""Users on whom the weight is chosen, about. It costs as much as ranks of eight times as
+"""Users on whom the weight is chosen, about; it costs as much as ranking eight times as
 many users."""
 
 
