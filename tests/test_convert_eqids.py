@@ -91,7 +91,7 @@ def test_a_frozen_llama_is_exported_unchanged(
     beside = load_file(tmp_path / "out/eqids.safetensors")
     assert np.array_equal(beside["eqids.softmax.table"], model.softmax.table)
     assert np.array_equal(beside["eqids.input_adapter.w"], model.input_adapter.w)
-    assert len(beside) == 4 + 1 + 1 + 2 * len(
+    assert len(beside) == 4 + 1 + 1 + 1 + 2 * len(
         [key for key in beside if key.startswith("eqids.input_adapter")]
     )
     assert info["llama"] == fingerprint(tmp_path / "out")

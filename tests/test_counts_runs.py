@@ -22,6 +22,7 @@ from eqids.checkpoints.manifest import write_manifest
 from eqids.config import MARKOV_ORDER, TrainConfig
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.training_batches import query_batch
+from eqids.data.facts import facts_of
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.gate import GATES, gate_of, with_gate
 from eqids.inference.open import Opened, open_checkpoint, open_pair

@@ -98,6 +98,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "keep": (9, 8, 3),
     "keep_every": (5, 6, None),
     "early_stop": (4, 5, None),
+    "result_split": ("valid", "test", "test"),
     "tensorboard": (True, False, False),
     "seed": (5, 6, 0),
     "estimate_memory_only": (True, False, False),
