@@ -21,11 +21,11 @@ from eqids.data import Dataset
 GOLDEN = ROOT / "tests" / "golden.json"
 TEXT = "--text_tokens_per_item 3 --seq_len 32 --adapter mlp --warmup_steps 5"
 RUNS = {
-    "default": "--train all",
+    "default": "--train all --llama_size nano --dropout 0.2 --warmup_steps 50",
     "frozen": f"--train heads {TEXT} --prompt Up",
     "lora": f"--train lora --lora_rank 2 --dropout 0.1 {TEXT}",
 }
-SHORT = "--num_steps 20 --log_every 1 --eval_every 20"
+SHORT = "--num_steps 20 --log_every 1 --eval_every 20 --weight_decay 0.01"
 
 
 def write_llama(folder: Path) -> None:
