@@ -154,8 +154,8 @@ class TrainConfig:
     keep: int = grouped("checkpoints", 3)
     """Number of newest checkpoints to keep; the best on validation is kept as well."""
     early_stop: int | None = grouped("checkpoints", None)
-    """Stop after this many evaluations without a better NDCG@10, or begin to with
-    --schedule wsd; 0 to train all steps."""
+    """Stop after this many evaluations without a better NDCG@10; with --schedule wsd
+    the learning rate falls first. 0 to train all steps."""
     tensorboard: bool = grouped("checkpoints", False)
     """Write event files for TensorBoard too."""
     dtype: Literal["auto", "float32", "bfloat16"] = grouped("devices", "auto")
