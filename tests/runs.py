@@ -27,7 +27,7 @@ def small(data: Path, folder: Path, *more: str) -> list[str]:
     """Flags of a run that takes a second, but for those among `more`."""
     sizes = "--batch_size 4 --seq_len 16 --item_width 8 --num_steps 40 --eval_every 20"
     flags = ["--data_dir", str(data), "--checkpoint_dir", str(folder), *sizes.split()]
-    return once([*flags, "--learning_rate", "1e-2", *more])
+    return once([*flags, "--learning_rate", "1e-2", "--schedule", "cosine", *more])
 
 
 def once(flags: list[str]) -> list[str]:

@@ -19,14 +19,18 @@ from eqids import train
 from eqids.data import Dataset
 
 GOLDEN = ROOT / "tests" / "golden.json"
-TEXT = "--text_tokens_per_item 3 --seq_len 32 --adapter mlp --warmup_steps 5"
+TEXT = (
+    "--text_tokens_per_item 3 --seq_len 32 --adapter mlp --warmup_steps 5 "
+    "--no_text_features"
+)
+NANO = "--train all --llama_size nano --dropout 0.2 --warmup_steps 50"
 RUNS = {
-    "linear": "--train all --adapter linear --no_skip",
-    "skip": "--train all --adapter identity --item_width 64",
+    "linear": f"{NANO} --adapter linear --no_skip",
+    "skip": f"{NANO} --adapter identity --item_width 64",
     "frozen": f"--train heads {TEXT} --no_skip --prompt Up",
     "lora": f"--train lora --lora_rank 2 --dropout 0.1 --no_skip {TEXT}",
 }
-SHORT = "--num_steps 20 --log_every 1 --eval_every 20"
+SHORT = "--num_steps 20 --log_every 1 --eval_every 20 --weight_decay 0.01"
 
 
 def write_llama(folder: Path) -> None:

@@ -188,8 +188,8 @@ class TrainConfig:
     keep: int = grouped("checkpoints", 3)
     """Number of newest checkpoints to keep; the best on validation is kept as well."""
     early_stop: int | None = grouped("checkpoints", None)
-    """Stop after this many evaluations without a better NDCG@10, or begin to with
-    --schedule wsd; 0 to train all steps."""
+    """Stop after this many evaluations without a better NDCG@10; with --schedule wsd
+    the learning rate falls first. 0 to train all steps."""
     result_split: Literal["test", "valid"] = grouped("checkpoints", "test")
     """Split that the best step is evaluated on at the end. valid leaves the test split
     unread, while settings are being chosen."""
