@@ -256,6 +256,7 @@ def test_a_mistake_ends_with_code_2_and_one_line() -> None:
 
 SWITCHED_OFF = {
     "--no_tied_items": "Use two item tables: one for the input",
+    "--no_counts": "Predict by the model alone",
     "--no_shuffle_ties": "Keep events of the same time in the dataset's order",
     "--no_huge_pages": "Allocate in ordinary pages",
     "--no_peers": "Time ours only, without torch",

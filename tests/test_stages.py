@@ -53,6 +53,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "item_width": (32, 16, "="),
     "adapter": ("linear", "mlp", "="),
     "tied_items": (False, True, "="),
+    "counts": (False, True, "="),
     "init_items": ("text", "random", "="),
     "gap_dropout": (0.3, 0.1, "="),
     "shuffle_ties": (False, True, "="),
@@ -219,8 +220,8 @@ def test_a_second_stage_reads_what_the_first_one_read(
 GIVEN = {
     "train": ["lora"], "prompt": ["None"], "text_tokens_per_item": ["0"],
     "seq_len": ["128"], "item_width": ["16"], "adapter": ["mlp"],
-    "tied_items": None, "init_items": ["random"], "gap_dropout": ["0.5"],
-    "shuffle_ties": None, "dtype": ["bfloat16"], "llama_path": ["{folder}/other"],
+    "tied_items": None, "counts": None, "init_items": ["random"],
+    "gap_dropout": ["0.5"], "shuffle_ties": None, "dtype": ["bfloat16"], "llama_path": ["{folder}/other"],
     "data_dir": ["{folder}/d2"], "tokenizer": ["{folder}/mine.json"],
     "lora_rank": ["2"], "lora_alpha": ["3"], "lora_targets": ["q", "k"],
     "llama_size": ["1b"], "from_scratch": None,
