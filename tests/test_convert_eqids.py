@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from convert import __main__ as command, fingerprint, load_llama
 from eqids.config import TrainConfig
 from eqids.data import Dataset
+from eqids.fit.gate import gate_of
 from eqids.inference.open import Opened, open_checkpoint
 from sharding import Placement
 
@@ -91,6 +92,7 @@ def test_a_frozen_llama_is_exported_unchanged(
     beside = load_file(tmp_path / "out/eqids.safetensors")
     assert np.array_equal(beside["eqids.softmax.table"], model.softmax.table)
     assert np.array_equal(beside["eqids.input_adapter.w"], model.input_adapter.w)
+    assert np.array_equal(beside["eqids.successors.gate"], gate_of(model))
     assert len(beside) == 4 + 1 + 1 + 1 + 2 * len(
         [key for key in beside if key.startswith("eqids.input_adapter")]
     )

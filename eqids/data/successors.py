@@ -45,7 +45,8 @@ def transitions(
         event = np.arange(first, last)
         user = np.searchsorted(offsets, event, side="right") - 1
         training = event - offsets[user] < train_length[user]
-        part = _after(slots, event[training], user[training], first + _EVENTS, shape)
+        event, user = event[training], user[training]
+        part = _after(slots, event, user, first + _EVENTS, shape)
         # Parts of similar size are added, so that a large sum is not computed again for
         # each part.
         while parts and parts[-1].nnz <= part.nnz:
