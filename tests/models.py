@@ -8,7 +8,7 @@ from eqids.config import (
     ModelConfig,
 )
 from eqids.data import Dataset
-from eqids.model import EqIDs
+from eqids.model import Batch, EqIDs, PrefixCache
 from eqids.runs.new_model import initial_model
 from sharding import Placement
 
@@ -24,3 +24,13 @@ def tiny_model(dataset: Dataset, seed: int = 0, **sizes: object) -> EqIDs:
         **{"skip": True, **sizes},  # type: ignore[arg-type]
     )  # fmt: skip
     return initial_model(config, dataset, None, jax.random.key(seed))
+
+
+def log_probs_at(
+    model: EqIDs, batch: Batch, position: int, prefix: PrefixCache | None = None
+) -> jax.Array:
+    """The log-probabilities of all slots after a position of a batch of one row."""
+    at = jnp.asarray([position])
+    query = model.queries_at(batch, at, dtype=FLOAT32, prefix=prefix)
+    log_prob, mixture = model.softmax.log_probs(query), model.mixture_at(batch, at)
+    return (log_prob if mixture is None else mixture.log_probs(log_prob))[0]

@@ -15,6 +15,7 @@ from eqids.cli import run
 from eqids.config import LLAMA_PRESETS, TrainConfig
 from eqids.data import Dataset
 from eqids.data.facts import facts_of
+from eqids.fit.gate import with_gate
 from eqids.fit.step import split
 from eqids.runs.checkpoint_meta import run_meta
 from eqids.runs.new_model import initial_model, model_config, run_keys
@@ -55,6 +56,8 @@ def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
     rng = np.random.default_rng(0)
     leaves = [x + 0.1 * rng.standard_normal(x.shape, np.float32) for x in leaves]
     params = jax.tree.unflatten(treedef, leaves)
+    if params.successors is not None:
+        params = with_gate(params, 0.25)  # a weight, which noise would leave
     meta = run_meta(config, whole, dataset, base, None)
     save(folder, 4, {"params": params}, meta)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_dataset
+from models import log_probs_at
 from pytest import CaptureFixture
 from runs import refused, small
 
@@ -29,8 +30,6 @@ def test_evaluate_repeats_the_runs_own_result(finished: Path, tmp_path: Path) ->
 def test_recommendations_are_the_models_most_probable_items(
     dataset: Dataset, finished: Path
 ) -> None:
-    import jax.numpy as jnp
-
     from eqids.data.batches.training_batches import query_batch
     from eqids.model import Batch
 
@@ -43,9 +42,9 @@ def test_recommendations_are_the_models_most_probable_items(
         {"user": "one", "item": items["item"].loc[history].to_numpy(), "time": times}
     )
     model = recommender.opened.model
-    query = model.queries(Batch.of(query_batch([history], [times], 16)))[0]
-    last = query[min(len(history), 16) - 1]
-    scores = np.exp(np.asarray(model.softmax.log_probs(jnp.asarray(last)), np.float64))
+    batch = Batch.of(query_batch([history], [times], 16))
+    log_probs = log_probs_at(model, batch, min(len(history), 16) - 1)
+    scores = np.exp(np.asarray(log_probs, np.float64))
     for seen in (True, False):
         found = recommender.recommend(frame, k=40, filter_seen=seen)
         allowed = [s for s in items.index if not (seen and s in history)]

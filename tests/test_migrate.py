@@ -155,7 +155,7 @@ def test_metrics_hardly_change_when_clusters_divide(
     meta = read_manifest(resolve(tmp_path / "next")).meta
     old = read_manifest(resolve(finished)).meta
     assert before == round(old["score"], 4) and after == round(meta["score"], 4)
-    assert abs(meta["validation"]["nll"] - old["validation"]["nll"]) < 0.01
+    assert abs(meta["validation"]["nll"] - old["validation"]["nll"]) < 0.02
 
 
 def test_the_command_changes_items_and_shows_versions(

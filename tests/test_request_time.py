@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from conftest import assert_close
 from hypothesis import given, settings, strategies as st
-from models import FLOAT32, NOWHERE, tiny_model
+from models import FLOAT32, NOWHERE, log_probs_at, tiny_model
 from pytest import CaptureFixture
 from runs import refused, save_noisy, small
 from test_words import random_words
@@ -29,6 +29,7 @@ from eqids.data.batches.training_batches import (
     TrainingBatches,
     query_batch,
 )
+from eqids.data.facts import facts_of
 from eqids.fit import evaluation
 from eqids.fit.ranking import metrics
 from eqids.inference.recommender import Recommender
@@ -234,7 +235,7 @@ def test_recommendations_are_those_of_the_evaluations_query(
     host = query_batch([slots], [times], SEQ_LEN)
     gaps = np.append(host.gap[0, 1:], bucket(5000)).astype(np.int32)[None]
     batch = Batch.of(dataclasses.replace(host, request_gap=gaps))
-    scores = model.softmax.log_probs(model.queries(batch)[0, -1])
+    scores = log_probs_at(model, batch, SEQ_LEN - 1)
     history = recommender.of_user(f"user {user}")
 
     def probabilities(**more: Any) -> np.ndarray:
@@ -404,7 +405,7 @@ def test_a_steps_arguments_are_what_is_estimated(
         batch_size=2, seq_len=8, item_width=8, request_time=request_time
     )
     flags = dataclasses.replace(flags, item_optimizer="dense")
-    config = resolved(flags)
+    config = resolved(flags, facts_of(dataset))
     sizes = tiny_model(dataset, request_time=request_time).config
     job = job_of_run(config, sizes)
     planned = abstract_run(job, NOWHERE)

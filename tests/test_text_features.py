@@ -30,6 +30,7 @@ from eqids.config import (
 )
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.tokens import ItemTokens
+from eqids.data.facts import facts_of
 from eqids.inference.open import Opened, open_checkpoint, open_pair
 from eqids.model import Batch, Llama
 from eqids.planning.abstract import abstract_run, job_of_run
@@ -328,7 +329,7 @@ def test_text_features_need_texts_a_llama_and_a_tokenizer(
 
     def decided(data: Dataset, **flags: object) -> RunConfig:
         given = TrainConfig(data_dir=data.path, **flags)  # type: ignore[arg-type]
-        return with_text_features(resolved(given), data, None)
+        return with_text_features(resolved(given, facts_of(data)), data, None)
 
     on = decided(loyal, llama_path=llama)
     assert on.flags.text_features and on.encoding_width == TINY.width
@@ -372,9 +373,9 @@ def test_memory_is_estimated_to_the_byte_of_the_arguments(
 ) -> None:
     given = TrainConfig(
         data_dir=loyal.path, text_llama_path=llama, batch_size=4, seq_len=8,
-        item_width=14, text_width=6, item_optimizer="lazy_adam",
+        item_width=14, text_width=6, item_optimizer="lazy_adam", counts=False,
     )  # fmt: skip
-    config = with_text_features(resolved(given), loyal, None)
+    config = with_text_features(resolved(given, facts_of(loyal)), loyal, None)
     sizes = model_config(config, loyal, LLAMA_PRESETS["nano"])
     job = job_of_run(config, sizes)
     run = abstract_run(job, NOWHERE)

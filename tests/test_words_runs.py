@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import assert_close, run_python
+from models import log_probs_at
 from pytest import CaptureFixture
 from runs import refused, small
 from tokens import TEXTS, with_texts, write_tokenizer
@@ -55,8 +56,7 @@ def test_a_run_records_its_words_and_opens_with_them(
     history = dataset.history(0)[:9]
     batch = Batch.of(query_batch([history], [None], 32, opened.tokens))
     at = int(np.count_nonzero(batch.segment)) - 1
-    query = opened.model.queries(batch, prefix=opened.prefix)[0, at]
-    scores = np.asarray(opened.model.softmax.log_probs(query))
+    scores = np.asarray(log_probs_at(opened.model, batch, at, opened.prefix))
     items = dataset.items().set_index("slot")["item"]
     found = recommender.recommend([items[history].tolist()], k=3, filter_seen=False)
     best = np.argsort(-scores)[:3]

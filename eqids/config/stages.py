@@ -21,10 +21,10 @@ RUN_FLAGS = (
     "num_steps", "epochs", "max_minutes", "stop_at", "batch_size", "accumulate",
     "learning_rate", "llama_learning_rate", "schedule", "warmup_steps", "grad_clip",
     "weight_decay", "dropout", "id_dropout", "item_optimizer", "remat", "attention",
-    "layout", "log_every", "eval_every", "eval_users", "test_users", "save_every",
-    "save_minutes",
-    "save_blocking", "keep", "keep_every", "early_stop", "tensorboard", "seed",
-    "estimate_memory_only", "hardware", "processes",
+    "layout", "log_every", "eval_every", "eval_users", "test_users", "result_split",
+    "save_every", "save_minutes", "save_blocking", "keep",
+    "keep_every", "early_stop", "tensorboard", "seed", "estimate_memory_only",
+    "hardware", "processes",
 )  # fmt: skip
 """Flags of how a run learns, evaluates, saves and uses its machine; each run has its
 own. (`freeze_llama` means `train heads`.)"""

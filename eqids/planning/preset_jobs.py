@@ -105,7 +105,6 @@ def preset_job(preset: LayoutPreset, item_width: int | None = None) -> Job:
         adapter=recipe.adapter,
         dropout=recipe.dropout,
         lora=LoraConfig() if strategy == "lora" else None,
-        skip=True,
     )
     step = StepConfig(
         strategy=strategy,
