@@ -222,7 +222,8 @@ GIVEN = {
     "seq_len": ["128"], "item_width": ["16"], "adapter": ["mlp"],
     "tied_items": None, "counts": None, "init_items": ["random"],
     "gap_dropout": ["0.5"], "shuffle_ties": None, "dtype": ["bfloat16"],
-    "llama_path": ["{folder}/other"], "data_dir": ["{folder}/d2"], "tokenizer": ["{folder}/mine.json"],
+    "llama_path": ["{folder}/other"], "data_dir": ["{folder}/d2"],
+    "tokenizer": ["{folder}/mine.json"],
     "lora_rank": ["2"], "lora_alpha": ["3"], "lora_targets": ["q", "k"],
     "llama_size": ["1b"], "from_scratch": None,
 }  # fmt: skip
