@@ -30,7 +30,7 @@ def transitions(
     """Returns transition weights between slots in the training events.
 
     Args:
-        slots: the items of all histories, users one after the other.
+        slots: the items of all histories, users one after the other; at least one.
         offsets: where each history starts and ends.
         train_length: how many of the first events of each history are for training.
         num_slots: places of the catalog.
@@ -52,7 +52,7 @@ def transitions(
         while parts and parts[-1].nnz <= part.nnz:
             part = part + parts.pop()
         parts.append(part)
-    return sum(parts, start=sp.csr_matrix(shape))
+    return sum(parts[1:], start=parts[0])
 
 
 def _after(
