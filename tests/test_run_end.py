@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_dataset
+from conftest import make_dataset, run_python
 from kills import logged
 from models import NOWHERE
 from pytest import CaptureFixture
@@ -30,6 +30,7 @@ from eqids.fit.training_time import TrainingTime
 from eqids.runs.inputs import complete_inputs, open_inputs
 from eqids.runs.run_folder import locked_folder
 from eqids.runs.start_or_restore import start_or_restore
+from sharding import Placement
 
 WSD = ["--schedule", "wsd", "--warmup_steps", "2"]
 
@@ -56,14 +57,16 @@ class Timed:
         return self.step(*args)
 
 
-def trained(flags: list[str], each_step: float = 0.0) -> loop.Trained:
+def trained(
+    flags: list[str], each_step: float = 0.0, put: Placement = NOWHERE
+) -> loop.Trained:
     """Trains as the command does, where a step takes so many seconds."""
     inputs = open_inputs(parse(TrainConfig, flags, "eqids.train", ""))
     clock = Clock(1e6)
-    with contextlib.redirect_stdout(io.StringIO()), NOWHERE.active():
+    with contextlib.redirect_stdout(io.StringIO()), put.active():
         with locked_folder(inputs.config) as saver:
             inputs, sizes = complete_inputs(inputs)
-            run, state = start_or_restore(inputs, sizes, NOWHERE, saver)
+            run, state = start_or_restore(inputs, sizes, put, saver)
             timed = Timed(run.step, clock, each_step)
             found = loop.train(dataclasses.replace(run, step=timed), state, clock)
             assert compiled(run) <= 1  # no program for the cool-down of its own
@@ -170,6 +173,34 @@ def test_a_resumed_run_counts_the_minutes_before(
     # More time lets it go on where it was cut, unless it has cooled down.
     more_time = ["20" if word == "10" else word for word in flags]
     assert trained(more_time, 60.0).step == (20 if schedule == "cosine" else 10)
+
+
+ON_A_MESH = """
+import sys
+sys.path.insert(0, "tests")
+from test_run_end import trained
+from sharding import placement
+print(*trained(FLAGS, 60.0, placement("fsdp")))
+"""
+
+
+@pytest.mark.long
+def test_a_cooldown_begins_on_a_mesh_too(dataset: Dataset, tmp_path: Path) -> None:
+    """Without another program, for dense and for row-sparse updates."""
+    for items in ("dense", "lazy_adam"):
+        more = [
+            *WSD,
+            "--num_steps",
+            "1000",
+            "--max_minutes",
+            "10",
+            "--eval_every",
+            "50",
+        ]
+        more += ["--item_optimizer", items]
+        flags = small(dataset.path, tmp_path / items, *more)
+        code = ON_A_MESH.replace("FLAGS", repr(flags))
+        assert run_python(code, devices=2).split() == ["10", "True"]
 
 
 def test_a_run_without_a_bound_knows_no_time() -> None:
