@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close, run_python
-from models import FLOAT32, TINY
+from models import FLOAT32
 from test_softmax import brute_force
 
-from eqids.config import NANO_RECIPE, ModelConfig
+from eqids.config import NANO_RECIPE, LlamaConfig, ModelConfig
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import make_step, split, start, with_text
 from eqids.fit.step_config import StepConfig
@@ -23,8 +23,8 @@ from sharding import words
 
 LEARNED, TEXT = 5, 3
 SIZES = ModelConfig(
-    TINY, 6, 4, item_width=LEARNED + TEXT, text_width=TEXT, encoding_width=7,
-    adapter="linear", id_dropout=0.5,
+    LlamaConfig(16, 2, 2, 2, 8, 24, 8, tied=True), 6, 4, item_width=LEARNED + TEXT,
+    text_width=TEXT, encoding_width=7, adapter="linear", id_dropout=0.5,
 )  # fmt: skip
 
 
@@ -205,7 +205,7 @@ MESH = """
 import sys; sys.path.insert(0, 'tests')
 import json
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
-from test_text_columns import SIZES, some_batch, some_model, step_config
+from test_text_columns import some_batch, some_model, step_config
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import make_step, split, start
 from eqids.model.rank import ranks
