@@ -19,7 +19,8 @@ from eqids import train
 from eqids.data import Dataset
 
 GOLDEN = ROOT / "tests" / "golden.json"
-TEXT = "--text_tokens_per_item 3 --seq_len 32 --adapter mlp --warmup_steps 5"
+TEXT = "--text_tokens_per_item 3 --seq_len 32 --adapter mlp --warmup_steps 5 "
+TEXT += "--no_text_features"
 RUNS = {
     "default": "--train all",
     "frozen": f"--train heads {TEXT} --prompt Up",
