@@ -9,6 +9,7 @@ import pytest
 import transformers
 from folders import TINY_HF
 from ggufs import HEAD
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from hypothesis import given, settings, strategies as st
 from twice import (
     GB,
@@ -98,8 +99,22 @@ def test_odd_values_are_refused_or_read_as_transformers_reads_them(
     folder = tmp_path_factory.mktemp("config")
     (folder / "config.json").write_text(json.dumps(TINY_HF | changes))
     ours = outcome(lambda: rope_frequencies(read_config(folder)), UserError)
-    if ours is not None:
-        np.testing.assert_allclose(ours, theirs(folder), rtol=1e-6)
+    if ours is None:
+        return
+    try:
+        wanted = theirs(folder)
+    except StrictDataclassClassValidationError as error:
+        # Its validator compares some nulls with numbers; we read them as absent.
+        assert isinstance(error.__cause__, TypeError) and None in _nested(changes)
+        return
+    np.testing.assert_allclose(ours, wanted, rtol=1e-6)
+
+
+def _nested(value: Any) -> list[Any]:
+    """The values of an object and of the objects in it."""
+    if not isinstance(value, dict):
+        return [value]
+    return [inner for one in value.values() for inner in _nested(one)]
 
 
 @settings(max_examples=40, deadline=None)

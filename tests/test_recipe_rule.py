@@ -37,6 +37,7 @@ from eqids.config.recipe_rule import (
     DROPOUT,
     EPOCHS,
     EVAL_USERS,
+    EVALUATIONS,
     MOST_DROPOUT,
     STEPS,
 )
@@ -69,7 +70,7 @@ def test_choices_are_within_their_bounds(facts: DataFacts, size: str) -> None:
     assert BATCH_SIZES[0] <= recipe.batch_size <= BATCH_SIZES[1]
     assert DROPOUT <= recipe.dropout <= MOST_DROPOUT
     assert 0 < recipe.item_width <= llama.width and 0 < recipe.learning_rate < 0.01
-    assert recipe.eval_every <= max(100, recipe.num_steps // 30)
+    assert recipe.eval_every <= max(100, recipe.num_steps // EVALUATIONS)
     # A sample is evaluated only where it saves something.
     assert (recipe.eval_users == EVAL_USERS) == (facts.num_evaluated > EVAL_USERS)
     assert recipe.early_stop > 0
