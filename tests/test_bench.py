@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import assert_close
 from hypothesis import given, strategies as st
@@ -33,6 +32,8 @@ from bench.record import ResultRow
 from bench.trained import trained_head
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.training_batches import last_positions, query_batch
+from eqids.model import Batch
 
 
 class Stopwatch:
@@ -321,13 +322,14 @@ def test_a_trained_catalog_gets_queries_of_its_users(
     dataset: Dataset, finished: Path
 ) -> None:
     softmax, hidden = trained_head(finished, None, 3)
-    items = dataset.items()["item"].set_axis(dataset.items()["slot"])
-    recommender = eqids.load(finished)
+    opened = eqids.load(finished).opened
+    seq_len = opened.config.recipe.seq_len
+    table = opened.model.softmax.table
+    np.testing.assert_array_equal(softmax.table, table)
     for user, query in zip((0, 19, 39), hidden, strict=True):
         span = slice(dataset.offsets[user], dataset.offsets[user + 1])
-        frame = pd.DataFrame({"user": 0, "item": items.loc[dataset.slots[span]]})
-        frame["time"] = dataset.times[span]
-        best = recommender.recommend(frame, k=1, filter_seen=False)
-        p = np.exp(np.asarray(softmax.log_probs(query)))
-        assert best["item"].tolist() == [items.loc[int(p.argmax())]]
-        np.testing.assert_allclose(best["probability"], p.max(), rtol=1e-4)
+        host = query_batch([dataset.slots[span]], [dataset.times[span]], seq_len)
+        wanted = opened.model.queries_at(
+            Batch.of(host), jnp.asarray(last_positions(host)), dtype=jnp.float32
+        )
+        np.testing.assert_allclose(query, wanted[0], rtol=1e-4, atol=1e-5)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import assert_close, run_python
+from models import FLOAT32
 from pairs import SIZES, STILL, save_pair, write_bases
 from pytest import CaptureFixture
 from runs import refused, save_noisy, small
@@ -25,6 +26,9 @@ from eqids import catalog, evaluate, recommend, train
 from eqids.checkpoints import read_manifest
 from eqids.config import TrainConfig
 from eqids.data import Dataset
+from eqids.fit import evaluation
+from eqids.fit.evaluation import make_ranker
+from eqids.fit.gate import gate_of, with_gate
 from eqids.inference.open import open_checkpoint, open_pair
 from sharding import Placement
 
@@ -127,13 +131,18 @@ def test_a_run_starts_where_a_pair_ended(
     ]  # fmt: skip
     train.main(flags)
     manifest = read_manifest(tmp_path / "more" / "1")
-    now = manifest.meta["validation"]
-    assert now["filtered"] == was["filtered"]
-    assert now["nll"] == pytest.approx(was["nll"], rel=1e-6)
     there = {path.split("/")[2] for path in manifest.arrays if "/llama/" in path}
     assert bool(there) == (strategy != "heads")
     # Its own checkpoint opens by itself: the folder of the pair is its Llama's.
     opened = open_checkpoint(tmp_path / "more", None, None, NOWHERE)
+    # The run chose a gate of its own; all else is as in the pair.
+    same = with_gate(opened.model, float(gate_of(open_pair(pair, None, NOWHERE).model)))
+    ranker = make_ranker(
+        opened.config.recipe.seq_len, FLOAT32, NOWHERE, opened.tokens, opened.prefix
+    )
+    now = evaluation.evaluate(same, dataset, "valid", ranker)
+    assert now["filtered"] == was["filtered"]
+    assert now["nll"] == pytest.approx(was["nll"], rel=1e-6)
     assert_close(opened.model.softmax, open_pair(pair, None, NOWHERE).model.softmax,
                  "float32")  # fmt: skip
 
