@@ -72,7 +72,7 @@ from eqids.data.batches.training_batches import TrainingBatches
 make, order = TrainingBatches.batch, {}
 def batch(self, k, **rows):
     host = make(self, k, **rows)
-    data = b"".join(array.tobytes() for array in dataclasses.astuple(host))
+    data = b"".join(a.tobytes() for a in dataclasses.astuple(host) if a is not None)
     order[k] = zlib.crc32(data)
     return host
 TrainingBatches.batch = batch
