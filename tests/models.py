@@ -8,7 +8,7 @@ from eqids.config import (
     ModelConfig,
 )
 from eqids.data import Dataset
-from eqids.model import Batch, EqIDs, PrefixCache
+from eqids.model import Batch, EqIDs, PrefixCache, recent_items
 from eqids.runs.new_model import initial_model
 from sharding import Placement
 
@@ -32,5 +32,6 @@ def log_probs_at(
     """The log-probabilities of all slots after a position of a batch of one row."""
     at = jnp.asarray([position])
     query = model.queries_at(batch, at, dtype=FLOAT32, prefix=prefix)
-    log_prob, mixture = model.softmax.log_probs(query), model.mixture_at(batch, at)
+    recent = recent_items(batch.items, batch.segment, at)
+    log_prob, mixture = model.softmax.log_probs(query), model.mixture(query, recent)
     return (log_prob if mixture is None else mixture.log_probs(log_prob))[0]

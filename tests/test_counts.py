@@ -45,27 +45,35 @@ def random_counts(
     return SuccessorCounts(
         jnp.asarray(slot.reshape(*valid.shape, width)),
         jnp.asarray(weight.reshape(*valid.shape, width), jnp.float32),
-        jnp.asarray(total.reshape(valid.shape), jnp.float32),
         jnp.asarray(gate, jnp.float32),
     )
 
 
 def by_counting(
-    counts: SuccessorCounts, recent: np.ndarray
+    counts: SuccessorCounts,
+    recent: np.ndarray,
+    head: HierarchicalSoftmax,
+    query: np.ndarray,
 ) -> tuple[np.ndarray, float]:
-    """P_counts of all slots and λ, given items newest first."""
-    slot, weight, total = (
-        np.asarray(x, np.float64).reshape(counts.total.size, -1)
-        for x in (counts.slot, counts.weight, counts.total)
+    """P_counts of all slots and λ, given items newest first and their query."""
+    slot, weight = (
+        np.asarray(x, np.float64).reshape(head.valid.size, -1)
+        for x in (counts.slot, counts.weight)
     )
-    prob, whole = np.zeros(len(slot)), 0.0
+    prob = np.zeros(len(slot))
     for distance, item in enumerate(recent[:MARKOV_ORDER], start=1):
-        if total[item, 0] > 0:
-            whole += 1 / distance
-            np.add.at(prob, slot[item].astype(int), weight[item] / distance)
-    if not whole:
+        np.add.at(prob, slot[item].astype(int), weight[item] / distance)
+    if not prob.any():
         return prob, 0.0
-    return prob / whole, float(counts.gate)
+    table, bias, clusters, cluster_bias, query = (
+        np.asarray(x, np.float64)
+        for x in (head.table, head.bias, head.cluster_table, head.cluster_bias, query)
+    )
+    up, logit = query @ clusters.T + cluster_bias, table @ query + bias
+    score = (up[:, None] + logit).reshape(-1)
+    score = np.where(prob > 0, score, -np.inf)
+    prob *= np.exp(0.5 * (score - score.max()))
+    return prob / prob.sum(), float(counts.gate)
 
 
 def mixed(score: np.ndarray, prob: np.ndarray, share: float) -> np.ndarray:
@@ -103,10 +111,14 @@ def histories(
 
 @jax.jit
 def mixture_of(
-    counts: SuccessorCounts, batch: Batch, position: jax.Array
+    counts: SuccessorCounts,
+    batch: Batch,
+    position: jax.Array,
+    query: jax.Array,
+    head: HierarchicalSoftmax,
 ) -> tuple[jax.Array, Mixture]:
     recent = recent_items(batch.items, batch.segment, position)
-    return recent, counts.mixture(recent)
+    return recent, counts.mixture(recent, query, head)
 
 
 @settings(max_examples=20)
@@ -118,7 +130,9 @@ def test_probabilities_are_those_of_float64_and_sum_to_one(
     rng, valid = np.random.default_rng(seed), np.asarray(head.valid)
     counts = random_counts(valid, WIDTH, rng, gate)
     batch, position, own = histories(valid, len(query), rng)
-    recent, mixture = mixture_of(counts, batch, jnp.asarray(position))
+    recent, mixture = mixture_of(
+        counts, batch, jnp.asarray(position), jnp.asarray(query), head
+    )
     found = mixture.log_probs(head.log_probs(jnp.asarray(query)))
     for row, seen in enumerate(own):
         newest = seen[::-1][:MARKOV_ORDER]
@@ -128,7 +142,7 @@ def test_probabilities_are_those_of_float64_and_sum_to_one(
         held = held[held < valid.size]
         assert len(set(held.tolist())) == len(held)
         # The share and the counts are the oracle's, the softmax is that of float32.
-        prob, share = by_counting(counts, newest)
+        prob, share = by_counting(counts, newest, head, query[row])
         score = np.asarray(head.log_probs(jnp.asarray(query[row])), np.float64)
         expected = np.exp(mixed(score, prob, share))
         np.testing.assert_allclose(np.exp(found[row]), expected, atol=1e-6)
@@ -185,11 +199,13 @@ def test_ranks_and_searches_are_those_of_the_sorted_mixture(
     rng, valid = np.random.default_rng(seed), np.asarray(head.valid)
     counts = random_counts(valid, WIDTH, rng, gate)
     batch, position, own = histories(valid, len(query), rng)
-    _, mixture = mixture_of(counts, batch, jnp.asarray(position))
+    _, mixture = mixture_of(
+        counts, batch, jnp.asarray(position), jnp.asarray(query), head
+    )
     score = reference(head, query)
     for row, seen_items in enumerate(own):
         newest = seen_items[::-1][:MARKOV_ORDER]
-        score[row] = mixed(score[row], *by_counting(counts, newest))
+        score[row] = mixed(score[row], *by_counting(counts, newest, head, query[row]))
 
     items, num_slots = np.flatnonzero(valid), valid.size
     target = rng.choice(items, len(query))
@@ -226,7 +242,9 @@ def test_a_search_with_counts_visits_few_clusters() -> None:
     rng, valid = np.random.default_rng(3), np.asarray(head.valid)
     counts = random_counts(valid, WIDTH, rng, 0.5)
     batch, position, _ = histories(valid, len(query), rng)
-    _, mixture = mixture_of(counts, batch, jnp.asarray(position))
+    _, mixture = mixture_of(
+        counts, batch, jnp.asarray(position), jnp.asarray(query), head
+    )
     found = top_k(head, jnp.asarray(query), 5, method="search", mixture=mixture)
     assert np.asarray(found.visited).max() <= 5 + MARKOV_ORDER * WIDTH
     limited = top_k(head, jnp.asarray(query), 5, max_clusters=1, mixture=mixture)
@@ -250,8 +268,9 @@ def test_counts_have_no_part_in_the_loss() -> None:
     assert both.loss(batch)[0] == plain.loss(batch)[0]
     gate = jax.jit(jax.grad(lambda g: with_gate(both, g).loss(batch)[0]))(counts.gate)
     assert not np.asarray(gate).any()
-    assert plain.mixture_at(batch, jnp.asarray(position)) is None
-    assert both.mixture_at(batch, jnp.asarray(position)) is not None
+    query, recent = jnp.zeros((4, 8)), jnp.zeros((4, MARKOV_ORDER), jnp.int32)
+    assert plain.mixture(query, recent) is None
+    assert both.mixture(query, recent) is not None
     assert counts.gate.dtype == FLOAT32
 
 
@@ -265,7 +284,7 @@ sys.path.insert(0, "tests")
 import jax, jax.numpy as jnp, numpy as np
 from eqids.config import LlamaConfig, ModelConfig
 from eqids.fit.step import split
-from eqids.model import Batch, EqIDs
+from eqids.model import Batch, EqIDs, recent_items
 from eqids.model.rank import ranks
 from eqids.model.search import top_k
 from sharding import Placement, make_mesh, named_layout
@@ -288,7 +307,8 @@ seen = rng.integers(-1, 60, (16, 6)).astype(np.int32)
 @jax.jit
 def run(model, batch, position, target, seen):
     query = model.queries_at(batch, position, dtype=jnp.float32)
-    mixture = model.mixture_at(batch, position)
+    recent = recent_items(batch.items, batch.segment, position)
+    mixture = model.mixture(query, recent)
     found = [
         top_k(model.softmax, query, 7, exclude=seen, method=method, mixture=mixture)
         for method in ("search", "full")

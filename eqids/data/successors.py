@@ -80,12 +80,10 @@ class SuccessorTable:
     Attributes:
         slot: the successors of each place, the heaviest first; 0 is padding.
         weight: the share of each in its row, which sums to 1; 0 is padding.
-        total: the sum of the row's counts.
     """
 
     slot: Int32[np.ndarray, "cluster place successor"]
     weight: Float32[np.ndarray, "cluster place successor"]
-    total: Float32[np.ndarray, "cluster place"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,5 +146,4 @@ class Successors:
         return SuccessorTable(
             slot.reshape(*valid.shape, -1),
             weight.reshape(*valid.shape, -1),
-            total.reshape(valid.shape).astype(np.float32),
         )

@@ -274,9 +274,7 @@ class _Histories(eqx.Module):
 
 
 def _ranks(model: EqIDs, asked: ChunkQueries) -> Float[Array, "batch 3"]:
-    mixture = None
-    if model.successors is not None:
-        mixture = model.successors.mixture(asked.recent)
+    mixture = model.mixture(asked.query, asked.recent)
     targets = asked.targets
     # Replicated, so that every process computes the same metrics.
     return replicated(

@@ -29,9 +29,7 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
     learns = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), model)
     learns = jax.tree.map(operator.and_, learns, _is_text(model, False))
     if model.successors is not None:
-        learns = eqx.tree_at(
-            lambda m: (m.successors.weight, m.successors.total), learns, (False, False)
-        )
+        learns = eqx.tree_at(lambda m: m.successors.weight, learns, False)
     if strategy == "all":
         return learns
     llama = jax.tree.map(lambda _: False, model.llama)

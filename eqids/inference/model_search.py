@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
-from eqids.model import Batch, EqIDs, PrefixCache
+from eqids.model import Batch, EqIDs, PrefixCache, recent_items
 from eqids.model.search import TopK, top_k
 
 _EXCLUDED = 2**18
@@ -138,9 +138,11 @@ def _make_search(
 ) -> Callable[[EqIDs, PrefixCache | None, _Request, int], TopK]:
     def run(model: EqIDs, prefix: PrefixCache | None, asks: _Request, k: int) -> TopK:
         query = model.queries_at(asks.batch, asks.last, dtype=dtype, prefix=prefix)
+        batch = asks.batch
+        recent = recent_items(batch.items, batch.segment, asks.last)
         return top_k(
             model.softmax, query, k, exclude=asks.exclude, allowed=asks.allowed,
-            mixture=model.mixture_at(asks.batch, asks.last),
+            mixture=model.mixture(query, recent),
         )  # fmt: skip
 
     return jax.jit(run, static_argnums=3)

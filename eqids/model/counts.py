@@ -1,8 +1,10 @@
 """Predictions by counting: which items came soon after the last items of a history.
 
-The counts are a first-order Markov chain (`eqids.data.successors`). Their prediction is
-mixed with that of the softmax (`eqids.model.mixture`). The gate says how much; it is
-chosen on held-out events, because the counts contain those of training.
+The counts are a first-order Markov chain (`eqids.data.successors`). Most of them are of
+few events, so the model says which of the counted items are likely: their shares are
+multiplied by the square root of its probabilities. The result is mixed with the softmax
+(`eqids.model.mixture`). The gate says how much; it is chosen on held-out events,
+because the counts contain those of training.
 """
 
 import equinox as eqx
@@ -13,7 +15,12 @@ from jaxtyping import Array, Float, Int
 from eqids.config import MARKOV_ORDER
 from eqids.config.slots import cluster_of, place_of
 from eqids.model.mixture import NO_SLOT, Mixture
+from eqids.model.scores import SoftmaxArrays, scores_of_slots
 from sharding import lookup, per_shard
+
+MODEL_POWER = 0.5
+"""The power of the model's probability in the shares of counted items. The square root
+is the geometric mean of counts and model (docs/counts.md)."""
 
 
 class SuccessorCounts(eqx.Module):
@@ -25,13 +32,11 @@ class SuccessorCounts(eqx.Module):
         slot: the successors of each place.
         weight: the share of each; a row sums to 1, or to 0 for an item without
             successors; 0 is padding.
-        total: the sum of the counts of each place.
         gate: λ, the weight of the counts in the mixture, from 0 to below 1.
     """
 
     slot: Int[Array, "cluster place successor"]
     weight: Float[Array, "cluster place successor"]
-    total: Float[Array, "cluster place"]
     gate: Float[Array, ""]
 
     @staticmethod
@@ -41,49 +46,64 @@ class SuccessorCounts(eqx.Module):
         return SuccessorCounts(
             jnp.zeros(shape, jnp.int32),
             jnp.zeros(shape),
-            jnp.zeros(shape[:2]),
             jnp.zeros(()),
         )
 
-    def mixture(self, recent: Int[Array, "query recent"]) -> Mixture:
+    def mixture(
+        self,
+        recent: Int[Array, "query recent"],
+        query: Float[Array, "query item_width"],
+        softmax: SoftmaxArrays,
+    ) -> Mixture:
         """Returns how the counts change the probabilities of queries.
 
         Where no recent item has successors, the softmax alone predicts.
 
         Args:
             recent: from `recent_items`.
+            query: the queries.
+            softmax: the softmax that the counts are mixed with.
         """
-        slot, log_prob = self.predicted(recent)
+        slot, log_prob = self.predicted(recent, query, softmax)
         log_rest = jnp.log1p(-self.gate)
         counted = jnp.any(log_prob > -jnp.inf, axis=1)
         lift = jnp.log(self.gate) - log_rest + log_prob
         return Mixture(slot, lift, jnp.where(counted, log_rest, 0.0))
 
     def predicted(
-        self, recent: Int[Array, "query recent"]
+        self,
+        recent: Int[Array, "query recent"],
+        query: Float[Array, "query item_width"],
+        softmax: SoftmaxArrays,
     ) -> tuple[Int[Array, "query support"], Float[Array, "query support"]]:
         """Returns the distinct successors of recent items, with their log P_counts.
 
-        P_counts is the mean of the shares after each recent item that has successors,
-        with weight 1 / distance. It sums to 1, or to 0 if there are none.
+        P_counts is proportional to the mean of the shares after each recent item, with
+        weight 1 / distance, times `MODEL_POWER` of the model's P(cluster) exp(logit).
+        It sums to 1, or to 0 if no recent item has successors. The normalizer of an
+        item's cluster is left out, because it takes all items of the cluster.
 
         Args:
             recent: from `recent_items`.
+            query: the queries.
+            softmax: the softmax.
 
         Returns:
             Slots, padded with `NO_SLOT`; and float32 log P_counts, padded with -inf.
         """
-        size = self.total.shape[1]
+        size = self.slot.shape[1]
         real = jnp.maximum(recent, 0)
         cluster, place = cluster_of(real, size), place_of(real, size)
         distance = jnp.arange(1, recent.shape[1] + 1)
-        known = (recent >= 0) & (lookup(self.total, cluster, place) > 0)
-        weight = jnp.where(known, 1.0 / distance, 0.0)
-        weight /= jnp.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
-        prob = weight[..., None] * lookup(self.weight, cluster, place)
-        found: tuple[Array, Array] = per_shard(
-            _distinct_sums, (), lookup(self.slot, cluster, place), prob
-        )
+        weight = jnp.where(recent >= 0, 1.0 / distance, 0.0)
+        share = weight[..., None] * lookup(self.weight, cluster, place)
+        slot = lookup(self.slot, cluster, place)
+        score = MODEL_POWER * scores_of_slots(softmax, query, slot)
+        score = jnp.where(share > 0, score, -jnp.inf)
+        most = score.max(axis=(1, 2), keepdims=True)
+        share *= jnp.exp(score - jnp.where(most > -jnp.inf, most, 0.0))
+        share /= jnp.maximum(share.sum(axis=(1, 2), keepdims=True), 1e-30)
+        found: tuple[Array, Array] = per_shard(_distinct_sums, (), slot, share)
         return found
 
 

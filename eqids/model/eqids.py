@@ -12,7 +12,7 @@ from eqids.config.slots import cluster_of, place_of
 from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter, adapters
 from eqids.model.attention import Kernel, PrefixCache
 from eqids.model.batch import Batch
-from eqids.model.counts import SuccessorCounts, recent_items
+from eqids.model.counts import SuccessorCounts
 from eqids.model.item_vectors import TextAxes, TextFeatures, joined
 from eqids.model.likelihood import ActiveClusters, add_rows
 from eqids.model.llama import Llama, dropout
@@ -238,19 +238,20 @@ class EqIDs(eqx.Module):
             query = self.skip(query, _at(items, position), _at(slot, position))
         return query[:, 0]
 
-    def mixture_at(
-        self, batch: Batch, position: Int[Array, " batch"]
+    def mixture(
+        self,
+        query: Float[Array, "batch item_width"],
+        recent: Int[Array, "batch recent"],
     ) -> Mixture | None:
-        """Returns what counts add to the softmax for one query of every row, if any.
+        """Returns what counts add to the softmax for queries, if there are any counts.
 
         Args:
-            batch: one history a row.
-            position: the position of the query in each row.
+            query: from `queries_at`.
+            recent: from `recent_items`, at the position of each query.
         """
         if self.successors is None:
             return None
-        recent = recent_items(batch.items, batch.segment, position)
-        return self.successors.mixture(recent)
+        return self.successors.mixture(recent, query, self.softmax)
 
     def loss(
         self,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from eqids.config.slots import cluster_of, place_of, slot_of
 from eqids.model.item_vectors import joined
 from sharding import TableShards, like
 
@@ -95,6 +96,52 @@ def cluster_log_probs(
     logits -= shards.max_over_blocks(logits.max(axis=-1))[..., None]
     total = shards.sum_over_blocks(jnp.exp(logits).sum(axis=-1))
     return logits - jnp.log(total)[..., None]
+
+
+def scores_of_slots(
+    softmax: SoftmaxArrays,
+    hidden: Float[Array, "query item_width"],
+    slot: Int[Array, "query group some"],
+) -> Float[Array, "query group some"]:
+    """Returns log P(cluster) plus the logit of some items, in float32.
+
+    This is log P(item) but for the normalizer of the item's cluster.
+
+    Args:
+        softmax: the hierarchical softmax.
+        hidden: queries.
+        slot: slots of each query; vectors of one group are in memory at a time.
+    """
+    return on_shards(_local_scores, softmax, softmax.valid, hidden, slot)
+
+
+def _local_scores(
+    shards: TableShards,
+    softmax: SoftmaxArrays,
+    _: Bool[Array, "cluster place"],
+    hidden: Float[Array, "query item_width"],
+    slot: Int[Array, "query group some"],
+) -> Float[Array, "query group some"]:
+    """One shard's part: the scores of its own items, for the queries of all shards."""
+    num_clusters, size = softmax.valid.shape
+    query = shards.gather(hidden)
+    log_p = cluster_log_probs(shards, softmax, query)
+    slot = shards.gather(slot) - slot_of(shards.first_block(num_clusters), 0, size)
+
+    def scores(slot: Int[Array, "query some"]) -> Float[Array, "query some"]:
+        here = (slot >= 0) & (slot < num_clusters * size)
+        own = jnp.where(here, slot, 0)
+        at = cluster_of(own, size), place_of(own, size)
+        text = None if softmax.text is None else softmax.text[at]
+        vectors = joined(softmax.table[at], text, query.dtype)
+        logits = jnp.einsum(
+            "qsw,qw->qs", vectors, query, preferred_element_type=jnp.float32
+        )
+        score = jnp.take_along_axis(log_p, at[0], axis=1) + logits + softmax.bias[at]
+        return jnp.where(here, score, 0.0)
+
+    found = lax.map(scores, jnp.moveaxis(slot, 1, 0))
+    return shards.give_back(jnp.moveaxis(found, 0, 1))
 
 
 def item_logits(

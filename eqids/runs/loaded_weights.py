@@ -113,7 +113,7 @@ def _with_gate(shapes: EqIDs, has_gate: bool) -> EqIDs:
     gate = None
     if has_gate:
         gate = eqx.filter_eval_shape(SuccessorCounts.zeros, 1, 1, 1)
-        gate = eqx.tree_at(lambda c: (c.slot, c.weight, c.total), gate, (None,) * 3)
+        gate = eqx.tree_at(lambda c: (c.slot, c.weight), gate, (None, None))
     return _with_counts(shapes, gate)
 
 

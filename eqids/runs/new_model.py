@@ -91,12 +91,8 @@ def counts_of(dataset: Dataset) -> SuccessorCounts:
     """Returns the counts of a dataset, with a gate of 0."""
     table = dataset.successors.table(dataset.item_valid)
     counts = SuccessorCounts.zeros(*table.slot.shape)
-    return dataclasses.replace(
-        counts,
-        slot=jnp.asarray(table.slot),
-        weight=jnp.asarray(table.weight),
-        total=jnp.asarray(table.total),
-    )
+    slot, weight = jnp.asarray(table.slot), jnp.asarray(table.weight)
+    return dataclasses.replace(counts, slot=slot, weight=weight)
 
 
 def sizes_for(sizes: ModelConfig, dataset: Dataset) -> ModelConfig:
