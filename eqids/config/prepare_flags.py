@@ -85,8 +85,9 @@ class PrepareConfig:
     """Folder of a pretrained Llama with its tokenizer.json, for --cluster_vectors
     text."""
     num_clusters: int | None = grouped("catalog and clusters", None)
-    """Number of clusters; by default the square root of the number of items up to
-    10,000 items, and four times that from a hundred thousand on."""
+    """Number of clusters; by default 1 up to 20,000 items, where a softmax over all
+    items predicts better and costs little, twice the square root of the number of items
+    above, and four times that from a hundred thousand on."""
     free_share: float = grouped("catalog and clusters", 0.05)
     """Share of a cluster's places that stay free for new items, rounded down to whole
     places."""

@@ -40,12 +40,15 @@ def _times(dataset: Dataset) -> str:
 
 def _clusters(info: DatasetInfo) -> str:
     clusters, places = info.clusters, info.num_clusters * info.cluster_size
+    empty = f"{1 - info.num_items / places:.1%} of places empty"
+    if info.num_clusters == 1:
+        return f"1 of all items: the softmax has one level; {empty}"
     random = clusters.random_share
     expected = "" if random is None else f" (in random clusters {random:.1%})"
     of = f" of {clusters.vectors}" if clusters.method == "kmeans" else ""
     return (
         f"{info.num_clusters:,} of {clusters.smallest:,} to {clusters.largest:,} "
-        f"items, by {clusters.method}{of}, {1 - info.num_items / places:.1%} of "
-        f"places empty; {clusters.consecutive_share:.1%} of consecutive events share "
-        f"a cluster{expected}"
+        f"items, by {clusters.method}{of}, {empty}; "
+        f"{clusters.consecutive_share:.1%} of consecutive events share a cluster"
+        f"{expected}"
     )

@@ -243,13 +243,13 @@ def _unsplit(put: Placement) -> Placement:
 def text_features(
     encodings: Float[np.ndarray, "slot encoding"], sizes: ModelConfig
 ) -> TextFeatures:
-    """Returns text columns: principal axes of the encodings, scaled to `TEXT_STD`.
+    """Returns text columns: whitened axes of the encodings, scaled to `TEXT_STD`.
 
     Args:
         encodings: by slot, zeros for an item without a text.
         sizes: the model's.
     """
-    axes = Projection.of(encodings, sizes.text_width)
+    axes = Projection.of(encodings, sizes.text_width).whitened(encodings)
     columns = axes(encodings)
     size = float(np.std(columns[columns.any(axis=1)])) or 1.0
     scaled = Projection(axes.mean, (axes.axes * (TEXT_STD / size)).astype(np.float32))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+from sklearn.covariance import ledoit_wolf_shrinkage
 from tqdm import tqdm
 
 from eqids.config import LlamaConfig, TrainConfig
@@ -196,6 +197,23 @@ class Projection(NamedTuple):
         axes = np.zeros((num, len(mean)), np.float32)
         axes[: len(found)] = found
         return Projection(mean, axes)
+
+    def whitened(self, vectors: Float[np.ndarray, "item encoding"]) -> "Projection":
+        """Returns axes along which the vectors vary equally.
+
+        Few axes have most of a Llama's variance, and they say little about the item
+        (Su et al. 2021). Variances are shrunk towards their mean by the estimate of
+        Ledoit and Wolf (2004), so that few vectors are changed little.
+
+        Args:
+            vectors: those that the axes were made of.
+        """
+        centred = _directions(vectors[vectors.any(axis=1)], self.mean)
+        shrinkage = ledoit_wolf_shrinkage(centred, assume_centered=True)
+        power = np.square(centred @ self.axes.T).mean(axis=0)
+        power += shrinkage * (np.square(centred).mean() - power)
+        scale = np.where(power > 0, power, 1) ** -0.5
+        return self._replace(axes=(self.axes * scale[:, None]).astype(np.float32))
 
     def __call__(
         self, vectors: Float[np.ndarray, "item encoding"]
