@@ -204,7 +204,7 @@ def test_the_command_lists_and_shows(capsys: CaptureFixture[str]) -> None:
     assert "host 1 device 8:  rows 8/8  weights 1/1" in shown
     # Sizes without a named layout are planned with the recipe of theirs.
     shown = answered("show --llama_size mini --hardware cpu --train all", capsys)
-    assert "batch 64 x 50" in shown and "4 x 4 x 64 x 256" in shown
+    assert "batch 16 x 200" in shown and "4 x 4 x 64 x 256" in shown
     planned = "plan --llama_size small --train all --devices 2 --num_items 9000 --top 1"
     assert "eqids.train --llama_size small --train all" in answered(planned, capsys)
 

@@ -33,12 +33,12 @@ from eqids.config import (
     to_json,
 )
 from eqids.config.recipe_rule import (
-    BATCH_SIZES,
     DROPOUT,
     EPOCHS,
     EVAL_USERS,
     EVALUATIONS,
     MOST_DROPOUT,
+    SEQ_LENS,
     STEPS,
 )
 from eqids.data import Dataset
@@ -67,7 +67,8 @@ def test_choices_are_within_their_bounds(facts: DataFacts, size: str) -> None:
     llama = LLAMA_PRESETS[size]
     recipe = recipe_for(facts, llama, "all")
     assert STEPS[0] <= recipe.num_steps <= STEPS[1]
-    assert BATCH_SIZES[0] <= recipe.batch_size <= BATCH_SIZES[1]
+    assert SEQ_LENS[0] <= recipe.seq_len <= SEQ_LENS[1]
+    assert recipe.batch_size >= 4 and 800 <= recipe.batch_size * recipe.seq_len <= 3_200
     assert DROPOUT <= recipe.dropout <= MOST_DROPOUT
     assert 0 < recipe.item_width <= llama.width and 0 < recipe.learning_rate < 0.01
     assert recipe.eval_every <= max(100, recipe.num_steps // EVALUATIONS)
@@ -96,16 +97,19 @@ def test_movielens_100k_gets_what_was_measured_on_it() -> None:
     assert size_for(ML_100K) == "nano"
     assert NANO_RECIPE == recipe_for(ML_100K, NANO, "all")
     found = NANO_RECIPE.num_steps, NANO_RECIPE.batch_size, NANO_RECIPE.seq_len
-    assert found == (900, 64, 50)
+    assert found == (900, 16, 200)
     assert math.isclose(NANO_RECIPE.learning_rate, 2e-3)
     assert NANO_RECIPE.dropout == 0.2
 
 
 def test_what_is_given_stays_and_the_rest_follows_it() -> None:
-    half = recipe_for(ML_100K, NANO, "all", {"batch_size": 32})
+    half = recipe_for(ML_100K, NANO, "all", {"batch_size": 8})
     assert half.num_steps == 1_800
     rate = NANO_RECIPE.learning_rate / math.sqrt(2)
     assert math.isclose(half.learning_rate, rate)
+    short = recipe_for(ML_100K, NANO, "all", {"seq_len": 50})
+    assert short.batch_size == 64
+    assert math.isclose(short.learning_rate, NANO_RECIPE.learning_rate)
     exact = recipe_for(ML_100K, NANO, "all", {"epochs": 2.0})
     assert exact.num_steps == math.ceil(2 * 97_171 / (64 * 50)) == 61
     assert exact.eval_every == 100
@@ -118,6 +122,18 @@ def test_what_is_given_stays_and_the_rest_follows_it() -> None:
         recipe = recipe_for(ML_100K, None, strategy)  # type: ignore[arg-type]
         wanted = EPOCHS[strategy] * 97_171 / (recipe.batch_size * 64)
         assert recipe.num_steps == min(most, round(wanted, -2))
+
+
+def test_steps_grow_with_the_root_of_many_events() -> None:
+    many = dataclasses.replace(
+        ML_100K, num_events=1_000_000, num_positions=1_000_000, p90_length=70.0
+    )
+    found = recipe_for(many, NANO, "all")
+    assert (found.batch_size, found.seq_len) == (64, 50)
+    assert found.num_steps == round(15 * 1_000_000 / 3_200, -2)
+    for p90, wanted in ((9.0, 50), (71.0, 100), (142.0, 200), (9_000.0, 200)):
+        facts = dataclasses.replace(ML_100K, p90_length=p90)
+        assert recipe_for(facts, NANO, "all").seq_len == wanted
 
 
 def test_facts_are_those_of_the_histories(dataset: Dataset) -> None:
@@ -149,7 +165,7 @@ def test_the_choice_is_printed() -> None:
     lines = recipe_text(ML_100K, NANO_RECIPE, "nano 64 x 2").splitlines()
     assert lines[0].startswith("recipe: 943 users, 1,682 items, 104.0 training events")
     assert "nano 64 x 2, items of 64, dropout 0.2, learning rate 0.002" in lines[1]
-    assert "900 steps of 64 x 50 (29.6 epochs)" in lines[2]
+    assert "900 steps of 16 x 200 (29.6 epochs)" in lines[2]
     assert lines[2].endswith("stops after 5 evaluations without a better one")
     never = dataclasses.replace(NANO_RECIPE, early_stop=0, eval_users=2_000)
     said = recipe_text(ML_100K, never, "nano")

@@ -335,9 +335,9 @@ def test_text_features_need_texts_a_llama_and_a_tokenizer(
 
     on = decided(loyal, llama_path=llama)
     assert on.flags.text_features and on.encoding_width == TINY.width
-    assert (on.recipe.item_width, on.recipe.text_width) == (384 + 64, 64)
+    assert (on.recipe.item_width, on.recipe.text_width) == (384 + 128, 128)
     on = decided(loyal, text_llama_path=llama)
-    assert on.recipe.item_width == NANO_RECIPE.item_width + 64
+    assert on.recipe.item_width == NANO_RECIPE.item_width + 128
     on = decided(loyal, text_llama_path=llama, item_width=20)
     assert (on.recipe.item_width, on.recipe.text_width) == (20, 10)
     for off in (

@@ -22,14 +22,17 @@ SIZES: tuple[tuple[LlamaSize, int], ...] = (
     ("nano", 0),
 )
 """Sizes from scratch, each with the training events from which it is chosen."""
-SEQ_LEN = 50
-"""Positions in a row. Histories share rows, so short ones waste none."""
-BATCH_SIZES = (16, 64)
-"""Fewest and most rows in a batch; between them, the power of two next to the mean
-length of a history: its neighbours in a row make a user's targets alike."""
-PEAK = 2e-3
-"""Learning rate of 64 rows and a width of 64. It goes with the root of the rows (the
-noise of a batch's gradient) and inversely with the root of the width."""
+SEQ_LENS = (50, 200)
+"""Fewest and most positions in a row; between them, twice or four times the fewest,
+next to a length that 90% of the histories do not exceed. Histories share rows, so short
+ones waste none."""
+HISTORIES = (16, 64)
+"""A batch has as many positions as so many of the shortest rows: the power of two next
+to the mean length of a history, because the targets of one user are alike."""
+PEAK, POSITIONS = 2e-3, 3_200
+"""Learning rate of a batch of so many positions and a width of 64. It goes with the
+root of the positions (the noise of a batch's gradient) and inversely with the root of
+the width."""
 WARMUP_STEPS = 50
 """Steps of the warmup, from scratch."""
 MOST_ITEM_WIDTH = 256
@@ -37,6 +40,9 @@ MOST_ITEM_WIDTH = 256
 DROPOUT, DENSE, DROPOUT_A_HALVING, MOST_DROPOUT = 0.2, 50.0, 0.05, 0.5
 """Dropout with that many training events an item or more, what each halving of their
 number adds, and the most."""
+MANY_EVENTS = 250_000
+"""Training events from which the epochs of a model from scratch fall, with the root of
+their number: its steps grow with the root."""
 EPOCHS: Mapping[str, float] = types.MappingProxyType(
     {"scratch": 30.0, "heads": 50.0, "lora": 50.0, "all": 50.0}
 )
@@ -123,7 +129,8 @@ def recipe_for(
     chosen = {name: value for name, value in given.items() if name != "epochs"}
     recipe = dataclasses.replace(recipe, **chosen)
     if "num_steps" not in given:
-        steps = num_steps(facts, recipe, given.get("epochs", _epochs(llama, strategy)))
+        usual = _epochs(facts, llama, strategy)
+        steps = num_steps(facts, recipe, given.get("epochs", usual))
         if "epochs" not in given:
             steps = min(max(round(steps, -2), STEPS[0]), recipe.num_steps)
         recipe = dataclasses.replace(recipe, num_steps=steps)
@@ -184,20 +191,24 @@ def recipe_text(facts: DataFacts, recipe: Recipe, llama: str) -> str:
     )
 
 
-def _epochs(llama: LlamaConfig | None, strategy: Strategy) -> float:
-    return EPOCHS[strategy if llama is None else "scratch"]
+def _epochs(facts: DataFacts, llama: LlamaConfig | None, strategy: Strategy) -> float:
+    if llama is None:
+        return EPOCHS[strategy]
+    return EPOCHS["scratch"] * min(1.0, MANY_EVENTS / max(facts.num_events, 1)) ** 0.5
 
 
 def _from_scratch(
     facts: DataFacts, llama: LlamaConfig, given: Mapping[str, Any]
 ) -> Recipe:
     """The recipe of a small Llama; its number of steps is the most of any data."""
-    batch_size = given.get("batch_size", _batch_size(facts))
+    seq_len = given.get("seq_len", _seq_len(facts))
+    batch_size = given.get("batch_size", max(1, _positions(facts) // seq_len))
+    share = batch_size * seq_len / POSITIONS
     return Recipe(
         num_steps=STEPS[1],
         batch_size=batch_size,
-        seq_len=SEQ_LEN,
-        learning_rate=PEAK * math.sqrt(batch_size / llama.width),
+        seq_len=seq_len,
+        learning_rate=PEAK * math.sqrt(share * 64 / llama.width),
         warmup_steps=WARMUP_STEPS,
         weight_decay=0.01,
         item_width=min(llama.width, MOST_ITEM_WIDTH),
@@ -207,10 +218,17 @@ def _from_scratch(
     )
 
 
-def _batch_size(facts: DataFacts) -> int:
-    least, most = BATCH_SIZES
+def _seq_len(facts: DataFacts) -> int:
+    least, most = SEQ_LENS
+    times = 2 ** round(math.log2(max(facts.p90_length, least) / least))
+    return min(times * least, most)
+
+
+def _positions(facts: DataFacts) -> int:
+    """Positions in a batch."""
+    least, most = HISTORIES
     power = 2 ** round(math.log2(max(facts.mean_length, 1.0)))
-    return min(max(power, least), most)
+    return min(max(power, least), most) * SEQ_LENS[0]
 
 
 def _dropout(facts: DataFacts) -> float:

@@ -75,7 +75,7 @@ class TrainConfig:
     """Folder of the pretrained Llama that encodes the texts for the text columns, by
     default --llama_path. The model may be another one, trained from scratch."""
     text_width: int | None = grouped("model", None)
-    """Text columns of an item's vector, by default 64, or half of --item_width if that
+    """Text columns of an item's vector, by default 128, or half of --item_width if that
     is less."""
     adapter: Adapter | None = grouped("model", None)
     """Adapters between items and Llama: two layers with GELU (mlp), one matrix

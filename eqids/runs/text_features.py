@@ -33,7 +33,7 @@ from eqids.runs.text_encodings import cached_encodings
 from eqids.runs.text_vectors import DEPTH, MOST_TOKENS, Projection, text_vectors
 from sharding import Placement
 
-TEXT_WIDTH = 64
+TEXT_WIDTH = 128
 """Text columns by default; at most half of --item_width, if that is given."""
 TEXT_STD = 0.05
 """Standard deviation of the text columns, as of learned columns that start from given
