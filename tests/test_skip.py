@@ -83,6 +83,34 @@ def test_an_items_own_logit_starts_near_one() -> None:
     assert 0.5 < own.mean() < 2.0
 
 
+def test_text_columns_have_a_scale_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    valid = rng.random((3, 4)) < 0.8
+    learned = rng.standard_normal((3, 4, 5)).astype(np.float32)
+    text = 0.1 * rng.standard_normal((3, 4, 2)).astype(np.float32)
+    text[0, 0] = 0
+    skip = Skip(jnp.asarray(learned), jnp.asarray(text), jnp.asarray(valid))
+    items = np.concatenate([learned, text], axis=-1)
+    slot = np.where(rng.random((3, 4)) < 0.5, 0, -1)
+    added = np.asarray(skip(jnp.zeros(items.shape), jnp.asarray(items), slot))
+    assert not added[slot < 0].any() and not added[0, 0, 5:].any()
+    own = np.concatenate(
+        [np.sum(part, -1, keepdims=True) for part in (
+            added[..., :5] * learned, added[..., 5:] * text)], axis=-1
+    )  # fmt: skip
+    for part, scale, which in (
+        (learned, skip.scale, valid),
+        (text, skip.text_scale, valid & text.any(-1)),
+    ):
+        length = np.linalg.norm(part, axis=-1)
+        mean = length[which].mean()
+        wanted = 1.0 if part is learned else 2.0
+        np.testing.assert_allclose(scale, wanted / mean, rtol=1e-5)
+        column = 0 if part is learned else 1
+        found = own[..., column][slot >= 0]
+        np.testing.assert_allclose(found, (scale * length)[slot >= 0], rtol=1e-4)
+
+
 def test_an_identity_adapter_has_no_weights_and_wants_equal_widths() -> None:
     model, _ = both_models("identity")
     assert isinstance(model.input_adapter, IdentityAdapter)

@@ -96,8 +96,7 @@ class EqIDs(eqx.Module):
         )
         self.input_adapter, self.output_adapter = adapters(c, keys[3], keys[4])
         table = self.softmax.table if self.input_table is None else self.input_table
-        parts = [part for part in (table, columns) if part is not None]
-        self.skip = Skip(parts, self.softmax.valid) if c.skip else None
+        self.skip = Skip(table, columns, self.softmax.valid) if c.skip else None
         self.gap_table = jnp.zeros((c.num_gaps, c.llama.width))
         self.request_table = (
             jnp.zeros((c.num_gaps, c.llama.width)) if c.request_time else None

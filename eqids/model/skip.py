@@ -5,8 +5,6 @@ similar vectors. Adapters cut the residual stream on which SASRec (Kang & McAule
 carries an item's vector to the output; this connection leads it around them.
 """
 
-from collections.abc import Sequence
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,26 +12,41 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sharding import per_shard
 
+LEARNED_LOGIT, TEXT_LOGIT = 1.0, 2.0
+"""An item's own logit at the start, by its learned and by its text columns. Text columns
+do not grow in training, so they start where they rank best (docs/quality.md)."""
+
 
 class Skip(eqx.Module):
-    """Adds the normalised vector of the last item, times a learned scale."""
+    """Adds the normalised vector of the last item, times a learned scale.
+
+    Text columns are normalised by themselves and have a scale of their own. Otherwise
+    the learned columns, which grow, would hide what the text says.
+    """
 
     scale: Float[Array, ""]
+    text_scale: Float[Array, ""] | None
+    learned_width: int = eqx.field(static=True)
 
     def __init__(
         self,
-        parts: Sequence[Float[Array, "cluster place _columns"]],
+        learned: Float[Array, "cluster place learned_width"],
+        text: Float[Array, "cluster place text_width"] | None,
         valid: Bool[Array, "cluster place"],
     ):
-        """Starts where an item's own logit is about 1.
+        """Starts at the logits above.
 
         Args:
-            parts: the item vectors to start from, as blocks of their columns.
+            learned: the learned columns to start from.
+            text: the text columns, if there are any.
             valid: which places hold an item.
         """
-        length = jnp.sqrt(sum(jnp.sum(part * part, axis=-1) for part in parts))
-        mean = jnp.mean(length, where=valid) if valid.size else jnp.ones(())
-        self.scale = 1.0 / jnp.maximum(mean, 1e-3)
+        self.scale = LEARNED_LOGIT / _mean_length(learned, valid)
+        self.text_scale = None
+        if text is not None:
+            has_text = valid & jnp.any(text != 0, axis=-1)
+            self.text_scale = TEXT_LOGIT / _mean_length(text, has_text)
+        self.learned_width = learned.shape[-1]
 
     def __call__(
         self,
@@ -49,9 +62,28 @@ class Skip(eqx.Module):
             slot: the slots of these items; nothing is added where it is negative.
         """
         x = items.astype(jnp.float32)
-        squares = jnp.sum(x * x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(squares + 1e-12) * self.scale
+        if self.text_scale is None:
+            x = _direction(x) * self.scale
+        else:
+            learned, text = jnp.split(x, [self.learned_width], axis=-1)
+            parts = _direction(learned) * self.scale, _direction(text) * self.text_scale
+            x = jnp.concatenate(parts, axis=-1)
         return query + jnp.where(slot[..., None] >= 0, x, 0.0).astype(query.dtype)
+
+
+def _mean_length(
+    vectors: Float[Array, "cluster place _columns"], which: Bool[Array, "cluster place"]
+) -> Float[Array, ""]:
+    """The mean length of some of the vectors, but no less than .001."""
+    total = jnp.sum(jnp.linalg.norm(vectors, axis=-1), where=which)
+    return jnp.maximum(total / jnp.maximum(which.sum(), 1), 1e-3)
+
+
+def _direction(
+    x: Float[Array, "batch seq columns"],
+) -> Float[Array, "batch seq columns"]:
+    """Vectors of length 1; zeros stay zeros."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 def last_items(
