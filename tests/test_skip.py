@@ -92,7 +92,8 @@ def test_text_columns_have_a_scale_of_their_own() -> None:
     skip = Skip(jnp.asarray(learned), jnp.asarray(text), jnp.asarray(valid))
     items = np.concatenate([learned, text], axis=-1)
     slot = np.where(rng.random((3, 4)) < 0.5, 0, -1)
-    added = np.asarray(skip(jnp.zeros(items.shape), jnp.asarray(items), slot))
+    args = jnp.zeros(items.shape), jnp.asarray(items), jnp.asarray(slot)
+    added = np.asarray(skip(*args))
     assert not added[slot < 0].any() and not added[0, 0, 5:].any()
     own = np.concatenate(
         [np.sum(part, -1, keepdims=True) for part in (
