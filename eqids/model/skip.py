@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from sharding import per_shard
 
 LEARNED_LOGIT, TEXT_LOGIT = 1.0, 2.0
-"""An item's own logit at the start, by its learned and by its text columns. Text columns
-do not grow in training, so they start where they rank best (docs/quality.md)."""
+"""An item's own logit at the start, by its learned and by its text columns. The latter
+do not grow in training, and start where they rank best (docs/quality.md)."""
 
 
 class Skip(eqx.Module):
