@@ -29,10 +29,8 @@ ones waste none."""
 HISTORIES = (16, 64)
 """A batch has as many positions as so many of the shortest rows: the power of two next
 to the mean length of a history, because the targets of one user are alike."""
-PEAK, POSITIONS = 2e-3, 3_200
-"""Learning rate of a batch of so many positions and a width of 64. It goes with the
-root of the positions (the noise of a batch's gradient) and inversely with the root of
-the width."""
+PEAK = 2e-3
+"""Learning rate of a width of 64. It goes inversely with the root of the width."""
 WARMUP_STEPS = 50
 """Steps of the warmup, from scratch."""
 MOST_ITEM_WIDTH = 256
@@ -40,9 +38,10 @@ MOST_ITEM_WIDTH = 256
 DROPOUT, DENSE, DROPOUT_A_HALVING, MOST_DROPOUT = 0.2, 50.0, 0.05, 0.5
 """Dropout with that many training events an item or more, what each halving of their
 number adds, and the most."""
-MANY_EVENTS = 250_000
-"""Training events from which the epochs of a model from scratch fall, with the root of
-their number: its steps grow with the root."""
+POSITIONS, MANY_EVENTS = 3_200, 250_000
+"""From scratch, epochs fall with the root of a batch's positions below the first
+number, as smaller batches make more steps, and with the root of the training events
+above the second, so that the steps grow with that root."""
 EPOCHS: Mapping[str, float] = types.MappingProxyType(
     {"scratch": 30.0, "heads": 50.0, "lora": 50.0, "all": 50.0}
 )
@@ -129,7 +128,7 @@ def recipe_for(
     chosen = {name: value for name, value in given.items() if name != "epochs"}
     recipe = dataclasses.replace(recipe, **chosen)
     if "num_steps" not in given:
-        usual = _epochs(facts, llama, strategy)
+        usual = _epochs(facts, llama, strategy, recipe)
         steps = num_steps(facts, recipe, given.get("epochs", usual))
         if "epochs" not in given:
             steps = min(max(round(steps, -2), STEPS[0]), recipe.num_steps)
@@ -191,10 +190,14 @@ def recipe_text(facts: DataFacts, recipe: Recipe, llama: str) -> str:
     )
 
 
-def _epochs(facts: DataFacts, llama: LlamaConfig | None, strategy: Strategy) -> float:
+def _epochs(
+    facts: DataFacts, llama: LlamaConfig | None, strategy: Strategy, recipe: Recipe
+) -> float:
     if llama is None:
         return EPOCHS[strategy]
-    return EPOCHS["scratch"] * min(1.0, MANY_EVENTS / max(facts.num_events, 1)) ** 0.5
+    of_batch = min(1.0, recipe.batch_size * recipe.seq_len / POSITIONS)
+    of_events = min(1.0, MANY_EVENTS / max(facts.num_events, 1))
+    return EPOCHS["scratch"] * math.sqrt(of_batch * of_events)
 
 
 def _from_scratch(
@@ -203,12 +206,11 @@ def _from_scratch(
     """The recipe of a small Llama; its number of steps is the most of any data."""
     seq_len = given.get("seq_len", _seq_len(facts))
     batch_size = given.get("batch_size", max(1, _positions(facts) // seq_len))
-    share = batch_size * seq_len / POSITIONS
     return Recipe(
         num_steps=STEPS[1],
         batch_size=batch_size,
         seq_len=seq_len,
-        learning_rate=PEAK * math.sqrt(share * 64 / llama.width),
+        learning_rate=PEAK * math.sqrt(64 / llama.width),
         warmup_steps=WARMUP_STEPS,
         weight_decay=0.01,
         item_width=min(llama.width, MOST_ITEM_WIDTH),
