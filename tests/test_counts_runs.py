@@ -57,19 +57,23 @@ def mixed_by_hand(
     seen = min(len(history), seq_len)
     query = model.queries(batch)[0, seen - 1]
     softmax = np.exp(np.asarray(model.softmax.log_probs(query), np.float64))
-    prob, whole = np.zeros_like(softmax), 0.0
+    prob = np.zeros_like(softmax)
     valid = opened.dataset.item_valid.reshape(-1)
     for distance, slot in enumerate(history[: -MARKOV_ORDER - 1 : -1], start=1):
         row = slice(found.offsets[slot], found.offsets[slot + 1])
         weights = found.weights[row] * valid[found.slots[row]]
         if weights.sum() > 0:
-            whole += 1 / distance
             shares = weights.astype(np.float64) / weights.sum()
             prob[found.slots[row]] += shares / distance
-    if not whole:
+    if not prob.any():
         return softmax
+    head, own = model.softmax, np.asarray(query, np.float64)
+    clusters = np.asarray(head.cluster_table) @ own + np.asarray(head.cluster_bias)
+    items = np.asarray(head.table) @ own + np.asarray(head.bias)
+    score = (clusters[:, None] + items).reshape(-1)
+    prob *= np.exp(0.5 * (score - score[prob > 0].max()))
     share = float(gate_of(model))
-    return (1 - share) * softmax + share * prob / whole
+    return (1 - share) * softmax + share * prob / prob.sum()
 
 
 def test_a_checkpoint_has_the_gate_that_was_evaluated(
@@ -124,7 +128,7 @@ def test_a_retired_item_leaves_the_counts_and_the_gate_stays(
     assert was is not None
     assert np.isin(gone, np.asarray(was.slot)[np.asarray(was.weight) > 0]).all()
     sums = np.asarray(counts.weight).sum(axis=-1)
-    np.testing.assert_allclose(sums[np.asarray(counts.total) > 0], 1, rtol=1e-6)
+    np.testing.assert_allclose(sums[sums > 0], 1, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +145,8 @@ def test_losses_are_those_without_counts(plain: Path, finished: Path) -> None:
         found = [json.loads(line) for line in lines]
         return [one["loss"] for one in found if "loss" in one and one["step"] <= 20]
 
-    assert losses(plain) == losses(finished) != []
+    # Two programs, which XLA may fuse in different ways.
+    assert losses(plain) == pytest.approx(losses(finished), rel=1e-6) != []
 
 
 def test_a_run_from_before_there_were_counts_goes_on_without(
@@ -224,5 +229,5 @@ def test_the_estimate_of_memory_counts_the_table(
         assert 0 <= difference <= 64 * 400
         stored.append(compiled.argument_size_in_bytes)
     table = dataset.successors.table(dataset.item_valid)
-    size = table.slot.nbytes + table.weight.nbytes + table.total.nbytes
+    size = table.slot.nbytes + table.weight.nbytes
     assert size <= stored[1] - stored[0] <= size + 512

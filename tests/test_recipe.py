@@ -43,7 +43,7 @@ def test_unset_flags_come_from_the_recipe(
     nano = LLAMA_PRESETS["nano"] if flags.llama_path is None else None
     recipe = recipe_for(ML_100K, nano, strategy)
     assert (config.strategy, config.recipe) == (strategy, recipe)
-    given = {"seq_len": 9, "learning_rate": 0.5, "num_steps": 7}
+    given = {"batch_size": 5, "seq_len": 9, "learning_rate": 0.5, "num_steps": 7}
     changed = resolved(dataclasses.replace(flags, **given), ML_100K)
     for name, value in dataclasses.asdict(recipe).items():
         assert getattr(changed.recipe, name) == given.get(name, value)
