@@ -355,6 +355,18 @@ def test_text_features_need_texts_a_llama_and_a_tokenizer(
     ):
         with pytest.raises(UserError, match=said):
             decided(data, text_llama_path=folder)
+        with pytest.raises(UserError, match=f"--text_features is for .*{said}"):
+            decided(data, llama_path=folder, text_features=True)
+
+
+def test_text_features_that_are_asked_for_need_a_pretrained_llama(
+    loyal: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    flags = small(loyal.path, tmp_path / "run", "--text_features")
+    assert refused(train.main, flags, capsys) == (
+        "error: --text_features is for text columns of items, and there is no "
+        "pretrained Llama; wanted --text_llama_path DIR\n"
+    )
 
 
 def test_later_texts_are_projected_as_the_first_ones() -> None:
