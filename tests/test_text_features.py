@@ -152,7 +152,7 @@ def test_texts_are_encoded_once(
         flags, text_llama_path=write_llama(tmp_path / "other", 1)
     )
     said = list[str]()
-    monkeypatch.setattr("eqids.runs.text_encodings.new_file", _refuses)
+    monkeypatch.setattr("eqids.io.cached_arrays.new_file", _refuses)
     found = features.LlamaEncoder.of_run(other, None, None).encodings(
         data, FLOAT32, NOWHERE, said.append
     )
