@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from conftest import assert_close, run_python
 from models import FLOAT32, NOWHERE, TINY, tiny_model
-from plays import prepared, write_csv
 from pytest import CaptureFixture
 from runs import refused, small
-from tokens import with_texts, write_tokenizer
+from text_runs import KINDS, loyal_users, write_llama
+from tokens import with_texts
 
 from bench import cold as bench
-from convert import save_llama
 from eqids import prepare, train
 from eqids.config import NANO_RECIPE, PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
@@ -30,8 +29,6 @@ from eqids.fit.step_config import StepConfig
 from eqids.model import Llama
 from eqids.runs import text_vectors as reading
 from eqids.runs.text_vectors import principal, text_vectors
-
-KINDS = ("red apple pear", "loud drum horn", "cold snow ice", "old stone wall")
 
 
 def some_tokens(lengths: list[int], prefix: int = 0, seed: int = 0) -> ItemTokens:
@@ -144,28 +141,14 @@ def test_unused_items_copy_the_most_similar_used_item(dataset: Dataset) -> None:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a random Llama that has the tokens of `KINDS`."""
-    folder = tmp_path_factory.mktemp("llama") / "hf"
-    config = dataclasses.replace(TINY, vocab=300)
-    save_llama(Llama(config, key=jax.random.key(0)), folder)
-    write_tokenizer(folder / "tokenizer.json", KINDS)
-    return folder
+    return write_llama(tmp_path_factory.mktemp("llama") / "hf")
 
 
 @pytest.fixture(scope="module")
 def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Users who use items of one kind each, which their titles tell."""
-    folder, rng = tmp_path_factory.mktemp("loyal"), np.random.default_rng(0)
-    num_items, num_users = 48, 120
-    titles = [(n, f"{n} {KINDS[n % 4]}") for n in range(num_items)]
-    items = write_csv(folder / "items.csv", titles, ("item_id", "title"))
-    plays = [
-        (user, 4 * item + user % 4, time)
-        for user in range(num_users)
-        for time, item in enumerate(rng.permutation(num_items // 4)[:10])
-    ]
-    source = write_csv(folder / "plays.csv", plays)
-    return prepared(folder, f"csv:{source}", items=items)
+    titles = [f"{n} {KINDS[n % 4]}" for n in range(48)]
+    return loyal_users(tmp_path_factory.mktemp("loyal"), titles)
 
 
 @pytest.mark.long

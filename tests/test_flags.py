@@ -31,9 +31,18 @@ each_command = pytest.mark.parametrize("typed", EVERY, ids=lambda typed: typed.t
 
 
 def bare(kind: type[Any]) -> type[Any]:
-    """The class without its own checks, so that any combination of flags is legal."""
-    space = {"__post_init__": lambda self: None, "__annotations__": {}}
-    return type(kind.__name__, (kind,), space)
+    """The class without its own checks, so that any combination of flags is legal.
+
+    To tyro, a switch that is on by default is a bool that is True.
+    """
+    on = [f.name for f in dataclasses.fields(kind) if negation_of(f) is not None]
+    return dataclasses.make_dataclass(
+        kind.__name__,
+        [(name, bool, dataclasses.field(default=True)) for name in on],
+        bases=(kind,),
+        namespace={"__post_init__": lambda self: None},
+        frozen=True,
+    )
 
 
 def one_value(flag: Flag, number: int = 0) -> str:
@@ -311,6 +320,8 @@ def test_a_switch_may_be_set_to_its_default() -> None:
     assert not flags(tied_items=False).tied_items
     assert flags("--tied-items", tied_items=False).tied_items
     assert not flags("--no-remat", remat=True).remat
+    given = [(), ("--text_features",), ("--no_text_features",)]
+    assert [flags(*words).text_features for words in given] == [None, True, False]
     with pytest.raises(UserError, match="--no_tied_items is given twice"):
         flags("--tied_items", "--no_tied_items")
 

@@ -10,47 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
-from models import FLOAT32, NOWHERE, TINY
-from plays import prepared, write_csv
+from models import FLOAT32, NOWHERE
+from plays import write_csv
 from pytest import CaptureFixture, MonkeyPatch
-from runs import refused, small
+from runs import refused
 from safetensors.numpy import load, load_file
-from test_cold_start import KINDS
-from tokens import with_texts, write_tokenizer
-
-from convert import __main__ as convert_command, save_llama
-from eqids import catalog, train
-from eqids.checkpoints import read_manifest, resolve
-from eqids.config import (
-    LLAMA_PRESETS,
-    NANO_RECIPE,
-    RunConfig,
-    TrainConfig,
-    UserError,
-    from_json,
+from text_runs import (
+    KINDS,
+    LEARNED,
+    TEXT,
+    add_items,
+    flags_of,
+    with_unused_items,
+    write_llama,
 )
+
+from convert import __main__ as convert_command
+from eqids import catalog, train
+from eqids.config import TrainConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.tokens import ItemTokens
-from eqids.data.facts import facts_of
 from eqids.inference.open import Opened, open_checkpoint, open_pair
 from eqids.model import Batch, Llama
-from eqids.planning.abstract import abstract_run, job_of_run
-from eqids.planning.memory import estimate
 from eqids.runs import text_features as features
-from eqids.runs.new_model import model_config
-from eqids.runs.recipe import resolved
-from eqids.runs.text_features import with_text_features
-from eqids.runs.text_vectors import Projection
-
-LEARNED, TEXT = 8, 6
-
-
-def write_llama(folder: Path, seed: int = 0) -> Path:
-    """Writes a random Llama that has the tokens of `KINDS`."""
-    config = dataclasses.replace(TINY, vocab=300)
-    save_llama(Llama(config, key=jax.random.key(seed)), folder)
-    write_tokenizer(folder / "tokenizer.json", KINDS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -58,36 +40,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama(tmp_path_factory.mktemp("llama") / "hf")
 
 
-def add_items(data: Path, rows: list[tuple[int, str, int]], *more: str) -> None:
-    """Adds items to a catalog: id, title, and a similar item, beside which it goes."""
-    columns = ("item_id", "title", "near")
-    file = write_csv(data.parent / f"new{rows[0][0]}.csv", rows, columns)
-    flags = ["--data_dir", str(data), "--items", str(file), "--text", "{title}"]
-    flags += ["--similar_column", "near"]
-    catalog.main(["add", *flags, *more])
-
-
 @pytest.fixture(scope="module")
 def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Users who use items of one kind, which titles tell; one unused item a kind."""
-    folder, rng = tmp_path_factory.mktemp("loyal"), np.random.default_rng(0)
-    titles = [(n, KINDS[n % 4]) for n in range(48)]
-    items = write_csv(folder / "items.csv", titles, ("item_id", "title"))
-    plays = [
-        (user, 4 * item + user % 4, time)
-        for user in range(120)
-        for time, item in enumerate(rng.permutation(12)[:10])
-    ]
-    source = write_csv(folder / "plays.csv", plays)
-    dataset = prepared(folder, f"csv:{source}", items=items, text="{title}")
-    add_items(dataset.path, [(48 + n, KINDS[n], n) for n in range(4)])
-    return open_dataset(dataset.path)
-
-
-def flags_of(data: Path, folder: Path, llama: Path, *more: str) -> list[str]:
-    widths = ("--item_width", str(LEARNED + TEXT), "--text_width", str(TEXT))
-    sizes = "--batch_size 16 --num_steps 60 --eval_every 60 --adapter linear".split()
-    return small(data, folder, "--text_llama_path", str(llama), *widths, *sizes, *more)
+    return with_unused_items(tmp_path_factory.mktemp("loyal"))
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +52,6 @@ def trained(
     folder = tmp_path_factory.mktemp("trained") / "run"
     train.main(flags_of(loyal.path, folder, llama))
     return folder
-
-
-def opened_config(folder: Path) -> RunConfig:
-    path = resolve(folder)
-    return from_json(RunConfig, read_manifest(path).meta["config"], str(path))
 
 
 def scores(opened: Opened, users: list[int]) -> np.ndarray:
@@ -202,7 +152,7 @@ def test_texts_are_encoded_once(
         flags, text_llama_path=write_llama(tmp_path / "other", 1)
     )
     said = list[str]()
-    monkeypatch.setattr("eqids.runs.text_encodings.new_file", _refuses)
+    monkeypatch.setattr("eqids.io.cached_arrays.new_file", _refuses)
     found = features.LlamaEncoder.of_run(other, None, None).encodings(
         data, FLOAT32, NOWHERE, said.append
     )
@@ -301,108 +251,3 @@ def test_new_items_of_a_catalog_get_the_columns_of_their_texts(
             np.testing.assert_array_equal(mine[here], was[then])
     found = scores(after, [1, 5])
     assert np.isfinite(found[:, new]).all()
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (["--no_text_features"], "--text_llama_path is for text columns"),
-        (["--init_items", "text", "--llama_path", "{llama}"], "--init_items text"),
-        (["--text_width", "14"], "there are 14 text columns, wanted an item width"),
-    ],
-)
-def test_flags_that_contradict_text_features_are_refused(
-    more: list[str], said: str, loyal: Dataset, llama: Path, tmp_path: Path,
-    capsys: CaptureFixture[str],
-) -> None:  # fmt: skip
-    more = [word.replace("{llama}", str(llama)) for word in more]
-    flags = flags_of(loyal.path, tmp_path / "run", llama, *more)
-    assert said in refused(train.main, flags, capsys)
-
-
-def test_text_features_need_texts_a_llama_and_a_tokenizer(
-    loyal: Dataset, llama: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    mute = with_texts(dataset, tmp_path / "mute", [""])
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(llama / name, bare)
-
-    def decided(data: Dataset, **flags: object) -> RunConfig:
-        given = TrainConfig(data_dir=data.path, **flags)  # type: ignore[arg-type]
-        return with_text_features(resolved(given, facts_of(data)), data, None)
-
-    on = decided(loyal, llama_path=llama)
-    assert on.flags.text_features and on.encoding_width == TINY.width
-    assert (on.recipe.item_width, on.recipe.text_width) == (384 + 128, 128)
-    on = decided(loyal, text_llama_path=llama)
-    assert on.recipe.item_width == NANO_RECIPE.item_width + 128
-    on = decided(loyal, text_llama_path=llama, item_width=20)
-    assert (on.recipe.item_width, on.recipe.text_width) == (20, 10)
-    for off in (
-        decided(loyal),
-        decided(mute, llama_path=llama),
-        decided(loyal, llama_path=bare),
-        decided(loyal, llama_path=llama, text_features=False),
-        decided(loyal, llama_path=llama, init_items="text"),
-    ):
-        assert not off.flags.text_features and off.recipe.text_width == 0
-        assert off.encoding_width == 0
-    for data, folder, said in (
-        (mute, llama, "no item of"),
-        (loyal, bare, "has no tokenizer.json"),
-    ):
-        with pytest.raises(UserError, match=said):
-            decided(data, text_llama_path=folder)
-
-
-def test_later_texts_are_projected_as_the_first_ones() -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((40, 9)).astype(np.float32)
-    vectors[7] = 0
-    axes = Projection.of(vectors, 4)
-    found = axes(vectors)
-    assert_close(axes(vectors[[3, 7]]), found[[3, 7]], "float32")
-    assert not found[7].any()
-    centred = vectors[3] - np.delete(vectors, 7, axis=0).mean(axis=0)
-    expected = axes.axes @ (centred / np.linalg.norm(centred))
-    assert_close(found[3], expected, "float32")
-
-
-def test_whitened_axes_vary_equally_and_few_vectors_change_little() -> None:
-    rng = np.random.default_rng(0)
-    spread = np.array([9.0, 5.0, 3.0, 1.0, 0.5, 0.2])
-    many = (rng.standard_normal((6_000, 6)) * spread).astype(np.float32)
-    found = Projection.of(many, 5).whitened(many)(many)
-    np.testing.assert_allclose(np.square(found).mean(axis=0), np.ones(5), rtol=0.02)
-    products = found.T @ found / len(found)
-    assert np.abs(products - np.diag(np.diag(products))).max() < 0.01
-    # Few vectors say next to nothing of many variances, which are equal here.
-    few = rng.standard_normal((30, 60)).astype(np.float32)
-    plain = Projection.of(few, 20)
-    scale = np.linalg.norm(plain.whitened(few).axes, axis=1)
-    spread = np.square(plain(few)).mean(axis=0) ** 0.5
-    assert scale.max() / scale.min() < 1.5 < spread.max() / spread.min()
-    # An axis that no vector has stays finite.
-    flat = np.zeros((5, 3), np.float32)
-    flat[:, 0] = [1, -1, 2, -2, 3]
-    assert np.isfinite(Projection.of(flat, 3).whitened(flat)(flat)).all()
-
-
-def test_memory_is_estimated_to_the_byte_of_the_arguments(
-    loyal: Dataset, llama: Path
-) -> None:
-    given = TrainConfig(
-        data_dir=loyal.path, text_llama_path=llama, batch_size=4, seq_len=8,
-        item_width=14, text_width=6, item_optimizer="lazy_adam", counts=False,
-    )  # fmt: skip
-    config = with_text_features(resolved(given, facts_of(loyal)), loyal, None)
-    sizes = model_config(config, loyal, LLAMA_PRESETS["nano"])
-    job = job_of_run(config, sizes)
-    run = abstract_run(job, NOWHERE)
-    memory = estimate(job, run)
-    compiled = run.step.lower(*run.args).compile().memory_analysis()
-    assert memory.arguments == compiled.argument_size_in_bytes
-    places = loyal.item_valid.size
-    assert memory.frozen == places + 4 * (places * 6 + TINY.width * (6 + 1))

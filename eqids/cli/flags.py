@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from eqids.config import require
+from eqids.config import negation_of, require
 
 _WANTED = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 
@@ -20,7 +20,7 @@ class Flag:
     Attributes:
         field: the name of the field.
         kind: the type of a value: bool, int, float, str, Path or a Literal.
-        optional: whether `None` is a legal value too.
+        optional: whether the word `None` is a legal value too.
         several: whether it takes several values.
         required: whether it has no default.
         positional: whether its value is given without its name.
@@ -168,7 +168,8 @@ def build(kind: type[Any], values: dict[str, Any]) -> Any:
 def _flag(field: "dataclasses.Field[Any]", hint: Any, positional: bool) -> Flag:
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     parts = list(typing.get_args(hint)) if union else [hint]
-    optional = types.NoneType in parts
+    on_by_default = negation_of(field) is not None
+    optional = types.NoneType in parts and not on_by_default
     parts = [part for part in parts if part is not types.NoneType]
     several = typing.get_origin(parts[0]) is tuple
     kind = typing.get_args(parts[0])[0] if several else parts[0]
@@ -179,6 +180,7 @@ def _flag(field: "dataclasses.Field[Any]", hint: Any, positional: bool) -> Flag:
         field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
     )
+    default = on_by_default or field.default
     return Flag(
         field=field.name,
         kind=kind,
@@ -186,7 +188,7 @@ def _flag(field: "dataclasses.Field[Any]", hint: Any, positional: bool) -> Flag:
         several=several,
         required=required,
         positional=positional and required,
-        switch=None if kind is not bool or optional else not field.default,
+        switch=None if kind is not bool or optional else not default,
         declared=field,
         hint=hint,
     )

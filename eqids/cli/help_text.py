@@ -132,6 +132,8 @@ def _field(flag: Flag, text: str) -> tuple[str, Any, Any]:
         help_behavior_hint="(default: False)" if flag.switch is False else None,
     )
     declared = flag.declared
+    if flag.switch is False:
+        return flag.field, Annotated[bool, extra], dataclasses.field(default=True)
     default = dataclasses.field(
         default=declared.default, default_factory=declared.default_factory
     )

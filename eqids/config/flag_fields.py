@@ -44,15 +44,18 @@ def grouped(
     return dataclasses.field(default=default, metadata=metadata)  # type: ignore[return-value]
 
 
-def on_unless(negation: str, group: str | None = None) -> Any:
-    """Returns a field that is True by default, with the help of the flag against it.
+def on_unless(
+    negation: str, group: str | None = None, default: bool | None = True
+) -> Any:
+    """Returns a field that is on by default, with the help of the flag against it.
 
     Args:
         negation: what `--no_NAME` does.
         group: a name in `GROUPS`, if --help shows the flag in a group.
+        default: True; or None, if on by default differs from on because it is given.
     """
     metadata = {"negation": negation, "group": group}
-    return dataclasses.field(default=True, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def group_of(field: "dataclasses.Field[Any]") -> str | None:

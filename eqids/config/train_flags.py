@@ -63,14 +63,15 @@ class TrainConfig:
     (gate up down). By default all of them."""
     item_width: int | None = grouped("model", None)
     """Size of an item's vector, text columns included."""
-    text_features: bool = on_unless(
+    text_features: bool | None = on_unless(
         "Give items no text columns. By default, where items have texts and there is a "
         "pretrained Llama, an item's vector has columns that do not train: principal "
         "axes of the Llama's encodings of the texts.",
         "model",
+        default=None,
     )
-    """Give items text columns, where they have texts and there is a pretrained
-    Llama."""
+    """Give items text columns. By default they get them where they have texts and there
+    is a pretrained Llama; a run that is given this flag fails without them."""
     text_llama_path: Path | None = grouped("model", None)
     """Folder of the pretrained Llama that encodes the texts for the text columns, by
     default --llama_path. The model may be another one, trained from scratch."""

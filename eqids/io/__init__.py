@@ -1,1 +1,1 @@
-"""Files for every package: SHA-256 digests, and files that are written atomically."""
+"""Files for every package: SHA-256 digests, atomic writes, and arrays as caches."""

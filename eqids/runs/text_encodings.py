@@ -12,14 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from eqids.config import UserError
 from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens
 from eqids.data.files import encodings_file
-from eqids.io.atomic import new_file
+from eqids.io.cached_arrays import read_arrays, write_arrays
 from sharding import exchange, is_first
 
 _DIGEST = 16
@@ -119,36 +116,16 @@ def _without(known: _Encodings, digest: np.ndarray) -> _Encodings:
 
 def _read(path: Path, source: str, width: int) -> _Encodings:
     """The content of a cache; empty if it is missing, stale or damaged."""
-    nothing = _Encodings(np.zeros(0, f"S{_DIGEST}"), np.zeros((0, width), np.float32))
-    if not path.is_file():
-        return nothing
-    try:
-        with safe_open(path, framework="np") as file:
-            said = file.metadata() or {}
-            digest, vectors = file.get_tensor("digest"), file.get_tensor("vectors")
-    except (OSError, SafetensorError):
-        return nothing
-    if said != {"source": source, "sha256": _sha256(digest, vectors)}:
-        return nothing
-    return _Encodings(digest.view(f"S{_DIGEST}")[:, 0], vectors)
+    found = read_arrays(path, {"source": source})
+    if found is None:
+        return _Encodings(np.zeros(0, f"S{_DIGEST}"), np.zeros((0, width), np.float32))
+    return _Encodings(found["digest"].view(f"S{_DIGEST}")[:, 0], found["vectors"])
 
 
 def _write(
     path: Path, known: _Encodings, source: str, report: Callable[[str], None]
 ) -> None:
     digest = known.digest.view(np.uint8).reshape(-1, _DIGEST)
-    said = {"source": source, "sha256": _sha256(digest, known.vectors)}
-    try:
-        with new_file(path) as partial:
-            content = {"digest": digest, "vectors": known.vectors}
-            partial.write_bytes(save(content, said))
-    except UserError as error:
-        # A read-only dataset can be used without a cache.
-        report(f"warning: {error}; every run encodes the texts again")
-
-
-def _sha256(digest: np.ndarray, vectors: np.ndarray) -> str:
-    said = hashlib.sha256(f"{digest.shape}{vectors.dtype}{vectors.shape}".encode())
-    said.update(digest.tobytes())
-    said.update(np.ascontiguousarray(vectors).data)
-    return said.hexdigest()
+    arrays = {"digest": digest, "vectors": known.vectors}
+    cost = "every run encodes the texts again"
+    write_arrays(path, arrays, {"source": source}, report, cost)

@@ -57,7 +57,8 @@ def with_text_features(
     """
     flags = config.flags
     reason = _why_not(flags, dataset, recorded)
-    named = [n for n in ("text_llama_path", "text_width") if getattr(flags, n)]
+    wanting = "text_llama_path", "text_width", "text_features"
+    named = [name for name in wanting if getattr(flags, name)]
     require(
         reason is None or not named,
         f"--{''.join(named[:1])} is for text columns of items, and {reason}",
@@ -110,7 +111,7 @@ def _why_not(
     flags: TrainConfig, dataset: Dataset, recorded: RunConfig | None
 ) -> str | None:
     """Why a run has no text columns, or None if it has."""
-    if not flags.text_features:
+    if flags.text_features is False:
         return "--no_text_features is given; wanted one of them"
     if recorded is not None:
         has = recorded.recipe.text_width > 0

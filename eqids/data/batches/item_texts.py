@@ -1,21 +1,18 @@
 """Tokenizes the texts of a dataset's items, and caches the tokens in its folder."""
 
-import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from tokenizers import Tokenizer
 
 from eqids.config import UserError, check_content, require
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.dataset import Dataset
 from eqids.data.files import ITEMS_FILE, read_parquet, tokens_file
-from eqids.io.atomic import new_file
+from eqids.io.cached_arrays import read_arrays, write_arrays
 from eqids.io.digests import file_sha256
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -193,12 +190,14 @@ def _cached(
         "items": dataset.info.files[ITEMS_FILE],
         "catalog_id": dataset.info.catalog_id,
     }
-    found = _read(path, wanted)
-    if found is None:
-        report(f"tokenizing the texts of {dataset.info.num_items:,} items")
-        found = _of_dataset(dataset, engine)
-        _write(path, found, wanted, report)
-    return found
+    found = read_arrays(path, wanted)
+    if found is not None:
+        return found["ids"], found["offsets"]
+    report(f"tokenizing the texts of {dataset.info.num_items:,} items")
+    ids, offsets = _of_dataset(dataset, engine)
+    arrays = {"ids": ids, "offsets": offsets}
+    write_arrays(path, arrays, wanted, report, "every run tokenizes the texts again")
+    return ids, offsets
 
 
 def _of_dataset(dataset: Dataset, engine: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -221,41 +220,3 @@ def _tokenized(
         lengths[first : first + len(chunk)] = [len(ids) for ids in encoded]
         parts += [np.array(ids, np.int32) for ids in encoded]
     return np.concatenate(parts), lengths
-
-
-def _read(
-    path: Path, wanted: Mapping[str, str]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """The content of a cache; None if it is missing, stale or damaged."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="np") as file:
-            said = file.metadata() or {}
-            ids, offsets = file.get_tensor("ids"), file.get_tensor("offsets")
-    except (OSError, SafetensorError):
-        return None
-    sound = {**wanted, "sha256": _sha256(ids, offsets)}
-    return (ids, offsets) if said == sound else None
-
-
-def _write(
-    path: Path,
-    found: tuple[np.ndarray, np.ndarray],
-    wanted: Mapping[str, str],
-    report: Callable[[str], None],
-) -> None:
-    ids, offsets = found
-    said = {**wanted, "sha256": _sha256(ids, offsets)}
-    try:
-        with new_file(path) as partial:
-            partial.write_bytes(save({"ids": ids, "offsets": offsets}, said))
-    except UserError as error:
-        # A read-only dataset can be used without a cache.
-        report(f"warning: {error}; every run tokenizes the texts again")
-
-
-def _sha256(ids: np.ndarray, offsets: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{ids.dtype}{ids.shape}{offsets.dtype}".encode())
-    digest.update(ids.tobytes() + offsets.tobytes())
-    return digest.hexdigest()
