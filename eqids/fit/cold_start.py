@@ -19,6 +19,9 @@ from eqids.fit.step import State
 from eqids.model import EqIDs
 from sharding import per_shard
 
+_ROWS = 512
+"""Items that are compared with all others of their cluster at a time."""
+
 
 class ColdItems(eqx.Module):
     """Which items are used, and the vectors of all items' texts.
@@ -89,12 +92,16 @@ def _most_similar(
         text, used, unused = one
         length = jnp.linalg.norm(text, axis=-1, keepdims=True)
         text = text / jnp.maximum(length, 1e-9)
-        cosine = jnp.where(used, text @ text.T, -jnp.inf)
-        own = jnp.arange(len(used))
-        copies = unused & text.any(axis=-1) & used.any()
-        return jnp.where(copies, cosine.argmax(axis=-1), own)
 
-    # One at a time: all cosines at once would take many times the memory of the tables.
+        def nearest(one: Float[Array, " encoding"]) -> Int[Array, ""]:
+            return jnp.where(used, text @ one, -jnp.inf).argmax()
+
+        found = jax.lax.map(nearest, text, batch_size=_ROWS)
+        copies = unused & text.any(axis=-1) & used.any()
+        return jnp.where(copies, found, jnp.arange(len(used)))
+
+    # Some rows at a time: all cosines at once would take many times the memory of the
+    # tables.
     return jax.lax.map(of_cluster, (text, used, unused))
 
 
