@@ -33,5 +33,6 @@ def log_probs_at(
     at = jnp.asarray([position])
     query = model.queries_at(batch, at, dtype=FLOAT32, prefix=prefix)
     recent = recent_items(batch.items, batch.segment, at)
+    query = model.lifted(query, recent)
     log_prob, mixture = model.softmax.log_probs(query), model.mixture(query, recent)
     return (log_prob if mixture is None else mixture.log_probs(log_prob))[0]

@@ -274,12 +274,13 @@ class _Histories(eqx.Module):
 
 
 def _ranks(model: EqIDs, asked: ChunkQueries) -> Float[Array, "batch 3"]:
-    mixture = model.mixture(asked.query, asked.recent)
+    query = model.lifted(asked.query, asked.recent)
+    mixture = model.mixture(query, asked.recent)
     targets = asked.targets
     # Replicated, so that every process computes the same metrics.
     return replicated(
         ranks(
-            model.softmax, asked.query, targets.target, targets.seen, targets.seen_by,
+            model.softmax, query, targets.target, targets.seen, targets.seen_by,
             mixture,
         )
     )  # fmt: skip

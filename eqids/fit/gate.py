@@ -1,15 +1,18 @@
-"""Chooses the weight of counts in the mixture, on the targets of validation.
+"""Chooses what held-out events alone can tell: the gates of a model.
 
-Counts of training events contain these events, so they do not tell how well counts
-predict. The targets of validation are in no count. What is best for the likelihood is
-not best for the first places of a ranking (docs/counts.md), which is what a recommender
-shows: the weight is the one with the best NDCG@10.
+They are the weight of counts in the mixture and the lift of the items' texts. Counts of
+training events contain these events, and learned columns know them by heart: training
+events do not tell how well counts and texts predict others. The targets of validation
+do. What is best for the likelihood is not best for the first places of a ranking
+(docs/counts.md), which is what a recommender shows: NDCG@10 decides.
 """
+
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from eqids.data import Dataset
 from eqids.fit.evaluation import ChunkQueries, Evaluation, Ranker, chunks, evaluation
@@ -18,22 +21,26 @@ from eqids.model import EqIDs
 from sharding import beside
 
 GATES = tuple(round(0.1 * i, 1) for i in range(8))
-"""The weights to choose from. NDCG@10 is flat around the best one."""
+"""The weights of counts to choose from. NDCG@10 is flat around the best one."""
+
+LIFTS = (0.0, 1.0, 2.0, 3.0, 4.0)
+"""The lifts of texts to choose from, as an item's own logit by its text."""
 
 USERS = 1_000
-"""Users on whom the weight is chosen, about; it costs as much as ranking eight times as
-many users."""
+"""Users on whom gates are chosen, about; each choice costs as much as ranking that many
+users as often as it has values."""
 
 
-def evaluate_with_best_gate(
+def evaluate_with_best_gates(
     model: EqIDs, dataset: Dataset, ranker: Ranker
 ) -> tuple[EqIDs, Evaluation]:
-    """Chooses the gate of a model, and returns the model and its metrics on validation.
+    """Chooses the gates of a model; returns it and its metrics on validation.
 
-    Llama reads every history once.
+    Llama reads every history once. The weight of counts is chosen without a lift, then
+    the lift, then the weight again.
 
     Args:
-        model: has counts; placed as `ranker` expects it.
+        model: has gates; placed as `ranker` expects it.
         dataset: the dataset with the histories and the targets.
         ranker: what `make_ranker` returned.
     """
@@ -42,9 +49,36 @@ def evaluate_with_best_gate(
         found.append((ranker.queries_of(model, chunk), chunk.num_users))
     users = sum(num for _, num in found)
     some = found[:: max(1, round(users / USERS))]
-    scores = [_ndcg(with_gate(model, gate), some, ranker) for gate in GATES]
-    model = with_gate(model, GATES[int(np.argmax(scores))])
+    choices = list[tuple[Callable[[EqIDs, float], EqIDs], Sequence[float]]]()
+    if has_lift(model):
+        model = with_lift(model, 0.0)
+        choices.append((with_lift, LIFTS))
+    if model.successors is not None:
+        again = [*choices, (with_gate, GATES)] if choices else []
+        choices = [(with_gate, GATES), *again]
+    for changed, values in choices:
+        scores = [_ndcg(changed(model, value), some, ranker) for value in values]
+        model = changed(model, values[int(np.argmax(scores))])
     return model, evaluation(model, "valid", _ranked(model, found, ranker))
+
+
+def gates(model: EqIDs) -> list[PyTree]:
+    """Returns the gates of a model, or of its trained part."""
+    counts = [] if model.successors is None else [model.successors.gate]
+    lift = None if model.skip is None else model.skip.text_lift
+    return counts if lift is None else [*counts, lift]
+
+
+def has_lift(model: EqIDs) -> bool:
+    """Returns whether a model can lift the items' texts."""
+    return model.skip is not None and model.skip.text_lift is not None
+
+
+def with_lift(model: EqIDs, lift: float) -> EqIDs:
+    """Returns a model, or its trained part, with another lift, placed as its own."""
+    assert model.skip is not None and model.skip.text_lift is not None
+    placed = beside(np.asarray(lift, np.float32), model.skip.text_lift)
+    return eqx.tree_at(lambda m: m.skip.text_lift, model, placed)
 
 
 def with_gate(model: EqIDs, gate: float) -> EqIDs:

@@ -9,7 +9,7 @@ from eqids.config import RunConfig
 from eqids.data import Dataset
 from eqids.fit.cold_start import ColdItems
 from eqids.fit.evaluation import Evaluation, Ranker, Split, evaluate
-from eqids.fit.gate import evaluate_with_best_gate, gate_of
+from eqids.fit.gate import evaluate_with_best_gates, gates
 from eqids.fit.placed_batches import PlacedBatches
 from eqids.fit.run_checkpoints import RunCheckpoints
 from eqids.fit.step import State, Step
@@ -60,15 +60,14 @@ class Run:
     def validate(self, state: State) -> tuple[State, Evaluation]:
         """Returns a state as it is saved, and its metrics on validation.
 
-        Unused items have vectors, and the gate of counts is fitted.
+        Unused items have vectors, and the gates are chosen.
         """
         state = self.with_cold_items(state)
-        if state.params.successors is None:
+        if not gates(state.params):
             return state, self.evaluate(state.params, "valid")
         model = eqx.combine(state.params, self.frozen)
-        fitted, found = evaluate_with_best_gate(model, self.dataset, self.ranker)
-        gate = gate_of(fitted)
-        return eqx.tree_at(lambda s: s.params.successors.gate, state, gate), found
+        fitted, found = evaluate_with_best_gates(model, self.dataset, self.ranker)
+        return eqx.tree_at(lambda s: gates(s.params), state, gates(fitted)), found
 
     def with_cold_items(self, state: State) -> State:
         """Returns a state whose unused items have vectors, for use outside training."""

@@ -23,8 +23,8 @@ def trainable(model: EqIDs, strategy: Strategy) -> PyTree[bool]:
 
     Returns:
         A tree of booleans. Leaves that are False have no gradient and no optimizer
-        state. The gate of counts is True: it is in checkpoints, its gradient is zero,
-        and `eqids.fit.gate` chooses it.
+        state. The gates of counts and texts are True: they are in checkpoints, their
+        gradient is zero, and `eqids.fit.gate` chooses them.
     """
     learns = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.inexact), model)
     learns = jax.tree.map(operator.and_, learns, _is_text(model, False))

@@ -140,6 +140,7 @@ def _make_search(
         query = model.queries_at(asks.batch, asks.last, dtype=dtype, prefix=prefix)
         batch = asks.batch
         recent = recent_items(batch.items, batch.segment, asks.last)
+        query = model.lifted(query, recent)
         return top_k(
             model.softmax, query, k, exclude=asks.exclude, allowed=asks.allowed,
             mixture=model.mixture(query, recent),

@@ -237,6 +237,25 @@ class EqIDs(eqx.Module):
             query = self.skip(query, _at(items, position), _at(slot, position))
         return query[:, 0]
 
+    def lifted(
+        self,
+        query: Float[Array, "batch item_width"],
+        recent: Int[Array, "batch recent"],
+    ) -> Float[Array, "batch item_width"]:
+        """Returns the queries that the model answers by: with the lift of the texts.
+
+        Args:
+            query: from `queries_at`.
+            recent: from `recent_items`, at the position of each query.
+        """
+        if self.skip is None or self.skip.text_lift is None:
+            return query
+        assert self.softmax.text is not None, "a lift without text columns"
+        slot, size = recent[:, 0], self.config.cluster_size
+        real = jnp.maximum(slot, 0)
+        text = lookup(self.softmax.text, cluster_of(real, size), place_of(real, size))
+        return self.skip.lifted(query, jnp.where(slot[:, None] >= 0, text, 0.0))
+
     def mixture(
         self,
         query: Float[Array, "batch item_width"],
@@ -245,7 +264,7 @@ class EqIDs(eqx.Module):
         """Returns what counts add to the softmax for queries, if there are any counts.
 
         Args:
-            query: from `queries_at`.
+            query: from `queries_at`, lifted.
             recent: from `recent_items`, at the position of each query.
         """
         if self.successors is None:

@@ -12,6 +12,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+TEXT_STD = 0.05
+"""Standard deviation of the text columns, as of learned columns that start from given
+vectors."""
+
 
 @dataclass(frozen=True, eq=False)
 class TextFeatures:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from eqids.model.item_vectors import TEXT_STD
 from sharding import per_shard
 
 LEARNED_LOGIT, TEXT_LOGIT = 1.0, 2.0
@@ -22,10 +23,18 @@ class Skip(eqx.Module):
 
     Text columns are normalised by themselves and have a scale of their own. Otherwise
     the learned columns, which grow, would hide what the text says.
+
+    Attributes:
+        scale: of the learned columns.
+        text_scale: of the text columns, if there are any.
+        text_lift: more of the text, where the model answers: an item's own logit by it.
+            Training needs texts less than new events do, because learned columns know
+            the training events by heart, so `eqids.fit.gate` chooses the lift.
     """
 
     scale: Float[Array, ""]
     text_scale: Float[Array, ""] | None
+    text_lift: Float[Array, ""] | None
     learned_width: int = eqx.field(static=True)
 
     def __init__(
@@ -42,8 +51,9 @@ class Skip(eqx.Module):
             valid: which places hold an item.
         """
         self.scale = LEARNED_LOGIT / _mean_length(learned, valid)
-        self.text_scale = None
+        self.text_scale = self.text_lift = None
         if text is not None:
+            self.text_lift = jnp.zeros(())
             has_text = valid & jnp.any(text != 0, axis=-1)
             self.text_scale = TEXT_LOGIT / _mean_length(text, has_text)
         self.learned_width = learned.shape[-1]
@@ -70,6 +80,22 @@ class Skip(eqx.Module):
             x = jnp.concatenate(parts, axis=-1)
         return query + jnp.where(slot[..., None] >= 0, x, 0.0).astype(query.dtype)
 
+    def lifted(
+        self,
+        query: Float[Array, "query item_width"],
+        text: Float[Array, "query text_width"],
+    ) -> Float[Array, "query item_width"]:
+        """Returns queries with more of the last items' texts.
+
+        Args:
+            query: the queries.
+            text: the text columns of the last items, zeros if there are none.
+        """
+        assert self.text_lift is not None, "a model without text columns"
+        length = TEXT_STD * text.shape[-1] ** 0.5
+        more = _direction(text.astype(jnp.float32)) * (self.text_lift / length)
+        return query.at[:, self.learned_width :].add(more.astype(query.dtype))
+
 
 def _mean_length(
     vectors: Float[Array, "cluster place _columns"], which: Bool[Array, "cluster place"]
@@ -79,9 +105,7 @@ def _mean_length(
     return jnp.maximum(total / jnp.maximum(which.sum(), 1), 1e-3)
 
 
-def _direction(
-    x: Float[Array, "batch seq columns"],
-) -> Float[Array, "batch seq columns"]:
+def _direction(x: Float[Array, "*axes columns"]) -> Float[Array, "*axes columns"]:
     """Vectors of length 1; zeros stay zeros."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 

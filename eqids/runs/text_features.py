@@ -27,6 +27,7 @@ from eqids.data.batches.tokens import ItemTokens
 from eqids.data.files import ITEMS_FILE, read_parquet
 from eqids.io.digests import file_sha256
 from eqids.model import Llama, TextFeatures
+from eqids.model.item_vectors import TEXT_STD
 from eqids.runs.recipe import scratch_sizes, wants_hub
 from eqids.runs.run_tokens import check_vocab
 from eqids.runs.text_encodings import cached_encodings
@@ -35,9 +36,6 @@ from sharding import Placement
 
 TEXT_WIDTH = 128
 """Text columns by default; at most half of --item_width, if that is given."""
-TEXT_STD = 0.05
-"""Standard deviation of the text columns, as of learned columns that start from given
-vectors."""
 
 
 def with_text_features(
