@@ -12,6 +12,7 @@ from eqids.config import ModelConfig, UserError
 from eqids.data.batches.host_batch import HostBatch
 from eqids.model import Batch, EqIDs
 from eqids.model.adapter import IdentityAdapter
+from eqids.model.item_vectors import TEXT_STD
 from eqids.model.skip import Skip, last_items
 
 
@@ -110,6 +111,23 @@ def test_text_columns_have_a_scale_of_their_own() -> None:
         column = 0 if part is learned else 1
         found = own[..., column][slot >= 0]
         np.testing.assert_allclose(found, (scale * length)[slot >= 0], rtol=1e-4)
+
+
+def test_a_lift_adds_the_direction_of_the_text() -> None:
+    rng = np.random.default_rng(0)
+    learned, text = np.ones((1, 4, 5), np.float32), rng.standard_normal((1, 4, 2))
+    text[0, 3] = 0
+    rows = jnp.asarray(text, jnp.float32)
+    skip = Skip(jnp.asarray(learned), rows, jnp.ones((1, 4), bool))
+    query = jnp.asarray(rng.standard_normal((4, 7)), jnp.float32)
+    assert np.array_equal(skip.lifted(query, rows[0]), query)
+    skip = eqx.tree_at(lambda s: s.text_lift, skip, jnp.asarray(3.0))
+    added = np.asarray(skip.lifted(query, rows[0]) - query)
+    assert not added[:, :5].any() and not added[3].any()
+    # An item of the usual length, `TEXT_STD` a column, has the lift as its own logit.
+    length = np.linalg.norm(text[0, :3], axis=1, keepdims=True)
+    usual = text[0, :3] / length * TEXT_STD * 2**0.5
+    np.testing.assert_allclose(np.sum(added[:3, 5:] * usual, 1), 3.0, rtol=1e-5)
 
 
 def test_an_identity_adapter_has_no_weights_and_wants_equal_widths() -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
-from models import FLOAT32, NOWHERE
+from models import FLOAT32, NOWHERE, log_probs_at
 from plays import write_csv
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
@@ -27,10 +27,15 @@ from text_runs import (
 
 from convert import __main__ as convert_command
 from eqids import catalog, train
+from eqids.checkpoints import read_manifest
 from eqids.config import TrainConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.batches.tokens import ItemTokens
+from eqids.data.batches.training_batches import query_batch
+from eqids.fit.evaluation import evaluate, make_ranker
+from eqids.fit.gate import evaluate_with_best_gates, gates, with_lift
 from eqids.inference.open import Opened, open_checkpoint, open_pair
+from eqids.inference.recommender import Recommender
 from eqids.model import Batch, Llama
 from eqids.runs import text_features as features
 
@@ -108,6 +113,32 @@ def test_an_unused_item_copies_what_its_text_lacks_and_ranks_with_its_kind(
     others = np.sort(found[:, cold], axis=1)[:, :3].mean(axis=1)
     assert (own > others).all()
     assert np.isfinite(found[:, cold]).all()
+
+
+def test_answers_are_lifted_by_the_texts_as_validation_chose(
+    trained: Path, loyal: Dataset
+) -> None:
+    opened = open_checkpoint(trained, None, None, NOWHERE)
+    recorded = read_manifest(opened.path).meta["validation"]
+    ranker = make_ranker(opened.config.recipe.seq_len, opened.dtype, NOWHERE)
+    found = evaluate(opened.model, loyal, "valid", ranker)
+    assert found["filtered"] == pytest.approx(recorded["filtered"], rel=1e-6)
+    chosen, best = evaluate_with_best_gates(opened.model, loyal, ranker)
+    assert best["filtered"] == pytest.approx(recorded["filtered"], rel=1e-6)
+    assert [float(x) for x in gates(chosen)] == [float(x) for x in gates(opened.model)]
+    # A lift changes answers, and they are those of the lifted queries.
+    model = with_lift(opened.model, 4.0)
+    recommender = Recommender(dataclasses.replace(opened, model=model))
+    history = recommender.of_user(3)
+    table = recommender.recommend([history], k=6)
+    slots, num = history.slots, len(history.slots)
+    batch = Batch.of(query_batch([slots], [history.times], num))
+    prob = np.exp(np.array(log_probs_at(model, batch, num - 1)))
+    prob[slots] = 0
+    best_six = np.sort(prob)[::-1][:6]
+    np.testing.assert_allclose(table["probability"], best_six, rtol=1e-4)
+    plain = np.exp(np.array(log_probs_at(with_lift(model, 0.0), batch, num - 1)))
+    assert np.abs(prob / plain - 1)[prob > 0].max() > 0.1
 
 
 def test_texts_are_encoded_once(
