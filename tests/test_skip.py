@@ -119,11 +119,12 @@ def test_a_lift_adds_the_direction_of_the_text() -> None:
     text[0, 3] = 0
     rows = jnp.asarray(text, jnp.float32)
     skip = Skip(jnp.asarray(learned), rows, jnp.ones((1, 4), bool))
-    query = jnp.asarray(rng.standard_normal((4, 7)), jnp.float32)
-    assert np.array_equal(skip.lifted(query, rows[0]), query)
+    query = jnp.asarray(rng.standard_normal((5, 7)), jnp.float32)
+    slot = jnp.asarray([0, 1, 2, 3, -1])
+    assert np.array_equal(skip.lifted(query, rows, slot), query)
     skip = eqx.tree_at(lambda s: s.text_lift, skip, jnp.asarray(3.0))
-    added = np.asarray(skip.lifted(query, rows[0]) - query)
-    assert not added[:, :5].any() and not added[3].any()
+    added = np.asarray(skip.lifted(query, rows, slot) - query)
+    assert not added[:, :5].any() and not added[3:].any()
     # An item of the usual length, `TEXT_STD` a column, has the lift as its own logit.
     length = np.linalg.norm(text[0, :3], axis=1, keepdims=True)
     usual = text[0, :3] / length * TEXT_STD * 2**0.5

@@ -248,13 +248,9 @@ class EqIDs(eqx.Module):
             query: from `queries_at`.
             recent: from `recent_items`, at the position of each query.
         """
-        if self.skip is None or self.skip.text_lift is None:
+        if self.skip is None or self.softmax.text is None:
             return query
-        assert self.softmax.text is not None, "a lift without text columns"
-        slot, size = recent[:, 0], self.config.cluster_size
-        real = jnp.maximum(slot, 0)
-        text = lookup(self.softmax.text, cluster_of(real, size), place_of(real, size))
-        return self.skip.lifted(query, jnp.where(slot[:, None] >= 0, text, 0.0))
+        return self.skip.lifted(query, self.softmax.text, recent[:, 0])
 
     def mixture(
         self,

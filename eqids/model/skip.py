@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from eqids.config.slots import cluster_of, place_of
 from eqids.model.item_vectors import TEXT_STD
-from sharding import per_shard
+from sharding import lookup, per_shard
 
 LEARNED_LOGIT, TEXT_LOGIT = 1.0, 2.0
 """An item's own logit at the start, by its learned and by its text columns. The latter
@@ -83,17 +84,22 @@ class Skip(eqx.Module):
     def lifted(
         self,
         query: Float[Array, "query item_width"],
-        text: Float[Array, "query text_width"],
+        text: Float[Array, "cluster place text_width"],
+        slot: Int[Array, " query"],
     ) -> Float[Array, "query item_width"]:
         """Returns queries with more of the last items' texts.
 
         Args:
             query: the queries.
-            text: the text columns of the last items, zeros if there are none.
+            text: the text columns of all items.
+            slot: the last items; nothing is added where it is negative.
         """
         assert self.text_lift is not None, "a model without text columns"
-        length = TEXT_STD * text.shape[-1] ** 0.5
-        more = _direction(text.astype(jnp.float32)) * (self.text_lift / length)
+        _, size, width = text.shape
+        real = jnp.maximum(slot, 0)
+        rows = lookup(text, cluster_of(real, size), place_of(real, size))
+        more = _direction(jnp.where(slot[:, None] >= 0, rows, 0.0))
+        more *= self.text_lift / (TEXT_STD * width**0.5)
         return query.at[:, self.learned_width :].add(more.astype(query.dtype))
 
 
