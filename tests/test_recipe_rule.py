@@ -135,6 +135,18 @@ def test_steps_grow_with_the_root_of_many_events() -> None:
         assert recipe_for(facts, NANO, "all").seq_len == wanted
 
 
+def test_text_columns_take_longer_at_a_lower_rate() -> None:
+    plain = recipe_for(ML_100K, NANO, "all")
+    found = recipe_for(ML_100K, NANO, "all", text_columns=True)
+    assert found.learning_rate == plain.learning_rate / 2
+    assert found.num_steps == round(2 * 911, -2)
+    given = {"learning_rate": 0.5, "num_steps": 7}
+    chosen = recipe_for(ML_100K, NANO, "all", given, text_columns=True)
+    assert (chosen.learning_rate, chosen.num_steps) == (0.5, 7)
+    heads = recipe_for(ML_100K, None, "heads")
+    assert recipe_for(ML_100K, None, "heads", text_columns=True) == heads
+
+
 def test_facts_are_those_of_the_histories(dataset: Dataset) -> None:
     facts, lengths = facts_of(dataset), [int(n) for n in dataset.train_length]
     long = [n for n in lengths if n > 1]

@@ -48,6 +48,9 @@ EPOCHS: Mapping[str, float] = types.MappingProxyType(
 """Passes over the training events, at most: runs stop early."""
 STEPS = (300, 20_000)
 """Fewest and most steps from scratch; `PRETRAINED_RECIPES` has the most of others."""
+TEXT_EPOCHS = 2.0
+"""With text columns, a model from scratch makes so many times the epochs, at a learning
+rate that is as many times lower."""
 EVAL_EVERY, EVALUATIONS = 100, 25
 """Fewest steps between evaluations from scratch, and about how many there are in the
 whole of a long run."""
@@ -104,6 +107,7 @@ def recipe_for(
     strategy: Strategy,
     given: Mapping[str, Any] = types.MappingProxyType({}),
     reads_text: bool = False,
+    text_columns: bool = False,
 ) -> Recipe:
     """Returns the recipe of a run.
 
@@ -114,10 +118,14 @@ def recipe_for(
         given: by field, what the user chose; what depends on it follows. `epochs` is
             another way to give `num_steps`, and has no bounds.
         reads_text: whether tokens of texts or of a prompt share rows with the items.
+        text_columns: whether items have text columns; a published Llama's recipe does
+            not depend on it.
     """
-    recipe = PRETRAINED_RECIPES[strategy]
+    recipe, times = PRETRAINED_RECIPES[strategy], 1.0
     if llama is not None:
         recipe = _from_scratch(facts, llama, given)
+        times = TEXT_EPOCHS if text_columns else 1.0
+        recipe = dataclasses.replace(recipe, learning_rate=recipe.learning_rate / times)
     if reads_text:
         recipe = dataclasses.replace(recipe, seq_len=_TEXT * recipe.seq_len)
     recipe = dataclasses.replace(
@@ -128,7 +136,7 @@ def recipe_for(
     chosen = {name: value for name, value in given.items() if name != "epochs"}
     recipe = dataclasses.replace(recipe, **chosen)
     if "num_steps" not in given:
-        usual = _epochs(facts, llama, strategy, recipe)
+        usual = times * _epochs(facts, llama, strategy, recipe)
         steps = num_steps(facts, recipe, given.get("epochs", usual))
         if "epochs" not in given:
             steps = min(max(round(steps, -2), STEPS[0]), recipe.num_steps)

@@ -136,7 +136,10 @@ def _recipe(
     given = {name: value for name, value in given.items() if value is not None}
     if recorded is not None:
         given = _recorded(recorded.recipe, given) | given
-    return recipe_for(facts, scratch_sizes(flags), strategy, given, flags.reads_text)
+    return recipe_for(
+        facts, scratch_sizes(flags), strategy, given, flags.reads_text,
+        flags.text_llama_path is not None and flags.text_features is not False,
+    )  # fmt: skip
 
 
 def _recorded(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
