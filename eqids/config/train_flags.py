@@ -65,7 +65,7 @@ class TrainConfig:
     """Size of an item's vector, text columns included."""
     text_features: bool | None = on_unless(
         "Give items no text columns. By default, where items have texts and there is a "
-        "pretrained Llama, an item's vector has columns that do not train: principal "
+        "pretrained Llama, an item's vector has columns that do not train: whitened "
         "axes of the Llama's encodings of the texts.",
         "model",
         default=None,

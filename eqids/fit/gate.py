@@ -30,6 +30,9 @@ USERS = 1_000
 """Users on whom gates are chosen, about; each choice costs as much as ranking that many
 users as often as it has values."""
 
+_Choice = tuple[Callable[[EqIDs, float], EqIDs], Sequence[float]]
+"""Sets a gate, and the values to choose from."""
+
 
 def evaluate_with_best_gates(
     model: EqIDs, dataset: Dataset, ranker: Ranker
@@ -49,14 +52,12 @@ def evaluate_with_best_gates(
         found.append((ranker.queries_of(model, chunk), chunk.num_users))
     users = sum(num for _, num in found)
     some = found[:: max(1, round(users / USERS))]
-    choices = list[tuple[Callable[[EqIDs, float], EqIDs], Sequence[float]]]()
-    if has_lift(model):
-        model = with_lift(model, 0.0)
-        choices.append((with_lift, LIFTS))
+    counts, lift = list[_Choice](), list[_Choice]()
     if model.successors is not None:
-        again = [*choices, (with_gate, GATES)] if choices else []
-        choices = [(with_gate, GATES), *again]
-    for changed, values in choices:
+        counts = [(with_gate, GATES)]
+    if has_lift(model):
+        model, lift = with_lift(model, 0.0), [(with_lift, LIFTS)]
+    for changed, values in [*counts, *lift, *(counts if lift else [])]:
         scores = [_ndcg(changed(model, value), some, ranker) for value in values]
         model = changed(model, values[int(np.argmax(scores))])
     return model, evaluation(model, "valid", _ranked(model, found, ranker))
