@@ -1,5 +1,6 @@
 """Write a Llama as a Hugging Face folder: config, weights, tokenizer and licence."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from convert.diagnosis import CONFIG, INDEX, SINGLE
-from convert.hf_config import base_config, hf_config
+from convert.hf_config import base_config, hf_config, read_config
 from convert.hf_files import check_inside, tensors
 from convert.hf_llama import check_llama
 from convert.names import Tensor, tensors_of
@@ -47,15 +48,17 @@ def hf_to_hf(
     output: Path,
     *,
     dtype: np.dtype | None = None,
+    num_layers: int | None = None,
     max_shard_bytes: int,
     advance: Progress = lambda done, total: None,
 ) -> dict[str, str]:
-    """Writes a copy of a folder, in another dtype or in files of another size.
+    """Writes a copy of a folder: another dtype, files of another size, fewer layers.
 
     Args:
         folder: the folder of a Llama.
         output: the folder to write.
         dtype: what tensors are cast to; by default each is copied to the bit.
+        num_layers: keep only so many layers, the first ones; by default all.
         max_shard_bytes: the largest size of a safetensors file.
         advance: called for every part of a tensor that was written.
 
@@ -63,16 +66,32 @@ def hf_to_hf(
         The SHA-256 of every file, by name.
 
     Raises:
-        UserError: the folder holds no whole Llama, `output` exists already or cannot
-            be written, or a value does not fit `dtype`.
+        UserError: the folder holds no whole Llama or fewer layers, `output` exists
+            already or cannot be written, or a value does not fit `dtype`.
     """
     check_llama(folder)
+    config = base_config(folder, None if dtype is None else str(dtype))
+    left_out: set[str] = set()
+    if num_layers is not None:
+        left_out = _later_layers(folder, num_layers)
+        config["num_hidden_layers"] = num_layers
     with tensors(folder) as found, output_folder(output, advance) as new:
-        weights = {key: of_slice(found[key]) for key in found}
-        config = base_config(folder, None if dtype is None else str(dtype))
+        weights = {key: of_slice(found[key]) for key in found if key not in left_out}
         write_llama(new, weights, config, dtype, max_shard_bytes)
         copy_companions(new, folder)
     return new.digests
+
+
+def _later_layers(folder: Path, num_layers: int) -> set[str]:
+    """Returns the names of the tensors that come after the first layers."""
+    config = read_config(folder)
+    require(
+        num_layers <= config.num_layers,
+        f"--num_layers is {num_layers}, wanted at most the {config.num_layers} of "
+        f"{folder}",
+    )
+    kept = dataclasses.replace(config, num_layers=num_layers)
+    return set(llama_tensors(config)) - set(llama_tensors(kept))
 
 
 def save_llama(

@@ -78,6 +78,22 @@ def test_another_dtype_is_one_rounding(tmp_path: Path, dtype: str) -> None:
     assert model.dtype == getattr(torch, dtype)
 
 
+def test_the_first_layers_are_a_llama_of_their_own(tmp_path: Path) -> None:
+    """The oracle is what transformers has after a layer."""
+    write_hf(tmp_path / "a", shards=2)
+    whole = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "a").eval()
+    layers = whole.config.num_hidden_layers
+    hf_to_hf(tmp_path / "a", tmp_path / "b", num_layers=1, max_shard_bytes=GB)
+    first = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "b").eval()
+    tokens = torch.arange(5)[None]
+    with torch.no_grad():
+        expected = whole.model(tokens, output_hidden_states=True).hidden_states[1]
+        found = first.model(tokens).last_hidden_state
+        assert layers > 1 and torch.equal(found, whole.model.norm(expected))
+    with pytest.raises(UserError, match=f"at most the {layers} of"):
+        hf_to_hf(tmp_path / "a", tmp_path / "c", num_layers=9, max_shard_bytes=GB)
+
+
 def test_shards_are_filled_and_the_index_is_complete(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_hf(tmp_path / "a" / "x", bfloat16=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from eqids.config.bounds import ABOVE_ZERO, check_flags
+from eqids.config.bounds import ABOVE_ZERO, ONE_OR_MORE, check_flags
 from eqids.config.choices import FloatName
 
 
@@ -56,10 +56,17 @@ class GgufToHfConfig(LlamaFolderConfig):
 
 @dataclass(frozen=True)
 class HfToHfConfig(LlamaFolderConfig):
-    """Write a Hugging Face folder again, with another dtype or size of its files."""
+    """Write a Hugging Face folder again: another dtype, size of files, fewer layers."""
 
     dtype: FloatName | None = None
     """Dtype of the tensors; by default each keeps its own, to the bit."""
+    num_layers: int | None = None
+    """Keep only so many layers, the first ones: a smaller Llama to read histories. By
+    default all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flags(self, "num_layers", ONE_OR_MORE)
 
 
 @dataclass(frozen=True)

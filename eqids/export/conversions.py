@@ -67,6 +67,7 @@ def _convert(config: ConversionConfig, advance: Progress) -> Mapping[str, str]:
                 config.input,
                 config.output,
                 dtype=None if config.dtype is None else FLOATS[config.dtype],
+                num_layers=config.num_layers,
                 max_shard_bytes=config.max_shard_bytes,
                 advance=advance,
             )
