@@ -206,8 +206,10 @@ import sys; sys.path.insert(0, 'tests')
 import json
 import equinox as eqx, jax, jax.numpy as jnp, numpy as np
 from test_text_columns import some_batch, some_model, step_config
+from eqids.fit.gate import with_lift
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.step import make_step, split, start
+from eqids.model import recent_items
 from eqids.model.rank import ranks
 from sharding import Placement, beside, make_mesh, named_layout
 
@@ -217,7 +219,7 @@ for name in (None, "2x2x2", "1x8x1"):
     layout = None if name is None else named_layout(name, 8)
     put = Placement(layout, None if layout is None else make_mesh(layout))
     with put.active():
-        model = put(some_model(tied_items=False))
+        model = put(some_model(tied_items=False, skip=True))
         losses = []
         for items in ("dense", "lazy_adam"):
             params, frozen = split(jax.tree.map(jnp.copy, model), "all", "float32")
@@ -234,7 +236,12 @@ for name in (None, "2x2x2", "1x8x1"):
             assert step._cache_size() == 1
         whole = eqx.combine(state.params, frozen)
         placed = put(batch)
-        query = whole.queries_at(placed, placed.position[:, -1], dtype="float32")
+        last = placed.position[:, -1]
+        query = whole.queries_at(placed, last, dtype="float32")
+        recent = recent_items(placed.items, placed.segment, last)
+        lifted = with_lift(whole, 3.0).lifted(query, recent)
+        assert float(jnp.abs(lifted - query).max()) > 0.1
+        query = lifted
         rank = np.asarray(ranks(whole.softmax, query, placed.target[:, -1], seen))
         best = whole.softmax.top_k(query, 5)
         found[str(name)] = losses, rank.tolist(), np.asarray(best.slots).tolist()

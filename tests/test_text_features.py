@@ -123,6 +123,7 @@ def test_answers_are_lifted_by_the_texts_as_validation_chose(
     ranker = make_ranker(opened.config.recipe.seq_len, opened.dtype, NOWHERE)
     found = evaluate(opened.model, loyal, "valid", ranker)
     assert found["filtered"] == pytest.approx(recorded["filtered"], rel=1e-6)
+    assert recorded["text_lift"] == float(gates(opened.model)[-1])
     chosen, best = evaluate_with_best_gates(opened.model, loyal, ranker)
     assert best["filtered"] == pytest.approx(recorded["filtered"], rel=1e-6)
     assert [float(x) for x in gates(chosen)] == [float(x) for x in gates(opened.model)]

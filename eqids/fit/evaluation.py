@@ -187,6 +187,8 @@ class Evaluation(TypedDict):
     seen_target_share: float
     counts_weight: float
     """The weight of counts in the mixture."""
+    text_lift: float
+    """The lift of the items' texts in the query."""
 
 
 class RankTargets(eqx.Module):
@@ -316,7 +318,8 @@ def evaluation(
     model: EqIDs, split: Split, ranked: Float[np.ndarray, "user 3"]
 ) -> Evaluation:
     """Returns the metrics of a model, given the users' ranks and log-probabilities."""
-    counts = model.successors
+    counts, skip = model.successors, model.skip
+    lift = None if skip is None else skip.text_lift
     return {
         "split": split,
         "num_users": len(ranked),
@@ -325,4 +328,5 @@ def evaluation(
         "nll": float(-ranked[:, 2].mean()),
         "seen_target_share": float(np.isinf(ranked[:, 0]).mean()),
         "counts_weight": 0.0 if counts is None else round(float(counts.gate), 4),
+        "text_lift": 0.0 if lift is None else round(float(lift), 4),
     }
