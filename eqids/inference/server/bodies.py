@@ -33,7 +33,7 @@ class RecommendRequest(HistoryFields, frozen=True, kw_only=True):
 
     `history` is oldest first if its items have no times. `unknown` says what to do with
     items of the history that the catalog does not hold. `allow` and `deny` hold ids,
-    `segment` names a list of `--filters`. `request_time` is for models that were
+    `filter` names a list of `--filters`. `request_time` is for models that were
     trained with `--request_time`, by default now.
     """
 
@@ -41,7 +41,7 @@ class RecommendRequest(HistoryFields, frozen=True, kw_only=True):
     keep_seen: bool = False
     allow: list[ItemId] | None = None
     deny: list[ItemId] | None = None
-    segment: str | None = None
+    filter: str | None = None
 
 
 class RecommendBatch(Struct, forbid_unknown_fields=True, frozen=True):
@@ -236,7 +236,7 @@ class ModelAnswer(Struct, frozen=True):
     seq_len: int
     reads_request_time: bool
     stores_events: bool
-    segments: list[str]
+    filters: list[str]
     ndcg_at_10: float | None
     """On validation, if the run measured it on this dataset."""
 
