@@ -53,8 +53,9 @@ class TableShards:
         blocks: PyTree,
         rows: PyTree,
         out: PyTree,
+        second: PyTree = None,
     ) -> PyTree:
-        """Returns `function(blocks, rows)`, run by every shard on its own part.
+        """Returns `function(blocks, rows, second)`, run by every shard on its part.
 
         Args:
             function: takes and returns trees of local arrays.
@@ -63,21 +64,25 @@ class TableShards:
             rows: arrays with the leading axis of the rows.
             out: a tree (or a prefix of one) of "rows", "blocks" or "whole": how the
                 result is split.
+            second: arrays whose second axis is the leading axis of the table; the
+                function does not receive it if it is None.
         """
+        args = (blocks, rows) if second is None else (blocks, rows, second)
         sharding = like(example)
         if sharding is None:
-            return function(blocks, rows)
+            return function(*args)
         specs = {
             "rows": PartitionSpec(self.rows) if self.rows else PartitionSpec(),
             "blocks": PartitionSpec(self.blocks) if self.blocks else PartitionSpec(),
             "whole": PartitionSpec(),
         }
+        split = specs["blocks"], specs["rows"], PartitionSpec(None, *specs["blocks"])
         return jax.shard_map(
             function,
             mesh=sharding.mesh,
-            in_specs=(specs["blocks"], specs["rows"]),
+            in_specs=split[: len(args)],
             out_specs=jax.tree.map(lambda name: specs[name], out),
-        )(blocks, rows)
+        )(*args)
 
     def gather(self, rows: Array) -> Array:
         """Returns all rows that this shard computes with its blocks."""

@@ -226,8 +226,8 @@ def test_ranks_and_searches_are_those_of_the_sorted_mixture(
         for ours, theirs in zip(found[row, :2].tolist(), expected, strict=True):
             assert ours == theirs or abs(ours - theirs) <= slack[row] - 1
 
-    allowed = rng.random(valid.shape) < 0.7
-    left = np.where(allowed.reshape(-1), score, -np.inf)
+    allowed = rng.random((len(query), *valid.shape)) < 0.7
+    left = np.where(allowed.reshape(score.shape), score, -np.inf)
     for row, slots in zip(left, seen, strict=True):
         row[slots[(slots >= 0) & (slots < num_slots)]] = -np.inf
     for program in SEARCHES.values():

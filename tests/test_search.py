@@ -95,9 +95,10 @@ PROGRAMS = {
 MANY, SINGLE, ONE = (40, 12, 6, 8), (23, 1, 4, 5), (1, 7, 4, 3)
 """Clusters, cluster_size, item_width and queries; few, because each is compiled."""
 CASES = (
-    (MANY, "search", 5), (MANY, "patient", 5), (MANY, "auto", 5),
-    (SINGLE, "search", 3), (ONE, "patient", 50),
+    (MANY, "search", 5, True), (MANY, "patient", 5, False), (MANY, "auto", 5, True),
+    (SINGLE, "search", 3, False), (ONE, "patient", 50, True),
 )  # fmt: skip
+"""Shape, program, k, and whether each query has a mask of its own."""
 KINDS = ("peaked", "flat", "equal", "tied", "twins", "huge", "bfloat16")
 
 
@@ -148,18 +149,19 @@ def catalog(
     st.integers(0, 1000),
 )
 def test_top_k_is_the_sorted_catalog(
-    case: tuple[tuple[int, int, int, int], str, int],
+    case: tuple[tuple[int, int, int, int], str, int, bool],
     kind: str,
     full: float,
     seen: float,
     allowed: float,
     seed: int,
 ) -> None:
-    shape, method, k = case
+    shape, method, k, own = case
     head, query = catalog(shape, kind, full, seed)
     rng = np.random.default_rng(seed + 1)
     score = reference(head, query)
-    may = rng.random(head.valid.shape) < allowed
+    masks = rng.random((len(query), *head.valid.shape)) < allowed
+    may = masks if own else masks[0]
     hidden = rng.random(score.shape) < seen
     exclude = np.where(hidden, np.arange(score.shape[1]), -1)
     exclude[:, ::7] = np.where(hidden[:, ::7], exclude[:, ::7], score.shape[1] + 5)
@@ -167,7 +169,7 @@ def test_top_k_is_the_sorted_catalog(
         head, query, k, jnp.asarray(exclude, jnp.int32), jnp.asarray(may)
     )
     assert np.all(found.exact)
-    left = np.where(may.reshape(-1) & ~hidden, score, -np.inf)
+    left = np.where(may.reshape(-1, score.shape[1]) & ~hidden, score, -np.inf)
     assert_sorted_catalog(found, left, k)
 
 
@@ -236,9 +238,10 @@ def test_one_query_and_many_axes_agree() -> None:
     head = searchable(num_clusters=40, cluster_size=3)
     hidden = jax.random.normal(jax.random.key(3), (2, 3, 8))
     seen = jax.random.randint(jax.random.key(4), (2, 3, 5), 0, 120)
-    found = PROGRAMS["auto"](head, hidden, 4, seen)
+    own = jax.random.uniform(jax.random.key(5), (2, 3, 40, 3)) < 0.3
+    found = PROGRAMS["auto"](head, hidden, 4, seen, own)
     assert found.slots.shape == (2, 3, 4) and found.visited.shape == (2, 3)
-    one = PROGRAMS["auto"](head, hidden[1, 2], 4, seen[1, 2])
+    one = PROGRAMS["auto"](head, hidden[1, 2], 4, seen[1, 2], own[1, 2])
     np.testing.assert_array_equal(one.slots, found.slots[1, 2])
 
 
@@ -287,9 +290,14 @@ EVERY = ("x", "y", "z"), ("x", "y")
 OTHERS = ((("z",), ("x", "y")), (("x", "y"), ("y", "z")), ((), ("x", "y", "z")),
           (("x", "y", "z"), ()))
 out = {"sent": {}, "visited": {}}
-for num_clusters, layouts in ((160, (EVERY, *OTHERS)), (320, (EVERY,))):
+for num_clusters, own, layouts in (
+    (160, True, (EVERY, *OTHERS)),
+    (160, False, (EVERY, *OTHERS)),
+    (320, False, (EVERY,)),
+):
     head = searchable(num_clusters, 10)
-    allowed = jax.random.uniform(jax.random.key(4), head.valid.shape) < 0.8
+    shape = (16, *head.valid.shape) if own else head.valid.shape
+    allowed = jax.random.uniform(jax.random.key(4), shape) < 0.8
     alone = run("search")(head, hidden, seen, allowed)
     out["visited"]["alone"] = alone.visited.tolist()
     for clusters, batch in layouts:
@@ -304,7 +312,7 @@ for num_clusters, layouts in ((160, (EVERY, *OTHERS)), (320, (EVERY,))):
                 assert np.all(found.exact)
                 spec = jax.typeof(found.slots).sharding.spec
                 assert spec == jax.typeof(args[1]).sharding.spec
-                if (clusters, batch) == EVERY:
+                if (clusters, batch) == EVERY and not own:
                     out["sent"][f"{num_clusters} {method}"] = sent(program)
             out["visited"]["".join(clusters)] = found.visited.tolist()
 with jax.set_mesh(mesh):

@@ -25,6 +25,7 @@ from eqids.config import (
     RebalanceConfig,
     RecommendConfig,
     RetireConfig,
+    ServeConfig,
     ShowConfig,
     ShowLayoutConfig,
     ShowStepConfig,
@@ -59,6 +60,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "measures a model on a dataset", {"": EvaluateConfig}
         ),
         "eqids.recommend": Command("recommends items", {"": RecommendConfig}),
+        "eqids.serve": Command(
+            "answers requests for recommendations over HTTP", {"": ServeConfig}
+        ),
         "eqids.catalog": Command(
             "changes the items of a dataset and migrates checkpoints",
             {

@@ -104,6 +104,7 @@ from eqids.config.run_config import (
     TokensConfig as TokensConfig,
 )
 from eqids.config.serial import from_json as from_json, to_json as to_json
+from eqids.config.serve_flags import ServeConfig as ServeConfig
 from eqids.config.stages import (
     LLAMA_FLAGS as LLAMA_FLAGS,
     MODEL_FLAGS as MODEL_FLAGS,

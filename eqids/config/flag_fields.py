@@ -18,6 +18,8 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "optimisation": "How the model learns.",
         "checkpoints": "What is logged, evaluated, saved and loaded.",
         "devices": "What the computation runs on.",
+        "server": "Where the server listens, and what it reads and writes.",
+        "limits": "What requests may cost.",
         "measurement": "How times are taken, and where results go.",
         "expert": "Rarely needed.",
     }

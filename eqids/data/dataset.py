@@ -137,6 +137,11 @@ class Dataset:
             )
         return slots
 
+    def find_user(self, user: Hashable) -> tuple[int, Any]:
+        """Returns the row of a user id of any spelling, and the id as it is spelled in
+        the dataset; -1 for other users, see `Ids.find_one`."""
+        return self._users_by_id.find_one(user)
+
     def user_index(self, user: Hashable) -> int:
         """Returns the row of a user id of any spelling; see `eqids.data.ids`.
 

@@ -52,6 +52,18 @@ class Ids:
             return np.append(self.find(distinct), -1)[codes]
         return np.array([self._row(value) for value in values], np.int64)
 
+    def find_one(self, value: Any) -> tuple[int, Any]:
+        """Returns the row of one id, and the id as the column spells it.
+
+        Args:
+            value: a value of any type. One that is no id of the column gets row -1,
+                and is spelled as the column would if it may be one, or stays as it is.
+        """
+        row = self._row(value)
+        if row >= 0:
+            return row, self._column[row].as_py()
+        return row, next(iter(self._read(value)), value)
+
     def read(self, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
         """Reads a column of a file.
 

@@ -31,6 +31,7 @@ class SearchQueries(NamedTuple):
     Attributes:
         hidden: the queries.
         exclude: slots not to return; slots of other shards are ignored.
+        mask: which of the masks says what may be returned.
         log_p: log P(cluster).
         floor: a score that at least k items, counted over all shards, reach.
         mixture: what counts add to the softmax, or none.
@@ -38,6 +39,7 @@ class SearchQueries(NamedTuple):
 
     hidden: Float[Array, "*query item_width"]
     exclude: Int[Array, "*query n"]
+    mask: Int[Array, "*query"]
     log_p: Float[Array, "*query cluster"]
     floor: Float[Array, "*query"]
     mixture: Mixture | None = None
@@ -120,12 +122,12 @@ class BestFirst:
 
     Attributes:
         softmax: the shard's part of the arrays.
-        allowed: places whose items may be returned.
+        masks: places whose items may be returned: one for all queries, or several.
         k: number of items to find.
     """
 
     softmax: SoftmaxArrays
-    allowed: Bool[Array, "cluster place"]
+    masks: Bool[Array, "mask cluster place"]
     k: int
 
     def start(
@@ -137,7 +139,10 @@ class BestFirst:
             queries: the queries of the searches.
             bound: an upper bound of the scores of each cluster's items.
         """
-        some = self.allowed.any(axis=1) & (bound > -jnp.inf)
+        some = jnp.any(self.masks & self.softmax.valid, axis=2)
+        if len(some) > 1:
+            some = some[queries.mask]
+        some &= bound > -jnp.inf
         left = jnp.where(some, bound, -jnp.inf)
         blank = partial(jnp.full_like, left)
         return SearchState(
@@ -159,7 +164,7 @@ class BestFirst:
             most: most clusters to visit.
             patience: stop early if the search seems to need more clusters than this.
         """
-        size = min(_ROUND, len(self.allowed))
+        size = min(_ROUND, len(self.softmax.valid))
         zero = jnp.zeros_like(state.visited)
 
         def one_round(carry: tuple[SearchState, Array]) -> tuple[SearchState, Array]:
@@ -200,14 +205,14 @@ class BestFirst:
         slots: Int[Array, " k"],
     ) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
         """Merges a cluster's best items into the best so far."""
-        cluster_size = self.allowed.shape[1]
+        cluster_size = self.softmax.valid.shape[1]
         logits = item_logits(self.softmax, cluster, 1, queries.hidden[None])
         inside = (logits - log_normalizer(logits)[:, None])[0]
         joint = queries.log_p[cluster] + inside
         if queries.mixture is not None:
             one = jax.tree.map(lambda x: x[None], queries.mixture)
             joint = one.raised(joint, cluster * cluster_size)
-        allowed = lax.dynamic_index_in_dim(self.allowed, cluster, keepdims=False)
+        allowed = self.masks[queries.mask, cluster] & self.softmax.valid[cluster]
         joint = _finite(jnp.where(allowed, joint[:, 0], -jnp.inf))
         place = _inside(queries.exclude - cluster * cluster_size, cluster_size)
         joint = joint.at[place].set(-jnp.inf, mode="drop")
@@ -222,7 +227,7 @@ class BestFirst:
         The k best items lie in the k clusters whose best items score highest, so only
         these are visited.
         """
-        cluster_size = self.allowed.shape[1]
+        cluster_size = self.softmax.valid.shape[1]
         log_p, row = queries.log_p.T, jnp.arange(len(queries.hidden))[:, None]
 
         def step(first: Array, new: Array, best: Array) -> Array:
@@ -235,9 +240,9 @@ class BestFirst:
                 joint, start = joint.reshape(-1, len(row)), first * cluster_size
                 logits = queries.mixture.raised(joint, start).reshape(logits.shape)
                 up, down = jnp.zeros_like(up), jnp.zeros_like(down)
-            allowed = lax.dynamic_slice_in_dim(self.allowed, first, size)
+            allowed = self._allowed(queries, first, size)
             slot = _inside(queries.exclude - first * cluster_size, size * cluster_size)
-            logits_left = jnp.where(allowed[..., None], logits, -jnp.inf)
+            logits_left = jnp.where(allowed, logits, -jnp.inf)
             at = cluster_of(slot, cluster_size), place_of(slot, cluster_size), row
             logits_left = logits_left.at[at].set(-jnp.inf, mode="drop")
             top = up + (logits_left.max(axis=1) - down)
@@ -245,12 +250,22 @@ class BestFirst:
 
         none = jnp.full_like(log_p, -jnp.inf)
         best = over_chunks(step, self.softmax, len(row), none).T
-        visit = partial(self.expand, most=self.k, patience=len(self.allowed))
+        visit = partial(self.expand, most=self.k, patience=len(self.softmax.valid))
         state = each(visit, queries, self.start(queries, best))
         return state._replace(
-            visited=jnp.full_like(state.visited, len(self.allowed)),
+            visited=jnp.full_like(state.visited, len(self.softmax.valid)),
             ahead=jnp.full_like(state.ahead, -jnp.inf),
         )
+
+    def _allowed(
+        self, queries: SearchQueries, first: Int[Array, ""], size: int
+    ) -> Bool[Array, "chunk place some"]:
+        """Returns which items of consecutive clusters each query may return."""
+        masks = lax.dynamic_slice_in_dim(self.masks, first, size, axis=1)
+        valid = lax.dynamic_slice_in_dim(self.softmax.valid, first, size)
+        if len(masks) > 1:
+            masks = masks[queries.mask]
+        return jnp.moveaxis(masks & valid, 0, -1)
 
     def finished(
         self, queries: SearchQueries, state: SearchState, *, each: Each, together: int

@@ -53,7 +53,7 @@ def ranks(
     """
     number = None if seen_by is None else jnp.arange(len(target), dtype=jnp.int32)
     rows = target, seen, seen_by, number, mixture
-    return on_shards(_local_ranks, softmax, softmax.valid, hidden, *rows)
+    return on_shards(_local_ranks, softmax, hidden, *rows)
 
 
 class _Seen(NamedTuple):
@@ -82,7 +82,6 @@ class _Own(NamedTuple):
 def _local_ranks(
     shards: TableShards,
     softmax: SoftmaxArrays,
-    _: Bool[Array, "cluster place"],
     hidden: Float[Array, "user item_width"],
     target: Int[Array, " user"],
     seen: Int[Array, "user seen"],

@@ -45,40 +45,41 @@ Carry = TypeVar("Carry")
 def on_shards(
     function: Callable[..., PyTree[Array]],
     softmax: SoftmaxArrays,
-    allowed: Bool[Array, "cluster place"],
     hidden: Float[Array, "batch *more item_width"],
     *rows: PyTree[Array],
+    masks: Bool[Array, "mask cluster place"] | None = None,
 ) -> PyTree[Array]:
-    """Returns `function(shards, softmax, allowed, hidden, *rows)`, run by every shard.
+    """Returns `function(shards, softmax, hidden, *rows)`, run by every shard.
 
     Args:
         function: takes one shard's clusters and rows; its results have the leading
             axis of the rows.
         softmax: the hierarchical softmax.
-        allowed: a bool for each place; it is laid out as the tables are.
         hidden: queries.
         rows: arrays, or trees of arrays, with the leading axis of `hidden`; they are
             laid out as it is.
+        masks: the function receives all of them by this name, for its own clusters.
     """
     shards = TableShards.of(hidden, softmax.table)
-    blocks = softmax, _laid_out_as(allowed, softmax.valid)
     queries = hidden, *jax.tree.map(lambda x: _laid_out_as(x, hidden), rows)
+    if masks is None:
+        return shards.run(
+            lambda blocks, rows: function(shards, blocks, *rows),
+            hidden, softmax, queries, "rows",
+        )  # fmt: skip
     return shards.run(
-        lambda blocks, rows: function(shards, *blocks, *rows),
-        hidden,
-        blocks,
-        queries,
-        "rows",
-    )
+        lambda blocks, rows, masks: function(shards, blocks, *rows, masks=masks),
+        hidden, softmax, queries, "rows", _laid_out_as(masks, softmax.valid, axis=1),
+    )  # fmt: skip
 
 
-def _laid_out_as(x: Array, other: Array) -> Array:
-    """`x` split along its leading axis as `other` is."""
+def _laid_out_as(x: Array, other: Array, axis: int = 0) -> Array:
+    """`x` split along one axis as `other` is along its leading one."""
     sharding = like(other)
     if sharding is None:
         return x
-    spec = (*sharding.spec, *[None] * x.ndim)[: x.ndim]
-    return jax.sharding.reshard(x, sharding.update(spec=spec))
+    spec = [None] * axis, sharding.spec[:1], [None] * (x.ndim - axis - 1)
+    return jax.sharding.reshard(x, sharding.update(spec=sum(map(tuple, spec), ())))
 
 
 def cluster_log_probs(
@@ -112,13 +113,12 @@ def scores_of_slots(
         hidden: queries.
         slot: slots of each query; vectors of one group are in memory at a time.
     """
-    return on_shards(_local_scores, softmax, softmax.valid, hidden, slot)
+    return on_shards(_local_scores, softmax, hidden, slot)
 
 
 def _local_scores(
     shards: TableShards,
     softmax: SoftmaxArrays,
-    _: Bool[Array, "cluster place"],
     hidden: Float[Array, "query item_width"],
     slot: Int[Array, "query group some"],
 ) -> Float[Array, "query group some"]:

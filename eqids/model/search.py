@@ -65,7 +65,9 @@ def top_k(
     k: int,
     *,
     exclude: Int[Array, "*batch n"] | None = None,
-    allowed: Bool[Array, "cluster place"] | None = None,
+    allowed: Bool[Array, "cluster place"]
+    | Bool[Array, "*batch cluster place"]
+    | None = None,
     max_clusters: int | None = None,
     method: SearchMethod = "auto",
     mixture: Mixture | None = None,
@@ -80,7 +82,7 @@ def top_k(
         hidden: queries; the leading axis may be split over the mesh.
         k: number of items; it may exceed the number of items in the catalog.
         exclude: slots not to return, per query; numbers that are no slots are padding.
-        allowed: places that may be returned to any query, by default all.
+        allowed: places that may be returned, to any query or to each; by default all.
         max_clusters: most clusters to visit for a query, shared evenly by the shards,
             of which each visits at least one. The "full" method ignores it.
         method: visit clusters ("search"), score all items ("full"), or choose by the
@@ -99,20 +101,25 @@ def top_k(
         method = "full"
     if exclude is None:
         exclude = jnp.zeros((*hidden.shape[:-1], 0), jnp.int32)
-    if allowed is None:
-        allowed = softmax.valid
+    allowed = softmax.valid if allowed is None else allowed
+    if allowed.ndim == 2:
+        masks, mask = allowed[None], jnp.zeros(hidden.shape[:-1], jnp.int32)
+    else:
+        masks = allowed.reshape(-1, *softmax.valid.shape)
+        mask = jnp.arange(len(masks), dtype=jnp.int32).reshape(hidden.shape[:-1])
     local = partial(_local_top_k, k=k, max_clusters=max_clusters, method=method)
-    return on_shards(local, softmax, allowed, hidden, exclude, mixture)
+    return on_shards(local, softmax, hidden, exclude, mask, mixture, masks=masks)
 
 
 def _local_top_k(
     shards: TableShards,
     softmax: SoftmaxArrays,
-    allowed: Bool[Array, "cluster place"],
     hidden: Float[Array, "*batch item_width"],
     exclude: Int[Array, "*batch n"],
+    mask: Int[Array, "*batch"],
     mixture: Mixture | None,
     *,
+    masks: Bool[Array, "mask cluster place"],
     k: int,
     max_clusters: int | None,
     method: SearchMethod,
@@ -125,15 +132,15 @@ def _local_top_k(
     def flat(x: Array) -> Array:
         return x.reshape(math.prod(batch), *x.shape[len(batch) :])
 
-    query, slots, raises = jax.tree.map(
-        lambda x: shards.gather(flat(x)), (hidden, exclude, mixture)
+    query, slots, mask, raises = jax.tree.map(
+        lambda x: shards.gather(flat(x)), (hidden, exclude, mask, mixture)
     )
     if raises is not None:
         raises = raises.counted_from(first_slot)
     log_p = cluster_log_probs(shards, softmax, query)
     floor = jnp.full_like(log_p[:, 0], -jnp.inf)
-    queries = SearchQueries(query, slots - first_slot, log_p, floor, raises)
-    clusters = BestFirst(softmax, softmax.valid & allowed, k)
+    queries = SearchQueries(query, slots - first_slot, mask, log_p, floor, raises)
+    clusters = BestFirst(softmax, masks, k)
     start = clusters.start(queries, queries.bounds(cluster_size))
     search = partial(_searched, shards, clusters, max_clusters=max_clusters)
     whole = partial(clusters.finished, each=in_turn, together=_TOGETHER)
@@ -159,7 +166,7 @@ def _searched(
     max_clusters: int | None,
 ) -> SearchState:
     """Visits clusters best first; scores all items if that takes too many visits."""
-    num_clusters = len(clusters.allowed)
+    num_clusters = len(clusters.softmax.valid)
     if shards.blocks:
         # The best items of every shard's first cluster raise the floor, so that all
         # shards visit fewer clusters.

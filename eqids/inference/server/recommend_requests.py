@@ -1,0 +1,141 @@
+"""Answers `POST /v1/recommend` and `POST /v1/score`."""
+
+import math
+
+import numpy as np
+
+from eqids.data.ids import shown
+from eqids.inference.engine.values import Query, Recommendations, SlotFilter
+from eqids.inference.server.bodies import (
+    LeftOut,
+    RecommendAnswer,
+    RecommendAnswers,
+    RecommendBatch,
+    RecommendedItem,
+    RecommendRequest,
+    RecommendResult,
+    ScoreAnswer,
+    ScoredItem,
+    ScoreRequest,
+)
+from eqids.inference.server.device_calls import device_call, recommendations
+from eqids.inference.server.http_errors import HttpError, expect
+from eqids.inference.server.served_catalog import ServedCatalog
+from eqids.inference.server.service import Service
+from eqids.inference.server.user_histories import requested_history
+
+
+async def recommend(
+    service: Service, asked: RecommendRequest | RecommendBatch
+) -> RecommendAnswer | RecommendAnswers:
+    """Returns the most probable next items of one history, or of several."""
+    engine, catalog = service.ready()
+    config = service.config
+    if isinstance(asked, RecommendBatch):
+        expect(
+            1 <= len(asked.requests) <= config.max_batch,
+            400,
+            f"requests holds {len(asked.requests)}, wanted 1 to {config.max_batch} "
+            "(--max_batch)",
+        )
+        pairs = [
+            _query(service, catalog, one, f"requests[{number}].")
+            for number, one in enumerate(asked.requests)
+        ]
+    else:
+        pairs = [_query(service, catalog, asked, "")]
+    queries, left_out = zip(*pairs, strict=True)
+    answers = await recommendations(engine, catalog.served, queries, config.timeout)
+    results = [
+        RecommendResult(_items(catalog, answer), answer.popularity, left)
+        for answer, left in zip(answers, left_out, strict=True)
+    ]
+    if isinstance(asked, RecommendBatch):
+        return RecommendAnswers(catalog.model, results)
+    (one,) = results
+    return RecommendAnswer(catalog.model, one.items, one.popularity, one.left_out)
+
+
+async def score(service: Service, asked: ScoreRequest) -> ScoreAnswer:
+    """Returns the log-probability of each item after a history."""
+    engine, catalog = service.ready()
+    config, served = service.config, catalog.served
+    expect(
+        1 <= len(asked.items) <= config.max_k,
+        400,
+        f"items holds {len(asked.items)}, wanted 1 to {config.max_k} (--max_k)",
+    )
+    slots = catalog.names.find(asked.items)
+    if (slots < 0).any():
+        at = int((slots < 0).argmax())
+        item = shown(asked.items[at])
+        raise HttpError(404, f"items[{at}]: item {item} is not in the catalog")
+    history, _ = requested_history(catalog, service.events, asked, "")
+    found = await device_call(
+        engine, lambda: served.log_probs([history], slots)[0], config.timeout
+    )
+    scored = [
+        ScoredItem(
+            catalog.names.item(slot),
+            catalog.names.title(slot),
+            value if math.isfinite(value) else None,
+        )
+        for slot, value in zip(slots.tolist(), found.tolist(), strict=True)
+    ]
+    return ScoreAnswer(catalog.model, scored)
+
+
+def _query(
+    service: Service, catalog: ServedCatalog, asked: RecommendRequest, where: str
+) -> tuple[Query, LeftOut]:
+    """Returns a request as the engine reads it, and how many ids were left out."""
+    most = service.config.max_k
+    expect(
+        asked.k <= most, 400, f"{where}k is {asked.k}, wanted 1 to {most} (--max_k)"
+    )
+    history, num_unknown = requested_history(catalog, service.events, asked, where)
+    allow, unknown_allowed = _allowed(catalog, asked, where)
+    deny, unknown_denied = None, 0
+    if asked.deny:
+        slots = catalog.names.find(asked.deny)
+        unknown_denied = int((slots < 0).sum())
+        deny = np.unique(slots[slots >= 0])
+    k = min(asked.k, catalog.served.shapes.max_k)
+    query = Query(history, k, not asked.keep_seen, allow, deny)
+    return query, LeftOut(num_unknown, unknown_allowed, unknown_denied)
+
+
+def _allowed(
+    catalog: ServedCatalog, asked: RecommendRequest, where: str
+) -> tuple[SlotFilter | None, int]:
+    """Returns the only items that may be recommended, and how many ids are unknown."""
+    found, unknown = None, 0
+    if asked.filter is not None:
+        found = catalog.served.filters.get(asked.filter)
+        names = ", ".join(map(shown, catalog.served.filters)) or "none, see --filters"
+        expect(
+            found is not None,
+            404,
+            f"{where}filter {shown(asked.filter)} is unknown, the filters are {names}",
+        )
+    if asked.allow is not None:
+        slots = catalog.names.find(asked.allow)
+        unknown = int((slots < 0).sum())
+        allowed = SlotFilter.of(slots, catalog.served.dataset.item_valid)
+        expect(
+            bool(allowed.allowed.any()),
+            400,
+            f"{where}allow names no item that can be recommended, wanted at least one "
+            "that the catalog holds and that is not retired",
+        )
+        found = allowed if found is None else found & allowed
+    return found, unknown
+
+
+def _items(catalog: ServedCatalog, answer: Recommendations) -> list[RecommendedItem]:
+    pairs = zip(answer.slots.tolist(), answer.probabilities.tolist(), strict=True)
+    names = catalog.names
+    return [
+        RecommendedItem(rank, names.item(slot), names.title(slot), probability)
+        for rank, (slot, probability) in enumerate(pairs, start=1)
+    ]

@@ -1,0 +1,170 @@
+"""Runs the server: listens, opens the model, answers, and drains after a signal."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from socket import socket
+
+import uvicorn
+
+from eqids.config import ServeConfig, Stopped, UserError
+from eqids.inference.engine.inference_engine import InferenceEngine
+from eqids.inference.engine.values import EngineOptions
+from eqids.inference.events.event_store import EventStore
+from eqids.inference.server.access_log import AccessLog
+from eqids.inference.server.api_keys import read_keys
+from eqids.inference.server.application import Application
+from eqids.inference.server.connections import KEEP_ALIVE, BoundedConnection
+from eqids.inference.server.listening import bound_socket, load_certificate, url_of
+from eqids.inference.server.open_served import Report, open_first
+from eqids.inference.server.reload import watch
+from eqids.inference.server.service import Service
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the server's texts go."""
+
+    say: Callable[[str], None]
+    """Receives the line that says that it is ready."""
+    warn: Callable[[str], None]
+    """Receives warnings."""
+    compiled: Report
+    """Receives how many programs are compiled."""
+    log: Callable[[str], None]
+    """Receives lines of the access log; may block."""
+
+
+def serve(config: ServeConfig, output: Output) -> None:
+    """Serves until a signal, and returns never.
+
+    Args:
+        config: the command's flags.
+        output: where texts go.
+
+    Raises:
+        UserError: a file of the flags is missing or invalid, or the port is in use.
+        Stopped: a signal came, and every accepted request was answered.
+    """
+    keys = [] if config.api_key_file is None else read_keys(config.api_key_file)
+    with bound_socket(config) as listener:
+        asyncio.run(_serve(config, keys, listener, output))
+
+
+async def _serve(
+    config: ServeConfig, keys: Sequence[bytes], listener: socket, output: Output
+) -> None:
+    service = Service(config)
+    log = AccessLog(output.log) if config.access_log else None
+    server = _Server(_uvicorn_config(config, Application(service, keys, log)))
+    load_certificate(server.config, config.tls_cert)
+    stopped = _first_signal()
+    listening = asyncio.create_task(server.serve([listener]))
+    url = url_of(config, listener)
+    working = asyncio.create_task(_work(service, url, output))
+    try:
+        await asyncio.wait(
+            {stopped, listening, working}, return_when=asyncio.FIRST_COMPLETED
+        )
+        await service.drain()
+    finally:
+        working.cancel()
+        server.should_exit = True
+        await listening
+        _close(service)
+        if log is not None:
+            log.close()
+    if not stopped.done():
+        await working
+    number = stopped.result()
+    name = signal.Signals(number).name
+    raise Stopped(f"{name}: all accepted requests are answered", number)
+
+
+async def _work(service: Service, url: str, output: Output) -> None:
+    """Makes the service ready, and then watches for new checkpoints."""
+    config, started = service.config, time.monotonic()
+
+    def report(done: int, of: int) -> None:
+        if service.draining.is_set():
+            raise UserError("stopped before the model was ready")
+        output.compiled(done, of)
+
+    if config.events is not None:
+        service.events = EventStore(config.events)
+    catalog = await asyncio.to_thread(open_first, config, report)
+    if service.events is not None:
+        service.events.record_dataset(catalog.served.dataset.path)
+    options = EngineOptions(max_queue=config.max_queue)
+    service.engine = InferenceEngine(catalog.served, options)
+    service.catalog = catalog
+    output.say(
+        f"ready at {url} after {time.monotonic() - started:.1f} s: serves "
+        f"{catalog.model.checkpoint}, {len(catalog.names):,} items"
+    )
+    if config.watch is not None:
+        await watch(service, config.watch, config.watch_every, output.warn)
+    await service.draining.wait()
+
+
+def _first_signal() -> "asyncio.Future[int]":
+    """Returns a future of the first signal to stop; a second one ends the process."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[int] = loop.create_future()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def stop(number: int) -> None:
+        for one in numbers:
+            loop.remove_signal_handler(one)
+        stopped.set_result(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+    return stopped
+
+
+def _close(service: Service) -> None:
+    if service.engine is not None:
+        service.engine.close()
+    if service.events is not None:
+        service.events.close()
+
+
+def _uvicorn_config(config: ServeConfig, application: Application) -> uvicorn.Config:
+    class Connection(BoundedConnection):
+        max_connections = config.max_connections
+        read_timeout = config.read_timeout
+
+    return uvicorn.Config(
+        application,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(config.read_timeout) + 1,
+        ssl_certfile=config.tls_cert,
+        ssl_keyfile=config.tls_key,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers, which closes slow connections."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, BoundedConnection)
+                connection.close_if_overdue()
+        return await super().on_tick(counter)

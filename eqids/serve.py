@@ -1,0 +1,60 @@
+"""Serve: `python -m eqids.serve`."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from eqids.cli import parse, run, say, warn
+from eqids.config import ServeConfig, require
+
+DESCRIPTION = """Answer requests for recommendations over HTTP.
+
+A request has a user of the dataset or a history, and gets the answer of
+`eqids.recommend`. The server is ready when it says so in one line:
+
+    python -m eqids.serve --checkpoint runs/ml-100k-nano-all-seed0
+    curl -d '{"user": 1, "k": 5}' http://127.0.0.1:8000/v1/recommend
+
+docs/serving.md has all endpoints, and GET /openapi.json describes them.
+"""
+
+_NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serves until a signal."""
+    config = parse(ServeConfig, argv, "eqids.serve", DESCRIPTION)
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    require(
+        not missing,
+        f"eqids.serve needs {', '.join(missing)}: pip install 'eqids[serve]'",
+    )
+    # Imported here: --help and a mistyped flag do not wait for jax.
+    from tqdm import tqdm
+
+    from eqids.inference.server.web_server import Output, serve
+
+    with tqdm(unit="program", desc="compiles", disable=None) as bar:
+
+        def compiled(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+            if done == of:
+                bar.close()
+
+        serve(config, Output(_say_now, warn, compiled, _log))
+
+
+def _say_now(text: str) -> None:
+    """Prints a line at once, also into a pipe."""
+    say(text)
+    sys.stdout.flush()
+
+
+def _log(lines: str) -> None:
+    sys.stderr.write(lines)
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    run(main)
