@@ -8,6 +8,7 @@ from typing import Any
 from bench.options import AllOptions, CompareOptions, Options
 from bench.quality_options import QualityOptions
 from bench.search_options import RecommendOptions, TopkOptions
+from bench.serve_options import ServeOptions
 from bench.step_options import HeadOptions, TrainOptions
 from bench.storage_options import CheckpointOptions, DataOptions, LoadOptions
 
@@ -34,6 +35,7 @@ SECTIONS: Mapping[str, SectionEntry] = MappingProxyType(
         "data": SectionEntry(DataOptions, "bench.data"),
         "checkpoint": SectionEntry(CheckpointOptions, "bench.checkpoint_speed"),
         "recommend": SectionEntry(RecommendOptions, "bench.recommend_speed"),
+        "serve": SectionEntry(ServeOptions, "bench.serve_speed"),
     }
 )
 """Every section, by its name on the command line."""
