@@ -43,7 +43,8 @@ class ServeOptions(Options):
         check_flags(self, "seconds", ABOVE_ZERO)
         require(
             list(self.clients) == sorted(set(self.clients)),
-            f"--clients is {' '.join(map(str, self.clients))}, wanted ascending numbers",
+            f"--clients is {' '.join(map(str, self.clients))}, wanted numbers that "
+            "ascend",
         )
 
     @property
