@@ -1,6 +1,5 @@
 """Programs, compiled once for each shape: ahead of time or when first needed."""
 
-import threading
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
@@ -105,7 +104,6 @@ class Programs:
         """
         self.sizes = sizes
         self._compiled: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
 
     def run(self, function: Callable[..., Any], *args: PyTree, **static: Any) -> Any:
         """Calls the program for the shapes of the arguments; compiles a missing one.
@@ -124,10 +122,8 @@ class Programs:
         shapes = tuple(x.shape for x in jax.tree.leaves(args[1:]))
         key = function.__name__, shapes, tuple(static.items())
         if key not in self._compiled:
-            with self._lock:
-                if key not in self._compiled:
-                    program = jax.jit(partial(function, **static))
-                    self._compiled[key] = program.lower(*args).compile()
+            program = jax.jit(partial(function, **static))
+            self._compiled[key] = program.lower(*args).compile()
         return self._compiled[key]
 
     @property

@@ -3,7 +3,9 @@
 import copy
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 
 from eqids.config import require
 from eqids.data import Dataset
-from eqids.inference.engine.all_programs import SCORED, all_programs
+from eqids.inference.engine.all_programs import SCORED, ProgramShape, all_programs
 from eqids.inference.engine.batching import BatchPlan, plan
 from eqids.inference.engine.compiled_programs import (
     Programs,
@@ -103,17 +105,26 @@ class ServedModel:
         other.filters, other.serial = dict(filters), next(_SERIAL)
         return other
 
-    def compile(self, report: Callable[[int, int], None] | None = None) -> None:
+    def compile(
+        self,
+        report: Callable[[int, int], None] | None = None,
+        max_k: int | None = None,
+    ) -> None:
         """Compiles the programs of all shapes that are not compiled yet.
 
         Args:
             report: receives how many are compiled, and how many there are.
+            max_k: the largest k of the queries, by default any.
         """
-        programs = all_programs(self.opened, self.shapes)
-        for number, one in enumerate(programs, start=1):
+        programs = all_programs(self.opened, self.shapes.up_to(max_k))
+
+        def compiled(one: ProgramShape) -> None:
             self._programs.compiled(one.function, *one.args, **one.static)
-            if report is not None:
-                report(number, len(programs))
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for number, _ in enumerate(threads.map(compiled, programs), start=1):
+                if report is not None:
+                    report(number, len(programs))
 
     @property
     def num_programs(self) -> int:

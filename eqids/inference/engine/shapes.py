@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _SHORTEST = 16
 """Positions of the shortest bucket of histories."""
@@ -48,6 +48,13 @@ class Shapes:
             widths=() if num_slots <= _MASKED else _WIDTHS,
             masked_rows=[size for size in rows if size <= most],
         )
+
+    def up_to(self, max_k: int | None) -> "Shapes":
+        """Returns the same without the buckets that no k up to `max_k` needs."""
+        if max_k is None:
+            return self
+        last = self.ks.index(bucket(self.ks, max_k))
+        return replace(self, ks=self.ks[: last + 1])
 
 
 def bucket(sizes: Sequence[int], size: int) -> int:
