@@ -18,6 +18,7 @@ def load(
     data_dir: Path | str | None = None,
     llama_path: Path | str | None = None,
     tokenizer: Path | str | None = None,
+    compilation_cache: bool = True,
 ) -> "Recommender":
     """Opens a trained model for recommendations.
 
@@ -30,6 +31,10 @@ def load(
         data_dir: the dataset folder, by default the one of the run.
         llama_path: the folder of the frozen Llama, by default the one of the run.
         tokenizer: the tokenizer.json of a run with text, by default the one of the run.
+        compilation_cache: let JAX keep compiled programs on disk, so that the next
+            process starts sooner: in $JAX_COMPILATION_CACHE_DIR, or else in the folder
+            `programs` of $EQIDS_CACHE or ~/.cache/eqids. It concerns all programs that
+            the process compiles.
 
     Returns:
         A recommender; see `Recommender.recommend`.
@@ -39,6 +44,8 @@ def load(
             tokenizer is missing or another one.
     """
     # Imported here, so that preparing data does not pay for importing JAX.
-    from eqids.inference import recommender
+    from eqids.inference import load_recommender
 
-    return recommender.load(checkpoint, data_dir, llama_path, tokenizer)
+    return load_recommender.load(
+        checkpoint, data_dir, llama_path, tokenizer, compilation_cache
+    )

@@ -7,6 +7,8 @@ from eqids.cli import check_output, one_line, parse, run, say, warn
 from eqids.config import RecommendConfig, UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from eqids.inference.histories import History
@@ -23,6 +25,7 @@ recommendations are written to another file:
     python -m eqids.recommend --init_from exported/mine --user 1
     python -m eqids.recommend --checkpoint runs/mine --input a.parquet \\
         --output b.parquet
+    python -m eqids.recommend --checkpoint runs/mine --similar 50,181
 """
 
 
@@ -33,19 +36,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here: --help and a mistyped flag do not wait for jax.
     from tqdm import tqdm
 
+    from eqids.inference.allowed_items import allowed_items
+    from eqids.inference.compilation_cache import keep_compiled_programs
     from eqids.inference.open import open_model
     from eqids.inference.recommender import Recommender
     from eqids.inference.write_recommendations import write_recommendations
     from sharding import placement
 
+    if not config.no_compilation_cache:
+        keep_compiled_programs()
     recommender = Recommender(open_model(config, placement("none")))
+    if config.similar is not None:
+        say(_similar(recommender, config.similar, config.k))
+        return
     histories, left_out = _histories(recommender, config)
     if config.request_time is not None:
         histories = recommender.asked_at(
             histories, config.request_time, "--request_time", _report
         )
-    seen = not config.keep_seen
-    parts = recommender.search(histories, config.k, filter_seen=seen)
+    if config.score is not None:
+        say(_scores(recommender, histories, config.score))
+        return
+    dataset, seen = recommender.dataset, not config.keep_seen
+    allow, deny = _ids(config.allow), _ids(config.deny)
+    allowed = allowed_items(dataset, allow, deny, _report).places
+    parts = recommender.search(histories, config.k, filter_seen=seen, allowed=allowed)
     notes = _notes(histories, left_out)
     if config.output is None:
         for part in parts:
@@ -57,6 +72,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, users = write_recommendations(config.output, found), len(histories)
     what = f"{rows:,} recommendations for {users:,} users in {config.output}"
     say(one_line("; ".join([what, *notes])))
+
+
+def _ids(file: "Path | None") -> "pd.Series | None":
+    """Returns the item ids of a file, if there is one."""
+    from eqids.data.raw.id_files import read_id_file
+
+    return None if file is None else read_id_file(file)
+
+
+def _similar(recommender: "Recommender", items: str, k: int) -> str:
+    """Returns similar items as lines, for each item below its id."""
+    from eqids.data.ids import typed_ids
+
+    found = recommender.similar(typed_ids(items), k)
+    blocks = []
+    for item, rows in found.groupby("item", sort=False):
+        columns = (rows[n] for n in ("rank", "similarity", "similar_item", "title"))
+        lines = [
+            one_line(f"{rank:>4}  {cosine:8.4f}  {similar}  {title}")
+            for rank, cosine, similar, title in zip(*columns, strict=True)
+        ]
+        blocks.append("\n".join([f"similar to {item}:", *lines]))
+    return "\n".join(blocks)
+
+
+def _scores(
+    recommender: "Recommender", histories: Sequence["History"], items: str
+) -> str:
+    """Returns the probabilities of items as lines."""
+    import numpy as np
+
+    from eqids.data.ids import typed_ids
+
+    found = recommender.score(histories, typed_ids(items))
+    columns = (found[name] for name in ("log_probability", "item", "title"))
+    return "\n".join(
+        one_line(f"{np.exp(log_prob):12.6%}  {item}  {title}")
+        for log_prob, item, title in zip(*columns, strict=True)
+    )
 
 
 def _histories(

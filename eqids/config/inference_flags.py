@@ -90,14 +90,33 @@ class RecommendConfig(OpenConfig):
     """Number of items to recommend."""
     keep_seen: bool = False
     """Recommend items of the history too."""
+    allow: Path | None = None
+    """File with the ids of the only items to recommend: one a line, or the column item
+    of a CSV (its name ends in .csv) or Parquet file."""
+    deny: Path | None = None
+    """File with the ids of items not to recommend, as --allow."""
+    score: str | None = None
+    """Item ids, separated by commas: show how probable they are after the history of
+    --user or --history, in place of recommendations."""
+    similar: str | None = None
+    """Item ids, separated by commas, in place of a history: show the --k items whose
+    vectors are most similar to each."""
+    no_compilation_cache: bool = False
+    """Compile all programs anew. Otherwise JAX keeps them in the folder programs of
+    $EQIDS_CACHE or ~/.cache/eqids, or in $JAX_COMPILATION_CACHE_DIR."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_flags(self, "k", ONE_OR_MORE)
-        given = sum(x is not None for x in (self.user, self.history, self.input))
+        sources = self.user, self.history, self.input, self.similar
+        given = sum(x is not None for x in sources)
         require(
             given == 1,
-            f"wanted one of --user, --history and --input, {given} are given",
+            f"wanted one of --user, --history, --input and --similar, {given} are given",
+        )
+        require(
+            self.score is None or self.input is None and self.similar is None,
+            "--score needs --user or --history, after which items are scored",
         )
         require(
             (self.input is None) == (self.output is None),

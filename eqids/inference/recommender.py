@@ -2,29 +2,37 @@
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
-from convert.hf_eqids import is_pair
-from eqids.config import OpenConfig, require
+from eqids.config import require
 from eqids.inference.allowed_items import allowed_items
+from eqids.inference.answer_tables import AnswerTables
+from eqids.inference.engine.served_model import ServedModel
+from eqids.inference.engine.values import Query, SlotFilter
 from eqids.inference.histories import (
     History as History,
     Unknown,
     read_histories,
 )
-from eqids.inference.model_search import ModelSearch
-from eqids.inference.open import Opened, open_model
+from eqids.inference.id_lists import id_list
+from eqids.inference.open import Opened
 from eqids.inference.request_times import asked_now, with_request_times
-from sharding import placement
 
 _ROWS = 64
 """Most histories that go through the model in one call."""
+
+Histories: TypeAlias = (
+    pd.DataFrame
+    | pa.Table
+    | History
+    | Iterable[Iterable[Any] | History | pd.DataFrame | pa.Table]
+)
+"""One table, one history, or a list of histories; see `Recommender.recommend`."""
 
 
 class Recommender:
@@ -43,16 +51,14 @@ class Recommender:
         """
         self.opened = opened
         self.dataset = opened.dataset
-        items = opened.dataset.items().set_index("slot")
-        self._items, self._titles = items["item"], items["title"]
-        self._search = ModelSearch(opened)
+        self._tables = AnswerTables(opened.dataset)
+        self._served = ServedModel(
+            opened, max_batch=_ROWS, max_k=self.dataset.num_slots
+        )
 
     def recommend(
         self,
-        histories: pd.DataFrame
-        | pa.Table
-        | History
-        | Iterable[Iterable[Any] | History | pd.DataFrame | pa.Table],
+        histories: Histories,
         k: int = 10,
         *,
         filter_seen: bool = True,
@@ -101,15 +107,139 @@ class Recommender:
                 k is not a whole number of 1 or more, or request times are invalid or
                 the model does not read them.
         """
-        require(
-            isinstance(k, int | np.integer) and k >= 1,
-            f"k is {k!r}, wanted a whole number of 1 or more",
-        )
+        _check_k(k)
+        messages: list[str] = []
+        given, left_out = self._given(histories, unknown, request_times, messages)
+        allowed = allowed_items(self.dataset, allow, deny, messages.append)
+        _warn(messages)
+        places = allowed.places
+        parts = self.search(given, int(k), filter_seen=filter_seen, allowed=places)
+        found = pd.concat(list(parts), ignore_index=True)
+        popular = [history.user for history in given if not len(history.slots)]
+        counts = {"histories": left_out, **allowed.unknown}
+        found.attrs = {"unknown": counts, "popularity": popular}
+        return found
+
+    def score(
+        self,
+        histories: Histories,
+        items: Iterable[Any],
+        *,
+        unknown: Unknown = "refuse",
+        request_times: Any = None,
+    ) -> pd.DataFrame:
+        """Returns the log-probability of items as the next item of every history.
+
+        It is exact: the sum of the probabilities of all items is 1. After an empty
+        history it is the logarithm of the item's share of the training events.
+
+        Args:
+            histories: as for `recommend`.
+            items: ids of the items, the same for all histories.
+            unknown: as for `recommend`, for the items of histories.
+            request_times: as for `recommend`.
+
+        Returns:
+            A DataFrame with the columns user, item, title and log_probability, -inf
+            for a retired item.
+
+        Raises:
+            UserError: an item is unknown, or see `recommend`.
+        """
+        messages: list[str] = []
+        given, _ = self._given(histories, unknown, request_times, messages)
+        _warn(messages)
+        slots = self.dataset.slot_of(id_list("items", items))
+        found = self._served.log_probs(given, slots)
+        return self._tables.scores(given, slots, found)
+
+    def similar(self, items: Iterable[Any], k: int = 10) -> pd.DataFrame:
+        """Returns the items whose vectors are most similar to those of given items.
+
+        Args:
+            items: ids.
+            k: number of similar items for each.
+
+        Returns:
+            A DataFrame with the columns item, rank (from 1), similar_item, title (of
+            the similar item) and similarity, the cosine of the two vectors.
+
+        Raises:
+            UserError: an item is unknown, or k is not a whole number of 1 or more.
+        """
+        _check_k(k)
+        slots = self.dataset.slot_of(id_list("items", items))
+        require(len(slots) > 0, "items is empty, wanted at least one item id")
+        found, cosines = self._served.similar(slots, min(k, self.dataset.num_slots))
+        return self._tables.similar(slots, found, cosines)
+
+    def item_vectors(self) -> pd.DataFrame:
+        """Returns the vector of every item, a row each, by item id.
+
+        The softmax predicts items by these vectors. Retired items have one, too.
+        """
+        vectors = self._served.item_vectors().reshape(self.dataset.num_slots, -1)
+        items = self._tables.items
+        return pd.DataFrame(vectors[items.index], index=pd.Index(items, name="item"))
+
+    def user_vectors(
+        self,
+        histories: Histories,
+        *,
+        unknown: Unknown = "refuse",
+        request_times: Any = None,
+    ) -> pd.DataFrame:
+        """Returns the vector of every history, a row each, by user.
+
+        The dot product with an item's vector, plus the item's bias, is the item's
+        logit within its cluster: it orders the items of one cluster. It does not
+        order items of different clusters, because P(item) = P(cluster) P(item |
+        cluster); use `score` or `recommend` for these.
+
+        Args:
+            histories: as for `recommend`; an empty one has a vector of zeros.
+            unknown: as for `recommend`.
+            request_times: as for `recommend`.
+
+        Raises:
+            UserError: see `recommend`.
+        """
+        messages: list[str] = []
+        given, _ = self._given(histories, unknown, request_times, messages)
+        _warn(messages)
+        index = pd.Index([history.user for history in given], name="user")
+        return pd.DataFrame(self._served.query_vectors(given), index=index)
+
+    def warmup(
+        self, k: int = 10, report: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Compiles all programs, so that no later call waits for that.
+
+        Without it, calls compile what they need: a few sizes of histories, of batches
+        and of k.
+
+        Args:
+            k: the largest k of later calls.
+            report: receives how many programs are compiled, and how many there are.
+
+        Raises:
+            UserError: k is not a whole number of 1 or more.
+        """
+        _check_k(k)
+        self._served.compile(report, max_k=min(k, self.dataset.num_slots))
+
+    def _given(
+        self,
+        histories: Histories,
+        unknown: Unknown,
+        request_times: Any,
+        messages: list[str],
+    ) -> tuple[list[History], int]:
+        """Returns histories with request times, and how many events were left out."""
         require(
             unknown in ("refuse", "skip"),
             f"unknown is {unknown!r}, wanted 'refuse' or 'skip'",
         )
-        messages: list[str] = []
         given, left_out = read_histories(
             self.dataset,
             histories,
@@ -121,17 +251,7 @@ class Recommender:
             given = self.asked_at(
                 given, request_times, "request_times", messages.append
             )
-        allowed = allowed_items(self.dataset, allow, deny, messages.append)
-        for message in messages:
-            # At this depth the warning names the caller's line.
-            warnings.warn(message.removeprefix("warning: "), stacklevel=2)
-        places = allowed.places
-        parts = self.search(given, int(k), filter_seen=filter_seen, allowed=places)
-        found = pd.concat(list(parts), ignore_index=True)
-        popular = [history.user for history in given if not len(history.slots)]
-        counts = {"histories": left_out, **allowed.unknown}
-        found.attrs = {"unknown": counts, "popularity": popular}
-        return found
+        return given, left_out
 
     def of_user(self, user: Hashable) -> History:
         """Returns a user's history in the dataset, for `recommend`.
@@ -191,70 +311,24 @@ class Recommender:
             allowed: places that may be recommended (see `allowed_items`), by default
                 those of all items that are not retired.
         """
-        if allowed is None:
-            allowed = self.dataset.item_valid
+        only = None if allowed is None else SlotFilter(allowed)
         if self.reads_request_time:
             histories = asked_now(histories)
         k = min(k, self.dataset.num_slots)
-        popular = None
-        for chunk in self._search.chunks(histories, filter_seen, _ROWS):
-            slots = np.full((len(chunk.histories), k), -1)
-            probability = np.zeros(slots.shape, np.float32)
-            empty = np.array([len(one.slots) == 0 for one in chunk.histories])
-            if not empty.all():
-                slots[~empty], probability[~empty] = self._search(chunk, k, allowed)
-            if empty.any():
-                popular = popular or self._popular(k, allowed)
-                slots[empty], probability[empty] = popular
-            yield self._named(chunk.histories, slots, probability)
-
-    def _popular(
-        self, k: int, allowed: Bool[np.ndarray, "cluster place"]
-    ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Returns the most popular slots and their shares of events; -1 pads slots."""
-        counts = np.where(self.dataset.item_valid, self.dataset.item_counts, 0)
-        shares = counts.reshape(-1) / max(1, int(counts.sum()))
-        slots = np.flatnonzero(allowed)
-        slots = slots[np.argsort(-shares[slots], kind="stable")][:k]
-        padding = (0, k - len(slots))
-        shares = np.pad(shares[slots], padding).astype(np.float32)
-        return np.pad(slots, padding, constant_values=-1), shares
-
-    def _named(
-        self, chunk: Sequence[History], slots: np.ndarray, probability: np.ndarray
-    ) -> pd.DataFrame:
-        """Returns rows of ids and titles for slots; -1 becomes no row."""
-        row, rank = np.nonzero(slots >= 0)
-        found = slots[row, rank]
-        users = pd.Series([history.user for history in chunk], dtype=object)
-        return pd.DataFrame(
-            {
-                "user": users.iloc[row].infer_objects().to_numpy(),
-                "rank": rank + 1,
-                "item": self._items.loc[found].to_numpy(),
-                "title": self._titles.loc[found].to_numpy(),
-                "probability": probability[row, rank],
-            }
-        )
+        for first in range(0, len(histories), _ROWS):
+            chunk = histories[first : first + _ROWS]
+            queries = [Query(one, k, filter_seen, only) for one in chunk]
+            yield self._tables.recommendations(chunk, self._served.answer(queries))
 
 
-def load(
-    checkpoint: Path | str,
-    data_dir: Path | str | None = None,
-    llama_path: Path | str | None = None,
-    tokenizer: Path | str | None = None,
-) -> Recommender:
-    """Opens a trained model for recommendations; see `eqids.load`."""
-    path = Path(checkpoint)
-    data, llama, tokens = (
-        None if p is None else Path(p) for p in (data_dir, llama_path, tokenizer)
+def _check_k(k: Any) -> None:
+    require(
+        isinstance(k, int | np.integer) and k >= 1,
+        f"k is {k!r}, wanted a whole number of 1 or more",
     )
-    pair = is_pair(path)
-    config = OpenConfig(
-        checkpoint=None if pair else path,
-        init_from=path if pair else None,
-        data_dir=data,
-        llama_path=llama,
-        tokenizer=tokens,
-    )
-    return Recommender(open_model(config, placement("none")))
+
+
+def _warn(messages: Sequence[str]) -> None:
+    """Gives warnings that name the line which called the method that calls this."""
+    for message in messages:
+        warnings.warn(message.removeprefix("warning: "), stacklevel=3)
