@@ -1,5 +1,6 @@
 """Sorts files of histories by user and time, on disk and in bounded memory."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from eqids.data.raw.missing import (
 from eqids.data.raw.sources import Source
 from eqids.data.raw.times import SECONDS, TIMES_WANTED
 
-_MEMORY = "2GB"
-"""Memory of the engine; what exceeds it goes to a temporary folder."""
+_MEMORY, _THREADS = "1GB", 4
+"""Most memory of the engine, whose threads each need a share; what exceeds it goes to a
+temporary folder."""
 _ROW_GROUP = 100_000
 """Rows of the sorted file that are read at once."""
 _ADVICE = MissingAdvice(empty="", time=WITHOUT_TIMES["time"], null_words="")
@@ -62,6 +64,7 @@ def sort_histories(
     """
     with engine() as reader:
         reader.con.raw_sql(f"SET memory_limit = '{_MEMORY}'")
+        reader.con.raw_sql(f"SET threads = {min(_THREADS, os.cpu_count() or 1)}")
         source = open_histories(reader, path)
         names = [
             name for name in source.columns if name != "request_time" or request_time
