@@ -18,7 +18,7 @@ DESCRIPTION = """Name the most probable next items, exactly, with their probabil
 
 The histories are that of a user of the dataset, one given as item ids, or those of a
 Parquet or CSV file (columns user, item and optionally time and request_time), whose
-recommendations are written to another file:
+recommendations are written to another file, or to a folder of Parquet files:
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
@@ -26,13 +26,15 @@ recommendations are written to another file:
     python -m eqids.recommend --checkpoint runs/mine --input a.parquet \\
         --output b.parquet
     python -m eqids.recommend --checkpoint runs/mine --similar 50,181
+    python -m eqids.recommend --checkpoint runs/mine --input histories --output answers
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints recommendations, or writes those of a file to another."""
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
-    check_output(config.output, "--output", config.overwrite)
+    if not config.to_folder:
+        check_output(config.output, "--output", config.overwrite)
     # Imported here: --help and a mistyped flag do not wait for jax.
     from tqdm import tqdm
 
@@ -48,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     recommender = Recommender(open_model(config, placement("none")))
     if config.similar is not None:
         say(_similar(recommender, config.similar, config.k))
+        return
+    if config.to_folder:
+        _fill_folder(recommender, config)
         return
     histories, left_out = _histories(recommender, config)
     if config.request_time is not None:
@@ -113,6 +118,38 @@ def _scores(
     )
 
 
+def _fill_folder(recommender: "Recommender", config: RecommendConfig) -> None:
+    """Writes the recommendations of --input to the folder --output, part by part."""
+    from tqdm import tqdm
+
+    from eqids.inference.bulk.bulk_run import open_bulk
+
+    def report(message: str) -> None:
+        (_report if message.startswith("warning: ") else say)(message)
+
+    with open_bulk(recommender, config, report) as bulk:
+        missing = bulk.missing()
+        left = sum(map(bulk.num_users_of, missing))
+        done = bulk.num_users - left
+        if done:
+            say(f"continuing after {done:,} of {bulk.num_users:,} users")
+        with tqdm(
+            total=bulk.num_users, initial=done, unit=" users", disable=None
+        ) as bar:
+            for part in missing:
+                bulk.write(part, bar.update)
+                done += bulk.num_users_of(part)
+                if bar.disable:
+                    say(f"{done:,} of {bulk.num_users:,} users")
+        parts = bulk.finish()
+    rows = sum(part.num_rows for part in parts)
+    said = f"{rows:,} recommendations for {bulk.num_users:,} users in {config.output}"
+    notes = _left_out(bulk.num_unknown)
+    if popular := sum(part.num_popular for part in parts):
+        notes.append(f"{popular:,} users without history got the most popular items")
+    say(one_line("; ".join([said, *notes])))
+
+
 def _histories(
     recommender: "Recommender", config: RecommendConfig
 ) -> tuple[list["History"], int]:
@@ -143,16 +180,21 @@ def _report(message: str) -> None:
     warn(message.removeprefix("warning: "))
 
 
+def _left_out(num_events: int) -> list[str]:
+    """Says how many events were left out."""
+    if not num_events:
+        return []
+    return [
+        f"{num_events:,} event{'s' if num_events > 1 else ''} with items that the "
+        "catalog does not hold left out (--unknown skip)"
+    ]
+
+
 def _notes(histories: Sequence["History"], left_out: int) -> list[str]:
     """Says which events were left out, and who was answered by popularity."""
     from eqids.data.ids import shown
 
-    notes = []
-    if left_out:
-        notes.append(
-            f"{left_out:,} event{'s' if left_out > 1 else ''} with items that the "
-            "catalog does not hold left out (--unknown skip)"
-        )
+    notes = _left_out(left_out)
     empty = [history.user for history in histories if not len(history.slots)]
     if len(histories) == 1 and empty:
         notes.append(
