@@ -64,9 +64,7 @@ class ServeConfig(OpenConfig):
         check_flags(self, "timeout read_timeout watch_every", ABOVE_ZERO)
         check_flags(self, "timeout read_timeout watch_every", FINITE)
         check_flags(self, "port", ZERO_OR_MORE)
-        require(
-            self.port < 2**16, f"--port is {self.port}, wanted a port: 0 to 65535"
-        )
+        require(self.port < 2**16, f"--port is {self.port}, wanted a port: 0 to 65535")
         require(
             (self.tls_cert is None) == (self.tls_key is None),
             "--tls_cert and --tls_key go together: a certificate and its private key",

@@ -42,7 +42,9 @@ class AccessLog:
         self._lines: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
         self._encode = msgspec.json.Encoder().encode
         self._dropped = 0
-        self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name="access log", daemon=True
+        )
         self._thread.start()
 
     def add(self, record: AccessRecord) -> None:

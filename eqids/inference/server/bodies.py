@@ -1,4 +1,4 @@
-"""The JSON of requests and answers, as types that msgspec reads, writes and documents."""
+"""The JSON of requests and answers, as types that msgspec reads and writes."""
 
 from typing import Annotated, Literal
 

@@ -19,9 +19,7 @@ async def store_events(service: Service, asked: EventsRequest) -> EventsAnswer:
     _, catalog = service.ready()
     given, store = asked.events, service.events
     if store is None:
-        raise HttpError(
-            404, "the server stores no events, start it with --events FILE"
-        )
+        raise HttpError(404, "the server stores no events, start it with --events FILE")
     expect(
         1 <= len(given) <= _MOST,
         400,

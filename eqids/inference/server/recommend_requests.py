@@ -90,9 +90,7 @@ def _query(
 ) -> tuple[Query, LeftOut]:
     """Returns a request as the engine reads it, and how many ids were left out."""
     most = service.config.max_k
-    expect(
-        asked.k <= most, 400, f"{where}k is {asked.k}, wanted 1 to {most} (--max_k)"
-    )
+    expect(asked.k <= most, 400, f"{where}k is {asked.k}, wanted 1 to {most} (--max_k)")
     history, num_unknown = requested_history(catalog, service.events, asked, where)
     allow, unknown_allowed = _allowed(catalog, asked, where)
     deny, unknown_denied = None, 0

@@ -35,9 +35,7 @@ async def reload(service: Service, asked: ReloadRequest) -> ReloadAnswer:
     replacing.add_done_callback(ended)
     draining = asyncio.create_task(service.draining.wait())
     try:
-        await asyncio.wait(
-            {replacing, draining}, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({replacing, draining}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         draining.cancel()
     if not replacing.done():

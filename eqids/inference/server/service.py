@@ -51,9 +51,7 @@ class Service:
             HttpError: 503 before the first model is ready, and while draining.
         """
         if self.draining.is_set():
-            raise HttpError(
-                503, "the server is shutting down", {"connection": "close"}
-            )
+            raise HttpError(503, "the server is shutting down", {"connection": "close"})
         if self.engine is None or self.catalog is None:
             raise HttpError(503, "the model is not ready yet", {"retry-after": "1"})
         return self.engine, self.catalog

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from socket import socket
+from typing import Any
 
 import uvicorn
 
@@ -66,9 +67,8 @@ async def _serve(
     url = url_of(config, listener)
     working = asyncio.create_task(_work(service, url, output))
     try:
-        await asyncio.wait(
-            {stopped, listening, working}, return_when=asyncio.FIRST_COMPLETED
-        )
+        ends: list[asyncio.Future[Any]] = [stopped, listening, working]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         await service.drain()
     finally:
         working.cancel()
