@@ -437,7 +437,7 @@ def test_the_queue_is_bounded_and_requests_have_a_deadline(served: Served) -> No
     release = threading.Event()
     blocked = engine.submit_call(release.wait)
     until(blocked.running)
-    asked = {"json": {"history": ["item 11", "item 12"], "k": 3}}
+    asked: dict[str, Any] = {"json": {"history": ["item 11", "item 12"], "k": 3}}
     late = ask(app, "POST", "/v1/recommend", **asked)
     assert (late.status_code, "within 0.2 seconds" in late.text) == (504, True)
     waiting = []
@@ -452,6 +452,7 @@ def test_the_queue_is_bounded_and_requests_have_a_deadline(served: Served) -> No
         one.result()
     assert ask(app, "POST", "/v1/recommend", **asked).status_code == 200
     engine.close()
+    asked["json"]["k"] = 4  # which no cache answers
     closed = ask(app, "POST", "/v1/recommend", **asked)
     assert (closed.status_code, closed.headers["connection"]) == (503, "close")
 
