@@ -62,7 +62,7 @@ def application(
     """Returns an application with other flags, and an engine of its own, which serve
     the same model."""
     checkpoint = served.service.config.checkpoint
-    service = Service(ServeConfig(checkpoint=checkpoint, **flags))
+    service = Service(ServeConfig(checkpoint=checkpoint, **flags), served.log.append)
     service.catalog = served.service.catalog
     options = EngineOptions(max_queue=service.config.max_queue)
     service.engine = InferenceEngine(service.catalog.served, options)
@@ -101,7 +101,7 @@ def serving(checkpoint: Path, **flags: Any) -> Iterator[Served]:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         stopped: asyncio.Future[int] = loop.create_future()
-        service = Service(config)
+        service = Service(config, log.append)
         parts.extend((service, loop, stopped))
         output = Output(say, log.append, lambda done, of: None, log.append)
         await serve_until(stopped, service, output)

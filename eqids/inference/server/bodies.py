@@ -135,7 +135,7 @@ class RecommendResult(Struct, frozen=True, omit_defaults=True):
 
     items: list[RecommendedItem]
     popularity: bool = False
-    left_out: LeftOut = LeftOut()
+    left_out: LeftOut | None = None
 
 
 class RecommendAnswer(Struct, frozen=True, omit_defaults=True):
@@ -148,7 +148,7 @@ class RecommendAnswer(Struct, frozen=True, omit_defaults=True):
     model: ModelName
     items: list[RecommendedItem]
     popularity: bool = False
-    left_out: LeftOut = LeftOut()
+    left_out: LeftOut | None = None
 
 
 class RecommendAnswers(Struct, frozen=True):

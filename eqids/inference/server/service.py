@@ -1,7 +1,7 @@
 """The state of the server: what it serves, and whether it takes requests."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from eqids.config import ServeConfig
@@ -17,6 +17,7 @@ class Service:
 
     Attributes:
         config: the command's flags.
+        warn: receives warnings.
         metrics: what `/metrics` shows.
         engine: computes answers; None until the first model is ready.
         catalog: the served model with its names; None until it is ready.
@@ -25,13 +26,15 @@ class Service:
         reloading: whether a reload runs.
     """
 
-    def __init__(self, config: ServeConfig):
+    def __init__(self, config: ServeConfig, warn: Callable[[str], None]):
         """Starts without a model.
 
         Args:
             config: the command's flags.
+            warn: receives warnings.
         """
         self.config = config
+        self.warn = warn
         self.metrics = Metrics(
             lambda: self.engine, lambda: self.catalog, config.max_batch
         )
