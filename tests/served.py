@@ -16,7 +16,7 @@ from eqids.inference.engine.inference_engine import InferenceEngine
 from eqids.inference.engine.values import EngineOptions
 from eqids.inference.server.application import Application
 from eqids.inference.server.service import Service
-from eqids.inference.server.web_server import Output, serve_until
+from eqids.inference.server.web_server import ServerOutput, serve_until
 
 
 @dataclass
@@ -103,7 +103,7 @@ def serving(checkpoint: Path, **flags: Any) -> Iterator[Served]:
         stopped: asyncio.Future[int] = loop.create_future()
         service = Service(config, log.append)
         parts.extend((service, loop, stopped))
-        output = Output(say, log.append, lambda done, of: None, log.append)
+        output = ServerOutput(say, log.append, lambda done, of: None, log.append)
         await serve_until(stopped, service, output)
 
     def work() -> None:

@@ -8,7 +8,7 @@ from eqids.config import ServeConfig
 from eqids.inference.engine.inference_engine import InferenceEngine
 from eqids.inference.events.event_store import EventStore
 from eqids.inference.server.http_errors import HttpError
-from eqids.inference.server.metrics import Metrics
+from eqids.inference.server.metrics import ServerMetrics
 from eqids.inference.server.served_catalog import ServedCatalog
 
 
@@ -35,7 +35,7 @@ class Service:
         """
         self.config = config
         self.warn = warn
-        self.metrics = Metrics(
+        self.metrics = ServerMetrics(
             lambda: self.engine, lambda: self.catalog, config.max_batch
         )
         self.engine: InferenceEngine | None = None

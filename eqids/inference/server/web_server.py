@@ -23,7 +23,7 @@ from eqids.inference.server.service import Service
 
 
 @dataclass(frozen=True)
-class Output:
+class ServerOutput:
     """Where the server's texts go."""
 
     say: Callable[[str], None]
@@ -36,7 +36,7 @@ class Output:
     """Receives lines of the access log; may block."""
 
 
-def serve(config: ServeConfig, output: Output) -> None:
+def serve(config: ServeConfig, output: ServerOutput) -> None:
     """Serves until a signal, and returns never.
 
     Args:
@@ -58,7 +58,7 @@ def serve(config: ServeConfig, output: Output) -> None:
 
 
 async def serve_until(
-    stopped: "asyncio.Future[int]", service: Service, output: Output
+    stopped: "asyncio.Future[int]", service: Service, output: ServerOutput
 ) -> int:
     """Serves until a future has a result, and drains.
 
@@ -97,7 +97,7 @@ async def serve_until(
         return stopped.result()
 
 
-async def _work(service: Service, url: str, output: Output) -> None:
+async def _work(service: Service, url: str, output: ServerOutput) -> None:
     """Makes the service ready, and then watches for new checkpoints."""
     config, started = service.config, time.monotonic()
 
