@@ -1,4 +1,4 @@
-"""The JSON of requests and answers, as types that msgspec reads, writes and documents."""
+"""The JSON of requests and answers, as types that msgspec reads and writes."""
 
 from typing import Annotated, Literal
 
@@ -135,7 +135,7 @@ class RecommendResult(Struct, frozen=True, omit_defaults=True):
 
     items: list[RecommendedItem]
     popularity: bool = False
-    left_out: LeftOut = LeftOut()
+    left_out: LeftOut | None = None
 
 
 class RecommendAnswer(Struct, frozen=True, omit_defaults=True):
@@ -148,7 +148,7 @@ class RecommendAnswer(Struct, frozen=True, omit_defaults=True):
     model: ModelName
     items: list[RecommendedItem]
     popularity: bool = False
-    left_out: LeftOut = LeftOut()
+    left_out: LeftOut | None = None
 
 
 class RecommendAnswers(Struct, frozen=True):

@@ -1,13 +1,13 @@
 """Answers the requests to one operation: key, body, function, answer."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,7 +21,6 @@ from eqids.inference.server.decode_bodies import (
 from eqids.inference.server.http_errors import HttpError, expect
 from eqids.inference.server.operations import Operation
 from eqids.inference.server.service import Service
-from starlette.datastructures import QueryParams
 
 
 class _Several(Struct):
@@ -89,9 +88,7 @@ class Endpoint:
         """Returns the request in its type."""
         if self._operation.method == "GET":
             query = QueryParams(scope["query_string"])
-            expect(
-                len(query.multi_items()) == len(query), 400, "a parameter repeats"
-            )
+            expect(len(query.multi_items()) == len(query), 400, "a parameter repeats")
             (kind,) = self._operation.takes
             return convert_parameters({**query, **scope["path_params"]}, kind)
         config = self._service.config

@@ -53,7 +53,9 @@ class ItemNames:
         found = np.array([self._slots.get(one, -1) for one in ids], np.int32)
         others = np.flatnonzero(found < 0)
         if len(others):
-            found[others] = self._dataset.find_items([ids[at] for at in others])
+            found[others] = self._dataset.find_items(
+                [ids[at] for at in others.tolist()]
+            )
         return found
 
     def item(self, slot: int) -> Id:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from eqids.inference.server.bodies import ErrorAnswer
 from eqids.inference.server.http_errors import MEANINGS
@@ -29,8 +30,9 @@ def openapi_document(operations: Sequence[Operation], version: str) -> bytes:
         operations: all endpoints.
         version: of this software.
     """
-    kinds = {kind for one in operations for kind in (*one.takes, *one.answers)}
-    ordered = sorted({*kinds, ErrorAnswer}, key=lambda kind: kind.__name__)
+    kinds: set[type[Struct]] = {ErrorAnswer}
+    kinds.update(kind for one in operations for kind in (*one.takes, *one.answers))
+    ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for one in operations:
@@ -51,7 +53,7 @@ def openapi_document(operations: Sequence[Operation], version: str) -> bytes:
 
 def _operation(one: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "operationId": one.function.__name__,  # type: ignore[attr-defined]
+        "operationId": one.function.__name__,
         "summary": one.does,
         "responses": {
             "200": _body("The answer.", [kind.__name__ for kind in one.answers])

@@ -1,5 +1,6 @@
 """Answers `POST /v1/recommend` and `POST /v1/score`."""
 
+import asyncio
 import math
 
 import numpy as np
@@ -24,6 +25,9 @@ from eqids.inference.server.served_catalog import ServedCatalog
 from eqids.inference.server.service import Service
 from eqids.inference.server.user_histories import requested_history
 
+_MANY = 5_000
+"""More ids than this are looked up in another thread, so that others need not wait."""
+
 
 async def recommend(
     service: Service, asked: RecommendRequest | RecommendBatch
@@ -38,12 +42,15 @@ async def recommend(
             f"requests holds {len(asked.requests)}, wanted 1 to {config.max_batch} "
             "(--max_batch)",
         )
-        pairs = [
-            _query(service, catalog, one, f"requests[{number}].")
-            for number, one in enumerate(asked.requests)
-        ]
+        given = [(one, f"requests[{i}].") for i, one in enumerate(asked.requests)]
     else:
-        pairs = [_query(service, catalog, asked, "")]
+        given = [(asked, "")]
+
+    def prepared() -> list[tuple[Query, LeftOut | None]]:
+        return [_query(service, catalog, one, where) for one, where in given]
+
+    many = sum(_num_ids(one) for one, _ in given) > _MANY
+    pairs = await asyncio.to_thread(prepared) if many else prepared()
     queries, left_out = zip(*pairs, strict=True)
     answers = await recommendations(engine, catalog.served, queries, config.timeout)
     results = [
@@ -85,14 +92,17 @@ async def score(service: Service, asked: ScoreRequest) -> ScoreAnswer:
     return ScoreAnswer(catalog.model, scored)
 
 
+def _num_ids(asked: RecommendRequest) -> int:
+    lists = (asked.history, asked.allow, asked.deny)
+    return sum(len(one) for one in lists if one is not None)
+
+
 def _query(
     service: Service, catalog: ServedCatalog, asked: RecommendRequest, where: str
-) -> tuple[Query, LeftOut]:
+) -> tuple[Query, LeftOut | None]:
     """Returns a request as the engine reads it, and how many ids were left out."""
     most = service.config.max_k
-    expect(
-        asked.k <= most, 400, f"{where}k is {asked.k}, wanted 1 to {most} (--max_k)"
-    )
+    expect(asked.k <= most, 400, f"{where}k is {asked.k}, wanted 1 to {most} (--max_k)")
     history, num_unknown = requested_history(catalog, service.events, asked, where)
     allow, unknown_allowed = _allowed(catalog, asked, where)
     deny, unknown_denied = None, 0
@@ -100,9 +110,10 @@ def _query(
         slots = catalog.names.find(asked.deny)
         unknown_denied = int((slots < 0).sum())
         deny = np.unique(slots[slots >= 0])
-    k = min(asked.k, catalog.served.shapes.max_k)
+    k = min(asked.k, catalog.served.shapes.ks[-1])
     query = Query(history, k, not asked.keep_seen, allow, deny)
-    return query, LeftOut(num_unknown, unknown_allowed, unknown_denied)
+    left_out = LeftOut(num_unknown, unknown_allowed, unknown_denied)
+    return query, None if left_out == LeftOut() else left_out
 
 
 def _allowed(

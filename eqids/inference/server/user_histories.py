@@ -1,6 +1,7 @@
 """The histories of requests: of a user, or as a request gives them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,6 @@ from eqids.config import UserError
 from eqids.data.ids import shown
 from eqids.inference.events.event_store import EventStore
 from eqids.inference.histories import History, with_request_time
-from eqids.inference.request_times import asked_now
 from eqids.inference.server.bodies import HistoryFields, ItemId, TimedItem, UserId
 from eqids.inference.server.http_errors import HttpError, expect
 from eqids.inference.server.served_catalog import ServedCatalog
@@ -60,7 +60,7 @@ def user_history(
         span = slice(dataset.offsets[row], dataset.offsets[row + 1])
         slots = dataset.slots[span]
         times = times if dataset.times is None else dataset.times[span]
-    stored = [] if events is None else events.history(name)
+    stored = [] if events is None or name is None else events.history(name)
     expect(row >= 0 or bool(stored), 404, f"user {shown(user)} is unknown")
     if not stored:
         return History(user, slots, None if dataset.times is None else times)
@@ -80,14 +80,14 @@ def _given(
     where: str,
 ) -> tuple[History, int]:
     """Returns a history that a request holds, and how many items were left out."""
-    seconds = [one.time for one in given if isinstance(one, TimedItem)]
+    timed = [one for one in given if isinstance(one, TimedItem)]
     expect(
-        len(seconds) in (0, len(given)),
+        len(timed) in (0, len(given)),
         400,
-        f"{where}history has {len(seconds)} items with a time and "
-        f"{len(given) - len(seconds)} without, wanted all or none with a time",
+        f"{where}history has {len(timed)} items with a time and "
+        f"{len(given) - len(timed)} without, wanted all or none with a time",
     )
-    ids = [one.item if isinstance(one, TimedItem) else one for one in given]
+    ids: Sequence[Any] = [one.item for one in timed] or given
     slots = catalog.names.find(ids)
     known = slots >= 0
     if unknown == "refuse" and not known.all():
@@ -98,9 +98,10 @@ def _given(
             'leave such items out with "unknown": "skip"',
         )
     left_out = int((~known).sum())
-    if not seconds:
+    if not timed:
         return History(0, slots[known]), left_out
-    return _ordered(0, slots[known], np.array(seconds, np.int64)[known]), left_out
+    times = np.array([one.time for one in timed], np.int64)
+    return _ordered(0, slots[known], times[known]), left_out
 
 
 def _ordered(
@@ -115,16 +116,15 @@ def _asked_at(
     catalog: ServedCatalog, history: History, seconds: int | None, where: str
 ) -> History:
     """Returns a history with its request time, if the model reads that."""
-    reads = catalog.served.opened.model.config.request_time
-    if seconds is not None:
-        expect(
-            reads,
-            400,
-            f"{where}request_time is given, and the model was trained without "
-            "--request_time; wanted no request_time",
-        )
-        try:
-            return with_request_time(history, seconds, f"{where}history")
-        except UserError as error:
-            raise HttpError(400, str(error)) from None
-    return asked_now([history])[0] if reads else history
+    if seconds is None:
+        return history
+    expect(
+        catalog.served.opened.model.config.request_time,
+        400,
+        f"{where}request_time is given, and the model was trained without "
+        "--request_time; wanted no request_time",
+    )
+    try:
+        return with_request_time(history, seconds, f"{where}history")
+    except UserError as error:
+        raise HttpError(400, str(error)) from None
