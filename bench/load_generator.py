@@ -12,6 +12,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -116,7 +117,7 @@ async def _closed(
     await asyncio.gather(*map(client, connections))
     took = time.perf_counter() - start
     for connection in connections:
-        connection.close()
+        await connection.close()
     return LoadResult(took, sorted(latencies), failed)
 
 
@@ -143,7 +144,7 @@ async def _open(
     await asyncio.gather(*sent)
     took = time.perf_counter() - start
     for connection in idle:
-        connection.close()
+        await connection.close()
     return LoadResult(took, sorted(latencies), failed)
 
 
@@ -169,14 +170,16 @@ class _Connection:
             length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError):
-            self.close()
+            await self.close()
             return False
         return head.startswith(b"http/1.1 200")
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+            (_, writer), self._streams = self._streams, None
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:

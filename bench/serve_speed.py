@@ -105,8 +105,7 @@ def _bare(
         for first in range(0, len(asks), options.max_batch):
             model.answer(asks[first : first + options.max_batch])
 
-    for ask in asks:  # compiles for every length
-        model.answer([ask])
+    model.compile()
     rows = race(case, 1, [Contender(OURS, ONE, one)], options)
     rows += race(case, len(asks), [Contender(OURS, FULL, full)], options)
     return [_with_rate(row, options.max_batch) for row in rows]
