@@ -112,7 +112,8 @@ class RecommendConfig(OpenConfig):
         given = sum(x is not None for x in sources)
         require(
             given == 1,
-            f"wanted one of --user, --history, --input and --similar, {given} are given",
+            "wanted one of --user, --history, --input and --similar, "
+            f"{given} are given",
         )
         require(
             self.score is None or self.input is None and self.similar is None,
