@@ -230,8 +230,8 @@ class Recommender:
 
     def _given(
         self,
-        histories: Histories,
-        unknown: Unknown,
+        histories: Any,
+        unknown: Any,
         request_times: Any,
         messages: list[str],
     ) -> tuple[list[History], int]:
