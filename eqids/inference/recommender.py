@@ -230,8 +230,8 @@ class Recommender:
 
     def _given(
         self,
-        histories: Histories,
-        unknown: Unknown,
+        histories: Any,
+        unknown: Any,
         request_times: Any,
         messages: list[str],
     ) -> tuple[list[History], int]:
@@ -323,7 +323,7 @@ class Recommender:
 
 def _check_k(k: Any) -> None:
     require(
-        isinstance(k, int | np.integer) and k >= 1,
+        isinstance(k, int | np.integer) and bool(k >= 1),
         f"k is {k!r}, wanted a whole number of 1 or more",
     )
 
