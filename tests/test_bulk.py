@@ -122,7 +122,7 @@ def test_a_folder_holds_what_recommend_returns(
         fill(recommender, source, target)
         assert hashes(target) == before and kept.stat().st_mtime_ns == written
         assert json.loads((target / MANIFEST).read_text()) == manifest
-    with pytest.raises(UserError, match="of another job: its keep_seen differ; choose"):
+    with pytest.raises(UserError, match="of a job with another keep_seen: choose"):
         fill(recommender, source, target, keep_seen=True)
     fill(recommender, source, target, keep_seen=True, overwrite=True)
     assert hashes(target) != before
