@@ -118,12 +118,11 @@ def test_a_folder_holds_what_recommend_returns(
     shutil.copy(kept, target / ".part-00001.parquet.partial-1")
     for name in ("part-00001.parquet", "part-00004.parquet"):
         (target / name).unlink()
-    (target / MANIFEST).write_text(json.dumps({**manifest, "parts": []}))
     for _ in range(2):
         fill(recommender, source, target)
         assert hashes(target) == before and kept.stat().st_mtime_ns == written
         assert json.loads((target / MANIFEST).read_text()) == manifest
-    with pytest.raises(UserError, match="of another job: its keep_seen differ; choose"):
+    with pytest.raises(UserError, match="of a job with another keep_seen: choose"):
         fill(recommender, source, target, keep_seen=True)
     fill(recommender, source, target, keep_seen=True, overwrite=True)
     assert hashes(target) != before
@@ -148,7 +147,9 @@ def test_what_a_folder_cannot_be_is_refused(
     refused_by("holds 'notes.txt', which is no file of recomm", overwrite=True)
     (target / "notes.txt").unlink()
     shutil.copy(source / "b.pq", target / "part-00000.parquet")
-    refused_by("part-00000.parquet is of another job")
+    refused_by("part-00000.parquet is no part of this job: choose another")
+    (target / "part-00000.parquet").write_bytes(b"PAR1")
+    refused_by("part-00000.parquet is no part of this job: choose another")
     (target / "part-00000.parquet").unlink()
     lock = Lock(target, print, "--output")
     refused_by("is in use by process .* see --output")
@@ -216,6 +217,33 @@ def test_sorted_histories_are_those_of_memory(
         assert (mine.times is None) == (one.times is None)
         if one.times is not None and mine.times is not None:
             assert mine.times.tolist() == one.times.tolist()
+
+
+def test_request_times_are_read_and_checked(dataset: Dataset, tmp_path: Path) -> None:
+    columns = {
+        "user": ["b", "a", "b"],
+        "item": ["item 1", "item 2", "item 99"],
+        "time": [1_500_000_000, 1_500_000_005, 1_500_000_003],
+        "request_time": [1_500_000_007, 1_500_000_005, 1_500_000_007],
+    }
+    path, target = tmp_path / "in.parquet", tmp_path / "sorted.parquet"
+
+    def read(request_time: bool = True) -> list[int | None]:
+        pq.write_table(pa.table(columns), path)
+        sort_histories(
+            path, target, dataset, print, skip_unknown=True, request_time=request_time
+        )
+        part = read_part(target, part_bounds(target, 9), 0)
+        return [one.request_time for one in part.histories]
+
+    assert read() == [1_500_000_005, 1_500_000_007]
+    assert read(request_time=False) == [None, None]
+    columns["request_time"][2] += 1
+    with pytest.raises(UserError, match="'request_time' has 2 values for user 'b'"):
+        read()
+    columns["request_time"][0] = columns["request_time"][2] = 1_500_000_002
+    with pytest.raises(UserError, match="'b' is 1500000002 and the last event is at"):
+        read()
 
 
 @given(

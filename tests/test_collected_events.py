@@ -1,6 +1,7 @@
 """The next dataset, of an earlier dataset's events and a server's."""
 
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,11 +12,12 @@ from plays import item_histories, prepared, write_csv
 from pytest import CaptureFixture
 from runs import refused
 
-from eqids import prepare
+from eqids import catalog, prepare
 from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.info import INFO_FILE
 from eqids.inference.events.event_store import Event, EventStore
+from eqids.inference.recommender import load
 
 Rows = Sequence[tuple[str | int, str | int, int]]
 
@@ -122,6 +124,28 @@ def test_the_command_continues_the_dataset_that_was_served(
     prepare.main([*flags, "--overwrite", "--items", str(titles)])
     items = open_dataset(tmp_path / "next").items().set_index("item")["title"]
     assert items.to_dict() == {"w": "w", "x": "x", "y": "y", "z": "Zed"}
+
+
+@pytest.mark.long
+def test_a_checkpoint_follows(
+    dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    """Serve, collect, prepare, migrate, recommend."""
+    last = int(dataset.times[: dataset.offsets[1]].max())  # type: ignore[index]
+    rows: Rows = [("user 0", "item 3", last + 5), ("user 0", "a new one", last + 9),
+                  ("user 1", "a new one", 10**7), ("new", "item 4", 10**7)]  # fmt: skip
+    source = collected(tmp_path / "e.sqlite", rows, dataset.path)
+    folder = tmp_path / "next"
+    prepare.main(["--source", source, "--data_dir", str(folder)])
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    where = ["--data_dir", str(folder), "--checkpoint", str(run)]
+    catalog.main(["migrate", *where])
+    found = load(tmp_path / "run-v2", folder)
+    assert item_histories(found.dataset)["user 0"][-2:] == ["item 3", "a new one"]
+    named = found.recommend([found.of_user("new")], k=99)
+    assert "a new one" in set(named["item"]) and "item 4" not in set(named["item"])
+    assert named["probability"].sum() < 1 - 1e-6  # of item 4
 
 
 def test_mistakes_are_named(tmp_path: Path, capsys: CaptureFixture[str]) -> None:

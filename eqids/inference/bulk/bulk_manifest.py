@@ -141,8 +141,8 @@ def read_bulk_manifest(folder: Path, job: BulkJob) -> BulkManifest | None:
     differing = [name for name in mine if mine[name] != theirs[name]]
     require(
         not differing,
-        f"{folder} holds the recommendations of another job: its "
-        f"{' and '.join(differing)} differ; choose another --output, or add "
+        f"{folder} holds the recommendations of a job with another "
+        f"{' and another '.join(differing)}: choose another --output, or add "
         "--overwrite to replace it",
     )
     return manifest

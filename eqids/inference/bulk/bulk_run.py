@@ -79,20 +79,19 @@ def _manifest(
     if config.overwrite:
         _clear(folder)
     job = job_of(config, recommender.opened)
-    manifest, digest = read_bulk_manifest(folder, job), job.digest.encode()
-    for file in _own_files(folder):
-        if file.name.startswith(".part") or file.name.startswith(f".{MANIFEST_FILE}"):
-            file.unlink()  # a killed run was writing it
-        if not file.name.startswith("part"):
-            continue
+    manifest = read_bulk_manifest(folder, job)
+    _remove_partial(folder)
+    parts = [file for file in _own_files(folder) if file.name != MANIFEST_FILE]
+    for file in parts:
         require(
-            manifest is not None
-            and pq.read_metadata(file).metadata.get(_JOB) == digest,
-            f"{file} is of another job, as it is not that of {MANIFEST_FILE}: choose "
-            "another --output, or add --overwrite to replace it",
+            manifest is not None and _job_of_part(file) == job.digest.encode(),
+            f"{file} is no part of this job: choose another --output, or add "
+            "--overwrite to replace the folder",
         )
-    if manifest is not None and (manifest.parts or _sorted_file(folder).exists()):
-        return manifest
+    if manifest is not None:
+        complete = len(parts) == len(manifest.rows) - 1
+        if complete or _sorted_file(folder).exists():
+            return manifest
     num_unknown = _sort(folder, recommender, config, report)
     bounds = part_bounds(_sorted_file(folder), job.users_of_part)
     if manifest is None:
@@ -132,6 +131,21 @@ def _sort(
         shutil.rmtree(folder / _WORK, ignore_errors=True)
         raise
     return num_unknown
+
+
+def _job_of_part(file: Path) -> bytes | None:
+    """The digest of the job that made a part, or None for a damaged file."""
+    try:
+        return (pq.read_metadata(file).metadata or {}).get(_JOB)
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def _remove_partial(folder: Path) -> None:
+    """Removes the files that a killed run was writing."""
+    for file in _own_files(folder):
+        if file.name.startswith("."):
+            file.unlink()
 
 
 def _sorted_file(folder: Path) -> Path:
