@@ -7,8 +7,6 @@ from eqids.cli import check_output, one_line, parse, run, say, warn
 from eqids.config import RecommendConfig, UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from eqids.inference.histories import History
@@ -38,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here: --help and a mistyped flag do not wait for jax.
     from tqdm import tqdm
 
-    from eqids.inference.allowed_items import allowed_items
+    from eqids.inference.allowed_items import allowed_by_files
     from eqids.inference.compilation_cache import keep_compiled_programs
     from eqids.inference.open import open_model
     from eqids.inference.recommender import Recommender
@@ -63,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         say(_scores(recommender, histories, config.score))
         return
     dataset, seen = recommender.dataset, not config.keep_seen
-    allow, deny = _ids(config.allow), _ids(config.deny)
-    allowed = allowed_items(dataset, allow, deny, _report).places
+    allowed = allowed_by_files(dataset, config.allow, config.deny, _report).places
     parts = recommender.search(histories, config.k, filter_seen=seen, allowed=allowed)
     notes = _notes(histories, left_out)
     if config.output is None:
@@ -77,13 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, users = write_recommendations(config.output, found), len(histories)
     what = f"{rows:,} recommendations for {users:,} users in {config.output}"
     say(one_line("; ".join([what, *notes])))
-
-
-def _ids(file: "Path | None") -> "pd.Series | None":
-    """Returns the item ids of a file, if there is one."""
-    from eqids.data.raw.id_files import read_id_file
-
-    return None if file is None else read_id_file(file)
 
 
 def _similar(recommender: "Recommender", items: str, k: int) -> str:

@@ -31,7 +31,8 @@ from eqids.inference.bulk import history_parts
 from eqids.inference.bulk.bulk_run import open_bulk
 from eqids.inference.bulk.history_parts import part_bounds, read_part
 from eqids.inference.histories import read_histories
-from eqids.inference.recommender import Recommender, load
+from eqids.inference.load_recommender import load
+from eqids.inference.recommender import Recommender
 from eqids.io.digests import file_sha256
 
 MANIFEST = "_manifest.json"
@@ -126,6 +127,28 @@ def test_a_folder_holds_what_recommend_returns(
         fill(recommender, source, target, keep_seen=True)
     fill(recommender, source, target, keep_seen=True, overwrite=True)
     assert hashes(target) != before
+
+
+def test_filters_hold_in_a_folder_and_are_part_of_its_job(
+    recommender: Recommender, dataset: Dataset, tmp_path: Path
+) -> None:
+    frame, target = events(dataset, 12, seed=3), tmp_path / "out"
+    source = write_folder(tmp_path / "in", frame)
+    items = dataset.items()["item"].tolist()
+    allow, deny = tmp_path / "allow.txt", tmp_path / "deny.txt"
+    allow.write_text("\n".join(items[:12]))
+    deny.write_text("\n".join(items[:4]))
+    fill(recommender, source, target, allow=allow, deny=deny)
+    found = pd.read_parquet(target)
+    wanted = recommender.recommend(
+        frame, 5, unknown="skip", allow=items[:12], deny=items[:4]
+    ).sort_values(["user", "rank"], ignore_index=True)
+    assert 0 < len(found) and set(found["item"]) <= set(items[4:12])
+    same = ["user", "rank", "item"]
+    pd.testing.assert_frame_equal(found[same], wanted[same])
+    deny.write_text(items[5])
+    with pytest.raises(UserError, match="deny"):
+        fill(recommender, source, target, allow=allow, deny=deny)
 
 
 def test_what_a_folder_cannot_be_is_refused(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool
 from eqids.config import require
 from eqids.data import Dataset
 from eqids.data.ids import shown
+from eqids.data.raw.id_files import read_id_file
 from eqids.inference.id_lists import id_list
 
 
@@ -62,3 +64,24 @@ def allowed_items(
         unknown["deny"] = int((slots < 0).sum())
         allowed.flat[slots[slots >= 0]] = False
     return AllowedItems(allowed, unknown)
+
+
+def allowed_by_files(
+    dataset: Dataset,
+    allow: Path | None,
+    deny: Path | None,
+    report: Callable[[str], None],
+) -> AllowedItems:
+    """Returns the items that may be recommended by files of ids; see `allowed_items`.
+
+    Args:
+        dataset: holds the catalog.
+        allow: file with the ids of the only items, see `read_id_file`, or None.
+        deny: file with the ids of items to leave out, or None.
+        report: receives warnings.
+
+    Raises:
+        UserError: a file cannot be read, or `allow` leaves no item.
+    """
+    ids = [None if file is None else read_id_file(file) for file in (allow, deny)]
+    return allowed_items(dataset, *ids, report)

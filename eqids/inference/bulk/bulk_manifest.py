@@ -36,6 +36,10 @@ class BulkJob:
     """--k."""
     keep_seen: bool
     """--keep_seen."""
+    allow_sha256: str | None
+    """Hash of the file --allow, or none."""
+    deny_sha256: str | None
+    """Hash of the file --deny, or none."""
     unknown: str
     """--unknown."""
     request_time: str | None
@@ -104,6 +108,8 @@ def job_of(config: RecommendConfig, opened: Opened) -> BulkJob:
         dataset_sha256=file_sha256(opened.dataset.path / DATASET_FILE),
         k=config.k,
         keep_seen=config.keep_seen,
+        allow_sha256=None if config.allow is None else file_sha256(config.allow),
+        deny_sha256=None if config.deny is None else file_sha256(config.deny),
         unknown=config.unknown,
         request_time=config.request_time,
         users_of_part=config.users_of_part or max(1, _ROWS_OF_PART // config.k),

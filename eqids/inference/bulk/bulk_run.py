@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool
 
 from eqids.checkpoints import LOCK
 from eqids.checkpoints.lock import Lock
 from eqids.config import RecommendConfig, UserError, require
 from eqids.data.files import ITEMS_FILE
 from eqids.data.raw.sorted_histories import sort_histories
+from eqids.inference.allowed_items import allowed_by_files
 from eqids.inference.bulk.bulk_manifest import (
     MANIFEST_FILE,
     BulkManifest,
@@ -61,10 +63,13 @@ def open_bulk(
     """
     folder = config.output
     assert folder is not None
+    allowed = allowed_by_files(
+        recommender.dataset, config.allow, config.deny, report
+    ).places
     lock = Lock(folder, report, "--output")
     try:
         manifest = _manifest(folder, recommender, config, report)
-        yield BulkRun(recommender, config, manifest, report)
+        yield BulkRun(recommender, config, manifest, allowed, report)
     finally:
         lock.release()
 
@@ -188,6 +193,7 @@ class BulkRun:
         recommender: Recommender,
         config: RecommendConfig,
         manifest: BulkManifest,
+        allowed: Bool[np.ndarray, "cluster place"],
         report: Callable[[str], None],
     ):
         """Made by `open_bulk`."""
@@ -196,6 +202,7 @@ class BulkRun:
         self._recommender = recommender
         self._config = config
         self._manifest = manifest
+        self._allowed = allowed
         self._report = report
         self._bounds = PartBounds(manifest.rows, manifest.users)
         self._digest = manifest.job.digest.encode()
@@ -231,7 +238,9 @@ class BulkRun:
         ordered = [histories[number] for number in by_length]
         frames, left = [], len(ordered)
         seen, k = not self._config.keep_seen, self._config.k
-        for frame in self._recommender.search(ordered, k, filter_seen=seen):
+        for frame in self._recommender.search(
+            ordered, k, filter_seen=seen, allowed=self._allowed
+        ):
             frames.append(frame)
             num_users = frame["user"].nunique()
             advance(num_users)
