@@ -204,7 +204,7 @@ TIMES: Mapping[str, Any] = {
 
 
 @given(times=st.sampled_from([*TIMES]), rows=ROWS, csv=st.booleans())
-@settings(max_examples=10)
+@settings(max_examples=7)
 def test_sorted_histories_are_those_of_memory(
     dataset: Dataset,
     tmp_path_factory: pytest.TempPathFactory,
@@ -305,33 +305,15 @@ def test_parts_hold_whole_users(
             assert len(lengths) == users_of_part or sum(lengths) >= most_events
 
 
-def test_the_command_says_what_it_did(
-    finished: Path, dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
-) -> None:
-    frame = events(dataset, 20, seed=3)
-    frame.loc[frame["user"] == 3, "item"] = "nothing"
-    path = tmp_path / "in.csv"
-    frame.to_csv(path, index=False)
-    recommend.main(bulk_flags(finished, path, tmp_path / "out"))
-    said = capsys.readouterr().out.splitlines()
-    assert said[:4] == [
-        f"sorting {path}", "9 of 20 users", "18 of 20 users", "20 of 20 users"
-    ]  # fmt: skip
-    left_out = int((~frame["item"].isin(dataset.items()["item"])).sum())
-    assert said[4:] == [
-        f"100 recommendations for 20 users in {tmp_path / 'out'}; {left_out} events "
-        "with items that the catalog does not hold left out (--unknown skip); 1 users "
-        "without history got the most popular items"
-    ]
-    flags = ["--checkpoint", str(finished), "--user", "1", "--users_of_part", "3"]
-    assert "--users_of_part is for a folder" in refused(recommend.main, flags, capsys)
-
-
 def kill_sweep(
     run: Path, recommender: Recommender, folder: Path, num_kills: int, seed: int
-) -> None:
-    """Kills a job at random moments; its parts must equal those of one without."""
-    frame = events(recommender.dataset, 400, seed)
+) -> int:
+    """Kills a job at random moments; its parts must equal those of one without.
+
+    Returns how many parts were complete after the last kill.
+    """
+    frame = events(recommender.dataset, 200, seed)
+    frame.loc[frame["user"] == 3, "item"] = "nothing"
     source, target = write_folder(folder / "in", frame), folder / "killed"
     fill(recommender, source, folder / "whole")
     wanted, rng = hashes(folder / "whole"), random.Random(seed)
@@ -350,14 +332,33 @@ def kill_sweep(
             job.send_signal(signal.SIGKILL)
         for part in target.glob("part-*"):
             assert file_sha256(part) == wanted[part.name]
-    fill(recommender, source, target)
+    complete = len(list(target.glob("part-*")))
+    recommend.main(flags)
     assert hashes(target) == wanted
+    return complete
 
 
 def test_a_killed_job_continues(
-    finished: Path, recommender: Recommender, tmp_path: Path
+    finished: Path,
+    recommender: Recommender,
+    tmp_path: Path,
+    capsys: CaptureFixture[str],
 ) -> None:
-    kill_sweep(finished, recommender, tmp_path, 1, seed=1)
+    # With this seed the kill comes after the second part.
+    done = 9 * kill_sweep(finished, recommender, tmp_path, 1, seed=5)
+    said = capsys.readouterr().out.splitlines()
+    assert done >= 18 and said[0] == f"continuing after {done} of 200 users"
+    counts = [*range(done + 9, 200, 9), 200]
+    assert said[1:-1] == [f"{num} of 200 users" for num in counts]
+    parts = json.loads((tmp_path / "killed" / MANIFEST).read_text())["parts"]
+    rows = sum(part["num_rows"] for part in parts)
+    assert said[-1].startswith(f"{rows:,} recommendations for 200 users in {tmp_path}")
+    assert (
+        "items that the catalog does not hold left out (--unknown skip); " in said[-1]
+    )
+    assert said[-1].endswith("1 users without history got the most popular items")
+    flags = ["--checkpoint", str(finished), "--user", "1", "--users_of_part", "3"]
+    assert "--users_of_part is for a folder" in refused(recommend.main, flags, capsys)
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from eqids import catalog, prepare
 from eqids.config import PrepareConfig, UserError
 from eqids.data import Dataset, open_dataset
 from eqids.data.info import INFO_FILE
+from eqids.data.raw.collected_events import with_protocol_of
 from eqids.inference.events.event_store import Event, EventStore
 from eqids.inference.recommender import load
 
@@ -102,8 +103,9 @@ def test_ties_keep_their_order_and_the_protocol_stays(tmp_path: Path) -> None:
     before = item_histories(old)
     assert item_histories(found) == {u: [*before[u], 6, 7, 8] for u in range(4)}
     assert found.info.protocol == old.info.protocol
-    other = prepared(tmp_path / "c", source, catalog=old.path, min_user_interactions=2)
-    assert item_histories(other)[4] == [6, 7]
+    config = PrepareConfig(source=source, min_user_interactions=2, seed=0)
+    config = with_protocol_of(old.info, config)
+    assert (config.min_user_interactions, config.seed) == (2, 5)
 
 
 def test_the_command_continues_the_dataset_that_was_served(

@@ -179,3 +179,13 @@ def test_a_result_of_an_unknown_kind_is_refused(
     assert said.startswith(f"error: --output {tmp_path / name} ends in none of .csv, ")
     assert ".csv.gz, .csv.zst, .parquet, .pq" in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_parquet_files_of_a_folder_are_one_table(tmp_path: Path) -> None:
+    for name, users in (("b.pq", [1, 2]), ("a.parquet", [3]), ("_c.parquet", [4])):
+        write(tmp_path / name, {"user": users, "item": users})
+    (tmp_path / "notes.txt").touch()
+    assert read_history_file(tmp_path, no_report)["user"].tolist() == [3, 1, 2]
+    write(tmp_path / "c.parquet", {"user": ["5"], "item": [5]})
+    with pytest.raises(UserError, match=r"c.parquet has the columns user string, item"):
+        read_history_file(tmp_path, no_report)
