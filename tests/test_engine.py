@@ -201,7 +201,7 @@ def test_a_closed_engine_answers_what_it_accepted_or_says_so(
         made.submit(served, query(dataset, 1))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_nothing_is_compiled_after_the_start(data: Any, served: ServedModel) -> None:
     given = data.draw(st.lists(queries(served.dataset), min_size=1, max_size=9))
@@ -227,7 +227,7 @@ def test_compilations_are_counted(served: ServedModel) -> None:
 Change = Callable[[Query], Query]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_a_cache_changes_no_answer(
     data: Any, dataset: Dataset, served: ServedModel, next_served: ServedModel

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from eqids.inference.engine.served_model import ServedModel
 from eqids.inference.engine.shapes import Shapes
 from eqids.inference.engine.values import Query, Recommendations, SlotFilter
 from eqids.inference.histories import History
+from eqids.model import HierarchicalSoftmax
+from eqids.model.scores import log_probs_of_slots
+from eqids.model.similar import nearest_items
 
 Oracle = Callable[[History], np.ndarray]
 
@@ -85,7 +89,7 @@ def assert_answered(
     np.testing.assert_allclose(prob[answer.slots], prob[expected], atol=1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_answers_are_the_sorted_catalog(
     data: Any, served: ServedModel, listed: ServedModel, by_sorting: Oracle
@@ -97,6 +101,7 @@ def test_answers_are_the_sorted_catalog(
             assert_answered(query, answer, dataset, by_sorting)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["text", "prompt"])
 def test_texts_and_prompts_take_positions(kind: Any, dataset: Dataset) -> None:
     opened = opened_model(dataset, kind)
@@ -250,3 +255,22 @@ def test_what_is_no_query_is_refused(served: ServedModel) -> None:
             served.answer([query])
     with pytest.raises(UserError, match="k is 21, wanted 1 to 20"):
         served.similar(np.array([1]), 21)
+
+
+def test_text_columns_count_in_scores_and_similar_items() -> None:
+    text = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    valid = np.arange(20).reshape(4, 5) % 7 != 0
+    softmax = HierarchicalSoftmax(
+        4, 5, 8, valid=valid, text=jnp.asarray(text), key=jax.random.key(0)
+    )
+    hidden = 3.0 * jax.random.normal(jax.random.key(1), (3, 8))
+    slot = jnp.asarray([19, 3, 3, 0, 11], jnp.int32)
+    found = jax.jit(log_probs_of_slots)(softmax, hidden, slot)
+    assert_close(jnp.exp(found), jnp.exp(softmax.log_probs(hidden)[:, slot]), "float32")
+    near = jax.jit(nearest_items, static_argnums=2)(softmax, slot[:2], 6)
+    vectors = np.concatenate([softmax.table, text], axis=-1).reshape(20, 8)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for row, own in enumerate([19, 3]):
+        cosine = np.where(valid.reshape(-1), unit @ unit[own], -np.inf)
+        cosine[own] = -np.inf
+        assert near.slots[row].tolist() == np.argsort(-cosine)[:6].tolist()

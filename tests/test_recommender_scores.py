@@ -93,6 +93,7 @@ def test_vectors_of_users_order_the_items_of_a_cluster(
         np.testing.assert_allclose(differences, differences[0], atol=1e-4)
 
 
+@pytest.mark.long
 def test_warmup_compiles_what_later_calls_run(
     recommender: Recommender, dataset: Dataset
 ) -> None:
@@ -184,6 +185,7 @@ print(jax.config.jax_compilation_cache_dir)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chosen", [False, True])
 def test_compiled_programs_are_kept(chosen: bool, tmp_path: Path) -> None:
     env = {"EQIDS_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu", "HOME": "/"}

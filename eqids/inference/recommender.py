@@ -111,7 +111,9 @@ class Recommender:
         messages: list[str] = []
         given, left_out = self._given(histories, unknown, request_times, messages)
         allowed = allowed_items(self.dataset, allow, deny, messages.append)
-        _warn(messages)
+        for message in messages:
+            # At this depth the warning names the caller's line.
+            warnings.warn(message.removeprefix("warning: "), stacklevel=2)
         places = allowed.places
         parts = self.search(given, int(k), filter_seen=filter_seen, allowed=places)
         found = pd.concat(list(parts), ignore_index=True)
@@ -148,7 +150,9 @@ class Recommender:
         """
         messages: list[str] = []
         given, _ = self._given(histories, unknown, request_times, messages)
-        _warn(messages)
+        for message in messages:
+            # At this depth the warning names the caller's line.
+            warnings.warn(message.removeprefix("warning: "), stacklevel=2)
         slots = self.dataset.slot_of(id_list("items", items))
         found = self._served.log_probs(given, slots)
         return self._tables.scores(given, slots, found)
@@ -206,7 +210,9 @@ class Recommender:
         """
         messages: list[str] = []
         given, _ = self._given(histories, unknown, request_times, messages)
-        _warn(messages)
+        for message in messages:
+            # At this depth the warning names the caller's line.
+            warnings.warn(message.removeprefix("warning: "), stacklevel=2)
         index = pd.Index([history.user for history in given], name="user")
         return pd.DataFrame(self._served.query_vectors(given), index=index)
 
@@ -326,9 +332,3 @@ def _check_k(k: Any) -> None:
         isinstance(k, int | np.integer) and bool(k >= 1),
         f"k is {k!r}, wanted a whole number of 1 or more",
     )
-
-
-def _warn(messages: Sequence[str]) -> None:
-    """Gives warnings that name the line which called the method that calls this."""
-    for message in messages:
-        warnings.warn(message.removeprefix("warning: "), stacklevel=3)

@@ -147,44 +147,43 @@ def _local_scores(
 def log_probs_of_slots(
     softmax: SoftmaxArrays,
     hidden: Float[Array, "query item_width"],
-    slot: Int[Array, "query some"],
+    slot: Int[Array, " some"],
 ) -> Float[Array, "query some"]:
-    """Returns log P of some items of each query, in float32; -inf for empty places.
+    """Returns log P of the same items for all queries, in float32.
 
-    The blocks of one item's cluster for each query are in memory at a time.
+    It is -inf for empty places. Each cluster that has some of the items is scored once.
+    No mesh splits the arrays.
+
+    Args:
+        softmax: the softmax.
+        hidden: queries.
+        slot: the items.
     """
-    return on_shards(_local_log_probs, softmax, hidden, slot)
+    size = softmax.valid.shape[1]
+    log_p = cluster_log_probs(TableShards((), ()), softmax, hidden)
 
+    def step(
+        before: tuple[Int[Array, ""], Float[Array, " query"]], slot: Int[Array, ""]
+    ) -> tuple[tuple[Array, Array], Float[Array, " query"]]:
+        cluster, place = cluster_of(slot, size), place_of(slot, size)
 
-def _local_log_probs(
-    shards: TableShards,
-    softmax: SoftmaxArrays,
-    hidden: Float[Array, "query item_width"],
-    slot: Int[Array, "query some"],
-) -> Float[Array, "query some"]:
-    """One shard's part, as in `_local_scores`."""
-    num_clusters, size = softmax.valid.shape
-    query = shards.gather(hidden)
-    log_p = cluster_log_probs(shards, softmax, query)
-    slot = shards.gather(slot) - slot_of(shards.first_block(num_clusters), 0, size)
+        def scored() -> Float[Array, " query"]:
+            return log_normalizer(item_logits(softmax, cluster, 1, hidden))[0]
 
-    def log_prob(slot: Int[Array, " query"]) -> Float[Array, " query"]:
-        here = (slot >= 0) & (slot < num_clusters * size)
-        own = jnp.where(here, slot, 0)
-        cluster, place = cluster_of(own, size), place_of(own, size)
-        text = None if softmax.text is None else softmax.text[cluster]
-        block = joined(softmax.table[cluster], text, query.dtype)
-        logits = jnp.einsum(
-            "qrw,qw->qr", block, query, preferred_element_type=jnp.float32
+        total = lax.cond(cluster == before[0], lambda: before[1], scored)
+        text = None if softmax.text is None else softmax.text[cluster, place]
+        vector = joined(softmax.table[cluster, place], text, hidden.dtype)
+        logit = jnp.einsum(
+            "qw,w->q", hidden, vector, preferred_element_type=log_p.dtype
         )
-        valid = softmax.valid[cluster]
-        logits = jnp.where(valid, logits + softmax.bias[cluster], -jnp.inf)
-        row = jnp.arange(len(slot))
-        found = log_p[row, cluster] + logits[row, place]
-        found -= jax.nn.logsumexp(logits, axis=1)
-        return jnp.where(here, jnp.where(valid[row, place], found, -jnp.inf), 0.0)
+        found = log_p[:, cluster] + logit + softmax.bias[cluster, place] - total
+        valid = softmax.valid[cluster, place]
+        return (cluster, total), jnp.where(valid, found, -jnp.inf)
 
-    return shards.give_back(lax.map(log_prob, slot.T).T)
+    order = jnp.argsort(slot)
+    none = jnp.full_like(slot, -1, shape=()), jnp.zeros_like(log_p[:, 0])
+    found = lax.scan(step, none, slot[order])[1]
+    return jnp.zeros_like(found).at[order].set(found).T
 
 
 def item_logits(

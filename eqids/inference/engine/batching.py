@@ -4,11 +4,15 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import jax
+
 from eqids.inference.engine.prepared_query import PreparedQuery
 from eqids.inference.engine.shapes import Shapes, bucket
 
 _BATCH_COST = 64
-"""The cost of one more batch, as a number of positions that take as long."""
+"""The cost of one more batch on a CPU, as a number of positions that take as long."""
+_BATCH_COST_ACCELERATED = 4096
+"""The same on other devices, which compute many positions at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def _plan_group(
 def cheapest(lengths: Sequence[int], rows: Sequence[int]) -> list[tuple[slice, int]]:
     """Divides rows into consecutive batches at the least cost.
 
-    The cost of a batch is its positions, padding included, and `_BATCH_COST`.
+    The cost of a batch is its positions, padding included, and a constant.
 
     Args:
         lengths: positions of each row, ascending.
@@ -85,10 +89,12 @@ def cheapest(lengths: Sequence[int], rows: Sequence[int]) -> list[tuple[slice, i
     Returns:
         For each batch the rows that it has, and its size.
     """
+    on_cpu = jax.default_backend() == "cpu"
+    batch_cost = _BATCH_COST if on_cpu else _BATCH_COST_ACCELERATED
     cost, sizes = [0], [0]
     for stop, length in enumerate(lengths, start=1):
         options = [
-            (cost[max(0, stop - size)] + size * length + _BATCH_COST, size)
+            (cost[max(0, stop - size)] + size * length + batch_cost, size)
             for size in rows
         ]
         least, size = min(options)

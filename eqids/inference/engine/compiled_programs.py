@@ -78,13 +78,13 @@ def log_probs(
         recent: from `query_vectors`.
         slot: slots of the items.
     """
-    slots = jnp.broadcast_to(slot, (len(query), len(slot)))
-    found = log_probs_of_slots(model.softmax, query, slots)
+    found = log_probs_of_slots(model.softmax, query, slot)
     mixture = model.mixture(query, recent)
     if mixture is None:
         return found
+    slots = jnp.broadcast_to(slot, found.shape)
     raised = jax.vmap(mixture.raised_one, in_axes=1, out_axes=1)(found, slots)
-    valid = model.softmax.valid.reshape(-1)[slots]
+    valid = model.softmax.valid.reshape(-1)[slot]
     return jnp.where(valid, raised + mixture.log_rest[:, None], -jnp.inf)
 
 
