@@ -519,7 +519,9 @@ def test_named_filters_change_with_their_file(
             return {one["item"] for one in answer["items"]} == set(items)
 
         until(found)
-    assert "1 of 3 ids of 'in stock' are not in the catalog" in "".join(served.log)
+    assert "1 of 3 ids of filter 'in stock' are not in the catalog" in "".join(
+        served.log
+    )
     path.write_text("not JSON")
     until(lambda: "the filters stay as they are" in "".join(served.log))
     path.write_text(json.dumps({"in stock": lists[0]}))

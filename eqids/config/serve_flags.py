@@ -44,6 +44,9 @@ class ServeConfig(OpenConfig):
     """Write a line of JSON for each request to standard error."""
     log_histories: bool = grouped("server", False)
     """Write the bodies of requests to the access log too."""
+    no_compilation_cache: bool = grouped("server", False)
+    """Compile all programs anew. Otherwise JAX keeps them in the folder programs of
+    $EQIDS_CACHE or ~/.cache/eqids, or in $JAX_COMPILATION_CACHE_DIR."""
     max_batch: int = grouped("limits", 64)
     """Most histories that go through the model together, and of one request."""
     max_queue: int = grouped("limits", 1024)

@@ -1,16 +1,12 @@
 """The named filters of `--filters`, which are read again when the file changes."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from eqids.config import UserError
-from eqids.data.ids import shown
-from eqids.inference.engine.values import SlotFilter
-from eqids.inference.server.bodies import ItemId
+from eqids.inference.engine.named_filters import read_filters
 from eqids.inference.server.served_catalog import ServedCatalog
 from eqids.inference.server.service import Service
 
@@ -32,41 +28,8 @@ def with_filters(
     """
     if path is None:
         return catalog
-    filters = read_filters(path, catalog, report)
+    filters = read_filters(path, catalog.served.dataset, report)
     return replace(catalog, served=catalog.served.with_filters(filters))
-
-
-def read_filters(
-    path: Path, catalog: ServedCatalog, report: Report
-) -> Mapping[str, SlotFilter]:
-    """Returns the filters of a file by name.
-
-    Args:
-        path: JSON, by name the ids of the only items that a filter allows.
-        catalog: has the items. Ids of other items are left out.
-        report: receives how many were.
-
-    Raises:
-        UserError: the file cannot be read, or is no such JSON.
-    """
-    try:
-        lists = msgspec.json.decode(path.read_bytes(), type=dict[str, list[ItemId]])
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
-        raise UserError(
-            f"--filters {path} cannot be read: {error}; wanted JSON such as "
-            '{"in stock": [1, 2, 3]}'
-        ) from None
-    filters, valid = {}, catalog.served.dataset.item_valid
-    for name, ids in lists.items():
-        slots = catalog.names.find(ids)
-        unknown = int((slots < 0).sum())
-        if unknown:
-            report(
-                f"--filters {path}: {unknown:,} of {len(ids):,} ids of {shown(name)} "
-                "are not in the catalog"
-            )
-        filters[name] = SlotFilter.of(slots, valid)
-    return filters
 
 
 async def watch_filters(

@@ -8,6 +8,7 @@ from convert.hf_eqids import is_pair
 from eqids.checkpoints import resolve, verify
 from eqids.config import OpenConfig, ServeConfig, require
 from eqids.data import Dataset
+from eqids.inference.compilation_cache import keep_compiled_programs
 from eqids.inference.engine.served_model import ServedModel
 from eqids.inference.open import open_model
 from eqids.inference.server.filter_file import with_filters
@@ -35,6 +36,8 @@ def open_first(config: ServeConfig, report: OpenReport) -> ServedCatalog:
     Raises:
         UserError: see `open_model`.
     """
+    if not config.no_compilation_cache:
+        keep_compiled_programs()
     return _compiled(config, config, None, report)
 
 
