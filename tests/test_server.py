@@ -211,6 +211,12 @@ def test_stored_events_extend_histories(
     assert served.post("/v1/events", {"events": new}).json()["new"] == 0
     assert items_of("user 5") == [*before, "item 6", "item 3"]
     assert items_of("a%2Fnew user") == ["item 8"]
+    # An event that the dataset holds, as after `prepare --source events:FILE`.
+    item = dataset.items().set_index("slot")["item"]
+    slot = dataset.slots[dataset.offsets[row + 1] - 1]
+    held = {"user": "user 5", "item": item[slot], "time": last}
+    assert served.post("/v1/events", {"events": [held]}).json()["new"] == 1
+    assert items_of("user 5") == [*before, "item 6", "item 3"]
     answer = served.post("/v1/recommend", {"user": "a/new user", "k": 7})
     same(answer.json(), recommender.recommend([["item 8"]], k=7))
 

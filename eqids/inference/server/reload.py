@@ -64,6 +64,7 @@ async def _replace_served(
         raise HttpError(409, str(error)) from None
     engine.replace(after.served)
     service.catalog = after
+    service.record_dataset()
     return ReloadAnswer(after.model, before.model)
 
 

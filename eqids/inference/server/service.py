@@ -59,6 +59,11 @@ class Service:
             raise HttpError(503, "the model is not ready yet", {"retry-after": "1"})
         return self.engine, self.catalog
 
+    def record_dataset(self) -> None:
+        """Records which dataset the stored events continue, for the next `prepare`."""
+        if self.events is not None and self.catalog is not None:
+            self.events.record_dataset(self.catalog.served.dataset.path)
+
     @contextmanager
     def accepted(self) -> Iterator[None]:
         """Counts a request that will be answered, also while draining."""

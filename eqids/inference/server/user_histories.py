@@ -48,7 +48,8 @@ def user_history(
 ) -> History:
     """Returns what a user did in the dataset and in stored events, oldest first.
 
-    Events with items that the catalog does not hold are left out.
+    Events with items that the catalog does not hold are left out, and so are stored ones
+    that the dataset holds too.
 
     Raises:
         HttpError: 404 if neither knows the user.
@@ -65,12 +66,18 @@ def user_history(
     if not stored:
         return History(user, slots, None if dataset.times is None else times)
     new = catalog.names.find([event.item for event in stored])
-    kept = np.flatnonzero(new >= 0)
+    later = np.array([event.time for event in stored], np.int64)
+    # A dataset that `prepare --source events:FILE` made holds earlier ones already.
+    held = set(zip(slots.tolist(), times.tolist(), strict=False))
+    kept = [
+        at
+        for at, event in enumerate(zip(new.tolist(), later.tolist(), strict=True))
+        if event[0] >= 0 and event not in held
+    ]
     slots = np.concatenate([slots, new[kept]])
     if row >= 0 and dataset.times is None:
         return History(user, slots)
-    later = np.array([stored[at].time for at in kept], np.int64)
-    return _ordered(user, slots, np.concatenate([times, later]))
+    return _ordered(user, slots, np.concatenate([times, later[kept]]))
 
 
 def _given(

@@ -111,13 +111,12 @@ async def _work(service: Service, url: str, output: ServerOutput) -> None:
     catalog = await asyncio.to_thread(
         open_first, config, OpenReport(compiled, service.warn)
     )
-    if service.events is not None:
-        service.events.record_dataset(catalog.served.dataset.path)
     options = EngineOptions(
         max_queue=config.max_queue, answer_cache_mb=config.answer_cache_mb
     )
     service.engine = InferenceEngine(catalog.served, options)
     service.catalog = catalog
+    service.record_dataset()
     output.say(
         f"ready at {url} after {time.monotonic() - started:.1f} s: serves "
         f"{catalog.model.checkpoint}, {len(catalog.names):,} items"
