@@ -20,7 +20,7 @@ from eqids.inference.server.api_keys import read_keys
 from eqids.inference.server.application import Application
 from eqids.inference.server.connections import KEEP_ALIVE, BoundedConnection
 from eqids.inference.server.listening import bound_socket, load_certificate, url_of
-from eqids.inference.server.open_served import Report, open_first
+from eqids.inference.server.open_served import Report, open_beside, open_first
 from eqids.inference.server.reload import watch
 from eqids.inference.server.service import Service
 
@@ -100,6 +100,10 @@ async def _work(service: Service, url: str, output: Output) -> None:
         service.events.record_dataset(catalog.served.dataset.path)
     options = EngineOptions(max_queue=config.max_queue)
     service.engine = InferenceEngine(catalog.served, options)
+    if config.compare is not None:
+        service.compared = await asyncio.to_thread(
+            open_beside, config, config.compare, None, catalog.served, report
+        )
     service.catalog = catalog
     output.say(
         f"ready at {url} after {time.monotonic() - started:.1f} s: serves "
