@@ -3,7 +3,6 @@
 import dataclasses
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from conftest import make_dataset
 from hypothesis import given, settings, strategies as st
 from models import FLOAT32, NOWHERE, tiny_model
 
-import eqids
 from eqids.data import Dataset
 from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.training_batches import query_batch
@@ -20,8 +18,6 @@ from eqids.fit import evaluation
 from eqids.fit.baseline_ranks import ranks_by
 from eqids.fit.baselines import markov, popularity
 from eqids.fit.evaluation import chunks, evaluate, make_ranker
-from eqids.inference.histories import History
-from eqids.inference.model_search import ModelSearch
 from eqids.model import Batch
 
 LONG = 400_000
@@ -180,41 +176,3 @@ def test_a_history_of_many_windows_is_cut_in_few_rounds(
     )
     TokenPackingPlan(events, 0, 12, 0)
     assert len(rounds) < 20
-
-
-@pytest.mark.long
-def test_answers_do_not_depend_on_who_asks_together(
-    dataset: Dataset, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recommender = eqids.load(finished)
-    histories = [History(u, dataset.history(u)) for u in range(9)]
-    some = dataset.items()["slot"].to_numpy(np.int32)[:20]
-    histories[4] = History(4, np.resize(some, 100_000))
-    expected = [recommender.recommend([one], k=4) for one in histories]
-    for excluded, fewest in ((2**18, 64), (64, 1), (1, 2)):
-        monkeypatch.setattr("eqids.inference.model_search._EXCLUDED", excluded)
-        monkeypatch.setattr("eqids.inference.model_search._FEWEST", fewest)
-        found = recommender.recommend(histories, k=4)
-        for user, one in enumerate(expected):
-            own = found[found["user"] == user]
-            assert own["item"].tolist() == one["item"].tolist()
-            np.testing.assert_allclose(
-                own["probability"], one["probability"], rtol=1e-5
-            )
-
-
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=300), st.integers(1, 100))
-def test_what_is_left_out_together_is_bounded(lengths: list[int], most: int) -> None:
-    histories = [
-        History(u, np.arange(n, dtype=np.int32)) for u, n in enumerate(lengths)
-    ]
-    search = object.__new__(ModelSearch)
-    found = list(search.chunks(histories, True, most))
-    searched = [one for chunk in found for one in chunk.histories]
-    assert searched == histories
-    for chunk in found:
-        assert 0 < len(chunk.histories) <= chunk.num_rows <= most
-        assert chunk.width >= max(len(one.slots) for one in chunk.histories)
-        assert chunk.num_rows * chunk.width <= 2**18 or chunk.num_rows == 1
-    assert {chunk.width & (chunk.width - 1) for chunk in found} == {0}
-    assert {chunk.width for chunk in search.chunks(histories, False, most)} == {0}

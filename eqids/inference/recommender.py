@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
 from convert.hf_eqids import is_pair
 from eqids.config import OpenConfig, require
 from eqids.inference.allowed_items import allowed_items
+from eqids.inference.engine.served_model import ServedModel
+from eqids.inference.engine.values import Query, Recommendations, SlotFilter
 from eqids.inference.histories import (
     History as History,
     Unknown,
     read_histories,
 )
-from eqids.inference.model_search import ModelSearch
 from eqids.inference.open import Opened, open_model
 from eqids.inference.request_times import asked_now, with_request_times
 from sharding import placement
@@ -45,7 +46,9 @@ class Recommender:
         self.dataset = opened.dataset
         items = opened.dataset.items().set_index("slot")
         self._items, self._titles = items["item"], items["title"]
-        self._search = ModelSearch(opened)
+        self._served = ServedModel(
+            opened, max_batch=_ROWS, max_k=self.dataset.num_slots
+        )
 
     def recommend(
         self,
@@ -191,49 +194,29 @@ class Recommender:
             allowed: places that may be recommended (see `allowed_items`), by default
                 those of all items that are not retired.
         """
-        if allowed is None:
-            allowed = self.dataset.item_valid
+        only = None if allowed is None else SlotFilter(allowed)
         if self.reads_request_time:
             histories = asked_now(histories)
         k = min(k, self.dataset.num_slots)
-        popular = None
-        for chunk in self._search.chunks(histories, filter_seen, _ROWS):
-            slots = np.full((len(chunk.histories), k), -1)
-            probability = np.zeros(slots.shape, np.float32)
-            empty = np.array([len(one.slots) == 0 for one in chunk.histories])
-            if not empty.all():
-                slots[~empty], probability[~empty] = self._search(chunk, k, allowed)
-            if empty.any():
-                popular = popular or self._popular(k, allowed)
-                slots[empty], probability[empty] = popular
-            yield self._named(chunk.histories, slots, probability)
-
-    def _popular(
-        self, k: int, allowed: Bool[np.ndarray, "cluster place"]
-    ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Returns the most popular slots and their shares of events; -1 pads slots."""
-        counts = np.where(self.dataset.item_valid, self.dataset.item_counts, 0)
-        shares = counts.reshape(-1) / max(1, int(counts.sum()))
-        slots = np.flatnonzero(allowed)
-        slots = slots[np.argsort(-shares[slots], kind="stable")][:k]
-        padding = (0, k - len(slots))
-        shares = np.pad(shares[slots], padding).astype(np.float32)
-        return np.pad(slots, padding, constant_values=-1), shares
+        for first in range(0, len(histories), _ROWS):
+            chunk = histories[first : first + _ROWS]
+            queries = [Query(one, k, filter_seen, only) for one in chunk]
+            yield self._named(chunk, self._served.answer(queries))
 
     def _named(
-        self, chunk: Sequence[History], slots: np.ndarray, probability: np.ndarray
+        self, chunk: Sequence[History], answers: Sequence[Recommendations]
     ) -> pd.DataFrame:
-        """Returns rows of ids and titles for slots; -1 becomes no row."""
-        row, rank = np.nonzero(slots >= 0)
-        found = slots[row, rank]
+        """Returns the rows of a table of recommendations."""
+        lengths = [len(one.slots) for one in answers]
+        slots = np.concatenate([one.slots for one in answers])
         users = pd.Series([history.user for history in chunk], dtype=object)
         return pd.DataFrame(
             {
-                "user": users.iloc[row].infer_objects().to_numpy(),
-                "rank": rank + 1,
-                "item": self._items.loc[found].to_numpy(),
-                "title": self._titles.loc[found].to_numpy(),
-                "probability": probability[row, rank],
+                "user": users.repeat(lengths).infer_objects().to_numpy(),
+                "rank": np.concatenate([np.arange(1, n + 1) for n in lengths]),
+                "item": self._items.loc[slots].to_numpy(),
+                "title": self._titles.loc[slots].to_numpy(),
+                "probability": np.concatenate([one.probabilities for one in answers]),
             }
         )
 

@@ -139,10 +139,10 @@ class BestFirst:
             queries: the queries of the searches.
             bound: an upper bound of the scores of each cluster's items.
         """
-        some = jnp.any(self.masks & self.softmax.valid, axis=2)
+        some = self.masks.any(axis=2)
         if len(some) > 1:
             some = some[queries.mask]
-        some &= bound > -jnp.inf
+        some &= self.softmax.valid.any(axis=1) & (bound > -jnp.inf)
         left = jnp.where(some, bound, -jnp.inf)
         blank = partial(jnp.full_like, left)
         return SearchState(

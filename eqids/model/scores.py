@@ -144,6 +144,49 @@ def _local_scores(
     return shards.give_back(jnp.moveaxis(found, 0, 1))
 
 
+def log_probs_of_slots(
+    softmax: SoftmaxArrays,
+    hidden: Float[Array, "query item_width"],
+    slot: Int[Array, "query some"],
+) -> Float[Array, "query some"]:
+    """Returns log P of some items of each query, in float32; -inf for empty places.
+
+    The blocks of one item's cluster for each query are in memory at a time.
+    """
+    return on_shards(_local_log_probs, softmax, hidden, slot)
+
+
+def _local_log_probs(
+    shards: TableShards,
+    softmax: SoftmaxArrays,
+    hidden: Float[Array, "query item_width"],
+    slot: Int[Array, "query some"],
+) -> Float[Array, "query some"]:
+    """One shard's part, as in `_local_scores`."""
+    num_clusters, size = softmax.valid.shape
+    query = shards.gather(hidden)
+    log_p = cluster_log_probs(shards, softmax, query)
+    slot = shards.gather(slot) - slot_of(shards.first_block(num_clusters), 0, size)
+
+    def log_prob(slot: Int[Array, " query"]) -> Float[Array, " query"]:
+        here = (slot >= 0) & (slot < num_clusters * size)
+        own = jnp.where(here, slot, 0)
+        cluster, place = cluster_of(own, size), place_of(own, size)
+        text = None if softmax.text is None else softmax.text[cluster]
+        block = joined(softmax.table[cluster], text, query.dtype)
+        logits = jnp.einsum(
+            "qrw,qw->qr", block, query, preferred_element_type=jnp.float32
+        )
+        valid = softmax.valid[cluster]
+        logits = jnp.where(valid, logits + softmax.bias[cluster], -jnp.inf)
+        row = jnp.arange(len(slot))
+        found = log_p[row, cluster] + logits[row, place]
+        found -= jax.nn.logsumexp(logits, axis=1)
+        return jnp.where(here, jnp.where(valid[row, place], found, -jnp.inf), 0.0)
+
+    return shards.give_back(lax.map(log_prob, slot.T).T)
+
+
 def item_logits(
     softmax: SoftmaxArrays,
     first: Int[Array, ""],

@@ -185,16 +185,16 @@ def query_batch(
         kept = num_newest(slots, seq_len, tokens)
         kept_times = None if seconds is None else seconds[-kept:]
         gaps = gap_buckets(kept_times, kept)
-        requests = np.append(gaps[1:], _request_gap(kept_times, asked[row]))
+        requests = np.append(gaps[1:], request_gap(kept_times, asked[row]))
         laid = lay_out(slots[-kept:], gaps, tokens)
         _write(out, row, 0, laid, requests, segment=1)
     return out
 
 
-def _request_gap(
+def request_gap(
     times: Int64[np.ndarray, " event"] | None, request_time: int | None
 ) -> np.int32:
-    """The bucket of the time between the last event and the request."""
+    """Returns the bucket of the time between the last event and the request."""
     if times is None or request_time is None:
         return np.int32(0)
     return gap_buckets(np.append(times[-1:], request_time), 2)[1]

@@ -1,12 +1,35 @@
 """A model that answers queries in batches, by programs of few shapes."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32
 
+from eqids.config import require
 from eqids.data import Dataset
-from eqids.inference.engine.shapes import Shapes
+from eqids.inference.engine.all_programs import SCORED, all_programs
+from eqids.inference.engine.batching import BatchPlan, plan
+from eqids.inference.engine.compiled_programs import (
+    Programs,
+    log_probs,
+    most_probable,
+    query_vectors,
+    sizes_of,
+)
+from eqids.inference.engine.host_arrays import (
+    exclude_array,
+    history_arrays,
+    mask_array,
+)
+from eqids.inference.engine.popularity import Popularity
+from eqids.inference.engine.prepared_query import PreparedQuery, prepare_query
+from eqids.inference.engine.shapes import Shapes, bucket
 from eqids.inference.engine.values import (
     ModelVersion,
     Query,
@@ -15,10 +38,14 @@ from eqids.inference.engine.values import (
 )
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
+from eqids.model.item_vectors import joined
+from eqids.model.similar import nearest_items
+
+_SERIAL = itertools.count()
 
 
 class ServedModel:
-    """An open model with its compiled programs; immutable.
+    """An open model with its compiled programs; immutable but for these.
 
     Attributes:
         opened: the model.
@@ -26,6 +53,7 @@ class ServedModel:
         version: names it.
         shapes: the shapes of its programs.
         filters: named filters of its catalog.
+        serial: differs from that of any other served model of this process.
     """
 
     opened: Opened
@@ -33,6 +61,7 @@ class ServedModel:
     version: ModelVersion
     shapes: Shapes
     filters: Mapping[str, SlotFilter]
+    serial: int
 
     def __init__(
         self,
@@ -53,11 +82,26 @@ class ServedModel:
             programs_of: another served model, whose programs are taken over if all
                 sizes are equal, as after a reload.
         """
-        raise NotImplementedError
+        dataset, info = opened.dataset, opened.dataset.info
+        self.opened, self.dataset, self.serial = opened, dataset, next(_SERIAL)
+        self.version = ModelVersion(
+            str(opened.path), opened.step, info.catalog_id, info.catalog_version
+        )
+        self.shapes = Shapes.of(
+            opened.config.recipe.seq_len, dataset.num_slots, max_batch, max_k
+        )
+        self.filters = dict(filters or {})
+        self._all_items = SlotFilter(dataset.item_valid)
+        sizes = sizes_of((opened.model, opened.prefix)), opened.dtype
+        self._programs = Programs(sizes)
+        if programs_of is not None and programs_of._programs.sizes == sizes:
+            self._programs = programs_of._programs
 
     def with_filters(self, filters: Mapping[str, SlotFilter]) -> "ServedModel":
-        """Returns the same model with other named filters, for `Engine.replace`."""
-        raise NotImplementedError
+        """Returns the same model with other named filters, to replace this one."""
+        other = copy.copy(self)
+        other.filters, other.serial = dict(filters), next(_SERIAL)
+        return other
 
     def compile(self, report: Callable[[int, int], None] | None = None) -> None:
         """Compiles the programs of all shapes that are not compiled yet.
@@ -65,16 +109,58 @@ class ServedModel:
         Args:
             report: receives how many are compiled, and how many there are.
         """
-        raise NotImplementedError
+        programs = all_programs(self.opened, self.shapes)
+        for number, one in enumerate(programs, start=1):
+            self._programs.compiled(one.function, *one.args, **one.static)
+            if report is not None:
+                report(number, len(programs))
+
+    def prepare(self, query: Query) -> PreparedQuery:
+        """Returns a query as `plan` and `run` take it; see `prepare_query`."""
+        return prepare_query(query, self.opened, self._all_items, self.shapes.ks[-1])
+
+    def plan(self, queries: Sequence[PreparedQuery]) -> list[BatchPlan]:
+        """Divides queries into batches, the one with the first query first."""
+        return plan(queries, self.shapes)
+
+    def run(
+        self, batch: BatchPlan, queries: Sequence[PreparedQuery]
+    ) -> list[Recommendations]:
+        """Returns the answers of one batch.
+
+        Args:
+            batch: its sizes.
+            queries: its members, or some of them, at least one.
+        """
+        if not batch.length:
+            top = self._popularity.top
+            return [top(one.k, one.allow.allowed, one.left_out) for one in queries]
+        lists: tuple[Any, Any]
+        if batch.width is None:
+            lists = None, mask_array(queries, batch.rows)
+        else:
+            exclude = exclude_array(queries, batch.rows, batch.width)
+            lists = exclude, queries[0].allow.on_device
+        vectors = self._vectors(batch, queries)
+        found = self._run(most_probable, *vectors, *lists, k=batch.k)
+        slots, log_prob = jax.device_get(found)
+        return [
+            _recommendations(slots[row, : one.k], log_prob[row, : one.k])
+            for row, one in enumerate(queries)
+        ]
 
     def answer(self, queries: Sequence[Query]) -> list[Recommendations]:
         """Returns the answers to queries, in order; compiles shapes that are missing.
 
         Raises:
-            ValueError: k is below 1 or above `shapes.max_k`, or a slot is not of the
-                catalog.
+            UserError: see `prepare`.
         """
-        raise NotImplementedError
+        prepared = [self.prepare(query) for query in queries]
+        found: dict[int, Recommendations] = {}
+        for batch in self.plan(prepared):
+            members = [prepared[i] for i in batch.members]
+            found |= zip(batch.members, self.run(batch, members), strict=True)
+        return [found[i] for i in range(len(queries))]
 
     def log_probs(
         self, histories: Sequence[History], slots: Int[np.ndarray, " n"]
@@ -84,7 +170,36 @@ class ServedModel:
         -inf for items that cannot be recommended. After an empty history it is the
         logarithm of the share of training events.
         """
-        raise NotImplementedError
+        with np.errstate(divide="ignore"):
+            shares = np.log(self._popularity.shares[slots])
+        found = np.tile(shares, (len(histories), 1))
+        chunks = -(-len(slots) // SCORED)
+        padded = np.resize(slots.astype(np.int32), chunks * SCORED)
+        for members, vectors in self._vectors_of(histories):
+            parts = [
+                np.asarray(self._run(log_probs, *vectors, part))[: len(members)]
+                for part in padded.reshape(chunks, SCORED)
+            ]
+            found[members] = np.concatenate(parts, axis=1)[:, : len(slots)]
+        return found
+
+    def query_vectors(
+        self, histories: Sequence[History]
+    ) -> Float32[np.ndarray, "history item_width"]:
+        """Returns the query of each history; zeros for an empty one."""
+        width = self.opened.model.config.item_width
+        found = np.zeros((len(histories), width), np.float32)
+        for members, (query, _) in self._vectors_of(histories):
+            found[members] = np.asarray(query)[: len(members)]
+        return found
+
+    def item_vectors(self) -> Float32[np.ndarray, "cluster place item_width"]:
+        """Returns the vectors of all items, text columns included.
+
+        They are those by which the softmax predicts items.
+        """
+        softmax = self.opened.model.softmax
+        return np.asarray(joined(softmax.table, softmax.text, jnp.float32))
 
     def similar(
         self, slots: Int[np.ndarray, " query"], k: int
@@ -92,15 +207,53 @@ class ServedModel:
         """Returns the items with the nearest vectors, by cosine, and the cosines.
 
         An item is not its own neighbour. Slots are padded with -1.
+
+        Raises:
+            UserError: k is below 1 or too large.
         """
-        raise NotImplementedError
+        most = self.shapes.ks[-1]
+        require(1 <= k <= most, f"k is {k}, wanted 1 to {most}")
+        rows = 1 if len(slots) == 1 else self.shapes.rows[-1]
+        chunks = -(-len(slots) // rows)
+        padded = np.resize(slots.astype(np.int32), (chunks, rows))
+        softmax, size = self.opened.model.softmax, bucket(self.shapes.ks, k)
+        run = functools.partial(self._programs.run, nearest_items, softmax)
+        parts = [jax.device_get(run(chunk, k=size)) for chunk in padded]
+        found, cosines = map(np.concatenate, zip(*parts, strict=True))
+        return found[: len(slots), :k], cosines[: len(slots), :k]
 
-    def item_vectors(self) -> Float32[np.ndarray, "cluster place item_width"]:
-        """Returns the vectors of all items, text columns included."""
-        raise NotImplementedError
+    @functools.cached_property
+    def _popularity(self) -> Popularity:
+        return Popularity(self.dataset)
 
-    def query_vectors(
+    def _run(self, function: Callable[..., Any], *args: Any, **static: Any) -> Any:
+        return self._programs.run(function, self.opened.model, *args, **static)
+
+    def _vectors(
+        self, batch: BatchPlan, queries: Sequence[PreparedQuery]
+    ) -> tuple[Float[Array, "batch item_width"], Int[Array, "batch recent"]]:
+        """Returns the queries of a batch and its recent items, on the device."""
+        arrays = history_arrays(
+            queries, batch.rows, batch.length, self.opened.tokens,
+            self.opened.model.config.request_time,
+        )  # fmt: skip
+        prefix, dtype = self.opened.prefix, self.opened.dtype
+        return self._run(query_vectors, prefix, *arrays, dtype=dtype)
+
+    def _vectors_of(
         self, histories: Sequence[History]
-    ) -> Float32[np.ndarray, "history item_width"]:
-        """Returns the query of each history; zeros for an empty one."""
-        raise NotImplementedError
+    ) -> Iterator[tuple[Sequence[int], tuple[Array, Array]]]:
+        """Yields queries and recent items of histories with items, and their rows."""
+        prepared = [self.prepare(Query(one, 1, filter_seen=False)) for one in histories]
+        for batch in self.plan(prepared):
+            if batch.length:
+                members = [prepared[i] for i in batch.members]
+                yield batch.members, self._vectors(batch, members)
+
+
+def _recommendations(
+    slots: Int32[np.ndarray, " k"], log_prob: Float32[np.ndarray, " k"]
+) -> Recommendations:
+    """Returns found items; slot -1 is padding. The arrays are copies."""
+    found = slots >= 0
+    return Recommendations(slots[found], np.exp(log_prob[found]))

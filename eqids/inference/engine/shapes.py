@@ -1,54 +1,64 @@
 """The few shapes that programs are compiled for: sizes are rounded up to a bucket."""
 
 import bisect
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SHORTEST = 16
+_SHORTEST = 16
 """Positions of the shortest bucket of histories."""
-_KS = (16, 128, 1024)
-"""Buckets of k below the largest."""
+_FEWEST_ITEMS = 16
+"""The smallest bucket of k."""
+_MASKED = 2**16
+"""In a catalog of at most this many slots, each query has a mask of its own."""
+_MASK_BYTES = 2**28
+"""Memory of the masks of a batch: few queries of a batch have masks of their own if the
+catalog is large."""
+_WIDTHS = (64, 512)
+"""Buckets of the number of slots that are left out by a list; a longer list becomes a
+mask."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Shapes:
-    """The buckets of a served model."""
+    """The buckets of a served model.
 
-    seq_len: int
-    """Positions of the longest histories that the model reads."""
-    max_batch: int = 64
-    """Most histories of a batch."""
-    max_k: int = 1024
-    """Most items of an answer."""
+    Attributes:
+        rows: of a batch; the last is the most histories of a batch.
+        lengths: positions of histories; the last is what the model reads at most.
+        ks: numbers of items; the last is the most of an answer.
+        widths: numbers of slots that a list leaves out; () if all queries have masks.
+        masked_rows: the rows of batches whose queries have masks of their own.
+    """
 
-    @functools.cached_property
-    def rows(self) -> Sequence[int]:
-        """Rows of a batch: powers of 4, and `max_batch`."""
-        return _up_to([4**i for i in range(16)], self.max_batch)
+    rows: Sequence[int]
+    lengths: Sequence[int]
+    ks: Sequence[int]
+    widths: Sequence[int]
+    masked_rows: Sequence[int]
 
-    @functools.cached_property
-    def lengths(self) -> Sequence[int]:
-        """Positions of a history: powers of two, and `seq_len`."""
-        return _up_to([SHORTEST << i for i in range(16)], self.seq_len)
-
-    @functools.cached_property
-    def ks(self) -> Sequence[int]:
-        """Numbers of items, the last is `max_k`."""
-        return _up_to(_KS, self.max_k)
-
-
-def _up_to(sizes: Sequence[int], most: int) -> Sequence[int]:
-    return (*(size for size in sizes if size < most), most)
+    @staticmethod
+    def of(seq_len: int, num_slots: int, max_batch: int, max_k: int) -> "Shapes":
+        """Returns the buckets up to these sizes."""
+        rows = _up_to(max_batch, first=1, factor=4)
+        most = max(1, _MASK_BYTES // num_slots)
+        return Shapes(
+            rows=rows,
+            lengths=_up_to(seq_len, first=_SHORTEST, factor=2),
+            ks=_up_to(min(max_k, num_slots), first=_FEWEST_ITEMS, factor=8),
+            widths=() if num_slots <= _MASKED else _WIDTHS,
+            masked_rows=[size for size in rows if size <= most],
+        )
 
 
 def bucket(sizes: Sequence[int], size: int) -> int:
-    """Returns the smallest of ascending sizes that is not below `size`.
+    """Returns the smallest of ascending sizes that is not below `size`."""
+    return sizes[bisect.bisect_left(sizes, size)]
 
-    Raises:
-        ValueError: all are below it.
-    """
-    at = bisect.bisect_left(sizes, size)
-    if at == len(sizes):
-        raise ValueError(f"size is {size}, wanted at most {sizes[-1]}")
-    return sizes[at]
+
+def _up_to(most: int, *, first: int, factor: int) -> Sequence[int]:
+    """Returns a geometric sequence below `most`, and `most`."""
+    sizes = []
+    while first < most:
+        sizes.append(first)
+        first *= factor
+    return [*sizes, most]

@@ -24,8 +24,6 @@ class AccessRecord(Struct, omit_defaults=True):
     status: int
     seconds: float
     error: str = ""
-    step: int | None = None
-    """Of the model that answered."""
     body: str = ""
 
 

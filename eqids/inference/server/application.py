@@ -92,7 +92,8 @@ class Application:
         self, scope: Scope, status: int, seconds: float, error: str
     ) -> AccessRecord:
         operation, client = scope.get("operation"), scope.get("client")
-        body = scope.get("body", b"") if self._service.config.log_histories else b""
+        histories = self._service.config.log_histories
+        body = scope.get("body", b"") if histories else b""
         path = scope["path"][:200] if operation is None else operation.path
         return AccessRecord(
             time=now(),
@@ -101,7 +102,8 @@ class Application:
             path=path,
             status=status,
             seconds=round(seconds, 6),
-            error=error,
+            # The sentences of these name items of a history.
+            error=error if histories or status not in (400, 404) else "",
             body=body.decode(errors="replace"),
         )
 

@@ -1,12 +1,17 @@
-"""Connections that are closed when their clients are too slow, or too many."""
+"""uvicorn's server, whose connections are closed if clients are too slow or many."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import h11
 import msgspec
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from eqids.config import ServeConfig
+from eqids.inference.server.application import Application
 from eqids.inference.server.bodies import ErrorAnswer
 
 KEEP_ALIVE = 75
@@ -71,3 +76,48 @@ class BoundedConnection(H11Protocol):
         except h11.LocalProtocolError:  # an answer has begun
             pass
         self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers, which closes slow connections."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, BoundedConnection)
+                connection.close_if_overdue()
+        return await super().on_tick(counter)
+
+
+def http_server(config: ServeConfig, application: Application) -> uvicorn.Server:
+    """Returns a server that does not listen yet; see `uvicorn.Server.serve`.
+
+    Args:
+        config: the command's flags.
+        application: answers requests.
+    """
+
+    class Connection(BoundedConnection):
+        max_connections = config.max_connections
+        read_timeout = config.read_timeout
+
+    uvicorn_config = uvicorn.Config(
+        application,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(config.read_timeout) + 1,
+        ssl_certfile=config.tls_cert,
+        ssl_keyfile=config.tls_key,
+    )
+    return _Server(uvicorn_config)

@@ -1,15 +1,11 @@
 """Runs the server: listens, opens the model, answers, and drains after a signal."""
 
 import asyncio
-import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from socket import socket
 from typing import Any
-
-import uvicorn
 
 from eqids.config import ServeConfig, Stopped, UserError
 from eqids.inference.engine.inference_engine import InferenceEngine
@@ -18,7 +14,7 @@ from eqids.inference.events.event_store import EventStore
 from eqids.inference.server.access_log import AccessLog
 from eqids.inference.server.api_keys import read_keys
 from eqids.inference.server.application import Application
-from eqids.inference.server.connections import KEEP_ALIVE, BoundedConnection
+from eqids.inference.server.connections import http_server
 from eqids.inference.server.listening import bound_socket, load_certificate, url_of
 from eqids.inference.server.open_served import Report, open_beside, open_first
 from eqids.inference.server.reload import watch
@@ -50,38 +46,51 @@ def serve(config: ServeConfig, output: Output) -> None:
         UserError: a file of the flags is missing or invalid, or the port is in use.
         Stopped: a signal came, and every accepted request was answered.
     """
+
+    async def until_signal() -> None:
+        number = await serve_until(_first_signal(), Service(config), output)
+        name = signal.Signals(number).name
+        raise Stopped(f"{name}: all accepted requests are answered", number)
+
+    asyncio.run(until_signal())
+
+
+async def serve_until(
+    stopped: "asyncio.Future[int]", service: Service, output: Output
+) -> int:
+    """Serves until a future has a result, and drains.
+
+    Args:
+        stopped: its result is returned.
+        service: without a model, which is opened here.
+        output: where texts go.
+
+    Raises:
+        UserError: see `serve`.
+    """
+    config = service.config
     keys = [] if config.api_key_file is None else read_keys(config.api_key_file)
     with bound_socket(config) as listener:
-        asyncio.run(_serve(config, keys, listener, output))
-
-
-async def _serve(
-    config: ServeConfig, keys: Sequence[bytes], listener: socket, output: Output
-) -> None:
-    service = Service(config)
-    log = AccessLog(output.log) if config.access_log else None
-    server = _Server(_uvicorn_config(config, Application(service, keys, log)))
-    load_certificate(server.config, config.tls_cert)
-    stopped = _first_signal()
-    listening = asyncio.create_task(server.serve([listener]))
-    url = url_of(config, listener)
-    working = asyncio.create_task(_work(service, url, output))
-    try:
-        ends: list[asyncio.Future[Any]] = [stopped, listening, working]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        await service.drain()
-    finally:
-        working.cancel()
-        server.should_exit = True
-        await listening
-        _close(service)
-        if log is not None:
-            log.close()
-    if not stopped.done():
-        await working
-    number = stopped.result()
-    name = signal.Signals(number).name
-    raise Stopped(f"{name}: all accepted requests are answered", number)
+        log = AccessLog(output.log) if config.access_log else None
+        application = Application(service, keys, log)
+        server = http_server(config, application)
+        load_certificate(server.config, config.tls_cert)
+        listening = asyncio.create_task(server.serve([listener]))
+        working = asyncio.create_task(_work(service, url_of(config, listener), output))
+        try:
+            ends: list[asyncio.Future[Any]] = [stopped, listening, working]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await service.drain()
+        finally:
+            working.cancel()
+            server.should_exit = True
+            await listening
+            _close(service)
+            if log is not None:
+                log.close()
+        if not stopped.done():
+            await working
+        return stopped.result()
 
 
 async def _work(service: Service, url: str, output: Output) -> None:
@@ -135,40 +144,3 @@ def _close(service: Service) -> None:
         service.engine.close()
     if service.events is not None:
         service.events.close()
-
-
-def _uvicorn_config(config: ServeConfig, application: Application) -> uvicorn.Config:
-    class Connection(BoundedConnection):
-        max_connections = config.max_connections
-        read_timeout = config.read_timeout
-
-    return uvicorn.Config(
-        application,
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        headers=[("x-content-type-options", "nosniff")],
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=int(config.read_timeout) + 1,
-        ssl_certfile=config.tls_cert,
-        ssl_keyfile=config.tls_key,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers, which closes slow connections."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:  # once a second
-            for connection in list(self.server_state.connections):
-                assert isinstance(connection, BoundedConnection)
-                connection.close_if_overdue()
-        return await super().on_tick(counter)

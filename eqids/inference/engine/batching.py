@@ -1,0 +1,102 @@
+"""Divides queries into batches, so that little is computed for padding."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from eqids.inference.engine.prepared_query import PreparedQuery
+from eqids.inference.engine.shapes import Shapes, bucket
+
+_BATCH_COST = 64
+"""The cost of one more batch, as a number of positions that take as long."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One batch.
+
+    Attributes:
+        members: which queries it has; at most `rows`.
+        rows: rows of the arrays.
+        length: positions of a row; 0 if popularity answers.
+        k: number of items to find.
+        width: slots that each row leaves out by a list, and all share a filter; none if
+            each row has a mask.
+    """
+
+    members: Sequence[int]
+    rows: int
+    length: int
+    k: int
+    width: int | None
+
+
+def plan(queries: Sequence[PreparedQuery], shapes: Shapes) -> list[BatchPlan]:
+    """Divides queries into batches, the batch with the first query first.
+
+    A batch has queries with the same bucket of k and, if they leave slots out by lists,
+    the same filter. Among batches of consecutive lengths, these take the fewest
+    positions, padding included.
+    """
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, query in enumerate(queries):
+        if not query.length:
+            groups[None].append(i)
+            continue
+        k = bucket(shapes.ks, query.k)
+        listed = bool(shapes.widths) and len(query.left_out) <= shapes.widths[-1]
+        groups[k, query.allow if listed else None].append(i)
+    plans = []
+    for key, members in groups.items():
+        if key is None:
+            plans.append(BatchPlan(members, len(members), 0, 0, None))
+        else:
+            plans += _plan_group(queries, members, shapes)
+    return sorted(plans, key=lambda batch: min(batch.members))
+
+
+def _plan_group(
+    queries: Sequence[PreparedQuery], members: Sequence[int], shapes: Shapes
+) -> list[BatchPlan]:
+    """Returns batches of queries that may share one."""
+    k = bucket(shapes.ks, queries[members[0]].k)
+    widest = max(len(queries[i].left_out) for i in members)
+    listed = bool(shapes.widths) and widest <= shapes.widths[-1]
+    members = sorted(members, key=lambda i: queries[i].length)
+    lengths = [bucket(shapes.lengths, queries[i].length) for i in members]
+    plans = []
+    for part, rows in cheapest(lengths, shapes.rows if listed else shapes.masked_rows):
+        own = members[part]
+        most = max(len(queries[i].left_out) for i in own)
+        width = bucket(shapes.widths, most) if listed else None
+        plans.append(BatchPlan(own, rows, lengths[part.stop - 1], k, width))
+    return plans
+
+
+def cheapest(lengths: Sequence[int], rows: Sequence[int]) -> list[tuple[slice, int]]:
+    """Divides rows into consecutive batches at the least cost.
+
+    The cost of a batch is its positions, padding included, and `_BATCH_COST`.
+
+    Args:
+        lengths: positions of each row, ascending.
+        rows: allowed sizes of a batch.
+
+    Returns:
+        For each batch the rows that it has, and its size.
+    """
+    cost, sizes = [0], [0]
+    for stop, length in enumerate(lengths, start=1):
+        options = [
+            (cost[max(0, stop - size)] + size * length + _BATCH_COST, size)
+            for size in rows
+        ]
+        least, size = min(options)
+        cost.append(least)
+        sizes.append(size)
+    found, stop = [], len(lengths)
+    while stop > 0:
+        start = max(0, stop - sizes[stop])
+        found.append((slice(start, stop), sizes[stop]))
+        stop = start
+    return found

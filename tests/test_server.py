@@ -1,0 +1,528 @@
+"""The HTTP server answers what `recommend` answers, and says what is wrong."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from served import Served, application, ask, serving, until
+
+import eqids
+from eqids.data import Dataset
+from eqids.inference.recommender import Recommender
+from eqids.inference.server.openapi import openapi_document, statuses
+from eqids.inference.server.operations import OPERATIONS
+
+
+@pytest.fixture(scope="module")
+def served(
+    finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    events = tmp_path_factory.mktemp("events") / "events.sqlite"
+    with serving(
+        finished / "40", events=events, max_batch=4, max_k=20, timeout=30.0
+    ) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def recommender(finished: Path) -> Recommender:
+    return eqids.load(finished / "40")
+
+
+def same(found: dict[str, Any], expected: Any) -> None:
+    """Holds the items of an answer to a table of `recommend`."""
+    for name in ("rank", "item", "title"):
+        assert [one[name] for one in found["items"]] == expected[name].tolist()
+    probabilities = [one["probability"] for one in found["items"]]
+    np.testing.assert_allclose(
+        probabilities, expected["probability"], rtol=0, atol=1e-6
+    )
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"k": 5},
+    {"k": 20, "keep_seen": True},
+    {"k": 3, "allow": ["item 1", "item 2", "item 3", "item 9", "no item"]},
+    {"k": 20, "deny": ["item 4", "item 5", "no item"]},
+    {"k": 4, "allow": [f"item {i}" for i in range(9)], "deny": ["item 2"]},
+]
+
+
+def test_answers_are_those_of_recommend(
+    served: Served, recommender: Recommender, dataset: Dataset
+) -> None:
+    histories: list[list[str]] = [["item 1", "item 2"], ["item 7"], []]
+    for options in OPTIONS:
+        given = {**options, "filter_seen": not options.get("keep_seen", False)}
+        given.pop("keep_seen", None)
+        for history in histories:
+            answer = served.post("/v1/recommend", {"history": history, **options})
+            assert answer.status_code == 200, answer.text
+            same(answer.json(), recommender.recommend([history], **given))
+            assert answer.json().get("popularity", False) == (not history)
+            unknown = "no item" in options.get("allow", [])
+            assert answer.json().get("left_out", {}).get("allow", 0) == unknown
+        for user in ("user 0", "user 7"):
+            answer = served.post("/v1/recommend", {"user": user, **options})
+            expected = recommender.recommend([recommender.of_user(user)], **given)
+            same(answer.json(), expected)
+    assert answer.json()["model"] == {
+        "checkpoint": str(recommender.opened.path),
+        "step": 40,
+        "catalog_id": dataset.info.catalog_id,
+        "catalog_version": 1,
+    }
+
+
+def test_times_order_a_history(served: Served, recommender: Recommender) -> None:
+    given = [(30, "item 3"), (10, "item 1"), (20, "item 2"), (10, "item 4")]
+    timed = [{"item": item, "time": 10**9 + time} for time, item in given]
+    answer = served.post("/v1/recommend", {"history": timed, "k": 6})
+    in_order = recommender.recommend(_table([given[i] for i in (1, 3, 2, 0)]), k=6)
+    same(answer.json(), in_order)
+
+
+def _table(events: list[tuple[int, str]]) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "user": "one",
+            "item": [item for _, item in events],
+            "time": [10**9 + time for time, _ in events],
+        }
+    )
+
+
+def test_several_requests_are_answered_in_order(served: Served) -> None:
+    requests = [{"user": "user 3", "k": 2}, {"history": []}, {"history": ["item 5"]}]
+    together = served.post("/v1/recommend", {"requests": requests}).json()
+    for request, result in zip(requests, together["results"], strict=True):
+        alone = served.post("/v1/recommend", request).json()
+        assert alone.pop("model") == together["model"]
+        assert [one["item"] for one in alone["items"]] == [
+            one["item"] for one in result["items"]
+        ]
+        assert alone.get("popularity") == result.get("popularity")
+
+
+def test_scores_are_the_probabilities_of_recommendations(served: Served) -> None:
+    asked = {"history": ["item 1", "item 2"]}
+    everything = served.post(
+        "/v1/recommend", {**asked, "k": 20, "keep_seen": True}
+    ).json()["items"]
+    items = [one["item"] for one in everything][::-1]
+    scored = served.post("/v1/score", {**asked, "items": items}).json()["items"]
+    assert [one["item"] for one in scored] == items
+    expected = [np.log(one["probability"]) for one in everything][::-1]
+    found = [one["log_probability"] for one in scored]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_similar_items_have_the_nearest_vectors(
+    served: Served, dataset: Dataset
+) -> None:
+    model = served.service.catalog.served
+    vectors = np.asarray(model.item_vectors(), np.float64)
+    vectors = vectors.reshape(dataset.num_slots, -1)
+    items = dataset.items()
+    rows = vectors[items["slot"]]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = rows @ rows[4]
+    order = [i for i in np.argsort(-cosines, kind="stable") if i != 4][:6]
+    answer = served.client.get("/v1/similar", params={"item": "item 4", "k": 6}).json()
+    assert [one["item"] for one in answer["items"]] == items["item"][order].tolist()
+    found = [one["similarity"] for one in answer["items"]]
+    np.testing.assert_allclose(found, cosines[order], rtol=0, atol=1e-5)
+
+
+def test_items_are_found_by_their_titles(served: Served, dataset: Dataset) -> None:
+    table = dataset.items()
+    for words, k in (("film 1", 20), ("1 FILM", 20), ("2", 2), ("", 5), ("none", 5)):
+        answer = served.client.get("/v1/items", params={"q": words, "k": k}).json()
+        fits = [
+            all(word in title.lower() for word in words.lower().split())
+            for title in table["title"]
+        ]
+        order = table[fits].sort_values(
+            ["count", "slot"], ascending=[False, True], kind="stable"
+        )
+        assert [one["item"] for one in answer["items"]] == order["item"].tolist()[:k]
+
+
+def test_stored_events_extend_histories(
+    served: Served, recommender: Recommender, dataset: Dataset
+) -> None:
+    def items_of(user: str) -> list[str]:
+        answer = served.client.get(f"/v1/users/{user}").json()
+        return [one["item"] for one in answer["history"]]
+
+    before, row = items_of("user 5"), dataset.user_index("user 5")
+    last = int(dataset.times[dataset.offsets[row + 1] - 1])
+    new = [
+        {"user": "user 5", "item": "item 3", "time": last + 10},
+        {"user": "a/new user", "item": "item 8", "time": 5},
+        {"user": "user 5", "item": "item 6", "time": last + 5},
+    ]
+    answer = served.post("/v1/events", {"events": new})
+    assert answer.json() == {"stored": 3, "new": 3}
+    assert served.post("/v1/events", {"events": new}).json()["new"] == 0
+    assert items_of("user 5") == [*before, "item 6", "item 3"]
+    assert items_of("a%2Fnew user") == ["item 8"]
+    answer = served.post("/v1/recommend", {"user": "a/new user", "k": 7})
+    same(answer.json(), recommender.recommend([["item 8"]], k=7))
+
+
+def test_an_event_of_an_unknown_item_stores_nothing(served: Served) -> None:
+    new = [{"user": "late", "item": item, "time": 1} for item in ("item 1", "item x")]
+    answer = served.post("/v1/events", {"events": new})
+    assert answer.status_code == 404
+    said = {"error": "events[1]: item 'item x' is not in the catalog"}
+    assert answer.json() == said
+    assert served.client.get("/v1/users/late").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("recommend", {"user": "nobody"}, 404, "user 'nobody' is unknown"),
+        ("recommend", {"history": ["item 1", 7]}, 404, "history[1]: item 7 is not in"),
+        ("recommend", {}, 400, "wanted one of user and history"),
+        ("recommend", {"user": "user 1", "history": []}, 400, "wanted one of user"),
+        ("recommend", {"user": "user 1", "k": 0}, 400, "k: expected int >= 1"),
+        ("recommend", {"user": "user 1", "k": 21}, 400, "k is 21, wanted 1 to 20"),
+        ("recommend", {"user": "user 1", "k": 10**30}, 400, "k"),
+        ("recommend", {"user": "user 1", "k": 1.5}, 400, "k: expected int, got float"),
+        ("recommend", {"user": ["user 1"]}, 400, "user: expected int | float | str"),
+        ("recommend", {"user": "user 1", "keepseen": True}, 400, "keepseen"),
+        ("recommend", {"user": "user 1", "allow": ["no"]}, 400, "allow names no item"),
+        ("recommend", {"user": "user 1", "filter": "no"}, 404, "filter 'no' is unknow"),
+        ("recommend", {"user": 10**40}, 404, "is unknown"),
+        ("recommend", {"user": "user 1", "request_time": 5}, 400, "request_time is gi"),
+        (
+            "recommend",
+            {"history": ["item 1", {"item": "item 2", "time": 1}]},
+            400,
+            "history has 1 items with a time and 1 without",
+        ),
+        (
+            "recommend",
+            {"history": [{"item": "item 2", "time": 10**30}]},
+            400,
+            "history[0].time: expected int",
+        ),
+        ("recommend", {"requests": []}, 400, "requests holds 0, wanted 1 to 4"),
+        ("recommend", {"requests": [{"user": "user 1"}] * 5}, 400, "requests holds 5"),
+        ("recommend", {"requests": [{"user": "user 1"}], "k": 2}, 400, "field k"),
+        (
+            "recommend",
+            {"requests": [{"user": "user 1"}, {"user": "x"}]},
+            404,
+            "user 'x' is unknown",
+        ),
+        ("recommend", [], 400, "the body: expected object, got array"),
+        ("score", {"user": "user 1", "items": []}, 400, "items holds 0"),
+        ("score", {"user": "user 1", "items": ["x"]}, 404, "items[0]: item 'x'"),
+        ("events", {"events": []}, 400, "events holds 0, wanted 1 to 10,000"),
+        ("reload", {"checkpoint": "/no/such/9"}, 409, "no such folder"),
+        ("reload", {"checkpoint": "a\0b"}, 400, "null character"),
+        ("reload", {"checkpoint": "x" * 5000}, 409, "x"),
+    ],
+)
+def test_mistakes_are_named(
+    path: str, body: Any, status: int, said: str, served: Served
+) -> None:
+    answer = served.post(f"/v1/{path}", body)
+    assert answer.status_code == status, answer.text
+    (name,) = answer.json()
+    assert name == "error" and said in answer.json()["error"], answer.text
+    assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/v1/users/nobody", 404, "user 'nobody' is unknown"),
+        ("/v1/similar?item=nothing", 404, "item 'nothing' is not in the catalog"),
+        ("/v1/similar", 400, "missing required field item"),
+        ("/v1/similar?item=item+1&k=x", 400, "k: expected int, got str"),
+        ("/v1/items?q=a&q=b", 400, "a parameter repeats"),
+        ("/v1/items?k=99", 400, "k is 99, wanted 1 to 20"),
+        ("/v1/nothing", 404, "there is no such path"),
+        ("/v1/recommend", 405, "the path has no such method"),
+        ("/v1/../../etc/passwd", 404, "there is no such path"),
+    ],
+)
+def test_mistakes_in_addresses_are_named(
+    path: str, status: int, said: str, served: Served
+) -> None:
+    answer = served.client.get(path)
+    assert (answer.status_code, said in answer.json()["error"]) == (status, True)
+
+
+def test_unknown_items_may_be_skipped(served: Served, recommender: Recommender) -> None:
+    asked = {"history": ["item 1", "gone", "item 2"], "unknown": "skip", "k": 5}
+    answer = served.post("/v1/recommend", asked).json()
+    assert answer["left_out"] == {"history": 1}
+    same(answer, recommender.recommend([["item 1", "item 2"]], k=5))
+
+
+IDS = st.sampled_from(["item 1", "item 2", "item 26", 3, 2.5, "", "x", 10**25])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+FIELDS: dict[str, Any] = {
+    "user": st.sampled_from(["user 0", "user 3", "x", 1]) | JSON,
+    "history": st.lists(IDS, max_size=40)
+    | st.lists(st.fixed_dictionaries({"item": IDS, "time": st.integers()}), max_size=9)
+    | JSON,
+    "k": st.integers(-1, 22) | JSON,
+    "keep_seen": st.booleans() | JSON,
+    "allow": st.lists(IDS, max_size=9) | JSON,
+    "deny": st.lists(IDS, max_size=9) | JSON,
+    "unknown": st.sampled_from(["refuse", "skip", "x"]),
+    "request_time": st.integers() | JSON,
+    "items": st.lists(IDS, max_size=9),
+}
+REQUEST = st.fixed_dictionaries({}, optional=FIELDS)
+SOUND = st.fixed_dictionaries(
+    {
+        "history": st.lists(st.integers(0, 26).map("item {}".format), max_size=40),
+        "k": st.integers(1, 20),
+        "keep_seen": st.booleans(),
+    },
+    optional={
+        "deny": st.lists(st.integers(0, 30).map("item {}".format), max_size=40),
+        "allow": st.lists(st.integers(0, 26).map("item {}".format), min_size=1),
+    },
+)
+
+
+@settings(max_examples=150)
+@given(
+    path=st.sampled_from(["recommend", "score"]),
+    body=SOUND | REQUEST | JSON | st.lists(SOUND, max_size=5).map(
+        lambda requests: {"requests": requests}
+    ),
+)  # fmt: skip
+def test_no_request_is_answered_500_or_compiles(
+    path: str, body: Any, served: Served
+) -> None:
+    answer = served.post(f"/v1/{path}", body)
+    assert answer.status_code in (200, 400, 404), answer.text
+    assert answer.status_code == 200 or list(answer.json()) == ["error"]
+    assert served.service.engine.counters().compilations_after_ready == 0
+
+
+def test_metrics_count_what_happened(served: Served) -> None:
+    def value(name: str) -> float:
+        lines = served.client.get("/metrics").text.splitlines()
+        (found,) = (x.rpartition(" ")[2] for x in lines if x.startswith(f"{name} "))
+        return float(found)
+
+    ok = 'eqids_requests_total{outcome="ok"}'
+    before, rows = value(ok), value("eqids_batch_size_sum")
+    served.post("/v1/recommend", {"history": ["item 20", "item 21"], "k": 17})
+    assert (
+        value(ok)
+        == before + 1
+        == value("eqids_request_seconds_count")
+        - sum(
+            value(f'eqids_requests_total{{outcome="{name}"}}')
+            for name in ("bad_request", "not_found", "bad_method", "refused")
+        )
+    )
+    assert value("eqids_batch_size_sum") == rows + 1
+    assert value('eqids_batch_size_bucket{le="+Inf"}') >= 1
+    assert value("eqids_queue_depth") == 0
+    assert value("eqids_compilations_after_ready_total") == 0
+    assert value("eqids_device_seconds_total") > 0
+    text = served.client.get("/metrics").text
+    for name in ("eqids_cache_hits_total", "eqids_cache_misses_total"):
+        assert f'{name}{{tier="answer"}}' in text
+    assert "eqids_model_info{" in text and 'step="40"' in text
+
+
+def test_the_openapi_document_is_that_of_the_server(served: Served) -> None:
+    document = served.client.get("/openapi.json").json()
+    assert document == json.loads(
+        openapi_document(OPERATIONS, document["info"]["version"])
+    )
+    schemas = document["components"]["schemas"]
+    asked: dict[str, Any] = {
+        "/v1/recommend": {"user": "user 1"},
+        "/v1/score": {"history": [], "items": ["item 1"]},
+        "/v1/events": {"events": [{"user": "user 9", "item": "item 1", "time": 3}]},
+        "/v1/similar": {"item": "item 1"},
+        "/v1/users/{user}": {},
+    }
+    for operation in OPERATIONS:
+        one = document["paths"][operation.path][operation.method.lower()]
+        assert set(one["responses"]) == {"200", *map(str, statuses(operation))}
+        if operation.path == "/v1/reload":
+            continue
+        given = asked.get(operation.path, {})
+        path = operation.path.replace("{user}", "user 1")
+        if operation.method == "GET":
+            answer = served.client.get(path, params=given)
+        else:
+            body = one["requestBody"]["content"]["application/json"]["schema"]
+            assert fits(given, body, schemas)
+            answer = served.post(path, given)
+        content = one["responses"]["200"]["content"]["application/json"]
+        assert answer.status_code == 200
+        assert fits(answer.json(), content["schema"], schemas), answer.text
+
+
+def fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Whether a value is of a JSON schema; of the parts of schemas that ours have."""
+    if "$ref" in schema:
+        return fits(value, schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    for name, enough in (("anyOf", any), ("oneOf", lambda x: sum(x) == 1)):
+        if name in schema:
+            return enough([fits(value, one, schemas) for one in schema[name]])
+    if "enum" in schema:
+        return value in schema["enum"]
+    match schema["type"]:
+        case "object":
+            known = schema["properties"]
+            return (
+                isinstance(value, dict)
+                and set(schema["required"]) <= set(value)
+                and all(
+                    name in known and fits(one, known[name], schemas)
+                    for name, one in value.items()
+                )
+            )
+        case "array":
+            return all(fits(one, schema["items"], schemas) for one in value)
+        case "integer":
+            return type(value) is int and value >= schema.get("minimum", value)
+        case "number":
+            return type(value) in (int, float)
+    kinds = {"string": str, "boolean": bool, "null": type(None)}
+    return isinstance(value, kinds[schema["type"]])
+
+
+def test_a_reload_serves_the_other_checkpoint(
+    served: Served, finished: Path, tmp_path: Path
+) -> None:
+    asked = {"history": ["item 1", "item 2"], "k": 9}
+    for step in (20, 40):
+        answer = served.post("/v1/reload", {"checkpoint": str(finished / str(step))})
+        assert answer.json()["model"]["step"] == step
+        assert answer.json()["before"]["step"] == 60 - step
+        found = served.post("/v1/recommend", asked).json()
+        assert found["model"]["step"] == step
+        other = eqids.load(finished / str(step))
+        same(found, other.recommend([asked["history"]], k=9))
+    assert served.service.engine.counters().compilations_after_ready == 0
+
+
+def test_the_queue_is_bounded_and_requests_have_a_deadline(served: Served) -> None:
+    app, engine = application(served, max_queue=2, timeout=0.2)
+    release = threading.Event()
+    blocked = engine.submit_call(release.wait)
+    until(blocked.running)
+    asked = {"json": {"history": ["item 11", "item 12"], "k": 3}}
+    late = ask(app, "POST", "/v1/recommend", **asked)
+    assert (late.status_code, "within 0.2 seconds" in late.text) == (504, True)
+    waiting = [engine.submit_call(lambda: None) for _ in range(2)]
+    full = ask(app, "POST", "/v1/recommend", **asked)
+    assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+    assert "the queue is full" in full.json()["error"]
+    release.set()
+    for one in waiting:
+        one.result()
+    assert ask(app, "POST", "/v1/recommend", **asked).status_code == 200
+    engine.close()
+    closed = ask(app, "POST", "/v1/recommend", **asked)
+    assert (closed.status_code, closed.headers["connection"]) == (503, "close")
+
+
+def test_a_client_that_goes_away_cancels_its_query(served: Served) -> None:
+    engine, release = served.service.engine, threading.Event()
+    blocked = engine.submit_call(release.wait)
+    until(blocked.running)
+    batches = engine.counters().batches
+    body = b'{"history": ["item 13", "item 14"]}'
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.sendall(head % len(body) + body)
+        until(lambda: engine.counters().queue_depth == 1)
+    cancelled = 'eqids_requests_total{outcome="cancelled"} 1.0'
+    until(lambda: cancelled in served.client.get("/metrics").text)
+    release.set()
+    engine.submit_call(lambda: None).result()
+    assert engine.counters().batches == batches
+
+
+def test_only_keys_of_the_file_open_v1(served: Served) -> None:
+    app, engine = application(served, keys=[b"first-key", b"second"])
+    good = {"authorization": "Bearer second"}
+    assert ask(app, "GET", "/v1/model", headers=good).status_code == 200
+    for bad in ("", "second", "Bearer", "Bearer sec", "Bearer second2", "Basic second"):
+        answer = ask(app, "GET", "/v1/model", headers={"authorization": bad})
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "second" not in answer.text
+    for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json"):
+        assert ask(app, "GET", path).status_code == 200
+    engine.close()
+
+
+def test_pages_of_other_sites_are_refused(served: Served) -> None:
+    for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+        headers = {"sec-fetch-site": site}
+        answer = served.client.get("/v1/model", headers=headers)
+        assert answer.status_code == status
+
+
+def test_the_log_has_no_histories_unless_they_are_wanted(served: Served) -> None:
+    served.post("/v1/recommend", {"history": ["item 15", "secret"]})
+    served.client.get("/v1/users/user%202")
+    until(lambda: "users" in "".join(served.log[-3:]))
+    lines = "".join(served.log).splitlines()
+    records = [json.loads(line) for line in lines if line.startswith("{")]
+    last = next(one for one in records[::-1] if one["path"] == "/v1/recommend")
+    assert (last["status"], last["method"]) == (404, "POST")
+    assert last["client"] == "127.0.0.1" and last["seconds"] > 0
+    assert "secret" not in "".join(lines) and "user 2" not in "".join(lines)
+
+
+def test_accepted_requests_are_answered_after_a_signal(
+    served: Served, finished: Path
+) -> None:
+    """The last test, because it stops the server."""
+    engine, release = served.service.engine, threading.Event()
+    blocked = engine.submit_call(release.wait)
+    until(blocked.running)
+    answers: list[httpx.Response] = []
+    asked = {"history": ["item 16", "item 17"]}
+    thread = threading.Thread(
+        target=lambda: answers.append(served.post("/v1/recommend", asked))
+    )
+    thread.start()
+    until(lambda: engine.counters().queue_depth == 1)
+    served.stop()
+    until(served.service.draining.is_set)
+    for path in ("/health/ready", "/v1/model"):
+        refused = served.client.get(path)
+        assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+    assert served.client.get("/health/live").status_code == 200
+    release.set()
+    thread.join()
+    assert answers[0].status_code == 200
+    assert served.ended.wait(30)
