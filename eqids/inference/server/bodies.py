@@ -116,7 +116,7 @@ class ModelName(Struct, frozen=True):
 
 
 class NearItem(Struct, frozen=True):
-    """An item of the history, and the cosine of its vector and the recommended one's."""
+    """An item of a history, and the cosine of its vector and a recommended one's."""
 
     item: ItemId
     title: str
@@ -266,7 +266,8 @@ class MapAnswer(Struct, frozen=True):
 
     Neighbours on the map have similar vectors: the axes are the first two principal
     components. `x` and `y` are base64 of 16-bit integers without sign, `cluster` of
-    32-bit integers, little-endian, one for each item.
+    32-bit integers, little-endian, one for each item. `clusters_of` says whether the
+    clusters are the model's, or made for the map because the model has only one.
     """
 
     model: ModelName
@@ -277,6 +278,7 @@ class MapAnswer(Struct, frozen=True):
     x: bytes
     y: bytes
     cluster: bytes
+    clusters_of: Literal["model", "map"]
 
 
 class ReloadAnswer(Struct, frozen=True):

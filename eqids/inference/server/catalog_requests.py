@@ -28,7 +28,7 @@ async def similar(service: Service, asked: SimilarRequest) -> SimilarAnswer:
     """Returns the items whose vectors are nearest to one's."""
     engine, catalog = service.ready()
     names, served = catalog.names, catalog.served
-    k = min(_checked(service, asked.k), served.shapes.max_k)
+    k = min(_checked(service, asked.k), served.shapes.ks[-1])
     (slot,) = names.find([asked.item]).tolist()
     expect(slot >= 0, 404, f"item {shown(asked.item)} is not in the catalog")
     slots = np.array([slot], np.int32)

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Int, UInt16
+from jaxtyping import Float, Float16, Float32, Int, Int32, UInt16
+
+from eqids.data.clustering.kmeans import balanced_kmeans
 
 _CHUNK = 16_384
 """Rows that are computed in float32 at a time."""
@@ -73,6 +75,24 @@ def map_positions(
     span = float((high - low).max()) or 1.0
     scaled = (found - (low + high) / 2) / span + 0.5
     return np.rint(np.clip(scaled, 0, 1) * _FINEST).astype(np.uint16)
+
+
+def map_clusters(
+    vectors: Float16[np.ndarray, "slot item_width"],
+    shown: Int[np.ndarray, " point"],
+    most: int,
+) -> Int32[np.ndarray, " point"]:
+    """Returns a cluster for each item, by k-means of their directions.
+
+    Args:
+        vectors: see `directions`.
+        shown: the items.
+        most: most clusters.
+    """
+    num = min(most, len(shown))
+    sizes = np.array([len(part) for part in np.array_split(shown, num)])
+    rows, ones = vectors[shown].astype(np.float32), np.ones(len(shown), np.float32)
+    return balanced_kmeans(rows, sizes, ones, seed=0, spherical=True)
 
 
 def _principal_axes(

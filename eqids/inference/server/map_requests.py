@@ -12,6 +12,7 @@ from eqids.inference.server.bodies import MapAnswer, NearItem, NothingMore
 from eqids.inference.server.device_calls import device_call
 from eqids.inference.server.item_directions import (
     directions,
+    map_clusters,
     map_positions,
     nearest_in_history,
 )
@@ -20,6 +21,8 @@ from eqids.inference.server.service import Service
 
 _MOST = 100_000
 """Items on the map."""
+_CLUSTERS = 24
+"""Clusters that are made for the map."""
 _NEAR = 3
 """Items of the history that a recommended one comes with."""
 
@@ -79,6 +82,10 @@ def _map(
     slots = names.search("", len(names))
     shown = slots[:_MOST]
     positions = map_positions(vectors, slots, shown).astype("<u2")
+    if info.num_clusters > 1:
+        cluster = cluster_of(shown, info.cluster_size)
+    else:
+        cluster = map_clusters(vectors, shown, _CLUSTERS)
     return MapAnswer(
         catalog.model,
         num_items=len(slots),
@@ -86,5 +93,6 @@ def _map(
         titles=[names.title(slot) for slot in shown.tolist()],
         x=positions[:, 0].tobytes(),
         y=positions[:, 1].tobytes(),
-        cluster=cluster_of(shown, info.cluster_size).astype("<i4").tobytes(),
+        cluster=cluster.astype("<i4").tobytes(),
+        clusters_of="model" if info.num_clusters > 1 else "map",
     )

@@ -139,7 +139,7 @@ def _query(
         slots = catalog.names.find(asked.deny)
         unknown_denied = int((slots < 0).sum())
         deny = np.unique(slots[slots >= 0])
-    k = min(asked.k, catalog.served.shapes.max_k)
+    k = min(asked.k, catalog.served.shapes.ks[-1])
     query = Query(history, k, not asked.keep_seen, allow, deny)
     return query, LeftOut(num_unknown, unknown_allowed, unknown_denied)
 
