@@ -9,7 +9,6 @@ from eqids.config import UserError
 from eqids.data.ids import shown
 from eqids.inference.events.event_store import EventStore
 from eqids.inference.histories import History, with_request_time
-from eqids.inference.request_times import asked_now
 from eqids.inference.server.bodies import HistoryFields, ItemId, TimedItem, UserId
 from eqids.inference.server.http_errors import HttpError, expect
 from eqids.inference.server.served_catalog import ServedCatalog
@@ -115,16 +114,15 @@ def _asked_at(
     catalog: ServedCatalog, history: History, seconds: int | None, where: str
 ) -> History:
     """Returns a history with its request time, if the model reads that."""
-    reads = catalog.served.opened.model.config.request_time
-    if seconds is not None:
-        expect(
-            reads,
-            400,
-            f"{where}request_time is given, and the model was trained without "
-            "--request_time; wanted no request_time",
-        )
-        try:
-            return with_request_time(history, seconds, f"{where}history")
-        except UserError as error:
-            raise HttpError(400, str(error)) from None
-    return asked_now([history])[0] if reads else history
+    if seconds is None:
+        return history
+    expect(
+        catalog.served.opened.model.config.request_time,
+        400,
+        f"{where}request_time is given, and the model was trained without "
+        "--request_time; wanted no request_time",
+    )
+    try:
+        return with_request_time(history, seconds, f"{where}history")
+    except UserError as error:
+        raise HttpError(400, str(error)) from None
