@@ -197,9 +197,7 @@ class ServedModel:
         They are those by which the softmax predicts items.
         """
         softmax = self.opened.model.softmax
-        parts = (
-            [softmax.table] if softmax.text is None else [softmax.table, softmax.text]
-        )
+        parts = [x for x in (softmax.table, softmax.text) if x is not None]
         # By NumPy: jax would compile it.
         return np.concatenate([np.asarray(x, np.float32) for x in parts], axis=-1)
 
