@@ -1,7 +1,8 @@
 // The page: its state, and what happens when the user changes it.
 
+import { showAnswers, versionName } from "./answers.js";
 import { button, byId, make, nameOf, replaceRows, titled } from "./dom.js";
-import { CatalogMap, clusterColour, readMap } from "./map.js";
+import { CatalogMap, readMap } from "./map.js";
 import { ask, setKeyPrompt } from "./requests.js";
 import { searchField } from "./search.js";
 
@@ -11,17 +12,16 @@ let answers = []; // of the served model, and of the one beside it
 let points = null; // of the map
 let pending = null;
 
+const onWait = (sentence) => (byId("status").textContent = sentence);
 const map = new CatalogMap(byId("map"), { onPick: showPicked, onDraw: noteFrame });
+const handlers = { onAdd: add, onPoint: (lines) => map.mark({ lines }) };
 setKeyPrompt(promptForKey);
 searchField(byId("search"), byId("found"), { onChoose: add, onError: showError });
-byId("user-form").onsubmit = (event) => {
-  event.preventDefault();
-  loadUser(byId("user").value.trim());
-};
+byId("user-form").onsubmit = loadUser;
 byId("clear").onclick = () => {
   lists.history = [];
-  changed();
   byId("search").focus();
+  changed();
 };
 for (const id of ["keep-seen", "k", "filter", "compare"]) byId(id).onchange = changed;
 byId("zoom-in").onclick = () => map.zoomBy(1.6);
@@ -29,39 +29,37 @@ byId("zoom-out").onclick = () => map.zoomBy(1 / 1.6);
 byId("show-all").onclick = () => map.showAll();
 byId("show-marked").onclick = () => map.showMarked();
 addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, select, dialog");
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
-    event.preventDefault();
-    byId("search").focus();
-  }
+  const elsewhere = event.target.closest("input, select, dialog");
+  if (event.key !== "/" || elsewhere || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  byId("search").focus();
 });
 changed();
 
-/** Adds an item to one of the lists, by default the one that the user selected. */
+/** Adds an item to a list, by default the one that the user selected. */
 function add(item, name) {
   name ??= document.querySelector("input[name=target]:checked").value;
-  const timed = lists.history.some((event) => event.time !== null);
   if (name === "history") {
+    // Items have times all or none.
+    const timed = lists.history.some((event) => event.time !== null);
     const time = timed ? Math.floor(Date.now() / 1000) : null;
     lists.history.push({ ...item, time });
   } else {
-    const same = (other) => other.item === item.item;
-    const opposite = name === "allow" ? "deny" : "allow";
-    lists[opposite] = lists[opposite].filter((other) => !same(other));
-    if (!lists[name].some(same)) lists[name].push(item);
+    for (const list of ["allow", "deny"]) remove(list, item);
+    lists[name].push(item);
   }
   changed();
 }
 
-function remove(name, entry) {
-  lists[name] = lists[name].filter((other) => other !== entry);
-  changed();
+function remove(name, { item }) {
+  lists[name] = lists[name].filter((other) => other.item !== item);
 }
 
-async function loadUser(user) {
+async function loadUser(event) {
+  event.preventDefault();
+  const user = encodeURIComponent(byId("user").value.trim());
   try {
-    const { history } = await ask(`v1/users/${encodeURIComponent(user)}`, { onWait: showStatus });
-    lists.history = history;
+    lists.history = (await ask(`v1/users/${user}`, { onWait })).history;
     changed();
   } catch (error) {
     showError(error);
@@ -73,184 +71,107 @@ async function changed() {
   showLists();
   pending?.abort();
   const { signal } = (pending = new AbortController());
-  const started = performance.now();
   try {
     if (!model) await loadModel();
-    signal.throwIfAborted();
-    if (!byId("k").reportValidity()) return;
-    const both = Boolean(model.compared) && byId("compare").checked;
-    const path = both ? "v1/compare" : "v1/recommend";
-    const answer = await ask(path, { body: request(), signal, onWait: showStatus });
-    const found = both ? [answer.served, answer.compared] : [answer];
-    if (!sameModel(found[0].model, model.model)) await loadModel(); // after a reload
-    signal.throwIfAborted();
-    answers = found;
+    if (signal.aborted || !byId("k").reportValidity()) return;
+    const started = performance.now();
+    const both = model.compared && byId("compare").checked;
+    const sent = { body: request(), signal, onWait };
+    const answer = await ask(both ? "v1/compare" : "v1/recommend", sent);
+    answers = both ? [answer.served, answer.compared] : [answer];
+    const milliseconds = Math.round(performance.now() - started);
+    onWait(`${answers[0].items.length} recommendations in ${milliseconds} ms`);
     byId("error").hidden = true;
-    showAnswers(performance.now() - started);
-    await loadMap();
+    show();
+    await followReload();
   } catch (error) {
     if (!signal.aborted) showError(error);
   }
 }
 
 function request() {
-  const ids = (name) => (lists[name].length ? lists[name].map((one) => one.item) : undefined);
-  const event = ({ item, time }) => (time === null ? item : { item, time });
+  const ids = (name) => lists[name].map((one) => one.item);
   return {
-    history: lists.history.map(event),
+    history: lists.history.map(({ item, time }) => (time === null ? item : { item, time })),
     k: byId("k").valueAsNumber,
     keep_seen: byId("keep-seen").checked,
-    allow: ids("allow"),
+    allow: lists.allow.length ? ids("allow") : null,
     deny: ids("deny"),
-    filter: byId("filter").value || undefined,
+    filter: byId("filter").value || null,
     explain: true,
-    unknown: "skip", // of a history that a reload has outlived
+    unknown: "skip", // an item of the history may be gone after a reload
   };
 }
 
-const sameModel = (a, b) =>
-  a.checkpoint === b.checkpoint && a.catalog_version === b.catalog_version;
-const shortName = (name) => `${name.checkpoint.split("/").slice(-2, -1)[0] ?? ""} step ${name.step}`.trim();
-const percent = (share) => (share >= 0.0001 ? `${(100 * share).toFixed(2)}%` : "<0.01%");
-
-async function loadModel() {
-  model = await ask("v1/model", { onWait: showStatus });
-  byId("served").textContent = shortName(model.model);
-  byId("k").max = model.max_k;
-  byId("compare-part").hidden = !model.compared;
-  const filter = byId("filter");
-  const kept = filter.value;
-  filter.replaceChildren(
-    make("option", { value: "" }, "all items"),
-    ...model.filters.map((name) => make("option", { value: name }, name)),
-  );
-  filter.value = model.filters.includes(kept) ? kept : "";
-  byId("filter-part").hidden = !model.filters.length;
-  const score = model.ndcg_at_10 === null ? "not measured" : model.ndcg_at_10.toFixed(4);
-  const rows = [
-    ["Checkpoint", model.model.checkpoint],
-    ["Step", model.model.step.toLocaleString()],
-    ["NDCG@10 on validation", score],
-    ["Catalog", `${model.model.catalog_id.slice(0, 12)}, version ${model.model.catalog_version}`],
-    ["Items", model.num_items.toLocaleString()],
-    ["Users", model.num_users.toLocaleString()],
-    ["Reads", `the last ${model.seq_len.toLocaleString()} positions of a history`],
-    ["Compared with", model.compared ? model.compared.checkpoint : "none: start the server with --compare DIR"],
-  ];
-  byId("model").replaceChildren(
-    make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
-  );
+/** Loads what depends on the model's version, if it is not that of the answer. */
+async function followReload() {
+  const version = JSON.stringify(answers[0].model);
+  if (JSON.stringify(model.model) !== version) await loadModel();
+  if (JSON.stringify(points?.model) === version) return;
+  points = readMap(await ask("v1/map"));
+  map.show(points);
+  show();
 }
 
-async function loadMap() {
-  if (!points || !sameModel(points.model, answers[0].model)) {
-    points = readMap(await ask("v1/map"));
-    map.show(points);
-    showAnswers();
-  }
+async function loadModel() {
+  model = await ask("v1/model", { onWait });
+  const { checkpoint, step, catalog_id, catalog_version } = model.model;
+  byId("served").textContent = versionName(model.model);
+  byId("k").max = model.max_k;
+  byId("compare-part").hidden = !model.compared;
+  byId("filter-part").hidden = !model.filters.length;
+  const option = (value) => make("option", { value }, value || "all items");
+  byId("filter").replaceChildren(...["", ...model.filters].map(option));
+  const rows = {
+    Checkpoint: checkpoint,
+    Step: step.toLocaleString(),
+    "NDCG@10 on validation": model.ndcg_at_10?.toFixed(4) ?? "not measured",
+    Catalog: `${catalog_id.slice(0, 12)}, version ${catalog_version}`,
+    Items: model.num_items.toLocaleString(),
+    Users: model.num_users.toLocaleString(),
+    Reads: `the last ${model.seq_len.toLocaleString()} positions of a history`,
+    "Compared with": model.compared?.checkpoint ?? "none; start the server with --compare",
+  };
+  const cells = Object.entries(rows).flatMap(([name, value]) => [
+    make("dt", {}, name),
+    make("dd", {}, value),
+  ]);
+  byId("model").replaceChildren(...cells);
+}
+
+function show() {
+  showAnswers(answers, points, handlers);
+  const [first, second = []] = answers.map(({ items }) => items.map((one) => one.item));
+  // An item that both recommend leaves a gap, so that the others keep their ranks.
+  const other = second.map((id) => (first.includes(id) ? null : id));
+  const history = lists.history.map((one) => one.item);
+  map.mark({ history, answer: first, other, lines: [] });
+  byId("other-mark").hidden = answers.length < 2;
 }
 
 function showLists() {
   for (const [name, items] of Object.entries(lists)) {
     const rows = items.map((one, i) => {
-      const drop = button("remove", "×", `Remove ${nameOf(one)}`, () => remove(name, one));
+      const drop = button("remove", "×", `Remove ${nameOf(one)}`, () => {
+        lists[name].splice(i, 1);
+        changed();
+      });
       return make("li", { "data-key": `${one.item} ${i}` }, titled(one), drop);
     });
-    if (name === "history") rows.reverse(); // the newest first
-    replaceRows(byId(name), rows);
-    if (name !== "history") byId(`${name}-part`).hidden = !items.length;
+    replaceRows(byId(name), rows.reverse()); // the newest first
   }
+  for (const name of ["allow", "deny"]) byId(`${name}-part`).hidden = !lists[name].length;
   const num = lists.history.length;
-  byId("history-title").textContent =
-    num === 0 ? "No items yet" : `${num.toLocaleString()} ${num === 1 ? "item" : "items"}, newest first`;
-  byId("clear").hidden = num === 0;
-}
-
-function showAnswers(milliseconds) {
-  const columns = byId("columns");
-  columns.className = answers.length > 1 ? "two" : "";
-  while (columns.childElementCount > answers.length) columns.lastChild.remove();
-  while (columns.childElementCount < answers.length) {
-    const list = make("ol", { className: "answer", tabIndex: -1 });
-    columns.append(make("div", {}, make("h3"), make("p", { className: "note" }), list));
-  }
-  const largest = Math.max(...answers.flatMap((one) => one.items.map((item) => item.probability)));
-  answers.forEach((answer, i) => {
-    const [heading, note, list] = columns.children[i].children;
-    const other = answers[1 - i];
-    heading.textContent = shortName(answer.model);
-    heading.hidden = !other;
-    list.setAttribute("aria-label", `Recommendations of ${shortName(answer.model)}`);
-    note.textContent = noteOf(answer, other);
-    note.hidden = !note.textContent;
-    replaceRows(list, answer.items.map((item) => answerRow(item, other, largest)));
-  });
-  if (milliseconds !== undefined) {
-    showStatus(`${answers[0].items.length} recommendations in ${Math.round(milliseconds)} ms`);
-  }
-  markMap();
-}
-
-function noteOf(answer, other) {
-  const notes = [];
-  if (answer.popularity) notes.push("The history is empty: the most popular items, with their shares of all events.");
-  if (answer.left_out?.history) notes.push(`${answer.left_out.history} items of the history are not in the catalog.`);
-  if (!answer.items.length) notes.push("No item may be recommended.");
-  if (other) {
-    const ids = new Set(other.items.map((one) => one.item));
-    const num = answer.items.filter((one) => ids.has(one.item)).length;
-    notes.push(`${num} of ${answer.items.length} are recommended by the other model too.`);
-  }
-  return notes.join(" ");
-}
-
-function answerRow(item, other, largest) {
-  const row = make("li", { "data-key": item.item });
-  const at = points?.at.get(String(item.item));
-  const dot = make("i", { className: "dot", "aria-hidden": "true" });
-  if (at !== undefined) dot.style.background = clusterColour(points.clusters[at]);
-  const name = nameOf(item);
-  const head = make("div", { className: "head" }, dot, titled(item));
-  if (other) {
-    const rank = other.items.find((one) => one.item === item.item)?.rank;
-    head.append(make("span", { className: "elsewhere" }, rank ? `there ${rank}` : "only here"));
-  }
-  const bar = make("div", { className: "bar" }, make("div"));
-  bar.firstChild.style.width = `${(100 * item.probability) / (largest || 1)}%`;
-  const share = make("span", { className: "share" }, percent(item.probability));
-  const why = make("p", { className: "why" });
-  (item.near ?? []).forEach((near, i) => {
-    const similarity = make("small", {}, near.similarity.toFixed(2));
-    why.append(i ? ", " : "near ", titled(near, "near"), " ", similarity);
-  });
-  row.append(
-    make("span", { className: "rank" }, String(item.rank)),
-    make("div", { className: "body" }, head, make("div", { className: "chance" }, bar, share), why),
-    make("div", { className: "actions" },
-      button("use", "+", `Add ${name} to the history`, () => add(plain(item), "history")),
-      button("deny", "×", `Never recommend ${name}`, () => add(plain(item), "deny"))),
-  );
-  const lines = (item.near ?? []).map((near) => [item.item, near.item]);
-  row.onmouseenter = row.onfocusin = () => map.mark({ lines });
-  row.onmouseleave = row.onfocusout = () => map.mark({ lines: [] });
-  return row;
-}
-
-const plain = ({ item, title }) => ({ item, title });
-
-function markMap() {
-  const ids = answers.map((answer) => answer.items.map((one) => one.item));
-  const first = new Set(ids[0]);
-  // Ranks are kept: an item that both recommend leaves a gap.
-  const other = (ids[1] ?? []).map((id) => (first.has(id) ? null : id));
-  map.mark({ history: lists.history.map((one) => one.item), answer: ids[0] ?? [], other, lines: [] });
-  byId("other-mark").hidden = !ids[1];
+  const text = num ? `${num} ${num === 1 ? "item" : "items"}, newest first` : "No items yet";
+  byId("history-title").textContent = text;
+  byId("clear").hidden = !num;
 }
 
 function noteFrame(milliseconds) {
   const { num_items, items } = points;
-  const which = num_items > items.length ? `the ${items.length.toLocaleString()} most popular of ` : "";
-  byId("map-note").textContent = `${which}${num_items.toLocaleString()} items, drawn in ${milliseconds.toFixed(1)} ms`;
+  const part = num_items > items.length ? `${items.length.toLocaleString()} most popular of ` : "";
+  const count = `${part}${num_items.toLocaleString()} items`;
+  byId("map-note").textContent = `${count}, drawn in ${milliseconds.toFixed(1)} ms`;
 }
 
 function showPicked(index) {
@@ -260,14 +181,10 @@ function showPicked(index) {
   const name = nameOf(item);
   place.replaceChildren(
     titled(item),
-    make("small", {}, `cluster ${points.clusters[index]}`),
+    make("small", {}, `cluster ${points.cluster[index]}`),
     button("use", "+", `Add ${name} to the history`, () => add(item, "history")),
     button("deny", "×", `Never recommend ${name}`, () => add(item, "deny")),
   );
-}
-
-function showStatus(text) {
-  byId("status").textContent = text;
 }
 
 function showError(error) {
@@ -275,18 +192,17 @@ function showError(error) {
   byId("error").hidden = false;
 }
 
-/** Asks for the API key in a dialog; Escape asks again at the next request. */
+/** Asks for the API key in a dialog. */
 function promptForKey(wrong) {
   const dialog = byId("key-dialog");
-  const input = byId("key");
   byId("key-wrong").hidden = !wrong;
-  input.value = "";
+  byId("key").value = "";
+  dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve, reject) => {
     dialog.onclose = () =>
-      dialog.returnValue === "" && !input.value
-        ? reject(new Error("The server wants an API key."))
-        : resolve(input.value.trim());
-    dialog.oncancel = () => (input.value = "");
+      dialog.returnValue === "key"
+        ? resolve(byId("key").value.trim())
+        : reject(new Error("The server wants an API key: reload the page to type it in."));
   });
 }

@@ -2,28 +2,26 @@
 
 export const byId = (id) => document.getElementById(id);
 
-/** Returns an element with properties ("aria-…", "data-…" and role: attributes). */
+/** Returns an element; names with a hyphen are attributes, others properties. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "role") element.setAttribute(name, value);
+    if (name.includes("-")) element.setAttribute(name, value);
     else element[name] = value;
   }
-  element.append(...children.filter((child) => child !== null));
+  element.append(...children);
   return element;
 }
 
-/** Returns the title of an item, or its id if it has none. */
-export function titled(item, className = "title") {
-  return make("span", { className, dir: "auto" }, nameOf(item));
-}
-
+/** Returns what the user calls an item. */
 export const nameOf = (item) => item.title || String(item.item);
 
-/** Returns a button; `name` says what it does, for the focus after a change. */
-export function button(name, text, label, onclick) {
-  return make("button", { type: "button", name, onclick, "aria-label": label }, text);
-}
+export const titled = (item, className = "title") =>
+  make("span", { className, dir: "auto" }, nameOf(item));
+
+/** Returns the button of an item; `name` says what it does, for the focus later. */
+export const button = (name, text, label, onclick) =>
+  make("button", { type: "button", name, onclick, title: label, "aria-label": label }, text);
 
 /** Replaces the rows of a list. The focus stays with the same row and button; if that
  * row is gone, it goes to the row in its place. */
@@ -35,8 +33,7 @@ export function replaceRows(list, rows) {
   list.replaceChildren(...rows);
   list.scrollTop = scrollTop;
   if (!focused) return;
-  const target =
-    rows.find((other) => other.dataset.key === row?.dataset.key) ??
-    rows[Math.min(at, rows.length - 1)];
-  (target?.querySelector(`button[name="${focused.name}"]`) ?? list).focus();
+  const same = rows.find((other) => other.dataset.key === row?.dataset.key);
+  const next = same ?? rows[Math.min(at, rows.length - 1)];
+  (next?.querySelector(`button[name="${focused.name}"]`) ?? list).focus();
 }

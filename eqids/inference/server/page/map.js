@@ -3,44 +3,53 @@
 import { drawPoints, rgb } from "./points.js";
 
 const NUM_TINTS = 512; // clusters beyond share colours
-const MOST_ZOOM = 500;
 const PICK = 12; // pixels between the pointer and an item that it means
+const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /** Returns the colour of a cluster, in CSS. */
 export function clusterColour(cluster) {
-  const hue = ((cluster % NUM_TINTS) * 137.508) % 360; // neighbours differ most
+  const hue = ((cluster % NUM_TINTS) * 137.508) % 360; // the next differs most
   return dark.matches ? `oklch(0.74 0.12 ${hue})` : `oklch(0.64 0.13 ${hue})`;
 }
 
 /** Decodes the answer of GET /v1/map. */
-export function readMap({ model, num_items, items, titles, x, y, cluster }) {
+export function readMap(answer) {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
   const units = (text) => Float32Array.from(new Uint16Array(bytes(text)), (n) => n / 65535);
-  const clusters = new Int32Array(bytes(cluster));
-  const tint = Uint16Array.from(clusters, (one) => one % NUM_TINTS);
-  const at = new Map(items.map((item, i) => [String(item), i]));
-  return { model, num_items, items, titles, x: units(x), y: units(y), clusters, tint, at };
+  const cluster = new Int32Array(bytes(answer.cluster));
+  return {
+    ...answer,
+    x: units(answer.x),
+    y: units(answer.y),
+    cluster,
+    tint: cluster.map((one) => one % NUM_TINTS),
+    at: new Map(answer.items.map((item, i) => [String(item), i])),
+  };
 }
 
-/** A canvas with a map; `onPick` receives the index of an item. */
+/** A canvas with a map; `onPick` receives the index of an item, `onDraw` the
+ * milliseconds that a frame took. */
 export class CatalogMap {
   constructor(canvas, { onPick, onDraw }) {
-    Object.assign(this, { canvas, onPick, onDraw });
+    Object.assign(this, { canvas, onPick, onDraw, pointers: new Map() });
     this.context = canvas.getContext("2d", { alpha: false });
-    this.view = { x: 0.5, y: 0.5, zoom: 1 };
     this.marks = { history: [], answer: [], other: [], lines: [] };
-    this.pointers = new Map();
+    this.showAll();
     new ResizeObserver(() => this.#resize()).observe(canvas);
-    dark.addEventListener("change", () => this.#paint());
+    dark.addEventListener("change", () => this.show(this.points));
     this.#listen();
-    this.#resize();
   }
 
-  /** Shows a map from `readMap`. */
+  /** Shows a map from `readMap`, in the colours of the page. */
   show(points) {
     this.points = points;
-    this.#paint();
+    if (!points) return;
+    const style = getComputedStyle(this.canvas);
+    [this.ink, this.paper] = [style.color, style.backgroundColor];
+    const clusters = Array.from({ length: NUM_TINTS }, (_, i) => clusterColour(i));
+    points.colours = rgb(clusters);
+    this.draw();
   }
 
   /** Marks items: lists of ids, and lines as pairs of ids. */
@@ -52,7 +61,7 @@ export class CatalogMap {
   zoomBy(factor, px = this.canvas.width / 2, py = this.canvas.height / 2) {
     const { left, top, scale } = this.#frame();
     const [x, y] = [left + px / scale, top + py / scale];
-    const zoom = Math.min(MOST_ZOOM, Math.max(0.5, this.view.zoom * factor));
+    const zoom = Math.min(500, Math.max(0.5, this.view.zoom * factor));
     const kept = this.view.zoom / zoom; // the point under the pointer stays there
     this.view = { x: x - (x - this.view.x) * kept, y: y - (y - this.view.y) * kept, zoom };
     this.draw();
@@ -67,151 +76,113 @@ export class CatalogMap {
     const { history, answer, other } = this.marks;
     const found = this.#indices([...history, ...answer, ...other]);
     if (!found.length) return this.showAll();
-    const [xs, ys] = ["x", "y"].map((name) => found.map((i) => this.points[name][i]));
-    const middle = (all) => (Math.min(...all) + Math.max(...all)) / 2;
-    const span = (all) => Math.max(...all) - Math.min(...all);
-    const zoom = 0.85 / Math.max(span(xs), span(ys), 0.02);
-    this.view = { x: middle(xs), y: middle(ys), zoom };
+    const ranges = [this.points.x, this.points.y].map((all) => {
+      const some = found.map((i) => all[i]);
+      return [Math.min(...some), Math.max(...some)];
+    });
+    const [x, y] = ranges.map(([low, high]) => (low + high) / 2);
+    const span = Math.max(...ranges.map(([low, high]) => high - low), 0.02);
+    this.view = { x, y, zoom: 0.85 / span };
     this.draw();
   }
 
-  /** Draws before the next frame of the screen, once however often it is called. */
+  /** Draws before the screen's next frame, once however often it is called. */
   draw() {
-    this.waiting ??= requestAnimationFrame(() => {
-      this.waiting = null;
-      this.#drawNow();
-    });
+    this.waiting ??= requestAnimationFrame(() => this.#drawNow());
   }
 
   #indices(ids) {
-    const at = this.points?.at;
-    return at ? ids.map((id) => at.get(String(id))).filter((i) => i !== undefined) : [];
+    const at = this.points?.at ?? new Map();
+    return ids.map((id) => at.get(String(id))).filter((i) => i !== undefined);
   }
 
   #resize() {
-    const ratio = Math.min(devicePixelRatio || 1, 2);
+    this.ratio = Math.min(devicePixelRatio, 2);
     const { clientWidth, clientHeight } = this.canvas;
-    this.ratio = ratio;
-    this.canvas.width = Math.max(1, Math.round(clientWidth * ratio));
-    this.canvas.height = Math.max(1, Math.round(clientHeight * ratio));
+    this.canvas.width = Math.max(1, Math.round(clientWidth * this.ratio));
+    this.canvas.height = Math.max(1, Math.round(clientHeight * this.ratio));
     this.image = this.context.createImageData(this.canvas.width, this.canvas.height);
-    this.#drawNow(); // in the same frame: the canvas is empty now
+    this.#drawNow(); // in the same frame: the canvas is black now
   }
 
-  #paint() {
-    const style = getComputedStyle(this.canvas);
-    this.background = rgb([style.backgroundColor]);
-    this.ink = style.color;
-    this.paper = style.backgroundColor;
-    if (this.points) {
-      const clusters = Array.from({ length: NUM_TINTS }, (_, i) => clusterColour(i));
-      this.points.colours = rgb(clusters);
-    }
-    this.draw();
-  }
-
-  /** Returns where the canvas is on the map, in device pixels. */
+  /** Returns what part of the map the canvas shows, in device pixels. */
   #frame() {
     const { width, height } = this.canvas;
     const scale = 0.94 * Math.min(width, height) * this.view.zoom;
-    return { left: this.view.x - width / 2 / scale, top: this.view.y - height / 2 / scale, scale };
+    const { x, y } = this.view;
+    return { left: x - width / 2 / scale, top: y - height / 2 / scale, scale };
   }
 
   #drawNow() {
-    if (!this.background) return;
+    this.waiting = null;
+    const { canvas, context, points, ratio, image } = this;
+    context.fillStyle = getComputedStyle(canvas).backgroundColor;
+    if (!points || !image) return context.fillRect(0, 0, canvas.width, canvas.height);
     const started = performance.now();
-    const { canvas, context, points } = this;
     const view = this.#frame();
-    if (points?.colours) {
-      // A few percent of the area is covered, however many points there are.
-      const spread = Math.sqrt((canvas.width * canvas.height) / points.x.length / 12);
-      const base = Math.min(3.2 * this.ratio, Math.max(0.7 * this.ratio, spread));
-      const radius = Math.min(5 * this.ratio, base * Math.max(1, this.view.zoom) ** 0.3);
-      drawPoints(this.image, points, view, radius, this.background);
-      context.putImageData(this.image, 0, 0);
-      this.#drawMarks(view);
-      this.onDraw(performance.now() - started);
-    } else {
-      context.fillStyle = this.paper;
-      context.fillRect(0, 0, canvas.width, canvas.height);
-    }
-  }
-
-  #drawMarks(view) {
-    const { context, ratio, points } = this;
-    const place = (i) => [
+    // However many points there are, they cover about a quarter of the area.
+    const fair = Math.sqrt((canvas.width * canvas.height) / points.x.length / 12) / ratio;
+    const grown = Math.min(3.2, Math.max(0.7, fair)) * Math.max(1, this.view.zoom) ** 0.3;
+    const radius = Math.min(5, grown) * ratio;
+    drawPoints(image, points, view, radius, rgb([this.paper]));
+    context.putImageData(image, 0, 0);
+    this.#drawMarks((i) => [
       (points.x[i] - view.left) * view.scale,
       (points.y[i] - view.top) * view.scale,
-    ];
-    context.lineWidth = 1.5 * ratio;
-    context.strokeStyle = this.ink;
-    for (const pair of this.marks.lines) {
-      const ends = this.#indices(pair);
-      if (ends.length < 2) continue;
+    ]);
+    this.onDraw(performance.now() - started);
+  }
+
+  #drawMarks(place) {
+    const { context, ratio, ink, paper, points } = this;
+    const disc = (i, radius, fill, edge) => {
       context.beginPath();
-      ends.forEach((i) => context.lineTo(...place(i)));
+      context.arc(...place(i), radius * ratio, 0, 7);
+      [context.fillStyle, context.strokeStyle] = [fill, edge];
+      context.lineWidth = 1.5 * ratio;
+      context.fill();
+      context.stroke();
+    };
+    const ranked = (ids, fill, edge, colour) => {
+      context.font = `600 ${10.5 * ratio}px system-ui, sans-serif`;
+      [context.textAlign, context.textBaseline] = ["center", "middle"];
+      ids.forEach((id, rank) => {
+        const [i] = this.#indices([id]);
+        if (i === undefined) return;
+        disc(i, 9, fill, edge);
+        context.fillStyle = colour;
+        context.fillText(rank + 1, ...place(i));
+      });
+    };
+    for (const pair of this.marks.lines.map((ids) => this.#indices(ids))) {
+      context.beginPath();
+      pair.forEach((i) => context.lineTo(...place(i)));
+      [context.strokeStyle, context.lineWidth] = [ink, 2 * ratio];
       context.stroke();
     }
-    for (const id of this.marks.history) {
-      for (const i of this.#indices([id])) this.#disc(place(i), 4.5, this.paper, this.ink);
-    }
-    const ranked = (ids, fill, edge, text) => {
-      for (let rank = ids.length; rank >= 1; rank--) { // the best on top
-        for (const i of this.#indices([ids[rank - 1]])) {
-          this.#disc(place(i), 9, fill, edge);
-          this.#text(String(rank), place(i), text, 10.5);
-        }
-      }
-    };
-    ranked(this.marks.other, this.paper, this.ink, this.ink);
-    ranked(this.marks.answer, this.ink, this.paper, this.paper);
+    this.#indices(this.marks.history).forEach((i) => disc(i, 4.5, paper, ink));
+    ranked(this.marks.other, paper, ink, ink);
+    ranked(this.marks.answer, ink, paper, paper);
     const named = this.hovered ?? this.chosen;
-    if (named !== undefined) this.#label(place(named), points.titles[named] || String(points.items[named]));
-  }
-
-  #disc([px, py], radius, fill, edge) {
-    const { context, ratio } = this;
-    context.beginPath();
-    context.arc(px, py, radius * ratio, 0, 7);
-    context.fillStyle = fill;
-    context.fill();
-    context.lineWidth = 1.5 * ratio;
-    context.strokeStyle = edge;
-    context.stroke();
-  }
-
-  #text(text, [px, py], colour, size, align = "center") {
-    const { context, ratio } = this;
-    context.font = `600 ${size * ratio}px system-ui, sans-serif`;
-    context.textAlign = align;
-    context.textBaseline = "middle";
-    context.fillStyle = colour;
-    context.fillText(text, px, py + 0.5 * ratio);
-  }
-
-  #label([px, py], title) {
-    const { context, ratio, canvas } = this;
-    const text = title.length > 60 ? `${title.slice(0, 58)}…` : title;
-    this.#disc([px, py], 5, "transparent", this.ink);
-    context.font = `600 ${12 * ratio}px system-ui, sans-serif`;
-    const width = context.measureText(text).width + 14 * ratio;
-    const left = Math.max(0, Math.min(px + 10 * ratio, canvas.width - width));
-    const top = Math.max(0, py - 32 * ratio);
-    context.fillStyle = this.ink;
-    context.beginPath();
-    context.roundRect(left, top, width, 24 * ratio, 5 * ratio);
-    context.fill();
-    this.#text(text, [left + 7 * ratio, top + 12 * ratio], this.paper, 12, "left");
+    if (named === undefined) return;
+    disc(named, 6, "transparent", ink);
+    const [px, py] = place(named);
+    const right = px > this.canvas.width / 2; // the text goes to the side with space
+    context.textAlign = right ? "right" : "left";
+    context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
+    [context.strokeStyle, context.fillStyle] = [paper, ink];
+    [context.lineWidth, context.lineJoin] = [5 * ratio, "round"];
+    const text = [points.titles[named] || points.items[named], px + (right ? -12 : 12) * ratio, py];
+    context.strokeText(...text);
+    context.fillText(...text);
   }
 
   /** Returns the index of the item that is nearest to a pixel, if one is near. */
   #nearest([px, py], reach = PICK * this.ratio) {
-    if (!this.points) return undefined;
-    const { x, y } = this.points;
+    const { x, y } = this.points ?? { x: [], y: [] };
     const { left, top, scale } = this.#frame();
     const [mx, my] = [left + px / scale, top + py / scale];
-    let best = (reach / scale) ** 2;
-    let found;
+    let [best, found] = [(reach / scale) ** 2, undefined];
     for (let i = 0; i < x.length; i++) {
       const far = (x[i] - mx) ** 2 + (y[i] - my) ** 2;
       if (far < best) [best, found] = [far, i];
@@ -225,70 +196,64 @@ export class CatalogMap {
     this.onPick(index);
   }
 
+  #drag(id, now) {
+    const before = this.pointers.get(id);
+    this.pointers.set(id, now);
+    const [dx, dy] = [now[0] - before[0], now[1] - before[1]];
+    this.dragged += Math.hypot(dx, dy);
+    const scale = this.#frame().scale * this.pointers.size; // two fingers: their middle
+    this.view.x -= dx / scale;
+    this.view.y -= dy / scale;
+    const other = [...this.pointers].find(([pointer]) => pointer !== id)?.[1];
+    if (other) {
+      const far = (one) => Math.hypot(one[0] - other[0], one[1] - other[1]) || 1;
+      const middle = [(now[0] + other[0]) / 2, (now[1] + other[1]) / 2];
+      this.zoomBy(far(now) / far(before), ...middle);
+    }
+    this.draw();
+  }
+
   #listen() {
     const { canvas, pointers } = this;
     const at = (event) => [event.offsetX * this.ratio, event.offsetY * this.ratio];
+    const hover = (index) => {
+      if (index !== this.hovered) this.draw();
+      this.hovered = index;
+    };
     canvas.onpointerdown = (event) => {
       canvas.setPointerCapture(event.pointerId);
+      this.dragged = pointers.size ? Infinity : 0; // two fingers never pick
       pointers.set(event.pointerId, at(event));
-      this.dragged = pointers.size > 1 ? Infinity : 0;
     };
     canvas.onpointermove = (event) => {
-      const before = pointers.get(event.pointerId);
-      const now = at(event);
-      if (!before) {
-        const hovered = this.#nearest(now);
-        if (hovered !== this.hovered) this.draw();
-        this.hovered = hovered;
-        return;
-      }
-      this.dragged += Math.hypot(now[0] - before[0], now[1] - before[1]);
-      const others = [...pointers].filter(([id]) => id !== event.pointerId);
-      pointers.set(event.pointerId, now);
-      const share = 1 / pointers.size; // two fingers move the map by their middle
-      const { scale } = this.#frame();
-      this.view.x -= ((now[0] - before[0]) * share) / scale;
-      this.view.y -= ((now[1] - before[1]) * share) / scale;
-      if (others.length === 1) {
-        const [[, fixed]] = others;
-        const far = (a) => Math.hypot(a[0] - fixed[0], a[1] - fixed[1]) || 1;
-        this.zoomBy(far(now) / far(before), (now[0] + fixed[0]) / 2, (now[1] + fixed[1]) / 2);
-      }
-      this.draw();
+      if (pointers.has(event.pointerId)) this.#drag(event.pointerId, at(event));
+      else hover(this.#nearest(at(event)));
     };
     canvas.onpointerup = (event) => {
-      const clicked = this.dragged < 5 * this.ratio;
       pointers.delete(event.pointerId);
-      if (clicked && pointers.size === 0) this.#pick(this.#nearest(at(event)));
+      if (this.dragged < 5 * this.ratio) this.#pick(this.#nearest(at(event)));
     };
     canvas.onpointercancel = (event) => pointers.delete(event.pointerId);
-    canvas.onpointerleave = () => {
-      this.hovered = undefined;
-      this.draw();
-    };
-    canvas.addEventListener("wheel", (event) => {
+    canvas.onpointerleave = () => hover(undefined);
+    canvas.onwheel = (event) => {
       event.preventDefault();
-      const lines = event.deltaMode ? 30 : 1; // lines to pixels
-      this.zoomBy(Math.exp(-event.deltaY * lines * 0.002), ...at(event));
-    }, { passive: false });
-    canvas.onkeydown = (event) => this.#onKey(event);
-  }
-
-  #onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const move = moves[event.key];
-    const { width, height } = this.canvas;
-    if (move) {
+      const pixels = event.deltaY * (event.deltaMode ? 30 : 1); // or lines
+      this.zoomBy(Math.exp(-0.002 * pixels), ...at(event));
+    };
+    canvas.onkeydown = (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const { width, height } = canvas;
+      const [dx, dy] = MOVES[event.key] ?? [0, 0];
       const step = (0.1 * Math.min(width, height)) / this.#frame().scale;
-      this.view.x += move[0] * step;
-      this.view.y += move[1] * step;
-      this.draw();
-    } else if (event.key === "+" || event.key === "=") this.zoomBy(1.4);
-    else if (event.key === "-") this.zoomBy(1 / 1.4);
-    else if (event.key === "0") this.showAll();
-    else if (event.key === "Enter") this.#pick(this.#nearest([width / 2, height / 2], Infinity));
-    else return;
-    event.preventDefault();
+      this.view.x += dx * step;
+      this.view.y += dy * step;
+      if (dx || dy) this.draw();
+      else if (event.key === "+" || event.key === "=") this.zoomBy(1.4);
+      else if (event.key === "-") this.zoomBy(1 / 1.4);
+      else if (event.key === "0") this.showAll();
+      else if (event.key === "Enter") this.#pick(this.#nearest([width / 2, height / 2], 1e9));
+      else return;
+      event.preventDefault();
+    };
   }
 }

@@ -1,41 +1,28 @@
 // Sends requests to the server, with the key that it may want.
 
 let key = ""; // in memory only, never stored
-let askForKey = null; // returns a promise of a key
+let promptForKey = null;
 let pendingKey = null;
 
-/** Sets what asks the user for a key: a function (wrong: boolean) => Promise<string>. */
+/** Sets what asks the user: a function (wrong: boolean) => Promise of a key. */
 export function setKeyPrompt(prompt) {
-  askForKey = prompt;
+  promptForKey = prompt;
 }
 
-/** A request that the server refused, with its sentence. */
-export class Refused extends Error {
-  constructor(status, sentence) {
-    super(sentence);
-    this.status = status;
-  }
-}
-
-/** Returns the answer to GET, or to POST if there is a body. */
+/** Returns the answer to GET, or to POST if there is a body; waits while the server is
+ * not ready. An error has the server's sentence. */
 export async function ask(path, { query = {}, body, signal, onWait } = {}) {
   const words = new URLSearchParams(query).toString();
   for (;;) {
     const sent = key;
-    const response = await fetch(words ? `${path}?${words}` : path, {
-      method: body ? "POST" : "GET",
-      body: body && JSON.stringify(body),
-      headers: {
-        ...(body && { "content-type": "application/json" }),
-        ...(sent && { authorization: `Bearer ${sent}` }),
-      },
-      signal,
-      cache: "no-store",
-    });
+    const headers = sent ? { authorization: `Bearer ${sent}` } : {};
+    const sending = { headers, signal, cache: "no-store" };
+    if (body) Object.assign(sending, { method: "POST", body: JSON.stringify(body) });
+    const response = await fetch(words ? `${path}?${words}` : path, sending);
     if (response.status === 401) {
       if (sent === key) {
         // Requests that are refused together ask once.
-        pendingKey ??= askForKey(sent !== "").finally(() => (pendingKey = null));
+        pendingKey ??= promptForKey(sent !== "").finally(() => (pendingKey = null));
         key = await pendingKey;
       }
       signal?.throwIfAborted();
@@ -44,12 +31,10 @@ export async function ask(path, { query = {}, body, signal, onWait } = {}) {
     const text = await response.text();
     if (response.ok) return parse(text);
     const sentence = sentenceOf(text) ?? `the server answered ${response.status}`;
-    if (response.status === 503 && onWait) {
-      onWait(sentence);
-      await new Promise((done) => setTimeout(done, 1000));
-      continue;
-    }
-    throw new Refused(response.status, sentence);
+    if (response.status !== 503 || !onWait) throw new Error(sentence);
+    onWait(sentence);
+    await new Promise((done) => setTimeout(done, 1000));
+    signal?.throwIfAborted();
   }
 }
 
@@ -57,15 +42,14 @@ function sentenceOf(text) {
   try {
     return JSON.parse(text).error;
   } catch {
-    return undefined; // not of this server but of a proxy
+    return undefined; // of a proxy
   }
 }
 
 /** Parses JSON; integers that a number of JavaScript cannot hold, as ids, stay texts. */
 function parse(text) {
-  return JSON.parse(text, (name, value, context) =>
-    Number.isInteger(value) && !Number.isSafeInteger(value) && context
-      ? context.source
-      : value,
+  const isExact = (value) => !Number.isInteger(value) || Number.isSafeInteger(value);
+  return JSON.parse(text, (_, value, context) =>
+    isExact(value) ? value : (context?.source ?? value),
   );
 }

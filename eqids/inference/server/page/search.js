@@ -11,58 +11,54 @@ export function searchField(input, list, { onChoose, onError }) {
 
   function show(found) {
     items = found;
-    active = -1;
-    list.replaceChildren(
-      ...items.map((item, i) => {
-        const count = `${item.count.toLocaleString()} events`;
-        const option = make("li", { id: `found-${i}`, role: "option" }, titled(item));
-        if (item.title) option.append(make("small", {}, `${item.item} · ${count}`));
-        else option.append(make("small", {}, count));
-        // The field keeps the focus.
-        option.onpointerdown = (event) => event.preventDefault();
-        option.onclick = () => choose(i);
-        return option;
-      }),
-    );
-    if (!items.length && input.value.trim()) {
-      list.append(make("li", { className: "none" }, "No title has these words."));
-    }
-    const open = list.childElementCount > 0;
-    list.hidden = !open;
-    input.setAttribute("aria-expanded", String(open));
+    const rows = items.map((item, i) => {
+      const count = `${item.count.toLocaleString()} events`;
+      const more = item.title ? `${item.item} · ${count}` : count;
+      const option = make("li", { id: `found-${i}`, role: "option" }, titled(item));
+      option.append(make("small", {}, more));
+      option.onpointerdown = (event) => event.preventDefault(); // the field keeps focus
+      option.onclick = () => choose(i);
+      return option;
+    });
+    const none = make("li", { className: "none" }, "No title has these words.");
+    list.replaceChildren(...(rows.length ? rows : [none]));
+    open(true);
     move(-1);
+  }
+
+  function open(wanted) {
+    list.hidden = !wanted;
+    input.setAttribute("aria-expanded", String(wanted));
   }
 
   function move(to) {
     list.children[active]?.removeAttribute("aria-selected");
     active = to;
-    const option = items.length ? list.children[active] : undefined;
+    const option = list.children[active];
     option?.setAttribute("aria-selected", "true");
     option?.scrollIntoView({ block: "nearest" });
-    if (option) input.setAttribute("aria-activedescendant", option.id);
-    else input.removeAttribute("aria-activedescendant");
+    input.setAttribute("aria-activedescendant", option?.id ?? "");
   }
 
   function close() {
     pending?.abort();
-    show([]);
-    list.hidden = true;
-    input.setAttribute("aria-expanded", "false");
+    items = [];
+    move(-1);
+    open(false);
   }
 
   function choose(i) {
-    const item = items[i];
+    const { item, title } = items[i];
     input.value = "";
     close();
-    onChoose({ item: item.item, title: item.title });
+    onChoose({ item, title });
   }
 
   async function find() {
     pending?.abort();
     const { signal } = (pending = new AbortController());
     try {
-      const query = { q: input.value, k: 20 };
-      show((await ask("v1/items", { query, signal })).items);
+      show((await ask("v1/items", { query: { q: input.value, k: 20 }, signal })).items);
     } catch (error) {
       if (!signal.aborted) onError(error);
     }
