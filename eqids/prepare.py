@@ -13,11 +13,15 @@
     python -m eqids.prepare --source csv:today.csv --data_dir data/today \\
         --catalog data/plays
 
+    python -m eqids.prepare --source events:served.sqlite --data_dir data/next
+
 The first command fetches MovieLens-100K into data/ml-100k. --text is a template of the
 text that Llama reads beside an item, by columns of the items. --cluster_vectors text
-clusters items by a Llama's hidden states of that text. The last command keeps the slots
-that items have in yesterday's dataset, so that its checkpoints can be trained further:
-today.csv must hold all events, yesterday's too. Users and items keep your ids; each
+clusters items by a Llama's hidden states of that text. --catalog keeps the slots that
+items have in yesterday's dataset, so that its checkpoints can be trained further:
+today.csv must hold all events, yesterday's too. The last command does the same with the
+dataset that `python -m eqids.serve --events served.sqlite` served, and adds the events
+that the server collected. Users and items keep your ids; each
 history is split into training, validation and test events, and items are clustered by
 who used them. Then train with `python -m eqids.train --data_dir DIR`.
 """
@@ -43,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(PrepareConfig, argv, "eqids.prepare", __doc__)
     # Imported here, so that --help and a mistyped flag do not wait for pandas.
     from eqids.data.preparation import prepare
+    from eqids.data.raw.collected_events import after_recorded_dataset
     from eqids.data.summary import summary
 
     start = time.perf_counter()
+    config = after_recorded_dataset(config)
     llama_path = config.llama_path
     encode = None if llama_path is None else _text_encoder(llama_path)
     dataset = prepare(config, _report, encode)

@@ -16,20 +16,22 @@ DESCRIPTION = """Name the most probable next items, exactly, with their probabil
 
 The histories are that of a user of the dataset, one given as item ids, or those of a
 Parquet or CSV file (columns user, item and optionally time and request_time), whose
-recommendations are written to another file:
+recommendations are written to another file, or to a folder of Parquet files:
 
     python -m eqids.recommend --checkpoint runs/ml-100k-nano-all-seed0 --user 1
     python -m eqids.recommend --checkpoint runs/mine --history 50,181,172 --k 5
     python -m eqids.recommend --init_from exported/mine --user 1
     python -m eqids.recommend --checkpoint runs/mine --input a.parquet \\
         --output b.parquet
+    python -m eqids.recommend --checkpoint runs/mine --input histories --output answers
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints recommendations, or writes those of a file to another."""
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
-    check_output(config.output, "--output", config.overwrite)
+    if not config.to_folder:
+        check_output(config.output, "--output", config.overwrite)
     # Imported here: --help and a mistyped flag do not wait for jax.
     from tqdm import tqdm
 
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from sharding import placement
 
     recommender = Recommender(open_model(config, placement("none")))
+    if config.to_folder:
+        _fill_folder(recommender, config)
+        return
     histories, left_out = _histories(recommender, config)
     if config.request_time is not None:
         histories = recommender.asked_at(
@@ -57,6 +62,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, users = write_recommendations(config.output, found), len(histories)
     what = f"{rows:,} recommendations for {users:,} users in {config.output}"
     say(one_line("; ".join([what, *notes])))
+
+
+def _fill_folder(recommender: "Recommender", config: RecommendConfig) -> None:
+    """Writes the recommendations of --input to the folder --output, part by part."""
+    from tqdm import tqdm
+
+    from eqids.inference.bulk.bulk_run import open_bulk
+
+    def report(message: str) -> None:
+        (_report if message.startswith("warning: ") else say)(message)
+
+    with open_bulk(recommender, config, report) as bulk:
+        missing = bulk.missing()
+        left = sum(map(bulk.num_users_of, missing))
+        done = bulk.num_users - left
+        if done:
+            say(f"continuing after {done:,} of {bulk.num_users:,} users")
+        with tqdm(
+            total=bulk.num_users, initial=done, unit=" users", disable=None
+        ) as bar:
+            for part in missing:
+                bulk.write(part, bar.update)
+                done += bulk.num_users_of(part)
+                if bar.disable:
+                    say(f"{done:,} of {bulk.num_users:,} users")
+        parts = bulk.finish()
+    rows = sum(part.num_rows for part in parts)
+    said = f"{rows:,} recommendations for {bulk.num_users:,} users in {config.output}"
+    notes = _left_out(bulk.num_unknown)
+    if popular := sum(part.num_popular for part in parts):
+        notes.append(f"{popular:,} users without history got the most popular items")
+    say(one_line("; ".join([said, *notes])))
 
 
 def _histories(
@@ -89,16 +126,21 @@ def _report(message: str) -> None:
     warn(message.removeprefix("warning: "))
 
 
+def _left_out(num_events: int) -> list[str]:
+    """Says how many events were left out."""
+    if not num_events:
+        return []
+    return [
+        f"{num_events:,} event{'s' if num_events > 1 else ''} with items that the "
+        "catalog does not hold left out (--unknown skip)"
+    ]
+
+
 def _notes(histories: Sequence["History"], left_out: int) -> list[str]:
     """Says which events were left out, and who was answered by popularity."""
     from eqids.data.ids import shown
 
-    notes = []
-    if left_out:
-        notes.append(
-            f"{left_out:,} event{'s' if left_out > 1 else ''} with items that the "
-            "catalog does not hold left out (--unknown skip)"
-        )
+    notes = _left_out(left_out)
     empty = [history.user for history in histories if not len(history.slots)]
     if len(histories) == 1 and empty:
         notes.append(

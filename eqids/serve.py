@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here: --help and a mistyped flag do not wait for jax.
     from tqdm import tqdm
 
-    from eqids.inference.server.web_server import Output, serve
+    from eqids.inference.server.web_server import ServerOutput, serve
 
     with tqdm(unit="program", desc="compiles", disable=None) as bar:
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if done == of:
                 bar.close()
 
-        serve(config, Output(_say_now, warn, compiled, _log))
+        serve(config, ServerOutput(_say_now, warn, compiled, _log))
 
 
 def _say_now(text: str) -> None:

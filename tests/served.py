@@ -16,7 +16,7 @@ from eqids.inference.engine.inference_engine import InferenceEngine
 from eqids.inference.engine.values import EngineOptions
 from eqids.inference.server.application import Application
 from eqids.inference.server.service import Service
-from eqids.inference.server.web_server import Output, serve_until
+from eqids.inference.server.web_server import ServerOutput, serve_until
 
 
 @dataclass
@@ -62,7 +62,7 @@ def application(
     """Returns an application with other flags, and an engine of its own, which serve
     the same model."""
     checkpoint = served.service.config.checkpoint
-    service = Service(ServeConfig(checkpoint=checkpoint, **flags))
+    service = Service(ServeConfig(checkpoint=checkpoint, **flags), served.log.append)
     service.catalog = served.service.catalog
     options = EngineOptions(max_queue=service.config.max_queue)
     service.engine = InferenceEngine(service.catalog.served, options)
@@ -101,9 +101,9 @@ def serving(checkpoint: Path, **flags: Any) -> Iterator[Served]:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         stopped: asyncio.Future[int] = loop.create_future()
-        service = Service(config)
+        service = Service(config, log.append)
         parts.extend((service, loop, stopped))
-        output = Output(say, log.append, lambda done, of: None, log.append)
+        output = ServerOutput(say, log.append, lambda done, of: None, log.append)
         await serve_until(stopped, service, output)
 
     def work() -> None:

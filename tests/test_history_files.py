@@ -167,7 +167,9 @@ def test_the_command_says_how_many_times_are_missing(
     )
 
 
-@pytest.mark.parametrize("name", ["o.tsv", "o", "o.csv.bz2", "o.json", "o.csv.gz.txt"])
+@pytest.mark.parametrize(
+    "name", ["o.tsv", "o.txt", "o.csv.bz2", "o.json", "o.csv.gz.txt"]
+)
 def test_a_result_of_an_unknown_kind_is_refused(
     name: str, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:

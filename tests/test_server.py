@@ -1,6 +1,7 @@
 """The HTTP server answers what `recommend` answers, and says what is wrong."""
 
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,10 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from conftest import make_dataset
 from hypothesis import given, settings, strategies as st
+from runs import save_noisy
 from served import Served, application, ask, serving, until
 
 import eqids
+from eqids.config import TrainConfig
 from eqids.data import Dataset
 from eqids.inference.engine.values import QueueFull
 from eqids.inference.recommender import Recommender
@@ -25,10 +29,13 @@ from eqids.inference.server.operations import OPERATIONS
 def served(
     finished: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    events = tmp_path_factory.mktemp("events") / "events.sqlite"
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "filters.json").write_text('{"in stock": []}')
     with serving(
-        finished / "40", events=events, max_batch=4, max_k=20, timeout=30.0
-    ) as one:
+        finished / "40", events=folder / "events.sqlite",
+        filters=folder / "filters.json", watch_every=0.01,
+        max_batch=4, max_k=20, timeout=30.0,
+    ) as one:  # fmt: skip
         yield one
 
 
@@ -311,6 +318,8 @@ SOUND = st.fixed_dictionaries(
 )
 
 
+# beartype chooses the elements that it checks by `random`, in the server's threads.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @settings(max_examples=80)
 @given(
     path=st.sampled_from(["recommend", "score"]),
@@ -432,12 +441,73 @@ def test_a_reload_serves_the_other_checkpoint(
     assert served.service.engine.counters().compilations_after_ready == 0
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A checkpoint of another catalog."""
+    other = make_dataset(tmp_path / "other", seed=1)
+    flags = TrainConfig(data_dir=other.path, item_width=8, seq_len=16)
+    save_noisy(tmp_path / "elsewhere", flags, other)
+    return tmp_path / "elsewhere" / "4"
+
+
+def test_unsound_and_foreign_checkpoints_are_refused(
+    served: Served, finished: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    files = [one for one in (finished / "20").rglob("*") if one.is_file()]
+    largest = max(files, key=lambda one: one.stat().st_size)
+    name = largest.relative_to(finished / "20")
+    for kind in ("flipped", "truncated", "missing"):
+        damaged = tmp_path / kind / "20"
+        shutil.copytree(finished / "20", damaged)
+        content = bytearray((damaged / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        if kind == "missing":
+            (damaged / name).unlink()
+        else:
+            size = len(content) - (kind == "truncated")
+            (damaged / name).write_bytes(content[:size])
+        answer = served.post("/v1/reload", {"checkpoint": str(damaged)})
+        assert answer.status_code == 409, (kind, answer.text)
+        assert str(name.name) in answer.text or "20" in answer.text
+    answer = served.post("/v1/reload", {"checkpoint": str(elsewhere)})
+    assert answer.status_code == 409
+    assert "wanted a checkpoint of the same catalog" in answer.json()["error"]
+    assert served.client.get("/v1/model").json()["model"]["step"] == 40
+    good = served.post("/v1/recommend", {"user": "user 1"})
+    assert (good.status_code, good.json()["model"]["step"]) == (200, 40)
+
+
+def test_named_filters_change_with_their_file(
+    served: Served, recommender: Recommender
+) -> None:
+    path = served.service.config.filters
+    assert path is not None
+    asked = {"history": ["item 1"], "k": 20, "filter": "in stock"}
+    lists = [[f"item {i}" for i in few] for few in ((2, 3, 4), (5, 6), ())]
+    for items in lists:
+        path.write_text(json.dumps({"in stock": [*items, "gone"], "none": []}))
+
+        def found(items: list[str] = items) -> bool:
+            answer = served.post("/v1/recommend", asked).json()
+            return {one["item"] for one in answer["items"]} == set(items)
+
+        until(found)
+    assert "1 of 3 ids of 'in stock' are not in the catalog" in "".join(served.log)
+    path.write_text("not JSON")
+    until(lambda: "the filters stay as they are" in "".join(served.log))
+    path.write_text(json.dumps({"in stock": lists[0]}))
+    until(lambda: served.service.catalog.served.filters.keys() == {"in stock"})
+    both = {**asked, "allow": ["item 3", "item 9"]}
+    answer = served.post("/v1/recommend", both).json()
+    same(answer, recommender.recommend([["item 1"]], k=20, allow=["item 3"]))
+
+
 def test_the_queue_is_bounded_and_requests_have_a_deadline(served: Served) -> None:
     app, engine = application(served, max_queue=2, timeout=0.2)
     release = threading.Event()
     blocked = engine.submit_call(release.wait)
     until(blocked.running)
-    asked = {"json": {"history": ["item 11", "item 12"], "k": 3}}
+    asked: dict[str, Any] = {"json": {"history": ["item 11", "item 12"], "k": 3}}
     late = ask(app, "POST", "/v1/recommend", **asked)
     assert (late.status_code, "within 0.2 seconds" in late.text) == (504, True)
     waiting = []
@@ -452,6 +522,7 @@ def test_the_queue_is_bounded_and_requests_have_a_deadline(served: Served) -> No
         one.result()
     assert ask(app, "POST", "/v1/recommend", **asked).status_code == 200
     engine.close()
+    asked["json"]["k"] = 4  # which no cache answers
     closed = ask(app, "POST", "/v1/recommend", **asked)
     assert (closed.status_code, closed.headers["connection"]) == (503, "close")
 

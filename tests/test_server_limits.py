@@ -27,7 +27,7 @@ def address() -> Iterator[Address]:
         checkpoint=Path("none"), port=0, read_timeout=1.0, max_body_mb=1,
         max_connections=20,
     )  # fmt: skip
-    server = http_server(config, Application(Service(config), (), None))
+    server = http_server(config, Application(Service(config, print), (), None))
     with bound_socket(config) as listener:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()

@@ -18,13 +18,19 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 class Lock:
     """Locks a folder until `release`, or until the process ends."""
 
-    def __init__(self, directory: Path, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        report: Callable[[str], None],
+        flag: str = "--checkpoint_dir",
+    ) -> None:
         """Makes the folder if it does not exist, and locks it.
 
         Args:
             directory: the run's folder.
             report: called with a message if the filesystem has no locks; the folder
                 is not locked then.
+            flag: names the folder, for messages.
 
         Raises:
             UserError: another process, which the message names, has locked the
@@ -36,13 +42,13 @@ class Lock:
         except BlockingIOError as error:
             raise UserError(
                 f"{directory} is in use by {self._holder() or 'another process'}, "
-                "wanted another folder for each run, see --checkpoint_dir"
+                f"wanted another folder for each run, see {flag}"
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise UserError(
                     f"{directory} cannot be written to ({error.strerror}), wanted a "
-                    "folder for checkpoints, see --checkpoint_dir"
+                    f"folder that can, see {flag}"
                 ) from error
             self._file = os.open(self._path, os.O_RDWR)
             report(

@@ -68,16 +68,21 @@ class RecommendConfig(OpenConfig):
     """Item ids, oldest first, separated by commas; put an id with a comma in double
     quotes. An empty history ('') gets the most popular items."""
     input: Path | None = None
-    """Parquet or CSV file of histories, with columns user, item and, if known, time;
-    request_time too for a model trained with --request_time.
+    """Parquet or CSV file of histories, or a folder of Parquet files, with columns
+    user, item and, if known, time; request_time too for a model trained with
+    --request_time.
     Parquet if the file begins as Parquet does or its name ends in .parquet or .pq;
     otherwise CSV, plain or packed by gzip, zstd, bzip2 or xz."""
     output: Path | None = None
     """File to write recommendations to (with --input): CSV if the name ends in .csv,
-    .csv.gz or .csv.zst, Parquet if it ends in .parquet or .pq; other names are refused.
-    It must not exist, unless --overwrite is given."""
+    .csv.gz or .csv.zst, Parquet if it ends in .parquet or .pq. It must not exist,
+    unless --overwrite is given. A name without a dot is a folder of Parquet files, for
+    inputs of any size; the same command continues it after a kill."""
     overwrite: bool = False
     """Replace an existing --output."""
+    users_of_part: int | None = None
+    """Most users of each file of a folder --output; by default as many as make 200,000
+    recommendations."""
     unknown: Literal["refuse", "skip"] = "refuse"
     """What to do with histories that hold items which the catalog does not: refuse
     them, or skip these items and count them."""
@@ -93,7 +98,7 @@ class RecommendConfig(OpenConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flags(self, "k", ONE_OR_MORE)
+        check_flags(self, "k users_of_part", ONE_OR_MORE)
         given = sum(x is not None for x in (self.user, self.history, self.input))
         require(
             given == 1,
@@ -104,11 +109,23 @@ class RecommendConfig(OpenConfig):
             "--input and --output go together: a file to read and one to write",
         )
         require(
-            self.output is None or self.output.name.lower().endswith(_RESULTS),
+            self.output is None
+            or self.to_folder
+            or self.output.name.lower().endswith(_RESULTS),
             f"--output {self.output} ends in none of {', '.join(_RESULTS)}, wanted one "
-            "of them: it says which format to write",
+            "of them, which says which format to write, or a name without a dot for a "
+            "folder",
+        )
+        require(
+            self.users_of_part is None or self.to_folder,
+            "--users_of_part is for a folder --output, a name without a dot",
         )
         require(
             not self.overwrite or self.output is not None,
             "--overwrite needs --output, the file to replace",
         )
+
+    @property
+    def to_folder(self) -> bool:
+        """Whether --output is a folder of Parquet files."""
+        return self.output is not None and "." not in self.output.name

@@ -22,7 +22,9 @@ class PrepareConfig:
 
     source: str = grouped("source", "ml-100k")
     """Where interactions come from: ml-100k, ml-1m, ml-20m (downloaded; ml-1m:PATH for
-    a local zip or folder), csv:PATH, parquet:PATH, or recbole:PATH.inter."""
+    a local zip or folder), csv:PATH, parquet:PATH, recbole:PATH.inter, or events:PATH
+    for the events that python -m eqids.serve --events PATH collected, after those of
+    the dataset that it served."""
     data_dir: Path | None = grouped("source", None)
     """The dataset folder to write, by default data/ and the source's name. It must not
     exist, unless --overwrite is given."""
@@ -95,7 +97,8 @@ class PrepareConfig:
     """A dataset folder whose items keep their places, so that its checkpoints fit the
     new dataset; its clusters are kept too. Nothing else is taken from it: --source must
     hold all histories, old events and new ones. The new dataset goes to another
-    --data_dir."""
+    --data_dir. With --source events:PATH the histories of this dataset come first; by
+    default it is the one that was served."""
     unknown_items: Literal["append", "refuse"] = grouped(
         "catalog and clusters", "append"
     )
@@ -124,6 +127,10 @@ class PrepareConfig:
             "times; it is for csv, parquet and recbole sources",
         )
         require(
+            self.min_rating is None or not self.source.startswith("events:"),
+            f"--min_rating is {self.min_rating}, and events have no ratings: drop it",
+        )
+        require(
             self.min_rating is None
             or self.rating_column is not None
             or not self.source.startswith(tables),
@@ -132,7 +139,7 @@ class PrepareConfig:
         require(
             self.text is None
             or self.items is not None
-            or not self.source.startswith(tables),
+            or not self.source.startswith((*tables, "events:")),
             "--text needs --items, the file whose columns it names",
         )
         require(self.text != "", TEXT_WANTED)
@@ -180,7 +187,7 @@ class PrepareConfig:
         """The dataset folder to write."""
         kind, _, path = self.source.partition(":")
         name = kind
-        if kind in ("csv", "parquet", "recbole"):
+        if kind in ("csv", "parquet", "recbole", "events"):
             file = Path(path)
             packed = file.suffix.lower() in (".gz", ".zst", ".bz2", ".xz")
             name = Path(file.stem).stem if packed else file.stem

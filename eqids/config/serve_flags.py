@@ -33,10 +33,13 @@ class ServeConfig(OpenConfig):
     events: Path | None = grouped("server")
     """SQLite file to which POST /v1/events writes; users' histories are those of the
     dataset and these events. It is made if it does not exist."""
+    filters: Path | None = grouped("server")
+    """JSON file of named lists of item ids, {"in stock": [1, 2, 3]}, which requests
+    name in place of `allow`. It is read again whenever it changes."""
     watch: Path | None = grouped("server")
     """A run's DIR: whenever it has a new best step, that is served."""
     watch_every: float = grouped("server", 10.0)
-    """Seconds between two looks at --watch."""
+    """Seconds between two looks at --watch and --filters."""
     compare: Path | None = grouped("server")
     """Another checkpoint (DIR/STEP or a run's DIR), whose answers the page shows beside
     those of the served one, and POST /v1/compare returns."""
@@ -50,6 +53,8 @@ class ServeConfig(OpenConfig):
     """Most histories that wait; more are answered 429."""
     max_k: int = grouped("limits", 1000)
     """Most items of an answer."""
+    answer_cache_mb: int = grouped("limits", 64)
+    """Memory for answers that are kept for equal requests, in MiB; 0 keeps none."""
     timeout: float = grouped("limits", 2.0)
     """Seconds after which a request that is not answered is answered 504."""
     max_body_mb: int = grouped("limits", 4)
@@ -66,7 +71,7 @@ class ServeConfig(OpenConfig):
         )
         check_flags(self, "timeout read_timeout watch_every", ABOVE_ZERO)
         check_flags(self, "timeout read_timeout watch_every", FINITE)
-        check_flags(self, "port", ZERO_OR_MORE)
+        check_flags(self, "port answer_cache_mb", ZERO_OR_MORE)
         require(self.port < 2**16, f"--port is {self.port}, wanted a port: 0 to 65535")
         require(
             (self.tls_cert is None) == (self.tls_key is None),

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
+
 from eqids.config import UserError, require
 
 _APPLICATION_ID = int.from_bytes(b"EqId")
@@ -27,6 +29,16 @@ _SCHEMA = (
 )
 """`number` is the order of arrival, and `time` is in unix seconds. Columns without a
 type keep the type of each value."""
+
+_IDS = [(n, kind) for n in ("user", "item") for kind in ("integer", "text")]
+_CASES = [f"CASE typeof({n}) WHEN '{kind}' THEN {n} END" for n, kind in _IDS]
+_SELECT = f"SELECT {', '.join(_CASES)}, time FROM events ORDER BY number"
+_ARROW = {"integer": pa.int64(), "text": pa.string()}
+_EVENTS = pa.schema(
+    [*((f"{n}_{kind}", _ARROW[kind]) for n, kind in _IDS), ("time", pa.int64())]
+)
+_BLOCK = 100_000
+"""Rows that are read at once."""
 
 
 def open_event_file(path: Path, *, create: bool = False) -> sqlite3.Connection:
@@ -71,6 +83,29 @@ def connect(path: Path, mode: Literal["ro", "rwc"]) -> sqlite3.Connection:
         return sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False
         )
+
+
+def recorded_dataset(file: sqlite3.Connection) -> Path | None:
+    """Returns the dataset folder that a server recorded, or None."""
+    query = "SELECT value FROM settings WHERE name = 'data_dir'"
+    row = file.execute(query).fetchone()
+    return None if row is None else Path(row[0])
+
+
+def read_events(file: sqlite3.Connection) -> pa.Table:
+    """Returns all events in the order of arrival.
+
+    Returns:
+        Columns user_integer, user_text, item_integer, item_text, of each pair one null;
+        and time.
+    """
+    rows = file.execute(_SELECT)
+    batches = [_EVENTS.empty_table()]
+    while block := rows.fetchmany(_BLOCK):
+        columns = zip(*block, strict=True)
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, _EVENTS, strict=True)]
+        batches.append(pa.table(arrays, _EVENTS))
+    return pa.concat_tables(batches)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from eqids.data.clustering.own_vectors import check_vectors
 from eqids.data.dataset import Dataset
 from eqids.data.ids import shown
 from eqids.data.info import Counts, DatasetInfo, Protocol
+from eqids.data.raw.collected_events import continued_info, with_protocol_of
 from eqids.data.raw.engine import engine
 from eqids.data.raw.interactions import Interactions, read_interactions
 from eqids.data.raw.item_rows import read_ids
@@ -46,8 +47,11 @@ def prepare(
     check_target(config.folder, config.overwrite)
     check_vectors(config)
     old = None if config.catalog is None else open_dataset(config.catalog)
+    continues = old is not None and config.source.startswith("events:")
     if old is not None:
         config = _with_template(config, old, report)
+        if continues:
+            config = with_protocol_of(old.info, config)
     report(f"reading {config.source}")
     found = _read(config, report)
     _check_titles(config, found, report)
@@ -64,6 +68,8 @@ def prepare(
     )
     if old is not None and info.texts is None:
         info = replace(info, texts=old.info.texts)
+    if old is not None and continues:
+        info = continued_info(old.info, info)
     report(f"writing {config.folder}")
     return write_dataset(
         config.folder,
@@ -82,7 +88,7 @@ def _with_template(
 ) -> PrepareConfig:
     """Makes texts by the template of --catalog, unless --text gives another one."""
     texts = old.info.texts
-    by_columns = config.source.startswith(("csv:", "parquet:"))
+    by_columns = config.source.startswith(("csv:", "parquet:", "events:"))
     if texts is None or (by_columns and config.items is None):
         return config
     template = texts.template

@@ -116,6 +116,20 @@ def with_request_time(history: History, seconds: int, name: str) -> History:
     return replace(history, request_time=int(seconds))
 
 
+def asked_once(history: History, seconds: np.ndarray, name: str) -> History:
+    """Returns a user's history with the one time that all its rows give the request.
+
+    Raises:
+        UserError: the rows give several times, or see `with_request_time`.
+    """
+    require(
+        bool((seconds == seconds[0]).all()),
+        f"{name}: column 'request_time' has {len(np.unique(seconds))} values for user "
+        f"{shown(history.user)}, wanted the same in all rows of a user",
+    )
+    return with_request_time(history, int(seconds[0]), name)
+
+
 def _without_unknown(history: History) -> History:
     kept = history.slots >= 0
     if kept.all():
@@ -261,20 +275,10 @@ def _of_table(
         asked = event_times(column, name, dataset, report, "request_time").seconds
         found_times = np.split(asked[order][by_user], ends)
         histories = [
-            _asked_once(history, seconds, name)
+            asked_once(history, seconds, name)
             for history, seconds in zip(histories, found_times, strict=True)
         ]
     return _GivenHistories(histories, slots, items.to_numpy(), where)
-
-
-def _asked_once(history: History, seconds: np.ndarray, name: str) -> History:
-    """Returns a user's history with the one time that all its rows give the request."""
-    require(
-        bool((seconds == seconds[0]).all()),
-        f"{name}: column 'request_time' has {len(np.unique(seconds))} values for user "
-        f"{shown(history.user)}, wanted the same in all rows of a user",
-    )
-    return with_request_time(history, int(seconds[0]), name)
 
 
 def _require_columns(frame: pd.DataFrame, name: str) -> None:

@@ -10,29 +10,9 @@ import pyarrow as pa
 from eqids.config import TimeUnit, require
 from eqids.data import Dataset
 from eqids.data.raw.history_files import moments_of_texts
-from eqids.data.raw.times import (
-    FORMATS,
-    SECONDS,
-    TIMES_WANTED,
-    YEAR_1971,
-    YEAR_2100,
-    UnitAdvice,
-    settle_unit,
-    spells_date,
-)
+from eqids.data.raw.history_units import WITHOUT_TIMES, unit_of_histories
+from eqids.data.raw.times import FORMATS, SECONDS, TIMES_WANTED, spells_date
 
-_UNIT_ADVICE = UnitAdvice(
-    dates="wanted text like 2024-05-01",
-    implausible="wanted unix seconds, or dates such as 2024-05-01",
-    ranks="if they are ranks, leave the column out and put the rows in order, else "
-    "give unix seconds or dates",
-    overrule="; unix seconds and dates are taken as they are",
-)
-_WITHOUT = {
-    "time": ", or drop the column 'time' to go by the order of rows",
-    "request_time": ", or drop the column 'request_time' to ask now",
-}
-"""What else to do about missing times, by column."""
 _RESOLUTIONS: Mapping[str, TimeUnit] = {
     "s": "seconds",
     "ms": "milliseconds",
@@ -73,7 +53,7 @@ def event_times(
         UserError: a time is missing or invalid (the message names the first), or
             numbers are plausible in no unit.
     """
-    where, without = f"{name}: column {column!r}", _WITHOUT[column]
+    where, without = f"{name}: column {column!r}", WITHOUT_TIMES[column]
     values = _arrow(times, where)
     _require_filled(values, where, without)
     kind = values.type
@@ -88,7 +68,9 @@ def event_times(
         moments, unit = days.to_numpy().astype(np.int64), "days"
     else:
         moments = _numbers(values, where)
-    unit = unit or _unit_of(moments, where, dataset, report)
+    if unit is None:
+        ends = moments.min().item(), moments.max().item()
+        unit = unit_of_histories(where, *ends, _date_form(moments), dataset, report)
     order = np.argsort(moments, kind="stable")
     return EventTimes(order, _seconds(moments, unit, where))
 
@@ -138,37 +120,9 @@ def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
     return numbers.astype(np.int64) if numbers.dtype.kind in "iu" else numbers
 
 
-def _unit_of(
-    numbers: np.ndarray,
-    where: str,
-    dataset: Dataset,
-    report: Callable[[str], None],
-) -> TimeUnit:
-    """Returns the unit of the dataset's source for small numbers, else a guess."""
-    least, most = numbers.min().item(), numbers.max().item()
-    own = dataset.info.time_unit or "seconds"
-    if most < YEAR_1971 and _is_own(least, most, own, dataset):
-        if own != "seconds":
-            report(
-                f"{where} holds numbers from {least} to {most}, which are taken as "
-                f"{own}: the dataset was made of such times"
-            )
-        return own
-    form = next((one for one in FORMATS if spells_date(numbers, one).all()), None)
-    return settle_unit(where, least, most, form, report, _UNIT_ADVICE)
-
-
-def _is_own(
-    least: int | float, most: int | float, own: TimeUnit, dataset: Dataset
-) -> bool:
-    """Returns whether small numbers are plausible in the unit of the dataset."""
-    if own != "seconds":
-        return most * SECONDS[own] < YEAR_2100
-    # The dataset may hold small numbers too, such as ranks.
-    times = dataset.times
-    if times is None:
-        return False
-    return bool(least <= times.max() and times.min() <= most)
+def _date_form(numbers: np.ndarray) -> str | None:
+    """Returns the form in which all numbers spell dates, if there is one."""
+    return next((one for one in FORMATS if spells_date(numbers, one).all()), None)
 
 
 def _seconds(moments: np.ndarray, unit: TimeUnit, where: str) -> np.ndarray:

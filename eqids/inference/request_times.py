@@ -55,13 +55,17 @@ def with_request_times(
     ]
 
 
-def asked_now(histories: Sequence[History]) -> list[History]:
+def asked_now(histories: Sequence[History], now: int | None = None) -> list[History]:
     """Returns histories that all have a request time, by default now.
 
     A history whose last event is later than now is requested right after it. One
     without times stays as it is.
+
+    Args:
+        histories: with and without request times.
+        now: unix seconds, by default those of the clock.
     """
-    now = int(time.time())
+    now = int(time.time()) if now is None else now
     return [
         replace(history, request_time=max(now, int(history.times[-1])))
         if history.request_time is None

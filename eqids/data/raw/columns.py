@@ -213,7 +213,7 @@ def _times(
     least, most = ends["least"][0].as_py(), ends["most"][0].as_py()
     unit = config.time_unit
     if unit is None:
-        form = _date_form(source, when, least, most)
+        form = date_form(source, when, least, most)
         unit = settle_unit(column, least, most, form, report)
     longest = max(abs(least), abs(most)) * SECONDS[unit]
     require(
@@ -224,10 +224,17 @@ def _times(
     return when, unit
 
 
-def _date_form(
+def date_form(
     source: Source, when: Any, least: int | float, most: int | float
 ) -> str | None:
-    """The form in which all times spell dates, if there is one."""
+    """Returns the form in which all times spell dates, if there is one.
+
+    Args:
+        source: the columns as the file has them.
+        when: the expression of times that are numbers.
+        least: the smallest of them.
+        most: the largest of them.
+    """
     # Few columns begin and end with such numbers; only these columns are read again.
     likely = [f for f in FORMATS if spells_date(least, f) and spells_date(most, f)]
     for form in likely:

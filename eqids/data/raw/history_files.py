@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import ibis
+import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from eqids.config import require
 from eqids.data.raw.columns import moments_of, require_id_types, typed_id
-from eqids.data.raw.engine import engine, reading
+from eqids.data.raw.engine import Engine, engine, reading
 from eqids.data.raw.missing import MissingAdvice, check_missing, survey
 from eqids.data.raw.raw_files import is_parquet
 from eqids.data.raw.sources import Source
@@ -36,25 +38,82 @@ def read_history_file(path: Path, report: Callable[[str], None]) -> pd.DataFrame
             column; or an id is missing, nested or binary.
     """
     with engine() as reader:
-        table = table_of_file(reader, path, ["user", "item"])
-        for name in ("user", "item"):
-            require(
-                name in table,
-                f"{path} has no column {name!r}: it has {table.listed()}; wanted user, "
-                "item and, optionally, time",
-            )
-        known = ("user", "item", "time", "request_time")
-        names = [name for name in known if name in table]
-        events = table.table.select(**{n: table[n] for n in names}, row=table.row)
-        source = Source(path, {n: n for n in names}, events, not is_parquet(path))
-        require_id_types(source)
+        source = open_histories(reader, path)
         num_rows, found = survey(source, ["user", "item"], ())
         require(num_rows > 0, f"{path} has no rows, wanted some below the names")
         check_missing(source, num_rows, found, "refuse", report, _IDS)
         ids = {name: typed_id(source, name, found[name]) for name in found}
-        ordered = events.mutate(**ids).order_by("row").select(names)
+        ordered = source.events.mutate(**ids).order_by("row").select(*source.columns)
         with reading(path):
             return ordered.to_pyarrow().to_pandas()
+
+
+def open_histories(reader: Engine, path: Path) -> Source:
+    """Opens a file of histories, or a folder of Parquet files of them.
+
+    Args:
+        reader: reads it.
+        path: a Parquet file, a CSV file with a header, or a folder, whose files of
+            names that end in .parquet or .pq are read in the order of their names.
+
+    Returns:
+        Columns user, item and, if the file has them, time and request_time.
+
+    Raises:
+        UserError: a file does not exist, cannot be read or lacks a column, an id is
+            nested or binary, or two files have different columns or types.
+    """
+    files = history_files(path)
+    parts, num_rows = [], 0
+    for file in files:
+        table = table_of_file(reader, file, ["user", "item"])
+        for name in ("user", "item"):
+            require(
+                name in table,
+                f"{file} has no column {name!r}: it has {table.listed()}; wanted user, "
+                "item and, optionally, time",
+            )
+        known = ("user", "item", "time", "request_time")
+        columns = {name: table[name] for name in known if name in table}
+        parts.append(table.table.select(**columns, row=table.row + num_rows))
+        if len(files) > 1:
+            num_rows += int(parts[-1].count().to_pyarrow().as_py())
+        _require_same_columns(file, parts[-1], files[0], parts[0])
+    names = [name for name in parts[0].columns if name != "row"]
+    events = parts[0] if len(parts) == 1 else ibis.union(*parts)
+    source = Source(path, {n: n for n in names}, events, not is_parquet(files[0]))
+    require_id_types(source)
+    return source
+
+
+def history_files(path: Path) -> list[Path]:
+    """Returns the files of histories that a path names; see `open_histories`.
+
+    Raises:
+        UserError: the path is a folder without Parquet files.
+    """
+    if not path.is_dir():
+        return [path]
+    ends = (".parquet", ".pq")
+    files = [file for file in path.iterdir() if file.suffix.lower() in ends]
+    files = [file for file in files if not file.name.startswith((".", "_"))]
+    require(bool(files), f"{path} is a folder without files *.parquet or *.pq")
+    return sorted(files)
+
+
+def _require_same_columns(
+    file: Path, table: ir.Table, first: Path, of_first: ir.Table
+) -> None:
+    """Requires that the files of a folder agree in columns and types."""
+    one, other = (
+        ", ".join(f"{name} {kind}" for name, kind in each.schema().items())
+        for each in (table.drop("row"), of_first.drop("row"))
+    )
+    require(
+        one == other,
+        f"{file} has the columns {one}, and {first} has {other}; wanted the same in "
+        "all files",
+    )
 
 
 def moments_of_texts(

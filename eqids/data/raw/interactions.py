@@ -83,7 +83,7 @@ def read_interactions(
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    counts, hashed = _ties_counted(core, counts, report)
+    counts, hashed = _ties_counted(core, counts, report, source.keeps_ties)
     table = _ordered(core, typed.unit, config.seed if hashed else None).to_pyarrow()
     user_table = users.order_by("number").to_pyarrow()
     titles = source.items
@@ -185,15 +185,16 @@ def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> Non
 
 
 def _ties_counted(
-    events: ir.Table, counts: Counts, report: Callable[[str], None]
+    events: ir.Table, counts: Counts, report: Callable[[str], None], kept: bool
 ) -> tuple[Counts, bool]:
     """Counts ties, and decides whether a hash orders them: the file may be sorted by
-    id."""
+    id, unless it keeps ties."""
     key = _sort_key(events)
     if key is None:
         return counts, False
     tied, ascending = _ties(events, key)
-    hashed = tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
+    by_id = tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
+    hashed = by_id and not kept
     if hashed:
         report(
             f"warning: of {tied:,} neighbouring events of one user and "

@@ -12,6 +12,7 @@ import ibis.expr.types as ir
 from eqids.config import PrepareConfig, require
 from eqids.data.info import TextsInfo
 from eqids.data.raw.cells import Cells
+from eqids.data.raw.collected_events import joined_events
 from eqids.data.raw.engine import Engine
 from eqids.data.raw.fetch import fetch_movielens, unpack
 from eqids.data.raw.item_rows import ItemRows, item_rows, require_column, with_year
@@ -24,6 +25,7 @@ from eqids.data.raw.tables import (
     with_header,
 )
 from eqids.data.raw.template import cell_of, field, text_of
+from eqids.data.read import open_dataset
 
 _GENRES = (
     "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
@@ -50,6 +52,9 @@ class Source:
     """Whether every value is text, as in CSV; it may spell a number."""
     items: ItemRows | None = None
     """Titles and texts, or none."""
+    keeps_ties: bool = False
+    """Whether events with equal times happened in the order of the rows, even if their
+    ids ascend."""
 
 
 def open_source(
@@ -71,6 +76,8 @@ def open_source(
     if kind in _MOVIELENS:
         archive = Path(path) if path else fetch_movielens(kind, report)
         source = _MOVIELENS[kind](engine, own, archive)
+    elif kind == "events" and path:
+        source = _from_events(engine, config, Path(path), report)
     else:
         require(
             kind in _FILES and bool(path),
@@ -112,6 +119,21 @@ def _from_recbole(engine: Engine, config: PrepareConfig, path: Path) -> Source:
     return replace(source, items=items)
 
 
+def _from_events(
+    engine: Engine, config: PrepareConfig, path: Path, report: Callable[[str], None]
+) -> Source:
+    """The histories of the dataset --catalog, and the events after them."""
+    require(
+        config.catalog is not None,
+        f"--source {config.source} needs --catalog DIR, the --data_dir of the dataset "
+        "that its events continue",
+    )
+    assert config.catalog is not None
+    events = joined_events(engine, path, open_dataset(config.catalog), report)
+    columns = {name: name for name in ("user", "item", "time")}
+    return Source(path, columns, events, spelled=False, keeps_ties=True)
+
+
 _FILES: Mapping[str, Callable[[Engine, PrepareConfig, Path], Source]] = {
     "csv": _from_csv,
     "parquet": _from_parquet,
@@ -121,7 +143,7 @@ _FILES: Mapping[str, Callable[[Engine, PrepareConfig, Path], Source]] = {
 
 def _kinds() -> str:
     """What --source may be, for messages."""
-    files = [f"{kind}:PATH" for kind in _FILES]
+    files = [f"{kind}:PATH" for kind in (*_FILES, "events")]
     return ", ".join([*_MOVIELENS, *files[:-1]]) + f" or {files[-1]}"
 
 

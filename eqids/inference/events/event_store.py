@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import queue
+import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ _INSERT = (
 )
 _SET = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)"
 _HISTORY = "SELECT item, time FROM events WHERE user = ? ORDER BY time, number"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -176,24 +178,12 @@ class EventStore:
 
 def _check(number: int, event: Event) -> None:
     """Requires that SQLite can store an event."""
-    for name in ("user", "item", "time"):
-        value = getattr(event, name)
-        wanted = "an integer" if name == "time" else "text or an integer"
-        kinds = int if name == "time" else (int, str)
-        require(
-            isinstance(value, kinds) and not isinstance(value, bool),
-            f"events[{number}]: {name} is {shown(value)}, wanted {wanted}",
-        )
-        if isinstance(value, int):
-            require(
-                -(2**63) <= value < 2**63,
-                f"events[{number}]: {name} is {value}, wanted 64 bits at most",
-            )
+    for name, value in vars(event).items():
+        if isinstance(value, str):
+            good, wanted = not _SURROGATE.search(value), "Unicode text"
         else:
-            require(
-                not any("\ud800" <= letter <= "\udfff" for letter in value),
-                f"events[{number}]: {name} is {value!r}, wanted Unicode text",
-            )
+            good, wanted = -(2**63) <= value < 2**63, "an integer of 64 bits"
+        require(good, f"events[{number}]: {name} is {shown(value)}, wanted {wanted}")
 
 
 def _locked(path: Path) -> int:
@@ -206,17 +196,19 @@ def _locked(path: Path) -> int:
     lock = lock.with_name(f"{lock.name}-lock")
     try:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            raise
+    except BlockingIOError as error:
+        raise UserError(
+            f"{path} is in use by another process, wanted a file of events for each "
+            "server"
+        ) from error
     except OSError as error:
         raise UserError(
             f"{path} cannot be made or opened ({error.strerror}), wanted a file of "
             "events in a folder that can be written to"
-        ) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        raise UserError(
-            f"{path} is in use by another process, wanted a file of "
-            "events for each server"
         ) from error
     return file

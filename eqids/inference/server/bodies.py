@@ -146,7 +146,7 @@ class RecommendResult(Struct, frozen=True, omit_defaults=True):
 
     items: list[RecommendedItem]
     popularity: bool = False
-    left_out: LeftOut = LeftOut()
+    left_out: LeftOut | None = None
 
 
 class RecommendAnswer(Struct, frozen=True, omit_defaults=True):
@@ -159,7 +159,7 @@ class RecommendAnswer(Struct, frozen=True, omit_defaults=True):
     model: ModelName
     items: list[RecommendedItem]
     popularity: bool = False
-    left_out: LeftOut = LeftOut()
+    left_out: LeftOut | None = None
 
 
 class RecommendAnswers(Struct, frozen=True):

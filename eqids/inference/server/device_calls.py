@@ -18,7 +18,7 @@ from eqids.inference.engine.values import (
 )
 from eqids.inference.server.http_errors import HttpError
 
-Result = TypeVar("Result")
+Computed = TypeVar("Computed")
 
 
 async def recommendations(
@@ -51,8 +51,8 @@ async def recommendations(
 
 
 async def device_call(
-    engine: InferenceEngine, function: Callable[[], Result], seconds: float
-) -> Result:
+    engine: InferenceEngine, function: Callable[[], Computed], seconds: float
+) -> Computed:
     """Returns what a function returns that the engine's thread calls.
 
     Args:
@@ -68,7 +68,7 @@ async def device_call(
         return await _result(engine.submit_call(function, deadline))
 
 
-async def _result(future: "Future[Result]") -> Result:
+async def _result(future: "Future[Computed]") -> Computed:
     if future.done():  # answered by a cache
         return future.result()
     return await asyncio.wrap_future(future)

@@ -28,7 +28,7 @@ _SECONDS = (
 )  # fmt: skip
 
 
-class Metrics:
+class ServerMetrics:
     """Counts requests; the engine counts everything else."""
 
     def __init__(

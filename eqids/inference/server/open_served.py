@@ -1,7 +1,7 @@
 """Opens the model that the server answers with, at the start and at a reload."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.hf_eqids import is_pair
@@ -10,19 +10,27 @@ from eqids.config import OpenConfig, ServeConfig, require
 from eqids.data import Dataset
 from eqids.inference.engine.served_model import ServedModel
 from eqids.inference.open import open_model
+from eqids.inference.server.filter_file import with_filters
 from eqids.inference.server.served_catalog import ServedCatalog
 from sharding import placement
 
-Report = Callable[[int, int], None]
-"""Receives how many programs are compiled, and how many there are."""
+
+@dataclass(frozen=True)
+class OpenReport:
+    """What is said while a model is opened."""
+
+    compiled: Callable[[int, int], None]
+    """Receives how many programs are compiled, and how many there are."""
+    warn: Callable[[str], None]
+    """Receives warnings."""
 
 
-def open_first(config: ServeConfig, report: Report) -> ServedCatalog:
+def open_first(config: ServeConfig, report: OpenReport) -> ServedCatalog:
     """Opens and compiles the model that the flags name.
 
     Args:
         config: the command's flags.
-        report: see `Report`.
+        report: see `OpenReport`.
 
     Raises:
         UserError: see `open_model`.
@@ -35,7 +43,7 @@ def open_beside(
     checkpoint: Path,
     data_dir: Path | None,
     now: ServedModel,
-    report: Report,
+    report: OpenReport,
 ) -> ServedCatalog:
     """Verifies, opens and compiles another checkpoint than the served one.
 
@@ -44,7 +52,7 @@ def open_beside(
         checkpoint: DIR/STEP, or a run's DIR for its best step, or an exported pair.
         data_dir: its dataset folder, by default `--data_dir`, or else that of its run.
         now: what is served.
-        report: see `Report`.
+        report: see `OpenReport`.
 
     Raises:
         UserError: it is damaged, or has another catalog than the served one in each of
@@ -65,7 +73,7 @@ def open_beside(
 
 
 def _compiled(
-    config: ServeConfig, asked: OpenConfig, now: ServedModel | None, report: Report
+    config: ServeConfig, asked: OpenConfig, now: ServedModel | None, report: OpenReport
 ) -> ServedCatalog:
     opened = open_model(asked, placement("none"))
     if now is not None:
@@ -76,9 +84,8 @@ def _compiled(
         max_k=config.max_k,
         programs_of=now,
     )
-    catalog = ServedCatalog.of(served)
-    served.compile(report)
-    return catalog
+    served.compile(report.compiled)
+    return with_filters(ServedCatalog.of(served), config.filters, report.warn)
 
 
 def _check_versions(path: Path, new: Dataset, now: Dataset) -> None:

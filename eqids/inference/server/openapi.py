@@ -30,10 +30,9 @@ def openapi_document(operations: Sequence[Operation], version: str) -> bytes:
         operations: all endpoints.
         version: of this software.
     """
-    kinds: set[type[Struct]] = {
-        kind for one in operations for kind in (*one.takes, *one.answers)
-    }
-    ordered = sorted({*kinds, ErrorAnswer}, key=lambda kind: kind.__name__)
+    kinds: set[type[Struct]] = {ErrorAnswer}
+    kinds.update(kind for one in operations for kind in (*one.takes, *one.answers))
+    ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for one in operations:

@@ -128,7 +128,7 @@ async def _results(
 
 def _query(
     service: Service, catalog: ServedCatalog, asked: RecommendRequest, where: str
-) -> tuple[Query, LeftOut]:
+) -> tuple[Query, LeftOut | None]:
     """Returns a request as the engine reads it, and how many ids were left out."""
     most = service.config.max_k
     expect(asked.k <= most, 400, f"{where}k is {asked.k}, wanted 1 to {most} (--max_k)")
@@ -141,7 +141,8 @@ def _query(
         deny = np.unique(slots[slots >= 0])
     k = min(asked.k, catalog.served.shapes.ks[-1])
     query = Query(history, k, not asked.keep_seen, allow, deny)
-    return query, LeftOut(num_unknown, unknown_allowed, unknown_denied)
+    left_out = LeftOut(num_unknown, unknown_allowed, unknown_denied)
+    return query, None if left_out == LeftOut() else left_out
 
 
 def _allowed(

@@ -1,14 +1,13 @@
 """Replaces the served model while requests are answered."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 from eqids.checkpoints import resolve
 from eqids.config import UserError
 from eqids.inference.server.bodies import ReloadAnswer, ReloadRequest
 from eqids.inference.server.http_errors import HttpError, expect
-from eqids.inference.server.open_served import open_beside
+from eqids.inference.server.open_served import OpenReport, open_beside
 from eqids.inference.server.service import Service
 
 
@@ -48,7 +47,7 @@ async def _replace_served(
 ) -> ReloadAnswer:
     engine, before = service.ready()
 
-    def report(done: int, of: int) -> None:
+    def compiled(done: int, of: int) -> None:
         if service.draining.is_set():
             raise UserError("the server is shutting down")
 
@@ -59,7 +58,7 @@ async def _replace_served(
             checkpoint,
             data_dir,
             before.served,
-            report,
+            OpenReport(compiled, service.warn),
         )
     except (UserError, OSError) as error:
         raise HttpError(409, str(error)) from None
@@ -68,9 +67,7 @@ async def _replace_served(
     return ReloadAnswer(after.model, before.model)
 
 
-async def watch(
-    service: Service, run: Path, seconds: float, report: Callable[[str], None]
-) -> None:
+async def watch(service: Service, run: Path, seconds: float) -> None:
     """Serves each new best step of a run, until it is cancelled.
 
     A step that is refused is reported once.
@@ -79,7 +76,6 @@ async def watch(
         service: with a model that is ready.
         run: the run's folder.
         seconds: between two looks.
-        report: receives what is served now, and why a step is refused.
     """
     _, catalog = service.ready()
     seen = catalog.served.opened.path.resolve()
@@ -91,8 +87,8 @@ async def watch(
                 continue
             seen = best
             answer = await reload(service, ReloadRequest(str(best)))
-            report(f"serves {answer.model.checkpoint} now")
+            service.warn(f"serves {answer.model.checkpoint} now")
         except (UserError, OSError) as error:
-            report(f"--watch {run}: {error}")
+            service.warn(f"--watch {run}: {error}")
         except HttpError as error:
-            report(f"--watch {run}: {error.sentence}")
+            service.warn(f"--watch {run}: {error.sentence}")

@@ -1,14 +1,14 @@
 """The state of the server: what it serves, and whether it takes requests."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from eqids.config import ServeConfig
 from eqids.inference.engine.inference_engine import InferenceEngine
 from eqids.inference.events.event_store import EventStore
 from eqids.inference.server.http_errors import HttpError
-from eqids.inference.server.metrics import Metrics
+from eqids.inference.server.metrics import ServerMetrics
 from eqids.inference.server.served_catalog import ServedCatalog
 
 
@@ -17,6 +17,7 @@ class Service:
 
     Attributes:
         config: the command's flags.
+        warn: receives warnings.
         metrics: what `/metrics` shows.
         engine: computes answers; None until the first model is ready.
         catalog: the served model with its names; None until it is ready.
@@ -26,14 +27,16 @@ class Service:
         reloading: whether a reload runs.
     """
 
-    def __init__(self, config: ServeConfig):
+    def __init__(self, config: ServeConfig, warn: Callable[[str], None]):
         """Starts without a model.
 
         Args:
             config: the command's flags.
+            warn: receives warnings.
         """
         self.config = config
-        self.metrics = Metrics(
+        self.warn = warn
+        self.metrics = ServerMetrics(
             lambda: self.engine, lambda: self.catalog, config.max_batch
         )
         self.engine: InferenceEngine | None = None

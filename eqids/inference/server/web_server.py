@@ -15,27 +15,28 @@ from eqids.inference.server.access_log import AccessLog
 from eqids.inference.server.api_keys import read_keys
 from eqids.inference.server.application import Application
 from eqids.inference.server.connections import http_server
+from eqids.inference.server.filter_file import watch_filters
 from eqids.inference.server.listening import bound_socket, load_certificate, url_of
-from eqids.inference.server.open_served import Report, open_beside, open_first
+from eqids.inference.server.open_served import OpenReport, open_beside, open_first
 from eqids.inference.server.reload import watch
 from eqids.inference.server.service import Service
 
 
 @dataclass(frozen=True)
-class Output:
+class ServerOutput:
     """Where the server's texts go."""
 
     say: Callable[[str], None]
     """Receives the line that says that it is ready."""
     warn: Callable[[str], None]
     """Receives warnings."""
-    compiled: Report
+    compiled: Callable[[int, int], None]
     """Receives how many programs are compiled."""
     log: Callable[[str], None]
     """Receives lines of the access log; may block."""
 
 
-def serve(config: ServeConfig, output: Output) -> None:
+def serve(config: ServeConfig, output: ServerOutput) -> None:
     """Serves until a signal, and returns never.
 
     Args:
@@ -48,7 +49,8 @@ def serve(config: ServeConfig, output: Output) -> None:
     """
 
     async def until_signal() -> None:
-        number = await serve_until(_first_signal(), Service(config), output)
+        service = Service(config, output.warn)
+        number = await serve_until(_first_signal(), service, output)
         name = signal.Signals(number).name
         raise Stopped(f"{name}: all accepted requests are answered", number)
 
@@ -56,7 +58,7 @@ def serve(config: ServeConfig, output: Output) -> None:
 
 
 async def serve_until(
-    stopped: "asyncio.Future[int]", service: Service, output: Output
+    stopped: "asyncio.Future[int]", service: Service, output: ServerOutput
 ) -> int:
     """Serves until a future has a result, and drains.
 
@@ -83,44 +85,52 @@ async def serve_until(
             await service.drain()
         finally:
             working.cancel()
+            await asyncio.wait([working])
             server.should_exit = True
             await listening
             _close(service)
             if log is not None:
                 log.close()
-        if not stopped.done():
-            await working
+        failed = None if working.cancelled() else working.exception()
+        if failed is not None and not stopped.done():
+            raise failed
         return stopped.result()
 
 
-async def _work(service: Service, url: str, output: Output) -> None:
+async def _work(service: Service, url: str, output: ServerOutput) -> None:
     """Makes the service ready, and then watches for new checkpoints."""
     config, started = service.config, time.monotonic()
 
-    def report(done: int, of: int) -> None:
+    def compiled(done: int, of: int) -> None:
         if service.draining.is_set():
             raise UserError("stopped before the model was ready")
         output.compiled(done, of)
 
     if config.events is not None:
         service.events = EventStore(config.events)
+    report = OpenReport(compiled, service.warn)
     catalog = await asyncio.to_thread(open_first, config, report)
     if service.events is not None:
         service.events.record_dataset(catalog.served.dataset.path)
-    options = EngineOptions(max_queue=config.max_queue)
-    service.engine = InferenceEngine(catalog.served, options)
+    options = EngineOptions(
+        max_queue=config.max_queue, answer_cache_mb=config.answer_cache_mb
+    )
     if config.compare is not None:
         service.compared = await asyncio.to_thread(
             open_beside, config, config.compare, None, catalog.served, report
         )
+    service.engine = InferenceEngine(catalog.served, options)
     service.catalog = catalog
     output.say(
         f"ready at {url} after {time.monotonic() - started:.1f} s: serves "
         f"{catalog.model.checkpoint}, {len(catalog.names):,} items"
     )
+    every, watching = config.watch_every, []
     if config.watch is not None:
-        await watch(service, config.watch, config.watch_every, output.warn)
-    await service.draining.wait()
+        watching.append(watch(service, config.watch, every))
+    if config.filters is not None:
+        watching.append(watch_filters(service, config.filters, every, service.warn))
+    await asyncio.gather(*watching, service.draining.wait())
 
 
 def _first_signal() -> "asyncio.Future[int]":

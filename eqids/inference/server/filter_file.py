@@ -1,0 +1,111 @@
+"""The named filters of `--filters`, which are read again when the file changes."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from eqids.config import UserError
+from eqids.data.ids import shown
+from eqids.inference.engine.values import SlotFilter
+from eqids.inference.server.bodies import ItemId
+from eqids.inference.server.served_catalog import ServedCatalog
+from eqids.inference.server.service import Service
+
+Report = Callable[[str], None]
+
+
+def with_filters(
+    catalog: ServedCatalog, path: Path | None, report: Report
+) -> ServedCatalog:
+    """Returns a served catalog with the filters of a file.
+
+    Args:
+        catalog: without these filters.
+        path: the file, or None for no filters.
+        report: receives how many ids the catalog does not hold.
+
+    Raises:
+        UserError: see `read_filters`.
+    """
+    if path is None:
+        return catalog
+    filters = read_filters(path, catalog, report)
+    return replace(catalog, served=catalog.served.with_filters(filters))
+
+
+def read_filters(
+    path: Path, catalog: ServedCatalog, report: Report
+) -> Mapping[str, SlotFilter]:
+    """Returns the filters of a file by name.
+
+    Args:
+        path: JSON, by name the ids of the only items that a filter allows.
+        catalog: has the items. Ids of other items are left out.
+        report: receives how many were.
+
+    Raises:
+        UserError: the file cannot be read, or is no such JSON.
+    """
+    try:
+        lists = msgspec.json.decode(path.read_bytes(), type=dict[str, list[ItemId]])
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise UserError(
+            f"--filters {path} cannot be read: {error}; wanted JSON such as "
+            '{"in stock": [1, 2, 3]}'
+        ) from None
+    filters, valid = {}, catalog.served.dataset.item_valid
+    for name, ids in lists.items():
+        slots = catalog.names.find(ids)
+        unknown = int((slots < 0).sum())
+        if unknown:
+            report(
+                f"--filters {path}: {unknown:,} of {len(ids):,} ids of {shown(name)} "
+                "are not in the catalog"
+            )
+        filters[name] = SlotFilter.of(slots, valid)
+    return filters
+
+
+async def watch_filters(
+    service: Service, path: Path, seconds: float, report: Report
+) -> None:
+    """Serves the filters of a file whenever it changed, until this is cancelled.
+
+    All of them change at once. If the file is no longer valid, this is reported and
+    the old ones stay.
+
+    Args:
+        service: with a model that is ready.
+        path: the file.
+        seconds: between two looks.
+        report: see `read_filters`.
+    """
+    engine, catalog = service.ready()
+    seen = _state(path, catalog)
+    while True:
+        await asyncio.sleep(seconds)
+        _, catalog = service.ready()
+        if service.reloading or (now := _state(path, catalog)) == seen:
+            continue
+        seen = now
+        try:
+            new = await asyncio.to_thread(with_filters, catalog, path, report)
+        except UserError as error:
+            report(f"{error}; the filters stay as they are")
+            continue
+        if service.catalog is catalog:
+            engine.replace(new.served)
+            service.catalog = new
+
+
+def _state(path: Path, catalog: ServedCatalog) -> object:
+    """Returns a value that differs once the file or the model is another one."""
+    model = catalog.served.opened.path
+    try:
+        stat = path.stat()
+    except OSError:
+        return model
+    return model, stat.st_mtime_ns, stat.st_size, stat.st_ino

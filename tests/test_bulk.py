@@ -1,0 +1,316 @@
+"""Recommendations of whole files: parts, kills, and the same answers as in memory."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings, strategies as st
+from pytest import CaptureFixture, MonkeyPatch
+from runs import refused
+
+from eqids import recommend
+from eqids.checkpoints.lock import Lock
+from eqids.config import RecommendConfig, UserError
+from eqids.data import Dataset
+from eqids.data.raw.history_files import read_history_file
+from eqids.data.raw.sorted_histories import sort_histories
+from eqids.inference.bulk import history_parts
+from eqids.inference.bulk.bulk_run import open_bulk
+from eqids.inference.bulk.history_parts import part_bounds, read_part
+from eqids.inference.histories import read_histories
+from eqids.inference.recommender import Recommender, load
+from eqids.io.digests import file_sha256
+
+MANIFEST = "_manifest.json"
+
+
+def events(dataset: Dataset, num_users: int, seed: int) -> pd.DataFrame:
+    """Events of users in no order, some of items that the catalog does not hold."""
+    rng = np.random.default_rng(seed)
+    num = num_users * 6
+    users = [*range(num_users), *rng.integers(0, num_users, num - num_users)]
+    items = rng.integers(0, dataset.info.num_items + 2, num)
+    return pd.DataFrame(
+        {
+            "user": rng.permutation(users),
+            "item": [f"item {item}" for item in items],
+            "time": 1_600_000_000 + rng.integers(0, 50, num),
+        }
+    )
+
+
+def write_folder(path: Path, frame: pd.DataFrame) -> Path:
+    """Two Parquet files of one frame, in order."""
+    path.mkdir()
+    middle = len(frame) // 3
+    frame[:middle].to_parquet(path / "a.parquet", row_group_size=7)
+    frame[middle:].to_parquet(path / "b.pq")
+    return path
+
+
+def bulk_flags(run: Path, source: Path, target: Path, *more: str) -> list[str]:
+    return [
+        *("--checkpoint", str(run), "--input", str(source), "--output", str(target)),
+        *("--unknown", "skip", "--k", "5", "--users_of_part", "9", *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def recommender(finished: Path) -> Recommender:
+    """What all tests share, so that one compilation serves them."""
+    return load(finished)
+
+
+def fill(recommender: Recommender, source: Path, target: Path, **flags: Any) -> None:
+    """Does what the command does with `bulk_flags`."""
+    given = {"unknown": "skip", "k": 5, "users_of_part": 9, **flags}
+    path = recommender.opened.path
+    config = RecommendConfig(checkpoint=path, input=source, output=target, **given)
+    with open_bulk(recommender, config, lambda message: None) as bulk:
+        for part in bulk.missing():
+            bulk.write(part, lambda num_users: None)
+        bulk.finish()
+
+
+def hashes(folder: Path) -> Mapping[str, str]:
+    """The parts of a folder, and nothing else in it."""
+    names = sorted(path.name for path in folder.iterdir())
+    assert names[:2] == [".lock", MANIFEST]
+    return {name: file_sha256(folder / name) for name in names[2:]}
+
+
+def test_a_folder_holds_what_recommend_returns(
+    recommender: Recommender, dataset: Dataset, tmp_path: Path
+) -> None:
+    frame = events(dataset, 40, seed=0)
+    # A user without any known item gets the most popular ones.
+    frame.loc[frame["user"] == 20, "item"] = "nothing"
+    source, target = write_folder(tmp_path / "in", frame), tmp_path / "out"
+    fill(recommender, source, target)
+    found = pd.read_parquet(target)
+    wanted = recommender.recommend(frame, 5, unknown="skip")
+    wanted = wanted.sort_values(["user", "rank"], ignore_index=True)
+    same = ["user", "rank", "item", "title"]
+    pd.testing.assert_frame_equal(found[same], wanted[same])
+    np.testing.assert_allclose(found["probability"], wanted["probability"], atol=1e-6)
+
+    manifest = json.loads((target / MANIFEST).read_text())
+    before, parts = hashes(target), manifest["parts"]
+    assert {one["name"]: one["sha256"] for one in parts} == before
+    assert [one["num_users"] for one in parts] == [9] * 4 + [4]
+    assert [one["num_popular"] for one in parts] == [0, 0, 1, 0, 0]
+    # What is missing is made again, and nothing else.
+    kept = target / "part-00002.parquet"
+    written = kept.stat().st_mtime_ns
+    shutil.copy(kept, target / ".part-00001.parquet.partial-1")
+    for name in ("part-00001.parquet", "part-00004.parquet"):
+        (target / name).unlink()
+    (target / MANIFEST).write_text(json.dumps({**manifest, "parts": []}))
+    for _ in range(2):
+        fill(recommender, source, target)
+        assert hashes(target) == before and kept.stat().st_mtime_ns == written
+        assert json.loads((target / MANIFEST).read_text()) == manifest
+    with pytest.raises(UserError, match="of another job: its keep_seen differ; choose"):
+        fill(recommender, source, target, keep_seen=True)
+    fill(recommender, source, target, keep_seen=True, overwrite=True)
+    assert hashes(target) != before
+
+
+def test_what_a_folder_cannot_be_is_refused(
+    recommender: Recommender, dataset: Dataset, tmp_path: Path
+) -> None:
+    frame, target = events(dataset, 20, seed=1), tmp_path / "out"
+    source = write_folder(tmp_path / "in", frame)
+
+    def refused_by(match: str, **flags: Any) -> None:
+        with pytest.raises(UserError, match=match):
+            fill(recommender, flags.pop("source", source), target, **flags)
+
+    row = int((~frame["item"].isin(dataset.items()["item"])).argmax())
+    unknown = f"row {row + 1} of the histories: item '{frame['item'][row]}' is not in"
+    refused_by(unknown, unknown="refuse")
+    assert not target.exists()
+    target.mkdir()
+    (target / "notes.txt").touch()
+    refused_by("holds 'notes.txt', which is no file of recomm", overwrite=True)
+    (target / "notes.txt").unlink()
+    shutil.copy(source / "b.pq", target / "part-00000.parquet")
+    refused_by("part-00000.parquet is of another job")
+    (target / "part-00000.parquet").unlink()
+    lock = Lock(target, print, "--output")
+    refused_by("is in use by process .* see --output")
+    lock.release()
+    frame.assign(item="item 1", time=1.5).to_parquet(source / "c.parquet")
+    refused_by(r"c\.parquet has the columns user int64, item string, time float64")
+    refused_by("none does not exist, wanted a file", source=tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    refused_by("is a folder without files .*parquet", source=tmp_path / "empty")
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "7", "07"]),
+        st.integers(0, 3),
+        st.integers(0, 10**6),
+    ),
+    min_size=1,
+    max_size=12,
+)
+TIMES: Mapping[str, Any] = {
+    "none": None,
+    "seconds": lambda at: 1_500_000_000 + at % 5,
+    "small": lambda at: 1_000_000 + at % 4 / 2,
+    "milliseconds": lambda at: 1_500_000_000_000 + at,
+    "text": lambda at: f"2024-05-01 12:00:{at % 60:02}+02:00",
+    "timestamp": lambda at: pd.Timestamp("2020-01-01") + pd.Timedelta(at, "ms"),
+}
+
+
+@given(times=st.sampled_from([*TIMES]), rows=ROWS, csv=st.booleans())
+@settings(max_examples=10)
+def test_sorted_histories_are_those_of_memory(
+    dataset: Dataset,
+    tmp_path_factory: pytest.TempPathFactory,
+    times: str,
+    rows: Sequence[tuple[str, int, int]],
+    csv: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("sorted")
+    frame = pd.DataFrame(
+        {"user": [row[0] for row in rows], "item": [f"item {row[1]}" for row in rows]}
+    )
+    if TIMES[times] is not None:
+        frame["time"] = [TIMES[times](row[2]) for row in rows]
+    path = folder / ("in.csv" if csv else "in.parquet")
+    frame.to_csv(path, index=False) if csv else frame.to_parquet(path)
+    said: tuple[list[str], list[str]] = ([], [])
+    read = read_history_file(path, said[0].append)
+    wanted, left_out = read_histories(dataset, read, "skip", said[0].append, path)
+    target = folder / "sorted.parquet"
+    num_unknown = sort_histories(
+        path, target, dataset, said[1].append, skip_unknown=True, request_time=False
+    )
+    bounds = part_bounds(target, 2)
+    parts = [read_part(target, bounds, n) for n in range(len(bounds.rows) - 1)]
+    found = {
+        part.users[one.user].as_py(): one for part in parts for one in part.histories
+    }
+    assert num_unknown == left_out and said[0] == said[1]
+    assert list(found) == sorted(one.user for one in wanted)
+    for one in wanted:
+        mine = found[one.user]
+        assert mine.slots.tolist() == one.slots.tolist()
+        assert (mine.times is None) == (one.times is None)
+        if one.times is not None and mine.times is not None:
+            assert mine.times.tolist() == one.times.tolist()
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20),
+    users_of_part=st.integers(1, 5),
+    most_events=st.integers(1, 20),
+    group=st.integers(1, 12),
+)
+@settings(max_examples=40)
+def test_parts_hold_whole_users(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    users_of_part: int,
+    most_events: int,
+    group: int,
+) -> None:
+    file = tmp_path_factory.mktemp("parts") / "sorted.parquet"
+    users = np.repeat(np.arange(len(sizes)) * 3, sizes)
+    table = {"user": users, "slot": np.arange(len(users), dtype=np.int32)}
+    pq.write_table(pa.table(table), file, row_group_size=group)
+    with MonkeyPatch.context() as patch:
+        patch.setattr(history_parts, "_MOST_EVENTS", most_events)
+        bounds = part_bounds(file, users_of_part)
+    read = [read_part(file, bounds, part) for part in range(len(bounds.rows) - 1)]
+    assert [user for part in read for user in part.users.to_pylist()] == [
+        *range(0, len(sizes) * 3, 3)
+    ]
+    histories = [one.slots for part in read for one in part.histories]
+    assert [len(slots) for slots in histories] == sizes
+    assert np.concatenate(histories).tolist() == list(range(len(users)))
+    for number, part in enumerate(read):
+        assert len(part.users) == bounds.users[number + 1] - bounds.users[number]
+        lengths = [len(one.slots) for one in part.histories]
+        assert len(lengths) <= users_of_part and sum(lengths[:-1]) < most_events
+        if number < len(read) - 1:
+            assert len(lengths) == users_of_part or sum(lengths) >= most_events
+
+
+def test_the_command_says_what_it_did(
+    finished: Path, dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    frame = events(dataset, 20, seed=3)
+    frame.loc[frame["user"] == 3, "item"] = "nothing"
+    path = tmp_path / "in.csv"
+    frame.to_csv(path, index=False)
+    recommend.main(bulk_flags(finished, path, tmp_path / "out"))
+    said = capsys.readouterr().out.splitlines()
+    assert said[:4] == [
+        f"sorting {path}", "9 of 20 users", "18 of 20 users", "20 of 20 users"
+    ]  # fmt: skip
+    left_out = int((~frame["item"].isin(dataset.items()["item"])).sum())
+    assert said[4:] == [
+        f"100 recommendations for 20 users in {tmp_path / 'out'}; {left_out} events "
+        "with items that the catalog does not hold left out (--unknown skip); 1 users "
+        "without history got the most popular items"
+    ]
+    flags = ["--checkpoint", str(finished), "--user", "1", "--users_of_part", "3"]
+    assert "--users_of_part is for a folder" in refused(recommend.main, flags, capsys)
+
+
+def kill_sweep(
+    run: Path, recommender: Recommender, folder: Path, num_kills: int, seed: int
+) -> None:
+    """Kills a job at random moments; its parts must equal those of one without."""
+    frame = events(recommender.dataset, 400, seed)
+    source, target = write_folder(folder / "in", frame), folder / "killed"
+    fill(recommender, source, folder / "whole")
+    wanted, rng = hashes(folder / "whole"), random.Random(seed)
+    flags = bulk_flags(run, source, target)
+    for _ in range(num_kills):
+        before = len(list(target.glob("part-*")))
+        with subprocess.Popen(
+            [sys.executable, "-m", "eqids.recommend", *flags],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as job:  # fmt: skip
+            # At once, or a moment after the next part appears.
+            goal = before + rng.randrange(3)
+            while job.poll() is None and len(list(target.glob("part-*"))) < goal:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 3 if goal == before else 0.05))
+            job.send_signal(signal.SIGKILL)
+        for part in target.glob("part-*"):
+            assert file_sha256(part) == wanted[part.name]
+    fill(recommender, source, target)
+    assert hashes(target) == wanted
+
+
+def test_a_killed_job_continues(
+    finished: Path, recommender: Recommender, tmp_path: Path
+) -> None:
+    kill_sweep(finished, recommender, tmp_path, 1, seed=1)
+
+
+@pytest.mark.long
+def test_a_job_continues_after_20_kills(
+    finished: Path, recommender: Recommender, tmp_path: Path
+) -> None:
+    kill_sweep(finished, recommender, tmp_path, 20, seed=2)
