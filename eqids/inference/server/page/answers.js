@@ -10,7 +10,7 @@ export function versionName({ checkpoint, step }) {
 }
 
 /** Shows answers of one or two models, with the colours of `points`, if it is known.
- * `onAdd` receives an item and the list for it, `onPoint` pairs of near items. */
+ * `onAdd` receives an item and the list for it, `onPoint` what to mark on the map. */
 export function showAnswers(answers, points, { onAdd, onPoint }) {
   const columns = byId("columns");
   if (columns.childElementCount !== answers.length) {
@@ -61,7 +61,8 @@ function answerRow(item, { colour, width, other }, onAdd, onPoint) {
   dot.style.background = colour;
   const bar = make("div", { className: "bar" }, make("div"));
   bar.firstChild.style.width = `${100 * width}%`;
-  const share = item.probability < 0.0001 ? "<0.01" : (100 * item.probability).toFixed(2);
+  const percent = 100 * item.probability;
+  const share = percent < 0.01 ? "<0.01" : percent.toFixed(2);
   const why = make("p", { className: "why" });
   if (other) {
     const rank = other.items.find((one) => one.item === item.item)?.rank;
@@ -70,23 +71,25 @@ function answerRow(item, { colour, width, other }, onAdd, onPoint) {
   }
   const near = (item.near ?? []).filter((one) => one.similarity > 0); // not opposite
   if (near.length) why.append("near ");
-  near.forEach((one, i) => {
+  for (const one of near) {
     const similarity = make("small", {}, one.similarity.toFixed(2));
-    const separator = i < near.length - 1 ? ", " : "";
-    why.append(make("span", {}, titled(one, "near"), " ", similarity, separator));
-  });
-  const row = make("li", { "data-key": item.item },
+    const parts = [titled(one, "near"), " ", similarity];
+    why.append(make("span", { className: "hint" }, ...parts));
+  }
+  const use = button("use", "+", `Add ${name} to the history`, add("history"));
+  const deny = button("deny", "×", `Never recommend ${name}`, add("deny"));
+  const row = make(
+    "li",
+    { "data-key": item.item },
     make("span", { className: "rank" }, String(item.rank)),
-    make("div", { className: "body" },
-      make("div", { className: "head" }, dot, titled(item)),
-      make("div", { className: "chance" }, bar, make("span", {}, `${share}%`)),
-      why),
-    make("div", { className: "actions" },
-      button("use", "+", `Add ${name} to the history`, add("history")),
-      button("deny", "×", `Never recommend ${name}`, add("deny"))));
+    make("div", { className: "head" }, dot, titled(item)),
+    make("div", { className: "actions" }, use, deny),
+    make("div", { className: "chance" }, bar, make("span", {}, `${share}%`)),
+    why,
+  );
   const lines = near.map((one) => [item.item, one.item]);
-  row.onmouseenter = () => onPoint(lines);
-  row.onmouseleave = () => onPoint([]);
+  row.onmouseenter = () => onPoint({ named: [item.item], lines });
+  row.onmouseleave = () => onPoint({ named: [], lines: [] });
   row.addEventListener("focusin", row.onmouseenter);
   row.addEventListener("focusout", row.onmouseleave);
   return row;

@@ -12,9 +12,9 @@ let answers = []; // of the served model, and of the one beside it
 let points = null; // of the map
 let pending = null;
 
-const onWait = (sentence) => (byId("status").textContent = sentence);
-const map = new CatalogMap(byId("map"), { onPick: showPicked, onDraw: noteFrame });
-const handlers = { onAdd: add, onPoint: (lines) => map.mark({ lines }) };
+const onWait = (text) => void (byId("status").textContent = text);
+const map = new CatalogMap(byId("map"), showPicked, noteFrame);
+const handlers = { onAdd: add, onPoint: (marks) => map.mark(marks) };
 setKeyPrompt(promptForKey);
 searchField(byId("search"), byId("found"), { onChoose: add, onError: showError });
 byId("user-form").onsubmit = loadUser;
@@ -91,8 +91,9 @@ async function changed() {
 
 function request() {
   const ids = (name) => lists[name].map((one) => one.item);
+  const event = ({ item, time }) => (time === null ? item : { item, time });
   return {
-    history: lists.history.map(({ item, time }) => (time === null ? item : { item, time })),
+    history: lists.history.map(event),
     k: byId("k").valueAsNumber,
     keep_seen: byId("keep-seen").checked,
     allow: lists.allow.length ? ids("allow") : null,
@@ -130,7 +131,7 @@ async function loadModel() {
     Items: model.num_items.toLocaleString(),
     Users: model.num_users.toLocaleString(),
     Reads: `the last ${model.seq_len.toLocaleString()} positions of a history`,
-    "Compared with": model.compared?.checkpoint ?? "none; start the server with --compare",
+    "Compared with": model.compared?.checkpoint ?? "none, see --compare of the server",
   };
   const cells = Object.entries(rows).flatMap(([name, value]) => [
     make("dt", {}, name),
@@ -145,7 +146,7 @@ function show() {
   // An item that both recommend leaves a gap, so that the others keep their ranks.
   const other = second.map((id) => (first.includes(id) ? null : id));
   const history = lists.history.map((one) => one.item);
-  map.mark({ history, answer: first, other, lines: [] });
+  map.mark({ history, answer: first, other, named: [], lines: [] });
   byId("other-mark").hidden = answers.length < 2;
 }
 
@@ -160,17 +161,18 @@ function showLists() {
     });
     replaceRows(byId(name), rows.reverse()); // the newest first
   }
-  for (const name of ["allow", "deny"]) byId(`${name}-part`).hidden = !lists[name].length;
+  byId("allow-part").hidden = !lists.allow.length;
+  byId("deny-part").hidden = !lists.deny.length;
   const num = lists.history.length;
-  const text = num ? `${num} ${num === 1 ? "item" : "items"}, newest first` : "No items yet";
-  byId("history-title").textContent = text;
+  const items = num === 1 ? "1 item" : `${num.toLocaleString()} items, newest first`;
+  byId("history-title").textContent = num ? items : "No items yet";
   byId("clear").hidden = !num;
 }
 
 function noteFrame(milliseconds) {
-  const { num_items, items } = points;
-  const part = num_items > items.length ? `${items.length.toLocaleString()} most popular of ` : "";
-  const count = `${part}${num_items.toLocaleString()} items`;
+  const [shown, all] = [points.items.length, points.num_items];
+  const part = all > shown ? `${shown.toLocaleString()} most popular of ` : "";
+  const count = `${part}${all.toLocaleString()} items`;
   byId("map-note").textContent = `${count}, drawn in ${milliseconds.toFixed(1)} ms`;
 }
 
@@ -200,9 +202,9 @@ function promptForKey(wrong) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve, reject) => {
-    dialog.onclose = () =>
-      dialog.returnValue === "key"
-        ? resolve(byId("key").value.trim())
-        : reject(new Error("The server wants an API key: reload the page to type it in."));
+    dialog.onclose = () => {
+      if (dialog.returnValue === "key") resolve(byId("key").value.trim());
+      else reject(new Error("The server wants an API key; any change asks again."));
+    };
   });
 }

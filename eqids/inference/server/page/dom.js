@@ -20,8 +20,8 @@ export const titled = (item, className = "title") =>
   make("span", { className, dir: "auto" }, nameOf(item));
 
 /** Returns the button of an item; `name` says what it does, for the focus later. */
-export const button = (name, text, label, onclick) =>
-  make("button", { type: "button", name, onclick, title: label, "aria-label": label }, text);
+export const button = (name, text, title, onclick) =>
+  make("button", { type: "button", name, onclick, title, "aria-label": title }, text);
 
 /** Replaces the rows of a list. The focus stays with the same row and button; if that
  * row is gone, it goes to the row in its place. */

@@ -4,7 +4,12 @@ import { drawPoints, rgb } from "./points.js";
 
 const NUM_TINTS = 512; // clusters beyond share colours
 const PICK = 12; // pixels between the pointer and an item that it means
-const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const MOVES = new Map([
+  ["ArrowLeft", [-1, 0]],
+  ["ArrowRight", [1, 0]],
+  ["ArrowUp", [0, -1]],
+  ["ArrowDown", [0, 1]],
+]);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /** Returns the colour of a cluster, in CSS. */
@@ -13,10 +18,12 @@ export function clusterColour(cluster) {
   return dark.matches ? `oklch(0.74 0.12 ${hue})` : `oklch(0.64 0.13 ${hue})`;
 }
 
+const unit = (whole) => whole / 65535;
+
 /** Decodes the answer of GET /v1/map. */
 export function readMap(answer) {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
-  const units = (text) => Float32Array.from(new Uint16Array(bytes(text)), (n) => n / 65535);
+  const units = (text) => Float32Array.from(new Uint16Array(bytes(text)), unit);
   const cluster = new Int32Array(bytes(answer.cluster));
   return {
     ...answer,
@@ -31,10 +38,10 @@ export function readMap(answer) {
 /** A canvas with a map; `onPick` receives the index of an item, `onDraw` the
  * milliseconds that a frame took. */
 export class CatalogMap {
-  constructor(canvas, { onPick, onDraw }) {
+  constructor(canvas, onPick, onDraw) {
     Object.assign(this, { canvas, onPick, onDraw, pointers: new Map() });
     this.context = canvas.getContext("2d", { alpha: false });
-    this.marks = { history: [], answer: [], other: [], lines: [] };
+    this.marks = { history: [], answer: [], other: [], named: [], lines: [] };
     this.showAll();
     new ResizeObserver(() => this.#resize()).observe(canvas);
     dark.addEventListener("change", () => this.show(this.points));
@@ -52,7 +59,7 @@ export class CatalogMap {
     this.draw();
   }
 
-  /** Marks items: lists of ids, and lines as pairs of ids. */
+  /** Marks items: lists of ids; lines are pairs of ids. */
   mark(marks) {
     Object.assign(this.marks, marks);
     this.draw();
@@ -63,7 +70,8 @@ export class CatalogMap {
     const [x, y] = [left + px / scale, top + py / scale];
     const zoom = Math.min(500, Math.max(0.5, this.view.zoom * factor));
     const kept = this.view.zoom / zoom; // the point under the pointer stays there
-    this.view = { x: x - (x - this.view.x) * kept, y: y - (y - this.view.y) * kept, zoom };
+    const near = (middle, fixed) => fixed + (middle - fixed) * kept;
+    this.view = { x: near(this.view.x, x), y: near(this.view.y, y), zoom };
     this.draw();
   }
 
@@ -121,9 +129,9 @@ export class CatalogMap {
     const started = performance.now();
     const view = this.#frame();
     // However many points there are, they cover about a quarter of the area.
-    const fair = Math.sqrt((canvas.width * canvas.height) / points.x.length / 12) / ratio;
-    const grown = Math.min(3.2, Math.max(0.7, fair)) * Math.max(1, this.view.zoom) ** 0.3;
-    const radius = Math.min(5, grown) * ratio;
+    const fair = Math.sqrt((canvas.width * canvas.height) / points.x.length / 12);
+    const first = Math.min(3.2, Math.max(0.7, fair / ratio));
+    const radius = Math.min(5, first * Math.max(1, this.view.zoom) ** 0.3) * ratio;
     drawPoints(image, points, view, radius, rgb([this.paper]));
     context.putImageData(image, 0, 0);
     this.#drawMarks((i) => [
@@ -146,13 +154,13 @@ export class CatalogMap {
     const ranked = (ids, fill, edge, colour) => {
       context.font = `600 ${10.5 * ratio}px system-ui, sans-serif`;
       [context.textAlign, context.textBaseline] = ["center", "middle"];
-      ids.forEach((id, rank) => {
-        const [i] = this.#indices([id]);
-        if (i === undefined) return;
+      for (let rank = ids.length; rank > 0; rank--) {
+        const [i] = this.#indices([ids[rank - 1]]);
+        if (i === undefined) continue;
         disc(i, 9, fill, edge);
         context.fillStyle = colour;
-        context.fillText(rank + 1, ...place(i));
-      });
+        context.fillText(rank, ...place(i)); // the best on top
+      }
     };
     for (const pair of this.marks.lines.map((ids) => this.#indices(ids))) {
       context.beginPath();
@@ -163,7 +171,7 @@ export class CatalogMap {
     this.#indices(this.marks.history).forEach((i) => disc(i, 4.5, paper, ink));
     ranked(this.marks.other, paper, ink, ink);
     ranked(this.marks.answer, ink, paper, paper);
-    const named = this.hovered ?? this.chosen;
+    const named = this.hovered ?? this.#indices(this.marks.named)[0] ?? this.chosen;
     if (named === undefined) return;
     disc(named, 6, "transparent", ink);
     const [px, py] = place(named);
@@ -172,9 +180,10 @@ export class CatalogMap {
     context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
     [context.strokeStyle, context.fillStyle] = [paper, ink];
     [context.lineWidth, context.lineJoin] = [5 * ratio, "round"];
-    const text = [points.titles[named] || points.items[named], px + (right ? -12 : 12) * ratio, py];
-    context.strokeText(...text);
-    context.fillText(...text);
+    const text = points.titles[named] || points.items[named];
+    const start = px + (right ? -12 : 12) * ratio;
+    context.strokeText(text, start, py);
+    context.fillText(text, start, py);
   }
 
   /** Returns the index of the item that is nearest to a pixel, if one is near. */
@@ -243,7 +252,8 @@ export class CatalogMap {
     canvas.onkeydown = (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const { width, height } = canvas;
-      const [dx, dy] = MOVES[event.key] ?? [0, 0];
+      const middle = [width / 2, height / 2];
+      const [dx, dy] = MOVES.get(event.key) ?? [0, 0];
       const step = (0.1 * Math.min(width, height)) / this.#frame().scale;
       this.view.x += dx * step;
       this.view.y += dy * step;
@@ -251,7 +261,7 @@ export class CatalogMap {
       else if (event.key === "+" || event.key === "=") this.zoomBy(1.4);
       else if (event.key === "-") this.zoomBy(1 / 1.4);
       else if (event.key === "0") this.showAll();
-      else if (event.key === "Enter") this.#pick(this.#nearest([width / 2, height / 2], 1e9));
+      else if (event.key === "Enter") this.#pick(this.#nearest(middle, Infinity));
       else return;
       event.preventDefault();
     };

@@ -46,7 +46,7 @@ function sentenceOf(text) {
   }
 }
 
-/** Parses JSON; integers that a number of JavaScript cannot hold, as ids, stay texts. */
+/** Parses JSON; integers that JavaScript's numbers cannot hold become texts. */
 function parse(text) {
   const isExact = (value) => !Number.isInteger(value) || Number.isSafeInteger(value);
   return JSON.parse(text, (_, value, context) =>
