@@ -105,12 +105,12 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
 
 def settled(page: Page) -> None:
     """Waits until the newest request is answered, and the map is drawn."""
+    expect(page.locator("#answers")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#map-note")).to_contain_text("drawn in")
-    page.wait_for_load_state("networkidle")
 
 
 def answer(page: Page, column: int = 0) -> Locator:
-    return page.locator(".answer").nth(column).locator("> li")
+    return page.locator("ol.answer").nth(column).locator("> li")
 
 
 def titles(rows: Locator) -> list[str]:
@@ -276,9 +276,9 @@ def test_two_checkpoints_are_side_by_side(page: Page, run: Path) -> None:
     both = len({*tables[0]} & {*tables[1]})
     note = page.locator("#columns .note").first.inner_text()
     assert f"{both} of 10 are in both lists" in note
-    with page.expect_response("**/v1/recommend"):
-        page.get_by_label("Side by side").uncheck()
-    expect(page.locator(".answer")).to_have_count(1)
+    page.get_by_label("Side by side").uncheck()
+    settled(page)
+    expect(page.locator("ol.answer")).to_have_count(1)
     assert titles(answer(page)) == tables[0]
 
 
@@ -480,7 +480,7 @@ def test_all_of_it_works_by_keyboard(page: Page, recommender: Recommender) -> No
     keyboard.type("cobalt")
     page.get_by_role("option").first.wait_for()
     keyboard.press("Escape")
-    expect(page.get_by_role("listbox", name="Items")).to_be_hidden()
+    expect(page.get_by_role("listbox", name="Found items")).to_be_hidden()
     page.locator("#search").fill("")
     while not focused(page).startswith("Remove"):
         keyboard.press("Tab")

@@ -12,6 +12,7 @@ let answers = []; // of the served model, and of the one beside it
 let points = null; // of the map
 let pending = null;
 
+const busy = (is) => byId("answers").setAttribute("aria-busy", String(is));
 const onWait = (text) => void (byId("status").textContent = text);
 const map = new CatalogMap(byId("map"), showPicked, noteFrame);
 const handlers = { onAdd: add, onPoint: (marks) => map.mark(marks) };
@@ -58,6 +59,7 @@ function remove(name, { item }) {
 async function loadUser(event) {
   event.preventDefault();
   const user = encodeURIComponent(byId("user").value.trim());
+  busy(true);
   try {
     lists.history = (await ask(`v1/users/${user}`, { onWait })).history;
     changed();
@@ -71,9 +73,11 @@ async function changed() {
   showLists();
   pending?.abort();
   const { signal } = (pending = new AbortController());
+  busy(true);
   try {
     if (!model) await loadModel();
-    if (signal.aborted || !byId("k").reportValidity()) return;
+    if (signal.aborted) return;
+    if (!byId("k").reportValidity()) return busy(false);
     const started = performance.now();
     const both = model.compared && byId("compare").checked;
     const sent = { body: request(), signal, onWait };
@@ -84,6 +88,7 @@ async function changed() {
     byId("error").hidden = true;
     show();
     await followReload();
+    busy(signal !== pending.signal);
   } catch (error) {
     if (!signal.aborted) showError(error);
   }
@@ -190,6 +195,7 @@ function showPicked(index) {
 }
 
 function showError(error) {
+  busy(false);
   byId("error").textContent = error.message;
   byId("error").hidden = false;
 }
