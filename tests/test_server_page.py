@@ -4,14 +4,34 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_dataset
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from pages import (
+    AROUND,
+    CONTRASTS,
+    FIRST_ID,
+    MARKUP,
+    PIXELS,
+    add,
+    answer,
+    expected,
+    focused,
+    item_id,
+    on_screen,
+    picture,
+    points,
+    search,
+    settled,
+    shown_title,
+    title_of,
+    titles,
+)
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from runs import small
 from served import Served, serving
 
@@ -21,24 +41,6 @@ from eqids.data import Dataset
 from eqids.inference.recommender import Recommender
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-MARKUP = '<img src=x onerror="document.title=1"><b>Bold</b> & "quoted"'
-TITLES = {3: MARKUP, 4: "</script><script>document.title=2</script>", 5: "فيلم قديم",
-          6: "x" * 300, 7: ""}  # fmt: skip
-WORDS = ("Amber", "Birch", "Cobalt", "Dune", "Ember", "Fjord", "Grove")
-FIRST_ID = 2**60
-"""Ids that JavaScript's numbers do not hold."""
-
-
-def item_id(i: int) -> int:
-    return FIRST_ID + i
-
-
-def title_of(i: int) -> str:
-    return TITLES.get(i, f"{WORDS[i % 7]} Street {i:02}")
-
-
-def shown_title(i: int) -> str:
-    return title_of(i) or str(item_id(i))
 
 
 @pytest.fixture(scope="module")
@@ -101,40 +103,6 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
     yield one
     one.context.close()
     assert one.errors == []  # type: ignore[attr-defined]
-
-
-def settled(page: Page) -> None:
-    """Waits until the newest request is answered, and the map is drawn."""
-    expect(page.locator("#answers")).to_have_attribute("aria-busy", "false")
-    expect(page.locator("#map-note")).to_contain_text("drawn in")
-
-
-def answer(page: Page, column: int = 0) -> Locator:
-    return page.locator("ol.answer").nth(column).locator("> li")
-
-
-def titles(rows: Locator) -> list[str]:
-    return rows.locator(".title").all_text_contents()
-
-
-def expected(recommender: Recommender, items: Sequence[int], **options: Any) -> Any:
-    """What `recommend` returns for items by their numbers."""
-    table = recommender.recommend([[item_id(i) for i in items]], **options)
-    return [shown_title(item - FIRST_ID) for item in table["item"]], table
-
-
-def search(page: Page, text: str) -> Locator:
-    page.locator("#search").fill(text)
-    options = page.get_by_role("option")
-    options.first.wait_for()
-    return options
-
-
-def add(page: Page, i: int) -> None:
-    """Searches an item by its title, and clicks it."""
-    with page.expect_response("**/v1/compare"):
-        search(page, title_of(i)).filter(has_text=title_of(i)).first.click()
-    settled(page)
 
 
 def test_a_user_is_found(page: Page, films: Dataset, recommender: Recommender) -> None:
@@ -270,7 +238,9 @@ def test_two_checkpoints_are_side_by_side(page: Page, run: Path) -> None:
     for one, other, column in ((*tables, 0), (*tables[::-1], 1)):
         marks = answer(page, column).locator(".elsewhere").all_text_contents()
         assert marks == [
-            f"{other.index(title) + 1} in the other" if title in other else "only here"
+            f"rank {other.index(title) + 1} in the other"
+            if title in other
+            else "only here"
             for title in one
         ]
     both = len({*tables[0]} & {*tables[1]})
@@ -311,33 +281,6 @@ def test_a_reload_is_followed(page: Page, served: Served, run: Path) -> None:
         assert titles(answer(page)) == expected(eqids.load(run / "20"), [1])[0]
     finally:
         served.post("/v1/reload", {"checkpoint": str(run / "40")})
-
-
-def points(served: Served) -> tuple[list[int], np.ndarray]:
-    """The items of the map, and where they are, from 0 to 1."""
-    found = served.client.get("/v1/map").json()
-    import base64
-
-    x, y = (np.frombuffer(base64.b64decode(found[name]), "<u2") for name in "xy")
-    return found["items"], np.stack([x, y], axis=1) / 65535
-
-
-def on_screen(page: Page, where: np.ndarray) -> np.ndarray:
-    """Where positions of the map are on the page when the whole map is shown."""
-    box = page.locator("#map").bounding_box()
-    assert box is not None
-    style = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
-    size = 0.94 * min(box["width"] - 2, box["height"] - 2)
-    return style + (where - 0.5) * size
-
-
-def picture(page: Page) -> bytes:
-    """What the canvas shows; the mouse is elsewhere."""
-    page.mouse.move(5, 5)
-    page.evaluate(
-        "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
-    )
-    return page.locator("#map").screenshot()
 
 
 def test_the_map_is_moved_and_zoomed(page: Page) -> None:
@@ -400,15 +343,6 @@ def test_history_and_answer_are_marked_on_the_map(page: Page, served: Served) ->
         assert colour in ring, (title, ring)
 
 
-PIXELS = "(map) => [...map.getContext('2d').getImageData(0, 0, map.width, map.height).data].join()"
-AROUND = """(map, [x, y]) => {
-  const scale = 0.94 * Math.min(map.width, map.height);
-  const [px, py] = [map.width / 2 + (x - 0.5) * scale, map.height / 2 + (y - 0.5) * scale];
-  const { data } = map.getContext("2d").getImageData(px - 7, py - 1, 14, 2);
-  return Array.from({ length: 28 }, (_, i) => [...data.slice(4 * i, 4 * i + 3)]);
-}"""
-
-
 def test_titles_are_text(page: Page, served: Served) -> None:
     title = page.title()
     for i in (3, 4, 5, 6):
@@ -428,7 +362,7 @@ def test_titles_are_text(page: Page, served: Served) -> None:
     page.get_by_label("Items", exact=True).fill("27")
     page.get_by_label("Items", exact=True).press("Enter")
     settled(page)
-    # An item without a title is called by its id, all of whose digits are there.
+    # An item without a title is called by its id, with all digits.
     assert {*titles(answer(page))} == {shown_title(i) for i in range(27)}
 
 
@@ -449,15 +383,6 @@ def test_no_script_but_the_page_s_runs(page: Page) -> None:
     )
     assert "TypeError" in blocked
     page.errors.clear()  # type: ignore[attr-defined]  # Chromium reports each of these
-
-
-def focused(page: Page) -> str:
-    """What the focused element is called."""
-    return page.evaluate(
-        """() => { const one = document.activeElement;
-             return one.getAttribute("aria-label") ?? one.labels?.[0]?.innerText
-               ?? one.innerText; }"""
-    ).strip()
 
 
 def test_all_of_it_works_by_keyboard(page: Page, recommender: Recommender) -> None:
@@ -548,28 +473,6 @@ def test_texts_have_contrast(browser: Browser, served: Served, scheme: Any) -> N
     bodies = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", bodies))) < 384) == (scheme == "dark")
     page.context.close()
-
-
-CONTRASTS = """() => {
-  const light = (rgb) => {
-    const [r, g, b] = rgb.map((v) => v / 255)
-      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const behind = (one) => {
-    for (; one; one = one.parentElement) {
-      const colour = numbers(getComputedStyle(one).backgroundColor);
-      if (colour.length === 3) return colour;
-    }
-  };
-  const texts = [...document.querySelectorAll("body *")].filter((one) =>
-    one.checkVisibility() && [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
-  return texts.map((one) => {
-    const [a, b] = [numbers(getComputedStyle(one).color), behind(one)].map(light);
-    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), one.tagName, one.className];
-  });
-}"""
 
 
 def test_a_key_is_typed_in_and_kept_in_memory(

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-Value = TypeVar("Value")
+Shared = TypeVar("Shared")
 
 
-class SharedResult(Generic[Value]):
+class SharedResult(Generic[Shared]):
     """Requests that come while it is computed wait for the same computation.
 
     It goes on if a client goes away. An error goes to all that wait, and the next
@@ -16,9 +16,9 @@ class SharedResult(Generic[Value]):
 
     def __init__(self) -> None:
         """Computes nothing yet."""
-        self._task: asyncio.Task[Value] | None = None
+        self._task: asyncio.Task[Shared] | None = None
 
-    async def get(self, compute: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+    async def get(self, compute: Callable[[], Coroutine[Any, Any, Shared]]) -> Shared:
         """Returns the value.
 
         Args:
@@ -29,6 +29,6 @@ class SharedResult(Generic[Value]):
             self._task.add_done_callback(self._forget_errors)
         return await asyncio.shield(self._task)
 
-    def _forget_errors(self, task: "asyncio.Task[Value]") -> None:
+    def _forget_errors(self, task: "asyncio.Task[Shared]") -> None:
         if task.cancelled() or task.exception() is not None:
             self._task = None

@@ -66,7 +66,7 @@ function answerRow(item, { colour, width, other }, onAdd, onPoint) {
   const why = make("p", { className: "why" });
   if (other) {
     const rank = other.items.find((one) => one.item === item.item)?.rank;
-    const elsewhere = rank ? `${rank} in the other` : "only here";
+    const elsewhere = rank ? `rank ${rank} in the other` : "only here";
     why.append(make("span", { className: "elsewhere" }, elsewhere), " ");
   }
   const near = (item.near ?? []).filter((one) => one.similarity > 0); // not opposite
