@@ -10,6 +10,8 @@ from served import Served
 
 from eqids.inference.recommender import Recommender
 
+expect.set_options(timeout=30_000)
+
 MARKUP = '<img src=x onerror="document.title=1"><b>Bold</b> & "quoted"'
 
 

@@ -32,11 +32,12 @@ from pages import (
     titles,
 )
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from runs import small
+from runs import save_noisy, small
 from served import Served, serving
 
 import eqids
 from eqids import train
+from eqids.config import TrainConfig
 from eqids.data import Dataset
 from eqids.inference.recommender import Recommender
 
@@ -541,9 +542,10 @@ def test_a_map_of_100_thousand_items_is_drawn(
 ) -> None:
     sizes = {"num_clusters": 1600, "cluster_size": 64, "num_items": 100_000}
     large = make_dataset(tmp_path / "data", **sizes)
-    train.main(small(large.path, tmp_path / "run", "--num_steps", "2"))
+    config = TrainConfig(data_dir=large.path, item_width=32, seq_len=16)
+    save_noisy(tmp_path / "run", config, large)
     flags: dict[str, Any] = {"max_batch": 1, "max_k": 16, "timeout": 120.0}
-    with serving(tmp_path / "run" / "2", **flags) as one:
+    with serving(tmp_path / "run" / "4", **flags) as one:
         page = opened(browser, one, viewport={"width": 1400, "height": 900})
         note = page.locator("#map-note")
         expect(note).to_contain_text("100,000 items")
