@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from playwright.sync_api import Locator, Page, expect
-from served import Served
+from web_servers import Served
 
 from eqids.inference.recommender import Recommender
 

@@ -1,146 +1,94 @@
-"""Servers of a test's own: in a thread on a free port, or an application alone."""
+"""Small served models, and what they answer by sorting the whole catalog."""
 
-import asyncio
-import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import httpx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from models import FLOAT32, log_probs_at, tiny_model
+from test_words import random_words
 
-from eqids.config import ServeConfig
-from eqids.inference.engine.inference_engine import InferenceEngine
-from eqids.inference.engine.values import EngineOptions
-from eqids.inference.server.application import Application
-from eqids.inference.server.service import Service
-from eqids.inference.server.web_server import ServerOutput, serve_until
+from eqids.config import TrainConfig
+from eqids.data import Dataset
+from eqids.data.batches.training_batches import last_positions, query_batch
+from eqids.data.facts import facts_of
+from eqids.fit.gate import with_gate
+from eqids.inference.engine.values import Query
+from eqids.inference.histories import History
+from eqids.inference.open import Opened
+from eqids.model import Batch
+from eqids.runs.recipe import resolved
+from eqids.runs.run_tokens import prompt_computed
+
+Kind = Literal["items", "text", "prompt"]
+"""Items alone, with texts, or with texts and a prompt that is computed once."""
+NOW = 1_100_000
+"""The time of requests."""
 
 
-@dataclass
-class Served:
-    """A running server.
+def opened_model(
+    dataset: Dataset, kind: Kind = "items", *, seq_len: int = 24, seed: int = 0
+) -> Opened:
+    """A model with counts that reads the request time; its weights are noise."""
+    sizes = {"num_successors": dataset.successors.width, "request_time": True}
+    model = tiny_model(dataset, seed, **sizes)
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    leaves, treedef = jax.tree.flatten(arrays)
+    rng = np.random.default_rng(seed)
+    noisy = [x + 0.3 * rng.standard_normal(x.shape).astype(np.float32) for x in leaves]
+    model = with_gate(eqx.combine(jax.tree.unflatten(treedef, noisy), rest), 0.25)
+    counts, own = tiny_model(dataset, seed, **sizes).successors, model.successors
+    assert counts is not None and own is not None
+    model = eqx.tree_at(lambda m: m.successors.weight, model, counts.weight)
+    flags = TrainConfig(
+        batch_size=2, seq_len=seq_len, item_width=8, request_time=True,
+        data_dir=dataset.path,
+    )  # fmt: skip
+    config = resolved(flags, facts_of(dataset))
+    prefix, tokens = None, None
+    if kind != "items":
+        tokens = random_words(dataset, seed, per_item=2, prompt=5)
+    if kind == "prompt":
+        prefix, tokens = prompt_computed(model.llama, tokens, "heads", FLOAT32)
+    return Opened(Path(f"run/{seed}"), seed, config, dataset, model, tokens, prefix)
 
-    Attributes:
-        service: its state.
-        client: sends requests to it.
-        stop: what SIGTERM does.
-        log: the access log.
-        ended: set when it has shut down.
+
+def oracle(opened: Opened) -> Callable[[History], np.ndarray]:
+    """A function that returns log P of all slots after a history with items.
+
+    It lays the history out in a row of full length, alone.
     """
+    run = jax.jit(log_probs_at)
+    seq_len = opened.config.recipe.seq_len
 
-    service: Service
-    client: httpx.Client
-    stop: Callable[[], None]
-    log: list[str]
-    ended: threading.Event
+    @functools.cache
+    def of(slots: bytes, times: bytes | None, asked: int | None) -> np.ndarray:
+        found = None if times is None else np.frombuffer(times, np.int64)
+        host = query_batch(
+            [np.frombuffer(slots, np.int32)], [found], seq_len, opened.tokens, [asked]
+        )
+        at = jnp.asarray(last_positions(host)[0])
+        log_prob = run(opened.model, Batch.of(host), at, opened.prefix)
+        return np.where(opened.dataset.item_valid.reshape(-1), log_prob, -np.inf)
 
-    @property
-    def port(self) -> int:
-        port = self.client.base_url.port
-        assert port is not None
-        return port
+    def call(history: History) -> np.ndarray:
+        times = None if history.times is None else history.times.tobytes()
+        return of(history.slots.tobytes(), times, history.request_time)
 
-    def post(self, path: str, body: Any) -> httpx.Response:
-        return self.client.post(path, json=body)
-
-    def raw(self, sent: bytes) -> bytes:
-        """Sends bytes, and returns what comes until the server closes."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as one:
-            one.sendall(sent)
-            parts = []
-            while part := one.recv(65536):
-                parts.append(part)
-            return b"".join(parts)
+    return call
 
 
-def application(
-    served: Served, *, keys: Sequence[bytes] = (), **flags: Any
-) -> tuple[Application, InferenceEngine]:
-    """Returns an application with other flags, and an engine of its own, which serve
-    the same model."""
-    checkpoint = served.service.config.checkpoint
-    service = Service(ServeConfig(checkpoint=checkpoint, **flags), served.log.append)
-    service.catalog = served.service.catalog
-    options = EngineOptions(max_queue=service.config.max_queue)
-    service.engine = InferenceEngine(service.catalog.served, options)
-    return Application(service, keys, None), service.engine
-
-
-def ask(app: Application, method: str, path: str, **more: Any) -> httpx.Response:
-    """Sends a request to an application."""
-
-    async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://a") as one:
-            return await one.request(method, path, **more)
-
-    return asyncio.run(send())
-
-
-@dataclass
-class _Start:
-    url: str = ""
-    error: BaseException | None = None
-    known: threading.Event = field(default_factory=threading.Event)
-
-
-@contextmanager
-def serving(checkpoint: Path, **flags: Any) -> Iterator[Served]:
-    """Serves a checkpoint until the block ends."""
-    config = ServeConfig(checkpoint=checkpoint, port=0, **flags)
-    start, ended, log = _Start(), threading.Event(), list[str]()
-    parts: list[Any] = []
-
-    def say(text: str) -> None:
-        start.url = text.split()[2]
-        start.known.set()
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        stopped: asyncio.Future[int] = loop.create_future()
-        service = Service(config, log.append)
-        parts.extend((service, loop, stopped))
-        output = ServerOutput(say, log.append, lambda done, of: None, log.append)
-        await serve_until(stopped, service, output)
-
-    def work() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            start.error = error
-        ended.set()
-        start.known.set()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    start.known.wait()
-    if start.error is not None:
-        thread.join()
-        raise start.error
-    service, loop, stopped = parts
-
-    def stop() -> None:
-        loop.call_soon_threadsafe(lambda: stopped.done() or stopped.set_result(15))
-
-    with httpx.Client(base_url=start.url, timeout=60) as client:
-        try:
-            yield Served(service, client, stop, log, ended)
-        finally:
-            if not ended.is_set():
-                stop()
-            thread.join()
-    if start.error is not None:
-        raise start.error
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Waits for what another thread will do."""
-    waited = threading.Event()
-    for _ in range(int(seconds * 100)):
-        if condition():
-            return
-        waited.wait(0.01)
-    raise AssertionError("it did not happen")
+def left(query: Query, dataset: Dataset) -> np.ndarray:
+    """Bool by slot: what may be recommended, by the words of `Query`."""
+    may = dataset.item_valid.reshape(-1).copy()
+    if query.allow is not None:
+        may &= query.allow.allowed.reshape(-1)
+    if query.filter_seen:
+        may[query.history.slots] = False
+    if query.deny is not None:
+        may[query.deny] = False
+    return may

@@ -30,6 +30,17 @@ def spellings(number: int) -> list[Any]:
     return [*known, number, np.int64(number), np.float64(number), str(number).encode()]
 
 
+def test_one_id_is_spelled_as_in_its_column() -> None:
+    numbers = Ids(pa.chunked_array([pa.array([5, 7])]))
+    given = ("7", 7.0, "9", 9, "nine", 2**70)
+    expected = [(1, 7), (1, 7), (-1, 9), (-1, 9), (-1, None), (-1, None)]
+    assert [numbers.find_one(value) for value in given] == expected
+    texts = Ids(pa.chunked_array([pa.array(["a", "7"])]))
+    assert [texts.find_one(value) for value in ("a", 7, 9)] == [
+        (0, "a"), (1, "7"), (-1, "9")
+    ]  # fmt: skip
+
+
 @given(st.sets(SMALL, min_size=1, max_size=8), st.sampled_from(["int64", "float64"]))
 def test_a_number_is_found_however_it_is_spelled(numbers: set[int], kind: str) -> None:
     ids = sorted(numbers)

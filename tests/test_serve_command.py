@@ -20,7 +20,8 @@ from pytest import CaptureFixture
 from runs import refused
 
 import eqids
-from eqids import serve
+from eqids import catalog, serve
+from eqids.data import Dataset
 
 
 def test_mistakes_end_with_one_sentence(
@@ -157,6 +158,44 @@ def test_reloads_under_load_fail_no_request_and_mix_no_versions(
         assert found == pytest.approx(table["probability"].tolist(), abs=1e-6)
     assert seen == {20, 40}
     assert "eqids_compilations_after_ready_total 0.0" in metrics
+
+
+@pytest.mark.long
+def test_a_retired_item_is_never_recommended_once_its_catalog_is_served(
+    copy: Dataset, finished: Path, tmp_path: Path
+) -> None:
+    events = str(tmp_path / "e.sqlite")
+    flags = ["--checkpoint", str(finished), "--timeout", "60", "--events", events]
+    asked = {"history": ["item 1"], "k": 27, "keep_seen": True}
+    with process(flags, tmp_path / "log") as (_, url):
+        load = Load(url, num_clients=2)
+        with httpx.Client(base_url=url, timeout=120) as client:
+
+            def items() -> set[str]:
+                found = client.post("/v1/recommend", json=asked).json()["items"]
+                return {one["item"] for one in found}
+
+            assert len(items()) == 27
+            new = [{"user": "new", "item": "item 5", "time": 1}]
+            client.post("/v1/events", json={"events": new}).raise_for_status()
+            where = ["--data_dir", str(copy.path)]
+            catalog.main(["retire", *where, "--ids", "item 5"])
+            run = str(tmp_path / "migrated")
+            old = ["--checkpoint", str(finished), "--output", run]
+            catalog.main(["migrate", *where, *old])
+            body = {"checkpoint": run, "data_dir": str(copy.path)}
+            answer = client.post("/v1/reload", json=body).json()
+            assert answer["model"]["catalog_version"] == 2
+            assert items() == {f"item {i}" for i in range(27)} - {"item 5"}
+            assert client.get("/v1/users/new").json()["history"][0]["item"] == "item 5"
+            back = client.post("/v1/reload", json={"checkpoint": str(finished)})
+            assert back.json()["model"]["catalog_version"] == 1
+            load.stop()
+    assert not load.errors
+    for _, one in load.answers:
+        if one["model"]["catalog_version"] == 2:
+            assert "item 5" not in [item["item"] for item in one["items"]]
+    assert {one["model"]["catalog_version"] for _, one in load.answers} == {1, 2}
 
 
 @pytest.mark.long

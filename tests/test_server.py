@@ -14,7 +14,7 @@ import pytest
 from conftest import make_dataset
 from hypothesis import given, settings, strategies as st
 from runs import save_noisy
-from served import Served, application, ask, serving, until
+from web_servers import Served, application, ask, serving, until
 
 import eqids
 from eqids.config import TrainConfig

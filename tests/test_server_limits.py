@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import until
+from web_servers import until
 
 from eqids.config import ServeConfig, UserError
 from eqids.inference.server.api_keys import has_key, read_keys

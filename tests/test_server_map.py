@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from served import Served, serving
+from web_servers import Served, serving
 
 import eqids
 from eqids.data import Dataset

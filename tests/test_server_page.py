@@ -33,7 +33,7 @@ from pages import (
 )
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from runs import save_noisy, small
-from served import Served, serving
+from web_servers import Served, serving
 
 import eqids
 from eqids import train

@@ -57,12 +57,12 @@ class Ids:
 
         Args:
             value: a value of any type. One that is no id of the column gets row -1,
-                and is spelled as the column would if it may be one, or stays as it is.
+                and is spelled as the column would; None if it cannot be an id of it.
         """
         row = self._row(value)
         if row >= 0:
             return row, self._column[row].as_py()
-        return row, next(iter(self._read(value)), value)
+        return row, next(iter(self._read(value)), None)
 
     def read(self, column: pa.ChunkedArray) -> tuple[np.ndarray, pa.ChunkedArray]:
         """Reads a column of a file.

@@ -45,7 +45,7 @@ def prepare_query(
         max_k: the largest k, unless the catalog has fewer places.
 
     Raises:
-        UserError: k is below 1 or too large, or a slot is not of the catalog.
+        UserError: k is below 1 or too large, or a slot or filter is not of the catalog.
     """
     history, num_slots = query.history, opened.dataset.num_slots
     k = min(query.k, num_slots)
@@ -57,13 +57,21 @@ def prepare_query(
         require(bool(known.all()), "a slot is not of the catalog, wanted an item's")
     seen = history.slots if query.filter_seen else none
     left_out = np.unique(np.concatenate([seen, deny])).astype(np.int32)
+    allow = query.allow or all_items
+    shape = all_items.allowed.shape
+    require(
+        allow.allowed.shape == shape,
+        f"a filter is of {allow.allowed.shape} clusters and places, wanted {shape}",
+    )
     read = _read(history, opened)
     length = _length(read.slots, opened.tokens)
-    return PreparedQuery(read, length, k, query.allow or all_items, left_out)
+    return PreparedQuery(read, length, k, allow, left_out)
 
 
 def _read(history: History, opened: Opened) -> History:
     """Returns the part of a history that the model reads."""
+    if not len(history.slots):
+        return History(history.user, history.slots.astype(np.int32))
     asked = None
     if opened.model.config.request_time:
         (history,) = asked_now([history])

@@ -113,6 +113,11 @@ class ServedModel:
             if report is not None:
                 report(number, len(programs))
 
+    @property
+    def num_programs(self) -> int:
+        """How many programs are compiled."""
+        return self._programs.num_compiled
+
     def prepare(self, query: Query) -> PreparedQuery:
         """Returns a query as `plan` and `run` take it; see `prepare_query`."""
         return prepare_query(query, self.opened, self._all_items, self.shapes.ks[-1])
@@ -171,6 +176,8 @@ class ServedModel:
         with np.errstate(divide="ignore"):
             shares = np.log(self._popularity.shares[slots])
         found = np.tile(shares, (len(histories), 1))
+        if not len(slots):
+            return found
         chunks = -(-len(slots) // SCORED)
         padded = np.resize(slots.astype(np.int32), chunks * SCORED)
         for members, vectors in self._vectors_of(histories):
@@ -207,6 +214,10 @@ class ServedModel:
         """Returns the items with the nearest vectors, by cosine, and the cosines.
 
         An item is not its own neighbour. Slots are padded with -1.
+
+        Args:
+            slots: at least one item.
+            k: number of neighbours.
 
         Raises:
             UserError: k is below 1 or too large.

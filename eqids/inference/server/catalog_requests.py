@@ -19,7 +19,6 @@ from eqids.inference.server.bodies import (
 )
 from eqids.inference.server.device_calls import device_call
 from eqids.inference.server.http_errors import expect
-from eqids.inference.server.item_names import json_id
 from eqids.inference.server.service import Service
 from eqids.inference.server.user_histories import user_history
 
@@ -60,15 +59,16 @@ async def items(service: Service, asked: ItemsRequest) -> ItemsAnswer:
 async def user(service: Service, asked: UserRequest) -> UserAnswer:
     """Returns a user's history."""
     _, catalog = service.ready()
-    _, name = catalog.find_user(asked.user)
     history, names = user_history(catalog, service.events, asked.user), catalog.names
+    _, name = catalog.find_user(asked.user)
+    assert name is not None  # it has a history
     slots = history.slots.tolist()
     times = [None] * len(slots) if history.times is None else history.times.tolist()
     events = [
         UserEvent(names.item(slot), names.title(slot), time)
         for slot, time in zip(slots, times, strict=True)
     ]
-    return UserAnswer(json_id(name), events)
+    return UserAnswer(name, events)
 
 
 async def model(service: Service, asked: NothingMore) -> ModelAnswer:

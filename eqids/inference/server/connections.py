@@ -114,6 +114,8 @@ def http_server(config: ServeConfig, application: Application) -> uvicorn.Server
         log_level="error",
         access_log=False,
         server_header=False,
+        # asyncio accepts as many at once, before it closes any.
+        backlog=256,
         headers=[("x-content-type-options", "nosniff")],
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(config.read_timeout) + 1,

@@ -30,14 +30,16 @@ async def store_events(service: Service, asked: EventsRequest) -> EventsAnswer:
         at = int((slots < 0).argmax())
         item = shown(given[at].item)
         raise HttpError(404, f"events[{at}]: item {item} is not in the catalog")
-    events = [
-        Event(
-            catalog.find_user(one.user)[1],
-            event_id(catalog.names.item(slot)),
-            one.time,
-        )
-        for one, slot in zip(given, slots.tolist(), strict=True)
-    ]
+    events = []
+    for number, (one, slot) in enumerate(zip(given, slots.tolist(), strict=True)):
+        _, user = catalog.find_user(one.user)
+        if user is None:
+            raise HttpError(
+                400,
+                f"events[{number}]: user {shown(one.user)} cannot be a user's id, "
+                "wanted one of the type that the dataset has",
+            )
+        events.append(Event(user, event_id(catalog.names.item(slot)), one.time))
     try:
         waiting = store.append(events)
     except UserError as error:  # an id that cannot be stored

@@ -1,5 +1,6 @@
 """Answers `POST /v1/recommend` and `POST /v1/score`."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 
@@ -29,6 +30,9 @@ from eqids.inference.server.served_catalog import ServedCatalog
 from eqids.inference.server.service import Service
 from eqids.inference.server.user_histories import requested_history
 
+_MANY = 5_000
+"""More ids than this are looked up in another thread, so that others need not wait."""
+
 
 async def recommend(
     service: Service, asked: RecommendRequest | RecommendBatch
@@ -43,8 +47,8 @@ async def recommend(
         400,
         f"requests holds {len(asked.requests)}, wanted 1 to {most} (--max_batch)",
     )
-    wheres = [f"requests[{number}]." for number in range(len(asked.requests))]
-    results = await _results(service, engine, catalog, asked.requests, wheres)
+    given = [(one, f"requests[{i}].") for i, one in enumerate(asked.requests)]
+    results = await _results(service, engine, catalog, given)
     return RecommendAnswers(catalog.model, results)
 
 
@@ -95,7 +99,7 @@ async def _answer(
     catalog: ServedCatalog,
     asked: RecommendRequest,
 ) -> RecommendAnswer:
-    (one,) = await _results(service, engine, catalog, [asked], [""])
+    (one,) = await _results(service, engine, catalog, [(asked, "")])
     return RecommendAnswer(catalog.model, one.items, one.popularity, one.left_out)
 
 
@@ -103,27 +107,32 @@ async def _results(
     service: Service,
     engine: InferenceEngine,
     catalog: ServedCatalog,
-    requests: Sequence[RecommendRequest],
-    wheres: Sequence[str],
+    given: Sequence[tuple[RecommendRequest, str]],
 ) -> list[RecommendResult]:
-    """Returns the results of requests; `wheres` begin messages about each."""
-    asked = list(zip(requests, wheres, strict=True))
-    pairs = [_query(service, catalog, one, where) for one, where in asked]
-    queries, left_out = zip(*pairs, strict=True)
-    answers = await recommendations(
-        engine, catalog.served, queries, service.config.timeout
-    )
+    """Returns the results of requests; with each comes how messages about it begin."""
+
+    def prepared() -> list[tuple[Query, LeftOut | None]]:
+        return [_query(service, catalog, one, where) for one, where in given]
+
+    many = sum(_num_ids(one) for one, _ in given) > _MANY
+    pairs = await asyncio.to_thread(prepared) if many else prepared()
+    queries = [query for query, _ in pairs]
+    seconds = service.config.timeout
+    answers = await recommendations(engine, catalog.served, queries, seconds)
     results = []
-    for one, query, answer, left in zip(
-        requests, queries, answers, left_out, strict=True
-    ):
+    for (one, _), (query, left_out), answer in zip(given, pairs, answers, strict=True):
         near: Sequence[list[NearItem]] = [[]] * len(answer.slots)
         if one.explain and not answer.popularity:
-            slots = query.history.slots
-            near = await near_items(service, engine, catalog, answer.slots, slots)
+            seen = query.history.slots
+            near = await near_items(service, engine, catalog, answer.slots, seen)
         items = _items(catalog, answer, near)
-        results.append(RecommendResult(items, answer.popularity, left))
+        results.append(RecommendResult(items, answer.popularity, left_out))
     return results
+
+
+def _num_ids(asked: RecommendRequest) -> int:
+    lists = (asked.history, asked.allow, asked.deny)
+    return sum(len(one) for one in lists if one is not None)
 
 
 def _query(

@@ -45,10 +45,11 @@ class ServedCatalog:
         served.dataset.find_user("")
         return ServedCatalog(served, ItemNames(served.dataset), name)
 
-    def find_user(self, user: UserId) -> tuple[int, str | int]:
-        """Returns a user's row in the dataset, -1 for others, and the id of events."""
+    def find_user(self, user: UserId) -> tuple[int, str | int | None]:
+        """Returns a user's row in the dataset, -1 for others, and the id of events;
+        None if it cannot be an id of the dataset, such as a text among integers."""
         row, name = self.served.dataset.find_user(user)
-        return row, event_id(name)
+        return row, None if name is None else event_id(name)
 
 
 def event_id(value: Any) -> str | int:

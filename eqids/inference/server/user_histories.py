@@ -1,6 +1,7 @@
 """The histories of requests: of a user, or as a request gives them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,7 @@ def user_history(
         span = slice(dataset.offsets[row], dataset.offsets[row + 1])
         slots = dataset.slots[span]
         times = times if dataset.times is None else dataset.times[span]
-    stored = [] if events is None else events.history(name)
+    stored = [] if events is None or name is None else events.history(name)
     expect(row >= 0 or bool(stored), 404, f"user {shown(user)} is unknown")
     if not stored:
         return History(user, slots, None if dataset.times is None else times)
@@ -79,14 +80,14 @@ def _given(
     where: str,
 ) -> tuple[History, int]:
     """Returns a history that a request holds, and how many items were left out."""
-    seconds = [one.time for one in given if isinstance(one, TimedItem)]
+    timed = [one for one in given if isinstance(one, TimedItem)]
     expect(
-        len(seconds) in (0, len(given)),
+        len(timed) in (0, len(given)),
         400,
-        f"{where}history has {len(seconds)} items with a time and "
-        f"{len(given) - len(seconds)} without, wanted all or none with a time",
+        f"{where}history has {len(timed)} items with a time and "
+        f"{len(given) - len(timed)} without, wanted all or none with a time",
     )
-    ids = [one.item if isinstance(one, TimedItem) else one for one in given]
+    ids: Sequence[Any] = [one.item for one in timed] or given
     slots = catalog.names.find(ids)
     known = slots >= 0
     if unknown == "refuse" and not known.all():
@@ -97,9 +98,10 @@ def _given(
             'leave such items out with "unknown": "skip"',
         )
     left_out = int((~known).sum())
-    if not seconds:
+    if not timed:
         return History(0, slots[known]), left_out
-    return _ordered(0, slots[known], np.array(seconds, np.int64)[known]), left_out
+    times = np.array([one.time for one in timed], np.int64)
+    return _ordered(0, slots[known], times[known]), left_out
 
 
 def _ordered(
