@@ -32,11 +32,10 @@ from pages import (
     titles,
 )
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from runs import save_noisy, small
+from runs import save_noisy
 from web_servers import Served, serving
 
 import eqids
-from eqids import train
 from eqids.config import TrainConfig
 from eqids.data import Dataset
 from eqids.inference.recommender import Recommender
@@ -64,22 +63,36 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def run(films: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with steps 20 and 40."""
-    folder = tmp_path_factory.mktemp("runs") / "films"
-    train.main(small(films.path, folder, "--save_every", "20"))
-    return folder
+    """A checkpoint, and another one beside it."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, name in enumerate(("first", "second")):
+        save_noisy(folder / name, flags_of(films, seed), films, score=0.1234)
+    return folder / "first" / "4"
+
+
+def flags_of(dataset: Dataset, seed: int = 0) -> TrainConfig:
+    return TrainConfig(data_dir=dataset.path, item_width=8, seq_len=16, seed=seed)
+
+
+def second(run: Path) -> Path:
+    return run.parent.parent / "second" / "4"
 
 
 @pytest.fixture(scope="module")
 def served(browser: Browser, run: Path) -> Iterator[Served]:
     flags: dict[str, Any] = {"max_batch": 1, "max_k": 27, "timeout": 60.0}
-    with serving(run / "40", compare=run / "20", **flags) as one:
+    with serving(run, compare=second(run), **flags) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
 def recommender(run: Path) -> Recommender:
-    return eqids.load(run / "40")
+    return eqids.load(run)
+
+
+@pytest.fixture(scope="module")
+def both(recommender: Recommender, run: Path) -> tuple[Recommender, Recommender]:
+    return recommender, eqids.load(second(run))
 
 
 def opened(browser: Browser, served: Served, **options: Any) -> Page:
@@ -125,11 +138,13 @@ def test_a_user_is_found(page: Page, films: Dataset, recommender: Recommender) -
     assert shares == [f"{100 * p:.2f}%" for p in table["probability"]]
 
 
-def test_bars_are_as_long_as_probabilities(page: Page, run: Path) -> None:
+def test_bars_are_as_long_as_probabilities(
+    page: Page, both: tuple[Recommender, Recommender]
+) -> None:
     add(page, 1)
     bars = page.locator(".answer .bar div")
     widths = [bar.bounding_box()["width"] for bar in bars.all()]  # type: ignore[index]
-    tables = [eqids.load(run / s).recommend([[item_id(1)]]) for s in ("40", "20")]
+    tables = [one.recommend([[item_id(1)]]) for one in both]
     values = np.concatenate([table["probability"] for table in tables])
     np.testing.assert_allclose(
         np.array(widths) / max(widths), values / values.max(), atol=0.02
@@ -226,15 +241,15 @@ def test_hints_are_the_nearest_items_of_the_history(
         )
 
 
-def test_two_checkpoints_are_side_by_side(page: Page, run: Path) -> None:
+def test_two_checkpoints_are_side_by_side(
+    page: Page, both: tuple[Recommender, Recommender]
+) -> None:
     add(page, 1)
     add(page, 2)
-    tables = [
-        expected(eqids.load(run / step), [1, 2])[0] for step in ("40", "20")
-    ]  # fmt: skip
+    tables = [expected(one, [1, 2])[0] for one in both]
     assert [titles(answer(page, column)) for column in (0, 1)] == tables
     assert page.locator("#columns h3").all_text_contents() == [
-        "films step 40", "films step 20"
+        "first step 4", "second step 4"
     ]  # fmt: skip
     for one, other, column in ((*tables, 0), (*tables[::-1], 1)):
         marks = answer(page, column).locator(".elsewhere").all_text_contents()
@@ -244,9 +259,9 @@ def test_two_checkpoints_are_side_by_side(page: Page, run: Path) -> None:
             else "only here"
             for title in one
         ]
-    both = len({*tables[0]} & {*tables[1]})
+    common = len({*tables[0]} & {*tables[1]})
     note = page.locator("#columns .note").first.inner_text()
-    assert f"{both} of 10 are in both lists" in note
+    assert f"{common} of 10 are in both lists" in note
     page.get_by_label("Side by side").uncheck()
     settled(page)
     expect(page.locator("ol.answer")).to_have_count(1)
@@ -262,26 +277,29 @@ def test_the_model_card_has_the_model(page: Page, served: Served) -> None:
             strict=True,
         )
     )
-    assert card["Step"] == "40"
+    assert card["Step"] == "4"
     assert card["Checkpoint"] == model["model"]["checkpoint"]
-    assert card["NDCG@10 on validation"] == f"{model['ndcg_at_10']:.4f}"
+    assert card["NDCG@10 on validation"] == "0.1234"
     assert card["Catalog"] == f"{model['model']['catalog_id'][:12]}, version 1"
     assert (card["Items"], card["Users"]) == ("27", "40")
     assert card["Compared with"] == model["compared"]["checkpoint"]
 
 
-def test_a_reload_is_followed(page: Page, served: Served, run: Path) -> None:
-    step = page.locator("#model dt:text-is('Step') + dd")
-    expect(step).to_have_text("40")
+@pytest.mark.long
+def test_a_reload_is_followed(
+    page: Page, served: Served, both: tuple[Recommender, Recommender], run: Path
+) -> None:
+    checkpoint = page.locator("#model dt:text-is('Checkpoint') + dd")
+    expect(checkpoint).to_have_text(str(run))
     try:
-        done = served.post("/v1/reload", {"checkpoint": str(run / "20")})
+        done = served.post("/v1/reload", {"checkpoint": str(second(run))})
         assert done.status_code == 200, done.text
         with page.expect_response("**/v1/map"):
             add(page, 1)
-        expect(step).to_have_text("20")
-        assert titles(answer(page)) == expected(eqids.load(run / "20"), [1])[0]
+        expect(checkpoint).to_have_text(str(second(run)))
+        assert titles(answer(page)) == expected(both[1], [1])[0]
     finally:
-        served.post("/v1/reload", {"checkpoint": str(run / "40")})
+        served.post("/v1/reload", {"checkpoint": str(run)})
 
 
 def test_the_map_is_moved_and_zoomed(page: Page) -> None:
@@ -436,7 +454,10 @@ def test_all_of_it_works_by_keyboard(page: Page, recommender: Recommender) -> No
     assert page.locator("#history li").count() == 2
 
 
-@pytest.mark.parametrize("width", [320, 390, 800])
+@pytest.mark.parametrize(
+    "width",
+    [320, *(pytest.param(width, marks=pytest.mark.long) for width in (390, 800))],
+)
 def test_it_is_readable_on_a_narrow_screen(
     browser: Browser, served: Served, width: int
 ) -> None:
@@ -481,7 +502,7 @@ def test_a_key_is_typed_in_and_kept_in_memory(
 ) -> None:
     (tmp_path / "keys").write_text("right-key\n")
     flags: dict[str, Any] = {"max_batch": 1, "max_k": 16, "timeout": 60.0}
-    with serving(run / "40", api_key_file=tmp_path / "keys", **flags) as one:
+    with serving(run, api_key_file=tmp_path / "keys", **flags) as one:
         page = browser.new_page()
         page.set_default_timeout(30_000)
         page.goto(str(one.client.base_url))
@@ -542,8 +563,7 @@ def test_a_map_of_100_thousand_items_is_drawn(
 ) -> None:
     sizes = {"num_clusters": 1600, "cluster_size": 64, "num_items": 100_000}
     large = make_dataset(tmp_path / "data", **sizes)
-    config = TrainConfig(data_dir=large.path, item_width=32, seq_len=16)
-    save_noisy(tmp_path / "run", config, large)
+    save_noisy(tmp_path / "run", flags_of(large), large)
     flags: dict[str, Any] = {"max_batch": 1, "max_k": 16, "timeout": 120.0}
     with serving(tmp_path / "run" / "4", **flags) as one:
         page = opened(browser, one, viewport={"width": 1400, "height": 900})

@@ -56,6 +56,7 @@ export class CatalogMap {
     [this.ink, this.paper] = [style.color, style.backgroundColor];
     const clusters = Array.from({ length: NUM_TINTS }, (_, i) => clusterColour(i));
     points.colours = rgb(clusters);
+    this.background = rgb([this.paper]);
     this.draw();
   }
 
@@ -132,7 +133,7 @@ export class CatalogMap {
     const fair = Math.sqrt((canvas.width * canvas.height) / points.x.length / 12);
     const first = Math.min(3.2, Math.max(0.7, fair / ratio));
     const radius = Math.min(5, first * Math.max(1, this.view.zoom) ** 0.3) * ratio;
-    drawPoints(image, points, view, radius, rgb([this.paper]));
+    drawPoints(image, points, view, radius, this.background);
     context.putImageData(image, 0, 0);
     this.#drawMarks((i) => [
       (points.x[i] - view.left) * view.scale,

@@ -4,7 +4,8 @@ const PHASES = 4; // of a pixel in each direction, so that slow movements are sm
 
 /** Returns the coverage (0 to 256) of a disc around each phase of a pixel. */
 function discs(radius, opacity) {
-  const reach = Math.ceil(radius + 1);
+  // The least: centres are at most 7/8 of a pixel from its start, and edges are soft.
+  const reach = Math.ceil(radius + 7 / 8) - 1;
   const side = 2 * reach + 1;
   const masks = Array.from({ length: PHASES * PHASES }, (_, phase) => {
     const cx = reach + ((phase % PHASES) + 0.5) / PHASES;
