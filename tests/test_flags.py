@@ -270,6 +270,7 @@ SWITCHED_OFF = {
     "--no_counts": "Predict by the model alone",
     "--no_skip": "Leave the vector of the last item out of the query",
     "--no_huge_pages": "Allocate in ordinary pages",
+    "--no_access_log": "Write no line for each request",
     "--no_peers": "Time ours only, without torch",
 }
 """What --help says of flags against a default, which begins with what they do."""

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from eqids.config import UserError
 from eqids.inference.engine.inference_engine import InferenceEngine
 from eqids.inference.engine.served_model import ServedModel
 from eqids.inference.engine.values import (
@@ -36,7 +37,7 @@ async def recommendations(
         seconds: within which all must be answered.
 
     Raises:
-        HttpError: 429, 503 or 504.
+        HttpError: 400, 429, 503 or 504.
     """
     deadline = time.monotonic() + seconds
     futures: list[Future[Recommendations]] = []
@@ -80,6 +81,8 @@ async def _refusals(seconds: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(seconds):
             yield
+    except UserError as error:  # a query that the engine refuses
+        raise HttpError(400, str(error)) from None
     except QueueFull:
         raise HttpError(
             429, "the queue is full, wanted another try later", {"retry-after": "1"}
