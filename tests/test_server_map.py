@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from web_servers import Served, serving
 
 import eqids
@@ -38,6 +38,7 @@ def test_directions_have_length_1() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@settings(max_examples=40)
 @given(st.integers(2, 300), st.integers(2, 5), st.integers(0, 99))
 def test_the_axes_of_the_map_are_principal_components(
     num: int, width: int, seed: int
@@ -67,6 +68,7 @@ def test_items_at_one_place_are_in_the_middle() -> None:
     assert {*found.reshape(-1).tolist()} <= {32767, 32768}
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(0, 12), st.integers(1, 4), st.integers(0, 99))
 def test_the_nearest_items_of_a_history_are_found(
     num: int, length: int, most: int, seed: int

@@ -138,6 +138,7 @@ def test_a_user_is_found(page: Page, films: Dataset, recommender: Recommender) -
     assert shares == [f"{100 * p:.2f}%" for p in table["probability"]]
 
 
+@pytest.mark.long
 def test_bars_are_as_long_as_probabilities(
     page: Page, both: tuple[Recommender, Recommender]
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_history_is_built_and_changed(page: Page, recommender: Recommender) ->
     assert "most popular" in page.locator("#columns .note").first.inner_text()
 
 
+@pytest.mark.long
 def test_a_recommended_item_is_used(page: Page, recommender: Recommender) -> None:
     add(page, 1)
     (first, *_), table = expected(recommender, [1])
@@ -349,6 +351,7 @@ def test_an_item_is_picked_on_the_map(page: Page, served: Served) -> None:
     assert titles(page.locator("#deny li")) == [title]
 
 
+@pytest.mark.long
 def test_history_and_answer_are_marked_on_the_map(page: Page, served: Served) -> None:
     items, where = points(served)
     plain = page.locator("#map").evaluate(PIXELS)
@@ -385,6 +388,7 @@ def test_titles_are_text(page: Page, served: Served) -> None:
     assert {*titles(answer(page))} == {shown_title(i) for i in range(27)}
 
 
+@pytest.mark.long
 def test_no_script_but_the_page_s_runs(page: Page) -> None:
     refused = page.evaluate(
         """() => { try { document.body.innerHTML = "<b>x</b>"; return false; }
@@ -454,10 +458,8 @@ def test_all_of_it_works_by_keyboard(page: Page, recommender: Recommender) -> No
     assert page.locator("#history li").count() == 2
 
 
-@pytest.mark.parametrize(
-    "width",
-    [320, *(pytest.param(width, marks=pytest.mark.long) for width in (390, 800))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("width", [320, 390, 800])
 def test_it_is_readable_on_a_narrow_screen(
     browser: Browser, served: Served, width: int
 ) -> None:
@@ -483,6 +485,7 @@ def test_it_is_readable_on_a_narrow_screen(
     page.context.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_have_contrast(browser: Browser, served: Served, scheme: Any) -> None:
     """Of 4.5 to 1 or more, as WCAG's level AA wants."""
@@ -497,6 +500,7 @@ def test_texts_have_contrast(browser: Browser, served: Served, scheme: Any) -> N
     page.context.close()
 
 
+@pytest.mark.long
 def test_a_key_is_typed_in_and_kept_in_memory(
     browser: Browser, run: Path, tmp_path: Path
 ) -> None:
