@@ -100,6 +100,8 @@ def make_dataset(
     num_items: int = 27,
     max_length: int = 30,
     seed: int = 0,
+    item_of: Callable[[int], str | int] = lambda i: f"item {i}",
+    title_of: Callable[[int], str] = lambda i: f"Film {i}",
 ) -> Dataset:
     """Writes a dataset of random histories with ties in time, split leave-one-out."""
     rng = np.random.default_rng(seed)
@@ -123,9 +125,9 @@ def make_dataset(
         "test_at": np.where(split, length - 1, -1).astype(np.int32),
     }
     items = {
-        "item": [f"item {i}" for i in range(num_items)],
+        "item": [item_of(i) for i in range(num_items)],
         "slot": slot,
-        "title": [f"Film {i}" for i in range(num_items)],
+        "title": [title_of(i) for i in range(num_items)],
         "text": [f"Film {i}" for i in range(num_items)],
         "count": np.bincount(item[training], minlength=num_items),
     }

@@ -43,8 +43,13 @@ def once(flags: list[str]) -> list[str]:
     return [word for name, values in last.items() for word in (name, *values)]
 
 
-def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
-    """Saves what a run might have learned by step 4: its start, with noise added."""
+def save_noisy(
+    folder: Path, flags: TrainConfig, dataset: Dataset, score: float | None = None
+) -> None:
+    """Saves what a run might have learned by step 4: its start, with noise added.
+
+    `score` is recorded as its NDCG@10 on validation.
+    """
     config, llama = resolved(flags, facts_of(dataset)), None
     sizes, base, path = LLAMA_PRESETS["nano"], None, flags.llama_path
     if path is not None:
@@ -59,7 +64,7 @@ def save_noisy(folder: Path, flags: TrainConfig, dataset: Dataset) -> None:
     if params.successors is not None:
         params = with_gate(params, 0.25)  # a weight, which noise would leave
     meta = run_meta(config, whole, dataset, base, None)
-    save(folder, 4, {"params": params}, meta)
+    save(folder, 4, {"params": params}, {**meta, "score": score})
 
 
 def flags(dataset: Dataset, *more: str) -> list[str]:

@@ -57,6 +57,7 @@ ALLOWED: Sequence[str] = (
     r"[Mm]atmuls? in house",
     r"warehouse",
     r"\.touch\(\)",  # of a Path
+    r"\bhas_touch\b",  # of Playwright
     r"[`\"\[, ]room[`\"\] ]",  # the name of cluster_size in old files
 )
 """Contexts in which a word means itself."""

@@ -414,7 +414,7 @@ def test_the_openapi_document_is_that_of_the_server(served: Served) -> None:
     for operation in OPERATIONS:
         one = document["paths"][operation.path][operation.method.lower()]
         assert set(one["responses"]) == {"200", *map(str, statuses(operation))}
-        if operation.path == "/v1/reload":
+        if operation.path in ("/v1/reload", "/v1/compare"):  # see their own tests
             continue
         given = asked.get(operation.path, {})
         path = operation.path.replace("{user}", "user 1")

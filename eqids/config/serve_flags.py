@@ -40,6 +40,9 @@ class ServeConfig(OpenConfig):
     """A run's DIR: whenever it has a new best step, that is served."""
     watch_every: float = grouped("server", 10.0)
     """Seconds between two looks at --watch and --filters."""
+    compare: Path | None = grouped("server")
+    """Another checkpoint (DIR/STEP or a run's DIR), whose answers the page shows beside
+    those of the served one, and POST /v1/compare returns."""
     access_log: bool = on_unless("Write no line for each request.", "server")
     """Write a line of JSON for each request to standard error."""
     log_histories: bool = grouped("server", False)

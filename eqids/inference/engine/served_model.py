@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
@@ -40,7 +39,6 @@ from eqids.inference.engine.values import (
 )
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
-from eqids.model.item_vectors import joined
 from eqids.model.similar import nearest_items
 
 _SERIAL = itertools.count()
@@ -217,7 +215,9 @@ class ServedModel:
         They are those by which the softmax predicts items.
         """
         softmax = self.opened.model.softmax
-        return np.asarray(joined(softmax.table, softmax.text, jnp.float32))
+        parts = [x for x in (softmax.table, softmax.text) if x is not None]
+        # By NumPy: jax would compile it.
+        return np.concatenate([np.asarray(x, np.float32) for x in parts], axis=-1)
 
     def similar(
         self, slots: Int[np.ndarray, " query"], k: int

@@ -19,6 +19,7 @@ from eqids.inference.server.endpoint import Endpoint
 from eqids.inference.server.http_errors import MEANINGS, HttpError
 from eqids.inference.server.openapi import openapi_document
 from eqids.inference.server.operations import OPERATIONS
+from eqids.inference.server.page_files import page_routes
 from eqids.inference.server.service import Service
 
 _LOGGER = logging.getLogger("eqids.serve")
@@ -56,6 +57,7 @@ class Application:
             for one in OPERATIONS
         ]
         routes += [Route("/openapi.json", openapi), Route("/metrics", metrics)]
+        routes += page_routes()
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

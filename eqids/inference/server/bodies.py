@@ -34,11 +34,13 @@ class RecommendRequest(HistoryFields, frozen=True, kw_only=True):
     `history` is oldest first if its items have no times. `unknown` says what to do with
     items of the history that the catalog does not hold. `allow` and `deny` hold ids,
     `filter` names a list of `--filters`. `request_time` is for models that were
-    trained with `--request_time`, by default now.
+    trained with `--request_time`, by default now. With `explain`, each recommended item
+    comes with the items of the history whose vectors are nearest to its own.
     """
 
     k: Count = 10
     keep_seen: bool = False
+    explain: bool = False
     allow: list[ItemId] | None = None
     deny: list[ItemId] | None = None
     filter: str | None = None
@@ -113,13 +115,22 @@ class ModelName(Struct, frozen=True):
     catalog_version: int
 
 
-class RecommendedItem(Struct, frozen=True):
+class NearItem(Struct, frozen=True):
+    """An item of a history, and the cosine of its vector and a recommended one's."""
+
+    item: ItemId
+    title: str
+    similarity: float
+
+
+class RecommendedItem(Struct, frozen=True, omit_defaults=True):
     """An item, and the probability that it is the next."""
 
     rank: int
     item: ItemId
     title: str
     probability: float
+    near: list[NearItem] = []
 
 
 class LeftOut(Struct, frozen=True, omit_defaults=True):
@@ -156,6 +167,13 @@ class RecommendAnswers(Struct, frozen=True):
 
     model: ModelName
     results: list[RecommendResult]
+
+
+class CompareAnswer(Struct, frozen=True):
+    """The recommendations of the served model, and of the one of `--compare`."""
+
+    served: RecommendAnswer
+    compared: RecommendAnswer
 
 
 class ScoredItem(Struct, frozen=True):
@@ -239,6 +257,28 @@ class ModelAnswer(Struct, frozen=True):
     filters: list[str]
     ndcg_at_10: float | None
     """On validation, if the run measured it on this dataset."""
+    compared: ModelName | None
+    """The model of `--compare`."""
+
+
+class MapAnswer(Struct, frozen=True):
+    """Where the most popular items are on a map of the catalog.
+
+    Neighbours on the map have similar vectors: the axes are the first two principal
+    components. `x` and `y` are base64 of 16-bit integers without sign, `cluster` of
+    32-bit integers, little-endian, one for each item. `clusters_of` says whether the
+    clusters are the model's, or made for the map because the model has only one.
+    """
+
+    model: ModelName
+    num_items: int
+    """Of the whole catalog."""
+    items: list[ItemId]
+    titles: list[str]
+    x: bytes
+    y: bytes
+    cluster: bytes
+    clusters_of: Literal["model", "map"]
 
 
 class ReloadAnswer(Struct, frozen=True):

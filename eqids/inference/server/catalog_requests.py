@@ -86,6 +86,7 @@ async def model(service: Service, asked: NothingMore) -> ModelAnswer:
         stores_events=service.events is not None,
         filters=list(catalog.served.filters),
         ndcg_at_10=opened.score,
+        compared=None if service.compared is None else service.compared.model,
     )
 
 

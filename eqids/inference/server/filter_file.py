@@ -56,12 +56,16 @@ async def watch_filters(
         seen = now
         try:
             new = await asyncio.to_thread(with_filters, catalog, path, report)
+            other = service.compared
+            if other is not None:
+                other = await asyncio.to_thread(with_filters, other, path, report)
         except UserError as error:
             report(f"{error}; the filters stay as they are")
             continue
         if service.catalog is catalog:
             engine.replace(new.served)
             service.catalog = new
+            service.compared = other
 
 
 def _state(path: Path, catalog: ServedCatalog) -> object:

@@ -7,11 +7,13 @@ from typing import Any
 from msgspec import Struct
 
 from eqids.inference.server.bodies import (
+    CompareAnswer,
     EventsAnswer,
     EventsRequest,
     HealthAnswer,
     ItemsAnswer,
     ItemsRequest,
+    MapAnswer,
     ModelAnswer,
     NothingMore,
     RecommendAnswer,
@@ -36,7 +38,8 @@ from eqids.inference.server.catalog_requests import (
     user,
 )
 from eqids.inference.server.event_requests import store_events
-from eqids.inference.server.recommend_requests import recommend, score
+from eqids.inference.server.map_requests import item_map
+from eqids.inference.server.recommend_requests import compare, recommend, score
 from eqids.inference.server.reload import reload
 from eqids.inference.server.service import Service
 
@@ -70,6 +73,10 @@ OPERATIONS: Sequence[Operation] = (
         recommend, (404, 429, 504),
     ),
     Operation(
+        "POST", "/v1/compare", "Recommends by the served model and that of --compare.",
+        (RecommendRequest,), (CompareAnswer,), compare, (404, 429, 504),
+    ),
+    Operation(
         "POST", "/v1/score", "Returns the log-probability of items after a history.",
         (ScoreRequest,), (ScoreAnswer,), score, (404, 429, 504),
     ),
@@ -88,6 +95,10 @@ OPERATIONS: Sequence[Operation] = (
     Operation(
         "GET", "/v1/items", "Returns items by words of their titles.",
         (ItemsRequest,), (ItemsAnswer,), items,
+    ),
+    Operation(
+        "GET", "/v1/map", "Returns positions of items on a map of the catalog.",
+        (NothingMore,), (MapAnswer,), item_map, (429, 504),
     ),
     Operation(
         "GET", "/v1/users/{user}", "Returns a user's history.",

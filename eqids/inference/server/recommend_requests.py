@@ -2,13 +2,17 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from eqids.data.ids import shown
+from eqids.inference.engine.inference_engine import InferenceEngine
 from eqids.inference.engine.values import Query, Recommendations, SlotFilter
 from eqids.inference.server.bodies import (
+    CompareAnswer,
     LeftOut,
+    NearItem,
     RecommendAnswer,
     RecommendAnswers,
     RecommendBatch,
@@ -21,6 +25,7 @@ from eqids.inference.server.bodies import (
 )
 from eqids.inference.server.device_calls import device_call, recommendations
 from eqids.inference.server.http_errors import HttpError, expect
+from eqids.inference.server.map_requests import near_items
 from eqids.inference.server.served_catalog import ServedCatalog
 from eqids.inference.server.service import Service
 from eqids.inference.server.user_histories import requested_history
@@ -34,33 +39,29 @@ async def recommend(
 ) -> RecommendAnswer | RecommendAnswers:
     """Returns the most probable next items of one history, or of several."""
     engine, catalog = service.ready()
-    config = service.config
-    if isinstance(asked, RecommendBatch):
-        expect(
-            1 <= len(asked.requests) <= config.max_batch,
-            400,
-            f"requests holds {len(asked.requests)}, wanted 1 to {config.max_batch} "
-            "(--max_batch)",
-        )
-        given = [(one, f"requests[{i}].") for i, one in enumerate(asked.requests)]
-    else:
-        given = [(asked, "")]
+    if not isinstance(asked, RecommendBatch):
+        return await _answer(service, engine, catalog, asked)
+    most = service.config.max_batch
+    expect(
+        1 <= len(asked.requests) <= most,
+        400,
+        f"requests holds {len(asked.requests)}, wanted 1 to {most} (--max_batch)",
+    )
+    given = [(one, f"requests[{i}].") for i, one in enumerate(asked.requests)]
+    results = await _results(service, engine, catalog, given)
+    return RecommendAnswers(catalog.model, results)
 
-    def prepared() -> list[tuple[Query, LeftOut | None]]:
-        return [_query(service, catalog, one, where) for one, where in given]
 
-    many = sum(_num_ids(one) for one, _ in given) > _MANY
-    pairs = await asyncio.to_thread(prepared) if many else prepared()
-    queries, left_out = zip(*pairs, strict=True)
-    answers = await recommendations(engine, catalog.served, queries, config.timeout)
-    results = [
-        RecommendResult(_items(catalog, answer), answer.popularity, left)
-        for answer, left in zip(answers, left_out, strict=True)
-    ]
-    if isinstance(asked, RecommendBatch):
-        return RecommendAnswers(catalog.model, results)
-    (one,) = results
-    return RecommendAnswer(catalog.model, one.items, one.popularity, one.left_out)
+async def compare(service: Service, asked: RecommendRequest) -> CompareAnswer:
+    """Returns the most probable next items by the served model and the compared one."""
+    engine, catalog = service.ready()
+    other = service.compared
+    if other is None:
+        raise HttpError(404, "there is no other model: start the server with --compare")
+    return CompareAnswer(
+        await _answer(service, engine, catalog, asked),
+        await _answer(service, engine, other, asked),
+    )
 
 
 async def score(service: Service, asked: ScoreRequest) -> ScoreAnswer:
@@ -90,6 +91,43 @@ async def score(service: Service, asked: ScoreRequest) -> ScoreAnswer:
         for slot, value in zip(slots.tolist(), found.tolist(), strict=True)
     ]
     return ScoreAnswer(catalog.model, scored)
+
+
+async def _answer(
+    service: Service,
+    engine: InferenceEngine,
+    catalog: ServedCatalog,
+    asked: RecommendRequest,
+) -> RecommendAnswer:
+    (one,) = await _results(service, engine, catalog, [(asked, "")])
+    return RecommendAnswer(catalog.model, one.items, one.popularity, one.left_out)
+
+
+async def _results(
+    service: Service,
+    engine: InferenceEngine,
+    catalog: ServedCatalog,
+    given: Sequence[tuple[RecommendRequest, str]],
+) -> list[RecommendResult]:
+    """Returns the results of requests; with each comes how messages about it begin."""
+
+    def prepared() -> list[tuple[Query, LeftOut | None]]:
+        return [_query(service, catalog, one, where) for one, where in given]
+
+    many = sum(_num_ids(one) for one, _ in given) > _MANY
+    pairs = await asyncio.to_thread(prepared) if many else prepared()
+    queries = [query for query, _ in pairs]
+    seconds = service.config.timeout
+    answers = await recommendations(engine, catalog.served, queries, seconds)
+    results = []
+    for (one, _), (query, left_out), answer in zip(given, pairs, answers, strict=True):
+        near: Sequence[list[NearItem]] = [[]] * len(answer.slots)
+        if one.explain and not answer.popularity:
+            seen = query.history.slots
+            near = await near_items(service, engine, catalog, answer.slots, seen)
+        items = _items(catalog, answer, near)
+        results.append(RecommendResult(items, answer.popularity, left_out))
+    return results
 
 
 def _num_ids(asked: RecommendRequest) -> int:
@@ -143,10 +181,12 @@ def _allowed(
     return found, unknown
 
 
-def _items(catalog: ServedCatalog, answer: Recommendations) -> list[RecommendedItem]:
-    pairs = zip(answer.slots.tolist(), answer.probabilities.tolist(), strict=True)
-    names = catalog.names
+def _items(
+    catalog: ServedCatalog, answer: Recommendations, near: Sequence[list[NearItem]]
+) -> list[RecommendedItem]:
+    slots, probabilities = answer.slots.tolist(), answer.probabilities.tolist()
+    rows, names = zip(slots, probabilities, near, strict=True), catalog.names
     return [
-        RecommendedItem(rank, names.item(slot), names.title(slot), probability)
-        for rank, (slot, probability) in enumerate(pairs, start=1)
+        RecommendedItem(rank, names.item(slot), names.title(slot), probability, hints)
+        for rank, (slot, probability, hints) in enumerate(rows, start=1)
     ]

@@ -1,12 +1,15 @@
 """A served model with the names of its items and users."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from eqids.cli.printing import one_line
 from eqids.inference.engine.served_model import ServedModel
-from eqids.inference.server.bodies import ModelName, UserId
+from eqids.inference.server.bodies import MapAnswer, ModelName, UserId
 from eqids.inference.server.item_names import ItemNames, json_id
+from eqids.inference.server.shared_result import SharedResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +22,10 @@ class ServedCatalog:
     """The items of its catalog."""
     model: ModelName
     """What answers call it."""
+    directions: SharedResult[np.ndarray] = field(default_factory=SharedResult)
+    """See `item_directions.py`."""
+    map: SharedResult[MapAnswer] = field(default_factory=SharedResult)
+    """The answer to `GET /v1/map`."""
 
     @staticmethod
     def of(served: ServedModel) -> "ServedCatalog":

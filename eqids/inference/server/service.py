@@ -21,6 +21,7 @@ class Service:
         metrics: what `/metrics` shows.
         engine: computes answers; None until the first model is ready.
         catalog: the served model with its names; None until it is ready.
+        compared: that of `--compare`, if it is wanted.
         events: the stored events, if the server stores them.
         draining: set when the server stops taking requests.
         reloading: whether a reload runs.
@@ -40,6 +41,7 @@ class Service:
         )
         self.engine: InferenceEngine | None = None
         self.catalog: ServedCatalog | None = None
+        self.compared: ServedCatalog | None = None
         self.events: EventStore | None = None
         self.draining = asyncio.Event()
         self.reloading = False

@@ -17,7 +17,7 @@ from eqids.inference.server.application import Application
 from eqids.inference.server.connections import http_server
 from eqids.inference.server.filter_file import watch_filters
 from eqids.inference.server.listening import bound_socket, load_certificate, url_of
-from eqids.inference.server.open_served import OpenReport, open_first
+from eqids.inference.server.open_served import OpenReport, open_beside, open_first
 from eqids.inference.server.reload import watch
 from eqids.inference.server.service import Service
 
@@ -108,12 +108,15 @@ async def _work(service: Service, url: str, output: ServerOutput) -> None:
 
     if config.events is not None:
         service.events = EventStore(config.events)
-    catalog = await asyncio.to_thread(
-        open_first, config, OpenReport(compiled, service.warn)
-    )
+    report = OpenReport(compiled, service.warn)
+    catalog = await asyncio.to_thread(open_first, config, report)
     options = EngineOptions(
         max_queue=config.max_queue, answer_cache_mb=config.answer_cache_mb
     )
+    if config.compare is not None:
+        service.compared = await asyncio.to_thread(
+            open_beside, config, config.compare, None, catalog.served, report
+        )
     service.engine = InferenceEngine(catalog.served, options)
     service.catalog = catalog
     service.record_dataset()
