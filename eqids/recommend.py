@@ -29,18 +29,14 @@ recommendations are written to another file, or to a folder of Parquet files:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints recommendations, or writes those of a file to another."""
+    """Prints recommendations, or writes those of a file to another or to a folder."""
     config = parse(RecommendConfig, argv, "eqids.recommend", DESCRIPTION)
     if not config.to_folder:
         check_output(config.output, "--output", config.overwrite)
     # Imported here: --help and a mistyped flag do not wait for jax.
-    from tqdm import tqdm
-
-    from eqids.inference.allowed_items import allowed_by_files
     from eqids.inference.compilation_cache import keep_compiled_programs
     from eqids.inference.open import open_model
     from eqids.inference.recommender import Recommender
-    from eqids.inference.write_recommendations import write_recommendations
     from sharding import placement
 
     if not config.no_compilation_cache:
@@ -48,10 +44,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     recommender = Recommender(open_model(config, placement("none")))
     if config.similar is not None:
         say(_similar(recommender, config.similar, config.k))
-        return
-    if config.to_folder:
+    elif config.to_folder:
         _fill_folder(recommender, config)
-        return
+    else:
+        _recommend(recommender, config)
+
+
+def _recommend(recommender: "Recommender", config: RecommendConfig) -> None:
+    """Prints recommendations or scores, or writes recommendations to a file."""
+    from tqdm import tqdm
+
+    from eqids.inference.allowed_items import allowed_by_files
+    from eqids.inference.write_recommendations import write_recommendations
+
     histories, left_out = _histories(recommender, config)
     if config.request_time is not None:
         histories = recommender.asked_at(

@@ -83,5 +83,7 @@ def allowed_by_files(
     Raises:
         UserError: a file cannot be read, or `allow` leaves no item.
     """
-    ids = [None if file is None else read_id_file(file) for file in (allow, deny)]
-    return allowed_items(dataset, *ids, report)
+    only, never = (
+        None if file is None else read_id_file(file) for file in (allow, deny)
+    )
+    return allowed_items(dataset, only, never, report)

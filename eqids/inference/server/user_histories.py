@@ -48,8 +48,8 @@ def user_history(
 ) -> History:
     """Returns what a user did in the dataset and in stored events, oldest first.
 
-    Events with items that the catalog does not hold are left out, and so are stored ones
-    that the dataset holds too.
+    Stored events are left out if the dataset holds them too, or if the catalog does not
+    hold their item.
 
     Raises:
         HttpError: 404 if neither knows the user.
