@@ -338,6 +338,7 @@ def kill_sweep(
     return complete
 
 
+@pytest.mark.long
 def test_a_killed_job_continues(
     finished: Path,
     recommender: Recommender,

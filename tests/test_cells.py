@@ -70,6 +70,7 @@ numbers = st.integers(-9999, 9999).map(float) | st.floats(-1e9, 1e9).map(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=8)
 @given(st.lists(st.none() | numbers, min_size=1, max_size=5))
 @example([1995.0, None, 7.5])

@@ -18,7 +18,7 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.info import INFO_FILE
 from eqids.data.raw.collected_events import with_protocol_of
 from eqids.inference.events.event_store import Event, EventStore
-from eqids.inference.recommender import load
+from eqids.inference.load_recommender import load
 
 Rows = Sequence[tuple[str | int, str | int, int]]
 

@@ -186,6 +186,7 @@ def test_what_is_no_llama_is_named(
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.gguf"]
 
 
+@pytest.mark.long
 def test_a_damaged_header_costs_one_sentence(tmp_path: Path) -> None:
     """Cuts everywhere, and replaces every byte of the header by 0xFF."""
     path, broken = tmp_path / "a.gguf", tmp_path / "b.gguf"

@@ -255,6 +255,7 @@ def test_a_search_with_counts_visits_few_clusters() -> None:
     assert alone.slots.tolist() == found.slots[0].tolist()
 
 
+@pytest.mark.long
 def test_counts_have_no_part_in_the_loss() -> None:
     llama = LlamaConfig(16, 1, 2, 1, 8, 24, 7, tied=True)
     sizes = ModelConfig(llama, 6, 5, item_width=8)

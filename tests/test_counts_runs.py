@@ -169,6 +169,7 @@ def test_a_run_from_before_there_were_counts_goes_on_without(
     assert last.name == "40" and opened(last).model.successors is None
 
 
+@pytest.mark.long
 def test_a_run_may_begin_or_end_to_count(
     plain: Path, finished: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bases(tmp_path_factory.mktemp("bases"))
 
 
+@pytest.mark.long
 def test_a_pair_keeps_the_gate(bases: Path, dataset: Dataset, tmp_path: Path) -> None:
     run, pair = save_pair(tmp_path, "heads", bases, dataset)
     ours, theirs = open_pair(pair, None, NOWHERE).model, opened(run).model

@@ -224,6 +224,7 @@ def test_one_model_is_opened_and_no_other(
     assert "has no eqids.json" in said
 
 
+@pytest.mark.long
 def test_low_rank_changes_join_a_llama_that_trains(
     saved: Callable[[str], tuple[Path, Path]],
     dataset: Dataset,
@@ -331,6 +332,7 @@ def test_a_command_names_its_positional_arguments(
     assert "INPUT OUTPUT" in said.splitlines()[0] and "PATH PATH" not in said
 
 
+@pytest.mark.long
 def test_a_run_from_a_folder_goes_on_however_the_folder_is_spelled(
     dataset: Dataset,
     saved: Callable[[str], tuple[Path, Path]],

@@ -219,6 +219,7 @@ def test_a_resumed_run_keeps_its_size(dataset: Dataset) -> None:
     assert with_llama_size(TrainConfig(), facts, other).llama_size == "nano"
 
 
+@pytest.mark.long
 def test_the_sample_of_users_is_for_validation_only(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -250,6 +251,7 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_llama_of_a_file_trains(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:

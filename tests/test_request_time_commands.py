@@ -154,6 +154,7 @@ def test_request_times_that_do_not_fit_are_refused(
     assert "--request_time is given, and" in said
 
 
+@pytest.mark.long
 def test_a_run_is_trained_resumed_and_marked(
     dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,7 @@ def test_the_schedule_is_its_warmup_times_its_cooldown() -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_patience_begins_the_cooldown_and_resuming_changes_no_bit(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
@@ -161,6 +162,7 @@ def test_the_time_ends_a_run_with_its_cooldown_done(
     assert steps(tmp_path / "run") == [60]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_a_resumed_run_counts_the_minutes_before(
     schedule: str, dataset: Dataset, tmp_path: Path
@@ -218,6 +220,7 @@ def test_a_run_without_a_bound_knows_no_time() -> None:
     assert TrainingTime(before=60.0, max_minutes=1.0, now=clock).begins_over
 
 
+@pytest.mark.long
 def test_a_run_stops_early_by_default_and_the_bound_is_no_setting(
     tmp_path: Path,
 ) -> None:

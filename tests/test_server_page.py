@@ -40,6 +40,8 @@ from eqids.config import TrainConfig
 from eqids.data import Dataset
 from eqids.inference.recommender import Recommender
 
+pytestmark = pytest.mark.long
+
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
 
@@ -138,7 +140,6 @@ def test_a_user_is_found(page: Page, films: Dataset, recommender: Recommender) -
     assert shares == [f"{100 * p:.2f}%" for p in table["probability"]]
 
 
-@pytest.mark.long
 def test_bars_are_as_long_as_probabilities(
     page: Page, both: tuple[Recommender, Recommender]
 ) -> None:
@@ -183,7 +184,6 @@ def test_a_history_is_built_and_changed(page: Page, recommender: Recommender) ->
     assert "most popular" in page.locator("#columns .note").first.inner_text()
 
 
-@pytest.mark.long
 def test_a_recommended_item_is_used(page: Page, recommender: Recommender) -> None:
     add(page, 1)
     (first, *_), table = expected(recommender, [1])
@@ -287,7 +287,6 @@ def test_the_model_card_has_the_model(page: Page, served: Served) -> None:
     assert card["Compared with"] == model["compared"]["checkpoint"]
 
 
-@pytest.mark.long
 def test_a_reload_is_followed(
     page: Page, served: Served, both: tuple[Recommender, Recommender], run: Path
 ) -> None:
@@ -351,7 +350,6 @@ def test_an_item_is_picked_on_the_map(page: Page, served: Served) -> None:
     assert titles(page.locator("#deny li")) == [title]
 
 
-@pytest.mark.long
 def test_history_and_answer_are_marked_on_the_map(page: Page, served: Served) -> None:
     items, where = points(served)
     plain = page.locator("#map").evaluate(PIXELS)
@@ -388,7 +386,6 @@ def test_titles_are_text(page: Page, served: Served) -> None:
     assert {*titles(answer(page))} == {shown_title(i) for i in range(27)}
 
 
-@pytest.mark.long
 def test_no_script_but_the_page_s_runs(page: Page) -> None:
     refused = page.evaluate(
         """() => { try { document.body.innerHTML = "<b>x</b>"; return false; }
@@ -458,7 +455,6 @@ def test_all_of_it_works_by_keyboard(page: Page, recommender: Recommender) -> No
     assert page.locator("#history li").count() == 2
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("width", [320, 390, 800])
 def test_it_is_readable_on_a_narrow_screen(
     browser: Browser, served: Served, width: int
@@ -485,7 +481,6 @@ def test_it_is_readable_on_a_narrow_screen(
     page.context.close()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_have_contrast(browser: Browser, served: Served, scheme: Any) -> None:
     """Of 4.5 to 1 or more, as WCAG's level AA wants."""
@@ -500,7 +495,6 @@ def test_texts_have_contrast(browser: Browser, served: Served, scheme: Any) -> N
     page.context.close()
 
 
-@pytest.mark.long
 def test_a_key_is_typed_in_and_kept_in_memory(
     browser: Browser, run: Path, tmp_path: Path
 ) -> None:
@@ -561,7 +555,6 @@ def test_the_page_s_files_may_use_this_server_only(served: Served) -> None:
         assert served.client.get(path).status_code == 404, path
 
 
-@pytest.mark.long
 def test_a_map_of_100_thousand_items_is_drawn(
     browser: Browser, tmp_path: Path, record_property: Any
 ) -> None:

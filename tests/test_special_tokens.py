@@ -146,6 +146,7 @@ def test_models_that_find_special_tokens_by_themselves(
         assert found == plain.ids
 
 
+@pytest.mark.long
 def test_no_special_token_of_a_real_llama_is_found_in_texts(tmp_path: Path) -> None:
     file = tokenizer_files(read_gguf(smollm2_gguf()), pytest.fail)["tokenizer.json"]
     path = tmp_path / "tokenizer.json"

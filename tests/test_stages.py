@@ -182,6 +182,7 @@ def second(first: Path, folder: Path, *more: str) -> list[str]:
     return [*start, "--batch_size", "4", "--checkpoint_dir", str(folder), *STILL, *more]
 
 
+@pytest.mark.long
 def test_a_second_stage_reads_what_the_first_one_read(
     first: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,7 @@ def _refuses(path: Path) -> None:
     raise UserError(f"{path} could not be written: no space")
 
 
+@pytest.mark.long
 def test_a_checkpoint_opens_without_the_llama_and_a_run_goes_on(
     loyal: Dataset, llama: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
