@@ -168,8 +168,8 @@ def _own_files(folder: Path) -> list[Path]:
     strange = sorted(file.name for file in files if not re.fullmatch(own, file.name))
     require(
         not strange,
-        f"--output {folder} holds {strange[0] if strange else ''!r}, which is no file of "
-        "recommendations: choose another --output",
+        f"--output {folder} holds {strange[0] if strange else ''!r}, which is no file "
+        "of recommendations: choose another --output",
     )
     return sorted(files)
 
