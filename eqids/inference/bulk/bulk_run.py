@@ -255,7 +255,7 @@ class BulkRun:
         sync(self.folder)
 
     def finish(self) -> Sequence[BulkPart]:
-        """Records all parts in the manifest, and removes what is no longer needed."""
+        """Records all parts in the manifest, and deletes the sorted input."""
         if not self._manifest.parts:
             parts = [self._complete(part) for part in self._numbers()]
             write_manifest(self.folder, replace(self._manifest, parts=parts))
