@@ -317,7 +317,11 @@ def test_unknown_items_may_be_skipped(served: Served, recommender: Recommender) 
 
 IDS = st.sampled_from(["item 1", "item 2", "item 26", 3, 2.5, "", "x", 10**25])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text(max_size=5), inner, max_size=3)
