@@ -10,7 +10,7 @@ from bench.options import AllOptions, CompareOptions, Options
 from bench.plot import check_plotting, save
 from bench.quality_options import QualityOptions
 from bench.sections import OTHER_COMMANDS, SECTIONS
-from eqids.cli import parse_command, run, say, warn
+from eqids.cli import parse_command, run_as_process, say, warn
 from eqids.config import require
 from eqids.io.atomic import write_json
 
@@ -128,4 +128,4 @@ def _compare(options: CompareOptions) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

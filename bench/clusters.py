@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.machine import peak_bytes
-from eqids.cli import parse, run
+from eqids.cli import parse, run_as_process
 from eqids.config import ONE_OR_MORE, check_flags
 from eqids.data.clustering.cluster_sizes import assign, default_num_clusters
 from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
@@ -200,4 +200,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 import convert
 from eqids import train
-from eqids.cli import parse, run, say
+from eqids.cli import parse, run_as_process, say
 from eqids.config import (
     ONE_OR_MORE,
     OPEN_SHARE,
@@ -309,4 +309,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eqids.cli import parse_command, run
+from eqids.cli import parse_command, run_as_process
 from eqids.cli.commands import COMMANDS
 
 DESCRIPTION = """Convert weights of others for EqIDs, and of EqIDs for others.
@@ -32,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from eqids.cli import run
+from eqids.cli import run_as_process
 from eqids.cli.commands import COMMANDS
 from eqids.cli.help_text import asks_for_help, show_version
 from eqids.cli.suggest import closest
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
 
 def console() -> None:
     """Runs the console script `eqids`."""
-    run(lambda: main(sys.argv[1:]))
+    run_as_process(lambda: main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eqids.cli import parse_command, run, say
+from eqids.cli import parse_command, run_as_process, say
 from eqids.cli.commands import COMMANDS
 from eqids.config import AddConfig, ChangeConfig, ShowConfig
 
@@ -184,4 +184,4 @@ def _metrics(results: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

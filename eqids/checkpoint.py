@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqids.cli import parse_command, run, say
+from eqids.cli import parse_command, run_as_process, say
 from eqids.cli.commands import COMMANDS
 from eqids.config import (
     ExportConfig,
@@ -178,4 +178,4 @@ def _size(num_bytes: int) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

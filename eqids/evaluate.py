@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from eqids.cli import check_output, parse, run, say
+from eqids.cli import check_output, parse, run_as_process, say
 from eqids.config import EvaluateConfig
 from eqids.io.atomic import write_json
 
@@ -50,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqids.cli import parse, run, say, shell_word, visible
+from eqids.cli import parse, run_as_process, say, shell_word, visible
 from eqids.config import PrepareConfig
 
 if TYPE_CHECKING:
@@ -105,4 +105,4 @@ def _next_commands(config: PrepareConfig, info: "DatasetInfo") -> list[str]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

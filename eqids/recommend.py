@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from eqids.cli import check_output, one_line, parse, run, say, warn
+from eqids.cli import check_output, one_line, parse, run_as_process, say, warn
 from eqids.config import RecommendConfig, UserError
 
 if TYPE_CHECKING:
@@ -214,4 +214,4 @@ def listing(found: "pd.DataFrame") -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

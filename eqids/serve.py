@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from eqids.cli import parse, run, say, warn
+from eqids.cli import parse, run_as_process, say, warn
 from eqids.config import ServeConfig, require
 
 DESCRIPTION = """Answer requests for recommendations over HTTP.
@@ -57,4 +57,4 @@ def _log(lines: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

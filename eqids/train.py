@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from eqids.cli import parse, run, say
+from eqids.cli import parse, run_as_process, say
 from eqids.config import ML_100K, NANO_RECIPE, Strategy, TrainConfig, recipe_for
 
 DESCRIPTION = """Train a recommender: item vectors and texts through a Llama.
@@ -108,4 +108,4 @@ def _recipes() -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_as_process(main)

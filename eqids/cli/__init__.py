@@ -3,7 +3,7 @@
 Nothing here imports jax, so --help and mistyped flags are answered at once.
 """
 
-from eqids.cli.ending import run as run
+from eqids.cli.ending import run as run, run_as_process as run_as_process
 from eqids.cli.parsing import (
     check_output as check_output,
     parse as parse,

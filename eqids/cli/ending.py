@@ -1,5 +1,7 @@
 """Exit codes of commands, and the one sentence for a user's mistake."""
 
+import atexit
+import contextlib
 import errno
 import io
 import os
@@ -16,6 +18,33 @@ _ERRORS = {"sharding.layout": "LayoutError", "sharding.rendezvous": "ProcessesEr
 """By module, the exceptions that report a user's mistake."""
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk that is full or that the user may not use."""
+
+
+def run_as_process(main: Callable[[], None]) -> None:
+    """Does `run`, and ends the process where Python would begin to end itself.
+
+    By then all threads of Python's are joined, what was registered with `atexit` since
+    is done, and all output is written. But threads of libraries may be at work, and one that asks
+    for Python's lock after that aborts the process ("terminate called without an active
+    exception"), although the command did all it had to.
+    """
+    code = 1
+    # What is registered first is called last.
+    atexit.register(lambda: _end(code))
+    try:
+        run(main)
+    except SystemExit as ending:
+        given = ending.code or 0
+        code = given if isinstance(given, int) else 1
+        raise
+    code = 0
+
+
+def _end(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(main: Callable[[], None]) -> None:
