@@ -24,9 +24,9 @@ def run_as_process(main: Callable[[], None]) -> None:
     """Does `run`, and ends the process where Python would begin to end itself.
 
     By then all threads of Python's are joined, what was registered with `atexit` since
-    is done, and all output is written. But threads of libraries may be at work, and one that asks
-    for Python's lock after that aborts the process ("terminate called without an active
-    exception"), although the command did all it had to.
+    is done, and all output is written. But threads of libraries may be at work, and one
+    that asks for Python's lock after that aborts the process ("terminate called without
+    an active exception"), although the command did all it had to.
     """
     code = 1
     # What is registered first is called last.
