@@ -14,6 +14,7 @@ from served import NOW, left, opened_model, oracle
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.host_batch import HostBatch
 from eqids.inference.engine import batching, shapes as shapes_module
 from eqids.inference.engine.batching import PreparedQuery, cheapest, plan
 from eqids.inference.engine.served_model import ServedModel
@@ -163,9 +164,10 @@ def test_every_query_is_in_one_batch_that_holds_it(
     shapes = Shapes([1, 4, 8], [16, 50], [8, 30], [4, 64], [1, 4])
     valid = np.ones((10, 10), bool)
     filters = SlotFilter(valid), SlotFilter(valid)
-    none = History(0, np.zeros(0, np.int32))
     given = [
-        PreparedQuery(none, n, k, filters[k % 2], np.arange(out, dtype=np.int32))
+        PreparedQuery(
+            HostBatch.empty(1, n), k, filters[k % 2], np.arange(out, dtype=np.int32)
+        )
         for n, k, out in drawn
     ]
     found = plan(given, shapes)

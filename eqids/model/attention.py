@@ -39,18 +39,33 @@ _PART, _MOST_PARTS = 64, 4
 
 
 class PrefixCache(eqx.Module):
-    """The keys and values, in every block, of the tokens that all sequences begin with.
+    """The keys and values, in every block, of positions that come before others.
 
-    A frozen Llama computes them once, instead of in every row of every batch.
+    Without a batch axis they are those of tokens that all sequences begin with, which a
+    frozen Llama computes once, instead of in every row of every batch. With it, each
+    row has its own.
     """
 
-    keys: Float[Array, "layer prefix kv_heads head"]
-    values: Float[Array, "layer prefix kv_heads head"]
+    keys: Float[Array, "layer *batch prefix kv_heads head"]
+    values: Float[Array, "layer *batch prefix kv_heads head"]
 
     @property
     def length(self) -> int:
-        """The number of tokens."""
+        """The number of positions."""
         return self.keys.shape[-3]
+
+    def for_rows(self, batch: int) -> "PrefixCache":
+        """Returns the keys and values of all sequences for each row of a batch."""
+
+        def repeated(x: Array) -> Array:
+            layer, *sizes = x.shape
+            return jnp.broadcast_to(x[:, None], (layer, batch, *sizes))
+
+        return jax.tree.map(repeated, self)
+
+    def followed_by(self, other: "PrefixCache") -> "PrefixCache":
+        """Returns these positions and, after them, others."""
+        return jax.tree.map(lambda x, y: jnp.concatenate([x, y], -3), self, other)
 
     def evened(self) -> "PrefixCache":
         """Returns the cache with one more position in front, which a mask has to hide.
@@ -96,7 +111,7 @@ def attention(
         k: keys; products are computed in the narrower precision of the two.
         v: values.
         mask: which keys each position sees: the prefix, then its sequence up to itself.
-        prefix: one block's keys and values, which come before those of every row.
+        prefix: one block's keys and values, which come before those of the rows.
         kernel: XLA's products or cuDNN's kernel.
     """
     before = () if prefix is None else (prefix.keys, prefix.values)
@@ -104,7 +119,7 @@ def attention(
     def local(q: Array, k: Array, v: Array, mask: Array, *before: Array) -> Array:
         if before:
             k, v = (
-                jnp.concatenate([jnp.broadcast_to(x, (len(y), *x.shape)), y], axis=1)
+                jnp.concatenate([jnp.broadcast_to(x, (len(y), *x.shape[-3:])), y], 1)
                 for x, y in zip(before, (k, v), strict=True)
             )
         if kernel == "cudnn":

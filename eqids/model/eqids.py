@@ -232,9 +232,11 @@ class EqIDs(eqx.Module):
             self.embed(batch, items), batch.segment, batch.position,
             prefix=prefix,
         )  # fmt: skip
-        query = self.output_adapter(_at(hidden, position))
+        query = self.output_adapter(at_position(hidden, position))
         if self.skip is not None:
-            query = self.skip(query, _at(items, position), _at(slot, position))
+            query = self.skip(
+                query, at_position(items, position), at_position(slot, position)
+            )
         return query[:, 0]
 
     def lifted(
@@ -338,10 +340,10 @@ class EqIDs(eqx.Module):
         return blocks
 
 
-def _at(
+def at_position(
     x: Shaped[Array, "batch seq *axes"], position: Int[Array, " batch"]
 ) -> Shaped[Array, "batch 1 *axes"]:
-    """One position of each row."""
+    """Returns one position of each row."""
 
     def pick(_: tuple[()], x: Array, position: Array) -> Array:
         at = position.reshape(-1, *[1] * (x.ndim - 1))

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import LlamaConfig, LoraConfig
 from eqids.model.attention import (
@@ -229,14 +229,55 @@ class Llama(eqx.Module):
         position = jnp.arange(len(tokens))[None]
         rope = rope_tables(position, self.config)
         context = AttentionContext(sees(jnp.ones_like(position)), rope, attention)
+        _, found = self._with_keys(self.embed(tokens[None], dtype), context, None)
+        return jax.tree.map(lambda x: x[:, 0], found)
 
-        def body(x: Array, block: LlamaBlock) -> tuple[Array, tuple[Array, Array]]:
+    def continued(
+        self,
+        embeddings: Float[Array, "batch seq width"],
+        position: Int[Array, "batch seq"],
+        before: PrefixCache,
+        seen: Bool[Array, "batch prefix"],
+    ) -> tuple[Float[Array, "batch seq width"], PrefixCache]:
+        """Returns hidden states of positions that follow others, as `hidden` would.
+
+        Args:
+            embeddings: of the positions; one sequence a row, padded at its end.
+            position: rotary positions, counted from the beginning of the sequence.
+            before: keys and values of the positions before, a row for each row.
+            seen: which of those are real.
+
+        Returns:
+            The hidden states, and the keys and values of the same positions.
+        """
+        own = sees(jnp.ones_like(position))
+        columns = jnp.broadcast_to(seen[:, None], (*position.shape, before.length))
+        context = AttentionContext(
+            jnp.concatenate([columns, own], axis=-1),
+            rope_tables(position, self.config),
+            attention,
+        )
+        x, found = self._with_keys(embeddings, context, before)
+        return rms_norm(x, self.norm, self.config.norm_eps), found
+
+    def _with_keys(
+        self,
+        x: Float[Array, "batch seq width"],
+        context: AttentionContext,
+        before: PrefixCache | None,
+    ) -> tuple[Float[Array, "batch seq width"], PrefixCache]:
+        """The output of the last block, and the keys and values of all blocks."""
+
+        def body(
+            x: Array, layer: tuple[LlamaBlock, PrefixCache | None]
+        ) -> tuple[Array, PrefixCache]:
+            block, own = layer
             y = rms_norm(x, block.attention_norm, self.config.norm_eps)
-            k, v = block.keys_values(y, rope)
-            return block(x, context), (k[0], v[0])
+            # XLA computes these once, though the block asks for them again.
+            found = PrefixCache(*block.keys_values(y, context.rope))
+            return block(x, dataclasses.replace(context, prefix=own)), found
 
-        _, of_blocks = jax.lax.scan(body, self.embed(tokens[None], dtype), self.blocks)
-        return PrefixCache(*of_blocks)
+        return jax.lax.scan(body, x, (self.blocks, before))
 
     def headless(self) -> "Llama":
         """Returns the Llama without `lm_head`, which only `logits` uses."""

@@ -5,7 +5,6 @@ import hashlib
 import threading
 from collections import OrderedDict
 
-from eqids.data.batches.training_batches import gap_buckets, request_gap
 from eqids.inference.engine.prepared_query import PreparedQuery
 from eqids.inference.engine.values import Recommendations
 
@@ -16,22 +15,16 @@ _OVERHEAD = 512
 def answer_key(serial: int, query: PreparedQuery) -> bytes:
     """Returns a digest of all that an answer depends on.
 
-    Times count as far as the model reads them: by their buckets.
+    Items that are too old to be read and exact times do not count.
 
     Args:
         serial: of the served model.
         query: the query.
     """
-    history = query.history
-    arrays = [
-        history.slots,
-        gap_buckets(history.times, len(history.slots)),
-        request_gap(history.times, history.request_time),
-        query.left_out,
-    ]
     digest = hashlib.blake2b(f"{serial} {query.k}".encode())
-    for array in arrays:
-        digest.update(b";%d;" % array.nbytes + array.tobytes())
+    for array in (*vars(query.row).values(), query.left_out):
+        if array is not None:
+            digest.update(b";%d;" % array.nbytes + array.tobytes())
     digest.update(query.allow.digest)
     return digest.digest()
 

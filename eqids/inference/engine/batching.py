@@ -23,6 +23,8 @@ class BatchPlan:
         members: which queries it has; at most `rows`.
         rows: rows of the arrays.
         length: positions of a row; 0 if popularity answers.
+        continues: whether rows continue kept pages, whose positions `length` leaves
+            out.
         k: number of items to find.
         width: slots that each row leaves out by a list, and all share a filter; none if
             each row has a mask.
@@ -33,47 +35,71 @@ class BatchPlan:
     length: int
     k: int
     width: int | None
+    continues: bool = False
 
 
-def plan(queries: Sequence[PreparedQuery], shapes: Shapes) -> list[BatchPlan]:
+def plan(
+    queries: Sequence[PreparedQuery],
+    shapes: Shapes,
+    num_known: Sequence[int] | None = None,
+) -> list[BatchPlan]:
     """Divides queries into batches, the batch with the first query first.
 
     A batch has queries with the same bucket of k and, if they leave slots out by lists,
     the same filter. Among batches of consecutive lengths, these take the fewest
     positions, padding included.
+
+    Args:
+        queries: the queries.
+        shapes: the shapes of the programs.
+        num_known: how many positions of each are kept, by default none. A query whose
+            rest is longer than any of `shapes.continued` is computed whole.
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
+    known = [0] * len(queries) if num_known is None else num_known
+    longest = max(shapes.continued, default=0)
+    left = [query.length for query in queries]
+    for i, kept in enumerate(known):
+        if kept and left[i] - kept <= longest:
+            left[i] -= kept
     for i, query in enumerate(queries):
         if not query.length:
             groups[None].append(i)
             continue
         k = bucket(shapes.ks, query.k)
         listed = bool(shapes.widths) and len(query.left_out) <= shapes.widths[-1]
-        groups[k, query.allow if listed else None].append(i)
+        continues = left[i] < query.length
+        groups[continues, k, query.allow if listed else None].append(i)
     plans = []
     for key, members in groups.items():
         if key is None:
             plans.append(BatchPlan(members, len(members), 0, 0, None))
         else:
-            plans += _plan_group(queries, members, shapes)
+            plans += _plan_group(queries, left, members, shapes)
     return sorted(plans, key=lambda batch: min(batch.members))
 
 
 def _plan_group(
-    queries: Sequence[PreparedQuery], members: Sequence[int], shapes: Shapes
+    queries: Sequence[PreparedQuery],
+    left: Sequence[int],
+    members: Sequence[int],
+    shapes: Shapes,
 ) -> list[BatchPlan]:
-    """Returns batches of queries that may share one."""
+    """Returns batches of queries that may share one; `left` is what to compute."""
     k = bucket(shapes.ks, queries[members[0]].k)
+    continues = left[members[0]] < queries[members[0]].length
     widest = max(len(queries[i].left_out) for i in members)
     listed = bool(shapes.widths) and widest <= shapes.widths[-1]
-    members = sorted(members, key=lambda i: queries[i].length)
-    lengths = [bucket(shapes.lengths, queries[i].length) for i in members]
+    members = sorted(members, key=lambda i: left[i])
+    sizes = shapes.continued if continues else shapes.lengths
+    lengths = [bucket(sizes, left[i]) for i in members]
     plans = []
     for part, rows in cheapest(lengths, shapes.rows if listed else shapes.masked_rows):
         own = members[part]
         most = max(len(queries[i].left_out) for i in own)
         width = bucket(shapes.widths, most) if listed else None
-        plans.append(BatchPlan(own, rows, lengths[part.stop - 1], k, width))
+        length = lengths[part.stop - 1]
+        plans.append(BatchPlan(own, rows, length, k, width, continues))
     return plans
 
 

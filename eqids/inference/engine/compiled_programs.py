@@ -10,7 +10,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from eqids.inference.engine.shapes import PAGE
 from eqids.model import Batch, EqIDs, PrefixCache, recent_items
+from eqids.model.continued import continued_queries
 from eqids.model.scores import log_probs_of_slots
 from eqids.model.search import top_k
 
@@ -36,6 +38,65 @@ def query_vectors(
     query = model.queries_at(batch, last, dtype=dtype, prefix=prefix)
     recent = recent_items(batch.items, batch.segment, last)
     return model.lifted(query, recent), recent
+
+
+def continued_vectors(
+    model: EqIDs,
+    prompt: PrefixCache | None,
+    pages: PrefixCache,
+    arrays: Mapping[str, Int[Array, "batch seq"]],
+    last: Int[Array, " batch"],
+    recent: Int[Array, "batch recent"],
+    before: Int[Array, "batch page"],
+    num_before: Int[Array, " batch"],
+    *,
+    dtype: DTypeLike,
+) -> tuple[Float[Array, "batch item_width"], PrefixCache]:
+    """Returns the queries of histories whose first pages are kept, and the next pages.
+
+    Args:
+        model: the model.
+        prompt: as for `query_vectors`.
+        pages: all that are kept, see `HistoryCache`.
+        arrays: the fields of a `Batch`, the rest of one history a row.
+        last: the last position of each row.
+        recent: from `recent_items`, of whole histories.
+        before: the places of each history's first pages, padded with any.
+        num_before: positions of the first pages.
+        dtype: the dtype of activations.
+
+    Returns:
+        The queries, and keys and values `[layer, batch, page, position, kv_heads,
+        head]` of the rows; the last page is padded.
+    """
+
+    def of_rows(x: Array) -> Array:
+        layer, _, _, *sizes = x.shape
+        return x[:, before].reshape(layer, len(before), -1, *sizes)
+
+    def paged(x: Array) -> Array:
+        layer, rows, seq, *sizes = x.shape
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, -seq % PAGE), (0, 0), (0, 0)))
+        return x.reshape(layer, rows, -1, PAGE, *sizes)
+
+    query, found = continued_queries(
+        model, Batch(**arrays), last, recent, jax.tree.map(of_rows, pages), num_before,
+        prompt, dtype=dtype,
+    )  # fmt: skip
+    return query, jax.tree.map(paged, found)
+
+
+def with_pages(
+    pages: PrefixCache, new: PrefixCache, place: Int[Array, "batch page"]
+) -> PrefixCache:
+    """Returns the kept pages with some replaced, in the same memory.
+
+    Args:
+        pages: all that are kept; they are gone afterwards.
+        new: from `continued_vectors`.
+        place: where they go; nowhere if there is no such place.
+    """
+    return jax.tree.map(lambda x, y: x.at[:, place].set(y, mode="drop"), pages, new)
 
 
 def most_probable(
@@ -110,7 +171,7 @@ class Programs:
 
         Args:
             function: one of this module's, or `nearest_items`.
-            args: its arguments; all calls have a model of the same sizes first.
+            args: its arguments; in all calls the first has the same sizes.
             static: its arguments by name, constants of the program.
         """
         return self.compiled(function, *args, **static)(*args)
@@ -122,7 +183,8 @@ class Programs:
         shapes = tuple(x.shape for x in jax.tree.leaves(args[1:]))
         key = function.__name__, shapes, tuple(static.items())
         if key not in self._compiled:
-            program = jax.jit(partial(function, **static))
+            donated = (0,) if function is with_pages else ()
+            program = jax.jit(partial(function, **static), donate_argnums=donated)
             self._compiled[key] = program.lower(*args).compile()
         return self._compiled[key]
 

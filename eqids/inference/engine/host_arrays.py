@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from eqids.data.batches.tokens import ItemTokens
-from eqids.data.batches.training_batches import last_positions, query_batch
+from eqids.config import MARKOV_ORDER
+from eqids.data.batches.host_batch import HostBatch
 from eqids.inference.engine.prepared_query import PreparedQuery
 
 
@@ -14,8 +14,7 @@ def history_arrays(
     queries: Sequence[PreparedQuery],
     rows: int,
     length: int,
-    tokens: ItemTokens | None,
-    request_time: bool,
+    starts: Sequence[int] | None = None,
 ) -> tuple[Mapping[str, Int32[np.ndarray, "batch seq"]], Int32[np.ndarray, " batch"]]:
     """Returns the fields of a `Batch`, and the last position of each row.
 
@@ -23,20 +22,33 @@ def history_arrays(
         queries: at least one, none without items.
         rows: rows past the last query repeat the first.
         length: positions of a row.
-        tokens: the tokens of the items' texts, or none.
-        request_time: whether the model reads it.
+        starts: the position of each history that its row begins with; by default 0.
     """
-    histories = [one.history for one in queries]
-    histories += histories[:1] * (rows - len(queries))
-    batch = query_batch(
-        [one.slots for one in histories],
-        [one.times for one in histories],
-        length,
-        tokens,
-        [one.request_time for one in histories] if request_time else None,
-    )
+    starts = [0] * len(queries) if starts is None else starts
+    batch = HostBatch.empty(rows, length, queries[0].row.request_gap is not None)
     arrays = {name: array for name, array in vars(batch).items() if array is not None}
-    return arrays, last_positions(batch)
+    for name, array in arrays.items():
+        for row, one, start in zip(array, queries, starts, strict=False):
+            row[: one.length - start] = getattr(one.row, name)[0, start:]
+        array[len(queries) :] = array[0]
+    last = [one.length - start for one, start in zip(queries, starts, strict=True)]
+    last += last[:1] * (rows - len(queries))
+    return arrays, np.array(last, np.int32) - 1
+
+
+def recent_array(
+    queries: Sequence[PreparedQuery], rows: int
+) -> Int32[np.ndarray, "batch recent"]:
+    """Returns the last items of each history, newest first, as `recent_items` does.
+
+    Rows past the last query have none.
+    """
+    recent = np.full((rows, MARKOV_ORDER), -1, np.int32)
+    for row, one in zip(recent, queries, strict=False):
+        items = one.row.items[0]
+        newest = items[items >= 0][::-1][:MARKOV_ORDER]
+        row[: len(newest)] = newest
+    return recent
 
 
 def exclude_array(

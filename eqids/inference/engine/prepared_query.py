@@ -1,12 +1,15 @@
 """Queries as the programs read them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, Int32
 
 from eqids.config import require
+from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.tokens import ItemTokens, num_newest
+from eqids.data.batches.training_batches import query_batch
 from eqids.inference.engine.values import Query, SlotFilter
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
@@ -18,31 +21,42 @@ class PreparedQuery:
     """A query as the programs read it.
 
     Attributes:
-        history: the part of the history that the model reads; its request time only if
-            the model reads that.
-        length: positions that it takes, texts included; 0 for no items.
+        row: the part of the history that the model reads, texts included; one row.
         k: number of items to find.
         allow: the only items to recommend.
         left_out: distinct slots not to recommend.
+        pages: digests of the whole pages of the row, see `page_digests`; () without a
+            history cache.
     """
 
-    history: History
-    length: int
+    row: HostBatch
     k: int
     allow: SlotFilter
     left_out: Int32[np.ndarray, " n"]
+    pages: Sequence[bytes] = ()
+
+    @property
+    def length(self) -> int:
+        """Positions of the row; 0 for no items."""
+        return self.row.items.shape[1]
 
 
 def prepare_query(
-    query: Query, opened: Opened, all_items: SlotFilter, max_k: int
+    query: Query,
+    opened: Opened,
+    all_items: SlotFilter,
+    max_k: int,
+    window_step: int = 1,
 ) -> PreparedQuery:
-    """Returns a query as the programs read it.
+    """Returns a query as the programs read it, without digests of pages.
 
     Args:
         query: the query.
         opened: the model.
         all_items: allows all items.
         max_k: the largest k, unless the catalog has fewer places.
+        window_step: a history that is too long to read is read from a multiple of so
+            many items on.
 
     Raises:
         UserError: k is below 1 or too large, or a slot or filter is not of the catalog.
@@ -63,27 +77,28 @@ def prepare_query(
         allow.allowed.shape == shape,
         f"a filter is of {allow.allowed.shape} clusters and places, wanted {shape}",
     )
-    read = _read(history, opened)
-    length = _length(read.slots, opened.tokens)
-    return PreparedQuery(read, length, k, allow, left_out)
+    return PreparedQuery(_row(history, opened, window_step), k, allow, left_out)
 
 
-def _read(history: History, opened: Opened) -> History:
-    """Returns the part of a history that the model reads."""
+def _row(history: History, opened: Opened, window_step: int) -> HostBatch:
+    """Returns the part of a history that the model reads, in one row."""
     if not len(history.slots):
-        return History(history.user, history.slots.astype(np.int32))
+        return HostBatch.empty(1, 0)
     asked = None
     if opened.model.config.request_time:
         (history,) = asked_now([history])
-        asked = history.request_time
-    slots, seq_len = history.slots, opened.config.recipe.seq_len
+        asked = [history.request_time]
+    slots, seq_len = history.slots.astype(np.int32), opened.config.recipe.seq_len
     first = len(slots) - num_newest(slots, seq_len, opened.tokens)
+    first = min(-(-first // window_step) * window_step, len(slots) - 1)
     times = None if history.times is None else history.times[first:]
-    return History(history.user, slots[first:].astype(np.int32), times, asked)
+    slots = slots[first:]
+    length = _length(slots, opened.tokens)
+    return query_batch([slots], [times], length, opened.tokens, asked)
 
 
 def _length(slots: Int[np.ndarray, " event"], tokens: ItemTokens | None) -> int:
-    """Returns the positions that a history takes; 0 without items."""
-    if tokens is None or not len(slots):
+    """Returns the positions that a history takes."""
+    if tokens is None:
         return len(slots)
     return len(tokens.prompt) + len(slots) + int(tokens.length[slots].sum())

@@ -1,6 +1,7 @@
 """A model that answers queries in batches, by programs of few shapes."""
 
 import copy
+import dataclasses
 import functools
 import itertools
 import os
@@ -23,11 +24,13 @@ from eqids.inference.engine.compiled_programs import (
     query_vectors,
     sizes_of,
 )
+from eqids.inference.engine.history_cache import HistoryCache, window_step
 from eqids.inference.engine.host_arrays import (
     exclude_array,
     history_arrays,
     mask_array,
 )
+from eqids.inference.engine.page_index import page_digests
 from eqids.inference.engine.popularity import Popularity
 from eqids.inference.engine.prepared_query import PreparedQuery, prepare_query
 from eqids.inference.engine.shapes import Shapes, bucket
@@ -54,6 +57,7 @@ class ServedModel:
         shapes: the shapes of its programs.
         filters: named filters of its catalog.
         serial: differs from that of any other served model of this process.
+        history_cache: keeps keys and values of histories.
     """
 
     opened: Opened
@@ -62,6 +66,7 @@ class ServedModel:
     shapes: Shapes
     filters: Mapping[str, SlotFilter]
     serial: int
+    history_cache: HistoryCache | None
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class ServedModel:
         max_batch: int = 64,
         max_k: int = 1024,
         filters: Mapping[str, SlotFilter] | None = None,
+        history_cache_mb: float = 0,
         programs_of: "ServedModel | None" = None,
     ):
         """Compiles nothing yet.
@@ -79,8 +85,14 @@ class ServedModel:
             max_batch: most histories of a batch.
             max_k: most items of an answer; less if the catalog has fewer.
             filters: named filters of its catalog, see `named_filters`.
-            programs_of: another served model, whose programs are taken over if all
-                sizes are equal, as after a reload.
+            history_cache_mb: memory of the keys and values of histories in MB, see
+                `HistoryCache`; 0 keeps none. With it, one thread calls `plan` and what
+                computes.
+            programs_of: another served model, whose programs and memory of histories
+                are taken over if all sizes are equal, as after a reload.
+
+        Raises:
+            UserError: `history_cache_mb` is too little for one history.
         """
         dataset, info = opened.dataset, opened.dataset.info
         self.opened, self.dataset, self.serial = opened, dataset, next(_SERIAL)
@@ -88,14 +100,22 @@ class ServedModel:
             str(opened.path), opened.step, info.catalog_id, info.catalog_version
         )
         self.shapes = Shapes.of(
-            opened.config.recipe.seq_len, dataset.num_slots, max_batch, max_k
-        )
+            opened.config.recipe.seq_len, dataset.num_slots, max_batch, max_k,
+            keeps_pages=history_cache_mb > 0,
+        )  # fmt: skip
         self.filters = dict(filters or {})
         self._all_items = SlotFilter(dataset.item_valid)
         sizes = sizes_of((opened.model, opened.prefix)), opened.dtype
-        self._programs = Programs(sizes)
+        self._programs, self.history_cache = Programs(sizes), None
         if programs_of is not None and programs_of._programs.sizes == sizes:
             self._programs = programs_of._programs
+            self.history_cache = programs_of.history_cache
+        if not history_cache_mb:
+            self.history_cache = None
+        elif self.history_cache is None:
+            self.history_cache = HistoryCache(opened, self.shapes, history_cache_mb)
+        self._weights = f"weights {self.serial}".encode()
+        self._window_step = window_step(opened) if self.history_cache else 1
 
     def with_filters(self, filters: Mapping[str, SlotFilter]) -> "ServedModel":
         """Returns the same model with other named filters, to replace this one."""
@@ -114,7 +134,9 @@ class ServedModel:
             report: receives how many are compiled, and how many there are.
             max_k: the largest k of the queries, by default any.
         """
-        programs = all_programs(self.opened, self.shapes.up_to(max_k))
+        cache = self.history_cache
+        pages = None if cache is None else cache.shapes
+        programs = all_programs(self.opened, self.shapes.up_to(max_k), pages)
 
         def compiled(one: ProgramShape) -> None:
             self._programs.compiled(one.function, *one.args, **one.static)
@@ -131,11 +153,19 @@ class ServedModel:
 
     def prepare(self, query: Query) -> PreparedQuery:
         """Returns a query as `plan` and `run` take it; see `prepare_query`."""
-        return prepare_query(query, self.opened, self._all_items, self.shapes.ks[-1])
+        prepared = prepare_query(
+            query, self.opened, self._all_items, self.shapes.ks[-1], self._window_step
+        )
+        if self.history_cache is None:
+            return prepared
+        pages = page_digests(prepared.row, self._weights)
+        return dataclasses.replace(prepared, pages=pages)
 
     def plan(self, queries: Sequence[PreparedQuery]) -> list[BatchPlan]:
         """Divides queries into batches, the one with the first query first."""
-        return plan(queries, self.shapes)
+        cache = self.history_cache
+        known = None if cache is None else [cache.num_known(one) for one in queries]
+        return plan(queries, self.shapes, known)
 
     def run(
         self, batch: BatchPlan, queries: Sequence[PreparedQuery]
@@ -255,10 +285,11 @@ class ServedModel:
         self, batch: BatchPlan, queries: Sequence[PreparedQuery]
     ) -> tuple[Float[Array, "batch item_width"], Int[Array, "batch recent"]]:
         """Returns the queries of a batch and its recent items, on the device."""
-        arrays = history_arrays(
-            queries, batch.rows, batch.length, self.opened.tokens,
-            self.opened.model.config.request_time,
-        )  # fmt: skip
+        if self.history_cache is not None:
+            return self.history_cache.vectors(
+                batch, queries, self.opened, self.shapes, self._programs
+            )
+        arrays = history_arrays(queries, batch.rows, batch.length)
         prefix, dtype = self.opened.prefix, self.opened.dtype
         return self._run(query_vectors, prefix, *arrays, dtype=dtype)
 

@@ -4,6 +4,8 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+PAGE = 16
+"""Positions of a page of the history cache."""
 _SHORTEST = 16
 """Positions of the shortest bucket of histories."""
 _FEWEST_ITEMS = 16
@@ -28,6 +30,8 @@ class Shapes:
         ks: numbers of items; the last is the most of an answer.
         widths: numbers of slots that a list leaves out; () if all queries have masks.
         masked_rows: the rows of batches whose queries have masks of their own.
+        continued: positions of rows that continue kept pages, see `HistoryCache`; ()
+            without one.
     """
 
     rows: Sequence[int]
@@ -35,9 +39,21 @@ class Shapes:
     ks: Sequence[int]
     widths: Sequence[int]
     masked_rows: Sequence[int]
+    continued: Sequence[int] = ()
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the longest history."""
+        return -(-self.lengths[-1] // PAGE)
 
     @staticmethod
-    def of(seq_len: int, num_slots: int, max_batch: int, max_k: int) -> "Shapes":
+    def of(
+        seq_len: int,
+        num_slots: int,
+        max_batch: int,
+        max_k: int,
+        keeps_pages: bool = False,
+    ) -> "Shapes":
         """Returns the buckets up to these sizes."""
         rows = _up_to(max_batch, first=1, factor=4)
         most = max(1, _MASK_BYTES // num_slots)
@@ -47,6 +63,11 @@ class Shapes:
             ks=_up_to(min(max_k, num_slots), first=_FEWEST_ITEMS, factor=8),
             widths=() if num_slots <= _MASKED else _WIDTHS,
             masked_rows=[size for size in rows if size <= most],
+            continued=[
+                size
+                for size in (PAGE, 2 * PAGE, 4 * PAGE)
+                if keeps_pages and size < seq_len
+            ],
         )
 
     def up_to(self, max_k: int | None) -> "Shapes":

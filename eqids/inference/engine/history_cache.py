@@ -1,0 +1,174 @@
+"""Keeps keys and values of histories, so that one more event costs few positions.
+
+A history is cut into pages of `PAGE` positions. A page is named by the digest of all
+positions up to its end and never changes, so histories that begin alike share pages.
+The last page is always computed, because the query is read from its last position.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from eqids.config import require
+from eqids.inference.engine.batching import BatchPlan
+from eqids.inference.engine.compiled_programs import (
+    Programs,
+    continued_vectors,
+    with_pages,
+)
+from eqids.inference.engine.host_arrays import history_arrays, recent_array
+from eqids.inference.engine.page_index import PageIndex
+from eqids.inference.engine.prepared_query import PreparedQuery
+from eqids.inference.engine.shapes import PAGE, Shapes, bucket
+from eqids.inference.open import Opened
+from eqids.model import PrefixCache
+
+
+def window_step(opened: Opened) -> int:
+    """Returns of what the first item that is read of a long history is a multiple.
+
+    If the window of the items that are read moved with every event, no history that
+    does not fit would begin with pages that are kept. So it moves by an eighth.
+    """
+    per_item = 1 + (0 if opened.tokens is None else opened.tokens.per_item)
+    return max(1, opened.config.recipe.seq_len // per_item // 8)
+
+
+class HistoryCache:
+    """Pages of keys and values on the device. One thread uses it.
+
+    Attributes:
+        pages: keys and values `[layer, place, position, kv_heads, head]`.
+        shapes: the shapes of these arrays.
+        hits: queries that continued kept pages.
+        misses: queries that had to be computed whole.
+    """
+
+    pages: PrefixCache
+    shapes: PrefixCache
+    hits: int
+    misses: int
+
+    def __init__(self, opened: Opened, shapes: Shapes, max_mb: float):
+        """Allocates the pages.
+
+        Args:
+            opened: the model.
+            shapes: the shapes of its programs.
+            max_mb: memory of the pages in MB (2**20 bytes).
+
+        Raises:
+            UserError: there is no room for one history of full length.
+        """
+        tokens = jax.ShapeDtypeStruct((PAGE,), np.int32)
+        of_one = partial(opened.model.llama.prefix_cache, dtype=opened.dtype)
+        one = jax.eval_shape(of_one, tokens)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
+        self._num_pages = int(max_mb * 2**20) // size
+        least = -(-shapes.num_pages * size // 2**20)
+        require(
+            self._num_pages >= shapes.num_pages,
+            f"--history_cache_mb is {max_mb}, wanted 0 or at least {least}: what one "
+            f"history of {shapes.lengths[-1]} positions takes",
+        )
+        self.shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                (x.shape[0], self._num_pages, *x.shape[1:]), x.dtype
+            ),
+            one,
+        )
+        self.hits = self.misses = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all pages, and allocates them anew."""
+        self._index = PageIndex(self._num_pages)
+        self.pages = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.shapes)
+
+    def num_known(self, query: PreparedQuery) -> int:
+        """Returns how many positions of a query need not be computed."""
+        return PAGE * len(self._known(query))
+
+    def vectors(
+        self,
+        batch: BatchPlan,
+        queries: Sequence[PreparedQuery],
+        opened: Opened,
+        shapes: Shapes,
+        programs: Programs,
+    ) -> tuple[Float[Array, "batch item_width"], Int[Array, "batch recent"]]:
+        """Returns the queries of a batch and its recent items; keeps new pages.
+
+        Args:
+            batch: its sizes.
+            queries: its members, or some of them, at least one.
+            opened: the model that reads them.
+            shapes: the shapes of its programs.
+            programs: its compiled programs.
+        """
+        known = [self._known(one) for one in queries]
+        most = max(
+            one.length - PAGE * len(own)
+            for one, own in zip(queries, known, strict=True)
+        )
+        if batch.continues and most > batch.length:
+            # Pages were forgotten since the batch was planned.
+            longest = max(one.length for one in queries)
+            length = bucket(shapes.lengths, longest)
+            batch = replace(batch, continues=False, length=length)
+        if not batch.continues:
+            known = [[] for _ in queries]
+        starts = [PAGE * len(own) for own in known]
+        arrays, last = history_arrays(queries, batch.rows, batch.length, starts)
+        width = shapes.num_pages if batch.continues else 0
+        before = np.zeros((batch.rows, width), np.int32)
+        num_before = np.zeros(batch.rows, np.int32)
+        for row, own in enumerate(known):
+            before[row, : len(own)] = own
+            num_before[row] = PAGE * len(own)
+        recent = jax.device_put(recent_array(queries, batch.rows))
+        query, found = programs.run(
+            continued_vectors, opened.model, opened.prefix, self.pages, arrays, last,
+            recent, before, num_before, dtype=opened.dtype,
+        )  # fmt: skip
+        self._keep(queries, known, found, programs)
+        hits = len(queries) if batch.continues else 0
+        self.hits, self.misses = self.hits + hits, self.misses + len(queries) - hits
+        return query, recent
+
+    def _known(self, query: PreparedQuery) -> list[int]:
+        """Places of the pages that need not be computed."""
+        return self._index.known(query.pages[: (query.length - 1) // PAGE])
+
+    def _keep(
+        self,
+        queries: Sequence[PreparedQuery],
+        known: Sequence[Sequence[int]],
+        found: PrefixCache,
+        programs: Programs,
+    ) -> None:
+        """Keeps the pages of a batch that are new."""
+        _, rows, width, *_ = found.keys.shape
+        at = [
+            (row, page)
+            for row, (one, own) in enumerate(zip(queries, known, strict=True))
+            for page in range(len(one.pages) - len(own))
+        ]
+        digests = [queries[row].pages[len(known[row]) + page] for row, page in at]
+        places = np.full((rows, width), self._num_pages, np.int32)
+        for (row, page), place in zip(at, self._index.place(digests), strict=True):
+            if place >= 0:
+                places[row, page] = place
+        if (places == self._num_pages).all():
+            return
+        try:
+            self.pages = programs.run(with_pages, self.pages, found, places)
+        except Exception:
+            # The index names places that were not written.
+            self.clear()
+            raise
