@@ -14,6 +14,7 @@ from test_words import random_words
 
 from eqids.config import TrainConfig
 from eqids.data import Dataset
+from eqids.data.batches.tokens import num_newest
 from eqids.data.batches.training_batches import last_positions, query_batch
 from eqids.data.facts import facts_of
 from eqids.fit.gate import with_gate
@@ -60,17 +61,24 @@ def opened_model(
 def oracle(opened: Opened) -> Callable[[History], np.ndarray]:
     """A function that returns log P of all slots after a history with items.
 
-    It lays the history out in a row of full length, alone.
+    It lays the history out in a row of full length, alone. A history that is too long
+    begins at a multiple of an eighth of the items that fit.
     """
     run = jax.jit(log_probs_at)
-    seq_len = opened.config.recipe.seq_len
+    seq_len, tokens = opened.config.recipe.seq_len, opened.tokens
+    step = seq_len // (1 if tokens is None else 1 + tokens.per_item) // 8
 
     @functools.cache
     def of(slots: bytes, times: bytes | None, asked: int | None) -> np.ndarray:
+        own = np.frombuffer(slots, np.int32)
         found = None if times is None else np.frombuffer(times, np.int64)
-        host = query_batch(
-            [np.frombuffer(slots, np.int32)], [found], seq_len, opened.tokens, [asked]
+        first = next(
+            first
+            for first in range(0, len(own), step)
+            if num_newest(own[first:], seq_len, tokens) == len(own) - first
         )
+        own, found = own[first:], None if found is None else found[first:]
+        host = query_batch([own], [found], seq_len, tokens, [asked])
         at = jnp.asarray(last_positions(host)[0])
         log_prob = run(opened.model, Batch.of(host), at, opened.prefix)
         return np.where(opened.dataset.item_valid.reshape(-1), log_prob, -np.inf)

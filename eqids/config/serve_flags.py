@@ -58,6 +58,9 @@ class ServeConfig(OpenConfig):
     """Most items of an answer."""
     answer_cache_mb: int = grouped("limits", 64)
     """Memory for answers that are kept for equal requests, in MiB; 0 keeps none."""
+    cache_mb: int = grouped("limits", 256)
+    """Memory for Llama's keys and values of histories in MiB, so that the answer after
+    one more event computes few positions; 0 keeps none."""
     timeout: float = grouped("limits", 2.0)
     """Seconds after which a request that is not answered is answered 504."""
     max_body_mb: int = grouped("limits", 4)
@@ -74,7 +77,7 @@ class ServeConfig(OpenConfig):
         )
         check_flags(self, "timeout read_timeout watch_every", ABOVE_ZERO)
         check_flags(self, "timeout read_timeout watch_every", FINITE)
-        check_flags(self, "port answer_cache_mb", ZERO_OR_MORE)
+        check_flags(self, "port answer_cache_mb cache_mb", ZERO_OR_MORE)
         require(self.port < 2**16, f"--port is {self.port}, wanted a port: 0 to 65535")
         require(
             (self.tls_cert is None) == (self.tls_key is None),

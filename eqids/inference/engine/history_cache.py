@@ -29,16 +29,6 @@ from eqids.inference.open import Opened
 from eqids.model import PrefixCache
 
 
-def window_step(opened: Opened) -> int:
-    """Returns of what the first item that is read of a long history is a multiple.
-
-    If the window of the items that are read moved with every event, no history that
-    does not fit would begin with pages that are kept. So it moves by an eighth.
-    """
-    per_item = 1 + (0 if opened.tokens is None else opened.tokens.per_item)
-    return max(1, opened.config.recipe.seq_len // per_item // 8)
-
-
 class HistoryCache:
     """Pages of keys and values on the device. One thread uses it.
 
@@ -73,7 +63,7 @@ class HistoryCache:
         least = -(-shapes.num_pages * size // 2**20)
         require(
             self._num_pages >= shapes.num_pages,
-            f"--history_cache_mb is {max_mb}, wanted 0 or at least {least}: what one "
+            f"--cache_mb is {max_mb:g}, wanted 0 or at least {least}: what one "
             f"history of {shapes.lengths[-1]} positions takes",
         )
         self.shapes = jax.tree.map(

@@ -139,13 +139,17 @@ class InferenceEngine:
 
     def counters(self) -> EngineCounters:
         """Returns what the engine did so far."""
+        history = self._served.history_cache
         with self._changed:
+            hits, misses = {"answer": self._hits}, {"answer": self._misses}
+            if history is not None:
+                hits["history"], misses["history"] = history.hits, history.misses
             return EngineCounters(
                 queue_depth=self._waiting,
                 batches=dict(self._batches),
                 device_seconds=self._seconds,
-                cache_hits={"answer": self._hits},
-                cache_misses={"answer": self._misses},
+                cache_hits=hits,
+                cache_misses=misses,
                 compilations_after_ready=num_compilations(self._thread),
             )
 

@@ -41,12 +41,19 @@ class PreparedQuery:
         return self.row.items.shape[1]
 
 
+def window_step(opened: Opened) -> int:
+    """Returns of what the first item that is read of a long history is a multiple.
+
+    If the window of the items that are read moved with every event, no history that is
+    too long to be read whole would begin with positions that were read before (see
+    `HistoryCache`). So it moves by an eighth.
+    """
+    per_item = 1 + (0 if opened.tokens is None else opened.tokens.per_item)
+    return max(1, opened.config.recipe.seq_len // per_item // 8)
+
+
 def prepare_query(
-    query: Query,
-    opened: Opened,
-    all_items: SlotFilter,
-    max_k: int,
-    window_step: int = 1,
+    query: Query, opened: Opened, all_items: SlotFilter, max_k: int
 ) -> PreparedQuery:
     """Returns a query as the programs read it, without digests of pages.
 
@@ -55,8 +62,6 @@ def prepare_query(
         opened: the model.
         all_items: allows all items.
         max_k: the largest k, unless the catalog has fewer places.
-        window_step: a history that is too long to read is read from a multiple of so
-            many items on.
 
     Raises:
         UserError: k is below 1 or too large, or a slot or filter is not of the catalog.
@@ -77,10 +82,10 @@ def prepare_query(
         allow.allowed.shape == shape,
         f"a filter is of {allow.allowed.shape} clusters and places, wanted {shape}",
     )
-    return PreparedQuery(_row(history, opened, window_step), k, allow, left_out)
+    return PreparedQuery(_row(history, opened), k, allow, left_out)
 
 
-def _row(history: History, opened: Opened, window_step: int) -> HostBatch:
+def _row(history: History, opened: Opened) -> HostBatch:
     """Returns the part of a history that the model reads, in one row."""
     if not len(history.slots):
         return HostBatch.empty(1, 0)
@@ -90,7 +95,8 @@ def _row(history: History, opened: Opened, window_step: int) -> HostBatch:
         asked = [history.request_time]
     slots, seq_len = history.slots.astype(np.int32), opened.config.recipe.seq_len
     first = len(slots) - num_newest(slots, seq_len, opened.tokens)
-    first = min(-(-first // window_step) * window_step, len(slots) - 1)
+    step = window_step(opened)
+    first = min(-(-first // step) * step, len(slots) - 1)
     times = None if history.times is None else history.times[first:]
     slots = slots[first:]
     length = _length(slots, opened.tokens)

@@ -24,7 +24,7 @@ from eqids.inference.engine.compiled_programs import (
     query_vectors,
     sizes_of,
 )
-from eqids.inference.engine.history_cache import HistoryCache, window_step
+from eqids.inference.engine.history_cache import HistoryCache
 from eqids.inference.engine.host_arrays import (
     exclude_array,
     history_arrays,
@@ -115,7 +115,6 @@ class ServedModel:
         elif self.history_cache is None:
             self.history_cache = HistoryCache(opened, self.shapes, history_cache_mb)
         self._weights = f"weights {self.serial}".encode()
-        self._window_step = window_step(opened) if self.history_cache else 1
 
     def with_filters(self, filters: Mapping[str, SlotFilter]) -> "ServedModel":
         """Returns the same model with other named filters, to replace this one."""
@@ -154,7 +153,7 @@ class ServedModel:
     def prepare(self, query: Query) -> PreparedQuery:
         """Returns a query as `plan` and `run` take it; see `prepare_query`."""
         prepared = prepare_query(
-            query, self.opened, self._all_items, self.shapes.ks[-1], self._window_step
+            query, self.opened, self._all_items, self.shapes.ks[-1]
         )
         if self.history_cache is None:
             return prepared

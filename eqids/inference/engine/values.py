@@ -132,7 +132,8 @@ class EngineCounters:
     device_seconds: float
     """Time of the thread in batches and calls."""
     cache_hits: Mapping[str, int]
-    """Queries that a cache answered, by its tier: "answer"."""
+    """Queries that a cache served, by its tier: "answer" the whole answer, "history"
+    the positions that were read before."""
     cache_misses: Mapping[str, int]
     """Queries that were looked up in vain, by tier."""
     compilations_after_ready: int

@@ -125,8 +125,8 @@ def _families(counters: EngineCounters, max_batch: int) -> Iterator[Metric]:
         counters.compilations_after_ready,
     )
     for name, what, by_tier in (
-        ("hits", "Answers from a cache", counters.cache_hits),
-        ("misses", "Answers that a cache did not hold", counters.cache_misses),
+        ("hits", "Queries that a cache served", counters.cache_hits),
+        ("misses", "Queries that a cache did not serve", counters.cache_misses),
     ):
         family = CounterMetricFamily(
             f"eqids_cache_{name}", f"{what}, by its tier", labels=["tier"]

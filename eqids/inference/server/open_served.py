@@ -85,6 +85,7 @@ def _compiled(
         opened,
         max_batch=config.max_batch,
         max_k=config.max_k,
+        history_cache_mb=float(config.cache_mb),
         programs_of=now,
     )
     served.compile(report.compiled)
