@@ -16,6 +16,7 @@ from bench.clock import Timing
 from bench.contender import Contender, Measured, measure_each, race
 from bench.load_generator import HttpTarget, LoadResult, closed_loop, open_loop
 from bench.record import OURS, CaseNumbers, Curve, ResultRow, Section
+from bench.serve_appends import KEPT, WHOLE, appends
 from bench.serve_options import ServeOptions
 from bench.served_process import ServerProcess, random_run, server
 from eqids.checkpoints import resolve
@@ -39,6 +40,7 @@ MEANINGS = {
     "p99_ratio": "99th percentile at 70% of that load over the time of a full batch",
     "overhead_ms": "median of one client's request less the model's time for it",
     "repeated_ratio": "one client's request over the same request again, from a cache",
+    "append_ratio": "one event after 200 that are read whole, over the rest kept",
     "deny_ratio": "requests a second with deny lists over those without",
     "failed_in_reload": "requests that failed while a checkpoint was loaded anew",
     "growth_mb": "growth of the server's memory over all loads after the first",
@@ -65,9 +67,10 @@ def measure_case(options: ServeOptions, name: str) -> Measured:
         bare = ServedModel(model, max_batch=options.max_batch)
         asks = _queries(model.dataset, options)
         case = {"items": model.dataset.info.num_items, "k": options.k}
-        rows = _bare(case, bare, asks, options)
+        rows = _bare(case, bare, asks, options) + appends(case, model, options)
         load = _Load(case, model.dataset, asks, options, run.absolute())
-        with server([*load.flags, "--answer_cache_mb", "0"]) as process:
+        caches = ["--answer_cache_mb", "0", "--cache_mb", "0"]
+        with server([*load.flags, *caches]) as process:
             rows += load.uncached(process)
         with server(load.flags) as process:
             rows += load.cached(process.target)
@@ -237,10 +240,15 @@ def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
         "p99_ratio": at_load.facts["p99 ms"] / full.facts["batch ms"],
         "overhead_ms": alone and 1000 * (alone - one.seconds.median),
         "repeated_ratio": alone and alone / by_work[REPEATED].seconds.median,
+        "append_ratio": _ratio(by_work, WHOLE.format(200), KEPT.format(200)),
         "deny_ratio": denied.facts["req/s"] / most.facts["req/s"],
         "failed_in_reload": reloads.facts["failed"],
         "growth_mb": reloads.facts.get("growth MB"),
     }
+
+
+def _ratio(rows: Mapping[str, ResultRow], over: str, under: str) -> float:
+    return rows[over].seconds.median / rows[under].seconds.median
 
 
 def _curve(rows: Sequence[ResultRow]) -> Curve:

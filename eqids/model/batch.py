@@ -7,7 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
+
+from sharding import per_shard
 
 
 class Batch(eqx.Module):
@@ -57,3 +59,15 @@ class Batch(eqx.Module):
         zeros = jnp.zeros((num_rows, seq_len), jnp.int32)
         batch = Batch(**{field.name: zeros for field in fields(Batch)})
         return batch if request_time else replace(batch, request_gap=None)
+
+
+def at_position(
+    x: Shaped[Array, "batch seq *axes"], position: Int[Array, " batch"]
+) -> Shaped[Array, "batch 1 *axes"]:
+    """Returns one position of each row."""
+
+    def pick(_: tuple[()], x: Array, position: Array) -> Array:
+        at = position.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.take_along_axis(x, at, axis=1)
+
+    return per_shard(pick, (), x, position)

@@ -5,8 +5,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from eqids.model.attention import PrefixCache
-from eqids.model.batch import Batch
-from eqids.model.eqids import EqIDs, at_position
+from eqids.model.batch import Batch, at_position
+from eqids.model.eqids import EqIDs
 
 
 def continued_queries(

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqids.config import ModelConfig
 from eqids.config.slots import cluster_of, place_of
 from eqids.model.adapter import IdentityAdapter, LinearAdapter, MlpAdapter, adapters
 from eqids.model.attention import Kernel, PrefixCache
-from eqids.model.batch import Batch
+from eqids.model.batch import Batch, at_position
 from eqids.model.counts import SuccessorCounts
 from eqids.model.item_vectors import TextAxes, TextFeatures, joined
 from eqids.model.likelihood import ActiveClusters, add_rows
@@ -19,7 +19,7 @@ from eqids.model.llama import Llama, dropout
 from eqids.model.mixture import Mixture
 from eqids.model.skip import Skip, last_items
 from eqids.model.softmax import HierarchicalSoftmax, initial_table
-from sharding import gathered, like, lookup, per_shard
+from sharding import gathered, like, lookup
 
 _HIDDEN_INPUTS, _HIDDEN_TARGETS = 3, 4
 """Numbers that are folded into a step's key, for what `id_dropout` hides."""
@@ -338,15 +338,3 @@ class EqIDs(eqx.Module):
         if self.input_table is not None:
             blocks |= {"table": gradients.table, "input_table": inputs}
         return blocks
-
-
-def at_position(
-    x: Shaped[Array, "batch seq *axes"], position: Int[Array, " batch"]
-) -> Shaped[Array, "batch 1 *axes"]:
-    """Returns one position of each row."""
-
-    def pick(_: tuple[()], x: Array, position: Array) -> Array:
-        at = position.reshape(-1, *[1] * (x.ndim - 1))
-        return jnp.take_along_axis(x, at, axis=1)
-
-    return per_shard(pick, (), x, position)
