@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int32
@@ -15,7 +15,7 @@ from eqids.inference.engine.values import Query
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
 
-LENGTHS = 50, 200, 512
+LENGTHS = 50, 200, 500
 """Items of the histories."""
 WHOLE, KEPT = "one event after {}, read whole", "one event after {}, the rest kept"
 _SEQ_LEN = 528
@@ -26,7 +26,7 @@ _CACHE_MB = 256.0
 def appends(
     case: CaseNumbers, opened: Opened, options: ServeOptions
 ) -> list[ResultRow]:
-    """Times a history with another last item each time, with a history cache or not.
+    """Times a history that grows with each request, with a history cache or without.
 
     Args:
         case: the numbers of the rows.
@@ -41,25 +41,25 @@ def appends(
     slots = np.flatnonzero(opened.dataset.item_valid).astype(np.int32)
     rng, rows = np.random.default_rng(options.seed), list[ResultRow]()
     for length in LENGTHS:
-        asks = _asks(rng.choice(slots, length), slots, min(options.k, len(slots)))
+        before = rng.choice(slots, length)
         contenders = [
-            Contender(OURS, WHOLE.format(length), _answering(whole, asks)),
-            Contender(OURS, KEPT.format(length), _answering(kept, asks)),
+            Contender(OURS, work.format(length), _growing(model, before, options.k))
+            for work, model in ((WHOLE, whole), (KEPT, kept))
         ]
         rows += race(case, 1, contenders, options)
     return rows
 
 
-def _asks(
-    before: Int32[np.ndarray, " event"], last: Int32[np.ndarray, " slot"], k: int
-) -> Iterator[Query]:
-    """Yields queries that differ in their last item, without end."""
-    for item in itertools.cycle(last):
-        yield Query(History(0, np.append(before, item)), k)
+def _growing(
+    model: ServedModel, before: Int32[np.ndarray, " event"], k: int
+) -> Callable[[], None]:
+    """Returns a function that answers after one more event at each call."""
+    lengths, again = itertools.count(len(before) + 1), np.resize(before, _SEQ_LEN)
 
-
-def _answering(model: ServedModel, asks: Iterator[Query]) -> Callable[[], None]:
     def answer() -> None:
-        model.answer([next(asks)])
+        model.answer([Query(History(0, again[: next(lengths)]), k)])
 
+    # The first reads all of the history, and both compile programs.
+    answer()
+    answer()
     return answer

@@ -11,7 +11,7 @@ from served import NOW, Kind, opened_model
 from eqids.config import UserError
 from eqids.data import Dataset
 from eqids.data.batches.host_batch import HostBatch
-from eqids.inference.engine.page_index import PageIndex, page_digests
+from eqids.inference.engine.page_index import PageIndex, prefix_digests
 from eqids.inference.engine.served_model import ServedModel
 from eqids.inference.engine.shapes import PAGE
 from eqids.inference.engine.values import Query, Recommendations
@@ -89,7 +89,7 @@ def models(dataset: Dataset) -> Mapping[float, Pair]:
 @pytest.mark.parametrize(
     "kind", ["items", "prompt", pytest.param("text", marks=pytest.mark.long)]
 )
-def test_one_more_event_computes_the_last_page(
+def test_one_more_event_computes_little(
     kind: Kind, dataset: Dataset, models: Mapping[float, Pair]
 ) -> None:
     cached, plain = models[MANY] if kind == "items" else both(dataset, kind, MANY)
@@ -103,7 +103,7 @@ def test_one_more_event_computes_the_last_page(
         asked = [Query(history(slots[:stop], [60] * stop, 10), 8)]
         (batch,) = cached.plan([cached.prepare(one) for one in asked])
         assert_same(cached.answer(asked), plain.answer(asked))
-        assert batch.length <= 2 * PAGE or not batch.continues
+        assert batch.length <= 4 or not batch.continues
     # When the window moves, by an eighth of its items, all of it is computed.
     moves = {"items": 0, "text": 11, "prompt": 11}[kind]
     assert cache.misses - misses <= 1 + moves
@@ -141,43 +141,55 @@ def test_memory_is_bounded(dataset: Dataset, models: Mapping[float, Pair]) -> No
         both(dataset, "items", 0.0001)
 
 
-@given(st.integers(5, 9), st.lists(st.lists(st.integers(0, 2), max_size=5), max_size=9))
-def test_pages_have_one_place_and_the_oldest_goes(
-    num_pages: int, histories: list[list[int]]
+HISTORY = st.lists(st.integers(0, 1), max_size=5 * PAGE)
+
+
+@settings(max_examples=60)
+@given(st.integers(5, 9), st.lists(st.tuples(HISTORY, st.booleans()), max_size=12))
+def test_a_page_that_is_known_holds_what_was_written(
+    num_pages: int, drawn: list[tuple[list[int], bool]]
 ) -> None:
-    """Beside a model of the index: a list of pages, the oldest first."""
-    index, kept = PageIndex(num_pages), list[bytes]()
-    for one in histories:
-        digests = [bytes(one[: n + 1]) for n in range(len(one))]
-        known = index.known(digests)
-        held = [digest for digest in digests if digest in kept]
-        # A history's first pages are forgotten last, so those that are held come first.
-        assert digests[: len(known)] == held
-        places = index.place(digests[len(known) :])
-        new = digests[len(known) :][:num_pages]
-        assert [place >= 0 for place in places] == [
-            d in new for d in digests[len(known) :]
-        ]
-        for digest in reversed(held + new):
-            kept = [d for d in kept if d != digest] + [digest]
-        kept = kept[-num_pages:]
-        assert len({*index.known(digests)}) == len(index.known(digests))
+    """Places hold positions here: whatever is known of a history is what it is."""
+    index, places = PageIndex(num_pages), np.full((num_pages, PAGE), -1)
+    before = list[int]()
+    for own, grows in drawn:
+        items = np.array([*before, *own[:9]] if grows else own)
+        before = items.tolist()
+        if not len(items):
+            continue
+        row = HostBatch.empty(1, len(items))
+        row.items[0] = items
+        prefixes = prefix_digests(row, b"weights")
+        known, start = index.known(prefixes)
+        held = places[known].reshape(-1)[:start]
+        assert np.array_equal(held, items[:start])
+        written = set[int]()
+        kept = index.keep(prefixes, start, len(items), written)
+        assert len(written) == sum(place >= 0 for place in kept)
+        first = start - start % PAGE
+        for place in kept:
+            part = items[first : first + PAGE]
+            if place >= 0:
+                places[place, : len(part)] = part
+            first += PAGE
+        # All of it fits, so all of it is known now.
+        known, stop = index.known(prefixes)
+        assert stop == len(items)
+        assert np.array_equal(places[known].reshape(-1)[:stop], items)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=70), st.integers(0, 69))
-def test_a_digest_is_of_all_positions_up_to_its_page(
-    items: list[int], position: int
-) -> None:
-    row = HostBatch.empty(1, len(items))
-    row.items[0] = items
-    digests = page_digests(row, b"weights")
-    assert len(digests) == len(items) // PAGE
-    assert not set(digests) & set(page_digests(row, b"others"))
-    longer = HostBatch.empty(1, len(items) + 1)
-    longer.items[0, :-1] = items
-    assert list(page_digests(longer, b"weights"))[: len(digests)] == list(digests)
+def test_a_digest_is_of_all_positions_up_to_it(items: list[int], position: int) -> None:
+    row, longer = HostBatch.empty(1, len(items)), HostBatch.empty(1, len(items) + 1)
+    row.items[0] = longer.items[0, :-1] = items
+    digests = prefix_digests(row, b"weights")
+    whole = set(range(PAGE, len(items) + 1, PAGE))
+    assert digests.keys() >= whole | set(range(len(items), 0, -1)[:PAGE])
+    assert not {*digests.values()} & {*prefix_digests(row, b"others").values()}
+    more = prefix_digests(longer, b"weights")
+    assert all(more[n] == digests[n] for n in digests.keys() & more.keys())
     if position < len(items):
         row.gap[0, position] += 1
-        changed = page_digests(row, b"weights")
-        same = [a == b for a, b in zip(digests, changed, strict=True)]
-        assert same == [PAGE * (n + 1) <= position for n in range(len(digests))]
+        changed = prefix_digests(row, b"weights")
+        for length, digest in digests.items():
+            assert (changed[length] == digest) == (length <= position)

@@ -52,7 +52,7 @@ def continued_vectors(
     *,
     dtype: DTypeLike,
 ) -> tuple[Float[Array, "batch item_width"], PrefixCache]:
-    """Returns the queries of histories whose first pages are kept, and the next pages.
+    """Returns the queries of histories whose first positions are kept, and new pages.
 
     Args:
         model: the model.
@@ -62,28 +62,39 @@ def continued_vectors(
         last: the last position of each row.
         recent: from `recent_items`, of whole histories.
         before: the places of each history's first pages, padded with any.
-        num_before: positions of the first pages.
+        num_before: positions that are kept.
         dtype: the dtype of activations.
 
     Returns:
         The queries, and keys and values `[layer, batch, page, position, kv_heads,
-        head]` of the rows; the last page is padded.
+        head]` of pages from the one on that holds the row's first position.
     """
+    size = PAGE if before.shape[1] else 1
+    offset = num_before % size
 
     def of_rows(x: Array) -> Array:
         layer, _, _, *sizes = x.shape
         return x[:, before].reshape(layer, len(before), -1, *sizes)
 
-    def paged(x: Array) -> Array:
+    def paged(x: Array, pages: Array) -> Array:
         layer, rows, seq, *sizes = x.shape
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, -seq % PAGE), (0, 0), (0, 0)))
-        return x.reshape(layer, rows, -1, PAGE, *sizes)
+        length = -(-(seq + size - 1) // PAGE) * PAGE
+        out = jnp.zeros((layer, rows, length, *sizes), x.dtype)
+        if before.shape[1]:
+            # The first page begins with positions that are kept.
+            grows = jnp.take_along_axis(before, num_before[:, None] // PAGE, axis=1)
+            out = out.at[:, :, :PAGE].set(pages[:, grows[:, 0]])
+        write = jax.vmap(
+            partial(jax.lax.dynamic_update_slice_in_dim, axis=1),
+            in_axes=(1, 1, 0), out_axes=1,
+        )  # fmt: skip
+        return write(out, x, offset).reshape(layer, rows, -1, PAGE, *sizes)
 
     query, found = continued_queries(
         model, Batch(**arrays), last, recent, jax.tree.map(of_rows, pages), num_before,
         prompt, dtype=dtype,
     )  # fmt: skip
-    return query, jax.tree.map(paged, found)
+    return query, jax.tree.map(paged, found, pages)
 
 
 def with_pages(

@@ -1,8 +1,7 @@
-"""Keeps keys and values of histories, so that one more event costs few positions.
+"""Keeps keys and values of histories, so that one more event costs one position.
 
-A history is cut into pages of `PAGE` positions. A page is named by the digest of all
-positions up to its end and never changes, so histories that begin alike share pages.
-The last page is always computed, because the query is read from its last position.
+A history is cut into pages of `PAGE` positions. Histories that begin alike share pages,
+because a page is found by the digest of all positions up to its last one.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int32
 
 from eqids.config import require
 from eqids.inference.engine.batching import BatchPlan
@@ -82,7 +81,7 @@ class HistoryCache:
 
     def num_known(self, query: PreparedQuery) -> int:
         """Returns how many positions of a query need not be computed."""
-        return PAGE * len(self._known(query))
+        return self._known(query)[1]
 
     def vectors(
         self,
@@ -92,7 +91,7 @@ class HistoryCache:
         shapes: Shapes,
         programs: Programs,
     ) -> tuple[Float[Array, "batch item_width"], Int[Array, "batch recent"]]:
-        """Returns the queries of a batch and its recent items; keeps new pages.
+        """Returns the queries of a batch and its recent items; keeps new positions.
 
         Args:
             batch: its sizes.
@@ -102,59 +101,59 @@ class HistoryCache:
             programs: its compiled programs.
         """
         known = [self._known(one) for one in queries]
-        most = max(
-            one.length - PAGE * len(own)
-            for one, own in zip(queries, known, strict=True)
-        )
-        if batch.continues and most > batch.length:
+        left = [one.length - num for one, (_, num) in zip(queries, known, strict=True)]
+        if batch.continues and max(left) > batch.length:
             # Pages were forgotten since the batch was planned.
             longest = max(one.length for one in queries)
             length = bucket(shapes.lengths, longest)
             batch = replace(batch, continues=False, length=length)
         if not batch.continues:
-            known = [[] for _ in queries]
-        starts = [PAGE * len(own) for own in known]
-        arrays, last = history_arrays(queries, batch.rows, batch.length, starts)
-        width = shapes.num_pages if batch.continues else 0
-        before = np.zeros((batch.rows, width), np.int32)
-        num_before = np.zeros(batch.rows, np.int32)
-        for row, own in enumerate(known):
-            before[row, : len(own)] = own
-            num_before[row] = PAGE * len(own)
+            known = [([], 0) for _ in queries]
+        before = np.zeros(
+            (batch.rows, shapes.num_pages if batch.continues else 0), np.int32
+        )
+        starts = np.zeros(batch.rows, np.int32)
+        for row, (own, num) in enumerate(known):
+            before[row, : len(own)], starts[row] = own, num
+        arrays, last = history_arrays(
+            queries, batch.rows, batch.length, starts[: len(queries)].tolist()
+        )
         recent = jax.device_put(recent_array(queries, batch.rows))
         query, found = programs.run(
             continued_vectors, opened.model, opened.prefix, self.pages, arrays, last,
-            recent, before, num_before, dtype=opened.dtype,
+            recent, before, starts, dtype=opened.dtype,
         )  # fmt: skip
-        self._keep(queries, known, found, programs)
+        self._keep(queries, starts, found, programs)
         hits = len(queries) if batch.continues else 0
         self.hits, self.misses = self.hits + hits, self.misses + len(queries) - hits
         return query, recent
 
-    def _known(self, query: PreparedQuery) -> list[int]:
-        """Places of the pages that need not be computed."""
-        return self._index.known(query.pages[: (query.length - 1) // PAGE])
+    def _known(self, query: PreparedQuery) -> tuple[list[int], int]:
+        """Places of pages, and how many positions of them need not be computed.
+
+        The last position is always computed: the query is read from it.
+        """
+        places, length = self._index.known(query.prefixes)
+        return places, min(length, max(query.length - 1, 0))
 
     def _keep(
         self,
         queries: Sequence[PreparedQuery],
-        known: Sequence[Sequence[int]],
+        starts: Int32[np.ndarray, " batch"],
         found: PrefixCache,
         programs: Programs,
     ) -> None:
-        """Keeps the pages of a batch that are new."""
-        _, rows, width, *_ = found.keys.shape
-        at = [
-            (row, page)
-            for row, (one, own) in enumerate(zip(queries, known, strict=True))
-            for page in range(len(one.pages) - len(own))
-        ]
-        digests = [queries[row].pages[len(known[row]) + page] for row, page in at]
-        places = np.full((rows, width), self._num_pages, np.int32)
-        for (row, page), place in zip(at, self._index.place(digests), strict=True):
-            if place >= 0:
-                places[row, page] = place
-        if (places == self._num_pages).all():
+        """Keeps the positions of a batch that are new."""
+        places = np.full(found.keys.shape[1:3], self._num_pages, np.int32)
+        written = set[int]()
+        for row, one, start in zip(places, queries, starts.tolist(), strict=False):
+            # What the last position reads of the time of the request will change.
+            stop = one.length - (one.row.request_gap is not None)
+            for page, place in enumerate(
+                self._index.keep(one.prefixes, start, stop, written)
+            ):
+                row[page] = self._num_pages if place < 0 else place
+        if not written:
             return
         try:
             self.pages = programs.run(with_pages, self.pages, found, places)

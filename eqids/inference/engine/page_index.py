@@ -2,30 +2,41 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping
+
+import numpy as np
 
 from eqids.data.batches.host_batch import HostBatch
 from eqids.inference.engine.shapes import PAGE
 
 
-def page_digests(row: HostBatch, model: bytes) -> Sequence[bytes]:
-    """Returns the digests of the whole pages of a row, positions before included.
+def prefix_digests(row: HostBatch, weights: bytes) -> Mapping[int, bytes]:
+    """Returns digests of the beginnings of a row, by their numbers of positions.
+
+    They are the beginnings of whole pages, and all that lack at most a page of the row.
 
     Args:
         row: one history.
-        model: names the weights that read it.
+        weights: names the weights that read it.
     """
-    arrays = [array[0] for array in vars(row).values() if array is not None]
-    digests, before = [], model
-    for stop in range(PAGE, len(arrays[0]) + 1, PAGE):
-        page = b"".join(array[stop - PAGE : stop].tobytes() for array in arrays)
-        before = hashlib.blake2b(before + page).digest()
-        digests.append(before)
-    return digests
+    fields = [array[0] for array in vars(row).values() if array is not None]
+    positions = np.stack(fields, axis=-1)
+    length = len(positions)
+    digest, found, start = hashlib.blake2b(weights, digest_size=16), {}, 0
+    whole = range(PAGE, length + 1, PAGE)
+    last = range(max(1, length - PAGE), length + 1)
+    for stop in sorted({*whole, *last}):
+        digest.update(positions[start:stop].tobytes())
+        found[stop], start = digest.digest(), stop
+    return found
 
 
 class PageIndex:
-    """The places of pages by their digests. Not for several threads."""
+    """The places of pages. Not for several threads.
+
+    A page has one key: the digest of all positions up to its last one. A page that is
+    not full yet gets a new key when it grows, and its old positions stay.
+    """
 
     def __init__(self, num_pages: int):
         """Starts empty.
@@ -36,45 +47,69 @@ class PageIndex:
         self._places: OrderedDict[bytes, int] = OrderedDict()
         self._free = list(range(num_pages))
 
-    def known(self, digests: Sequence[bytes]) -> list[int]:
-        """Returns the places of a history's first pages, as far as all are held.
+    def known(self, prefixes: Mapping[int, bytes]) -> tuple[list[int], int]:
+        """Returns the places of a history's first pages, and the positions they hold.
 
-        They become the most recently used; of one history, the first is forgotten last.
-        """
-        found = []
-        for digest in digests:
-            if digest not in self._places:
-                break
-            found.append(self._places[digest])
-        for digest in reversed(digests[: len(found)]):
-            self._places.move_to_end(digest)
-        return found
-
-    def place(self, digests: Sequence[bytes]) -> list[int]:
-        """Returns places for pages that are not held, all different.
-
-        Pages that no place is left for get none: there are fewer places than pages.
+        These pages become the most recently used.
 
         Args:
-            digests: of pages.
+            prefixes: of the history, from `prefix_digests`.
+        """
+        keys, length = list[bytes](), 0
+        while prefixes.get(length + PAGE) in self._places:
+            length += PAGE
+            keys.append(prefixes[length])
+        for longer in range(length + PAGE - 1, length, -1):
+            if prefixes.get(longer) in self._places:
+                length = longer
+                keys.append(prefixes[longer])
+                break
+        self._touch(keys)
+        return [self._places[key] for key in keys], length
+
+    def keep(
+        self, prefixes: Mapping[int, bytes], start: int, stop: int, written: set[int]
+    ) -> list[int]:
+        """Returns where the pages of a history go that hold some positions.
+
+        Args:
+            prefixes: of the history.
+            start: the first of the positions; those before were known.
+            stop: one after the last.
+            written: places that pages of the same batch go to, which no other page may
+                have; these are added.
 
         Returns:
-            The places, in order; -1 for a page that is held already, was given before,
-            or gets none.
+            A place for each page from that of `start` on; -1 where the page is held
+            already, or no place is left.
         """
-        new = [
-            digest for digest in dict.fromkeys(digests) if digest not in self._places
-        ]
-        new = new[: len(self._places) + len(self._free)]
-        while len(self._free) < len(new):
-            _, oldest = self._places.popitem(last=False)
-            self._free.append(oldest)
-        places = {digest: self._free.pop() for digest in new}
-        for digest in reversed(new):
-            self._places[digest] = places[digest]
-        return [places.pop(digest, -1) for digest in digests]
+        places, keys = list[int](), list[bytes]()
+        for first in range(start - start % PAGE, stop, PAGE):
+            key = prefixes[min(stop, first + PAGE)]
+            place = -1
+            if key not in self._places:
+                grows = prefixes.get(start) if first < start else None
+                place = self._place(grows, written)
+                if place < 0:
+                    places.append(place)
+                    break
+                self._places[key] = place
+                written.add(place)
+            keys.append(key)
+            places.append(place)
+        self._touch(keys)
+        return places
 
-    def clear(self) -> None:
-        """Forgets all pages."""
-        self._free += self._places.values()
-        self._places.clear()
+    def _place(self, grows: bytes | None, written: set[int]) -> int:
+        """The place of the page that grows, a free one, the oldest page's, or -1."""
+        if grows is not None and self._places.get(grows, -1) not in {-1, *written}:
+            return self._places.pop(grows)
+        if self._free:
+            return self._free.pop()
+        oldest = next(iter(self._places))
+        return -1 if self._places[oldest] in written else self._places.pop(oldest)
+
+    def _touch(self, keys: list[bytes]) -> None:
+        """Marks a history's pages as used; its first page will be forgotten last."""
+        for key in reversed(keys):
+            self._places.move_to_end(key)

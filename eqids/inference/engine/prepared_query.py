@@ -1,7 +1,7 @@
 """Queries as the programs read them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -25,15 +25,15 @@ class PreparedQuery:
         k: number of items to find.
         allow: the only items to recommend.
         left_out: distinct slots not to recommend.
-        pages: digests of the whole pages of the row, see `page_digests`; () without a
-            history cache.
+        prefixes: digests of beginnings of the row, see `prefix_digests`; none without
+            a history cache.
     """
 
     row: HostBatch
     k: int
     allow: SlotFilter
     left_out: Int32[np.ndarray, " n"]
-    pages: Sequence[bytes] = ()
+    prefixes: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

@@ -30,7 +30,7 @@ from eqids.inference.engine.host_arrays import (
     history_arrays,
     mask_array,
 )
-from eqids.inference.engine.page_index import page_digests
+from eqids.inference.engine.page_index import prefix_digests
 from eqids.inference.engine.popularity import Popularity
 from eqids.inference.engine.prepared_query import PreparedQuery, prepare_query
 from eqids.inference.engine.shapes import Shapes, bucket
@@ -157,8 +157,8 @@ class ServedModel:
         )
         if self.history_cache is None:
             return prepared
-        pages = page_digests(prepared.row, self._weights)
-        return dataclasses.replace(prepared, pages=pages)
+        prefixes = prefix_digests(prepared.row, self._weights)
+        return dataclasses.replace(prepared, prefixes=prefixes)
 
     def plan(self, queries: Sequence[PreparedQuery]) -> list[BatchPlan]:
         """Divides queries into batches, the one with the first query first."""

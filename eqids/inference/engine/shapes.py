@@ -65,7 +65,7 @@ class Shapes:
             masked_rows=[size for size in rows if size <= most],
             continued=[
                 size
-                for size in (PAGE, 2 * PAGE, 4 * PAGE)
+                for size in (1, 4, PAGE, 4 * PAGE)
                 if keeps_pages and size < seq_len
             ],
         )
