@@ -58,9 +58,10 @@ class ServeConfig(OpenConfig):
     """Most items of an answer."""
     answer_cache_mb: int = grouped("limits", 64)
     """Memory for answers that are kept for equal requests, in MiB; 0 keeps none."""
-    cache_mb: int = grouped("limits", 256)
-    """Memory for Llama's keys and values of histories in MiB, so that the answer after
-    one more event computes few positions; 0 keeps none."""
+    cache_mb: int | None = grouped("limits")
+    """Memory for Llama's keys and values of histories in MiB, so that one more event
+    costs one position; by default 256, or what 4 histories take if that is more; 0
+    keeps none."""
     timeout: float = grouped("limits", 2.0)
     """Seconds after which a request that is not answered is answered 504."""
     max_body_mb: int = grouped("limits", 4)

@@ -4,6 +4,7 @@ A history is cut into pages of `PAGE` positions. Histories that begin alike shar
 because a page is found by the digest of all positions up to its last one.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,14 +23,25 @@ from eqids.inference.engine.compiled_programs import (
 )
 from eqids.inference.engine.host_arrays import history_arrays, recent_array
 from eqids.inference.engine.page_index import PageIndex
-from eqids.inference.engine.prepared_query import PreparedQuery
+from eqids.inference.engine.prepared_query import PreparedQuery, positions_per_event
 from eqids.inference.engine.shapes import PAGE, Shapes, bucket
 from eqids.inference.open import Opened
 from eqids.model import PrefixCache
 
+_DEFAULT_MB = 256
+_LEAST_HISTORIES = 4
+
+
+def num_computed(opened: Opened) -> int:
+    """Returns how many positions are computed after one more event.
+
+    What a position reads of the time of the next event or request is another one then.
+    """
+    return positions_per_event(opened) + opened.model.config.request_time
+
 
 class HistoryCache:
-    """Pages of keys and values on the device. One thread uses it.
+    """Pages of keys and values on the device. Threads may share it.
 
     Attributes:
         pages: keys and values `[layer, place, position, kv_heads, head]`.
@@ -43,13 +55,14 @@ class HistoryCache:
     hits: int
     misses: int
 
-    def __init__(self, opened: Opened, shapes: Shapes, max_mb: float):
+    def __init__(self, opened: Opened, shapes: Shapes, max_mb: float | None):
         """Allocates the pages.
 
         Args:
             opened: the model.
             shapes: the shapes of its programs.
-            max_mb: memory of the pages in MB (2**20 bytes).
+            max_mb: memory of the pages in MB (2**20 bytes), by default 256, or what 4
+                histories of full length take, if that is more.
 
         Raises:
             UserError: there is no room for one history of full length.
@@ -58,13 +71,16 @@ class HistoryCache:
         of_one = partial(opened.model.llama.prefix_cache, dtype=opened.dtype)
         one = jax.eval_shape(of_one, tokens)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
-        self._num_pages = int(max_mb * 2**20) // size
-        least = -(-shapes.num_pages * size // 2**20)
+        of_history = shapes.num_pages * size
+        if max_mb is None:
+            max_mb = max(_DEFAULT_MB, _LEAST_HISTORIES * of_history / 2**20)
         require(
-            self._num_pages >= shapes.num_pages,
-            f"--cache_mb is {max_mb:g}, wanted 0 or at least {least}: what one "
-            f"history of {shapes.lengths[-1]} positions takes",
+            max_mb * 2**20 >= of_history,
+            f"--cache_mb is {max_mb:g}, wanted 0 or at least "
+            f"{-(-of_history // 2**20)}: what one history of {shapes.lengths[-1]} "
+            "positions takes",
         )
+        self._num_pages = int(max_mb * 2**20) // size
         self.shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
                 (x.shape[0], self._num_pages, *x.shape[1:]), x.dtype
@@ -72,16 +88,21 @@ class HistoryCache:
             one,
         )
         self.hits = self.misses = 0
+        self._lock = threading.RLock()
         self.clear()
 
     def clear(self) -> None:
         """Forgets all pages, and allocates them anew."""
-        self._index = PageIndex(self._num_pages)
-        self.pages = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.shapes)
+        with self._lock:
+            self._index = PageIndex(self._num_pages)
+            self.pages = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), self.shapes
+            )
 
     def num_known(self, query: PreparedQuery) -> int:
         """Returns how many positions of a query need not be computed."""
-        return self._known(query)[1]
+        with self._lock:
+            return self._known(query)[1]
 
     def vectors(
         self,
@@ -100,6 +121,17 @@ class HistoryCache:
             shapes: the shapes of its programs.
             programs: its compiled programs.
         """
+        with self._lock:
+            return self._vectors(batch, queries, opened, shapes, programs)
+
+    def _vectors(
+        self,
+        batch: BatchPlan,
+        queries: Sequence[PreparedQuery],
+        opened: Opened,
+        shapes: Shapes,
+        programs: Programs,
+    ) -> tuple[Float[Array, "batch item_width"], Int[Array, "batch recent"]]:
         known = [self._known(one) for one in queries]
         left = [one.length - num for one, (_, num) in zip(queries, known, strict=True)]
         if batch.continues and max(left) > batch.length:

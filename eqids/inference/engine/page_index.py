@@ -10,21 +10,23 @@ from eqids.data.batches.host_batch import HostBatch
 from eqids.inference.engine.shapes import PAGE
 
 
-def prefix_digests(row: HostBatch, weights: bytes) -> Mapping[int, bytes]:
+def prefix_digests(
+    row: HostBatch, weights: bytes, at_least: int = PAGE
+) -> Mapping[int, bytes]:
     """Returns digests of the beginnings of a row, by their numbers of positions.
-
-    They are the beginnings of whole pages, and all that lack at most a page of the row.
 
     Args:
         row: one history.
         weights: names the weights that read it.
+        at_least: all beginnings that lack at most so many positions of the row have
+            digests, and at most a page; of others, those of whole pages.
     """
     fields = [array[0] for array in vars(row).values() if array is not None]
     positions = np.stack(fields, axis=-1)
     length = len(positions)
     digest, found, start = hashlib.blake2b(weights, digest_size=16), {}, 0
     whole = range(PAGE, length + 1, PAGE)
-    last = range(max(1, length - PAGE), length + 1)
+    last = range(max(1, length - max(at_least, PAGE)), length + 1)
     for stop in sorted({*whole, *last}):
         digest.update(positions[start:stop].tobytes())
         found[stop], start = digest.digest(), stop
@@ -64,7 +66,7 @@ class PageIndex:
                 length = longer
                 keys.append(prefixes[longer])
                 break
-        self._touch(keys)
+        self._mark_used(keys)
         return [self._places[key] for key in keys], length
 
     def keep(
@@ -97,7 +99,7 @@ class PageIndex:
                 written.add(place)
             keys.append(key)
             places.append(place)
-        self._touch(keys)
+        self._mark_used(keys)
         return places
 
     def _place(self, grows: bytes | None, written: set[int]) -> int:
@@ -109,7 +111,7 @@ class PageIndex:
         oldest = next(iter(self._places))
         return -1 if self._places[oldest] in written else self._places.pop(oldest)
 
-    def _touch(self, keys: list[bytes]) -> None:
+    def _mark_used(self, keys: list[bytes]) -> None:
         """Marks a history's pages as used; its first page will be forgotten last."""
         for key in reversed(keys):
             self._places.move_to_end(key)

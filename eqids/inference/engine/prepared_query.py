@@ -41,6 +41,11 @@ class PreparedQuery:
         return self.row.items.shape[1]
 
 
+def positions_per_event(opened: Opened) -> int:
+    """Returns most positions that one more event takes, texts included."""
+    return 1 + (0 if opened.tokens is None else opened.tokens.per_item)
+
+
 def window_step(opened: Opened) -> int:
     """Returns of what the first item that is read of a long history is a multiple.
 
@@ -48,8 +53,8 @@ def window_step(opened: Opened) -> int:
     too long to be read whole would begin with positions that were read before (see
     `HistoryCache`). So it moves by an eighth.
     """
-    per_item = 1 + (0 if opened.tokens is None else opened.tokens.per_item)
-    return max(1, opened.config.recipe.seq_len // per_item // 8)
+    seq_len = opened.config.recipe.seq_len
+    return max(1, seq_len // positions_per_event(opened) // 8)
 
 
 def prepare_query(

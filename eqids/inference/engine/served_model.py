@@ -24,7 +24,7 @@ from eqids.inference.engine.compiled_programs import (
     query_vectors,
     sizes_of,
 )
-from eqids.inference.engine.history_cache import HistoryCache
+from eqids.inference.engine.history_cache import HistoryCache, num_computed
 from eqids.inference.engine.host_arrays import (
     exclude_array,
     history_arrays,
@@ -75,7 +75,7 @@ class ServedModel:
         max_batch: int = 64,
         max_k: int = 1024,
         filters: Mapping[str, SlotFilter] | None = None,
-        history_cache_mb: float = 0,
+        history_cache_mb: float | None = 0,
         programs_of: "ServedModel | None" = None,
     ):
         """Compiles nothing yet.
@@ -86,8 +86,7 @@ class ServedModel:
             max_k: most items of an answer; less if the catalog has fewer.
             filters: named filters of its catalog, see `named_filters`.
             history_cache_mb: memory of the keys and values of histories in MB, see
-                `HistoryCache`; 0 keeps none. With it, one thread calls `plan` and what
-                computes.
+                `HistoryCache` and its default, which is None; 0 keeps none.
             programs_of: another served model, whose programs and memory of histories
                 are taken over if all sizes are equal, as after a reload.
 
@@ -101,7 +100,7 @@ class ServedModel:
         )
         self.shapes = Shapes.of(
             opened.config.recipe.seq_len, dataset.num_slots, max_batch, max_k,
-            keeps_pages=history_cache_mb > 0,
+            per_event=0 if history_cache_mb == 0 else num_computed(opened),
         )  # fmt: skip
         self.filters = dict(filters or {})
         self._all_items = SlotFilter(dataset.item_valid)
@@ -110,7 +109,7 @@ class ServedModel:
         if programs_of is not None and programs_of._programs.sizes == sizes:
             self._programs = programs_of._programs
             self.history_cache = programs_of.history_cache
-        if not history_cache_mb:
+        if history_cache_mb == 0:
             self.history_cache = None
         elif self.history_cache is None:
             self.history_cache = HistoryCache(opened, self.shapes, history_cache_mb)
@@ -157,7 +156,9 @@ class ServedModel:
         )
         if self.history_cache is None:
             return prepared
-        prefixes = prefix_digests(prepared.row, self._weights)
+        prefixes = prefix_digests(
+            prepared.row, self._weights, num_computed(self.opened)
+        )
         return dataclasses.replace(prepared, prefixes=prefixes)
 
     def plan(self, queries: Sequence[PreparedQuery]) -> list[BatchPlan]:

@@ -52,9 +52,19 @@ class Shapes:
         num_slots: int,
         max_batch: int,
         max_k: int,
-        keeps_pages: bool = False,
+        per_event: int = 0,
     ) -> "Shapes":
-        """Returns the buckets up to these sizes."""
+        """Returns the buckets up to these sizes.
+
+        Args:
+            seq_len: most positions that the model reads.
+            num_slots: places of the catalog.
+            max_batch: most histories of a batch.
+            max_k: most items of an answer.
+            per_event: positions that one more event computes where pages of histories
+                are kept; 0 if none are.
+        """
+        continued = (per_event, PAGE, 4 * PAGE) if per_event else ()
         rows = _up_to(max_batch, first=1, factor=4)
         most = max(1, _MASK_BYTES // num_slots)
         return Shapes(
@@ -63,11 +73,7 @@ class Shapes:
             ks=_up_to(min(max_k, num_slots), first=_FEWEST_ITEMS, factor=8),
             widths=() if num_slots <= _MASKED else _WIDTHS,
             masked_rows=[size for size in rows if size <= most],
-            continued=[
-                size
-                for size in (1, 4, PAGE, 4 * PAGE)
-                if keeps_pages and size < seq_len
-            ],
+            continued=sorted(size for size in set(continued) if size < seq_len),
         )
 
     def up_to(self, max_k: int | None) -> "Shapes":

@@ -85,7 +85,7 @@ def _compiled(
         opened,
         max_batch=config.max_batch,
         max_k=config.max_k,
-        history_cache_mb=float(config.cache_mb),
+        history_cache_mb=None if config.cache_mb is None else float(config.cache_mb),
         programs_of=now,
     )
     served.compile(report.compiled)
