@@ -41,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if not config.no_compilation_cache:
         keep_compiled_programs()
-    recommender = Recommender(open_model(config, placement("none")))
-    if config.similar is not None:
-        say(_similar(recommender, config.similar, config.k))
-    elif config.to_folder:
-        _fill_folder(recommender, config)
-    else:
-        _recommend(recommender, config)
+    put = placement(config.layout)
+    with put.active():
+        recommender = Recommender(open_model(config, put), put)
+        if config.similar is not None:
+            say(_similar(recommender, config.similar, config.k))
+        elif config.to_folder:
+            _fill_folder(recommender, config)
+        else:
+            _recommend(recommender, config)
 
 
 def _recommend(recommender: "Recommender", config: RecommendConfig) -> None:

@@ -185,6 +185,10 @@ class Placement:
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
+ONE_DEVICE = Placement(None, None)
+"""Everything on the default device."""
+
+
 def placement(name: str) -> Placement:
     """Returns a layout over all devices, by name.
 

@@ -23,6 +23,7 @@ from sharding.ops import (
     replicated as replicated,
 )
 from sharding.placements import (
+    ONE_DEVICE as ONE_DEVICE,
     Placement as Placement,
     beside as beside,
     place as place,

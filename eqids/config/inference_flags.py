@@ -106,6 +106,10 @@ class RecommendConfig(OpenConfig):
     similar: str | None = None
     """Item ids, separated by commas, in place of a history: show the --k items whose
     vectors are most similar to each."""
+    layout: str = "none"
+    """How the devices of this machine share the work: data (each has the whole model
+    and some of the histories) or another named layout (python -m sharding list); none
+    uses one device."""
     no_compilation_cache: bool = False
     """Compile all programs anew. Otherwise JAX keeps them in the folder programs of
     $EQIDS_CACHE or ~/.cache/eqids, or in $JAX_COMPILATION_CACHE_DIR."""
@@ -123,6 +127,11 @@ class RecommendConfig(OpenConfig):
         require(
             self.score is None or self.input is None and self.similar is None,
             "--score needs --user or --history, after which items are scored",
+        )
+        require(
+            self.layout == "none" or self.score is None and self.similar is None,
+            f"--layout {self.layout} is for recommendations, wanted no --score and no "
+            "--similar beside it",
         )
         require(
             (self.input is None) == (self.output is None),

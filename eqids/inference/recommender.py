@@ -22,6 +22,7 @@ from eqids.inference.histories import (
 from eqids.inference.id_lists import id_list
 from eqids.inference.open import Opened
 from eqids.inference.request_times import asked_now, with_request_times
+from sharding import ONE_DEVICE, Placement
 
 _ROWS = 64
 """Most histories that go through the model in one call."""
@@ -43,17 +44,18 @@ class Recommender:
         dataset: the catalog and the histories of its users.
     """
 
-    def __init__(self, opened: Opened):
+    def __init__(self, opened: Opened, put: Placement = ONE_DEVICE):
         """Makes a recommender of an open model.
 
         Args:
             opened: see `eqids.inference.open`.
+            put: as for `ServedModel`.
         """
         self.opened = opened
         self.dataset = opened.dataset
         self._tables = AnswerTables(opened.dataset)
         self._served = ServedModel(
-            opened, max_batch=_ROWS, max_k=self.dataset.num_slots
+            opened, max_batch=_ROWS, max_k=self.dataset.num_slots, put=put
         )
 
     def recommend(

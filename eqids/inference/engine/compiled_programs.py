@@ -126,9 +126,12 @@ def most_probable(
         query: from `query_vectors`.
         recent: from `query_vectors`.
         exclude: see `top_k`.
-        allowed: see `top_k`.
+        allowed: see `top_k`; without the clusters that pad the model's tables to the
+            number of its devices.
         k: the number of items.
     """
+    padding = len(model.softmax.valid) - allowed.shape[-2]
+    allowed = jnp.pad(allowed, [(0, 0)] * (allowed.ndim - 2) + [(0, padding), (0, 0)])
     mixture = model.mixture(query, recent)
     found = top_k(
         model.softmax, query, k, exclude=exclude, allowed=allowed, mixture=mixture

@@ -43,6 +43,7 @@ from eqids.inference.engine.values import (
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
 from eqids.model.similar import nearest_items
+from sharding import ONE_DEVICE, Placement
 
 _SERIAL = itertools.count()
 
@@ -77,6 +78,7 @@ class ServedModel:
         filters: Mapping[str, SlotFilter] | None = None,
         history_cache_mb: float | None = 0,
         programs_of: "ServedModel | None" = None,
+        put: Placement = ONE_DEVICE,
     ):
         """Compiles nothing yet.
 
@@ -89,6 +91,8 @@ class ServedModel:
                 `HistoryCache` and its default, which is None; 0 keeps none.
             programs_of: another served model, whose programs and memory of histories
                 are taken over if all sizes are equal, as after a reload.
+            put: places batches where the model is. On several devices only
+                recommendations are computed, in the context `put.active()`.
 
         Raises:
             UserError: `history_cache_mb` is too little for one history.
@@ -100,9 +104,11 @@ class ServedModel:
         )
         self.shapes = Shapes.of(
             opened.config.recipe.seq_len, dataset.num_slots, max_batch, max_k,
+            num_devices=1 if put.mesh is None else put.mesh.size,
             per_event=0 if history_cache_mb == 0 else num_computed(opened),
         )  # fmt: skip
         self.filters = dict(filters or {})
+        self._put = put
         self._all_items = SlotFilter(dataset.item_valid)
         sizes = sizes_of((opened.model, opened.prefix)), opened.dtype
         self._programs, self.history_cache = Programs(sizes), None
@@ -289,7 +295,8 @@ class ServedModel:
             return self.history_cache.vectors(
                 batch, queries, self.opened, self.shapes, self._programs
             )
-        arrays = history_arrays(queries, batch.rows, batch.length)
+        host = history_arrays(queries, batch.rows, batch.length)
+        arrays = self._put.batch(host, batch.rows)
         prefix, dtype = self.opened.prefix, self.opened.dtype
         return self._run(query_vectors, prefix, *arrays, dtype=dtype)
 

@@ -53,6 +53,7 @@ class Shapes:
         max_batch: int,
         max_k: int,
         per_event: int = 0,
+        num_devices: int = 1,
     ) -> "Shapes":
         """Returns the buckets up to these sizes.
 
@@ -63,10 +64,12 @@ class Shapes:
             max_k: most items of an answer.
             per_event: positions that one more event computes where pages of histories
                 are kept; 0 if none are.
+            num_devices: devices that share a batch; they divide its rows.
         """
+        max_batch = -(-max_batch // num_devices) * num_devices
         continued = (per_event, PAGE, 4 * PAGE) if per_event else ()
-        rows = _up_to(max_batch, first=1, factor=4)
-        most = max(1, _MASK_BYTES // num_slots)
+        rows = _up_to(max_batch, first=num_devices, factor=4)
+        most = max(num_devices, _MASK_BYTES // num_slots)
         return Shapes(
             rows=rows,
             lengths=_up_to(seq_len, first=_SHORTEST, factor=2),
