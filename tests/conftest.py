@@ -185,3 +185,19 @@ def finished(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train.main(small(dataset.path, folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a random Llama that has the tokens of the titles of `loyal`."""
+    from text_runs import write_llama
+
+    return write_llama(tmp_path_factory.mktemp("llama") / "hf")
+
+
+@pytest.fixture(scope="session")
+def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Users who use items of one kind, which titles tell; for tests that only read."""
+    from text_runs import with_unused_items
+
+    return with_unused_items(tmp_path_factory.mktemp("loyal"))
