@@ -177,13 +177,13 @@ def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
 
 @pytest.fixture(scope="session")
 def finished(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of 40 steps."""
+    """The folder of a run of 40 steps, which trains all and logs each step."""
     from runs import small
 
     from eqids import train
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train.main(small(dataset.path, folder))
+    train.main(small(dataset.path, folder, "--log_every", "1"))
     return folder
 
 

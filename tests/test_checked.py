@@ -11,7 +11,7 @@ from jaxtyping import Float, TypeCheckError, jaxtyped
 def defined(size: int) -> Callable[..., object]:
     @jaxtyped(typechecker=checked.beartype)
     def of(
-        x: Float[np.ndarray, "rows"], wide: bool
+        x: Float[np.ndarray, " rows"], wide: bool
     ) -> Float[np.ndarray, "rows 2"] | None:
         return np.zeros((size, 2)) if wide else None
 

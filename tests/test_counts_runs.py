@@ -11,7 +11,7 @@ import equinox as eqx
 import numpy as np
 import pytest
 from folders import write_hf
-from models import FLOAT32, NOWHERE
+from models import FLOAT32, NOWHERE, queries
 from pairs import STILL, save_pair, write_bases
 from runs import flags, once, small
 
@@ -55,7 +55,7 @@ def mixed_by_hand(
     seq_len = opened.config.recipe.seq_len
     batch = Batch.of(query_batch([history], [times], seq_len))
     seen = min(len(history), seq_len)
-    query = model.queries(batch)[0, seen - 1]
+    query = queries(model, batch)[0, seen - 1]
     softmax = np.exp(np.asarray(model.softmax.log_probs(query), np.float64))
     prob = np.zeros_like(softmax)
     valid = opened.dataset.item_valid.reshape(-1)

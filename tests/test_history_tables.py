@@ -99,7 +99,8 @@ def test_a_result_is_replaced_only_with_overwrite(
     assert f"--output {out} exists already: add --overwrite to replace it" in said
     assert out.read_text() == "kept"
     recommend.main([*flags, "--overwrite"])
-    assert pd.read_csv(out).columns.tolist() == COLUMNS
+    columns = ["user", "rank", "item", "title", "probability"]
+    assert pd.read_csv(out).columns.tolist() == columns
     flags = ["--checkpoint", str(finished), "--user", "user 1", "--overwrite"]
     assert "--overwrite needs --output" in refused(recommend.main, flags, capsys)
 

@@ -10,12 +10,14 @@ import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from server_requests import JSON, MISTAKES, REQUEST, SOUND, WRONG_ADDRESSES
+from server_requests import JSON, MISTAKES, REQUEST, SOUND, WRONG_ADDRESSES, fits
 from web_servers import Served, same, serving, until
 
 import eqids
 from eqids.data import Dataset
 from eqids.inference.recommender import Recommender
+from eqids.inference.server.openapi import openapi_document, statuses
+from eqids.inference.server.operations import OPERATIONS
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +281,37 @@ def test_the_log_has_no_histories_unless_they_are_wanted(served: Served) -> None
     assert (last["status"], last["method"]) == (404, "POST")
     assert last["client"] == "127.0.0.1" and last["seconds"] > 0
     assert "secret" not in "".join(lines) and "user 2" not in "".join(lines)
+
+
+def test_the_openapi_document_is_that_of_the_server(served: Served) -> None:
+    document = served.client.get("/openapi.json").json()
+    assert document == json.loads(
+        openapi_document(OPERATIONS, document["info"]["version"])
+    )
+    schemas = document["components"]["schemas"]
+    asked: dict[str, Any] = {
+        "/v1/recommend": {"user": "user 1"},
+        "/v1/score": {"history": [], "items": ["item 1"]},
+        "/v1/events": {"events": [{"user": "user 9", "item": "item 1", "time": 3}]},
+        "/v1/similar": {"item": "item 1"},
+        "/v1/users/{user}": {},
+    }
+    for operation in OPERATIONS:
+        one = document["paths"][operation.path][operation.method.lower()]
+        assert set(one["responses"]) == {"200", *map(str, statuses(operation))}
+        if operation.path in ("/v1/reload", "/v1/compare"):  # see their own tests
+            continue
+        given = asked.get(operation.path, {})
+        path = operation.path.replace("{user}", "user 1")
+        if operation.method == "GET":
+            answer = served.client.get(path, params=given)
+        else:
+            body = one["requestBody"]["content"]["application/json"]["schema"]
+            assert fits(given, body, schemas)
+            answer = served.post(path, given)
+        content = one["responses"]["200"]["content"]["application/json"]
+        assert answer.status_code == 200
+        assert fits(answer.json(), content["schema"], schemas), answer.text
 
 
 def test_accepted_requests_are_answered_after_a_signal(

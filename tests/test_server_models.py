@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 import shutil
 import socket
 import threading
@@ -14,15 +13,12 @@ import numpy as np
 import pytest
 from conftest import make_dataset
 from runs import save_noisy
-from server_requests import fits
 from web_servers import Served, application, ask, same, serving, until
 
 import eqids
 from eqids.config import TrainConfig
 from eqids.data import Dataset
 from eqids.inference.engine.values import QueueFull
-from eqids.inference.server.openapi import openapi_document, statuses
-from eqids.inference.server.operations import OPERATIONS
 from eqids.inference.server.shared_result import SharedResult
 
 
@@ -248,34 +244,3 @@ def test_similar_items_have_the_nearest_vectors(
     assert [one["item"] for one in answer["items"]] == items["item"][order].tolist()
     found = [one["similarity"] for one in answer["items"]]
     np.testing.assert_allclose(found, cosines[order], rtol=0, atol=1e-5)
-
-
-def test_the_openapi_document_is_that_of_the_server(served: Served) -> None:
-    document = served.client.get("/openapi.json").json()
-    assert document == json.loads(
-        openapi_document(OPERATIONS, document["info"]["version"])
-    )
-    schemas = document["components"]["schemas"]
-    asked: dict[str, Any] = {
-        "/v1/recommend": {"user": "user 1"},
-        "/v1/score": {"history": [], "items": ["item 1"]},
-        "/v1/events": {"events": [{"user": "user 9", "item": "item 1", "time": 3}]},
-        "/v1/similar": {"item": "item 1"},
-        "/v1/users/{user}": {},
-    }
-    for operation in OPERATIONS:
-        one = document["paths"][operation.path][operation.method.lower()]
-        assert set(one["responses"]) == {"200", *map(str, statuses(operation))}
-        if operation.path in ("/v1/reload", "/v1/compare"):  # see their own tests
-            continue
-        given = asked.get(operation.path, {})
-        path = operation.path.replace("{user}", "user 1")
-        if operation.method == "GET":
-            answer = served.client.get(path, params=given)
-        else:
-            body = one["requestBody"]["content"]["application/json"]["schema"]
-            assert fits(given, body, schemas)
-            answer = served.post(path, given)
-        content = one["responses"]["200"]["content"]["application/json"]
-        assert answer.status_code == 200
-        assert fits(answer.json(), content["schema"], schemas), answer.text

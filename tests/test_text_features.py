@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
-from models import FLOAT32, NOWHERE, log_probs_at
+from models import FLOAT32, NOWHERE, log_probs_at, queries
 from plays import write_csv
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
@@ -58,7 +58,7 @@ def scores(opened: Opened, users: list[int]) -> np.ndarray:
         position = np.arange(slots.shape[1], dtype=np.int32)[None]
         arrays = zeros, slots, zeros, zeros + 1, position, zeros - 1
         batch = Batch(*map(jnp.asarray, arrays))
-        query = opened.model.queries(batch)[:, -1]
+        query = queries(opened.model, batch)[:, -1]
         found.append(np.asarray(opened.model.softmax.log_probs(query))[0])
     return np.array(found)
 
