@@ -135,7 +135,11 @@ def test_a_retired_item_leaves_the_counts_and_the_gate_stays(
 def plain(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without counts."""
     folder = tmp_path_factory.mktemp("plain") / "run"
-    train.main(small(dataset.path, folder, "--no_counts", "--stop_at", "20"))
+    train.main(
+        small(
+            dataset.path, folder, "--no_counts", "--log_every", "1", "--stop_at", "20"
+        )
+    )
     return folder
 
 
