@@ -20,8 +20,16 @@ QUICK = (
 os.environ.setdefault("XLA_FLAGS", QUICK)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Small programs too: the tests compile thousands of them, most in more than one file.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("EQIDS_CACHE", str(ROOT / ".cache" / "data"))
+
+if sys.dont_write_bytecode:
+    # Or else each worker and each process compiles all modules from their sources.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(ROOT / ".cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 import jax
 import numpy as np
@@ -169,11 +177,27 @@ def copy(dataset: Dataset, tmp_path: Path) -> Dataset:
 
 @pytest.fixture(scope="session")
 def finished(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of 40 steps."""
+    """The folder of a run of 40 steps, which trains all and logs each step."""
     from runs import small
 
     from eqids import train
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train.main(small(dataset.path, folder))
+    train.main(small(dataset.path, folder, "--log_every", "1"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a random Llama that has the tokens of the titles of `loyal`."""
+    from text_runs import write_llama
+
+    return write_llama(tmp_path_factory.mktemp("llama") / "hf")
+
+
+@pytest.fixture(scope="session")
+def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Users who use items of one kind, which titles tell; for tests that only read."""
+    from text_runs import with_unused_items
+
+    return with_unused_items(tmp_path_factory.mktemp("loyal"))

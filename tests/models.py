@@ -26,6 +26,11 @@ def tiny_model(dataset: Dataset, seed: int = 0, **sizes: object) -> EqIDs:
     return initial_model(config, dataset, None, jax.random.key(seed))
 
 
+# Compiled: one program for all users of a test, where single operations take longer.
+queries = jax.jit(EqIDs.queries)
+
+
+@jax.jit
 def log_probs_at(
     model: EqIDs, batch: Batch, position: int, prefix: PrefixCache | None = None
 ) -> jax.Array:

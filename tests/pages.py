@@ -2,12 +2,15 @@
 
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 from web_servers import Served
 
+from eqids.config import TrainConfig
+from eqids.data import Dataset
 from eqids.inference.recommender import Recommender
 
 expect.set_options(timeout=30_000)
@@ -147,3 +150,26 @@ CONTRASTS = """() => {
   });
 }"""
 """Returns the contrast of each visible text with what is behind it."""
+
+
+def flags_of(dataset: Dataset, seed: int = 0) -> TrainConfig:
+    return TrainConfig(data_dir=dataset.path, item_width=8, seq_len=16, seed=seed)
+
+
+def second(run: Path) -> Path:
+    return run.parent.parent / "second" / "4"
+
+
+def opened(browser: Browser, served: Served, **options: Any) -> Page:
+    page = browser.new_context(**options).new_page()
+    page.set_default_timeout(30_000)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "console",
+        lambda said: errors.append(said.text) if said.type == "error" else None,
+    )
+    page.goto(str(served.client.base_url))
+    settled(page)
+    page.errors = errors  # type: ignore[attr-defined]
+    return page

@@ -189,5 +189,11 @@ class CatalogLaws(RuleBasedStateMachine):
 
 
 TestCatalogLaws = CatalogLaws.TestCase
-# 10,000 operations.
-TestCatalogLaws.settings = settings(max_examples=30, stateful_step_count=100)
+TestCatalogLaws.settings = settings(max_examples=20, stateful_step_count=50)
+
+
+@pytest.mark.long
+class TestMoreCatalogLaws(CatalogLaws.TestCase):  # type: ignore[name-defined]
+    """As many operations as a catalog may see in years."""
+
+    settings = settings(max_examples=30, stateful_step_count=100)

@@ -23,6 +23,10 @@ from convert.__main__ import main
 from eqids.config import LLAMA_PRESETS
 from eqids.model import Llama
 
+# Quick tests convert small models of every kind (test_convert_gguf*.py), and find the
+# tokens of this one (test_special_tokens.py).
+pytestmark = pytest.mark.long
+
 TEXT = (
     "Marie Curie was the first woman to win a Nobel Prize, and the only person to win "
     "it in two different sciences. She discovered polonium and radium with her husband "

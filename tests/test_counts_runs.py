@@ -11,7 +11,7 @@ import equinox as eqx
 import numpy as np
 import pytest
 from folders import write_hf
-from models import FLOAT32, NOWHERE
+from models import FLOAT32, NOWHERE, queries
 from pairs import STILL, save_pair, write_bases
 from runs import flags, once, small
 
@@ -55,7 +55,7 @@ def mixed_by_hand(
     seq_len = opened.config.recipe.seq_len
     batch = Batch.of(query_batch([history], [times], seq_len))
     seen = min(len(history), seq_len)
-    query = model.queries(batch)[0, seen - 1]
+    query = queries(model, batch)[0, seen - 1]
     softmax = np.exp(np.asarray(model.softmax.log_probs(query), np.float64))
     prob = np.zeros_like(softmax)
     valid = opened.dataset.item_valid.reshape(-1)
@@ -135,7 +135,11 @@ def test_a_retired_item_leaves_the_counts_and_the_gate_stays(
 def plain(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without counts."""
     folder = tmp_path_factory.mktemp("plain") / "run"
-    train.main(small(dataset.path, folder, "--no_counts", "--stop_at", "20"))
+    train.main(
+        small(
+            dataset.path, folder, "--no_counts", "--log_every", "1", "--stop_at", "20"
+        )
+    )
     return folder
 
 

@@ -1,5 +1,6 @@
 """Ranks, metrics and baselines against loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,6 +63,11 @@ def test_metrics_by_hand() -> None:
 def test_evaluation_equals_brute_force_over_every_user(dataset: Dataset) -> None:
     model = tiny_model(dataset)
     ranker = make_ranker(12, FLOAT32, NOWHERE)
+
+    @jax.jit
+    def log_probs(batch: Batch, position: int) -> jax.Array:
+        return model.softmax.log_probs(model.queries(batch)[0, position])
+
     for split_name, position in (
         ("valid", dataset.valid_at),
         ("test", dataset.test_at),
@@ -72,8 +78,7 @@ def test_evaluation_equals_brute_force_over_every_user(dataset: Dataset) -> None
             past = slice(dataset.offsets[user], dataset.offsets[user] + position[user])
             history, target = dataset.slots[past], dataset.slots[past.stop]
             batch = Batch.of(query_batch([history], [dataset.times[past]], 12))
-            query = model.queries(batch)[0, min(len(history), 12) - 1]
-            scores = np.array(model.softmax.log_probs(query))
+            scores = np.array(log_probs(batch, min(len(history), 12) - 1))
             nll.append(-scores[target])
             above = [np.sum(scores > scores[target])]
             scores[np.setdiff1d(history, [target])] = -np.inf

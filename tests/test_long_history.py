@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import make_dataset
 from hypothesis import given, settings, strategies as st
-from models import FLOAT32, NOWHERE, tiny_model
+from models import FLOAT32, NOWHERE, queries, tiny_model
 
 from eqids.data import Dataset
 from eqids.data.batches.token_packing import Events, TokenPackingPlan
@@ -108,7 +108,7 @@ def test_ranks_do_not_depend_on_who_is_ranked_together(
         past = slice(long.offsets[user], long.offsets[user] + long.test_at[user])
         history, target = long.slots[past], long.slots[past.stop]
         arrays = query_batch([history], [long.times[past]], 12)
-        query = model.queries(Batch.of(arrays))[0, min(len(history), 12) - 1]
+        query = queries(model, Batch.of(arrays))[0, min(len(history), 12) - 1]
         scores = np.array(model.softmax.log_probs(query))
         left = np.setdiff1d(np.flatnonzero(long.item_valid), [*history, target])
         rank = 1.0 + np.sum(scores[left] > scores[target])

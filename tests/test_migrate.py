@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TOLERANCE, make_dataset
-from models import NOWHERE
+from models import NOWHERE, queries
 from pytest import CaptureFixture
 from runs import flags, refused, small
 
@@ -39,7 +39,7 @@ def log_probs(model: EqIDs, dataset: Dataset) -> dict[str, np.ndarray]:
     histories = [dataset.history(user)[:8] for user in range(6)]
     batch = Batch.of(query_batch(histories, [None] * 6, 8))
     last = np.array([len(h) for h in histories]) - 1
-    query = model.queries(batch)[jnp.arange(6), last]
+    query = queries(model, batch)[jnp.arange(6), last]
     scores = np.asarray(model.softmax.log_probs(query))
     frame = dataset.items()
     pairs = frame.loc[~frame["retired"], ["item", "slot"]]

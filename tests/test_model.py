@@ -34,7 +34,7 @@ def random_batch(rng: np.random.Generator, batch: int, seq: int, slots: int) -> 
     return Batch.of(host)
 
 
-@settings(max_examples=30)
+@settings(max_examples=16)
 @given(
     *(st.integers(1, 9) for _ in range(5)),
     st.sampled_from(["mlp", "linear"]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gaps import bucket
 from models import log_probs_at
 from pytest import CaptureFixture
 from runs import refused, save_noisy, small
+from web_servers import same, serving
 
 import eqids
 from convert import __main__ as convert_command
@@ -218,3 +220,29 @@ def test_an_export_reads_the_time_as_its_checkpoint_does(
             pair.recommend(history, request_times=times),
             recommender.recommend(history, request_times=times),
         )
+
+
+@pytest.mark.long
+def test_models_read_when_the_next_item_is_requested(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    flags = TrainConfig(
+        data_dir=dataset.path, item_width=8, seq_len=16, request_time=True
+    )
+    save_noisy(tmp_path / "run", flags, dataset)
+    expected = eqids.load(tmp_path / "run")
+    user = expected.of_user("user 2")
+    assert user.times is not None
+    last, seen = int(user.times[-1]), []
+    with serving(tmp_path / "run", max_batch=1, max_k=8, timeout=60.0) as one:
+        for later in (0, 3600, 10**8):
+            asked = {"user": "user 2", "k": 8, "request_time": last + later}
+            answer = one.post("/v1/recommend", asked).json()
+            timed = replace(user, request_time=last + later)
+            same(answer, expected.recommend([timed], k=8))
+            seen.append([item["probability"] for item in answer["items"]])
+        early = one.post("/v1/recommend", {**asked, "request_time": last - 1})
+        assert early.status_code == 400 and "not before it" in early.json()["error"]
+        untimed = {"history": ["item 1"], "request_time": 5}
+        assert one.post("/v1/recommend", untimed).status_code == 400
+    assert seen[0] != seen[1] != seen[2]

@@ -40,7 +40,11 @@ PRETRAINED = "--adapter linear --dropout 0.1 --warmup_steps 5"
     ],
 )
 def test_stopped_and_resumed_is_bitwise_the_uninterrupted_run(
-    more: str, dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+    more: str,
+    dataset: Dataset,
+    finished: Path,
+    tmp_path: Path,
+    capsys: CaptureFixture[str],
 ) -> None:
     """With packing, shuffled ties, hidden gaps and dropout."""
     flags = [*more.split(), "--log_every", "1"]
@@ -48,7 +52,10 @@ def test_stopped_and_resumed_is_bitwise_the_uninterrupted_run(
         write_hf(tmp_path / "llama")
         flags += ["--llama_path", str(tmp_path / "llama")]
     whole, run = tmp_path / "whole", tmp_path / "run"
-    train.main(small(dataset.path, whole, *flags))
+    if more == "--train all":
+        whole = finished
+    else:
+        train.main(small(dataset.path, whole, *flags))
     train.main(small(dataset.path, run, *flags, "--stop_at", "20"))
     assert steps(run) == [20] and not (run / RESULT_FILE).exists()
     capsys.readouterr()

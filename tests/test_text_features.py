@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
-from models import FLOAT32, NOWHERE, log_probs_at
+from models import FLOAT32, NOWHERE, log_probs_at, queries
 from plays import write_csv
 from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
@@ -21,7 +21,6 @@ from text_runs import (
     TEXT,
     add_items,
     flags_of,
-    with_unused_items,
     write_llama,
 )
 
@@ -41,21 +40,11 @@ from eqids.runs import text_features as features
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("llama") / "hf")
-
-
-@pytest.fixture(scope="module")
-def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return with_unused_items(tmp_path_factory.mktemp("loyal"))
-
-
-@pytest.fixture(scope="module")
 def trained(
-    loyal: Dataset, llama: Path, tmp_path_factory: pytest.TempPathFactory
+    loyal: Dataset, text_llama: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
-    train.main(flags_of(loyal.path, folder, llama))
+    train.main(flags_of(loyal.path, folder, text_llama))
     return folder
 
 
@@ -69,7 +58,7 @@ def scores(opened: Opened, users: list[int]) -> np.ndarray:
         position = np.arange(slots.shape[1], dtype=np.int32)[None]
         arrays = zeros, slots, zeros, zeros + 1, position, zeros - 1
         batch = Batch(*map(jnp.asarray, arrays))
-        query = opened.model.queries(batch)[:, -1]
+        query = queries(opened.model, batch)[:, -1]
         found.append(np.asarray(opened.model.softmax.log_probs(query))[0])
     return np.array(found)
 
@@ -80,7 +69,7 @@ def slots_of(dataset: Dataset, items: list[int]) -> np.ndarray:
 
 
 def test_an_unused_item_copies_what_its_text_lacks_and_ranks_with_its_kind(
-    trained: Path, loyal: Dataset, llama: Path
+    trained: Path, loyal: Dataset, text_llama: Path
 ) -> None:
     opened = open_checkpoint(trained, None, None, NOWHERE)
     softmax, sizes = opened.model.softmax, opened.model.config
@@ -144,7 +133,11 @@ def test_answers_are_lifted_by_the_texts_as_validation_chose(
 
 
 def test_texts_are_encoded_once(
-    trained: Path, loyal: Dataset, llama: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+    trained: Path,
+    loyal: Dataset,
+    text_llama: Path,
+    tmp_path: Path,
+    monkeypatch: MonkeyPatch,
 ) -> None:
     made, encode = list[int](), features.text_vectors
 
@@ -155,7 +148,7 @@ def test_texts_are_encoded_once(
     monkeypatch.setattr(features, "text_vectors", counted)
     shutil.copytree(loyal.path, tmp_path / "d")
     data = open_dataset(tmp_path / "d")
-    flags = TrainConfig(data_dir=data.path, text_llama_path=llama)
+    flags = TrainConfig(data_dir=data.path, text_llama_path=text_llama)
     encoder = features.LlamaEncoder.of_run(flags, None, None)
 
     def encodings(dataset: Dataset) -> np.ndarray:
@@ -199,9 +192,9 @@ def _refuses(path: Path) -> None:
 
 @pytest.mark.long
 def test_a_checkpoint_opens_without_the_llama_and_a_run_goes_on(
-    loyal: Dataset, llama: Path, tmp_path: Path, capsys: CaptureFixture[str]
+    loyal: Dataset, text_llama: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
-    gone = shutil.copytree(llama, tmp_path / "gone")
+    gone = shutil.copytree(text_llama, tmp_path / "gone")
     flags = flags_of(loyal.path, tmp_path / "run", gone, "--num_steps", "4")
     flags[flags.index("--eval_every") + 1] = "2"
     train.main([*flags, "--stop_at", "2"])
@@ -225,7 +218,7 @@ def test_a_checkpoint_opens_without_the_llama_and_a_run_goes_on(
 
 
 def test_a_pair_and_its_checkpoint_are_one_model(
-    trained: Path, llama: Path, tmp_path: Path
+    trained: Path, text_llama: Path, tmp_path: Path
 ) -> None:
     convert_command.main(["eqids-to-hf", str(trained), str(tmp_path / "pair")])
     ours = open_checkpoint(trained, None, None, NOWHERE)
@@ -244,7 +237,7 @@ def test_a_pair_and_its_checkpoint_are_one_model(
 
 
 def test_new_items_of_a_catalog_get_the_columns_of_their_texts(
-    trained: Path, loyal: Dataset, llama: Path, tmp_path: Path,
+    trained: Path, loyal: Dataset, text_llama: Path, tmp_path: Path,
     capsys: CaptureFixture[str],
 ) -> None:  # fmt: skip
     data = shutil.copytree(loyal.path, tmp_path / "d")

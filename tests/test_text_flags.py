@@ -7,7 +7,7 @@ import pytest
 from models import NOWHERE, TINY
 from pytest import CaptureFixture
 from runs import refused, small
-from text_runs import flags_of, with_unused_items, write_llama
+from text_runs import flags_of
 from tokens import with_texts
 
 from eqids import train
@@ -27,16 +27,6 @@ from eqids.runs.recipe import resolved
 from eqids.runs.text_features import with_text_features
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("llama") / "hf")
-
-
-@pytest.fixture(scope="module")
-def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return with_unused_items(tmp_path_factory.mktemp("loyal"))
-
-
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -46,45 +36,45 @@ def loyal(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     ],
 )
 def test_flags_that_contradict_text_features_are_refused(
-    more: list[str], said: str, loyal: Dataset, llama: Path, tmp_path: Path,
+    more: list[str], said: str, loyal: Dataset, text_llama: Path, tmp_path: Path,
     capsys: CaptureFixture[str],
 ) -> None:  # fmt: skip
-    more = [word.replace("{llama}", str(llama)) for word in more]
-    flags = flags_of(loyal.path, tmp_path / "run", llama, *more)
+    more = [word.replace("{llama}", str(text_llama)) for word in more]
+    flags = flags_of(loyal.path, tmp_path / "run", text_llama, *more)
     assert said in refused(train.main, flags, capsys)
 
 
 def test_text_features_need_texts_a_llama_and_a_tokenizer(
-    loyal: Dataset, llama: Path, dataset: Dataset, tmp_path: Path
+    loyal: Dataset, text_llama: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     mute = with_texts(dataset, tmp_path / "mute", [""])
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(llama / name, bare)
+        shutil.copy(text_llama / name, bare)
 
     def decided(data: Dataset, **flags: object) -> RunConfig:
         given = TrainConfig(data_dir=data.path, **flags)  # type: ignore[arg-type]
         return with_text_features(resolved(given, facts_of(data)), data, None)
 
-    on = decided(loyal, llama_path=llama)
+    on = decided(loyal, llama_path=text_llama)
     assert on.flags.text_features and on.encoding_width == TINY.width
     assert (on.recipe.item_width, on.recipe.text_width) == (384 + 128, 128)
-    on = decided(loyal, text_llama_path=llama)
+    on = decided(loyal, text_llama_path=text_llama)
     assert on.recipe.item_width == NANO_RECIPE.item_width + 128
-    on = decided(loyal, text_llama_path=llama, item_width=20)
+    on = decided(loyal, text_llama_path=text_llama, item_width=20)
     assert (on.recipe.item_width, on.recipe.text_width) == (20, 10)
     for off in (
         decided(loyal),
-        decided(mute, llama_path=llama),
+        decided(mute, llama_path=text_llama),
         decided(loyal, llama_path=bare),
-        decided(loyal, llama_path=llama, text_features=False),
-        decided(loyal, llama_path=llama, init_items="text"),
+        decided(loyal, llama_path=text_llama, text_features=False),
+        decided(loyal, llama_path=text_llama, init_items="text"),
     ):
         assert not off.flags.text_features and off.recipe.text_width == 0
         assert off.encoding_width == 0
     for data, folder, said in (
-        (mute, llama, "no item of"),
+        (mute, text_llama, "no item of"),
         (loyal, bare, "has no tokenizer.json"),
     ):
         with pytest.raises(UserError, match=said):
@@ -104,10 +94,10 @@ def test_text_features_that_are_asked_for_need_a_pretrained_llama(
 
 
 def test_memory_is_estimated_to_the_byte_of_the_arguments(
-    loyal: Dataset, llama: Path
+    loyal: Dataset, text_llama: Path
 ) -> None:
     given = TrainConfig(
-        data_dir=loyal.path, text_llama_path=llama, batch_size=4, seq_len=8,
+        data_dir=loyal.path, text_llama_path=text_llama, batch_size=4, seq_len=8,
         item_width=14, text_width=6, item_optimizer="lazy_adam", counts=False,
     )  # fmt: skip
     config = with_text_features(resolved(given, facts_of(loyal)), loyal, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from eqids.config import ServeConfig
 from eqids.inference.engine.inference_engine import InferenceEngine
@@ -144,3 +145,13 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
             return
         waited.wait(0.01)
     raise AssertionError("it did not happen")
+
+
+def same(found: dict[str, Any], expected: Any) -> None:
+    """Holds the items of an answer to a table of `recommend`."""
+    for name in ("rank", "item", "title"):
+        assert [one[name] for one in found["items"]] == expected[name].tolist()
+    probabilities = [one["probability"] for one in found["items"]]
+    np.testing.assert_allclose(
+        probabilities, expected["probability"], rtol=0, atol=1e-6
+    )
