@@ -161,6 +161,7 @@ def test_withheld_items_are_found_by_their_words(
         folder=tmp_path,
         data_dir=loyal.path,
         share=0.2,
+        starts=("random", "copy", "text", "features"),
         train=f"{sizes} --num_steps 60 --eval_every 60 --learning_rate 1e-2",
     )
     found = bench.measure(options)
@@ -170,6 +171,7 @@ def test_withheld_items_are_found_by_their_words(
     # Of 48 items, 12 are of a user's kind, about 2 of them withheld.
     assert found["random"]["recall@10"] < 0.2
     assert found["text"]["recall@10"] > 0.5
+    assert found["copy"]["recall@10"] > 0.2 > found["random"]["recall@10"]
 
 
 def test_texts_are_read_by_a_llama_that_has_read(
