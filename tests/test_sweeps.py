@@ -7,6 +7,7 @@ import pytest
 from corruptions import CASES, corruption_sweep
 from kills import Kill, kill_sweep
 from sweep_checkpoints import Sweeps, page
+from sweep_server import kill_servers, stop_servers
 from sweep_shutdown import shutdown_sweep
 
 from eqids.data import Dataset
@@ -37,3 +38,19 @@ def test_two_processes_that_are_stopped_both_exit_with_143(
 ) -> None:
     stops = shutdown_sweep(dataset.path, tmp_path, 3, random.randrange(10**6))
     assert [stop.codes for stop in stops] == 3 * [(143, 143)]
+
+
+@pytest.mark.long
+def test_servers_that_are_killed_lose_no_acknowledged_event(
+    finished: Path, tmp_path: Path
+) -> None:
+    kills = kill_servers(finished, tmp_path, 3, random.randrange(10**6))
+    assert len(kills) == 3
+
+
+@pytest.mark.long
+def test_servers_that_are_stopped_answer_what_they_accepted(
+    finished: Path, tmp_path: Path
+) -> None:
+    stops = stop_servers(finished, tmp_path, 3, random.randrange(10**6))
+    assert all(stop.answered + stop.refused for stop in stops)
