@@ -75,11 +75,12 @@ class MixedLoad:
 
     def reload(self, checkpoints: Sequence[Path], every: float) -> None:
         """Loads checkpoints in turn."""
-        with closing(Client(self.port)) as client:
-            for checkpoint in itertools.cycle(checkpoints):
-                if self.over.wait(every):
-                    return
-                asked = {"checkpoint": str(checkpoint)}
+        for checkpoint in itertools.cycle(checkpoints):
+            if self.over.wait(every):
+                return
+            asked = {"checkpoint": str(checkpoint)}
+            # The server closes connections that are idle for longer than a minute.
+            with closing(Client(self.port)) as client:
                 self._send(client, "reload", "POST", "/v1/reload", asked)
 
     def idle(self) -> None:
