@@ -52,7 +52,15 @@ class Client:
         self._connection: http.client.HTTPConnection | None = None
 
     def send(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Returns the status and the JSON of an answer.
+        """Returns the status and the JSON of an answer; see `send_bytes`."""
+        sent = None if body is None else json.dumps(body).encode()
+        status, content = self.send_bytes(method, path, sent)
+        return status, json.loads(content)
+
+    def send_bytes(
+        self, method: str, path: str, body: bytes | None = None
+    ) -> tuple[int, bytes]:
+        """Returns the status and the body of an answer.
 
         Raises:
             NoAnswer: there was none.
@@ -63,9 +71,8 @@ class Client:
             self._connection = http.client.HTTPConnection(
                 "127.0.0.1", self._port, timeout=60
             )
-        text = None if body is None else json.dumps(body)
         try:
-            self._connection.request(method, path, text)
+            self._connection.request(method, path, body)
             self.sent = time.monotonic()
             answer = self._connection.getresponse()
         except (OSError, http.client.BadStatusLine) as error:
@@ -74,7 +81,7 @@ class Client:
         content = answer.read()
         if answer.will_close:
             self.close()
-        return answer.status, json.loads(content)
+        return answer.status, content
 
     def close(self) -> None:
         if self._connection is not None:

@@ -194,7 +194,7 @@ def mixed_load(
         def read() -> None:
             answers = load.good.total()
             took, reloads = time.monotonic() - began, load.good["reload"]
-            one = Reading(round(took), *_process(job.pid), answers, reloads)
+            one = Reading(round(took), *process_size(job.pid), answers, reloads)
             readings.append(one)
             report(one)
 
@@ -211,7 +211,7 @@ def mixed_load(
     return readings, load.good, load.failures
 
 
-def _process(pid: int) -> tuple[float, int]:
+def process_size(pid: int) -> tuple[float, int]:
     """Returns the memory of a process in MB, and the number of its open files."""
     proc = Path(f"/proc/{pid}")
     found = re.search(r"^VmRSS:\s*(\d+) kB", (proc / "status").read_text(), re.M)

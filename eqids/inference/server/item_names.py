@@ -67,12 +67,12 @@ class ItemNames:
             )
         return found
 
-    def _numbered(self, ids: Sequence[Id]) -> Int32[np.ndarray, " n"] | None:
+    def _numbered(self, ids: Sequence[Any]) -> Int32[np.ndarray, " n"] | None:
         """Returns the slots of integers by a table, which takes a tenth of the time."""
         if not len(self._table):
             return None
         try:
-            numbers = np.frombuffer(array("q", ids), np.int64)  # type: ignore[arg-type]
+            numbers = np.frombuffer(array("q", ids), np.int64)
         except (TypeError, OverflowError):  # a text, or a number of more bits
             return None
         last = self._first + len(self._table) - 1
