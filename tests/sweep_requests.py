@@ -23,7 +23,7 @@ import tyro
 from conftest import make_dataset
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 from runs import small
-from sweep_server import LIMITS, Client, port_of, server
+from server_processes import LIMITS, Client, port_of, server
 from sweep_server_load import process_size
 
 import eqids

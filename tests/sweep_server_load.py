@@ -23,7 +23,7 @@ from typing import Any
 import tyro
 from conftest import make_dataset
 from runs import small
-from sweep_server import Client, NoAnswer, port_of, server, threads
+from server_processes import Client, NoAnswer, port_of, server, threads
 
 from eqids import train
 

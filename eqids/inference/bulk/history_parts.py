@@ -1,5 +1,6 @@
 """Divides sorted histories into parts, and reads one part at a time."""
 
+import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,11 +78,13 @@ def read_part(file: Path, bounds: PartBounds, part: int) -> HistoryPart:
     ids = table["user"].combine_chunks()
     starts = _first_rows(ids, None)
     users = ids.take(pa.array(starts))
+    spans = list(itertools.pairwise([*starts.tolist(), len(ids)]))
 
     def of_users(name: str) -> Sequence[np.ndarray | None]:
         if name not in table.column_names:
             return [None] * len(starts)
-        return np.split(table[name].to_numpy(), starts[1:])
+        values = table[name].to_numpy()
+        return [values[start:end] for start, end in spans]
 
     columns = map(of_users, ("slot", "time", "request_time"))
     histories = [
