@@ -88,7 +88,7 @@ class Writer:
         found = Counter(
             (self.user, one["item"], one["time"]) for one in said["history"]
         )
-        assert set(found.values()) == {1}, "an event is there twice"
+        assert set(found.values()) == {1}, "an event is stored twice"
         for events in self.stored:
             assert found.keys() >= set(events), "an acknowledged event is lost"
         for events in self.open:
@@ -142,8 +142,8 @@ def kill_servers(
         report: receives a line after every kill.
 
     Raises:
-        AssertionError: an acknowledged event is lost or there twice, a part of a
-            request is there, or a server does not start or answer.
+        AssertionError: an acknowledged event is lost or stored twice, a part of a
+            request is stored, or a server does not start or answer.
     """
     rng, log, file = random.Random(seed), folder / "log", folder / "events.sqlite"
     flags = ["--checkpoint", str(checkpoint), "--events", str(file), *LIMITS]
@@ -287,13 +287,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if kills:
         _say(
             f"{len(kills)} kills ({', '.join(f'{n} {m}' for m, n in moments.items())})"
-            f": all events of {kills[-1].stored:,} acknowledged requests are there once"
+            f": events of {kills[-1].stored:,} acknowledged requests are stored once"
         )
     if stops:
         _say(
             f"{len(stops)} stops: {sum(stop.answered for stop in stops):,} requests "
-            f"answered, {sum(stop.refused for stop in stops):,} told that the server "
-            f"shuts down, {sum(stop.late for stop in stops):,} sent after the signal "
+            f"answered, {sum(stop.refused for stop in stops):,} refused at "
+            f"shutdown, {sum(stop.late for stop in stops):,} sent after the signal "
             "had no connection any more; none was lost"
         )
     _say(f"{(time.monotonic() - started) / 60:.0f} minutes")
