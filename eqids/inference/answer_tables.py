@@ -27,7 +27,7 @@ class AnswerTables:
         items = dataset.items().set_index("slot")
         self.items, self.titles = items["item"], items["title"]
         # An index finds a slot's row in ten times the time of an array.
-        self._ids, self._titles = self.items.to_numpy(), self.titles.to_numpy()
+        self._ids, self._titles = self.items.array, self.titles.array
         self._rows = np.zeros(dataset.num_slots, np.int64)
         self._rows[items.index] = np.arange(len(items))
 
@@ -86,5 +86,6 @@ class AnswerTables:
 
 def _users(histories: Sequence[History], repeats: list[int]) -> np.ndarray:
     """Returns each history's user, repeated."""
-    users = pd.Series([history.user for history in histories], dtype=object)
-    return users.repeat(repeats).infer_objects().to_numpy()
+    pairs = [(h.user, n) for h, n in zip(histories, repeats, strict=True) if n]
+    users = pd.Series([user for user, _ in pairs], dtype=object).infer_objects()
+    return np.repeat(users.to_numpy(), [number for _, number in pairs])

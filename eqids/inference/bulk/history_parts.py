@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +122,11 @@ def _history(
     asked: Int64[np.ndarray, " event"] | None,
 ) -> History:
     """The history of one user, without the events of unknown items."""
-    history = History(number, slots, times)
+    requested = None
     if asked is not None:
-        history = asked_once(replace(history, user=user), asked, "--input")
+        history = asked_once(History(user, slots, times), asked, "--input")
+        requested = history.request_time
     kept = slots >= 0
-    times = None if times is None else times[kept]
-    return replace(history, user=number, slots=slots[kept], times=times)
+    if not kept.all():
+        slots, times = slots[kept], None if times is None else times[kept]
+    return History(number, slots, times, requested)
