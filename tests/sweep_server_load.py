@@ -141,15 +141,17 @@ def _request(kind: str, rng: random.Random) -> tuple[str, str, Any]:
 
 
 def _is_open(one: socket.socket) -> bool:
+    """Returns whether the server has not closed a connection; closes it if so."""
     one.setblocking(False)
     try:
         while one.recv(4096):
             pass
-        return False
     except BlockingIOError:
         return True
     except OSError:
-        return False
+        pass
+    one.close()
+    return False
 
 
 def mixed_load(
