@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Int
 
+from bench.catalogs import zipf_items
 from eqids.cli import warn
 from eqids.config import PrepareConfig
 from eqids.data import Dataset, open_dataset
@@ -28,6 +31,27 @@ def opened(data_dir: Path | None) -> Dataset:
     if data_dir is None and not DEFAULT_DATA.exists():
         prepare(PrepareConfig(data_dir=DEFAULT_DATA), warn)
     return open_dataset(data_dir or DEFAULT_DATA)
+
+
+def generated(folder: Path, num_items: int, seed: int) -> Dataset:
+    """Makes a dataset of histories of 30 items by Zipf's law, a user for 8 items.
+
+    Args:
+        folder: where it goes.
+        num_items: items of the catalog; each has an event.
+        seed: of the events.
+    """
+    rng, num_users = np.random.default_rng(seed), max(4, num_items // 8)
+    users = np.repeat(np.arange(num_users), 30)
+    items = np.append(zipf_items(num_items, len(users), seed), np.arange(num_items))
+    users = np.append(users, rng.integers(0, num_users, num_items))
+    times = 1_600_000_000 + rng.integers(0, 10**7, len(items))
+    columns = {"user_id": users, "item_id": items, "timestamp": times}
+    events = folder / "events.parquet"
+    pq.write_table(pa.table(columns), events)
+    config = PrepareConfig(source=f"parquet:{events}", data_dir=folder / "data")
+    prepare(config, lambda text: None)
+    return open_dataset(folder / "data")
 
 
 @dataclass(frozen=True)

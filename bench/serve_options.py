@@ -26,6 +26,8 @@ class ServeOptions(Options):
     data_dir: Path | None = None
     """The dataset folder; by default the one of the checkpoint's run, or ML-100K,
     downloaded if it is missing."""
+    items: int | None = None
+    """Generate a dataset of so many items, in place of --data_dir."""
     clients: tuple[int, ...] = (1, 4, 16, 64)
     """Numbers of clients that send one request after the other."""
     seconds: float = 10.0
@@ -39,7 +41,12 @@ class ServeOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flags(self, "clients users k max_batch", ONE_OR_MORE)
+        check_flags(self, "clients items users k max_batch", ONE_OR_MORE)
+        require(
+            self.items is None or self.data_dir is None and self.checkpoint is None,
+            "--items generates a dataset for random weights, wanted neither --data_dir "
+            "nor --checkpoint beside it",
+        )
         check_flags(self, "seconds", ABOVE_ZERO)
         require(
             list(self.clients) == sorted(set(self.clients)),

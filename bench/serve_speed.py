@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bench.bench_datasets import opened
+from bench.bench_datasets import generated, opened
 from bench.clock import Timing
 from bench.contender import Contender, Measured, measure_each, race
 from bench.load_generator import HttpTarget, LoadResult, closed_loop, open_loop
@@ -29,9 +29,11 @@ from sharding import placement
 
 FULL, ONE = "full batches, no server", "one user, no server"
 CLOSED, OPEN = "{} clients", "at 70% of the largest load"
-REPEATED, DENIED, RELOAD = "repeated request", "{}, deny lists", "reloads"
-DENY = 10_000
-"""Items of a deny list, at most half of the catalog."""
+REPEATED, RELOAD = "repeated request", "reloads"
+DENIED, ALLOWED, NAMED = "{}, deny lists", "{}, allow lists", "{}, a filter by name"
+LISTED = 10_000
+"""Items of a deny or allow list, at most half of the catalog."""
+FILTER = "listed"
 LOAD = 0.7
 """Share of the largest load at which the wait is measured."""
 
@@ -42,6 +44,8 @@ MEANINGS = {
     "repeated_ratio": "one client's request over the same request again, from a cache",
     "append_ratio": "one event after 200 that are read whole, over the rest kept",
     "deny_ratio": "requests a second with deny lists over those without",
+    "allow_ratio": "requests a second with allow lists over those without",
+    "filter_ratio": "requests a second with a filter of --filters over those without",
     "failed_in_reload": "requests that failed while a checkpoint was loaded anew",
     "growth_mb": "growth of the server's memory over all loads after the first",
 }
@@ -59,18 +63,23 @@ def measure(options: ServeOptions) -> Section:
 def measure_case(options: ServeOptions, name: str) -> Measured:
     """Measures in this process and in a server that it starts."""
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
-        run = options.checkpoint
+        run, data_dir = options.checkpoint, options.data_dir
+        if options.items is not None:
+            data_dir = generated(Path(folder), options.items, options.seed).path
         if run is None:
-            data = opened(options.data_dir).path
+            data = opened(data_dir).path
             run = random_run(Path(folder), options.llama_size, data, options.seed)
-        model = open_checkpoint(run, options.data_dir, None, placement("none"))
+        model = open_checkpoint(run, data_dir, None, placement("none"))
         bare = ServedModel(model, max_batch=options.max_batch)
         asks = _queries(model.dataset, options)
         case = {"items": model.dataset.info.num_items, "k": options.k}
         rows = _bare(case, bare, asks, options) + appends(case, model, options)
         load = _Load(case, model.dataset, asks, options, run.absolute())
+        filters = Path(folder) / "filters.json"
+        filters.write_text(json.dumps({FILTER: load.listed()}))
         caches = ["--answer_cache_mb", "0", "--cache_mb", "0"]
-        with server([*load.flags, *caches]) as process:
+        flags = [*load.flags, *caches, "--filters", str(filters)]
+        with server(flags) as process:
             rows += load.uncached(process)
         with server(load.flags) as process:
             rows += load.cached(process.target)
@@ -149,10 +158,14 @@ class _Load:
         seed = self.options.seed
         found = open_loop(target, bodies, LOAD * best, seconds, seed)
         rows.append(self._row(OPEN, found))
-        most = self.options.clients[-1]
-        denying = self._bodies(deny=self._denied())
-        found = closed_loop(target, denying, most, seconds)
-        rows.append(self._row(DENIED.format(CLOSED.format(most)), found))
+        most, listed = self.options.clients[-1], self.listed()
+        for work, more in (
+            (DENIED, {"deny": listed}),
+            (ALLOWED, {"allow": listed}),
+            (NAMED, {"filter": FILTER}),
+        ):
+            found = closed_loop(target, self._bodies(**more), most, seconds)
+            rows.append(self._row(work.format(CLOSED.format(most)), found))
         rows.append(self._row(RELOAD, self._reloading(target, bodies)))
         after = process.resident_bytes()
         if before is not None and after is not None:
@@ -187,9 +200,12 @@ class _Load:
         thread.join()
         return dataclasses.replace(found, failed=found.failed + sum(failed))
 
-    def _denied(self) -> list[object]:
+    def listed(self) -> list[object]:
+        """Items of deny and allow lists, in no order."""
         items = self.dataset.items()["item"].tolist()
-        return items[: min(DENY, len(items) // 2)]
+        number = min(LISTED, len(items) // 2)
+        order = np.random.default_rng(self.options.seed).permutation(len(items))
+        return [items[at] for at in order[:number].tolist()]
 
     def _bodies(self, **more: object) -> list[bytes]:
         ids = self.dataset.items().set_index("slot")["item"]
@@ -232,7 +248,11 @@ def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     full, one, at_load = by_work[FULL], by_work[ONE], by_work[OPEN]
     loads = [row for row in rows if row.work.endswith("clients")]
     best, first = max(row.facts["req/s"] for row in loads), loads[0]
-    most, denied = loads[-1], by_work[DENIED.format(loads[-1].work)]
+    most, listed = loads[-1], (DENIED, ALLOWED, NAMED)
+    deny, allow, named = (
+        by_work[work.format(most.work)].facts["req/s"] / most.facts["req/s"]
+        for work in listed
+    )
     reloads = by_work[RELOAD]
     alone = first.seconds.median if first.work == CLOSED.format(1) else None
     return {
@@ -241,7 +261,9 @@ def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
         "overhead_ms": alone and 1000 * (alone - one.seconds.median),
         "repeated_ratio": alone and alone / by_work[REPEATED].seconds.median,
         "append_ratio": _ratio(by_work, WHOLE.format(200), KEPT.format(200)),
-        "deny_ratio": denied.facts["req/s"] / most.facts["req/s"],
+        "deny_ratio": deny,
+        "allow_ratio": allow,
+        "filter_ratio": named,
         "failed_in_reload": reloads.facts["failed"],
         "growth_mb": reloads.facts.get("growth MB"),
     }

@@ -1,14 +1,17 @@
 """The load that the bench sends to a server, held to what the server saw."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
-from pytest import approx
+from pytest import CaptureFixture, approx
 
+from bench import __main__ as command, serve_speed
 from bench.load_generator import HttpTarget, LoadResult, closed_loop, open_loop
 
 
@@ -84,3 +87,23 @@ def test_quantiles_are_latencies_that_were_measured(
     found = LoadResult(2.0, [1.0, 2.0, 3.0, 4.0], 1)
     assert found.quantile(share) == expected
     assert found.rate == 2.0
+
+
+@pytest.mark.long
+def test_the_quick_bench_of_a_generated_catalog(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    path = tmp_path / "result.json"
+    argv = "serve --quick --repetitions 2 --items 300 --clients 1 2 --users 8".split()
+    more = ["--max_batch", "4", "--seconds", "0.5", "--json", str(path)]
+    command.main([*argv, *more])
+    found, text = json.loads(path.read_text())["serve"], capsys.readouterr().out
+    for key in serve_speed.MEANINGS:
+        assert f"serve.{key} " in text
+    works = [row["work"] for row in found["rows"]]
+    for name in (serve_speed.DENIED, serve_speed.ALLOWED, serve_speed.NAMED):
+        assert name.format("2 clients") in works
+    assert {row["case"]["items"] for row in found["rows"]} == {300}
+    assert all(row["facts"].get("failed", 0) == 0 for row in found["rows"])
+    for key in ("deny_ratio", "allow_ratio", "filter_ratio"):
+        assert found[key] > 0

@@ -16,6 +16,7 @@ from runs import flags, refused, small
 
 from eqids import catalog as command, train
 from eqids.checkpoints import read_manifest, resolve, steps
+from eqids.cli import run
 from eqids.data import Dataset, open_dataset
 from eqids.data.catalog.as_of import as_of
 from eqids.data.catalog.lineage import Change
@@ -91,7 +92,7 @@ def test_outputs_are_looked_at_before_anything_changes(
     for name, said in cases.items():
         tokens = ["retire", *flags(copy, *given, str(tmp_path / name))]
         with pytest.raises(SystemExit):
-            command.run(functools.partial(command.main, tokens))
+            run(functools.partial(command.main, tokens))
         shown = capsys.readouterr()
         assert said in shown.err and not shown.out
         assert open_dataset(copy.path).info.catalog_version == 1

@@ -178,7 +178,7 @@ def test_pandas_warns_of_nothing(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Warnings are errors here: of chunks without rows, and of mixed times."""
-    monkeypatch.setattr("eqids.inference.recommender._ROWS", 1)
+    monkeypatch.setattr("eqids.inference.recommender._CHUNK", 1)
     found = recommend(recommender, [[ID], ["item 2"], []], allow=[ID], k=2)
     assert found["user"].tolist() == [1, 2] and set(found["item"]) == {ID}
     nothing = recommend(recommender, [[ID], [ID]], allow=[ID])

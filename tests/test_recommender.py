@@ -137,7 +137,7 @@ def test_many_users_are_asked_in_chunks_that_change_nothing(
     names = dataset.items().set_index("slot")["item"]
     lists = [names.loc[dataset.history(user)].tolist() for user in range(11)]
     together = recommender.recommend(lists, k=3)
-    monkeypatch.setattr("eqids.inference.recommender._ROWS", 4)
+    monkeypatch.setattr("eqids.inference.recommender._CHUNK", 4)
     apart = recommender.recommend(lists, k=3)
     for name in ("user", "rank", "item"):
         assert together[name].tolist() == apart[name].tolist()

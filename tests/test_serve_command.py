@@ -37,7 +37,7 @@ def test_mistakes_end_with_one_sentence(
             ([*where[:3], str(port)], f"--port {port} is in use on 127.0.0.1"),
             ([*where, "--host", "no.such.host.invalid"], "is no address of this"),
             ([*where, "--api_key_file", nothing], f"{nothing} cannot be read"),
-            ([*where, *tls], f"--tls_cert {text} or --tls_key {text} cannot be read"),
+            ([*where, *tls], f"--tls_cert {text} holds no BEGIN CERTIFICATE"),
             ([*where, "--tls_cert", nothing], "--tls_cert and --tls_key go together"),
             (["--checkpoint", nothing, "--port", "0"], "no such folder"),
             ([*where, "--events", str(text)], str(text)),

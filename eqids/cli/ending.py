@@ -27,10 +27,17 @@ def run_as_process(main: Callable[[], None]) -> None:
     is done, and all output is written. But threads of libraries may be at work, and one
     that asks for Python's lock after that aborts the process ("terminate called without
     an active exception"), although the command did all it had to.
+
+    Where something else runs the command, such as `runpy`, it ends the process.
     """
-    code = 1
+    code, program = 1, sys.modules["__main__"]
+
+    def end() -> None:
+        if sys.modules["__main__"] is program:
+            _end(code)
+
     # What is registered first is called last.
-    atexit.register(lambda: _end(code))
+    atexit.register(end)
     try:
         run(main)
     except SystemExit as ending:

@@ -26,6 +26,8 @@ from sharding import ONE_DEVICE, Placement
 
 _ROWS = 64
 """Most histories that go through the model in one call."""
+_CHUNK = 1024
+"""Histories of one table of answers."""
 
 Histories: TypeAlias = (
     pd.DataFrame
@@ -323,8 +325,8 @@ class Recommender:
         if self.reads_request_time:
             histories = asked_now(histories)
         k = min(k, self.dataset.num_slots)
-        for first in range(0, len(histories), _ROWS):
-            chunk = histories[first : first + _ROWS]
+        for first in range(0, len(histories), _CHUNK):
+            chunk = histories[first : first + _CHUNK]
             queries = [Query(one, k, filter_seen, only) for one in chunk]
             yield self._tables.recommendations(chunk, self._served.answer(queries))
 

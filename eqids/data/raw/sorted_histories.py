@@ -78,7 +78,14 @@ def sort_histories(
         for name in ("time", "request_time"):
             if name in names:
                 columns |= _moments(source, name, found[name], dataset, report)
-        events = source.events.select(**columns).join(slots, "item")
+        events = source.events.select(**columns)
+        if path.is_dir():
+            # DuckDB 2.0 runs out of memory where it sorts many files at once.
+            one = reader.folder / "events.parquet"
+            with reading(path):
+                reader.con.to_parquet(events, one)
+            events = reader.con.read_parquet(one)
+        events = events.join(slots, "item")
         order = [name for name in ("user", "moment", "row") if name in columns]
         kept = [n for n in ("user", "slot", "time", "request_time") if n in events]
         with reading(path):

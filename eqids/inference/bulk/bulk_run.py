@@ -242,7 +242,7 @@ class BulkRun:
             ordered, k, filter_seen=seen, allowed=self._allowed
         ):
             frames.append(frame)
-            num_users = frame["user"].nunique()
+            num_users = int((frame["rank"] == 1).sum())
             advance(num_users)
             left -= num_users
         advance(left)  # users for whom no item is left

@@ -1,7 +1,8 @@
 """Divides sorted histories into parts, and reads one part at a time."""
 
+import itertools
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,13 @@ def read_part(file: Path, bounds: PartBounds, part: int) -> HistoryPart:
     ids = table["user"].combine_chunks()
     starts = _first_rows(ids, None)
     users = ids.take(pa.array(starts))
+    spans = list(itertools.pairwise([*starts.tolist(), len(ids)]))
 
     def of_users(name: str) -> Sequence[np.ndarray | None]:
         if name not in table.column_names:
             return [None] * len(starts)
-        return np.split(table[name].to_numpy(), starts[1:])
+        values = table[name].to_numpy()
+        return [values[start:end] for start, end in spans]
 
     columns = map(of_users, ("slot", "time", "request_time"))
     histories = [
@@ -119,9 +122,11 @@ def _history(
     asked: Int64[np.ndarray, " event"] | None,
 ) -> History:
     """The history of one user, without the events of unknown items."""
-    history = History(number, slots, times)
+    requested = None
     if asked is not None:
-        history = asked_once(replace(history, user=user), asked, "--input")
+        history = asked_once(History(user, slots, times), asked, "--input")
+        requested = history.request_time
     kept = slots >= 0
-    times = None if times is None else times[kept]
-    return replace(history, user=number, slots=slots[kept], times=times)
+    if not kept.all():
+        slots, times = slots[kept], None if times is None else times[kept]
+    return History(number, slots, times, requested)

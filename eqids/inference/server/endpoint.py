@@ -100,9 +100,14 @@ class Endpoint:
         )
         scope["body"] = body
         one, *several = self._decoders
-        if several and decode(body, self._several).requests is not UNSET:
-            return decode(body, several[0])
-        return decode(body, one)
+        try:
+            return decode(body, one)
+        except HttpError:
+            # Long lists are not read twice: only a body that is no request may be
+            # several.
+            if several and decode(body, self._several).requests is not UNSET:
+                return decode(body, several[0])
+            raise
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """The ids and titles of a catalog as JSON has them, and items by words of titles."""
 
 import bisect
+import itertools
 import math
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from jaxtyping import Int, Int32
 from eqids.data import Dataset
 
 Id = int | float | str
+
+_SPARSEST = 16
+"""A table of slots by number has at most so many numbers for each item."""
 
 
 class ItemNames:
@@ -33,6 +38,7 @@ class ItemNames:
             self._ids[slot] = json_id(item)
             self._titles[slot] = title if isinstance(title, str) else ""
         self._slots = {self._ids[slot]: slot for slot in slots.tolist()}
+        self._first, self._table = _table(self._slots)
         self._counts = dataset.item_counts.reshape(-1)
         self._valid = dataset.item_valid.reshape(-1)
         # Most popular first, so that a search finds these first.
@@ -50,13 +56,29 @@ class ItemNames:
 
     def find(self, ids: Sequence[Id]) -> Int32[np.ndarray, " n"]:
         """Returns the slots of ids of any spelling, -1 for those of no item."""
-        found = np.array([self._slots.get(one, -1) for one in ids], np.int32)
+        found = self._numbered(ids)
+        if found is None:
+            slots = list(map(self._slots.get, ids, itertools.repeat(-1)))
+            found = np.array(slots, np.int32)
         others = np.flatnonzero(found < 0)
         if len(others):
             found[others] = self._dataset.find_items(
                 [ids[at] for at in others.tolist()]
             )
         return found
+
+    def _numbered(self, ids: Sequence[Any]) -> Int32[np.ndarray, " n"] | None:
+        """Returns the slots of integers by a table, which takes a tenth of the time."""
+        if not len(self._table):
+            return None
+        try:
+            numbers = np.frombuffer(array("q", ids), np.int64)
+        except (TypeError, OverflowError):  # a text, or a number of more bits
+            return None
+        last = self._first + len(self._table) - 1
+        inside = (numbers >= self._first) & (numbers <= last)
+        at = np.where(inside, numbers, self._first) - self._first
+        return np.where(inside, self._table[at], np.int32(-1))
 
     def item(self, slot: int) -> Id:
         """Returns the id of a slot's item."""
@@ -92,6 +114,21 @@ class ItemNames:
                 found.append(self._searched[row])
             at = self._text.find(words[0], self._starts[row + 1])
         return np.array(found, np.int64)
+
+
+def _table(slots: Mapping[Id, int]) -> tuple[int, Int32[np.ndarray, " number"]]:
+    """Returns the least id and the slots of all numbers from it on, -1 for no item;
+    the table is empty if ids are not integers, or too far apart."""
+    none = 0, np.zeros(0, np.int32)
+    numbers = [one for one in slots if isinstance(one, int)]
+    if not numbers or len(numbers) < len(slots):
+        return none
+    first, number = min(numbers), max(numbers) - min(numbers) + 1
+    if not -(2**62) < first < 2**62 or number > _SPARSEST * len(slots):
+        return none
+    table = np.full(number, -1, np.int32)
+    table[np.array(numbers) - first] = list(slots.values())
+    return first, table
 
 
 def json_id(value: Any) -> Id:

@@ -4,8 +4,6 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from eqids.data.ids import shown
 from eqids.inference.engine.inference_engine import InferenceEngine
 from eqids.inference.engine.values import Query, Recommendations, SlotFilter
@@ -147,7 +145,7 @@ def _query(
     if asked.deny:
         slots = catalog.names.find(asked.deny)
         unknown_denied = int((slots < 0).sum())
-        deny = np.unique(slots[slots >= 0])
+        deny = slots[slots >= 0]
     k = min(asked.k, catalog.served.shapes.ks[-1])
     query = Query(history, k, not asked.keep_seen, allow, deny)
     left_out = LeftOut(num_unknown, unknown_allowed, unknown_denied)

@@ -76,7 +76,7 @@ async def serve_until(
         log = AccessLog(output.log) if config.access_log else None
         application = Application(service, keys, log)
         server = http_server(config, application)
-        load_certificate(server.config, config.tls_cert)
+        load_certificate(server.config, config)
         listening = asyncio.create_task(server.serve([listener]))
         working = asyncio.create_task(_work(service, url_of(config, listener), output))
         try:
