@@ -295,8 +295,9 @@ class ServedModel:
             return self.history_cache.vectors(
                 batch, queries, self.opened, self.shapes, self._programs
             )
-        host = history_arrays(queries, batch.rows, batch.length)
-        arrays = self._put.batch(host, batch.rows)
+        arrays: Any = history_arrays(queries, batch.rows, batch.length)
+        if self._put.mesh is not None:
+            arrays = self._put.batch(arrays, batch.rows)
         prefix, dtype = self.opened.prefix, self.opened.dtype
         return self._run(query_vectors, prefix, *arrays, dtype=dtype)
 
