@@ -192,6 +192,19 @@ def test_every_query_is_in_one_batch_that_holds_it(
             assert len({one.allow for one in own}) == 1
 
 
+def test_filters_that_are_used_once_share_a_batch() -> None:
+    shapes = Shapes([1, 4, 8], [16, 50], [8], [4], [1, 4, 8])
+    none = np.zeros(0, np.int32)
+    row, shared = HostBatch.empty(1, 9), SlotFilter(np.ones((10, 10), bool))
+    filters = [SlotFilter(np.ones((10, 10), bool)) for _ in range(5)]
+    given = [PreparedQuery(row, 8, one, none) for one in (*filters, shared, shared)]
+    masks, lists = plan(given, shapes)
+    assert masks.members == [0, 1, 2, 3, 4] and masks.width is None
+    assert lists.members == [5, 6] and lists.width == 4
+    (only,) = plan(given[:1], shapes)
+    assert only.width == 4
+
+
 def test_scores_are_exact(served: ServedModel, by_sorting: Oracle) -> None:
     dataset = served.dataset
     slots = np.resize(np.arange(dataset.num_slots), 150)

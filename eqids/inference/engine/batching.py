@@ -1,13 +1,14 @@
 """Divides queries into batches, so that little is computed for padding."""
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 
 from eqids.inference.engine.prepared_query import PreparedQuery
 from eqids.inference.engine.shapes import Shapes, bucket
+from eqids.inference.engine.values import SlotFilter
 
 _BATCH_COST = 64
 """The cost of one more batch on a CPU, as a number of positions that take as long."""
@@ -46,7 +47,8 @@ def plan(
     """Divides queries into batches, the batch with the first query first.
 
     A batch has queries with the same bucket of k and, if they leave slots out by lists,
-    the same filter. Among batches of consecutive lengths, these take the fewest
+    the same filter. Queries that share their filters with no other have masks, so that
+    one batch may have many. Among batches of consecutive lengths, these take the fewest
     positions, padding included.
 
     Args:
@@ -55,27 +57,27 @@ def plan(
         num_known: how many positions of each are kept, by default none. A query whose
             rest is longer than any of `shapes.continued` is computed whole.
     """
-    groups: dict[Hashable, list[int]] = defaultdict(list)
+    groups: dict[tuple[bool, int, SlotFilter | None], list[int]] = defaultdict(list)
     known = [0] * len(queries) if num_known is None else num_known
     longest = max(shapes.continued, default=0)
     left = [query.length for query in queries]
     for i, kept in enumerate(known):
         if kept and left[i] - kept <= longest:
             left[i] -= kept
+    uses = Counter(query.allow for query in queries if query.length)
+    alone = sum(number == 1 for number in uses.values())
+    popular = []
     for i, query in enumerate(queries):
         if not query.length:
-            groups[None].append(i)
+            popular.append(i)
             continue
-        k = bucket(shapes.ks, query.k)
+        k, continues = bucket(shapes.ks, query.k), left[i] < query.length
         listed = bool(shapes.widths) and len(query.left_out) <= shapes.widths[-1]
-        continues = left[i] < query.length
+        listed &= alone <= 1 or uses[query.allow] > 1
         groups[continues, k, query.allow if listed else None].append(i)
-    plans = []
-    for key, members in groups.items():
-        if key is None:
-            plans.append(BatchPlan(members, len(members), 0, 0, None))
-        else:
-            plans += _plan_group(queries, left, members, shapes)
+    plans = [BatchPlan(popular, len(popular), 0, 0, None)] if popular else []
+    for (*_, shared), members in groups.items():
+        plans += _plan_group(queries, left, members, shapes, shared is not None)
     return sorted(plans, key=lambda batch: min(batch.members))
 
 
@@ -84,12 +86,19 @@ def _plan_group(
     left: Sequence[int],
     members: Sequence[int],
     shapes: Shapes,
+    listed: bool,
 ) -> list[BatchPlan]:
-    """Returns batches of queries that may share one; `left` is what to compute."""
+    """Returns batches of queries that may share one.
+
+    Args:
+        queries: all queries.
+        left: how many positions of each are to be computed.
+        members: which queries they are.
+        shapes: the shapes of the programs.
+        listed: whether they share a filter, and leave slots out by lists.
+    """
     k = bucket(shapes.ks, queries[members[0]].k)
     continues = left[members[0]] < queries[members[0]].length
-    widest = max(len(queries[i].left_out) for i in members)
-    listed = bool(shapes.widths) and widest <= shapes.widths[-1]
     members = sorted(members, key=lambda i: left[i])
     sizes = shapes.continued if continues else shapes.lengths
     lengths = [bucket(sizes, left[i]) for i in members]
