@@ -122,6 +122,11 @@ def test_a_full_queue_a_deadline_and_a_cancelled_query(
             with pytest.raises(QueueFull):
                 made.submit_call(lambda: 1)
             assert gone.cancel()
+            # It gives its place to another, and so do any number of them.
+            for _ in range(20):
+                assert made.counters().queue_depth == 2
+                assert made.submit(served, one).cancel()
+            assert len(made._queue) <= 8
         assert same(kept.result(WAIT), served.answer([one])[0])
         with pytest.raises(DeadlinePassed):
             late.result(WAIT)

@@ -171,8 +171,18 @@ class InferenceEngine:
             if self._waiting >= self._max_queue:
                 raise QueueFull(f"{self._waiting} queries wait")
             self._waiting += 1
+            if len(self._queue) > 2 * self._max_queue:
+                # Of those who gave up, no more than that are kept.
+                self._queue = [x for x in self._queue if not x.future.cancelled()]
             self._queue.append(work)
             self._changed.notify()
+        work.future.add_done_callback(self._left)
+
+    def _left(self, future: Future[Any]) -> None:
+        """A query that is cancelled leaves its place in the queue to another."""
+        if future.cancelled():
+            with self._changed:
+                self._waiting -= 1
 
     def _loop(self) -> None:
         while True:
@@ -186,10 +196,9 @@ class InferenceEngine:
                     step()
             except Exception as error:  # not an error of one batch
                 for one in taken:
-                    if not one.future.done():
-                        one.future.set_exception(error)
-                with self._changed:
-                    self._waiting = len(self._queue)
+                    future = one.future
+                    if not future.done() and (future.running() or self._begins(one)):
+                        future.set_exception(error)
 
     def _steps(self, taken: Sequence[_Asked | _Call]) -> list[Callable[[], None]]:
         """Divides what was taken into batches and calls; what came first is first."""
@@ -242,11 +251,11 @@ class InferenceEngine:
 
     def _begins(self, one: _Asked | _Call) -> bool:
         """Returns whether to compute it; its future knows of every other case."""
+        if not one.future.set_running_or_notify_cancel():
+            return False
         with self._changed:
             self._waiting -= 1
             gives_up = self._closed and not self._drains
-        if not one.future.set_running_or_notify_cancel():
-            return False
         if gives_up:
             one.future.set_exception(EngineClosed("the engine was closed"))
         elif one.deadline is not None and time.monotonic() > one.deadline:
