@@ -97,7 +97,7 @@ class EqidsToStablehloConfig(ConversionConfig):
     lengths: tuple[int, ...] | None = None
     """Positions of a history that a program reads: one for an item, and more for its
     text. By default those that `recommend` uses: 16, 32 and so on up to the --seq_len
-    of the run. A history needs a program that is long enough."""
+    of the run, which is always among them, so that every history can be read."""
     overwrite: bool = False
     """Replace OUTPUT if it is an export, in one step, when the new one is complete."""
     data_dir: Path | None = None

@@ -134,18 +134,17 @@ def _is_export(folder: Path) -> bool:
 
 
 def _lengths(opened: Opened, config: EqidsToStablehloConfig) -> list[int]:
-    """Returns the positions of the programs, ascending."""
+    """Returns the positions of programs, ascending; any history fits into the last."""
     seq_len, num_slots = opened.config.recipe.seq_len, opened.dataset.num_slots
     if config.lengths is None:
         return list(Shapes.of(seq_len, num_slots, 1, 1).lengths)
-    least = 1 if opened.tokens is None else opened.tokens.least_seq_len
     for length in config.lengths:
         require(
-            least <= length <= seq_len,
-            f"--lengths has {length}, wanted {least} to {seq_len}, the positions that "
+            length <= seq_len,
+            f"--lengths has {length}, wanted at most {seq_len}, the positions that "
             f"{opened.path} reads",
         )
-    return sorted(set(config.lengths))
+    return sorted({*config.lengths, seq_len})
 
 
 def _write_items(new: OutputFolder, opened: Opened) -> None:
