@@ -335,3 +335,13 @@ REFUSED = {
     ("new", "--data_dir", "none"): "none",
 }
 """Flags, and what the command says of them."""
+
+
+def test_missing_flatbuffers_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["eqids-to-stablehlo", "run", str(tmp_path / "out")]
+    assert "flatbuffers: pip install 'eqids[stablehlo]'" in refused(
+        command.main, words, capsys
+    )
