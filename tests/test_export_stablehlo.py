@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 from exports import export_to, jax_alone, plain_model, run_alone
+from folders import write_hf
 from jax.export import deserialize
 from runs import refused, save_noisy
 from safetensors.numpy import load_file
@@ -345,3 +346,26 @@ def test_missing_flatbuffers_are_named(
     assert "flatbuffers: pip install 'eqids[stablehlo]'" in refused(
         command.main, words, capsys
     )
+
+
+@pytest.mark.long
+def test_a_frozen_llama_stays_in_bfloat16(
+    dataset: Dataset, packages: Path, tmp_path: Path
+) -> None:
+    write_hf(tmp_path / "llama", bfloat16=True)
+    flags = TrainConfig(
+        data_dir=dataset.path, item_width=8, adapter="linear", train="heads",
+        llama_path=tmp_path / "llama", dtype="bfloat16",
+    )  # fmt: skip
+    save_noisy(tmp_path / "run", flags, dataset)
+    words = [str(tmp_path / "run"), str(tmp_path / "out"), "--rows", "1", "--lengths"]
+    command.main(["eqids-to-stablehlo", *words, "16"])
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["weights"]["llama.blocks.wq"]["dtype"] == "bfloat16"
+    found = eqids.load(tmp_path / "run").recommend([["item 3", "item 5"]], k=5)
+    loader = tmp_path / "out/loader.py"
+    said = started(packages, tmp_path, loader, "item 3,item 5", "--k", "5")
+    assert said.returncode == 0, said.stderr
+    lines = [line.split("\t") for line in said.stdout.splitlines()]
+    assert [line[0] for line in lines] == found["item"].tolist()
+    close([float(line[2]) for line in lines], found["probability"])
