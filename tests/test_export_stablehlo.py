@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_dataset
 from exports import export_to, jax_alone, plain_model, run_alone
 from folders import write_hf
 from jax.export import deserialize
 from runs import refused, save_noisy
 from safetensors.numpy import load_file
 from served import NOW, opened_model
+from text_runs import flags_of
 
 import eqids
 from convert import __main__ as command
+from eqids import train
 from eqids.config import TrainConfig, UserError
 from eqids.data import Dataset
 from eqids.export.jaxlib_dates import released, six_months_after
@@ -143,6 +145,25 @@ def test_jax_alone_gives_the_same_answers(
         assert [row[0] for row in flat] == wanted["item"].tolist(), kind
         assert [row[1] for row in flat] == wanted["title"].tolist()
         close([row[2] for row in flat], wanted["probability"])
+
+
+@pytest.mark.long
+def test_a_large_catalog_is_searched_best_first(packages: Path, tmp_path: Path) -> None:
+    """Above 65,536 slots a CPU visits clusters, other platforms score all items."""
+    sizes = {"num_clusters": 260, "cluster_size": 256, "num_items": 3000}
+    large = make_dataset(tmp_path / "data", **sizes)
+    opened = opened_model(large, "items")
+    export_to(tmp_path / "out", opened, lengths=(24,), rows=(1,))
+    (history, *_) = random_histories(large)[1:]
+    id_of = dict(large.items()[["slot", "item"]].itertuples(index=False))
+    ids = [id_of[slot] for slot in history.slots.tolist()]
+    loader = tmp_path / "out/loader.py"
+    said = started(packages, tmp_path, loader, ",".join(ids), "--k", "6")
+    assert said.returncode == 0, said.stderr
+    lines = [line.split("\t") for line in said.stdout.splitlines()]
+    wanted = Recommender(opened).recommend([ids], k=6)
+    assert [line[0] for line in lines] == wanted["item"].tolist()
+    close([float(line[2]) for line in lines], wanted["probability"])
 
 
 def close(ours: Any, theirs: Any) -> None:
@@ -290,7 +311,9 @@ def test_the_command_writes_what_its_loader_reads(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = TrainConfig(data_dir=dataset.path, item_width=8, adapter="linear")
+    flags = TrainConfig(
+        data_dir=dataset.path, item_width=8, adapter="linear", seq_len=16
+    )
     save_noisy(tmp_path / "run", flags, dataset)
     run, out = tmp_path / "run", tmp_path / "out"
     words = ["eqids-to-stablehlo", str(run), str(out), "--k", "3"]
@@ -315,8 +338,8 @@ def test_the_command_writes_what_its_loader_reads(
     command.main([*words, "--overwrite"])
     assert out.stat().st_ino != inode
     assert json.loads((out / "manifest.json").read_text()) == manifest
-    for flags_of, says in REFUSED.items():
-        assert says in refused(command.main, [*words[:2], *flags_of], capsys)
+    for some_flags, says in REFUSED.items():
+        assert says in refused(command.main, [*words[:2], *some_flags], capsys)
     other = [*words[:2], str(run), "--overwrite"]
     assert "is no export of eqids-to-stablehlo" in refused(command.main, other, capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
@@ -368,4 +391,28 @@ def test_a_frozen_llama_stays_in_bfloat16(
     assert said.returncode == 0, said.stderr
     lines = [line.split("\t") for line in said.stdout.splitlines()]
     assert [line[0] for line in lines] == found["item"].tolist()
+    close([float(line[2]) for line in lines], found["probability"])
+
+
+@pytest.mark.long
+def test_a_run_with_text_columns_and_its_pair_are_exported_alike(
+    loyal: Dataset, text_llama: Path, packages: Path, tmp_path: Path
+) -> None:
+    run, pair = tmp_path / "run", tmp_path / "pair"
+    train.main(flags_of(loyal.path, run, text_llama))
+    command.main(["eqids-to-hf", str(run), str(pair)])
+    files = []
+    for given, out in ((run, "first"), (pair, "second")):
+        words = [str(given), str(tmp_path / out), "--rows", "1"]
+        command.main(["eqids-to-stablehlo", *words])
+        manifest = json.loads((tmp_path / out / "manifest.json").read_text())
+        files.append(manifest["files"])
+    assert files[0] == files[1] and "text_lift" in str(manifest["weights"])
+    history = loyal.items()["item"].tolist()[:3]
+    ids = ",".join(map(str, history))
+    said = started(packages, tmp_path, tmp_path / "first/loader.py", ids, "--k", "9")
+    assert said.returncode == 0, said.stderr
+    lines = [line.split("\t") for line in said.stdout.splitlines()]
+    found = eqids.load(run).recommend([history], k=9)
+    assert [line[0] for line in lines] == [*map(str, found["item"])]
     close([float(line[2]) for line in lines], found["probability"])

@@ -60,11 +60,11 @@ class ExportedModel:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("items", type=lambda text: text.split(","))
-    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("items", help="ids of a history, oldest first, by commas")
+    parser.add_argument("--k", type=int, default=10, help="number of items")
     args, here = parser.parse_args(), Path(__file__).parent
     try:
-        for item, title, p in ExportedModel(here).recommend(args.items, args.k):
-            print(item, title, f"{p:.6f}", sep="\t")
+        best = ExportedModel(here).recommend(args.items.split(","), args.k)
+        print(*(f"{item}\t{title}\t{p:.6f}" for item, title, p in best), sep="\n")
     except (OSError, LookupError, TypeError, ValueError) as error:
         parser.error(f"{here}/manifest.json: {error}")
