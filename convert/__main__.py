@@ -1,4 +1,4 @@
-"""The command `python -m convert {inspect,gguf-to-hf,hf-to-hf,eqids-to-hf,items}`."""
+"""The command `python -m convert {inspect,gguf-to-hf,hf-to-hf,eqids-to-hf,…}`."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,12 @@ DESCRIPTION = """Convert weights of others for EqIDs, and of EqIDs for others.
     python -m convert gguf-to-hf SmolLM2-135M-Instruct.Q4_1.gguf llamas/smollm2
     python -m convert hf-to-hf llamas/smollm2 llamas/smollm2-half --dtype bfloat16
     python -m convert eqids-to-hf runs/shop exported/shop
+    python -m convert eqids-to-stablehlo runs/shop exported/shop-jax
     python -m convert items runs/shop exported/shop-items
 
 Outputs are folders. Each is written under a temporary name, read back, compared and
-renamed: a folder with its own name is complete. An existing output is an error.
+renamed: a folder with its own name is complete. An existing output is an error; only
+eqids-to-stablehlo can replace its own, with --overwrite.
 """
 
 

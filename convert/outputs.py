@@ -179,19 +179,23 @@ class OutputFolder:
 
 @contextmanager
 def output_folder(
-    path: Path, advance: Progress = lambda done, total: None
+    path: Path,
+    advance: Progress = lambda done, total: None,
+    *,
+    replace: bool = False,
 ) -> Iterator[OutputFolder]:
     """Writes a folder under a temporary name, reads it back and renames it.
 
     Args:
-        path: the folder, which must not exist.
+        path: the folder, which must not exist, unless it is replaced.
         advance: called for every part of a tensor that was written.
+        replace: whether an existing folder is replaced.
 
     Raises:
         UserError: the folder exists or could not be written; nothing is left then.
     """
-    require(not path.exists(), f"{path} exists already, wanted a new folder")
-    with new_folder(path) as partial:
+    require(replace or not path.exists(), f"{path} exists already, wanted a new folder")
+    with new_folder(path, replace) as partial:
         folder = OutputFolder(partial, advance)
         yield folder
         folder.verify()

@@ -8,6 +8,7 @@ from typing import Any
 from eqids.config import (
     AddConfig,
     EqidsToHfConfig,
+    EqidsToStablehloConfig,
     EstimateConfig,
     EvaluateConfig,
     ExportConfig,
@@ -91,6 +92,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "gguf-to-hf": GgufToHfConfig,
                 "hf-to-hf": HfToHfConfig,
                 "eqids-to-hf": EqidsToHfConfig,
+                "eqids-to-stablehlo": EqidsToStablehloConfig,
                 "items": ItemsConfig,
             },
             positional=True,

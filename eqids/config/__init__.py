@@ -40,6 +40,7 @@ from eqids.config.content import check_content as check_content
 from eqids.config.convert_flags import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,
+    EqidsToStablehloConfig as EqidsToStablehloConfig,
     GgufToHfConfig as GgufToHfConfig,
     HfToHfConfig as HfToHfConfig,
     InspectConfig as InspectConfig,

@@ -82,6 +82,41 @@ class EqidsToHfConfig(LlamaFolderConfig):
 
 
 @dataclass(frozen=True)
+class EqidsToStablehloConfig(ConversionConfig):
+    """Turn a model into programs that recommend with jax alone, without EqIDs, on CPU,
+    GPU and TPU: StableHLO, weights, items, a manifest and loader.py (docs/export.md).
+
+    INPUT is a run, a checkpoint or a folder of eqids-to-hf. Every program has fixed
+    shapes: some rows, some positions of history, and k.
+    """
+
+    k: int = 10
+    """Number of items that the programs return; less if the catalog has fewer."""
+    rows: tuple[int, ...] = (1, 64)
+    """Numbers of histories that a program reads at a time."""
+    lengths: tuple[int, ...] | None = None
+    """Positions of a history that a program reads: one for an item, and more for its
+    text. By default those that `recommend` uses: 16, 32 and so on up to the --seq_len
+    of the run, which is always among them, so that every history can be read."""
+    overwrite: bool = False
+    """Replace OUTPUT if it is an export, in one step, when the new one is complete."""
+    data_dir: Path | None = None
+    """The dataset folder; by default the one that the run was trained on."""
+    llama_path: Path | None = None
+    """Folder of the frozen Llama, if it is no longer where the run found it."""
+    tokenizer: Path | None = None
+    """tokenizer.json of the items' texts, if it is no longer where the run found it."""
+    jaxlib_released: str | None = None
+    """Date (YYYY-MM-DD) when the installed jaxlib was released, from which its promise
+    to read the programs is counted; needed for a jaxlib that EqIDs does not know."""
+
+    def __post_init__(self) -> None:
+        check_flags(self, "k rows", ONE_OR_MORE)
+        if self.lengths is not None:
+            check_flags(self, "lengths", ONE_OR_MORE)
+
+
+@dataclass(frozen=True)
 class ItemsConfig(ConversionConfig):
     """Write the vectors of a checkpoint's items and clusters, with the items' ids, as
     Parquet and safetensors."""
