@@ -101,11 +101,7 @@ class ModelArrays:
         )
         found, self._treedef = jax.tree.flatten_with_path((model, opened.prefix))
         begin = {0: "", 1: "prefix."}
-        self._names = [
-            begin[path[0].idx]
-            + jax.tree_util.keystr(path[1:], simple=True, separator=".")
-            for path, _ in found
-        ]
+        self._names = [begin[path[0].idx] + _dotted(path[1:]) for path, _ in found]
         self.arrays = dict(zip(self._names, (x for _, x in found), strict=True))
 
     def model(self, arrays: Mapping[str, Array]) -> tuple[EqIDs, PrefixCache | None]:
