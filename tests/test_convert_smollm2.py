@@ -23,8 +23,7 @@ from convert.__main__ import main
 from eqids.config import LLAMA_PRESETS
 from eqids.model import Llama
 
-# Quick tests convert small models of every kind (test_convert_gguf*.py), and find the
-# tokens of this one (test_special_tokens.py).
+# Quick tests convert small models of every kind (test_convert_gguf*.py).
 pytestmark = pytest.mark.long
 
 TEXT = (
