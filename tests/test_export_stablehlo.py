@@ -63,7 +63,7 @@ def export(
     @functools.cache
     def of(kind: str) -> tuple[Opened, Path]:
         opened, output = of_kind(dataset, kind), folder / kind.replace(" ", "-")
-        lengths, rows = (None, (1, ROWS)) if kind == "ids" else ((24,), (ROWS,))
+        lengths, rows = ((), (1, ROWS)) if kind == "ids" else ((24,), (ROWS,))
         export_to(output, opened, lengths=lengths, rows=rows)
         return opened, output
 

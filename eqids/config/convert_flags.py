@@ -94,7 +94,7 @@ class EqidsToStablehloConfig(ConversionConfig):
     """Number of items that the programs return; less if the catalog has fewer."""
     rows: tuple[int, ...] = (1, 64)
     """Numbers of histories that a program reads at a time."""
-    lengths: tuple[int, ...] | None = None
+    lengths: tuple[int, ...] = ()
     """Positions of a history that a program reads: one for an item, and more for its
     text. By default those that `recommend` uses: 16, 32 and so on up to the --seq_len
     of the run, which is always among them, so that every history can be read."""
@@ -112,7 +112,7 @@ class EqidsToStablehloConfig(ConversionConfig):
 
     def __post_init__(self) -> None:
         check_flags(self, "k rows", ONE_OR_MORE)
-        if self.lengths is not None:
+        if self.lengths:
             check_flags(self, "lengths", ONE_OR_MORE)
 
 

@@ -136,7 +136,7 @@ def _is_export(folder: Path) -> bool:
 def _lengths(opened: Opened, config: EqidsToStablehloConfig) -> list[int]:
     """Returns the positions of programs, ascending; any history fits into the last."""
     seq_len, num_slots = opened.config.recipe.seq_len, opened.dataset.num_slots
-    if config.lengths is None:
+    if not config.lengths:
         return list(Shapes.of(seq_len, num_slots, 1, 1).lengths)
     for length in config.lengths:
         require(
@@ -215,7 +215,7 @@ def _words(config: EqidsToStablehloConfig) -> Iterator[str]:
     yield from (str(config.input), str(config.output))
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("input", "output", "overwrite") or value is None:
+        if field.name in ("input", "output", "overwrite") or value in (None, ()):
             continue
         yield f"--{field.name}"
         yield from map(str, value if isinstance(value, tuple) else (value,))
