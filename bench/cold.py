@@ -25,14 +25,9 @@ from bench.cold_options import ColdOptions, ColdStart
 from bench.withheld_items import TEXT_WIDTH, Withheld, withheld_events, withhold
 from eqids import train
 from eqids.cli import parse, run_as_process, say
-from eqids.config import (
-    TrainConfig,
-)
+from eqids.config import TrainConfig
 from eqids.data import open_dataset
-from eqids.fit.evaluation import (
-    evaluate,
-    make_ranker,
-)
+from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.ranking import metrics
 from eqids.inference.open import open_checkpoint
 from eqids.io.atomic import write_json

@@ -52,6 +52,13 @@ def run_alone(
     )
 
 
+def started(packages: Path, cwd: Path, loader: Path, *flags: str) -> Any:
+    """Runs a loader as `python loader.py` does, with jax alone."""
+    code = "import runpy; sys.argv[:] = sys.argv[1:]\n"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    return run_alone(packages, cwd, code, str(loader), *flags)
+
+
 def plain_model(dataset: Dataset, seed: int = 0, text_width: int = 0) -> Opened:
     """A model of ids alone, or with text columns; its weights are noise."""
     widths = {"text_width": text_width, "encoding_width": text_width}
@@ -73,3 +80,8 @@ def export_to(output: Path, opened: Opened, **flags: Any) -> dict[str, Any]:
     write_export(opened, EqidsToStablehloConfig(opened.path, output, **given))
     manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
     return manifest
+
+
+def close(ours: Any, theirs: Any) -> None:
+    """Holds probabilities to those of EqIDs."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)

@@ -29,6 +29,8 @@ from eqids.inference.open import Opened
 from eqids.model import PrefixCache
 
 _DEFAULT_MB = 256
+"""Memory of the pages by default, unless fewer of the longest histories fit into it
+than the number below."""
 _LEAST_HISTORIES = 4
 
 
@@ -121,21 +123,35 @@ class HistoryCache:
             shapes: the shapes of its programs.
             programs: its compiled programs.
         """
+        recent = jax.device_put(recent_array(queries, batch.rows))
         with self._lock:
-            return self._vectors(batch, queries, opened, shapes, programs)
+            batch, starts, before = self._before(batch, queries, shapes)
+            arrays, last = history_arrays(
+                queries, batch.rows, batch.length, starts[: len(queries)].tolist()
+            )
+            query, found = programs.run(
+                continued_vectors, opened.model, opened.prefix, self.pages, arrays,
+                last, recent, before, starts, dtype=opened.dtype,
+            )  # fmt: skip
+            self._keep(queries, starts, found, programs)
+            hits = len(queries) if batch.continues else 0
+            self.hits += hits
+            self.misses += len(queries) - hits
+        return query, recent
 
-    def _vectors(
-        self,
-        batch: BatchPlan,
-        queries: Sequence[PreparedQuery],
-        opened: Opened,
-        shapes: Shapes,
-        programs: Programs,
-    ) -> tuple[Float[Array, "batch item_width"], Int[Array, "batch recent"]]:
+    def _before(
+        self, batch: BatchPlan, queries: Sequence[PreparedQuery], shapes: Shapes
+    ) -> tuple[BatchPlan, Int32[np.ndarray, " batch"], Int32[np.ndarray, "batch page"]]:
+        """Looks up what is kept of the histories of a batch.
+
+        Returns:
+            The batch, which computes whole histories if pages were forgotten since it
+            was planned; how many positions of each row are kept; and the places of
+            their pages.
+        """
         known = [self._known(one) for one in queries]
         left = [one.length - num for one, (_, num) in zip(queries, known, strict=True)]
         if batch.continues and max(left) > batch.length:
-            # Pages were forgotten since the batch was planned.
             longest = max(one.length for one in queries)
             length = bucket(shapes.lengths, longest)
             batch = replace(batch, continues=False, length=length)
@@ -147,18 +163,7 @@ class HistoryCache:
         starts = np.zeros(batch.rows, np.int32)
         for row, (own, num) in enumerate(known):
             before[row, : len(own)], starts[row] = own, num
-        arrays, last = history_arrays(
-            queries, batch.rows, batch.length, starts[: len(queries)].tolist()
-        )
-        recent = jax.device_put(recent_array(queries, batch.rows))
-        query, found = programs.run(
-            continued_vectors, opened.model, opened.prefix, self.pages, arrays, last,
-            recent, before, starts, dtype=opened.dtype,
-        )  # fmt: skip
-        self._keep(queries, starts, found, programs)
-        hits = len(queries) if batch.continues else 0
-        self.hits, self.misses = self.hits + hits, self.misses + len(queries) - hits
-        return query, recent
+        return batch, starts, before
 
     def _known(self, query: PreparedQuery) -> tuple[list[int], int]:
         """Places of pages, and how many positions of them need not be computed.

@@ -18,8 +18,8 @@ def prefix_digests(
     Args:
         row: one history.
         weights: names the weights that read it.
-        at_least: all beginnings that lack at most so many positions of the row have
-            digests, and at most a page; of others, those of whole pages.
+        at_least: how far from its end on every beginning has a digest, in positions; at
+            least a page. Before that only beginnings of whole pages have one.
     """
     fields = [array[0] for array in vars(row).values() if array is not None]
     positions = np.stack(fields, axis=-1)
