@@ -82,9 +82,23 @@ class EqidsToHfConfig(LlamaFolderConfig):
 
 
 @dataclass(frozen=True)
-class EqidsToStablehloConfig(ConversionConfig):
+class ProgramsConfig(ConversionConfig):
+    """The flags of every command that writes a model to run without EqIDs."""
+
+    overwrite: bool = False
+    """Replace OUTPUT if it is an export, in one step, when the new one is complete."""
+    data_dir: Path | None = None
+    """The dataset folder; by default the one that the run was trained on."""
+    llama_path: Path | None = None
+    """Folder of the frozen Llama, if it is no longer where the run found it."""
+    tokenizer: Path | None = None
+    """tokenizer.json of the items' texts, if it is no longer where the run found it."""
+
+
+@dataclass(frozen=True)
+class EqidsToStablehloConfig(ProgramsConfig):
     """Turn a model into programs that recommend with jax alone, without EqIDs, on CPU,
-    GPU and TPU: StableHLO, weights, items, a manifest and loader.py (docs/export.md).
+    GPU and TPU: StableHLO, weights, items, a manifest and loader.py (docs/stablehlo.md).
 
     INPUT is a run, a checkpoint or a folder of eqids-to-hf. Every program has fixed
     shapes: some rows, some positions of history, and k.
@@ -98,14 +112,6 @@ class EqidsToStablehloConfig(ConversionConfig):
     """Positions of a history that a program reads: one for an item, and more for its
     text. By default those that `recommend` uses: 16, 32 and so on up to the --seq_len
     of the run, which is always among them, so that every history can be read."""
-    overwrite: bool = False
-    """Replace OUTPUT if it is an export, in one step, when the new one is complete."""
-    data_dir: Path | None = None
-    """The dataset folder; by default the one that the run was trained on."""
-    llama_path: Path | None = None
-    """Folder of the frozen Llama, if it is no longer where the run found it."""
-    tokenizer: Path | None = None
-    """tokenizer.json of the items' texts, if it is no longer where the run found it."""
     jaxlib_released: str | None = None
     """Date (YYYY-MM-DD) when the installed jaxlib was released, from which its promise
     to read the programs is counted; needed for a jaxlib that EqIDs does not know."""

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from jax import export
 
-from convert.hf_eqids import is_pair
 from convert.outputs import OutputFolder, Progress, Weight, output_folder
 from eqids.config import EqidsToStablehloConfig, require, to_json
 from eqids.data.files import write_parquet
@@ -28,7 +27,7 @@ from eqids.export.exported_programs import (
 from eqids.export.jaxlib_dates import GUARANTEE, released, six_months_after
 from eqids.inference.engine.prepared_query import window_step
 from eqids.inference.engine.shapes import Shapes
-from eqids.inference.open import Opened, open_checkpoint, open_pair
+from eqids.inference.open import Opened, open_path
 from sharding import Placement
 
 FORMAT_VERSION = 1
@@ -61,13 +60,13 @@ def eqids_to_stablehlo(
         "eqids-to-stablehlo needs flatbuffers: pip install 'eqids[stablehlo]'",
     )
     released(importlib.metadata.version("jaxlib"), config.jaxlib_released)
-    path, put = config.input, Placement(None, None)
-    if is_pair(path):
-        opened = open_pair(path, config.data_dir, put, config.tokenizer)
-    else:
-        opened = open_checkpoint(
-            path, config.data_dir, config.llama_path, put, config.tokenizer
-        )
+    opened = open_path(
+        config.input,
+        config.data_dir,
+        config.llama_path,
+        Placement(None, None),
+        config.tokenizer,
+    )
     return write_export(opened, config, advance)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from convert.hf_eqids import check_pair, load_pair, read_pair
+from convert.hf_eqids import check_pair, is_pair, load_pair, read_pair
 from eqids.checkpoints import read_manifest, resolve, restore
 from eqids.config import OpenConfig, RunConfig, from_json
 from eqids.data import Dataset
@@ -78,6 +78,30 @@ def open_model(config: OpenConfig, put: Placement) -> Opened:
     return open_checkpoint(
         config.checkpoint, config.data_dir, config.llama_path, put, config.tokenizer
     )
+
+
+def open_path(
+    path: Path,
+    data_dir: Path | None,
+    llama_path: Path | None,
+    put: Placement,
+    tokenizer: Path | None = None,
+) -> Opened:
+    """Opens a checkpoint, a run or a pair, whichever the path is.
+
+    Args:
+        path: the checkpoint, the run or the pair.
+        data_dir: see `open_checkpoint`.
+        llama_path: see `open_checkpoint`; a pair holds its own Llama.
+        put: where the model goes.
+        tokenizer: see `open_checkpoint` and `open_pair`.
+
+    Raises:
+        UserError: see `open_checkpoint` and `open_pair`.
+    """
+    if is_pair(path):
+        return open_pair(path, data_dir, put, tokenizer)
+    return open_checkpoint(path, data_dir, llama_path, put, tokenizer)
 
 
 def open_checkpoint(
