@@ -58,9 +58,14 @@ def _change_and_migrate(
 ) -> None:
     # Imported here: a command without a checkpoint does not wait for jax.
     from eqids.migrate.measured_migration import MeasuredMigration
+    from eqids.migrate.migration_plan import plan_migration
 
-    migration = MeasuredMigration(config, dataset, planned.after.version)
-    path, target = migration.plan.checkpoint, migration.plan.target
+    assert config.checkpoint is not None
+    plan = plan_migration(
+        config.checkpoint, config.output, dataset, planned.after.version
+    )
+    migration = MeasuredMigration(config, plan, dataset)
+    path, target = plan.checkpoint, plan.target
     if config.dry_run:
         say(_summary(planned))
         say(f"{path} becomes {target}")

@@ -38,7 +38,6 @@ from eqids.config import PrepareConfig
 if TYPE_CHECKING:
     import numpy as np
 
-    from eqids.data import DatasetInfo
     from eqids.data.clustering.cluster_items import TextEncoder
 
 
@@ -57,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = prepare(config, _report, encode)
     say(summary(dataset))
     say(f"done in {time.perf_counter() - start:.1f} s; next:")
-    for command in _next_commands(config, dataset.info):
-        say(f"  python -m {command}")
+    say(f"  python -m {_next_command(config)}")
 
 
 def _report(message: str) -> None:
@@ -88,20 +86,10 @@ def _text_encoder(llama_path: Path) -> "TextEncoder":
     return encode
 
 
-def _next_commands(config: PrepareConfig, info: "DatasetInfo") -> list[str]:
-    """Returns the commands to train; checkpoints of an older catalog migrate first."""
-    from eqids.data.info import INFO_FILE, read_info
-
-    folder = shell_word(str(config.folder))
-    train = f"eqids.train --data_dir {folder}"
-    if config.catalog is None:
-        return [train]
-    if read_info(config.catalog / INFO_FILE).catalog_id == info.catalog_id:
-        return [f"{train} --load_checkpoint RUN"]
-    return [
-        f"eqids.catalog migrate --data_dir {folder} --checkpoint RUN",
-        f"{train} --load_checkpoint RUN-v{info.catalog_version}",
-    ]
+def _next_command(config: PrepareConfig) -> str:
+    """Returns the command that trains, or continues a run of the catalog."""
+    other = "" if config.catalog is None else " --continue_from RUN"
+    return f"eqids.train{other} --data_dir {shell_word(str(config.folder))}"
 
 
 if __name__ == "__main__":

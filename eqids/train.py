@@ -38,6 +38,11 @@ memory (--lora_rank, --lora_alpha, --lora_targets):
     python -m eqids.train --train lora --load_checkpoint runs/stage1/1000 \\
         --checkpoint_dir runs/lora --num_steps 1000
 
+More steps for a finished run, or the next day's data (docs/nightly.md), in the folder
+runs/mine-more1:
+
+    python -m eqids.train --continue_from runs/mine --data_dir data/today
+
 A run from a folder that python -m convert eqids-to-hf wrote, with any --train:
 
     python -m eqids.train --init_from exported/mine --train all \\
@@ -63,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _train(flags: TrainConfig) -> None:
     from eqids.fit.loop import train
+    from eqids.migrate.continued_run import begin_continued
     from eqids.planning.abstract import job_of_run
     from eqids.planning.layout_presets import placement_of
     from eqids.planning.memory_check import available_bytes, check_fits
@@ -73,6 +79,8 @@ def _train(flags: TrainConfig) -> None:
     from eqids.runs.start_or_restore import start_or_restore
 
     put = placement_of(flags.layout)
+    if flags.continue_from is not None and not flags.estimate_memory_only:
+        begin_continued(flags, say)
     inputs = open_inputs(flags)
     if flags.estimate_memory_only:
         inputs, sizes = complete_inputs(inputs)

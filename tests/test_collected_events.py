@@ -121,7 +121,7 @@ def test_the_command_continues_the_dataset_that_was_served(
     assert item_histories(found) == {"a": [*"wxyz"], "b": [*"wxy"]}
     assert found.info.time_unit == "days" and found.info.catalog_version == 2
     said = capsys.readouterr().out
-    assert "eqids.catalog migrate" in said and "--load_checkpoint RUN-v2" in said
+    assert "eqids.train --continue_from RUN --data_dir" in said
     titles = write_csv(tmp_path / "i.csv", [("z", "Zed")], ("item_id", "title"))
     prepare.main([*flags, "--overwrite", "--items", str(titles)])
     items = open_dataset(tmp_path / "next").items().set_index("item")["title"]

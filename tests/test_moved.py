@@ -130,8 +130,7 @@ def test_histories_that_changed_are_reported_in_words(
     later = prepared(tmp_path, f"csv:{today}", catalog=dataset.path)
     said = refused(train.main, small(later.path, finished), capsys)
     assert "was trained on other histories of the same items than" in said
-    assert f"--load_checkpoint {finished / '40'}" in said
-    assert "another --checkpoint_dir" in said
+    assert f"--continue_from {finished} in place of --checkpoint_dir" in said
     for one in (dataset, later):
         assert one.info.dataset_hash[:12] not in said
 

@@ -51,6 +51,8 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "fresh": (True, False, False),
     "load_checkpoint": (Path("runs/0/5"), Path("runs/1/6"), None),
     "init_from": (None, None, None),
+    "continue_from": (None, None, None),
+    "more_steps": (None, None, None),
     "num_steps": (77, 78, None),
     "epochs": (None, 8.0, None),
     "max_minutes": (30.0, 40.0, None),

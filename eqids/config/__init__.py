@@ -90,6 +90,7 @@ from eqids.config.recipe_rule import (
     ML_100K as ML_100K,
     NANO_RECIPE as NANO_RECIPE,
     DataFacts as DataFacts,
+    continued_recipe as continued_recipe,
     preset_recipe as preset_recipe,
     recipe_for as recipe_for,
     recipe_text as recipe_text,
@@ -101,6 +102,7 @@ from eqids.config.recipes import (
     Recipe as Recipe,
 )
 from eqids.config.run_config import (
+    Continued as Continued,
     RunConfig as RunConfig,
     TokensConfig as TokensConfig,
 )
@@ -112,6 +114,7 @@ from eqids.config.stages import (
     RUN_FLAGS as RUN_FLAGS,
     flag as flag,
     model_flags as model_flags,
+    recorded_flags as recorded_flags,
     taken_over as taken_over,
 )
 from eqids.config.train_flags import (

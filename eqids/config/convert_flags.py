@@ -98,7 +98,7 @@ class ProgramsConfig(ConversionConfig):
 @dataclass(frozen=True)
 class EqidsToStablehloConfig(ProgramsConfig):
     """Turn a model into programs that recommend with jax alone, without EqIDs, on CPU,
-    GPU and TPU: StableHLO, weights, items, a manifest and loader.py (docs/stablehlo.md).
+    GPU and TPU: StableHLO, weights, items, a manifest, loader.py (docs/stablehlo.md).
 
     INPUT is a run, a checkpoint or a folder of eqids-to-hf. Every program has fixed
     shapes: some rows, some positions of history, and k.

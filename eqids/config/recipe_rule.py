@@ -59,6 +59,9 @@ EARLY_STOP = 5
 EVAL_USERS = 5_000
 """Most users in an evaluation during training: NDCG@10 has a standard error of about
 .003 then, and the errors of two steps have the same sign."""
+CONTINUED_EPOCHS, AGAIN = 1.0, 0.3
+"""A run that continues another makes so many epochs, at this share of its learning
+rate."""
 _TEXT = 4
 """How many times longer rows are if items have texts."""
 
@@ -160,6 +163,33 @@ def with_adapter(recipe: Recipe, llama: LlamaConfig | None) -> Recipe:
     return dataclasses.replace(recipe, adapter="identity" if same else "linear")
 
 
+def continued_recipe(
+    recipe: Recipe, facts: DataFacts, step: int, given: Mapping[str, Any]
+) -> Recipe:
+    """Returns the recipe of a run that continues another with more steps.
+
+    Args:
+        recipe: of the other run.
+        facts: the data that the run trains on.
+        step: the step of the other run to continue from.
+        given: by field, what the user chose; `more_steps` or `epochs` for the steps.
+    """
+    more = given.get("more_steps")
+    if more is None:
+        more = num_steps(facts, recipe, given.get("epochs", CONTINUED_EPOCHS))
+    rate = recipe.learning_rate * (1.0 if recipe.first_step else AGAIN)
+    follows = {
+        "first_step": step,
+        "num_steps": step + more,
+        "learning_rate": rate,
+        "warmup_steps": min(recipe.warmup_steps, more // 10),
+        "eval_every": min(recipe.eval_every, max(1, more // EARLY_STOP)),
+        "eval_users": EVAL_USERS if facts.num_evaluated > EVAL_USERS else 0,
+    }
+    chosen = {n: v for n, v in given.items() if n not in ("more_steps", "epochs")}
+    return dataclasses.replace(recipe, **{**follows, **chosen})
+
+
 def num_steps(facts: DataFacts, recipe: Recipe, epochs: float) -> int:
     """Returns the number of steps of so many passes over the training targets.
 
@@ -182,7 +212,8 @@ def recipe_text(facts: DataFacts, recipe: Recipe, llama: str) -> str:
         llama: the Llama, such as `nano 64 x 2`.
     """
     each = facts.num_events / max(facts.num_users, 1)
-    epochs = recipe.num_steps * epochs_of_step(facts, recipe)
+    epochs = recipe.own_steps * epochs_of_step(facts, recipe)
+    steps = f"{recipe.own_steps:,}{' more' if recipe.first_step else ''} steps"
     patience = f"stops after {recipe.early_stop} evaluations without a better one"
     if not recipe.early_stop:
         patience = "does not stop early"
@@ -192,7 +223,7 @@ def recipe_text(facts: DataFacts, recipe: Recipe, llama: str) -> str:
         f"training events a user, {facts.events_per_item:.1f} an item\n"
         f"  -> {llama}, items of {recipe.item_width}, dropout {recipe.dropout:g}, "
         f"learning rate {recipe.learning_rate:.3g} ({recipe.schedule})\n"
-        f"  -> {recipe.num_steps:,} steps of {recipe.batch_size} x {recipe.seq_len} "
+        f"  -> {steps} of {recipe.batch_size} x {recipe.seq_len} "
         f"({epochs:.1f} epochs); every {recipe.eval_every:,} an evaluation of {on} "
         f"users; {patience}"
     )

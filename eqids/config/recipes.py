@@ -43,6 +43,14 @@ class Recipe:
     """Users in an evaluation during training; 0 for all."""
     text_width: int = 0
     """The text columns of an item's vector, included in `item_width`."""
+    first_step: int = 0
+    """Steps of the run that this one continues. `num_steps` includes them; warmup and
+    schedule begin after them."""
+
+    @property
+    def own_steps(self) -> int:
+        """Most steps of this run, without those of the run that it continues."""
+        return self.num_steps - self.first_step
 
 
 PRETRAINED_RECIPES: Mapping[str, Recipe] = types.MappingProxyType(

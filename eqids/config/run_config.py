@@ -19,6 +19,17 @@ class TokensConfig:
 
 
 @dataclass(frozen=True)
+class Continued:
+    """The checkpoint that a run continues, of another run."""
+
+    checkpoint: Path
+    """DIR/STEP."""
+    score: float | None
+    """Its NDCG@10 on validation, on the dataset and the users of this run; None if no
+    user has a validation target."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that a run does: its flags, and what the flags leave open."""
 
@@ -44,3 +55,5 @@ class RunConfig:
     """Size of the encodings that text columns are made of; 0 if there are none."""
     text_encoder: str | None = None
     """Hash of the Llama and the tokenizer that made these encodings."""
+    continues: Continued | None = None
+    """The checkpoint that the run continues, if it does."""

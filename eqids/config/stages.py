@@ -18,6 +18,7 @@ them over, unless its own command line gives them."""
 
 RUN_FLAGS = (
     "freeze_llama", "checkpoint_dir", "fresh", "load_checkpoint", "init_from",
+    "continue_from", "more_steps",
     "num_steps", "epochs", "max_minutes", "stop_at", "batch_size", "accumulate",
     "learning_rate", "llama_learning_rate", "schedule", "warmup_steps", "grad_clip",
     "weight_decay", "dropout", "id_dropout", "item_optimizer", "remat", "attention",
@@ -28,6 +29,13 @@ RUN_FLAGS = (
 )  # fmt: skip
 """Flags of how a run learns, evaluates, saves and uses its machine; each run has its
 own. (`freeze_llama` means `train heads`.)"""
+
+CONTINUED_FLAGS = (
+    "accumulate", "llama_learning_rate", "grad_clip", "id_dropout", "item_optimizer",
+    "seed",
+)  # fmt: skip
+"""The `RUN_FLAGS` that a run takes over too if it continues another. Those of a recipe
+are not among them: it continues with the recorded recipe."""
 
 LLAMA_FLAGS = ("llama_size", "llama_config", "llama_path", "from_scratch")
 """The `MODEL_FLAGS` that together say which Llama it is."""
@@ -56,6 +64,8 @@ def taken_over(config: RunConfig, given: TrainConfig) -> dict[str, Any]:
         config: the config of the run whose checkpoint is loaded.
         given: the flags on the new run's own command line.
     """
+    if given.continue_from is not None:
+        return recorded_flags(config)
     flags, left_out = model_flags(config), set[str]()
     another = given.llama_path is not None or given.llama_config is not None
     if another or given.from_scratch:
@@ -64,6 +74,16 @@ def taken_over(config: RunConfig, given: TrainConfig) -> dict[str, Any]:
     if not trains == config.strategy == "lora":
         left_out |= {"train", "lora_rank", "lora_alpha", "lora_targets"}
     return {name: value for name, value in flags.items() if name not in left_out}
+
+
+def recorded_flags(config: RunConfig) -> dict[str, Any]:
+    """Returns all flags that a run may take over, with a recorded run's values.
+
+    Args:
+        config: the recorded run's config.
+    """
+    more = {name: getattr(config.flags, name) for name in CONTINUED_FLAGS}
+    return model_flags(config) | more
 
 
 def flag(name: str, value: Any) -> str:

@@ -174,6 +174,14 @@ class TrainConfig:
     """Start from a folder that python -m convert eqids-to-hf wrote: its Llama, items,
     adapters and softmax, with a new optimizer. Flags are taken over as with
     --load_checkpoint."""
+    continue_from: Path | None = grouped("checkpoints", None)
+    """Continue another run, with its weights and its optimizer, in a new folder: DIR
+    (its best step) or DIR/STEP. The run may be finished, and --data_dir may hold newer
+    data with the same catalog or a later version of it. All flags of how the model
+    learns are taken over too, unless they are given."""
+    more_steps: int | None = grouped("checkpoints", None)
+    """With --continue_from: most further steps, by default one pass over the training
+    events."""
     log_every: int = grouped("checkpoints", 50)
     """Steps between lines of metrics."""
     eval_every: int | None = grouped("checkpoints", None)
@@ -271,7 +279,8 @@ class TrainConfig:
 
     def _check_numbers(self) -> None:
         counts = "num_steps stop_at batch_size seq_len item_width text_width lora_rank "
-        counts += "log_every eval_every test_users save_every keep keep_every"
+        counts += "log_every eval_every test_users save_every keep keep_every "
+        counts += "more_steps"
         check_flags(self, counts, ONE_OR_MORE)
         positive = "learning_rate llama_learning_rate grad_clip lora_alpha save_minutes"
         positive += " epochs max_minutes"
@@ -293,11 +302,31 @@ class TrainConfig:
             f"--init_from {self.init_from} and --load_checkpoint "
             f"{self.load_checkpoint} contradict each other, wanted one of them",
         )
+        other = "load_checkpoint" if self.init_from is None else "init_from"
+        require(
+            self.continue_from is None or getattr(self, other) is None,
+            f"--continue_from {self.continue_from} and --{other} "
+            f"{getattr(self, other)} contradict each other, wanted one of them",
+        )
+        require(
+            self.continue_from is None or self.num_steps is None,
+            f"--continue_from counts on from the other run's step, and --num_steps is "
+            f"{self.num_steps}; wanted --more_steps",
+        )
+        require(
+            self.more_steps is None or self.continue_from is not None,
+            f"--more_steps {self.more_steps} is for --continue_from",
+        )
+        require(
+            self.more_steps is None or self.epochs is None,
+            f"--more_steps {self.more_steps} and --epochs {self.epochs} contradict "
+            "each other, wanted one of them",
+        )
 
     @property
     def starts_from(self) -> Path | None:
         """The checkpoint or folder whose weights a new run starts from."""
-        return self.load_checkpoint or self.init_from
+        return self.load_checkpoint or self.init_from or self.continue_from
 
     @property
     def reads_text(self) -> bool:

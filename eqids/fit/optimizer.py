@@ -42,18 +42,24 @@ def make_schedule(recipe: Recipe) -> optax.Schedule:
 
     It rises linearly from 0 to its peak during the warmup (during the whole run, if
     that is shorter). Then it falls to 1% of its peak, as a cosine or linearly, or stays
-    constant.
+    constant. In a run that continues another it begins after the other's steps.
 
     Args:
         recipe: steps, warmup, peak, and the form of the schedule after the warmup.
     """
-    peak, warmup = recipe.learning_rate, min(recipe.warmup_steps, recipe.num_steps - 1)
+    schedule, first = _own_schedule(recipe), recipe.first_step
+    return schedule if first == 0 else lambda step: schedule(step - first)
+
+
+def _own_schedule(recipe: Recipe) -> optax.Schedule:
+    """The learning rate by steps of this run alone."""
+    peak, warmup = recipe.learning_rate, min(recipe.warmup_steps, recipe.own_steps - 1)
     if recipe.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
-            0.0, peak, warmup, recipe.num_steps, end_value=LOWEST * peak
+            0.0, peak, warmup, recipe.own_steps, end_value=LOWEST * peak
         )
     last = LOWEST * peak if recipe.schedule == "linear" else peak
-    falls = optax.linear_schedule(peak, last, recipe.num_steps - warmup)
+    falls = optax.linear_schedule(peak, last, recipe.own_steps - warmup)
     rises = optax.linear_schedule(0.0, peak, warmup)
     return optax.join_schedules([rises, falls], [warmup])
 
@@ -107,7 +113,8 @@ def scale_by_cooldown(recipe: Recipe) -> optax.GradientTransformation:
     def update(
         updates: PyTree, state: CooldownState, params: PyTree = None
     ) -> tuple[PyTree, CooldownState]:
-        scale = -rate(state.steps) * cooled(recipe.num_steps, *state)
+        cooling = cooled(recipe.num_steps, *state, recipe.first_step)
+        scale = -rate(state.steps) * cooling
         updates = jax.tree.map(lambda x: scale.astype(x.dtype) * x, updates)
         return updates, CooldownState(optax.safe_increment(state.steps), state.begun)
 

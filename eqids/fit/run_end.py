@@ -24,7 +24,7 @@ class RunEnd:
             recipe: the run's recipe.
             state: the state that the run starts from.
         """
-        self._num_steps, self._cools = recipe.num_steps, recipe.schedule == "wsd"
+        self._recipe, self._cools = recipe, recipe.schedule == "wsd"
         self.last = recipe.num_steps
         """The last step."""
         self._cooldown_after = recipe.num_steps
@@ -63,5 +63,6 @@ class RunEnd:
         return state
 
     def _note(self, state: State) -> None:
-        found = cooldown(self._num_steps, cooldown_begun(state.optimizer))
+        begun, recipe = cooldown_begun(state.optimizer), self._recipe
+        found = cooldown(recipe.num_steps, begun, recipe.first_step)
         self._cooldown_after, self.last = int(found.first), int(found.last)

@@ -17,9 +17,9 @@ from eqids.data.batches.tokens import ItemTokens
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.data.catalog.as_of import as_of
 from eqids.data.catalog.lineage import Change
-from eqids.fit.evaluation import evaluate, make_ranker, of_users
+from eqids.fit.evaluation import evaluate, make_ranker, of_some_users, of_users
 from eqids.migrate.migrated_checkpoint import MigratedCheckpoint, migrate_checkpoint
-from eqids.migrate.migration_plan import plan_migration
+from eqids.migrate.migration_plan import MigrationPlan
 from eqids.migrate.texts_of_new_items import NewTexts, added_since
 from eqids.model import Batch, EqIDs, PrefixCache
 from eqids.runs.assemble import assemble
@@ -33,23 +33,21 @@ _QUERIES = 8192
 class MeasuredMigration:
     """Migrates one checkpoint: `measure` before the catalog changes, then `write`."""
 
-    def __init__(self, config: ChangeConfig, dataset: Dataset, version: int):
-        """Plans the migration, and reads the tokens of the run's texts.
+    def __init__(self, config: ChangeConfig, plan: MigrationPlan, dataset: Dataset):
+        """Reads the tokens of the run's texts.
 
         Args:
-            config: which checkpoint, and where its Llama and its tokenizer are.
+            config: where the run's Llama and its tokenizer are.
+            plan: which checkpoint becomes which.
             dataset: with the present version of the catalog.
-            version: the version of the catalog to migrate to.
 
         Raises:
-            UserError: see `plan_migration` and `recorded_tokens`.
+            UserError: see `recorded_tokens`.
         """
-        assert config.checkpoint is not None
-        self.plan = plan_migration(config.checkpoint, config.output, dataset, version)
-        self._flags, self._dataset = config, dataset
+        self.plan, self._flags, self._dataset = plan, config, dataset
         self._put = placement("data")
         self._dtype = jnp.dtype(self.plan.config.dtype)
-        self._tokens = self._tokens_of(dataset)
+        self.tokens = self._tokens_of(dataset)
         self._texts = None
         if self.plan.config.recipe.text_width:
             self._texts = NewTexts(self.plan.checkpoint, self.plan.config, config)
@@ -77,14 +75,14 @@ class MeasuredMigration:
         target = now.slots[now.offsets[:-1] + np.maximum(now.valid_at, 0)]
         stays = change.replay(now.item_valid).reshape(-1)
         stays = stays[change.moves(now.num_slots)[target]]
-        self._users = (then.valid_at > 0) & (now.valid_at > 0) & stays
+        self._users = (then.valid_at > 0) & (self._sample(now).valid_at > 0) & stays
 
         def stored(like: EqIDs, shapes: EqIDs) -> EqIDs:
             return restore(self.plan.checkpoint, like, "params", shapes)
 
         with self._put.active():
             model = self._model(self.plan.manifest.meta, stored, then)
-            tokens = self._tokens
+            tokens = self.tokens
             if tokens is not None:
                 tokens = tokens.remapped(now.lineage.slots_at(version), then.num_slots)
             return self._evaluate(model, of_users(then, self._users), tokens)
@@ -98,12 +96,28 @@ class MeasuredMigration:
         Returns:
             The evaluation on the targets of `measure`, or None if there were none.
         """
+        migrated = self.migrated(dataset)
+        sample = self._sample(dataset)
+        found = same_users = self.evaluated(migrated, sample)
+        if not np.array_equal(self._users, sample.valid_at > 0):
+            same_users = self.evaluated(migrated, of_users(dataset, self._users))
+        migrated.save(self.plan.target.parent, found)
+        return same_users
+
+    def migrated(self, dataset: Dataset) -> MigratedCheckpoint:
+        """Returns the checkpoint for the present version, in memory.
+
+        Args:
+            dataset: with the present version of the catalog.
+        """
         migrated = migrate_checkpoint(self.plan.checkpoint, dataset)
-        self._tokens = self._tokens_of(dataset)
-        if self._tokens is not None:
-            tokens = {"tokens": to_json(self._tokens.config)}
+        self.tokens = self._tokens_of(dataset)
+        if self.tokens is not None:
+            tokens = {"tokens": to_json(self.tokens.config)}
             meta = {**migrated.meta, "config": migrated.meta["config"] | tokens}
             migrated = replace(migrated, meta=meta)
+        if self.plan.version == dataset.lineage.version:
+            return migrated
         with self._put.active():
             if self._texts is not None:
                 arrays = self._texts.written(
@@ -111,14 +125,23 @@ class MeasuredMigration:
                 )
                 migrated = replace(migrated, arrays=arrays)
             queries = self._queries(self._migrated_model(migrated, dataset), dataset)
-            migrated = migrated.fitted(queries)
+            return migrated.fitted(queries)
+
+    def evaluated(
+        self, migrated: MigratedCheckpoint, dataset: Dataset
+    ) -> Mapping[str, Any] | None:
+        """Evaluates what `migrated` returned on the validation targets of a dataset.
+
+        Returns:
+            The result of `evaluate`, or None if there are no targets.
+        """
+        with self._put.active():
             model = self._migrated_model(migrated, dataset)
-            same_users = everyone = self._evaluate(model, dataset, self._tokens)
-            if not np.array_equal(self._users, dataset.valid_at > 0):
-                some = of_users(dataset, self._users)
-                same_users = self._evaluate(model, some, self._tokens)
-        migrated.save(self.plan.target.parent, everyone)
-        return same_users
+            return self._evaluate(model, dataset, self.tokens)
+
+    def _sample(self, dataset: Dataset) -> Dataset:
+        """The dataset with the targets of the users that the run evaluates."""
+        return of_some_users(dataset, self.plan.config.recipe.eval_users or None)
 
     def _migrated_model(self, migrated: MigratedCheckpoint, dataset: Dataset) -> EqIDs:
         def params(like: EqIDs, shapes: EqIDs) -> EqIDs:
@@ -144,7 +167,7 @@ class MeasuredMigration:
         """Computes queries at positions of training histories, never their targets."""
         recipe, seed = self.plan.config.recipe, self.plan.config.flags.seed
         config = BatchConfig(recipe.seq_len, recipe.batch_size, seed)
-        prefix, tokens = self._without_prompt(model, self._tokens)
+        prefix, tokens = self._without_prompt(model, self.tokens)
         batches = TrainingBatches(dataset, config, tokens)
 
         @jax.jit
@@ -157,7 +180,7 @@ class MeasuredMigration:
             batch = Batch.of(batches.batch(step))
             queries = np.asarray(ask(model, prefix, self._put(batch)), np.float32)
             is_query = np.asarray(batch.segment) > 0
-            if self._tokens is not None:
+            if self.tokens is not None:
                 is_query = np.asarray(batch.target) >= 0
             found.append(queries[is_query])
             step += 1

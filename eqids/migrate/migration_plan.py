@@ -56,17 +56,20 @@ def plan_migration(
     target = output / str(manifest.step)
     require(not target.exists(), f"{target} exists already, wanted another --output")
     is_present = version == dataset.info.catalog_version
-    _check_output(output, dataset.info.catalog_id if is_present else None)
+    check_output_folder(output, dataset.info.catalog_id if is_present else None)
     config = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     return MigrationPlan(path, target, was, manifest, config)
 
 
-def _check_output(output: Path, catalog_id: str | None) -> None:
+def check_output_folder(output: Path, catalog_id: str | None) -> None:
     """Requires that a folder can hold a run of one version of a catalog.
 
     Args:
         output: the folder.
         catalog_id: of that version, or None if it does not exist yet.
+
+    Raises:
+        UserError: it cannot be written, or holds steps of another version.
     """
     real = output.resolve()
     existing = next(above for above in (real, *real.parents) if above.exists())

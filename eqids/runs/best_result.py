@@ -1,6 +1,7 @@
 """The result of a run: its best checkpoint, evaluated on the split of its flags."""
 
 from eqids.cli import say, warn
+from eqids.config import Continued
 from eqids.data import Dataset
 from eqids.fit.evaluation import of_some_users
 from eqids.fit.results import RESULT_FILE, Validated, full_result, table
@@ -21,7 +22,7 @@ def report_best(run: Run, dataset: Dataset) -> None:
         UserError: all steps are damaged.
     """
     step, params = run.checkpoints.restore_best(warn)
-    flags = run.config.flags
+    flags, continues = run.config.flags, run.config.continues
     split, users = flags.result_split, of_some_users(dataset, flags.test_users)
     metrics = run.evaluate(params, split, users)
     if is_first():
@@ -33,5 +34,16 @@ def report_best(run: Run, dataset: Dataset) -> None:
         )
         write_json(folder / RESULT_FILE, result)
         say(table(result))
+        if continues is not None and score is not None:
+            say(_change(continues, score))
         say(next_command(folder, dataset))
     barrier("the result is written")
+
+
+def _change(continues: Continued, score: float) -> str:
+    before = continues.score
+    was = "not measured" if before is None else f"{before:.4f}"
+    return (
+        f"NDCG@10 on validation, the same users: {score:.4f}; it was {was} with "
+        f"{continues.checkpoint}"
+    )

@@ -76,6 +76,20 @@ def folder_of(flags: TrainConfig) -> Path:
     return Path("runs") / f"{data}-{llama}-{strategy_of(flags)}-seed{flags.seed}"
 
 
+def continued_folder(checkpoint: Path) -> Path:
+    """Returns the folder of a run that continues another: RUN-more1, then RUN-more2.
+
+    Args:
+        checkpoint: what it continues, DIR/STEP or DIR.
+    """
+    path = checkpoint.resolve()
+    run = path.parent if path.name.isdigit() else path
+    name, _, number = run.name.rpartition("-more")
+    if name and number.isdigit():
+        return run.with_name(f"{name}-more{int(number) + 1}")
+    return run.with_name(f"{run.name}-more1")
+
+
 def resolved(
     flags: TrainConfig, facts: DataFacts, recorded: RunConfig | None = None
 ) -> RunConfig:
@@ -112,6 +126,7 @@ def resolved(
         save_every=flags.save_every or recipe.eval_every,
         data_dir=(flags.data_dir or DEFAULT_DATA).resolve(),
         checkpoint_dir=folder_of(flags),
+        continues=None if recorded is None else recorded.continues,
     )
 
 
@@ -131,7 +146,8 @@ def _recipe(
     flags: TrainConfig, facts: DataFacts, strategy: Strategy, recorded: RunConfig | None
 ) -> Recipe:
     fields = (field.name for field in dataclasses.fields(Recipe))
-    names = [*(name for name in fields if name != "text_width"), "epochs"]
+    inner = ("text_width", "first_step")
+    names = [*(name for name in fields if name not in inner), "epochs"]
     given = {name: getattr(flags, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     if recorded is not None:
@@ -147,7 +163,7 @@ def _recorded(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     if they are given as epochs."""
     values = dataclasses.asdict(recipe)
     values["item_width"] -= values.pop("text_width")
-    if "epochs" in given:
+    if "epochs" in given and not recipe.first_step:
         del values["num_steps"]
     return values
 
@@ -190,7 +206,7 @@ def is_scratch(flags: TrainConfig) -> bool:
 def _absolute(flags: TrainConfig) -> TrainConfig:
     """Returns flags with absolute paths: a run records them."""
     names = ("llama_path", "llama_config", "text_llama_path", "tokenizer",
-             "load_checkpoint", "init_from")  # fmt: skip
+             "load_checkpoint", "init_from", "continue_from")  # fmt: skip
     paths = {name: getattr(flags, name) for name in names}
     given = {name: path.absolute() for name, path in paths.items() if path is not None}
     return dataclasses.replace(flags, **given)

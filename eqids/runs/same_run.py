@@ -31,6 +31,12 @@ def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
         reason = difference(name, path, old, new)
         if reason is not None:
             raise UserError(f"{reason}, or another --checkpoint_dir for a new run")
+        if name == "--num_steps" and was < now[name]:
+            raise UserError(
+                f"{path} is of a run of {was} steps, and --num_steps is {now[name]}; "
+                "wanted the same, or more steps in a new folder: --continue_from "
+                f"{path.parent} --more_steps {now[name] - was}"
+            )
         raise UserError(
             f"{path} was made with {name} {_apart(was, now[name])}, this run has "
             f"{_apart(now[name], was)}; wanted the same, or another --checkpoint_dir"
@@ -59,7 +65,8 @@ def difference(
     return {
         "dataset_hash": f"{path} was trained on other histories of the same items than "
         f"those of {data}, and a run keeps to one dataset; wanted the same --data_dir, "
-        f"or the weights alone: {again} with another --checkpoint_dir",
+        f"or a new run that continues it: --continue_from {path.parent} in place of "
+        "--checkpoint_dir",
         "base": f"{path} was trained over another Llama than this run has"
         + (" (a random one)" if llama is None else f" in {llama}")
         + f"; wanted the same weights, see {flag}",

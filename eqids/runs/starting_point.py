@@ -29,7 +29,8 @@ def starting_point(flags: TrainConfig) -> StartingPoint | None:
 
     It is the run's own newest undamaged checkpoint, if `--checkpoint_dir` has one,
     because the checkpoint that the run started from may no longer exist. Otherwise it
-    is the checkpoint of --load_checkpoint or the pair of --init_from.
+    is the checkpoint of --load_checkpoint or --continue_from, or the pair of
+    --init_from.
 
     Args:
         flags: the run's flags.
@@ -43,8 +44,10 @@ def starting_point(flags: TrainConfig) -> StartingPoint | None:
     own = None if folder is None else newest_checkpoint(folder)
     if own is not None:
         return replace(own, is_own=True)
-    if flags.load_checkpoint is not None:
-        return _of_checkpoint(resolve(flags.load_checkpoint, "--load_checkpoint"))
+    for name in ("load_checkpoint", "continue_from"):
+        given = getattr(flags, name)
+        if given is not None:
+            return _of_checkpoint(resolve(given, f"--{name}"))
     assert flags.init_from is not None
     return _of_pair(read_pair(flags.init_from))
 

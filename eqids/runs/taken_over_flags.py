@@ -5,18 +5,18 @@ line overrides them, see `eqids.config.stages`.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eqids.config import (
     LLAMA_FLAGS,
-    MODEL_FLAGS,
     TrainConfig,
     flag,
-    model_flags,
+    recorded_flags,
     taken_over,
 )
-from eqids.runs.recipe import strategy_of
+from eqids.runs.recipe import continued_folder, strategy_of
 from eqids.runs.recorded_folders import (
     check_dataset_exists,
     check_llama_exists,
@@ -46,11 +46,14 @@ def flags_taken_over(
         UserError: the checkpoint or pair does not exist, or the dataset or the Llama
             that its run recorded no longer exists.
     """
-    start = starting_point(flags)
+    folder = flags.checkpoint_dir
+    if flags.continue_from is not None and folder is None:
+        folder = continued_folder(flags.continue_from)
+    start = starting_point(replace(flags, checkpoint_dir=folder))
     if start is None:
         return flags
     offered = _offered(start, flags)
-    found = parse(offered)
+    found = replace(parse(offered), checkpoint_dir=folder)
     _check(start, flags, found, offered)
     for verb, said in (
         ("taken over", _taken(flags, found, offered)),
@@ -110,9 +113,9 @@ def _changes(
     start: StartingPoint, offered: Mapping[str, Any], found: TrainConfig
 ) -> list[str]:
     """The flags that the command line changes, with their old values."""
-    was, default = model_flags(start.config), TrainConfig()
+    was, default = recorded_flags(start.config), TrainConfig()
     changed = []
-    for name in sorted({*offered, *LLAMA_FLAGS}, key=MODEL_FLAGS.index):
+    for name in sorted({*offered, *LLAMA_FLAGS}, key=[*was].index):
         now, silent = getattr(found, name), offered.get(name, getattr(default, name))
         if not _same(now, silent) and not _same(now, was[name]):
             before = "not given" if was[name] is None else flag(name, was[name])
