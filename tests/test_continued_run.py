@@ -84,15 +84,19 @@ def test_rates_and_steps_of_a_continued_run_do_not_shrink_from_night_to_night(
 ) -> None:
     facts = facts_of(dataset)
     whole = recipe_for(facts, None, "all", {"batch_size": 2, "seq_len": 8})
-    first = continued_recipe(whole, facts, 600, {})
-    second = continued_recipe(first, facts, first.num_steps, {})
+    first = continued_recipe(whole, whole, facts, 600, {})
+    second = continued_recipe(first, whole, facts, first.num_steps, {})
     assert first.learning_rate == second.learning_rate < whole.learning_rate
-    assert first.own_steps == second.own_steps == -(-facts.num_positions // 16)
+    assert first.own_steps == second.own_steps == round(0.15 * whole.num_steps)
     assert second.first_step == 600 + first.own_steps
-    chosen = continued_recipe(whole, facts, 600, {"more_steps": 7, "dropout": 0.4})
+    given = {"more_steps": 7, "dropout": 0.4}
+    chosen = continued_recipe(whole, whole, facts, 600, given)
     assert (chosen.num_steps, chosen.dropout) == (607, 0.4)
+    chosen = continued_recipe(whole, whole, facts, 600, {"epochs": 2.0})
+    assert chosen.own_steps == -(-2 * facts.num_positions // 16)
 
 
+@pytest.mark.long
 def test_a_run_that_is_continued_is_one_that_was_longer(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -150,6 +154,7 @@ def test_newer_data_and_items_continue_a_finished_run(
     assert resolve(tmp_path / "b-more2").exists()
 
 
+@pytest.mark.long
 def test_a_cooldown_of_the_other_run_ends_nothing(
     dataset: Dataset, tmp_path: Path
 ) -> None:

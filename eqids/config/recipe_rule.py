@@ -59,9 +59,9 @@ EARLY_STOP = 5
 EVAL_USERS = 5_000
 """Most users in an evaluation during training: NDCG@10 has a standard error of about
 .003 then, and the errors of two steps have the same sign."""
-CONTINUED_EPOCHS, AGAIN = 1.0, 0.3
-"""A run that continues another makes so many epochs, at this share of its learning
-rate."""
+MORE, AGAIN = 0.15, 0.3
+"""A run that continues another makes this share of the steps of a new run, at this
+share of the other's learning rate."""
 _TEXT = 4
 """How many times longer rows are if items have texts."""
 
@@ -164,19 +164,24 @@ def with_adapter(recipe: Recipe, llama: LlamaConfig | None) -> Recipe:
 
 
 def continued_recipe(
-    recipe: Recipe, facts: DataFacts, step: int, given: Mapping[str, Any]
+    recipe: Recipe,
+    new: Recipe,
+    facts: DataFacts,
+    step: int,
+    given: Mapping[str, Any],
 ) -> Recipe:
     """Returns the recipe of a run that continues another with more steps.
 
     Args:
         recipe: of the other run.
+        new: what a new run on the same data would have.
         facts: the data that the run trains on.
         step: the step of the other run to continue from.
         given: by field, what the user chose; `more_steps` or `epochs` for the steps.
     """
-    more = given.get("more_steps")
-    if more is None:
-        more = num_steps(facts, recipe, given.get("epochs", CONTINUED_EPOCHS))
+    more = given.get("more_steps", max(1, round(MORE * new.num_steps)))
+    if "epochs" in given:
+        more = num_steps(facts, recipe, given["epochs"])
     rate = recipe.learning_rate * (1.0 if recipe.first_step else AGAIN)
     follows = {
         "first_step": step,
@@ -184,7 +189,7 @@ def continued_recipe(
         "learning_rate": rate,
         "warmup_steps": min(recipe.warmup_steps, more // 10),
         "eval_every": min(recipe.eval_every, max(1, more // EARLY_STOP)),
-        "eval_users": EVAL_USERS if facts.num_evaluated > EVAL_USERS else 0,
+        "eval_users": new.eval_users,
     }
     chosen = {n: v for n, v in given.items() if n not in ("more_steps", "epochs")}
     return dataclasses.replace(recipe, **{**follows, **chosen})

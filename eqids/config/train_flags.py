@@ -180,8 +180,8 @@ class TrainConfig:
     data with the same catalog or a later version of it. All flags of how the model
     learns are taken over too, unless they are given."""
     more_steps: int | None = grouped("checkpoints", None)
-    """With --continue_from: most further steps, by default one pass over the training
-    events."""
+    """With --continue_from: most further steps, by default 15% of those that a new run
+    on the same data would make."""
     log_every: int = grouped("checkpoints", 50)
     """Steps between lines of metrics."""
     eval_every: int | None = grouped("checkpoints", None)

@@ -34,7 +34,7 @@ from eqids.fit.evaluation import of_some_users
 from eqids.migrate.measured_migration import MeasuredMigration
 from eqids.migrate.migrated_checkpoint import MigratedCheckpoint, version_of
 from eqids.migrate.migration_plan import MigrationPlan, check_output_folder
-from eqids.runs.recipe import checked, strategy_of
+from eqids.runs.recipe import checked, resolved, strategy_of
 from eqids.runs.starting_point import newest_checkpoint
 
 _COOLDOWN = "/begun"
@@ -127,12 +127,17 @@ def _planned(
 
 
 def _recipe(flags: TrainConfig, plan: MigrationPlan, facts: DataFacts) -> Recipe:
+    old = plan.config.recipe
+    silent = dataclasses.replace(
+        flags, batch_size=old.batch_size, seq_len=old.seq_len, epochs=None
+    )
     fields = {field.name for field in dataclasses.fields(Recipe)}
     names = (fields & vars(flags).keys() | {"more_steps"}) - {"num_steps"}
     given = {name: getattr(flags, name) for name in names | {"epochs"}}
     given = {name: value for name, value in given.items() if value is not None}
     given.pop("text_width", None)
-    return continued_recipe(plan.config.recipe, facts, plan.manifest.step, given)
+    new = resolved(silent, facts).recipe
+    return continued_recipe(old, new, facts, plan.manifest.step, given)
 
 
 def _with_config(
