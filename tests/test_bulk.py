@@ -234,7 +234,7 @@ def test_a_killed_job_continues(
 
 
 @pytest.mark.long
-def test_a_job_continues_after_20_kills(
+def test_a_job_continues_after_kills(
     finished: Path, recommender: Recommender, tmp_path: Path
 ) -> None:
-    kill_sweep(finished, recommender, tmp_path, 20, seed=2)
+    kill_sweep(finished, recommender, tmp_path, 6, seed=2)
