@@ -108,6 +108,20 @@ def test_what_waits_is_answered_together(dataset: Dataset, served: ServedModel) 
     assert found.compilations_after_ready == 0
 
 
+def test_equal_queries_that_wait_have_one_row(
+    dataset: Dataset, served: ServedModel
+) -> None:
+    """Six of them are more than a batch has rows; the first gives up."""
+    with engine(served) as made:
+        with busy(made):
+            futures = [made.submit(served, query(dataset, 0)) for _ in range(6)]
+            assert futures[0].cancel()
+        answers = [future.result(WAIT) for future in futures[1:]]
+        expected = served.answer([query(dataset, 0)])[0]
+        assert all(same(answer, expected) for answer in answers)
+        assert made.counters().batches == {5: 1}
+
+
 def test_a_full_queue_a_deadline_and_a_cancelled_query(
     dataset: Dataset, served: ServedModel
 ) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -201,17 +201,22 @@ class InferenceEngine:
                         future.set_exception(error)
 
     def _steps(self, taken: Sequence[_Asked | _Call]) -> list[Callable[[], None]]:
-        """Divides what was taken into batches and calls; what came first is first."""
+        """Divides what was taken into batches and calls; what came first is first.
+
+        Equal queries have one row.
+        """
         steps: list[tuple[int, Callable[[], None]]] = []
-        by_model: dict[ServedModel, list[tuple[int, _Asked]]] = defaultdict(list)
+        by_model: dict[ServedModel, dict[bytes | int, list[tuple[int, _Asked]]]] = {}
         for number, one in enumerate(taken):
             if isinstance(one, _Asked):
-                by_model[one.served].append((number, one))
+                alike = by_model.setdefault(one.served, {})
+                alike.setdefault(one.key or number, []).append((number, one))
             else:
                 steps.append((number, partial(self._call, one)))
-        for served, asked in by_model.items():
-            for batch in served.plan([one.query for _, one in asked]):
-                members = [asked[i] for i in batch.members]
+        for served, groups in by_model.items():
+            equal = list(groups.values())
+            for batch in served.plan([group[0][1].query for group in equal]):
+                members = [one for i in batch.members for one in equal[i]]
                 step = partial(self._answer, batch, [one for _, one in members])
                 steps.append((min(number for number, _ in members), step))
         return [step for _, step in sorted(steps, key=lambda step: step[0])]
@@ -222,13 +227,15 @@ class InferenceEngine:
     def _answer(self, batch: BatchPlan, asked: Sequence[_Asked]) -> None:
         def answers(asked: Sequence[_Asked]) -> Sequence[Recommendations]:
             served = asked[0].served
-            found = served.run(batch, [one.query for one in asked])
+            keys = [one.key or number for number, one in enumerate(asked)]
+            rows = dict(zip(keys, (one.query for one in asked), strict=True))
+            found = dict(zip(rows, served.run(batch, [*rows.values()]), strict=True))
             if served is self._served and self._caches:
-                for one, answer in zip(asked, found, strict=True):
-                    self._cache.put(one.key, answer)
+                for one in asked:
+                    self._cache.put(one.key, found[one.key])
             with self._changed:
                 self._batches[len(asked)] += 1
-            return found
+            return [found[key] for key in keys]
 
         self._finish(asked, answers)
 
