@@ -80,7 +80,7 @@ def _train(flags: TrainConfig) -> None:
 
     put = placement_of(flags.layout)
     if flags.continue_from is not None and not flags.estimate_memory_only:
-        begin_continued(flags, say)
+        flags = begin_continued(flags, say)
     inputs = open_inputs(flags)
     if flags.estimate_memory_only:
         inputs, sizes = complete_inputs(inputs)

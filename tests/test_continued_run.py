@@ -193,7 +193,9 @@ def test_what_cannot_continue_is_refused_with_the_way_on(
     )
     assert f"--continue_from {finished} --more_steps 10" in said
     # A folder of another run, or of another number of steps.
-    train.main(continued(finished, tmp_path / "c", "--more_steps", "1"))
+    train.main(continued(finished, tmp_path / "c", "--more_steps", "1", "--fresh"))
+    said = refused(train.main, continued(finished, tmp_path / "c", "--fresh"), capsys)
+    assert "is not empty" in said
     said = refused(
         train.main, continued(finished, tmp_path / "c", "--more_steps", "2"), capsys
     )

@@ -35,13 +35,14 @@ from eqids.migrate.measured_migration import MeasuredMigration
 from eqids.migrate.migrated_checkpoint import MigratedCheckpoint, version_of
 from eqids.migrate.migration_plan import MigrationPlan, check_output_folder
 from eqids.runs.recipe import checked, resolved, strategy_of
+from eqids.runs.run_folder import check_fresh
 from eqids.runs.starting_point import newest_checkpoint
 
 _COOLDOWN = "/begun"
 """How the name of an array ends that says when a cool-down was begun."""
 
 
-def begin_continued(flags: TrainConfig, report: Callable[[str], None]) -> None:
+def begin_continued(flags: TrainConfig, report: Callable[[str], None]) -> TrainConfig:
     """Writes the first checkpoint of a run that continues another.
 
     Training resumes from it as from any of its own. If the run has a checkpoint
@@ -51,23 +52,36 @@ def begin_continued(flags: TrainConfig, report: Callable[[str], None]) -> None:
         flags: the run's, with those that it takes over.
         report: receives what was done.
 
+    Returns:
+        The flags with which the run resumes: what --fresh asks for is checked.
+
     Raises:
         UserError: the checkpoint does not exist, is damaged or has another catalog or
-            another strategy; or the folder holds another run.
+            another strategy; or the folder holds another run, or with --fresh anything.
     """
     flags = checked(flags)
     folder, given = flags.checkpoint_dir, flags.continue_from
     assert folder is not None and given is not None
+    if flags.fresh:
+        check_fresh(folder)
+        flags = dataclasses.replace(flags, fresh=False)
     own = newest_checkpoint(folder)
     if own is not None:
         _check_own(own.path, own.config, flags)
-        return
+        return flags
     require(
         jax.process_count() == 1,
         f"{folder} has no checkpoint yet, and its first one is made by one process; "
         "run the command once on one, with --stop_at and the step of the checkpoint",
     )
-    plan, dataset = _planned(flags, resolve(given, "--continue_from"), folder)
+    _write_first(flags, resolve(given, "--continue_from"), folder, report)
+    return flags
+
+
+def _write_first(
+    flags: TrainConfig, path: Path, folder: Path, report: Callable[[str], None]
+) -> None:
+    plan, dataset = _planned(flags, path, folder)
     report(f"evaluating {plan.checkpoint} on {dataset.path}")
     change = ChangeConfig(
         data_dir=dataset.path,

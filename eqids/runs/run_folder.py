@@ -31,14 +31,15 @@ def locked_folder(config: RunConfig) -> Iterator[Saver]:
     retention = Retention(flags.keep, flags.keep_every)
     with Saver(folder, retention, blocking=flags.save_blocking, report=warn) as saver:
         if flags.fresh:
-            _check_fresh(folder)
+            check_fresh(folder)
         recover(folder, warn)
         yield saver
 
 
-def _check_fresh(folder: Path) -> None:
+def check_fresh(folder: Path) -> None:
     """Raises UserError if a run's folder holds anything but a lock."""
-    names = {path.name for path in folder.iterdir()} - {LOCK}
+    found = folder.iterdir() if folder.exists() else ()
+    names = {path.name for path in found} - {LOCK}
     require(
         not names,
         f"--fresh: {folder} is not empty, it holds {', '.join(sorted(names)[:5])}; "
