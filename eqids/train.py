@@ -70,7 +70,7 @@ def _train(flags: TrainConfig) -> None:
     from eqids.fit.loop import train
     from eqids.migrate.continued_run import begin_continued
     from eqids.planning.abstract import job_of_run
-    from eqids.planning.layout_presets import placement_of
+    from eqids.planning.layout_presets import estimated_placement, placement_of
     from eqids.planning.memory_check import available_bytes, check_fits
     from eqids.planning.memory_report import memory_report
     from eqids.runs.best_result import report_best
@@ -78,7 +78,10 @@ def _train(flags: TrainConfig) -> None:
     from eqids.runs.run_folder import locked_folder
     from eqids.runs.start_or_restore import start_or_restore
 
-    put = placement_of(flags.layout)
+    if flags.estimate_memory_only:
+        put = estimated_placement(flags.layout)
+    else:
+        put = placement_of(flags.layout)
     if flags.continue_from is not None and not flags.estimate_memory_only:
         flags = begin_continued(flags, say)
     inputs = open_inputs(flags)

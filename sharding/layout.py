@@ -105,6 +105,14 @@ class Layout:
         return dict(zip((DATA, FSDP, TENSOR), self.mesh_shape, strict=True))
 
 
+def mesh_shape_named(name: str) -> tuple[int, int, int] | None:
+    """Returns the shape of a mesh that is spelled DATAxFSDPxTENSOR; None for others."""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", name):
+        return None
+    data, fsdp, tensor = map(int, name.split("x"))
+    return data, fsdp, tensor
+
+
 def named_layout(name: str, num_devices: int) -> Layout:
     """Returns a layout by name for a number of devices.
 
@@ -117,14 +125,14 @@ def named_layout(name: str, num_devices: int) -> Layout:
     Raises:
         LayoutError: no layout has this name, or it cannot use this number of devices.
     """
-    if re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", name):
-        data, fsdp, tensor = map(int, name.split("x"))
-        if data * fsdp * tensor != num_devices:
+    shape = mesh_shape_named(name)
+    if shape is not None:
+        if math.prod(shape) != num_devices:
             raise LayoutError(
-                f"layout {name!r} is for {data * fsdp * tensor} devices, there are "
+                f"layout {name!r} is for {math.prod(shape)} devices, there are "
                 f"{num_devices}"
             )
-        return Layout(name, (data, fsdp, tensor))
+        return Layout(name, shape)
     if name not in LAYOUT_NAMES:
         names = ", ".join(LAYOUT_NAMES)
         raise LayoutError(

@@ -10,6 +10,7 @@ from sharding.layout import (
     LayoutError as LayoutError,
     abstract_mesh as abstract_mesh,
     make_mesh as make_mesh,
+    mesh_shape_named as mesh_shape_named,
     mesh_shapes as mesh_shapes,
     named_layout as named_layout,
 )

@@ -206,7 +206,8 @@ def test_the_command_lists_and_shows(capsys: CaptureFixture[str]) -> None:
     shown = answered("show --llama_size mini --hardware cpu --train all", capsys)
     assert "batch 16 x 200" in shown and "4 x 4 x 64 x 256" in shown
     planned = "plan --llama_size small --train all --devices 2 --num_items 9000 --top 1"
-    assert "eqids.train --llama_size small --train all" in answered(planned, capsys)
+    said = answered(planned, capsys)
+    assert "eqids.train --llama_size small" in said and "--train all" in said
 
 
 def test_the_command_estimates_in_text_and_json(
@@ -226,10 +227,30 @@ def test_the_plan_prints_the_command_or_what_would_fit(
 ) -> None:
     flags = "--llama_size 1b --hardware a100-80gb --devices 2 --train all"
     said = answered(f"plan {flags} --remat True --batch_size 8", capsys)
-    assert "python -m eqids.train" in said and "--train all --layout" in said
+    assert "XLA_CLIENT_MEM_FRACTION=0.949 python -m eqids.train" in said
+    assert "--train all --layout" in said
     flags = "--llama_size 8b --hardware a100-40gb --devices 1 --train all"
     said = answered(f"plan {flags} --remat True --batch_size 1", capsys)
     assert said.startswith("nothing fits") and "--devices" in said
+
+
+def test_of_equal_layouts_a_plan_puts_the_one_first_that_needs_least(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.json"
+    flags = "--llama_size 1b --hardware a100-40gb --devices 2 --train lora --remat True"
+    flags += f" --text_tokens_per_item 12 --batch_size 8 --json {file}"
+    said = answered(f"plan {flags}", capsys)
+    found = json.loads(file.read_text())["layouts"]
+    order = [(-one["tokens_per_s"], one["peak_bytes"]) for one in found]
+    assert len(found) > 1 and order == sorted(order)
+    assert {one["seq_len"] for one in found} == {256}
+    assert "XLA_CLIENT_MEM_FRACTION=0.898" in said
+    assert "--text_tokens_per_item 12" in said
+    for name in ("a100-40gb", "a100-80gb", "h100-80gb"):
+        machine = HARDWARE[name]
+        taken = machine.client_memory_fraction * machine.memory_bytes
+        assert 0.998 * machine.capacity_bytes < taken <= machine.capacity_bytes
 
 
 @pytest.mark.long

@@ -185,6 +185,20 @@ def test_memory_is_printed_and_nothing_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_run_needs_is_estimated_for_devices_that_are_not_here(
+    dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    flags = small(dataset.path, tmp_path / "run", "--estimate_memory_only")
+    for layout, mesh in (("2x2x1", "2 x 2 x 1"), ("1b-heads-h100-80gb-8", "8 x 1 x 1")):
+        train.main([*once([*flags, "--batch_size", "8"]), "--layout", layout])
+        said = capsys.readouterr().out
+        assert f"mesh {mesh}" in said and "peak (about)" in said
+        assert "devices, this machine has 1" in said
+    said = refused(train.main, [*flags, "--layout", "2x2"], capsys)
+    assert "layout is '2x2', wanted one of" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_pretrained_folder_trains_frozen_and_is_held_to_its_weights(
     dataset: Dataset, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:

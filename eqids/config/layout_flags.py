@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from eqids.config.bounds import ONE_OR_MORE, check_flags
+from eqids.config.bounds import ONE_OR_MORE, ZERO_OR_MORE, check_flags
 from eqids.config.choices import HardwareName, Strategy
 from eqids.config.errors import require
 from eqids.config.model import LlamaSize
@@ -39,6 +39,9 @@ class MachineConfig:
     the recipe."""
     seq_len: int | None = None
     """Positions in a row; by default as --batch_size."""
+    text_tokens_per_item: int = 0
+    """Most tokens of an item's text that follow it, as for python -m eqids.train; by
+    default --seq_len is then four times as long."""
     num_items: int | None = None
     """Number of items in the catalog; by default a million, or that of the named
     layout."""
@@ -57,6 +60,7 @@ class MachineConfig:
             "2x8",
         )
         check_flags(self, "batch_size seq_len num_items item_width", ONE_OR_MORE)
+        check_flags(self, "text_tokens_per_item", ZERO_OR_MORE)
         require(
             self.json is None or self.json.absolute().parent.is_dir(),
             f"--json {self.json}: its folder does not exist",

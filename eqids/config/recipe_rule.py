@@ -287,12 +287,13 @@ NANO_RECIPE = recipe_for(ML_100K, LLAMA_PRESETS["nano"], "all")
 """What the rule chooses for MovieLens-100K."""
 
 
-def preset_recipe(size: str, strategy: Strategy) -> Recipe:
+def preset_recipe(size: str, strategy: Strategy, reads_text: bool = False) -> Recipe:
     """Returns the recipe of a size of Llama where no data is known: plans, benches.
 
     Args:
         size: a name in `LLAMA_PRESETS`.
         strategy: what trains.
+        reads_text: as for `recipe_for`.
     """
-    scratch = size in SCRATCH_SIZES
-    return recipe_for(ML_100K, LLAMA_PRESETS[size] if scratch else None, strategy)
+    llama = LLAMA_PRESETS[size] if size in SCRATCH_SIZES else None
+    return recipe_for(ML_100K, llama, strategy, reads_text=reads_text)

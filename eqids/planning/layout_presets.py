@@ -10,6 +10,7 @@ for other numbers of devices `python -m sharding plan` tries all meshes:
 - `tensor` is for batches smaller than the number of devices.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,7 +18,15 @@ from types import MappingProxyType
 import jax
 
 from eqids.config import Strategy
-from sharding import Layout, LayoutError, Placement, placement
+from sharding import (
+    Layout,
+    LayoutError,
+    Placement,
+    abstract_mesh,
+    mesh_shape_named,
+    named_layout,
+    placement,
+)
 from sharding.compiled.machines import hardware
 
 
@@ -144,6 +153,25 @@ def layout_preset(name: str) -> LayoutPreset:
         f"layout is {name!r}, wanted one of {', '.join(near or LAYOUT_PRESETS)} "
         "(python -m sharding list)"
     )
+
+
+def estimated_placement(name: str) -> Placement:
+    """Returns the placement of a layout to estimate, which needs none of its devices.
+
+    Args:
+        name: as for `placement_of`; `data`, `fsdp` and `tensor` are of the devices of
+            this machine.
+
+    Raises:
+        LayoutError: no such layout.
+    """
+    shape = layout_preset(name).mesh_shape if "-" in name else mesh_shape_named(name)
+    if shape is None:
+        return placement(name)
+    layout = named_layout("x".join(map(str, shape)), math.prod(shape))
+    if math.prod(shape) == jax.device_count():
+        return placement_of(name)
+    return Placement(layout, abstract_mesh(layout))
 
 
 def placement_of(name: str) -> Placement:

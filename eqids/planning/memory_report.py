@@ -3,6 +3,9 @@
 import dataclasses
 import math
 
+import jax
+from jax.sharding import AbstractMesh
+
 from eqids.config import HardwareName
 from eqids.planning.abstract import Job, abstract_run
 from eqids.planning.estimates import memory_table
@@ -39,6 +42,11 @@ def memory_report(job: Job, put: Placement, name: HardwareName | None) -> str:
         except LayoutError as error:
             return f"{text}\nnot compiled: {error}"
         put = Placement(layout, make_mesh(layout, devices))
+    if isinstance(put.mesh, AbstractMesh):
+        return (
+            f"{text}\nnot compiled: the layout is for {put.mesh.size} devices, this "
+            f"machine has {jax.device_count()}"
+        )
     with put.active():
         run = abstract_run(job, put)
         proof = prove(run.step, run.args, machine)

@@ -62,8 +62,8 @@ def plan_answer(config: PlanConfig) -> Answer:
 
 
 def _ranked(config: PlanConfig, start: LayoutPreset, found: list[_Candidate]) -> Answer:
-    # Of equals, the mesh that moves least comes first.
-    found.sort(key=lambda c: (-c.rate, c.preset.mesh_shape[2], c.preset.mesh_shape[1]))
+    # Of equals, the one that leaves most memory free comes first.
+    found.sort(key=lambda c: (-c.rate, c.peak_bytes, c.preset.mesh_shape[::-1]))
     best = found[: config.top]
     if config.prove:
         best = _proved(config, best)
@@ -116,10 +116,17 @@ def _command(config: PlanConfig, preset: LayoutPreset) -> str:
         llama = f"--llama_size {preset.llama_size}"
     width = "" if config.item_width is None else f" --item_width {config.item_width}"
     remat = " --remat" if preset.remat else ""
+    text, memory = "", ""
+    if config.text_tokens_per_item:
+        text = f" --text_tokens_per_item {config.text_tokens_per_item}"
+    if preset.hardware != "cpu":
+        share = hardware(preset.hardware).client_memory_fraction
+        memory = f"XLA_CLIENT_MEM_FRACTION={share} "
     return (
-        f"  python -m eqids.train {llama} --train {preset.train} --layout "
-        f"{mesh_text(preset, 'x')} \\\n      --batch_size {preset.batch_size} "
-        f"--seq_len {preset.seq_len}{width}{remat} --data_dir DIR --checkpoint_dir DIR"
+        f"  {memory}python -m eqids.train {llama} \\\n      --train {preset.train} "
+        f"--layout {mesh_text(preset, 'x')} --batch_size {preset.batch_size} --seq_len "
+        f"{preset.seq_len}{remat} \\\n      --data_dir DIR --checkpoint_dir DIR"
+        f"{text}{width}"
     )
 
 

@@ -40,6 +40,9 @@ def preset_of(config: MachineConfig) -> LayoutPreset:
     names = ("batch_size", "seq_len", "num_items", "remat")
     given = {name: getattr(config, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
+    if config.text_tokens_per_item and config.seq_len is None and not named:
+        recipe = preset_recipe(config.llama_size, config.train, reads_text=True)
+        given["seq_len"] = recipe.seq_len
     preset = dataclasses.replace(preset, **given)
     if name is None or named or LAYOUT_PRESETS.get(preset.name) == preset:
         return preset

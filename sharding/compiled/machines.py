@@ -37,6 +37,14 @@ class Hardware:
         """The largest peak memory of a program."""
         return self.memory_bytes - self.headroom_bytes
 
+    @property
+    def client_memory_fraction(self) -> float:
+        """The share of its memory that JAX is to take, three digits rounded down.
+
+        JAX takes 75% of a GPU unless `XLA_CLIENT_MEM_FRACTION` says otherwise.
+        """
+        return int(1000 * self.capacity_bytes / self.memory_bytes) / 1000
+
 
 def _machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -68,9 +76,7 @@ HARDWARE: Mapping[str, Hardware] = MappingProxyType(
 - Headroom is a judgement, not a measurement: about 0.5 GiB for the CUDA context and
   loaded kernels, 1 to 2 GiB for NCCL's buffers (some for every mesh axis that
   communicates), the workspaces of cuBLAS and cuDNN, and memory that fragmentation
-  wastes; so 4 GiB on a GPU, and 2 GiB for everything else on a CPU. JAX takes 75% of
-  a GPU's memory by default: to use the capacity given here, set
-  `XLA_CLIENT_MEM_FRACTION` to 0.94 (0.89 on 40 GB).
+  wastes; so 4 GiB on a GPU, and 2 GiB for everything else on a CPU.
 """
 
 
