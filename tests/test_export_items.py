@@ -52,6 +52,8 @@ def test_the_index_ranks_by_the_logits_of_both_levels(
     assert isinstance(index, faiss.IndexFlatIP) and index.ntotal == len(items) == NUM
     query = np.column_stack([users, np.ones(len(users), np.float32)])
     scores, rows = index.search(query, NUM)
+    augmented = np.stack(list(items["augmented_vector"]))
+    assert np.array_equal(index.reconstruct_n(0, NUM), augmented)
     arrays = load_file(tmp_path / "items/items.safetensors")
     cluster = items["cluster"].to_numpy()
     clusters = users @ arrays["cluster_vectors"].T + arrays["cluster_bias"]
@@ -69,8 +71,10 @@ def test_the_index_ranks_by_the_logits_of_both_levels(
         for one in range(num_clusters):
             within = probable[[n for n in row if cluster[n] == one]]
             assert (np.diff(within) <= 0).all()
-    note = json.loads((tmp_path / "items/items.json").read_text())["faiss"]
-    assert ("within a cluster" in note["order"]) == (num_clusters > 1)
+    note = json.loads((tmp_path / "items/items.json").read_text())
+    assert ("within a cluster" in note["augmented_vector"]["order"]) == (
+        num_clusters > 1
+    )
 
 
 def test_items_have_two_principal_components(dataset: Dataset, tmp_path: Path) -> None:
@@ -96,7 +100,8 @@ def test_columns_have_types_that_databases_load(
     table = pq.read_table(tmp_path / "items/items.parquet")
     # Milvus refused lists of a fixed size until 2026, and large strings.
     types = {field.name: field.type for field in table.schema}
-    assert types["vector"].equals(pa.list_(pa.field("element", pa.float32())))
+    for name in ("vector", "augmented_vector"):
+        assert types[name].equals(pa.list_(pa.field("element", pa.float32())))
     assert types["item"] == types["title"] == pa.string()
     assert types["x"] == types["y"] == types["bias"] == pa.float32()
     arrays = load_file(tmp_path / "items/items.safetensors")

@@ -167,5 +167,5 @@ class ItemsConfig(ConversionConfig):
     data_dir: Path | None = None
     """The dataset folder; by default the one that the run was trained on."""
     faiss: bool = False
-    """Also write a FAISS index, items.faiss, which finds items of large logits by inner
-    product; needs eqids[faiss]."""
+    """Also write items.faiss, a FAISS index of the augmented vectors, which finds the
+    items of the largest logits; needs eqids[faiss]."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +16,10 @@ from eqids.config.slots import cluster_of
 from eqids.data.files import read_parquet, write_parquet
 from eqids.export.flat_index import (
     INDEX_FILE,
+    augmented_vectors,
     check_faiss,
-    flat_vectors,
     index_bytes,
-    index_note,
+    ranking_note,
 )
 from eqids.export.trained_arrays import PARAMS, TrainedArrays
 from eqids.inference.item_directions import directions, principal_components
@@ -34,9 +33,9 @@ def export_items(
     """Writes the vectors of items and clusters with the items' ids.
 
     Vectors are the rows of the softmax in float32, text columns included, an item a
-    row, without retired items. Parquet has them as lists of any length, because some
-    databases refuse Arrow's lists of a fixed one. The model ranks items by probability,
-    which depends on their clusters and biases too.
+    row, without retired items. Products of augmented vectors (see `flat_index.py`) rank
+    nearly as the model does. Parquet has lists of any length, because some databases
+    refuse Arrow's lists of a fixed one.
 
     Args:
         config: what to write, and where.
@@ -69,20 +68,18 @@ def export_items(
         "cluster_bias": softmax["cluster_bias"],
     }
     place = principal_components(directions(softmax["table"]), slot, slot)
+    augmented = augmented_vectors(vectors, cluster)
     with output_folder(config.output, advance) as new:
-        _write_items(new, frame, cluster, place, vectors)
+        _write_items(new, frame, cluster, place, vectors, augmented)
         _write_clusters(new, cluster, vectors)
         tensors = {name: Weight.of(array) for name, array in vectors.items()}
         new.expect(tensors)
         new.write_tensors("items.safetensors", tensors)
-        about: dict[str, Any] = {
-            **{name: manifest.meta[name] for name in ("catalog_id", "dataset_hash")},
-            "step": manifest.step,
-            "protocol": to_json(dataset.info.protocol),
-        }
         if config.faiss:
-            new.write(INDEX_FILE, index_bytes(flat_vectors(vectors, cluster)))
-            about["faiss"] = index_note(dataset.info.num_clusters)
+            new.write(INDEX_FILE, index_bytes(augmented))
+        about = {name: manifest.meta[name] for name in ("catalog_id", "dataset_hash")}
+        about |= {"step": manifest.step, "protocol": to_json(dataset.info.protocol)}
+        about["augmented_vector"] = ranking_note(dataset.info.num_clusters)
         new.write_json("items.json", about)
     return new.digests
 
@@ -105,6 +102,7 @@ def _write_items(
     cluster: Int[np.ndarray, " item"],
     place: Float32[np.ndarray, "item 2"],
     vectors: Mapping[str, np.ndarray],
+    augmented: Float32[np.ndarray, "item augmented_width"],
 ) -> None:
     columns = {
         "item": _column(frame["item"]),
@@ -115,6 +113,7 @@ def _write_items(
         "y": pa.array(place[:, 1]),
         "bias": pa.array(vectors["item_bias"]),
         "vector": _lists(vectors["item_vectors"]),
+        "augmented_vector": _lists(augmented),
     }
     _write_parquet(new, "items.parquet", columns)
 

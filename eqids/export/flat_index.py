@@ -1,4 +1,4 @@
-"""A FAISS index of items by their logits, which one inner product gives."""
+"""Augmented vectors of items, whose inner products are logits, and an index of them."""
 
 import importlib
 import importlib.util
@@ -30,7 +30,7 @@ def check_faiss() -> None:
     )
 
 
-def flat_vectors(
+def augmented_vectors(
     vectors: Mapping[str, np.ndarray], cluster: Int[np.ndarray, " item"]
 ) -> Float32[np.ndarray, "item augmented_width"]:
     """Returns vectors whose product with an augmented query is an item's logit.
@@ -48,21 +48,19 @@ def flat_vectors(
     return np.column_stack([table, bias])
 
 
-def index_bytes(flat: Float32[np.ndarray, "item augmented_width"]) -> bytes:
+def index_bytes(augmented: Float32[np.ndarray, "item augmented_width"]) -> bytes:
     """Returns the file of an `IndexFlatIP`, in which the id of a vector is its row."""
     faiss: Any = importlib.import_module("faiss")
-    index = faiss.IndexFlatIP(flat.shape[1])
-    index.add(flat)
+    index = faiss.IndexFlatIP(augmented.shape[1])
+    index.add(augmented)
     return bytes(faiss.serialize_index(index))
 
 
-def index_note(num_clusters: int) -> Mapping[str, str]:
-    """Returns what items.json says of the index."""
+def ranking_note(num_clusters: int) -> Mapping[str, str]:
+    """Returns what items.json says of augmented vectors."""
     return {
-        "file": INDEX_FILE,
-        "id": "the row of items.parquet, from 0",
         "query": "a vector of Recommender.user_vectors, and 1 after it",
-        "score": "the item's logit plus its cluster's, biases included",
+        "inner_product": "the item's logit plus its cluster's, biases included",
         "order": _ONE if num_clusters == 1 else _MANY,
         "counts": "not in it; the answers of a model that has counts mix them in",
     }
