@@ -15,7 +15,7 @@ from eqids.checkpoints import Manifest
 from eqids.config import ModelConfig, RunConfig
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
 from eqids.fit.baseline_ranks import BASELINES
-from eqids.fit.results import RESULT_FILE
+from eqids.fit.results import REQUEST_TIME, RESULT_FILE
 
 UNKNOWN = "unknown"
 """The hub's identifier of a licence that nobody stated."""
@@ -56,6 +56,26 @@ class CardFacts:
     data: DatasetInfo | None
     result: Mapping[str, Any] | None
 
+    @property
+    def public(self) -> str | None:
+        """The kind of the data's source, if it is a public data set."""
+        kind = "" if self.data is None else self.data.source.partition(":")[0]
+        return kind if kind in _PUBLIC else None
+
+    @property
+    def data_name(self) -> str:
+        """A name of the data that says nothing of files."""
+        short = self.manifest.meta["dataset_hash"][:12]
+        own = f"dataset {short} of the model's author"
+        return own if self.public is None else _PUBLIC[self.public]
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """How histories were split and what is known at a target."""
+        fields = self.manifest.meta["protocol"].items()
+        found = {key: one for key, one in fields if one is not None}
+        return {**found, REQUEST_TIME: True} if self.sizes.request_time else found
+
 
 def card_facts(
     name: str,
@@ -87,8 +107,9 @@ def card_facts(
     file = checkpoint.parent / RESULT_FILE
     if file.is_file():
         values = read_object(file)
-        same = values.get("protocol", {}).get("dataset_hash") == meta["dataset_hash"]
-        result = values if same and values.get("step") == manifest.step else result
+        measured = values.get("step"), values.get("protocol", {}).get("dataset_hash")
+        same = measured == (manifest.step, meta["dataset_hash"])
+        result = values if same else result
     licences = ("LICENSE", "LICENSE.txt")
     found_licence = [n for n in licences if llama is not None and (llama / n).is_file()]
     return CardFacts(
@@ -117,13 +138,12 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    kind = _kind(facts)
     indexed = [] if facts.result is None else [*_indexed(facts, facts.result)]
     return ModelCardData(
         license=facts.licence or UNKNOWN,
         library_name="eqids",
         tags=["eqids", *_TAGS],
-        datasets=[kind] if kind in _PUBLIC else None,
+        datasets=None if facts.public is None else [facts.public],
         base_model=facts.base,
         model_name=facts.name if indexed else None,
         eval_results=indexed or None,
@@ -131,19 +151,18 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 
 def _indexed(facts: CardFacts, result: Mapping[str, Any]) -> Iterator[EvalResult]:
-    kind, protocol = _kind(facts), facts.manifest.meta["protocol"]
     for name in _INDEXED:
         yield EvalResult(
             task_type="recommendation",
             task_name="Next-item recommendation",
-            dataset_type=kind if kind in _PUBLIC else UNKNOWN,
-            dataset_name=_data_name(facts),
+            dataset_type=facts.public or UNKNOWN,
+            dataset_name=facts.data_name,
             dataset_split={"valid": "validation"}.get(result["split"], result["split"]),
             dataset_args={
                 "num_users": result["num_users"],
                 "candidates": "full catalog",
                 "seen_items": "filtered",
-                **{key: one for key, one in protocol.items() if one is not None},
+                **facts.protocol,
             },
             metric_type=name,
             metric_name=_label(name),
@@ -154,16 +173,6 @@ def _indexed(facts: CardFacts, result: Mapping[str, Any]) -> Iterator[EvalResult
 def _label(metric: str) -> str:
     """Returns a metric's usual spelling: Recall@10, NDCG@10."""
     return metric.upper().replace("RECALL", "Recall")
-
-
-def _kind(facts: CardFacts) -> str:
-    """Returns the kind of the data's source, without a path."""
-    return "" if facts.data is None else facts.data.source.partition(":")[0]
-
-
-def _data_name(facts: CardFacts) -> str:
-    short = facts.manifest.meta["dataset_hash"][:12]
-    return _PUBLIC.get(_kind(facts), f"dataset {short} of the model's author")
 
 
 def _summary(facts: CardFacts) -> Iterator[str]:
@@ -229,12 +238,11 @@ def _results(facts: CardFacts) -> Iterator[str]:
             "are optimistic."
         )
     yield "\nProtocol:\n"
-    protocol = facts.manifest.meta["protocol"]
-    yield from (f"- {key}: {one}" for key, one in protocol.items() if one is not None)
+    yield from (f"- {key}: {one}" for key, one in facts.protocol.items())
 
 
 def _load(facts: CardFacts) -> Iterator[str]:
-    data = f"data/{_kind(facts)}" if _kind(facts) in _PUBLIC else "DATASET_FOLDER"
+    data = "DATASET_FOLDER" if facts.public is None else f"data/{facts.public}"
     yield "With EqIDs, as a recommender:"
     yield f"""
 ```python
@@ -260,24 +268,23 @@ llama = AutoModelForCausalLM.from_pretrained("{PLACEHOLDER}")
 
 
 def _data(facts: CardFacts) -> Iterator[str]:
-    info, meta = facts.data, facts.manifest.meta
+    info, meta, public = facts.data, facts.manifest.meta, facts.public
     if info is not None:
         yield (
-            f"{_data_name(facts)}: {info.num_users:,} users, {info.num_items:,} items, "
+            f"{facts.data_name}: {info.num_users:,} users, {info.num_items:,} items, "
             f"{info.num_events:,} events."
         )
-        if _kind(facts) in _PUBLIC:
-            yield (
-                "MovieLens belongs to GroupLens Research, whose terms apply: research "
-                "only, no redistribution; cite Harper and Konstan (2015)."
-            )
+    if public is not None:
+        yield (
+            "MovieLens belongs to GroupLens Research, whose terms apply: research, no "
+            "redistribution; cite Harper and Konstan (2015)."
+        )
     yield f"\n- catalog id `{meta['catalog_id']}`"
     yield f"- dataset hash `{meta['dataset_hash']}`"
-    if _kind(facts) in _PUBLIC:
-        kind = _kind(facts)
+    if public is not None:
         yield (
-            f"\n`python -m eqids.prepare --source {kind} --data_dir data/{kind}` makes "
-            "it, with the flags that the protocol above asks for."
+            f"\n`python -m eqids.prepare --source {public} --data_dir data/{public}`, "
+            "with the flags that the author gave, makes a dataset with this catalog id."
         )
 
 
@@ -294,6 +301,8 @@ def _licence(facts: CardFacts) -> Iterator[str]:
             "The Llama that it was trained over has its own terms: "
             f"`{facts.base_licence}`."
         )
+    if facts.sizes.text_width:
+        yield "The items' text columns are made of a Llama's encodings of their texts."
     if facts.manifest.meta["base"] is not None and facts.base is None:
         yield (
             "The hub's name of that Llama was not recorded: add `base_model` to the "
