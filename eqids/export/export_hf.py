@@ -32,7 +32,8 @@ from eqids.config import (
     to_json,
 )
 from eqids.data.batches.item_texts import TOKENIZER_FILE
-from eqids.export.model_card import card_facts, model_card
+from eqids.export.card_facts import card_facts
+from eqids.export.model_card import model_card
 from eqids.export.trained_arrays import LLAMA, TrainedArrays
 from eqids.inference.open import open_checkpoint
 from eqids.io.digests import combined_sha256, file_sha256
