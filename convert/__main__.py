@@ -13,6 +13,7 @@ DESCRIPTION = """Convert weights of others for EqIDs, and of EqIDs for others.
     python -m convert eqids-to-hf runs/shop exported/shop
     python -m convert eqids-to-stablehlo runs/shop exported/shop-jax
     python -m convert items runs/shop exported/shop-items
+    python -m convert push exported/shop ORG/NAME --private
 
 Outputs are folders. Each is written under a temporary name, read back, compared and
 renamed: a folder with its own name is complete. An existing output is an error; only

@@ -84,6 +84,14 @@ def fetch_llama(
     return path
 
 
+def repository_of(folder: Path) -> str | None:
+    """Returns the hub's name of a model whose folder is in the hub's cache, or None."""
+    cached = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not cached.startswith("models--"):
+        return None
+    return cached.removeprefix("models--").replace("--", "/")
+
+
 def _snapshot(repository: Repository, offline: bool) -> Path:
     return Path(
         snapshot_download(

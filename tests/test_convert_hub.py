@@ -1,15 +1,10 @@
 """Published Llamas from a hub, which a local server serves."""
 
 import errno
-import functools
 import hashlib
-import http.server
-import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,110 +12,16 @@ import huggingface_hub.constants as hub_constants
 import pytest
 from conftest import ROOT
 from folders import write_hf
+from hubs import LLAMA, TOKEN, Hub, serving_hub, use_hub
 from runs import refused, small
 
 from convert import load_llama
-from convert.hub import REPOSITORIES, fetch_llama
+from convert.hub import fetch_llama
 from eqids import train
 from eqids.config import ML_100K, TrainConfig, UserError, recipe_for
 from eqids.data import Dataset
 from eqids.runs import pretrained_llama
 from eqids.runs.recipe import resolved
-
-LLAMA = REPOSITORIES["1b"]
-TOKEN = "hf_of-somebody"
-
-
-@dataclass
-class Hub:
-    """What the server has, what it does, and what it was asked."""
-
-    folder: Path
-    url: str = ""
-    token: str | None = None
-    error: tuple[int, str] | None = None
-    cut: int | None = None
-    """Bytes after which the next download of weights is interrupted."""
-    asked: list[str] = field(default_factory=list)
-    ranges: list[str] = field(default_factory=list)
-
-
-def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            path = self.path.split("?")[0]
-            hub.asked.append(f"{self.command} {path}")
-            given = self.headers.get("Authorization")
-            if hub.error is not None:
-                status, code = hub.error
-                self._answer(status, b"", {"X-Error-Code": code} if code else {})
-            elif hub.token is not None and given != f"Bearer {hub.token}":
-                self._answer(401, b"", {"X-Error-Code": "GatedRepo"})
-            elif path.startswith(f"/api/models/{LLAMA.name}/tree/{LLAMA.revision}"):
-                files = [self._entry(one) for one in sorted(hub.folder.iterdir())]
-                self._answer(200, json.dumps(files).encode(), {})
-            elif path == f"/api/models/{LLAMA.name}/revision/{LLAMA.revision}":
-                names = sorted(one.name for one in hub.folder.iterdir())
-                files = [{"rfilename": name} for name in names]
-                about = {"id": LLAMA.name, "sha": LLAMA.revision, "siblings": files}
-                self._answer(200, json.dumps(about).encode(), {})
-            else:
-                self._file(hub.folder / path.split("/")[-1])
-
-        def _entry(self, path: Path) -> dict[str, Any]:
-            data = path.read_bytes()
-            entry = {"type": "file", "path": path.name, "size": len(data)}
-            entry["oid"] = hashlib.sha1(data).hexdigest()
-            if path.suffix == ".safetensors":
-                digest = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 9}
-            return entry
-
-        def _file(self, path: Path) -> None:
-            data = path.read_bytes()
-            large = path.suffix == ".safetensors"
-            claimed = hub.folder.parent / f"{path.name}.claimed"
-            digest = (hashlib.sha256 if large else hashlib.sha1)(data).hexdigest()
-            if claimed.exists():
-                digest = claimed.read_text()
-            headers = {"X-Repo-Commit": LLAMA.revision, "ETag": f'"{digest}"'}
-            status, span = 200, self.headers.get("Range")
-            if span is not None:
-                hub.ranges.append(span)
-                start = int(span.removeprefix("bytes=").split("-")[0])
-                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-                status, data = 206, data[start:]
-            cut = None
-            if large and self.command == "GET" and hub.cut is not None:
-                cut, hub.cut = hub.cut, None
-            self._answer(status, data, headers, cut)
-
-        def _answer(
-            self,
-            status: int,
-            data: bytes,
-            headers: dict[str, str],
-            cut: int | None = None,
-        ) -> None:
-            self.send_response(status)
-            headers = {"Content-Length": str(len(data)), **headers}
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data[:cut])
-            if cut is not None:
-                self.close_connection = True
-
-    return Handler
 
 
 @pytest.fixture
@@ -130,27 +31,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name in ("tokenizer.json", "LICENSE", "pytorch_model.bin", "notes.md"):
         (tmp_path / "served" / name).write_text("{}")
     hub = Hub(tmp_path / "served")
-    address = ("127.0.0.1", 0)
-    with http.server.ThreadingHTTPServer(address, _handler(hub)) as server:
-        serve = functools.partial(server.serve_forever, poll_interval=0.02)
-        threading.Thread(target=serve, daemon=True).start()
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        _use(monkeypatch, hub.url, tmp_path / "cache")
+    with serving_hub(hub, monkeypatch, tmp_path / "cache"):
         yield hub
-        server.shutdown()
-
-
-def _use(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
-    """Sets what HF_ENDPOINT and HF_HOME set, which are read at import."""
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    for name, value in {
-        "ENDPOINT": url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": template,
-        "HF_HUB_CACHE": str(cache),
-        "HF_TOKEN_PATH": str(cache / "token"),
-    }.items():
-        monkeypatch.setattr(hub_constants, name, value)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
 def test_only_what_is_needed_is_fetched_and_only_once(
@@ -238,18 +120,18 @@ def test_missing_network_cache_and_space_are_distinguished(
     with pytest.raises(UserError, match="not in the hub's cache, and HF_HUB_OFFLINE"):
         fetch_llama("1b")
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
-    _use(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+    use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with pytest.raises(UserError, match="could not be fetched from the hub .*network"):
         fetch_llama("1b")
-    _use(monkeypatch, hub.url, tmp_path / "served/LICENSE/cache")
+    use_hub(monkeypatch, hub.url, tmp_path / "served/LICENSE/cache")
     with pytest.raises(UserError, match="could not be fetched|cannot be written"):
         fetch_llama("1b")
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    _use(monkeypatch, hub.url, tmp_path / "cache")
+    use_hub(monkeypatch, hub.url, tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(UserError, match="the disk has no space for .* set HF_HOME"):
         fetch_llama("1b")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from eqids.inference.server.item_directions import (
+from eqids.inference.item_directions import (
     directions,
     map_clusters,
     map_positions,

@@ -46,6 +46,7 @@ from eqids.config.convert_flags import (
     InspectConfig as InspectConfig,
     ItemsConfig as ItemsConfig,
     LlamaFolderConfig as LlamaFolderConfig,
+    PushConfig as PushConfig,
 )
 from eqids.config.distributed import ProcessesConfig as ProcessesConfig
 from eqids.config.errors import (

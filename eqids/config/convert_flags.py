@@ -1,10 +1,15 @@
 """The flags of the commands of `python -m convert`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from eqids.config.bounds import ABOVE_ZERO, ONE_OR_MORE, check_flags
 from eqids.config.choices import FloatName
+from eqids.config.errors import require
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+"""An identifier of a licence."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,45 @@ class HfToHfConfig(LlamaFolderConfig):
 @dataclass(frozen=True)
 class EqidsToHfConfig(LlamaFolderConfig):
     """Turn a checkpoint into a Hugging Face folder of its Llama, low-rank changes
-    merged, with items, adapters and softmax in eqids.safetensors and eqids.json."""
+    merged, with items, adapters and softmax in eqids.safetensors and eqids.json, and a
+    model card in README.md."""
 
     dtype: FloatName | None = None
     """Dtype of Llama's tensors; by default the folder's if Llama was frozen, otherwise
     float32."""
     llama_path: Path | None = None
     """Folder of the frozen Llama, if it is no longer where the run found it."""
+    license: str | None = None
+    """Licence of the model, as the hub spells it (apache-2.0, llama3.2, other), for the
+    card; by default unknown, because nothing is inherited from the Llama."""
+    push_to: str | None = None
+    """Also push the folder to this repository of the Hugging Face hub, ORG/NAME."""
+    private: bool = False
+    """With --push_to: create a private repository; refuse one that is public."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.license is None or _LICENSE.fullmatch(self.license) is not None,
+            f"--license is {self.license!r}, wanted an identifier such as apache-2.0, "
+            "see https://huggingface.co/docs/hub/repositories-licenses",
+        )
+        require(
+            self.push_to is not None or not self.private,
+            "--private is about the repository of --push_to, wanted both or neither",
+        )
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Push a folder of eqids-to-hf to the Hugging Face hub, in one commit."""
+
+    folder: Path
+    """The folder that eqids-to-hf wrote."""
+    repository: str
+    """The repository, ORG/NAME, which is created if it does not exist."""
+    private: bool = False
+    """Create a private repository; refuse one that is public."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +162,10 @@ class EqidsToStablehloConfig(ProgramsConfig):
 @dataclass(frozen=True)
 class ItemsConfig(ConversionConfig):
     """Write the vectors of a checkpoint's items and clusters, with the items' ids, as
-    Parquet and safetensors."""
+    Parquet, which vector databases load, and safetensors (docs/vectors.md)."""
 
     data_dir: Path | None = None
     """The dataset folder; by default the one that the run was trained on."""
+    faiss: bool = False
+    """Also write items.faiss, a FAISS index of the augmented vectors, which finds the
+    items of the largest logits; needs eqids[faiss]."""

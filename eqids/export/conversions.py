@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from convert.gguf_llama import gguf_to_hf
 from convert.hf_write import hf_to_hf
+from convert.hub_upload import CARD, check_push, push_pair
 from convert.outputs import FLOATS, Progress
 from eqids.cli import check_output, say
 from eqids.config import (
@@ -16,23 +17,37 @@ from eqids.config import (
     HfToHfConfig,
     InspectConfig,
     ItemsConfig,
+    PushConfig,
 )
 from eqids.export.export_hf import eqids_to_hf
 from eqids.export.export_items import export_items
 from eqids.export.export_stablehlo import eqids_to_stablehlo
 from eqids.export.inspecting import inspect
+from eqids.export.model_card import UNKNOWN
 from eqids.io.atomic import write_json
 
 
-def run_conversion(config: InspectConfig | ConversionConfig) -> None:
-    """Inspects a path, or converts it and prints the SHA-256 of every file written.
+def run_conversion(config: InspectConfig | PushConfig | ConversionConfig) -> None:
+    """Inspects or pushes a path, or converts it and prints the SHA-256 of every file.
 
     Raises:
-        UserError: the input cannot be read, or the output cannot be written.
+        UserError: the input cannot be read, the output cannot be written, or the hub
+            refuses it.
     """
     if isinstance(config, InspectConfig):
         _inspect(config)
-        return
+    elif isinstance(config, PushConfig):
+        push_pair(config, say)
+    else:
+        _write(config)
+
+
+def _write(config: ConversionConfig) -> None:
+    """Converts a path, prints the SHA-256 of every file, and pushes them if wanted."""
+    push = None
+    if isinstance(config, EqidsToHfConfig) and config.push_to is not None:
+        push = PushConfig(config.output, config.push_to, config.private)
+        check_push(push)
     with tqdm(unit="B", unit_scale=True, desc=config.output.name, disable=None) as bar:
 
         def advance(num_bytes: int, total: int) -> None:
@@ -42,6 +57,10 @@ def run_conversion(config: InspectConfig | ConversionConfig) -> None:
         digests = _convert(config, advance)
     for name, digest in sorted(digests.items()):
         say(f"{digest}  {config.output / name}")
+    if isinstance(config, EqidsToHfConfig) and config.license is None:
+        say(f"{config.output / CARD} says license: {UNKNOWN}, see --license")
+    if push is not None:
+        push_pair(push, say)
 
 
 def _inspect(config: InspectConfig) -> None:

@@ -20,6 +20,7 @@ from convert.hf_write import (
     of_slice,
     write_llama,
 )
+from convert.hub_upload import CARD
 from convert.outputs import FLOATS, OutputFolder, Progress, Weight, output_folder
 from eqids.checkpoints import Manifest, read_manifest, resolve
 from eqids.checkpoints.reader import Reader
@@ -31,6 +32,8 @@ from eqids.config import (
     to_json,
 )
 from eqids.data.batches.item_texts import TOKENIZER_FILE
+from eqids.export.card_facts import card_facts
+from eqids.export.model_card import model_card
 from eqids.export.trained_arrays import LLAMA, TrainedArrays
 from eqids.inference.open import open_checkpoint
 from eqids.io.digests import combined_sha256, file_sha256
@@ -43,7 +46,8 @@ from sharding import Placement
 def eqids_to_hf(
     config: EqidsToHfConfig, advance: Progress = lambda done, total: None
 ) -> dict[str, str]:
-    """Writes a checkpoint as a Hugging Face folder, with items and heads beside it.
+    """Writes a checkpoint as a Hugging Face folder, with items and heads beside it,
+    and a model card.
 
     A frozen Llama is copied from its folder, every tensor to the bit. LoRA is merged in
     float32, and the Llama is then written in float32.
@@ -78,6 +82,8 @@ def eqids_to_hf(
                 content = base_config(folder, str(stored) if changed else None)
                 copy_companions(new, folder)
             _copy_tokenizer(new, path, manifest)
+            # It replaces the README.md of the pretrained Llama.
+            new.write(CARD, _card(config, path, manifest, sizes).encode())
             write_llama(new, weights, content, dtype, config.max_shard_bytes)
             new.write_tensors(TENSORS_FILE, beside)
             new.write_json(INFO_FILE, _info(manifest, sizes, new))
@@ -141,6 +147,15 @@ def _copy_tokenizer(new: OutputFolder, path: Path, manifest: Manifest) -> None:
     file = given / TOKENIZER_FILE if given.is_dir() else given
     if file.is_file() and file_sha256(file) == run.tokens.tokenizer:
         new.write(TOKENIZER_FILE, file.read_bytes())
+
+
+def _card(
+    config: EqidsToHfConfig, path: Path, manifest: Manifest, sizes: ModelConfig
+) -> str:
+    run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
+    llama = config.llama_path or run.flags.llama_path
+    name, licence = config.output.name, config.license
+    return model_card(card_facts(name, licence, path, manifest, run, sizes, llama))
 
 
 def _sizes(path: Path, manifest: Manifest) -> ModelConfig:

@@ -202,7 +202,8 @@ class Recommender:
         The dot product with an item's vector, plus the item's bias, is the item's
         logit within its cluster: it orders the items of one cluster. It does not
         order items of different clusters, because P(item) = P(cluster) P(item |
-        cluster); use `score` or `recommend` for these.
+        cluster); use `score` or `recommend` for these. With 1 after it, it is the query
+        of the augmented vectors that `convert items` writes.
 
         Args:
             histories: as for `recommend`; an empty one has a vector of zeros.

@@ -8,14 +8,14 @@ from jaxtyping import Float16, Int
 
 from eqids.config.slots import cluster_of
 from eqids.inference.engine.inference_engine import InferenceEngine
-from eqids.inference.server.bodies import MapAnswer, NearItem, NothingMore
-from eqids.inference.server.device_calls import device_call
-from eqids.inference.server.item_directions import (
+from eqids.inference.item_directions import (
     directions,
     map_clusters,
     map_positions,
     nearest_in_history,
 )
+from eqids.inference.server.bodies import MapAnswer, NearItem, NothingMore
+from eqids.inference.server.device_calls import device_call
 from eqids.inference.server.served_catalog import ServedCatalog
 from eqids.inference.server.service import Service
 

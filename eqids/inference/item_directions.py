@@ -1,4 +1,4 @@
-"""The directions of item vectors in host memory: hints, and the map of the catalog."""
+"""The directions of item vectors in host memory: hints, and maps of the catalog."""
 
 from collections.abc import Iterator
 
@@ -64,17 +64,33 @@ def map_positions(
 
     Args:
         vectors: see `directions`.
-        catalog: the items whose first two principal components are the axes.
+        catalog: as for `principal_components`.
         shown: the items to place.
+    """
+    found = principal_components(vectors, catalog, shown)
+    low, high = found.min(axis=0), found.max(axis=0)
+    span = float((high - low).max()) or 1.0
+    scaled = (found - (low + high) / 2) / span + 0.5
+    return np.rint(np.clip(scaled, 0, 1) * _FINEST).astype(np.uint16)
+
+
+def principal_components(
+    vectors: Float16[np.ndarray, "slot item_width"],
+    catalog: Int[np.ndarray, " item"],
+    shown: Int[np.ndarray, " point"],
+) -> Float32[np.ndarray, "point 2"]:
+    """Returns the first two principal components of items' directions.
+
+    Args:
+        vectors: see `directions`.
+        catalog: the items whose mean and principal axes are used.
+        shown: the items to return.
     """
     mean, axes = _principal_axes(vectors, catalog)
     found = np.zeros((len(shown), 2), np.float32)
     for at in _chunks(len(shown)):
         found[at] = (np.asarray(vectors[shown[at]], np.float32) - mean) @ axes
-    low, high = found.min(axis=0), found.max(axis=0)
-    span = float((high - low).max()) or 1.0
-    scaled = (found - (low + high) / 2) / span + 0.5
-    return np.rint(np.clip(scaled, 0, 1) * _FINEST).astype(np.uint16)
+    return found
 
 
 def map_clusters(
