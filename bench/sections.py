@@ -10,7 +10,12 @@ from bench.quality_options import QualityOptions
 from bench.search_options import RecommendOptions, TopkOptions
 from bench.serve_options import ServeOptions
 from bench.step_options import HeadOptions, TrainOptions
-from bench.storage_options import CheckpointOptions, DataOptions, LoadOptions
+from bench.storage_options import (
+    CheckpointOptions,
+    DataOptions,
+    LoadOptions,
+    PrepareSpeedOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ SECTIONS: Mapping[str, SectionEntry] = MappingProxyType(
         "head": SectionEntry(HeadOptions, "bench.head"),
         "topk": SectionEntry(TopkOptions, "bench.topk"),
         "load": SectionEntry(LoadOptions, "bench.load"),
+        "prepare": SectionEntry(PrepareSpeedOptions, "bench.prepare_speed"),
         "data": SectionEntry(DataOptions, "bench.data"),
         "checkpoint": SectionEntry(CheckpointOptions, "bench.checkpoint_speed"),
         "recommend": SectionEntry(RecommendOptions, "bench.recommend_speed"),

@@ -1,4 +1,4 @@
-"""Flags of `python -m bench load`, `data` and `checkpoint`."""
+"""Flags of `python -m bench load`, `prepare`, `data` and `checkpoint`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,38 @@ class LoadOptions(Options):
     def measured_size(self) -> LlamaSize:
         """The size of the Llama of random weights."""
         return "smollm2-135m" if self.quick else self.llama_size
+
+
+@dataclass(frozen=True)
+class PrepareSpeedOptions(Options):
+    """Time the preparation of a dataset from generated events, beside pandas.
+
+    Pandas makes the ordered and split histories alone, and so does one row of ours; the
+    other makes the whole dataset folder.
+    """
+
+    cores: int = grouped("measurement", factory=num_cores)
+    """Pin the process to this many cores; by default all it may use."""
+    repetitions: int = grouped("measurement", 3)
+    """Timed runs of each contender, after one to warm up."""
+    events: tuple[int, ...] = (1_000_000, 10_000_000)
+    """Numbers of events to measure, ascending (20,000 with --quick)."""
+    most_pandas: int = 10_000_000
+    """Largest number of events for pandas, which holds all of them in memory several
+    times."""
+    folder: Path | None = None
+    """An existing folder for the generated events and the datasets, which are deleted;
+    by default that of temporary files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flags(self, "events most_pandas", ONE_OR_MORE)
+        require_folder("--folder", self.folder)
+
+    @property
+    def measured(self) -> list[int]:
+        """Numbers of events, ascending."""
+        return [20_000] if self.quick else sorted(set(self.events))
 
 
 @dataclass(frozen=True)
