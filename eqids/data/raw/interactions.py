@@ -83,8 +83,12 @@ def read_interactions(
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    counts, hashed = _ties_counted(core, counts, report, source.keeps_ties)
-    table = _ordered(core, typed.unit, config.seed if hashed else None).to_pyarrow()
+    table = _ordered(core, typed.unit, None)
+    counts, hashed = _ties_counted(
+        _sort_key(core), table, counts, report, source.keeps_ties
+    )
+    if hashed:
+        table = _ordered(core, typed.unit, config.seed)
     user_table = users.order_by("number").to_pyarrow()
     titles = source.items
     with reading(source.file if titles is None else titles.file):
@@ -185,14 +189,17 @@ def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> Non
 
 
 def _ties_counted(
-    events: ir.Table, counts: Counts, report: Callable[[str], None], kept: bool
+    key: str | None,
+    table: pa.Table,
+    counts: Counts,
+    report: Callable[[str], None],
+    kept: bool,
 ) -> tuple[Counts, bool]:
     """Counts ties, and decides whether a hash orders them: the file may be sorted by
     id, unless it keeps ties."""
-    key = _sort_key(events)
     if key is None:
         return counts, False
-    tied, ascending = _ties(events, key)
+    tied, ascending = _ties(table)
     by_id = tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
     hashed = by_id and not kept
     if hashed:
@@ -204,30 +211,29 @@ def _ties_counted(
     return replace(counts, tied_neighbours=tied, ascending_ties=ascending), hashed
 
 
-def _ties(events: ir.Table, key: str) -> tuple[int, int]:
-    """Neighbours in the file's order with equal user and equal time or rank, and those
-    of them that ascend by id."""
-    order = ibis.window(group_by=["user", key], order_by="row")
-    before = events.select(item="item", before=events["item"].lag(1).over(order))
-    tied = before.aggregate(
-        tied=before["before"].count(),
-        ascending=(before["item"] > before["before"]).sum(),
-    ).to_pyarrow()
-    return tied["tied"][0].as_py(), tied["ascending"][0].as_py() or 0
+def _ties(table: pa.Table) -> tuple[int, int]:
+    """Neighbours with equal user and equal time or rank, and those of them that ascend
+    by id, in events whose ties are in the file's order."""
+    user, item = table["user"].to_numpy(), table["item"].to_numpy()
+    key = table["key"]
+    same = pc.equal(key.slice(1), key.slice(0, max(len(key) - 1, 0))).to_numpy()
+    tied = same & (user[1:] == user[:-1])
+    return int(tied.sum()), int((tied & (item[1:] > item[:-1])).sum())
 
 
-def _ordered(events: ir.Table, unit: TimeUnit | None, seed: int | None) -> ir.Table:
-    """user, item and, if any, time in seconds, sorted by user, time or rank and,
-    in ties, the file's order or a hash."""
+def _ordered(events: ir.Table, unit: TimeUnit | None, seed: int | None) -> pa.Table:
+    """user, item and, if any, time in seconds and the key that sorts a user's events:
+    by user, time or rank and, in ties, the file's order or a hash."""
     order, key = [events["user"]], _sort_key(events)
     columns = {"user": events["user"], "item": events["item"]}
     if unit is not None:
         columns["time"] = seconds(events["when"], unit)
     if key is not None:
+        columns["key"] = events[key]
         order.append(events[key])
         if seed is not None:
             order.append(_hash(events["user"], events["item"], seed))
-    return events.order_by([*order, events["row"]]).select(**columns)
+    return events.order_by([*order, events["row"]]).select(**columns).to_pyarrow()
 
 
 def _hash(user: Any, item: Any, seed: int) -> Any:
