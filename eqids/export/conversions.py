@@ -11,6 +11,7 @@ from eqids.cli import check_output, say
 from eqids.config import (
     ConversionConfig,
     EqidsToHfConfig,
+    EqidsToOnnxConfig,
     EqidsToStablehloConfig,
     GgufToHfConfig,
     HfToHfConfig,
@@ -19,6 +20,7 @@ from eqids.config import (
 )
 from eqids.export.export_hf import eqids_to_hf
 from eqids.export.export_items import export_items
+from eqids.export.export_onnx import eqids_to_onnx
 from eqids.export.export_stablehlo import eqids_to_stablehlo
 from eqids.export.inspecting import inspect
 from eqids.io.atomic import write_json
@@ -75,6 +77,8 @@ def _convert(config: ConversionConfig, advance: Progress) -> Mapping[str, str]:
             )
         case EqidsToHfConfig():
             return eqids_to_hf(config, advance)
+        case EqidsToOnnxConfig():
+            return eqids_to_onnx(config, advance)
         case EqidsToStablehloConfig():
             return eqids_to_stablehlo(config, advance)
         case _:
