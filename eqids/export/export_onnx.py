@@ -3,7 +3,7 @@
 import importlib.metadata
 import importlib.util
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from eqids.export.onnx_graph.graph_file import (
     IR_VERSION,
     OPSET,
     WEIGHTS_FILE,
-    Shapes,
+    GraphShapes,
     check_graph,
     graph_bytes,
 )
@@ -40,8 +40,9 @@ from eqids.export.triton_config import (
     shape_ranges,
     triton_config,
 )
-from eqids.export.verified_graph import TOLERANCE, verified_graph
-from eqids.inference.engine.shapes import Shapes as Buckets
+from eqids.export.verified_graph import TOLERANCE, open_in_float32, verified_graph
+from eqids.inference.engine.shapes import Shapes
+from eqids.inference.open import Opened
 
 FORMAT_VERSION = 1
 GRAPH_FILE = "model.onnx"
@@ -80,12 +81,29 @@ def eqids_to_onnx(
             importlib.util.find_spec(package) is not None,
             f"{_COMMAND} needs {package}: pip install 'eqids[onnx]'",
         )
-    with (
-        stored_model(config) as stored,
-        output_folder(config.output, advance, replace=config.overwrite) as new,
-    ):
-        export = _Export(config, stored, new)
-        export.write()
+    with stored_model(config) as stored:
+        return write_onnx(
+            stored, config, lambda: open_in_float32(config, stored), advance
+        )
+
+
+def write_onnx(
+    stored: StoredModel,
+    config: EqidsToOnnxConfig,
+    opened: Callable[[], Opened],
+    advance: Progress = lambda done, total: None,
+) -> dict[str, str]:
+    """Writes a stored model; see `eqids_to_onnx`.
+
+    Args:
+        stored: the model.
+        config: what to write, and where.
+        opened: opens the same model to compute in float32; called to compare answers.
+        advance: called for every part of a tensor that was written.
+    """
+    check_output_folder(config, _COMMAND, _PARTS)
+    with output_folder(config.output, advance, replace=config.overwrite) as new:
+        _Export(config, stored, new).write(opened)
     return new.digests
 
 
@@ -97,17 +115,18 @@ class _Export:
     stored: StoredModel
     new: OutputFolder
 
-    def write(self) -> None:
+    def write(self, opened: Callable[[], Opened]) -> None:
         """Writes all files, the manifest last."""
         config, stored, new = self.config, self.stored, self.new
         inputs = graph_inputs(stored, allowed=config.allowed)
         graph = self._write_graph(inputs)
         verified = None
         if config.verify:
-            found = verified_graph(
-                new.path / graph, config, stored, self._k, config.verify
+            verified = asdict(
+                verified_graph(
+                    new.path / graph, opened(), stored.tokens, self._k, config.verify
+                )
             )
-            verified = asdict(found)
         labels = write_items(new, stored.dataset, stored.tokens)
         new.write("onnx_loader.py", _LOADER.read_bytes())
         if config.triton:
@@ -128,7 +147,7 @@ class _Export:
         new.expect(graph.weights)
         new.write_tensors(begin + WEIGHTS_FILE, graph.weights)
         k, num_slots = self._k, self._most["slots"]
-        outputs: Shapes = {n: (dtype, ("rows", k)) for n, dtype in OUTPUTS.items()}
+        outputs: GraphShapes = {n: (dtype, ("rows", k)) for n, dtype in OUTPUTS.items()}
         weights = new.path / begin / WEIGHTS_FILE
         data = graph_bytes(graph, _shapes(inputs, num_slots), outputs, weights)
         new.write(begin + GRAPH_FILE, data)
@@ -153,7 +172,7 @@ class _Export:
     def _lengths(self) -> list[int]:
         """Lengths to which callers pad histories, so that batches have few shapes."""
         most = self._most
-        return list(Buckets.of(most["length"], most["slots"], 1, 1).lengths)
+        return list(Shapes.of(most["length"], most["slots"], 1, 1).lengths)
 
     def _about(
         self, graph: str, inputs: Mapping[str, ProgramInput]
@@ -186,7 +205,7 @@ class _Export:
         }
 
 
-def _shapes(inputs: Mapping[str, ProgramInput], num_slots: int) -> Shapes:
+def _shapes(inputs: Mapping[str, ProgramInput], num_slots: int) -> GraphShapes:
     """Returns the dtypes and axes of inputs; all axes but that of slots are free."""
     return {
         name: (one.dtype, [num_slots if x == "slots" else x for x in one.shape])

@@ -50,14 +50,14 @@ class GraphVerification:
 
 
 def verified_graph(
-    graph: Path, config: ProgramsConfig, stored: StoredModel, k: int, num: int
+    graph: Path, opened: Opened, tokens: ItemTokens | None, k: int, num: int
 ) -> GraphVerification:
     """Compares a graph in onnxruntime with the model; needs the package onnxruntime.
 
     Args:
         graph: the file of the graph.
-        config: names the model.
-        stored: the same model.
+        opened: the model, from `open_in_float32`.
+        tokens: of the items' texts, with a prompt that the model computed once.
         k: number of items that the graph returns.
         num: number of histories, spread over the users.
 
@@ -66,7 +66,6 @@ def verified_graph(
     """
     import onnxruntime
 
-    opened = open_in_float32(config, stored)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -78,7 +77,7 @@ def verified_graph(
     for first in range(0, len(histories), _ROWS):
         some = histories[first : first + _ROWS]
         queries = [_prepared(one, opened) for one in some]
-        inputs = graph_arrays(queries, opened, stored.tokens)
+        inputs = graph_arrays(queries, opened, tokens)
         slots, log_probs = session.run(
             ["slots", "log_probs"], {name: inputs[name] for name in names}
         )
@@ -87,7 +86,7 @@ def verified_graph(
         other = _out_of_place(slots, *wanted)
         for row, history in enumerate(some):
             require(
-                difference[row] <= TOLERANCE and other[row] >= 0,
+                bool(difference[row] <= TOLERANCE and other[row] >= 0),
                 f"{graph.name} answers user {history.user} with other items than EqIDs "
                 f"({slots[row].tolist()} and {wanted[0][row, :k].tolist()}) or with "
                 f"log-probabilities that differ by {difference[row]:.2g}, wanted the "

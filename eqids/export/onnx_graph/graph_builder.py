@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from convert.outputs import Weight
+from convert.outputs import Weight, row_ranges
 from eqids.config import require
 
 Operand: TypeAlias = "str | np.ndarray | np.generic"
@@ -126,9 +126,8 @@ def transposed(weight: Weight) -> Weight:
             part = part.reshape(-1, num_columns)
             whole[start : start + len(part)] = part
             start += len(part)
-        step = max(1, (16 << 20) // (num_rows * weight.dtype.itemsize))
-        for start in range(0, num_columns, step):
-            yield np.ascontiguousarray(whole[:, start : start + step].T)
+        for columns in row_ranges(num_columns, num_rows * weight.dtype.itemsize):
+            yield np.ascontiguousarray(whole[:, columns].T)
 
     return Weight((num_columns, num_rows), weight.dtype, parts)
 

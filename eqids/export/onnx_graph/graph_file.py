@@ -19,13 +19,13 @@ OPSET, IR_VERSION = 18, 8
 them. TensorRT 10 takes opsets 9 to 20."""
 WEIGHTS_FILE = "weights.safetensors"
 
-Shapes = Mapping[str, tuple[str, Sequence[str | int]]]
+GraphShapes = Mapping[str, tuple[str, Sequence[str | int]]]
 """Dtypes (NumPy's names) and axes of tensors by name: a size, or a word for a free
 one."""
 
 
 def graph_bytes(
-    g: GraphBuilder, inputs: Shapes, outputs: Shapes, weights_file: Path
+    g: GraphBuilder, inputs: GraphShapes, outputs: GraphShapes, weights_file: Path
 ) -> bytes:
     """Returns the file of a graph; needs the package onnx.
 
@@ -102,7 +102,7 @@ def _node(node: GraphNode) -> Any:
     )
 
 
-def _infos(tensors: Shapes) -> Iterator[Any]:
+def _infos(tensors: GraphShapes) -> Iterator[Any]:
     from onnx import helper
 
     for name, (dtype, shape) in tensors.items():
