@@ -6,21 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from exports import alone, plain_model
 from served import opened_model
 from test_words import random_words
 
-from convert.hf_write import arrays_of, llama_weights
-from convert.names import tensors_of
-from convert.outputs import Weight
-from eqids.checkpoints import leaf_name
 from eqids.config import EqidsToOnnxConfig
 from eqids.data import Dataset
 from eqids.export.export_onnx import write_onnx
-from eqids.export.stored_model import StoredModel
+from eqids.export.stored_model import StoredModel, in_memory
 from eqids.inference.open import Opened
 
 GraphKind = Literal["ids", "request time", "texts", "prompt", "text columns"]
@@ -55,22 +49,8 @@ def graph_model(dataset: Dataset, kind: GraphKind) -> tuple[Opened, StoredModel]
         config = dataclasses.replace(opened.config, strategy="heads")
         opened = dataclasses.replace(opened, config=config)
         tokens = random_words(dataset, 0, per_item=2, prompt=5)
-    return opened, dataclasses.replace(stored_of(opened), tokens=tokens)
-
-
-def stored_of(opened: Opened) -> StoredModel:
-    """An open model as its files would hold it."""
-    llama, beside = opened.model.llama, dict[str, Weight]()
-    for route, leaf in jax.tree_util.tree_leaves_with_path(opened.model):
-        path = leaf_name(route)
-        if not path.startswith("llama/"):
-            (tensor,) = tensors_of(path, leaf.shape)
-            beside[tensor.name] = Weight.of(np.asarray(leaf))
-    stored = np.dtype(np.float32)
-    return StoredModel(
-        opened.path, opened.step, opened.config, opened.model.config, opened.dataset,
-        opened.tokens, llama_weights(llama.config, stored, arrays_of(llama)), beside,
-    )  # fmt: skip
+    whole = dataclasses.replace(opened, tokens=tokens, prefix=None)
+    return opened, in_memory(whole)
 
 
 def export_graph(

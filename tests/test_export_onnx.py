@@ -1,19 +1,25 @@
 """Exports as ONNX: onnxruntime alone answers as EqIDs does."""
 
 import functools
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from conftest import ROOT
 from exports import run_alone
 from onnx_exports import KINDS, GraphKind, export_graph, graph_model, onnxruntime_alone
+from safetensors.numpy import load_file
 from served import NOW, left, oracle
 
 from eqids.data import Dataset
+from eqids.export.onnx_graph.recommender_graph import recommender_graph
 from eqids.export.verified_graph import graph_arrays
 from eqids.inference.engine.prepared_query import prepare_query
 from eqids.inference.engine.values import Query, SlotFilter
@@ -136,3 +142,58 @@ def test_onnxruntime_alone_recommends(
         assert [row[1] for row in flat] == wanted["title"].tolist()
         probabilities = [row[2] for row in flat]
         np.testing.assert_allclose(probabilities, wanted["probability"], atol=1e-6)
+
+
+def test_the_table_of_the_docs_has_the_operators_of_all_graphs(
+    dataset: Dataset,
+) -> None:
+    used = set[str]()
+    for kind in KINDS:
+        _, stored = graph_model(dataset, kind)
+        graph = recommender_graph(stored, K, allowed=True)
+        used |= {node.operator for node in graph.nodes}
+        names = [name for node in graph.nodes for name in node.outputs]
+        assert len(names) == len(set(names))
+        for node in graph.nodes:
+            # The parser of TensorRT knows no reduction, and wants constants here.
+            assert "reduction" not in node.attributes
+            if node.operator in ("TopK", "Slice", "Squeeze", "Unsqueeze"):
+                at = 3 if node.operator == "Slice" else 1
+                assert node.inputs[at] in graph.constants
+    page = (ROOT / "docs/onnx.md").read_text()
+    table = page.split("## Operators")[1].split("\n## ")[0]
+    rows = set(re.findall(r"^\| ([A-Z]\w+) \|", table, re.MULTILINE))
+    assert used == rows
+
+
+def test_the_manifest_describes_the_export(graph: Exported) -> None:
+    opened, folder, tokens = graph("prompt")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert names == {*manifest["files"], "manifest.json"}
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    model = onnx.load(folder / manifest["graph"], load_external_data=False)
+    assert (model.opset_import[0].version, model.ir_version) == (18, 8)
+    inputs = {
+        one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim]
+        for one in model.graph.input
+    }
+    slots = opened.dataset.num_slots
+    assert inputs == {
+        name: [slots if axis == "slots" else axis for axis in one["shape"]]
+        for name, one in manifest["inputs"].items()
+    }
+    assert manifest["prompt"] == tokens.prompt.tolist()
+    assert manifest["seq_len"] == 24 + len(tokens.prompt)
+    weights = load_file(folder / "eqids/1/weights.safetensors")
+    external = [one for one in model.graph.initializer if one.external_data]
+    assert {one.name for one in external} == weights.keys()
+    ours = opened.model.llama.blocks.w_up[1].T
+    assert np.array_equal(weights["llama.1.mlp.up.weight"], ours)
+    inline = sum(len(one.raw_data) for one in model.graph.initializer)
+    assert inline < 10_000
+    source = (ROOT / "eqids/export/onnx_loader.py").read_text()
+    assert (folder / "onnx_loader.py").read_text() == source
+    code = [x for x in source.splitlines() if x and not x.strip().startswith('"""')]
+    assert len(code) <= 65

@@ -5,13 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from convert.hf_eqids import TENSORS_FILE, check_pair, is_pair, read_pair
 from convert.hf_files import safetensors_slices, tensors
-from convert.hf_write import of_slice
+from convert.hf_write import arrays_of, llama_weights, of_slice
+from convert.names import tensors_of
 from convert.outputs import FLOATS, Weight
-from eqids.checkpoints import read_manifest, resolve
+from eqids.checkpoints import leaf_name, read_manifest, resolve
 from eqids.checkpoints.reader import Reader
 from eqids.config import ModelConfig, ProgramsConfig, RunConfig, from_json
 from eqids.data import Dataset
@@ -19,10 +21,13 @@ from eqids.data.batches.item_texts import TOKENIZER_FILE
 from eqids.data.batches.tokens import ItemTokens
 from eqids.export.checkpoint_llama import llama_of_checkpoint, sizes_of_checkpoint
 from eqids.export.trained_arrays import LLAMA, TrainedArrays
+from eqids.inference.open import Opened
 from eqids.runs.new_model import sizes_for
 from eqids.runs.recorded_folders import dataset_of
 from eqids.runs.run_tokens import check_tokens, recorded_tokens
 from eqids.runs.same_catalog import check_catalog, check_pair_catalog
+
+_LLAMA = "llama/"
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,23 @@ def _pair(flags: ProgramsConfig) -> Iterator[StoredModel]:
             {key: of_slice(one).as_dtype(used) for key, one in llama.items()},
             {key: of_slice(one) for key, one in beside.items()},
         )  # fmt: skip
+
+
+def in_memory(opened: Opened) -> StoredModel:
+    """Returns an open model as if its files held it; no prompt was computed for it."""
+    assert opened.prefix is None, "the tokens of the prompt are no longer known"
+    llama, beside = opened.model.llama, dict[str, Weight]()
+    for route, leaf in jax.tree_util.tree_leaves_with_path(opened.model):
+        path = leaf_name(route)
+        if not path.startswith(_LLAMA):
+            (tensor,) = tensors_of(path, leaf.shape)
+            beside[tensor.name] = Weight.of(np.asarray(leaf))
+    dtype = np.dtype(llama.embedding.dtype)
+    weights = llama_weights(llama.config, dtype, arrays_of(llama))
+    return StoredModel(
+        opened.path, opened.step, opened.config, opened.model.config, opened.dataset,
+        opened.tokens, weights, beside,
+    )  # fmt: skip
 
 
 def _used(config: RunConfig) -> np.dtype:

@@ -118,18 +118,30 @@ def open_in_float32(config: ProgramsConfig, stored: StoredModel) -> Opened:
 def some_histories(dataset: Dataset, num: int) -> Sequence[History]:
     """Returns histories of users that are spread over a dataset, the shortest first.
 
-    The next item of each is requested a day after the last one.
+    The next item of each is requested a day after the last one. If more are wanted than
+    there are users, first halves of histories follow.
     """
     lengths = np.diff(dataset.offsets)
     users = np.flatnonzero(lengths > 0)
-    users = users[np.linspace(0, len(users) - 1, min(num, len(users))).astype(int)]
+    halves = np.flatnonzero(lengths > 1)
+    whole = _spread(users, num)
+    halves = _spread(halves, num - len(whole))
+    user = np.concatenate([whole, halves])
+    length = np.concatenate([lengths[whole], lengths[halves] // 2])
     found = []
-    for user in users[np.argsort(lengths[users], kind="stable")].tolist():
-        span = slice(dataset.offsets[user], dataset.offsets[user + 1])
+    for row in np.argsort(length, kind="stable"):
+        first = dataset.offsets[user[row]]
+        span = slice(first, first + length[row])
         times = None if dataset.times is None else dataset.times[span]
         asked = None if times is None else int(times[-1]) + _DAY
-        found.append(History(user, dataset.slots[span], times, asked))
+        found.append(History(int(user[row]), dataset.slots[span], times, asked))
     return found
+
+
+def _spread(users: np.ndarray, num: int) -> np.ndarray:
+    """Returns so many of the users, or all of them if there are fewer."""
+    num = max(0, min(num, len(users)))
+    return users[np.linspace(0, len(users) - 1, num).astype(int)]
 
 
 def _prepared(history: History, opened: Opened) -> PreparedQuery:
