@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from exports import alone, plain_model
+from models import TINY
 from served import opened_model
 from test_words import random_words
 
-from eqids.config import EqidsToOnnxConfig
+from eqids.config import EqidsToOnnxConfig, ModelConfig
 from eqids.data import Dataset
 from eqids.export.export_onnx import write_onnx
 from eqids.export.stored_model import StoredModel, in_memory
 from eqids.inference.open import Opened
+from eqids.runs.new_model import initial_model
 
-GraphKind = Literal["ids", "request time", "texts", "prompt", "text columns"]
+GraphKind = Literal["ids", "request time", "texts", "prompt", "text columns", "untied"]
 KINDS: tuple[GraphKind, ...] = (
-    "ids", "request time", "texts", "prompt", "text columns",
+    "ids", "request time", "texts", "prompt", "text columns", "untied",
 )  # fmt: skip
-"""All but "ids" and "text columns" have counts and all times."""
+"""Those between "ids" and "text columns" have counts and all times; "untied" has two
+item tables, no adapters and no skip connection."""
 PACKAGES = ("numpy", "onnxruntime")
 """What `pip install onnxruntime` brings of what it imports."""
 
@@ -33,9 +37,16 @@ def onnxruntime_alone(folder: Path) -> Path:
 
 def graph_model(dataset: Dataset, kind: GraphKind) -> tuple[Opened, StoredModel]:
     """A model of noise, open and as its files would hold it."""
-    if kind in ("ids", "text columns"):
-        opened = plain_model(dataset, text_width=3 * (kind != "ids"))
-        if kind != "ids":
+    if kind in ("ids", "text columns", "untied"):
+        opened = plain_model(dataset, text_width=3 * (kind == "text columns"))
+        if kind == "untied":
+            places = dataset.info.num_clusters, dataset.info.cluster_size
+            sizes = ModelConfig(
+                TINY, *places, TINY.width, adapter="identity", tied_items=False
+            )
+            model = initial_model(sizes, dataset, None, jax.random.key(1))
+            opened = dataclasses.replace(opened, model=model)
+        elif kind != "ids":
             # The columns were zeros when it was scaled.
             model = eqx.tree_at(
                 lambda m: m.skip.text_scale, opened.model, jnp.asarray(1.5)

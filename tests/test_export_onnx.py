@@ -28,6 +28,7 @@ from eqids.inference.open import Opened
 from eqids.inference.recommender import Recommender
 
 K = 6
+LONG = [kind for kind in KINDS if kind not in ("prompt", "text columns")]
 Exported = Callable[[GraphKind], tuple[Opened, Path, Any]]
 
 
@@ -81,7 +82,7 @@ def random_queries(dataset: Dataset) -> list[Query]:
     "kind",
     [
         "prompt", "text columns",
-        *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[:3]),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in LONG),
     ],
 )  # fmt: skip
 def test_the_graph_answers_as_a_sorted_catalog(

@@ -20,24 +20,22 @@ class OnnxRecommender:
         if len(text) > MOST:
             raise ValueError(f"it is larger than {MOST} bytes")
         m = self.m = json.loads(text)
-        paths = {name: folder / name for name in dict(m["files"])}
-        for name, path in paths.items():
-            if not path.resolve().is_relative_to(folder.resolve()):
+        for name, sha256 in dict(m["files"]).items():
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{name} is outside of {folder}")
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != m["files"][name]:
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                     raise ValueError(f"{name} is not the file that was exported")
-        graph = paths[m["graph"]].read_bytes()
-        _ = paths[m["graph"].removesuffix("model.onnx") + WEIGHTS]
+        beside = m["graph"].removesuffix("model.onnx") + WEIGHTS
+        if missing := {m["graph"], beside, "items.json"} - m["files"].keys():
+            raise ValueError(f"it names no {', '.join(sorted(missing))}")
+        graph = (folder / m["graph"]).read_bytes()
         if graph.count(b"location") != graph.count(EXTERNAL):
             raise ValueError(f"{m['graph']} names another file than {WEIGHTS}")
-        self.items = json.loads(paths["items.json"].read_bytes())
+        self.items = json.loads((folder / "items.json").read_bytes())
         self.slot_of = {row[0]: slot for slot, row in enumerate(self.items) if row}
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            str(paths[m["graph"]]), options, providers=[provider]
-        )
+        path = str(folder / m["graph"])
+        self.session = onnxruntime.InferenceSession(path, providers=[provider])
 
     def recommend(self, history: list[str], k: int) -> list[tuple[str, str, float]]:
         """Returns ids, titles and probabilities of the most probable next items."""
@@ -52,8 +50,8 @@ class OnnxRecommender:
         for slot in slots[min(first, len(slots) - 1) :]:
             tokens += [0, *self.items[slot][2]]
             items += [slot, *[-1] * (len(tokens) - len(items) - 1)]
-        size = {"rows": 1, "length": len(items), "slots": len(self.items)}
-        size |= {"masks": 1, "excluded": len(slots)}
+        size = {"rows": 1, "length": len(items), "masks": 1, "excluded": len(slots)}
+        size["slots"] = len(self.items)
         x = {n: np.full([size[a] for a in v["shape"]], v["fill"], v["dtype"])
              for n, v in m["inputs"].items()}  # fmt: skip
         for name in x.keys() & {"items", "tokens"}:

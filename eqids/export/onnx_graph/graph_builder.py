@@ -27,18 +27,6 @@ class GraphNode:
     """By name."""
 
 
-@dataclass(frozen=True)
-class GraphTensor:
-    """An input or an output of a graph."""
-
-    name: str
-    """Its name."""
-    dtype: str
-    """The dtype by NumPy's name."""
-    shape: Sequence[str | int]
-    """Its axes: a size, or a word for one that is free."""
-
-
 class GraphBuilder:
     """A graph that grows node by node.
 

@@ -69,22 +69,17 @@ def sequence_positions(
     sees = g("LessOrEqual", own, at, name="mask.of_last")
     wide = g("Where", sees, zero, never, name="mask.of_last.added")
     shape = ints(-1, 1, 1, 1, config.head // 2)
-    last_cos, last_sin = (
-        g(
-            "Reshape",
-            g("Gather", table, "last", name=f"last.{name}.rows"),
-            shape,
-            name=f"last.{name}",
-        )
-        for name, table in (("cos", cos), ("sin", sin))
-    )
+    angles = {}
+    for name, table in (("cos", cos), ("sin", sin)):
+        rows = g("Gather", table, "last", name=f"last.{name}.rows")
+        angles[name] = g("Reshape", rows, shape, name=f"last.{name}")
     return SequencePositions(
         cos=cos,
         sin=sin,
         mask=mask,
         last=g("Cast", at, name="last.index", to="int64"),
-        last_cos=last_cos,
-        last_sin=last_sin,
+        last_cos=angles["cos"],
+        last_sin=angles["sin"],
         last_mask=g("Unsqueeze", wide, ints(1, 2, 3), name="last.mask"),
     )
 
@@ -144,17 +139,8 @@ class _Block:
         )
         queries = y
         if only_last:
-            at = positions.last
-            names = self._name("attention_norm.last"), self._name("last")
-            queries, x = (
-                g(
-                    "Unsqueeze",
-                    g("GatherND", one, at, name=f"{name}.row", batch_dims=1),
-                    ints(1),
-                    name=name,
-                )
-                for one, name in zip((y, x), names, strict=True)
-            )
+            queries = self._at_last(y, positions, "attention_norm.last")
+            x = self._at_last(x, positions, "last")
         y = self._attention(queries, y, positions, only_last)
         x = g("Add", x, y, name=self._name("after_attention"))
         y = rms_norm(
@@ -184,6 +170,12 @@ class _Block:
         shape = ints(0, 0, c.num_heads * c.head)
         y = g("Reshape", y, shape, name=self._name("heads.joined"))
         return g("MatMul", y, self._matrix("self_attn.o"), name=self._name("attention"))
+
+    def _at_last(self, x: str, positions: SequencePositions, name: str) -> str:
+        """Adds the last position of each row, [rows, 1, width]."""
+        g, name = self.g, self._name(name)
+        row = g("GatherND", x, positions.last, name=f"{name}.row", batch_dims=1)
+        return g("Unsqueeze", row, ints(1), name=name)
 
     def _heads(self, kind: str, x: str, group: int) -> str:
         """Adds queries, keys or values, [rows, kv_heads, group, positions, head]."""

@@ -24,6 +24,11 @@ class SoftmaxNodes:
     def __init__(self, g: GraphBuilder, tensors: ModelTensors):
         self._g, self._tensors = g, tensors
         self._num_slots = tensors.valid.size
+        rows = g("Shape", "last", name="rows")
+        # One more column, for padding.
+        width = ints(self._num_slots + 1)
+        shape = g("Concat", rows, width, name="zeros.shape", axis=0)
+        self._zeros = g("ConstantOfShape", shape, name="zeros")
 
     def log_probs(self, query: str) -> tuple[str, str]:
         """Adds log P of all slots, and the logits that counts are weighted by.
@@ -134,7 +139,7 @@ class SoftmaxNodes:
         table = _by_slot(np.where(real, successors.slot, padding))
         slots = g.weight("successors.slot", Weight.of(table))
         weights = g.weight("successors.weight", Weight.of(_by_slot(successors.weight)))
-        sums = self._zeros()
+        sums = self._zeros
         for i in range(MARKOV_ORDER):
             name = f"counts.{i}"
             slot = g("Gather", recent.slots, ints(i), name=f"{name}.column", axis=1)
@@ -167,19 +172,10 @@ class SoftmaxNodes:
         at = g("Where", real, "exclude", padding, name="exclude.index")
         ones = g("Cast", real, name="exclude.ones", to="float32")
         marks = g(
-            "ScatterElements", self._zeros(), at, ones, name="exclude.marks", axis=1
+            "ScatterElements", self._zeros, at, ones, name="exclude.marks", axis=1
         )
         marks = self._without_padding(marks, "exclude.marks.of_slots")
         return g("Greater", marks, np.float32(0.5), name="exclude.left_out")
-
-    def _zeros(self) -> str:
-        """Adds zeros, [rows, slots + 1], once."""
-        g = self._g
-        if "zeros" in (node.outputs[0] for node in g.nodes):
-            return "zeros"
-        rows = g("Shape", "last", name="rows")
-        shape = g("Concat", rows, ints(self._num_slots + 1), name="zeros.shape", axis=0)
-        return g("ConstantOfShape", shape, name="zeros")
 
     def _without_padding(self, x: str, name: str) -> str:
         return self._g("Slice", x, ints(0), ints(self._num_slots), ints(1), name=name)
