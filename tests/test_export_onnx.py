@@ -28,7 +28,9 @@ from eqids.inference.open import Opened
 from eqids.inference.recommender import Recommender
 
 K = 6
-LONG = [kind for kind in KINDS if kind not in ("prompt", "text columns")]
+LONG = [
+    pytest.param(kind, marks=pytest.mark.long) for kind in KINDS if kind != "prompt"
+]
 Exported = Callable[[GraphKind], tuple[Opened, Path, Any]]
 
 
@@ -78,13 +80,7 @@ def random_queries(dataset: Dataset) -> list[Query]:
     return [*found, Query(found[0].history, K, allow=few)]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "prompt", "text columns",
-        *(pytest.param(kind, marks=pytest.mark.long) for kind in LONG),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("kind", [*LONG, "prompt"])
 def test_the_graph_answers_as_a_sorted_catalog(
     kind: GraphKind, graph: Exported, dataset: Dataset
 ) -> None:
@@ -122,6 +118,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.long
 def test_onnxruntime_alone_recommends(
     graph: Exported, packages: Path, tmp_path: Path, dataset: Dataset
 ) -> None:

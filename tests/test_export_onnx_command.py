@@ -114,6 +114,7 @@ def check_triton(repository: Path, dataset: Dataset) -> None:
             assert (values == (-1 if one.name == "slots" else -np.inf)).all()
 
 
+@pytest.mark.long
 def test_a_graph_that_answers_otherwise_is_not_written(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -170,7 +171,9 @@ def test_a_pair_and_its_run_are_exported_alike(
         manifest = json.loads((tmp_path / out / "manifest.json").read_text())
         files.append(manifest["files"])
         assert "allowed" not in manifest["inputs"]
-        assert manifest["verified"]["histories"] == dataset.info.num_users
+        # More than there are users: first halves, too.
+        histories = manifest["verified"]["histories"]
+        assert dataset.info.num_users < histories <= 2 * dataset.info.num_users
     # A run in bfloat16 rounds the Llama, which LoRA is merged into in its pair.
     changed = {name for name in files[0] if files[0][name] != files[1][name]}
     assert changed == ({"weights.safetensors"} if dtype == "bfloat16" else set())
