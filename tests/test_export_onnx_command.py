@@ -80,6 +80,7 @@ REFUSED = {
     ("new", "--rows", "0"): "--rows is 0, wanted 1 or more",
     ("new", "--verify", "-1"): "--verify is -1, wanted 0 or more",
     ("new", "--tensorrt"): "--tensorrt is given without --triton, wanted both",
+    ("new", "--triton", "--tensorrt", "--k", "3840"): "--k is 3840 with --tensorrt",
     ("new", "--data_dir", "none"): "none",
 }
 """Flags, and what the command says of them."""

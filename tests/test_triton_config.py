@@ -55,7 +55,7 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     "Accelerator": {"name": (1, "string"), "parameters": (2, "*ParameterEntry")},
     "ParameterEntry": {"key": (1, "string"), "value": (2, "string")},
 }
-"""The fields that we use of Triton's model_config.proto (release 26.07): their numbers
+"""The fields that we use of Triton's model_config.proto (of July 2026): their numbers
 and types; * is repeated. An entry of a map is a message of a key and a value."""
 
 

@@ -158,6 +158,10 @@ class EqidsToOnnxConfig(ProgramsConfig):
             "--tensorrt is given without --triton, wanted both; without Triton, "
             "trtexec compiles the graph (docs/onnx.md)",
         )
+        require(
+            not self.tensorrt or self.k < 3840,
+            f"--k is {self.k} with --tensorrt, wanted less than 3840, TensorRT's limit",
+        )
 
 
 @dataclass(frozen=True)
