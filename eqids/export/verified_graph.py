@@ -28,9 +28,8 @@ from eqids.runs.run_tokens import prefix_length, prompt_computed
 from sharding import Placement
 
 TOLERANCE = 1e-4
-"""The largest difference of a log-probability."""
-_TIE = 1e-5
-"""Items may change places if their log-probabilities differ by less."""
+"""The largest difference of a log-probability. Items whose log-probabilities differ by
+less may change places."""
 _ROWS = 16
 """Histories that are computed at a time."""
 _DAY = 86_400
@@ -226,7 +225,7 @@ def _of_row(slots: np.ndarray, wanted: np.ndarray, log_probs: np.ndarray) -> int
     count = 0
     for place in np.flatnonzero(slots != wanted[: len(slots)]):
         where = np.flatnonzero(wanted == slots[place])
-        if not len(where) or abs(log_probs[where[0]] - log_probs[place]) > _TIE:
+        if not len(where) or abs(log_probs[where[0]] - log_probs[place]) > TOLERANCE:
             return -1
         count += 1
     return count
