@@ -1,8 +1,10 @@
 """Times recommendations: users a second in a batch, and the wait of one user."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from bench.bench_datasets import opened
 from bench.clock import Timing, now
 from bench.contender import Contender, Measured, measure_each, race
+from bench.onnx_speed import ONNX, installed, recommending_graph
 from bench.record import OURS, Curve, ResultRow, Section, find
 from bench.search_options import RecommendOptions
 from eqids.checkpoints import resolve
@@ -56,26 +59,36 @@ def measure_case(options: RecommendOptions, name: Path | str) -> Measured:
     timing = Timing((wall_end - wall,), (cpu_end - cpu,))
     kind = jax.devices()[0].device_kind
     first = ResultRow(case, OURS, FIRST, 1, timing, "wall", kind)
-    turn = iter(range(2**31))
-
-    def one() -> None:
-        at = next(turn) % len(many)
-        recommend(many[at : at + 1])
-
     # Compiles for every length of histories.
     for history in many:
         recommend([history])
     recommend(many)
-    again = Contender(OURS, AGAIN, one)
-    all_users = Contender(OURS, MANY, lambda: recommend(many))
-    rows = [first, *race(case, 1, [again], options)]
-    rows += race(case, len(many), [all_users], options)
+    again = [Contender(OURS, AGAIN, _one_by_one(recommend, many))]
+    all_users = [Contender(OURS, MANY, lambda: recommend(many))]
+    notes = [f"{ONNX} is not installed: pip install 'eqids[onnx]'"]
+    if installed():
+        with TemporaryDirectory() as folder:
+            by_graph = recommending_graph(model, options, Path(folder))
+        one = _one_by_one(by_graph, many)
+        again.append(Contender(ONNX, AGAIN, one, device="cpu"))
+        all_users.append(Contender(ONNX, MANY, lambda: by_graph(many), device="cpu"))
+        notes = [f"{ONNX}: the exported graph, on the CPU, without titles."]
+    rows = [first, *race(case, 1, again, options)]
+    rows += race(case, len(many), all_users, options)
     trained = "random weights" if options.checkpoint is None else "trained"
     note = (
         f"{name}: {trained}, {dataset.path}; items of a history "
         "are left out, and every answer is a DataFrame; us each: microseconds a user."
     )
-    return [_with_rate(row) for row in rows], [note]
+    return [_with_rate(row) for row in rows], [note, *notes]
+
+
+def _one_by_one(
+    recommend: Callable[[list[History]], None], many: list[History]
+) -> Callable[[], None]:
+    """Returns a function that answers another user at every call."""
+    turns = itertools.cycle(many)
+    return lambda: recommend([next(turns)])
 
 
 def _with_rate(row: ResultRow) -> ResultRow:
@@ -124,9 +137,9 @@ def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
 
 def _curve(rows: Sequence[ResultRow]) -> Curve:
     """Returns milliseconds of a call against the users in it."""
-    points = [
-        (float(row.units), 1000 * row.seconds.median)
-        for row in rows
-        if row.work != FIRST
-    ]
-    return Curve("Recommendations", "users in a call", "ms", {OURS: points})
+    series = dict[str, list[tuple[float, float]]]()
+    for row in rows:
+        if row.work != FIRST:
+            point = float(row.units), 1000 * row.seconds.median
+            series.setdefault(row.name, []).append(point)
+    return Curve("Recommendations", "users in a call", "ms", series)

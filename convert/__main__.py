@@ -11,13 +11,14 @@ DESCRIPTION = """Convert weights of others for EqIDs, and of EqIDs for others.
     python -m convert gguf-to-hf SmolLM2-135M-Instruct.Q4_1.gguf llamas/smollm2
     python -m convert hf-to-hf llamas/smollm2 llamas/smollm2-half --dtype bfloat16
     python -m convert eqids-to-hf runs/shop exported/shop
+    python -m convert eqids-to-onnx runs/shop exported/shop-onnx
     python -m convert eqids-to-stablehlo runs/shop exported/shop-jax
     python -m convert items runs/shop exported/shop-items
     python -m convert push exported/shop ORG/NAME --private
 
 Outputs are folders. Each is written under a temporary name, read back, compared and
-renamed: a folder with its own name is complete. An existing output is an error; only
-eqids-to-stablehlo can replace its own, with --overwrite.
+renamed: a folder with its own name is complete. An existing output is an error;
+eqids-to-onnx and eqids-to-stablehlo replace their own, with --overwrite.
 """
 
 

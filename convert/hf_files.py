@@ -1,6 +1,6 @@
 """Find and open the safetensors files of a Hugging Face folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,28 @@ def fingerprint(folder: Path) -> str:
 def tensors(folder: Path) -> Iterator[Mapping[str, Any]]:
     """Opens a folder's tensors as safetensors' slices, which read what is indexed.
 
-    The files are memory-mapped; opening them reads only their headers.
-
     Args:
         folder: a Hugging Face folder, with one file of weights or shards.
 
     Raises:
         UserError: a file is missing or broken, or two files hold the same tensor.
     """
+    with safetensors_slices(shard_paths(folder)) as found:
+        yield found
+
+
+@contextmanager
+def safetensors_slices(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+    """Opens the tensors of files as slices, which read what is indexed.
+
+    The files are memory-mapped; opening them reads only their headers.
+
+    Raises:
+        UserError: a file is missing or broken, or two files hold the same tensor.
+    """
     found: dict[str, Any] = {}
     with ExitStack() as stack:
-        for path in shard_paths(folder):
+        for path in paths:
             try:
                 file = stack.enter_context(safe_open(path, framework="np"))
             except (SafetensorError, OSError) as error:

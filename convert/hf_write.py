@@ -273,6 +273,9 @@ def of_slice(tensor: Any) -> Weight:
     dtype = DTYPES[name]
 
     def parts() -> Iterator[np.ndarray]:
+        if not shape:
+            yield np.asarray(tensor[()])
+            return
         row = int(np.prod(shape[1:])) * dtype.itemsize
         for rows in row_ranges(shape[0], row):
             yield tensor[rows]

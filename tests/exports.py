@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,13 @@ NEEDED = ("jax", "jaxlib", "ml_dtypes", "numpy", "opt_einsum", "safetensors", "s
 
 def jax_alone(folder: Path) -> Path:
     """Fills a folder with links to jax and what it needs; EqIDs is not among it."""
+    return alone(folder, (*NEEDED, "flatbuffers"))
+
+
+def alone(folder: Path, packages: Sequence[str]) -> Path:
+    """Fills a folder with links to installed packages; EqIDs is not among them."""
     folder.mkdir()
-    for name in (*NEEDED, "flatbuffers"):
+    for name in packages:
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.submodule_search_locations is not None
         package = Path(spec.submodule_search_locations[0])

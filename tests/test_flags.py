@@ -230,7 +230,7 @@ def test_commands_of_commands(module: str) -> None:
     assert said.startswith(f"--json needs a command before it: python -m {module} ")
     assert listed in said
     for name in names:
-        said = typed.refusal(name[:-1] + "x" if len(name) > 3 else name + "x")
+        said = typed.refusal(name[:-1] + "z" if len(name) > 3 else name + "z")
         assert listed in said
     assert f"did you mean {names[0]}?" in typed.refusal(names[0] + "s")
 
@@ -271,6 +271,7 @@ SWITCHED_OFF = {
     "--no_skip": "Leave the vector of the last item out of the query",
     "--no_huge_pages": "Allocate in ordinary pages",
     "--no_access_log": "Write no line for each request",
+    "--no_allowed": "Leave out the input `allowed`",
     "--no_peers": "Time ours only, without torch",
 }
 """What --help says of flags against a default, which begins with what they do."""

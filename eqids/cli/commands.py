@@ -8,6 +8,7 @@ from typing import Any
 from eqids.config import (
     AddConfig,
     EqidsToHfConfig,
+    EqidsToOnnxConfig,
     EqidsToStablehloConfig,
     EstimateConfig,
     EvaluateConfig,
@@ -93,6 +94,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "gguf-to-hf": GgufToHfConfig,
                 "hf-to-hf": HfToHfConfig,
                 "eqids-to-hf": EqidsToHfConfig,
+                "eqids-to-onnx": EqidsToOnnxConfig,
                 "eqids-to-stablehlo": EqidsToStablehloConfig,
                 "items": ItemsConfig,
                 "push": PushConfig,

@@ -40,12 +40,14 @@ from eqids.config.content import check_content as check_content
 from eqids.config.convert_flags import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,
+    EqidsToOnnxConfig as EqidsToOnnxConfig,
     EqidsToStablehloConfig as EqidsToStablehloConfig,
     GgufToHfConfig as GgufToHfConfig,
     HfToHfConfig as HfToHfConfig,
     InspectConfig as InspectConfig,
     ItemsConfig as ItemsConfig,
     LlamaFolderConfig as LlamaFolderConfig,
+    ProgramsConfig as ProgramsConfig,
     PushConfig as PushConfig,
 )
 from eqids.config.distributed import ProcessesConfig as ProcessesConfig

@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from eqids.config.bounds import ABOVE_ZERO, ONE_OR_MORE, check_flags
+from eqids.config.bounds import ABOVE_ZERO, ONE_OR_MORE, ZERO_OR_MORE, check_flags
 from eqids.config.choices import FloatName
 from eqids.config.errors import require
+from eqids.config.flag_fields import on_unless
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 """An identifier of a licence."""
@@ -135,7 +136,7 @@ class ProgramsConfig(ConversionConfig):
 @dataclass(frozen=True)
 class EqidsToStablehloConfig(ProgramsConfig):
     """Turn a model into programs that recommend with jax alone, without EqIDs, on CPU,
-    GPU and TPU: StableHLO, weights, items, a manifest, loader.py (docs/stablehlo.md).
+    GPU and TPU: StableHLO, weights, items, manifest and loader.py (docs/stablehlo.md).
 
     INPUT is a run, a checkpoint or a folder of eqids-to-hf. Every program has fixed
     shapes: some rows, some positions of history, and k.
@@ -157,6 +158,46 @@ class EqidsToStablehloConfig(ProgramsConfig):
         check_flags(self, "k rows", ONE_OR_MORE)
         if self.lengths:
             check_flags(self, "lengths", ONE_OR_MORE)
+
+
+@dataclass(frozen=True)
+class EqidsToOnnxConfig(ProgramsConfig):
+    """Turn a model into a graph that recommends with onnxruntime, TensorRT or Triton,
+    without EqIDs: ONNX, weights, items, a manifest and onnx_loader.py (docs/onnx.md).
+
+    INPUT is a run, a checkpoint or a folder of eqids-to-hf. One graph reads any number
+    of histories of any length up to the --seq_len of the run.
+    """
+
+    k: int = 10
+    """Number of items that the graph returns; less if the catalog has fewer."""
+    verify: int = 100
+    """Compare the answers of onnxruntime with those of EqIDs on so many histories of
+    the dataset, spread over its users, before anything is written under OUTPUT; 0
+    compares nothing, and then the model is never in memory as a whole."""
+    allowed: bool = on_unless("Leave out the input `allowed`, a mask of the slots that "
+                              "may be returned: requests are smaller by a byte for "
+                              "each slot.")  # fmt: skip
+    """Give the graph the input `allowed`."""
+    triton: bool = False
+    """Lay OUTPUT out as a model repository of Triton, with one model named eqids."""
+    tensorrt: bool = False
+    """Have Triton run the graph by TensorRT, which compiles it for the GPU first."""
+    rows: int = 64
+    """Most histories of a batch of Triton, and of the shapes for TensorRT."""
+
+    def __post_init__(self) -> None:
+        check_flags(self, "k rows", ONE_OR_MORE)
+        check_flags(self, "verify", ZERO_OR_MORE)
+        require(
+            self.triton or not self.tensorrt,
+            "--tensorrt is given without --triton, wanted both; without Triton, "
+            "trtexec compiles the graph (docs/onnx.md)",
+        )
+        require(
+            not self.tensorrt or self.k < 3840,
+            f"--k is {self.k} with --tensorrt, wanted less than 3840, TensorRT's limit",
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from eqids.cli import check_output, say
 from eqids.config import (
     ConversionConfig,
     EqidsToHfConfig,
+    EqidsToOnnxConfig,
     EqidsToStablehloConfig,
     GgufToHfConfig,
     HfToHfConfig,
@@ -21,6 +22,7 @@ from eqids.config import (
 )
 from eqids.export.export_hf import eqids_to_hf
 from eqids.export.export_items import export_items
+from eqids.export.export_onnx import eqids_to_onnx
 from eqids.export.export_stablehlo import eqids_to_stablehlo
 from eqids.export.inspecting import inspect
 from eqids.export.model_card import UNKNOWN
@@ -94,6 +96,8 @@ def _convert(config: ConversionConfig, advance: Progress) -> Mapping[str, str]:
             )
         case EqidsToHfConfig():
             return eqids_to_hf(config, advance)
+        case EqidsToOnnxConfig():
+            return eqids_to_onnx(config, advance)
         case EqidsToStablehloConfig():
             return eqids_to_stablehlo(config, advance)
         case _:

@@ -41,8 +41,13 @@ class ProgramInput:
     """What it says."""
 
 
-def program_inputs(opened: Opened) -> Mapping[str, ProgramInput]:
-    """Returns the inputs of a model's programs by name."""
+def program_inputs(reads_text: bool, request_time: bool) -> Mapping[str, ProgramInput]:
+    """Returns the inputs of a model's programs by name.
+
+    Args:
+        reads_text: whether the model reads tokens.
+        request_time: whether it reads when the next item is requested.
+    """
     history = ("rows", "length")
     gaps = (
         "0 is unknown (fill all with 0 if times are), 1 the same second, otherwise 2 + "
@@ -62,11 +67,11 @@ def program_inputs(opened: Opened) -> Mapping[str, ProgramInput]:
             ("rows", "slots"), "bool", 1, "which slots may be returned"
         ),
     }  # fmt: skip
-    if opened.tokens is not None:
+    if reads_text:
         inputs["tokens"] = ProgramInput(
             history, "int32", 0, "tokens: the prompt, then each item's after it; or 0"
         )
-    if opened.model.config.request_time:
+    if request_time:
         inputs["request_gap"] = ProgramInput(
             history, "int32", 0,
             "at the last position of an item and its tokens, the time from it to the "
@@ -82,8 +87,13 @@ def input_shapes(
     size = {"rows": rows, "length": length, "slots": opened.dataset.num_slots}
     return {
         name: jax.ShapeDtypeStruct([size[axis] for axis in one.shape], one.dtype)
-        for name, one in program_inputs(opened).items()
+        for name, one in inputs_of(opened).items()
     }
+
+
+def inputs_of(opened: Opened) -> Mapping[str, ProgramInput]:
+    """Returns the inputs of an open model's programs by name."""
+    return program_inputs(opened.tokens is not None, opened.model.config.request_time)
 
 
 class ModelArrays:

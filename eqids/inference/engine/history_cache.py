@@ -39,7 +39,7 @@ def num_computed(opened: Opened) -> int:
 
     What a position reads of the time of the next event or request is another one then.
     """
-    return positions_per_event(opened) + opened.model.config.request_time
+    return positions_per_event(opened.tokens) + opened.model.config.request_time
 
 
 class HistoryCache:

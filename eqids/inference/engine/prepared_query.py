@@ -44,20 +44,23 @@ class PreparedQuery:
         return self.row.items.shape[1]
 
 
-def positions_per_event(opened: Opened) -> int:
+def positions_per_event(tokens: ItemTokens | None) -> int:
     """Returns most positions that one more event takes, texts included."""
-    return 1 + (0 if opened.tokens is None else opened.tokens.per_item)
+    return 1 + (0 if tokens is None else tokens.per_item)
 
 
-def window_step(opened: Opened) -> int:
+def window_step(seq_len: int, tokens: ItemTokens | None) -> int:
     """Returns of what the first item that is read of a long history is a multiple.
 
     If the window of the items that are read moved with every event, no history that is
     too long to be read whole would begin with positions that were read before (see
     `HistoryCache`). So it moves by an eighth.
+
+    Args:
+        seq_len: of the run.
+        tokens: of the items' texts, or none.
     """
-    seq_len = opened.config.recipe.seq_len
-    return max(1, seq_len // positions_per_event(opened) // 8)
+    return max(1, seq_len // positions_per_event(tokens) // 8)
 
 
 def prepare_query(
@@ -114,7 +117,7 @@ def _row(history: History, opened: Opened) -> HostBatch:
         asked = [history.request_time]
     slots, seq_len = history.slots.astype(np.int32), opened.config.recipe.seq_len
     first = len(slots) - num_newest(slots, seq_len, opened.tokens)
-    step = window_step(opened)
+    step = window_step(seq_len, opened.tokens)
     first = min(-(-first // step) * step, len(slots) - 1)
     times = None if history.times is None else history.times[first:]
     slots = slots[first:]
