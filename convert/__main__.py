@@ -12,6 +12,8 @@ DESCRIPTION = """Convert weights of others for EqIDs, and of EqIDs for others.
     python -m convert hf-to-hf llamas/smollm2 llamas/smollm2-half --dtype bfloat16
     python -m convert eqids-to-hf runs/shop exported/shop
     python -m convert eqids-to-stablehlo runs/shop exported/shop-jax
+    python -m convert eqids-to-orbax runs/shop exported/shop-orbax
+    python -m convert orbax-to-eqids exported/shop-orbax runs/shop-again
     python -m convert items runs/shop exported/shop-items
 
 Outputs are folders. Each is written under a temporary name, read back, compared and

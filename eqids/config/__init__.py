@@ -40,12 +40,14 @@ from eqids.config.content import check_content as check_content
 from eqids.config.convert_flags import (
     ConversionConfig as ConversionConfig,
     EqidsToHfConfig as EqidsToHfConfig,
+    EqidsToOrbaxConfig as EqidsToOrbaxConfig,
     EqidsToStablehloConfig as EqidsToStablehloConfig,
     GgufToHfConfig as GgufToHfConfig,
     HfToHfConfig as HfToHfConfig,
     InspectConfig as InspectConfig,
     ItemsConfig as ItemsConfig,
     LlamaFolderConfig as LlamaFolderConfig,
+    OrbaxToEqidsConfig as OrbaxToEqidsConfig,
 )
 from eqids.config.distributed import ProcessesConfig as ProcessesConfig
 from eqids.config.errors import (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eqids.config.bounds import ABOVE_ZERO, ONE_OR_MORE, check_flags
 from eqids.config.choices import FloatName
+from eqids.config.errors import require
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class ProgramsConfig(ConversionConfig):
 @dataclass(frozen=True)
 class EqidsToStablehloConfig(ProgramsConfig):
     """Turn a model into programs that recommend with jax alone, without EqIDs, on CPU,
-    GPU and TPU: StableHLO, weights, items, a manifest and loader.py (docs/stablehlo.md).
+    GPU and TPU: StableHLO, weights, items, a manifest, loader.py (docs/stablehlo.md).
 
     INPUT is a run, a checkpoint or a folder of eqids-to-hf. Every program has fixed
     shapes: some rows, some positions of history, and k.
@@ -120,6 +121,58 @@ class EqidsToStablehloConfig(ProgramsConfig):
         check_flags(self, "k rows", ONE_OR_MORE)
         if self.lengths:
             check_flags(self, "lengths", ONE_OR_MORE)
+
+
+@dataclass(frozen=True)
+class EqidsToOrbaxConfig(ConversionConfig):
+    """Turn a checkpoint into a tree that Orbax's StandardCheckpointer restores, for
+    code in Flax or plain JAX; orbax-to-eqids turns it back (docs/orbax.md)."""
+
+    optimizer: bool = False
+    """Include the step and the optimizer's state, so that training can go on when the
+    tree is turned back."""
+    with_llama: bool = False
+    """Include a frozen Llama, low-rank changes merged, under `llama` by Hugging Face's
+    names. Otherwise a frozen Llama is not in the tree, as in checkpoints."""
+    llama_path: Path | None = None
+    """Folder of the frozen Llama, if it is no longer where the run found it."""
+
+
+@dataclass(frozen=True)
+class OrbaxToEqidsConfig(ConversionConfig):
+    """Turn a tree of Orbax into a checkpoint: what eqids-to-orbax wrote, or a model in
+    Flax of items, clusters, two adapters and a Llama (docs/orbax.md).
+
+    The flags are for the latter.
+    """
+
+    data_dir: Path | None = None
+    """The dataset folder, with the clusters that the model was trained with."""
+    items: Path | None = None
+    """CSV or Parquet file with a row for each row of the item embeddings, in their
+    order: the item's id, and in the column `cluster` its row of the cluster embeddings.
+    A row without an id is left out."""
+    item_column: str = "item_id"
+    """Column of item ids in --items."""
+    llama_path: Path | None = None
+    """Folder of the Llama: of its weights if the tree has none, otherwise of its
+    config.json."""
+    llama_config: Path | None = None
+    """config.json of the Llama in the tree, instead of --llama_path."""
+    seq_len: int | None = None
+    """Positions of a history that the model reads; by default as for a new run."""
+    rename: tuple[str, ...] = ()
+    """Names of the tree and names of docs/orbax.md, THEIRS=OURS; THEIRS may be the
+    beginning of several, such as params/encoder=llama."""
+
+    def __post_init__(self) -> None:
+        check_flags(self, "seq_len", ONE_OR_MORE)
+        for pair in self.rename:
+            theirs, equals, ours = pair.partition("=")
+            require(
+                bool(theirs and equals and ours),
+                f"--rename is {pair!r}, wanted THEIRS=OURS",
+            )
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,10 @@ def eqids_to_hf(
     with Reader(path, manifest) as reader:
         trained = TrainedArrays(reader, manifest)
         with (
-            _llama(config, path, manifest, trained) as (weights, folder),
+            checkpoint_llama(path, manifest, trained, config.llama_path) as (
+                weights,
+                folder,
+            ),
             output_folder(config.output, advance) as new,
         ):
             stored = dtype or next(iter(weights.values())).dtype
@@ -85,16 +88,16 @@ def eqids_to_hf(
 
 
 @contextmanager
-def _llama(
-    config: EqidsToHfConfig, path: Path, manifest: Manifest, arrays: TrainedArrays
+def checkpoint_llama(
+    path: Path, manifest: Manifest, arrays: TrainedArrays, llama_path: Path | None
 ) -> Iterator[tuple[dict[str, Weight], Path | None]]:
     """Yields the tensors of a checkpoint's Llama, and the folder that it came from.
 
     Args:
-        config: names the folder if it was moved.
         path: the checkpoint, for messages.
         manifest: the checkpoint's.
         arrays: what was trained.
+        llama_path: the folder, if it was moved.
 
     Yields:
         The tensors by their names of Hugging Face; and the folder, or None if the run
@@ -102,7 +105,7 @@ def _llama(
     """
     run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     sizes = _sizes(path, manifest)
-    folder, base = config.llama_path or run.flags.llama_path, manifest.meta["base"]
+    folder, base = llama_path or run.flags.llama_path, manifest.meta["base"]
     float32 = np.dtype(np.float32)
     if run.strategy == "all" and sizes.llama.tied:
         exists = folder is not None and folder.is_dir()
@@ -116,7 +119,7 @@ def _llama(
         stored = np.dtype(llama.embedding.dtype)
         yield llama_weights(sizes.llama, stored, arrays_of(llama)), None
         return
-    folder = check_base(base, llama_of_run(path, run, config.llama_path))
+    folder = check_base(base, llama_of_run(path, run, llama_path))
     with tensors(folder) as found:
         weights = {key: of_slice(found[key]) for key in found}
         if run.strategy == "all":
