@@ -66,8 +66,8 @@ class OrbaxTree:
             else:
                 found[name] = LazyArray(values.shape, values.dtype, values.__getitem__)
         context = ts.Context()
-        opening = {name: ts.open(self._spec(name), context=context) for name in stored}
-        for name, future in opening.items():
+        begun = {name: ts.open(self._spec(name), context=context) for name in stored}
+        for name, future in begun.items():
             store = self._result(name, future)
             self._check_chunks(name, store)
             dtype = np.dtype(store.dtype.numpy_dtype)

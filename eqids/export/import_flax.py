@@ -237,6 +237,7 @@ def _row_of_cluster(
         not len(wrong),
         f"{path}: item {shown(ids[first].as_py())} is in cluster {theirs[first]}, "
         f"whose items are in several clusters of {dataset.path}, or share one with "
-        f"others; wanted the same clusters: prepare it with --clusters {path}",
+        f"others; wanted the same clusters: prepare it with "
+        f"--cluster_file {path}",
     )
     return out

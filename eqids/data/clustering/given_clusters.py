@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from eqids.config import UserError, require
+from eqids.data.id_values import is_text
 from eqids.data.ids import Ids, shown
 from eqids.data.raw.engine import engine, reading
 from eqids.data.raw.item_rows import require_column
@@ -42,8 +43,8 @@ def read_clusters(
         with reading(path):
             rows = table.table.order_by(ROW).select(**columns).to_pyarrow()
     ids = rows["id"]
-    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
-        ids = pc.replace_with_mask(ids, pc.equal(ids, ""), pa.scalar(None, ids.type))
+    if is_text(ids.type):
+        ids = pc.if_else(pc.equal(ids, ""), pa.scalar(None, ids.type), ids)
     if "cluster" not in columns:
         return ids, None
     return ids, _whole_numbers(path, rows["cluster"], ids)
