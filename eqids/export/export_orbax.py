@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -144,4 +145,5 @@ def _reported(
 
         return LazyArray(array.shape, array.dtype, read)
 
-    return {name: of(array) for name, array in arrays.items()}
+    # Of a dictionary jax would sort the keys.
+    return OrderedDict((name, of(array)) for name, array in arrays.items())

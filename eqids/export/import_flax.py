@@ -110,11 +110,7 @@ def _flags(
     config: OrbaxToEqidsConfig, tree: FlaxTree, strategy: Strategy
 ) -> TrainConfig:
     """Returns the flags of a run that would train such a model."""
-    name, table = tree.leaf(LEAF_ROWS[0])
-    require(
-        len(table.shape) == 2,
-        f"{config.input}: leaf {name} has shape {table.shape}, wanted [item, width]",
-    )
+    _, table = tree.leaf(LEAF_ROWS[0])
     return TrainConfig(
         data_dir=config.data_dir,
         llama_path=config.llama_path,
@@ -139,7 +135,13 @@ def _rows(
         UserError: items of the file and of the dataset differ, or their clusters do.
     """
     ids, cluster = read_clusters(path, item_column)
-    sizes = [tree.leaf(row)[1].shape[0] for row in LEAF_ROWS[:2]]
+    sizes = list[int]()
+    for name, leaf in map(tree.leaf, LEAF_ROWS[:2]):
+        require(
+            len(leaf.shape) == 2,
+            f"{tree.path}: leaf {name} has shape {leaf.shape}, wanted rows of vectors",
+        )
+        sizes.append(leaf.shape[0])
     if ASSIGNMENT in tree.leaves:
         cluster = _assignment(tree, len(ids))
     if cluster is None:
