@@ -24,6 +24,11 @@ _PARTS = "ocdbt.process_*"
 _KILLED = "a save was killed or is still running; wanted a finished checkpoint"
 
 
+def holds_trees(path: Path) -> bool:
+    """Returns whether a folder is a tree of Orbax, or holds some."""
+    return _is_tree(path) or bool(_with_trees(_folders(path)))
+
+
 def tree_folder(path: Path) -> Path:
     """Returns the folder of the tree that a path names.
 
@@ -40,9 +45,9 @@ def tree_folder(path: Path) -> Path:
         _check_finished(path.resolve().parent)
         _check_whole(path)
         return path
-    inside = sorted(child for child in path.iterdir() if child.is_dir())
+    inside = sorted(_folders(path))
     done = [child for child in inside if _UNFINISHED not in child.name]
-    found = [c for c in done if _is_tree(c) or any(map(_is_tree, _folders(c)))]
+    found = _with_trees(done)
     require(
         bool(found) or done == inside,
         f"{path} holds {inside[0].name if inside else ''} alone: {_KILLED}",
@@ -67,9 +72,23 @@ def _folders(path: Path) -> list[Path]:
     return []
 
 
+def _with_trees(folders: list[Path]) -> list[Path]:
+    """Returns those that are trees, or steps with trees."""
+    return [
+        folder
+        for folder in folders
+        if _is_tree(folder) or any(map(_has_structure, _folders(folder)))
+    ]
+
+
+def _has_structure(path: Path) -> bool:
+    return (path / TREE_FILE).is_file() or (path / AGGREGATE_FILE).is_file()
+
+
 def _is_tree(path: Path) -> bool:
-    files = (TREE_FILE, AGGREGATE_FILE, DATABASE_FILE)
-    return any((path / name).is_file() for name in files) or any(path.glob(_PARTS))
+    """Returns whether a folder is a tree, or a part of one that was left behind."""
+    has_database = (path / DATABASE_FILE).is_file()
+    return has_database or _has_structure(path) or any(path.glob(_PARTS))
 
 
 def _check_finished(path: Path) -> None:
@@ -91,7 +110,7 @@ def _check_finished(path: Path) -> None:
 def _check_whole(path: Path) -> None:
     """Refuses a tree whose structure, or whose database, was never written."""
     require(
-        (path / TREE_FILE).is_file() or (path / AGGREGATE_FILE).is_file(),
+        _has_structure(path),
         f"{path} has arrays and no {TREE_FILE}: {_KILLED}",
     )
     require(

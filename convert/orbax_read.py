@@ -53,6 +53,7 @@ class OrbaxTree:
         self._zarr3, self._sparse = False, False
         self._database = (self.folder / DATABASE_FILE).is_file()
         self._last: tuple[str, Any] = ("", None)
+        self._chunk_bytes = dict[str, int]()
         stored, found = list[str](), dict[str, LazyArray]()
         for keys, values in self._structure():
             self._check_keys(keys)
@@ -69,8 +70,9 @@ class OrbaxTree:
         begun = {name: ts.open(self._spec(name), context=context) for name in stored}
         for name, future in begun.items():
             store = self._result(name, future)
-            self._check_chunks(name, store)
             dtype = np.dtype(store.dtype.numpy_dtype)
+            chunk = self._chunk(name, store)
+            self._chunk_bytes[name] = math.prod(chunk) * dtype.itemsize
             found[name] = LazyArray(store.shape, dtype, partial(self._read, name))
         self.leaves: Mapping[str, LazyArray] = dict(sorted(found.items()))
         self._check_sizes()
@@ -131,15 +133,20 @@ class OrbaxTree:
             "fill_missing_data_reads": self._sparse,
         }
 
-    def _check_chunks(self, name: str, store: Any) -> None:
-        """Refuses a chunk that is larger than its array, which Orbax never writes."""
-        chunk = store.chunk_layout.read_chunk.shape or store.shape
+    def _chunk(self, name: str, store: Any) -> tuple[int, ...]:
+        """Returns the shape of an array's chunks.
+
+        Raises:
+            UserError: a chunk is larger than its array, which Orbax never writes.
+        """
+        chunk: tuple[int, ...] = store.chunk_layout.read_chunk.shape or store.shape
         pairs = zip(chunk, store.shape, strict=True)
         require(
             all(part <= max(size, 1) for part, size in pairs),
             f"{self.folder}: leaf {name} has shape {store.shape} and chunks of "
             f"{chunk}, wanted chunks inside it",
         )
+        return chunk
 
     def _check_sizes(self) -> None:
         """Refuses arrays that their files cannot hold."""
@@ -158,10 +165,9 @@ class OrbaxTree:
 
     def _read(self, name: str, box: Slices) -> np.ndarray:
         if self._last[0] != name:
-            # The last array's chunk stays in memory: Orbax's may be as large as it is.
-            shape, dtype = self.leaves[name].shape, self.leaves[name].dtype
-            limit = 2 * math.prod(shape) * dtype.itemsize + _SPARE_BYTES
-            context = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
+            # A chunk, which may be a whole array, stays in memory until it was read.
+            size = self._chunk_bytes[name] + _SPARE_BYTES
+            context = ts.Context({"cache_pool": {"total_bytes_limit": size}})
             opened = ts.open(self._spec(name), context=context)
             self._last = name, self._result(name, opened)
         return np.asarray(self._result(name, self._last[1][(*box, ...)].read()))

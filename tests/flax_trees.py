@@ -109,6 +109,17 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries by path."""
+    out: dict[str, Any] = {}
+    for key, inner in tree.items():
+        if isinstance(inner, Mapping):
+            out |= flattened(inner, f"{prefix}{key}/")
+        else:
+            out[f"{prefix}{key}"] = inner
+    return out
+
+
 def _of_flax(key: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
     """The name and the values in `FlaxLlamaForCausalLM` of a tensor of torch."""
     name = "llama/" + key.removesuffix(".weight").replace(".", "/")

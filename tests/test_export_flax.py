@@ -9,14 +9,17 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from flax_trees import FlaxModel, flax_model, nested, write_config
+from conftest import ROOT
+from flax_trees import FlaxModel, flattened, flax_model, nested, write_config
 from folders import write_hf
 from orbax.checkpoint import msgpack_utils
 from runs import refused
 
 import eqids
 from convert import __main__ as command
+from convert.flax_tree import LEAF_ROWS, ZEROS
 from convert.orbax_read import OrbaxTree
+from eqids import evaluate, train
 from eqids.data import Dataset
 
 
@@ -52,23 +55,8 @@ def _placeholders(path: Path, tree: Any) -> None:
     """As Orbax 0.1 wrote trees: msgpack names the arrays that have files."""
     _handled(use_ocdbt=False)(path, tree)
     (path / "_METADATA").unlink()
-    names = {n: f"PLACEHOLDER://{n.replace('/', '.')}" for n in OrbaxLeaves.of(tree)}
+    names = {n: f"PLACEHOLDER://{n.replace('/', '.')}" for n in flattened(tree)}
     (path / "checkpoint").write_bytes(msgpack_utils.msgpack_serialize(nested(names)))
-
-
-class OrbaxLeaves:
-    """The leaves of nested dictionaries by path."""
-
-    @staticmethod
-    def of(tree: Any, prefix: str = "") -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, inner in tree.items():
-            path = f"{prefix}{key}"
-            if isinstance(inner, dict):
-                out |= OrbaxLeaves.of(inner, f"{path}/")
-            else:
-                out[path] = inner
-        return out
 
 
 LAYOUTS: dict[str, Callable[[Path, Any], None]] = {
@@ -112,6 +100,15 @@ def _probabilities(run: Path, history: list[str]) -> dict[str, float]:
     return dict(zip(found["item"], found["probability"], strict=True))
 
 
+def test_the_page_has_every_row_of_the_table() -> None:
+    page = (ROOT / "docs/orbax.md").read_text()
+    for row in LEAF_ROWS:
+        names = " or ".join(f"`{name}`" for name in row.names)
+        assert f"| {names} | `{row.array}` |" in page
+    for array in ZEROS:
+        assert f"`{array}`" in page
+
+
 HISTORY = ["item 3", "item 5", "item 20", "item 3"]
 
 
@@ -135,6 +132,31 @@ def test_a_model_with_its_llama_answers_as_it_did(
     assert found.keys() == wanted.keys()
     for item, log_prob in wanted.items():
         np.testing.assert_allclose(np.log(found[item]), log_prob, atol=2e-5)
+
+
+@pytest.mark.long
+def test_the_commands_take_what_came_of_a_model(
+    dataset: Dataset,
+    model: FlaxModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is evaluated, trained further, and converted for Hugging Face."""
+    _standard(tmp_path / "tree", model.tree())
+    items = model.write_items(tmp_path / "items.csv")
+    config = write_config(tmp_path / "config.json")
+    run, data = tmp_path / "run", ["--data_dir", str(dataset.path)]
+    words = ["orbax-to-eqids", str(tmp_path / "tree"), str(run), *data]
+    command.main([*words, "--items", str(items), "--llama_config", str(config)])
+    evaluate.main([*data, "--checkpoint", str(run), "--split", "valid"])
+    assert "EqIDs" in capsys.readouterr().out
+    again = ["--load_checkpoint", str(run), "--checkpoint_dir", str(tmp_path / "more")]
+    train.main([*again, "--num_steps", "2", "--batch_size", "4"])
+    assert (tmp_path / "more/2/manifest.json").is_file()
+    command.main(["eqids-to-hf", str(run), str(tmp_path / "pair")])
+    assert _probabilities(tmp_path / "pair", HISTORY) == pytest.approx(
+        _probabilities(run, HISTORY), rel=1e-5
+    )
 
 
 def test_a_model_over_a_frozen_llama_needs_its_folder(

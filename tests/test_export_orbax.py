@@ -9,14 +9,16 @@ import orbax.checkpoint as ocp
 import pytest
 from flax_trees import nested
 from folders import write_hf
-from runs import refused, save_noisy
+from runs import refused, save_noisy, small
 from saved import bits
 
 from convert import __main__ as command, orbax_write
 from convert.orbax_read import OrbaxTree
+from eqids import train
 from eqids.checkpoints import chunks, read_manifest, restore, save, verify
 from eqids.config import TrainConfig
 from eqids.data import Dataset
+from eqids.export.inspecting import inspect
 
 
 def arrays_of(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
@@ -86,7 +88,10 @@ def test_a_checkpoint_returns_to_the_bit(
     for name, array in wanted.items():
         assert bits(by_name(tree, name)) == bits(array), name
         assert bits(by_name(shaped, name)) == bits(array), name
-    assert OrbaxTree(out).leaves.keys() == wanted.keys()
+    text, values = inspect(out)
+    assert values["kind"] == "EqIDs checkpoint as a tree of Orbax"
+    assert {one["name"] for one in values["tensors"]} == wanted.keys()
+    assert "params/softmax/cluster_table" in text
     converted(capfd, "orbax-to-eqids", str(out), str(again))
     same(arrays_of(again / "4"), wanted)
     assert verify(again / "4") == []
@@ -95,6 +100,18 @@ def test_a_checkpoint_returns_to_the_bit(
     del old["config"]["checkpoint_dir"]
     assert new == old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run", "tree"]
+
+
+@pytest.mark.long
+def test_a_run_resumes_from_what_came_back(
+    finished: Path, dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The second half of a run is the same, to the bit."""
+    tree, run = str(tmp_path / "tree"), tmp_path / "run"
+    converted(capfd, "eqids-to-orbax", str(finished / "20"), tree, "--optimizer")
+    converted(capfd, "orbax-to-eqids", tree, str(run))
+    train.main(small(dataset.path, run, "--log_every", "1"))
+    same(arrays_of(run / "40"), arrays_of(finished / "40"))
 
 
 @pytest.mark.long

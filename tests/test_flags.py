@@ -230,7 +230,7 @@ def test_commands_of_commands(module: str) -> None:
     assert said.startswith(f"--json needs a command before it: python -m {module} ")
     assert listed in said
     for name in names:
-        said = typed.refusal(name[:-1] + "x" if len(name) > 3 else name + "x")
+        said = typed.refusal(name[:-1] + "z" if len(name) > 3 else name + "z")
         assert listed in said
     assert f"did you mean {names[0]}?" in typed.refusal(names[0] + "s")
 

@@ -10,8 +10,8 @@ from eqids.config.errors import require
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Print what a file or folder is: safetensors, a Hugging Face folder, GGUF, a
-    checkpoint, a run or a dataset."""
+    """Print what a file or folder is: safetensors, a Hugging Face folder, GGUF, a tree
+    of Orbax, a checkpoint, a run or a dataset."""
 
     path: Path
     """The file or folder to inspect."""
