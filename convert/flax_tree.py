@@ -82,7 +82,6 @@ class FlaxTree:
                 name.
         """
         found = OrbaxTree(path).leaves
-        steps = [found[name].read(()) for name in (_STEP,) if name in found]
         leaves = {
             name: leaf
             for name, leaf in found.items()
@@ -91,7 +90,7 @@ class FlaxTree:
         while leaves and all(name.startswith(_PARAMS) for name in leaves):
             leaves = {n.removeprefix(_PARAMS): leaf for n, leaf in leaves.items()}
         self.path, self.leaves = path, _renamed(path, leaves, rename)
-        self.step = int(steps[0]) if steps and not steps[0].shape else 0
+        self.step = _step(path, found[_STEP]) if _STEP in found else 0
 
     def leaf(self, row: LeafRow) -> tuple[str, LazyArray]:
         """Returns the name and the values of a row's leaf.
@@ -114,6 +113,17 @@ class FlaxTree:
         return any(name.startswith(LLAMA) and name != HEAD for name in self.leaves)
 
 
+def _step(path: Path, leaf: LazyArray) -> int:
+    require(
+        leaf.shape == () and leaf.dtype.kind in "iu",
+        f"{path}: leaf {_STEP} is {leaf.dtype} of shape {leaf.shape}, wanted one whole "
+        "number",
+    )
+    step = int(leaf.read(()))
+    require(step >= 0, f"{path}: leaf {_STEP} is {step}, wanted 0 or more")
+    return step
+
+
 def _renamed(
     path: Path, leaves: Mapping[str, LazyArray], rename: tuple[str, ...]
 ) -> dict[str, LazyArray]:
@@ -124,11 +134,10 @@ def _renamed(
             f"--rename {theirs}: no leaf of {path} begins so",
         )
     out: dict[str, LazyArray] = {}
-    for name, leaf in leaves.items():
-        for theirs, ours in pairs:
-            if f"{name}/".startswith(f"{theirs}/"):
-                name = ours + name.removeprefix(theirs)
-                break
+    for old, leaf in leaves.items():
+        fitting = (pair for pair in pairs if f"{old}/".startswith(f"{pair[0]}/"))
+        theirs, ours = next(fitting, (old, old))
+        name = ours + old.removeprefix(theirs)
         require(name not in out, f"--rename: {path} then has two leaves {name}")
         out[name] = leaf
     return out

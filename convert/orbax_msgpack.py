@@ -1,13 +1,12 @@
 """Read the msgpack of old trees of Orbax and Flax: small leaves, or all of them."""
 
-import importlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.orbax_package import import_orbax
 from eqids.config import UserError, require
 
 _ELSEWHERE = "PLACEHOLDER://"
@@ -24,13 +23,10 @@ def aggregated(path: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray | None]
         The keys on the way to a leaf, and its values; None if they are in other files.
 
     Raises:
-        UserError: Orbax is not installed, or the file is damaged.
+        UserError: see `import_orbax`; or the file is damaged, or holds a text.
     """
-    require(
-        importlib.util.find_spec("orbax") is not None,
-        f"{path} is msgpack, which Orbax reads: pip install 'eqids[orbax]'",
-    )
-    msgpack = importlib.import_module("orbax.checkpoint.msgpack_utils")
+    reason = f"{path} is msgpack, which Orbax reads"
+    msgpack = import_orbax("orbax.checkpoint.msgpack_utils", reason)
     try:
         tree = msgpack.msgpack_restore(path.read_bytes())
     except Exception as error:  # msgpack raises many types

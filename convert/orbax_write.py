@@ -5,8 +5,6 @@ Orbax, and then Orbax itself must find every array. Chunks have a CRC-32C, which
 own do not: whoever reads the arrays finds damage.
 """
 
-import importlib
-import importlib.util
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -18,10 +16,12 @@ import numpy as np
 import tensorstore as ts
 
 from convert.orbax_folder import STEP_FILE, TREE_FILE
+from convert.orbax_package import import_orbax
 from convert.outputs import Weight
+from eqids.checkpoints import leaf_name
 from eqids.checkpoints.chunks import Box, chunk_shape, chunks_in, whole
 from eqids.checkpoints.manifest import ArrayRecord
-from eqids.config import require
+from eqids.config import UserError, require
 from eqids.io.digests import ReportBytes
 
 _COMMIT_BYTES = 32 << 20
@@ -34,17 +34,18 @@ _DICT_KEY = 2
 """What `_METADATA` calls a key of a dictionary."""
 
 
-def check_orbax(command: str) -> None:
-    """Requires that Orbax is installed.
+def check_orbax() -> None:
+    """Requires Orbax, which `write_orbax` needs in the end.
 
-    Args:
-        command: what needs it, for the message.
+    Raises:
+        UserError: see `import_orbax`.
     """
-    require(
-        importlib.util.find_spec("orbax") is not None,
-        f"{command} needs Orbax, which reads back what it writes: "
-        "pip install 'eqids[orbax]'",
-    )
+    _orbax()
+
+
+def _orbax() -> Any:
+    reason = "eqids-to-orbax needs Orbax, which checks what was written"
+    return import_orbax("orbax.checkpoint", reason)
 
 
 def write_orbax(
@@ -191,21 +192,25 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def _check_found(folder: Path, weights: Mapping[str, Weight]) -> None:
     """Requires that Orbax finds every array, in its shape and dtype."""
-    orbax = importlib.import_module("orbax.checkpoint")
-    with orbax.StandardCheckpointer() as checkpointer:
-        about = checkpointer.metadata(folder.resolve()).item_metadata
-    leaves, _ = jax.tree_util.tree_flatten_with_path(about.tree)
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            tuple(leaf.shape),
-            str(leaf.dtype),
-        )
-        for path, leaf in leaves
-    }
+    orbax = _orbax()
+    try:
+        with orbax.StandardCheckpointer() as checkpointer:
+            about = checkpointer.metadata(folder.resolve()).item_metadata
+        leaves, _ = jax.tree_util.tree_flatten_with_path(about.tree)
+        found = {
+            leaf_name(route): (tuple(leaf.shape), str(leaf.dtype))
+            for route, leaf in leaves
+        }
+    except Exception as error:  # another version may raise any type
+        raise UserError(
+            f"Orbax {orbax.__version__} does not read what was written ({error}), "
+            "wanted a version that eqids[orbax] installs"
+        ) from error
     wanted = {name: (one.shape, one.dtype.name) for name, one in weights.items()}
     differs = sorted(dict(found.items() ^ wanted.items()))
     require(
         not differs,
         f"Orbax {orbax.__version__} reads array {differs[0] if differs else ''} of "
-        f"{folder} otherwise than it was written, wanted another version of Orbax",
+        f"{folder} otherwise than it was written, wanted a version that eqids[orbax] "
+        "installs",
     )

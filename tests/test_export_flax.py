@@ -20,6 +20,7 @@ from convert import __main__ as command
 from convert.flax_tree import LEAF_ROWS, ZEROS
 from convert.orbax_read import OrbaxTree
 from eqids import evaluate, train
+from eqids.config import UserError
 from eqids.data import Dataset
 
 
@@ -90,6 +91,20 @@ def test_every_layout_reads_alike(layout: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(part, leaves["params/a/kernel"][1:3, :2])
 
 
+def test_zeros_that_orbax_left_out_are_read(tmp_path: Path) -> None:
+    """Older versions stored no chunk of zeros in zarr 3; newer ones say they do."""
+    save = _handled(use_ocdbt=False, use_zarr3=True)
+    save(tmp_path / "tree", {"bias": np.zeros(4, np.float32)})
+    (tmp_path / "tree/bias/c/0").unlink()
+    with pytest.raises(UserError, match="leaf bias cannot be read"):
+        OrbaxTree(tmp_path / "tree").leaves["bias"].read((slice(0, 4),))
+    about = json.loads((tmp_path / "tree/_METADATA").read_text())
+    del about["store_array_data_equal_to_fill_value"]
+    (tmp_path / "tree/_METADATA").write_text(json.dumps(about))
+    leaf = OrbaxTree(tmp_path / "tree").leaves["bias"]
+    assert leaf.read((slice(0, 4),)).tolist() == [0.0] * 4
+
+
 @pytest.fixture(scope="module")
 def model(dataset: Dataset) -> FlaxModel:
     return flax_model(dataset)
@@ -144,10 +159,11 @@ def test_the_commands_take_what_came_of_a_model(
     """It is evaluated, trained further, and converted for Hugging Face."""
     _standard(tmp_path / "tree", model.tree())
     items = model.write_items(tmp_path / "items.csv")
-    config = write_config(tmp_path / "config.json")
+    (tmp_path / "llama").mkdir()
+    config = write_config(tmp_path / "llama/config.json")
     run, data = tmp_path / "run", ["--data_dir", str(dataset.path)]
     words = ["orbax-to-eqids", str(tmp_path / "tree"), str(run), *data]
-    command.main([*words, "--items", str(items), "--llama_config", str(config)])
+    command.main([*words, "--items", str(items), "--llama_path", str(config.parent)])
     evaluate.main([*data, "--checkpoint", str(run), "--split", "valid"])
     assert "EqIDs" in capsys.readouterr().out
     again = ["--load_checkpoint", str(run), "--checkpoint_dir", str(tmp_path / "more")]

@@ -1,6 +1,7 @@
 """Checkpoints as trees of Orbax: restored by name, and back to the bit."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,10 @@ def test_flags_that_do_not_fit_are_refused(
     )
     manifest = json.loads((tmp_path / "out/eqids_orbax.json").read_text())
     assert manifest["step"] == 4
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     (tmp_path / "out").rename(tmp_path / "moved")
-    assert "Orbax, which reads back what it writes: pip install 'eqids[orbax]'" in (
+    assert "Orbax, which checks what was written: pip install 'eqids[orbax]'" in (
         refused(command.main, words, capsys)
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "run"]
+    command.main([back[0], str(tmp_path / "moved"), back[2]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "moved", "run"]

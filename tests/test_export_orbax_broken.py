@@ -320,14 +320,22 @@ LEAVES: Mapping[str, tuple[Any, str]] = {
     ),
     "fewer rows": (_changed("item_embeddings/embedding", lambda x: x[1:]), "has 28"),
     "fewer clusters": (
-        _changed("cluster_embeddings/embedding", lambda x: x[1:]), "up to 4, and some",
+        _changed("cluster_embeddings/embedding", lambda x: x[1:]),
+        "and cluster_embeddings has 4 rows",
     ),
-    "two names": (
-        lambda leaves: {
-            **{n.replace("input_adapter/bias", "b"): x for n, x in leaves.items()},
-            "params": np.ones(2),
-        },
-        "has no leaf input_adapter/bias",
+    "half a step": (
+        lambda leaves: {**leaves, "step": np.ones(())}, "leaf step is float64",
+    ),
+    "many steps": (
+        lambda leaves: {**leaves, "step": np.ones(2, int)}, "wanted one whole number",
+    ),
+    "a negative cluster": (
+        lambda leaves: {**leaves, "cluster_assignments": -np.ones(29, int)},
+        "is in cluster -1, and cluster_embeddings has 5 rows",
+    ),
+    "other assignments": (
+        lambda leaves: {**leaves, "cluster_assignments": np.zeros(3, int)},
+        "cluster_assignments is int64 of shape (3,), wanted whole numbers",
     ),
 }  # fmt: skip
 """Other leaves, and what the command says."""
@@ -358,7 +366,15 @@ ITEMS: Mapping[str, tuple[Callable[[list[str]], list[str]], str]] = {
     ),
     "other clusters": (
         lambda rows: [row.replace(",2", ",9").replace(",1", ",2") for row in rows],
-        "up to 9, and some of the 5 rows",
+        "is in cluster 9, and cluster_embeddings has 5 rows",
+    ),
+    "a cluster too many": (
+        lambda rows: [row.replace(",2", ",1") for row in rows],
+        "has no item in cluster 2, and cluster_embeddings has 5 rows",
+    ),
+    "a huge cluster": (
+        lambda rows: [row.replace(",2", ",999999999999999") for row in rows],
+        "is in cluster 999999999999999, and",
     ),
     "two clusters in one": (
         lambda rows: [rows[0], *(f"{row.split(',')[0]},{n % 5}"

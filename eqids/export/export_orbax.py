@@ -48,7 +48,7 @@ def eqids_to_orbax(
             the output exists already.
     """
     check_new(config.output)
-    check_orbax("eqids-to-orbax")
+    check_orbax()
     path = resolve(config.input)
     manifest = read_manifest(path)
     with Reader(path, manifest) as reader:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 import convert
+from convert.diagnosis import CONFIG
 from convert.flax_tree import ASSIGNMENT, LEAF_ROWS, FlaxTree, RowsOfPlaces, flax_arrays
 from eqids.checkpoints import leaf_name
 from eqids.config import (
@@ -60,6 +61,7 @@ def flax_checkpoint(config: OrbaxToEqidsConfig) -> ImportedCheckpoint:
         UserError: a flag is missing, or the tree, the items and the dataset do not fit
             together; the message names the leaf or the item.
     """
+    tree = FlaxTree(config.input, config.rename)
     for name in ("data_dir", "items"):
         require(
             getattr(config, name) is not None,
@@ -67,7 +69,6 @@ def flax_checkpoint(config: OrbaxToEqidsConfig) -> ImportedCheckpoint:
             f"--{name}: see docs/orbax.md",
         )
     assert config.data_dir is not None and config.items is not None
-    tree = FlaxTree(config.input, config.rename)
     dataset = open_dataset(config.data_dir)
     rows = _rows(config.items, config.item_column, tree, dataset)
     strategy: Strategy = "all" if tree.has_llama else "heads"
@@ -79,7 +80,8 @@ def flax_checkpoint(config: OrbaxToEqidsConfig) -> ImportedCheckpoint:
     leaves = jax.tree_util.tree_leaves_with_path(held)
     shapes = {leaf_name(route): leaf.shape for route, leaf in leaves}
     arrays = flax_arrays(tree, shapes, llama, rows)
-    base = None if config.llama_path is None else convert.fingerprint(config.llama_path)
+    frozen = run.flags.llama_path
+    base = None if frozen is None else convert.fingerprint(frozen)
     meta = run_meta(run, sizes, dataset, base, None)
     named = {f"{PARAMS}{name}": array for name, array in arrays.items()}
     return ImportedCheckpoint(tree.step, meta, named)
@@ -94,9 +96,8 @@ def _llama(config: OrbaxToEqidsConfig, tree: FlaxTree) -> LlamaConfig:
         "the shapes of a Llama do not tell its heads and its RoPE",
     )
     if path is not None:
-        if tree.has_llama:
-            return convert.read_config(path)
-        return convert.check_llama(path)
+        read = convert.read_config if tree.has_llama else convert.check_llama
+        return read(path)
     assert file is not None
     require(
         tree.has_llama,
@@ -111,10 +112,14 @@ def _flags(
 ) -> TrainConfig:
     """Returns the flags of a run that would train such a model."""
     _, table = tree.leaf(LEAF_ROWS[0])
+    folder, file = config.llama_path, config.llama_config
+    if tree.has_llama and folder is not None:
+        file = folder / CONFIG
+        folder = None
     return TrainConfig(
         data_dir=config.data_dir,
-        llama_path=config.llama_path,
-        llama_config=config.llama_config,
+        llama_path=folder,
+        llama_config=file,
         train=strategy,
         item_width=table.shape[1],
         adapter="linear",
@@ -223,15 +228,21 @@ def _row_of_cluster(
     Raises:
         UserError: a cluster of one is no cluster of the other.
     """
-    out = np.full(dataset.info.num_clusters, -1)
-    out[ours] = theirs
-    back = np.full(max(num_theirs, int(theirs.max(initial=-1)) + 1), -1)
-    back[theirs] = ours
+    table = LEAF_ROWS[1].names[0]
+    wrong = np.flatnonzero((theirs < 0) | (theirs >= num_theirs))
+    first = int(wrong[0]) if len(wrong) else 0
     require(
-        len(back) == num_theirs and bool((back >= 0).all()),
-        f"{path} puts items into clusters up to {theirs.max(initial=-1)}, and some of "
-        f"the {num_theirs} rows of {LEAF_ROWS[1].names[0]} have no item; wanted the "
-        "cluster numbers that the model was trained with",
+        not len(wrong),
+        f"{path}: item {shown(ids[first].as_py())} is in cluster {theirs[first]}, and "
+        f"{table} has {num_theirs} rows; wanted a row of it, from 0 on",
+    )
+    out, back = np.full(dataset.info.num_clusters, -1), np.full(num_theirs, -1)
+    out[ours], back[theirs] = theirs, ours
+    empty = np.flatnonzero(back < 0)
+    require(
+        not len(empty),
+        f"{path} has no item in cluster {empty[0] if len(empty) else ''}, and {table} "
+        f"has {num_theirs} rows; wanted the clusters that the model was trained with",
     )
     wrong = np.flatnonzero((out[ours] != theirs) | (back[theirs] != ours))
     first = int(wrong[0]) if len(wrong) else 0
@@ -239,7 +250,6 @@ def _row_of_cluster(
         not len(wrong),
         f"{path}: item {shown(ids[first].as_py())} is in cluster {theirs[first]}, "
         f"whose items are in several clusters of {dataset.path}, or share one with "
-        f"others; wanted the same clusters: prepare it with "
-        f"--cluster_file {path}",
+        f"others; wanted the same clusters: prepare it with --cluster_file {path}",
     )
     return out
