@@ -127,7 +127,7 @@ def _step(path: Path, leaf: LazyArray) -> int:
 def _renamed(
     path: Path, leaves: Mapping[str, LazyArray], rename: tuple[str, ...]
 ) -> dict[str, LazyArray]:
-    pairs = [pair.split("=", 1) for pair in rename]
+    pairs = sorted((pair.split("=", 1) for pair in rename), key=_length, reverse=True)
     for theirs, _ in pairs:
         require(
             any(f"{name}/".startswith(f"{theirs}/") for name in leaves),
@@ -137,10 +137,14 @@ def _renamed(
     for old, leaf in leaves.items():
         fitting = (pair for pair in pairs if f"{old}/".startswith(f"{pair[0]}/"))
         theirs, ours = next(fitting, (old, old))
-        name = ours + old.removeprefix(theirs)
+        name = (ours + old.removeprefix(theirs)).removeprefix("/")
         require(name not in out, f"--rename: {path} then has two leaves {name}")
         out[name] = leaf
     return out
+
+
+def _length(pair: list[str]) -> int:
+    return len(pair[0])
 
 
 def flax_arrays(

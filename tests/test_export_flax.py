@@ -190,6 +190,7 @@ def test_a_model_over_a_frozen_llama_needs_its_folder(
         if not name.startswith("llama/")
     }
     leaves["cluster_assignments"] = model.cluster
+    leaves = {f"model/{name}": leaf for name, leaf in leaves.items()}
     _handled(use_ocdbt=False)(tmp_path / "tree", nested(leaves))
     ids = "\n".join(one or '""' for one in model.ids)
     (tmp_path / "items.csv").write_text(f"item\n{ids}\n")
@@ -198,7 +199,8 @@ def test_a_model_over_a_frozen_llama_needs_its_folder(
     words += ["--item_column", "item", "--llama_path", str(tmp_path / "llama")]
     said = refused(command.main, words, capsys)
     assert "has no leaf item_embeddings or item_embeddings/embedding" in said
-    words += ["--rename", "items=item_embeddings", "in_adapter=input_adapter"]
+    words += ["--rename", "model=", "model/in_adapter=input_adapter"]
+    words += ["model/items=item_embeddings"]
     command.main(words)
     wanted = model.log_probs(HISTORY)
     for item, probability in _probabilities(tmp_path / "run", HISTORY).items():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from saved import bits
 
 from convert import __main__ as command, orbax_write
 from convert.orbax_read import OrbaxTree
+from convert.outputs import Weight
 from eqids import train
 from eqids.checkpoints import chunks, read_manifest, restore, save, verify
 from eqids.config import TrainConfig
@@ -101,6 +103,27 @@ def test_a_checkpoint_returns_to_the_bit(
     del old["config"]["checkpoint_dir"]
     assert new == old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run", "tree"]
+
+
+def test_a_chunk_and_a_part_are_in_memory_at_a_time() -> None:
+    """By accounting, of two layers of an 8B Llama's largest matrix."""
+    shape, part = (2, 14336, 4096), np.zeros((1000, 4096), np.float32)
+    size, read, written, most = int(np.prod(shape)), 0, 0, 0
+
+    def parts() -> Iterator[np.ndarray]:
+        nonlocal read
+        while read < size:
+            rows = min(len(part), (size - read) // 4096)
+            read += rows * 4096
+            yield part[:rows]
+
+    weight = Weight(shape, part.dtype, parts)
+    for box, values in orbax_write._chunks(weight, orbax_write._record(weight)):
+        assert values.shape == tuple(cut.stop - cut.start for cut in box)
+        written += values.size
+        most = max(most, 4 * (read - written) + values.nbytes)
+    assert written == size
+    assert most <= (32 << 20) + part.nbytes
 
 
 @pytest.mark.long

@@ -162,16 +162,15 @@ class OrbaxToEqidsConfig(ConversionConfig):
     seq_len: int | None = None
     """Positions of a history that the model reads; by default as for a new run."""
     rename: tuple[str, ...] = ()
-    """Names of the tree and names of docs/orbax.md, THEIRS=OURS; THEIRS may be the
-    beginning of several, such as params/encoder=llama."""
+    """Names of the tree and names of docs/orbax.md, THEIRS=OURS, such as encoder=llama:
+    a leaf or the beginning of several, without `params/`. THEIRS= drops it."""
 
     def __post_init__(self) -> None:
         check_flags(self, "seq_len", ONE_OR_MORE)
         for pair in self.rename:
-            theirs, equals, ours = pair.partition("=")
+            theirs, equals, _ = pair.partition("=")
             require(
-                bool(theirs and equals and ours),
-                f"--rename is {pair!r}, wanted THEIRS=OURS",
+                bool(theirs and equals), f"--rename is {pair!r}, wanted THEIRS=OURS"
             )
 
 
