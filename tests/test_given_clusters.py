@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from eqids.config import PrepareConfig, UserError
 from eqids.config.slots import cluster_of
+from eqids.data.clustering.given_clusters import read_clusters
 from eqids.data.preparation import prepare
 
 CLUSTERS = {"a": 4, "b": 0, "c": 4, "d": 2, "e": 4}
@@ -39,6 +42,14 @@ def test_items_get_the_clusters_of_the_file(tmp_path: Path) -> None:
     found = cluster_of(slots, dataset.info.cluster_size).tolist()
     assert found == [{0: 0, 2: 1, 4: 2}[number] for number in CLUSTERS.values()]
     assert len(set(slots.tolist())) == len(slots)
+
+
+def test_a_row_without_an_id_is_empty_in_any_type(tmp_path: Path) -> None:
+    table = pa.table({"item": [3.0, float("nan"), None], "cluster": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "items.parquet")
+    ids, cluster = read_clusters(tmp_path / "items.parquet", "item")
+    assert ids.to_pylist() == [3.0, None, None]
+    assert cluster is not None and cluster.tolist() == [1, -1, -1]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,11 @@ from eqids.config import (
 )
 from eqids.config.slots import cluster_of
 from eqids.data import Dataset, open_dataset
-from eqids.data.clustering.given_clusters import CLUSTER_COLUMN, read_clusters
+from eqids.data.clustering.given_clusters import (
+    CLUSTER_COLUMN,
+    read_clusters,
+    rows_of_items,
+)
 from eqids.data.facts import facts_of
 from eqids.data.ids import shown
 from eqids.export.trained_arrays import PARAMS
@@ -159,12 +163,10 @@ def _rows(
         f"{path} has {len(ids):,} rows, and {LEAF_ROWS[0].names[0]} of {tree.path} has "
         f"{sizes[0]:,}; wanted a row for each, in their order",
     )
-    named = np.flatnonzero(ids.is_valid().to_numpy())
-    slots = dataset.find_items(ids.take(named))
-    _check_items(path, ids, named, slots, dataset)
-    item = np.full(dataset.num_slots, -1)
-    item[slots] = named
-    ours = cluster_of(slots, dataset.info.cluster_size)
+    slots = dataset.find_items(ids)
+    item = _row_of_slot(path, ids, slots, dataset)
+    named = np.flatnonzero(slots >= 0)
+    ours = cluster_of(slots[named], dataset.info.cluster_size)
     row_of_cluster = _row_of_cluster(
         path, ours, cluster[named], sizes[1], dataset, ids.take(named)
     )
@@ -181,31 +183,23 @@ def _assignment(tree: FlaxTree, num_rows: int) -> Int64[np.ndarray, " row"]:
     return leaf.read((slice(0, num_rows),)).astype(np.int64)
 
 
-def _check_items(
-    path: Path,
-    ids: Any,
-    named: Int[np.ndarray, " item"],
-    slots: Int[np.ndarray, " item"],
-    dataset: Dataset,
-) -> None:
-    """Requires that rows name the items of the catalog, each of them once."""
-    lost = np.flatnonzero(slots < 0)
-    row = int(named[lost[0]]) if len(lost) else 0
+def _row_of_slot(
+    path: Path, ids: Any, slots: Int[np.ndarray, " row"], dataset: Dataset
+) -> Int64[np.ndarray, " slot"]:
+    """Returns which row of the embeddings each slot gets, -1 for none.
+
+    Raises:
+        UserError: the rows do not name the items of the catalog, each of them once.
+    """
+    lost = np.flatnonzero(ids.is_valid().to_numpy() & (slots < 0))
+    row = int(lost[0]) if len(lost) else 0
     require(
         not len(lost),
         f"{path}, row {row + 1}: item {shown(ids[row].as_py())} is not in the catalog "
         f"of {dataset.path}; empty the cell to leave the row out",
     )
-    order = np.argsort(slots, kind="stable")
-    again = np.flatnonzero(np.diff(slots[order]) == 0)
-    row = int(named[order[again[0] + 1]]) if len(again) else 0
-    require(
-        not len(again),
-        f"{path}, row {row + 1}: item {shown(ids[row].as_py())} has another row, "
-        "wanted each item once",
-    )
-    valid = np.flatnonzero(dataset.item_valid)
-    missing = valid[~np.isin(valid, slots)]
+    row_of_slot = rows_of_items(path, ids, slots, dataset.num_slots)
+    missing = np.flatnonzero(dataset.item_valid.reshape(-1) & (row_of_slot < 0))
     frame = dataset.items() if len(missing) else None
     first = None if frame is None else frame["item"][frame["slot"] == missing[0]].item()
     require(
@@ -213,6 +207,7 @@ def _check_items(
         f"{path} has no row for {len(missing):,} items of {dataset.path}, the first of "
         f"which is {shown(first)}; wanted a row of the embeddings for each",
     )
+    return row_of_slot
 
 
 def _row_of_cluster(

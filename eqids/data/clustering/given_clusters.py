@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 
 from eqids.config import UserError, require
 from eqids.data.id_values import is_text
@@ -45,6 +45,8 @@ def read_clusters(
     ids = rows["id"]
     if is_text(ids.type):
         ids = pc.if_else(pc.equal(ids, ""), pa.scalar(None, ids.type), ids)
+    empty = pc.is_null(ids, nan_is_null=True)
+    ids = pc.if_else(empty, pa.scalar(None, ids.type), ids)
     if "cluster" not in columns:
         return ids, None
     return ids, _whole_numbers(path, rows["cluster"], ids)
@@ -93,7 +95,7 @@ def given_clusters(
             f"{path} has no column {CLUSTER_COLUMN!r}, wanted the number of each "
             "item's cluster there"
         )
-    row_of = rows_of_items(path, ids, Ids(items), len(items))
+    row_of = rows_of_items(path, ids, Ids(items).find(ids), len(items))
     missing = np.flatnonzero(row_of < 0)
     first = items[int(missing[0])].as_py() if len(missing) else None
     require(
@@ -106,14 +108,19 @@ def given_clusters(
 
 
 def rows_of_items(
-    path: Path, ids: pa.ChunkedArray, items: Ids, num_items: int
+    path: Path, ids: pa.ChunkedArray, found: Int[np.ndarray, " row"], num_items: int
 ) -> Int64[np.ndarray, " item"]:
     """Returns the row of each item in a file, -1 for none.
+
+    Args:
+        path: the file, for messages.
+        ids: the ids of its rows, for messages.
+        found: the number of the item that each row names, -1 for none.
+        num_items: how many numbers there are.
 
     Raises:
         UserError: two rows name the same item.
     """
-    found = items.find(ids)
     rows = np.flatnonzero(found >= 0)
     row_of = np.full(num_items, -1)
     row_of[found[rows]] = rows
