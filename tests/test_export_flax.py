@@ -19,7 +19,7 @@ import eqids
 from convert import __main__ as command
 from convert.flax_tree import LEAF_ROWS, ZEROS
 from convert.orbax_read import OrbaxTree
-from eqids import evaluate, train
+from eqids import evaluate, prepare, train
 from eqids.config import UserError
 from eqids.data import Dataset
 
@@ -150,20 +150,29 @@ def test_a_model_with_its_llama_answers_as_it_did(
 
 
 @pytest.mark.long
-def test_the_commands_take_what_came_of_a_model(
-    dataset: Dataset,
-    model: FlaxModel,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_the_commands_of_the_page(
+    model: FlaxModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is evaluated, trained further, and converted for Hugging Face."""
+    """Data is prepared with the model's clusters; the model is converted, evaluated,
+    trained further, and converted for Hugging Face."""
     _standard(tmp_path / "tree", model.tree())
     items = model.write_items(tmp_path / "items.csv")
     (tmp_path / "llama").mkdir()
     config = write_config(tmp_path / "llama/config.json")
-    run, data = tmp_path / "run", ["--data_dir", str(dataset.path)]
+    run, data = tmp_path / "run", ["--data_dir", str(tmp_path / "data")]
+    plays = ["user_id,item_id,timestamp"]
+    for user in range(9):
+        rows = np.random.default_rng(user).permutation(len(model.ids))
+        named = [model.ids[row] for row in rows if model.ids[row] is not None]
+        plays += [f"u{user},{item},{n}" for n, item in enumerate(named)]
+    (tmp_path / "plays.csv").write_text("\n".join(plays) + "\n")
+    source = ["--source", f"csv:{tmp_path / 'plays.csv'}", "--time_unit", "seconds"]
+    prepare.main([*source, "--cluster_file", str(items), *data])
     words = ["orbax-to-eqids", str(tmp_path / "tree"), str(run), *data]
     command.main([*words, "--items", str(items), "--llama_path", str(config.parent)])
+    wanted = model.log_probs(HISTORY)
+    for item, probability in _probabilities(run, HISTORY).items():
+        np.testing.assert_allclose(np.log(probability), wanted[item], atol=2e-5)
     evaluate.main([*data, "--checkpoint", str(run), "--split", "valid"])
     assert "EqIDs" in capsys.readouterr().out
     again = ["--load_checkpoint", str(run), "--checkpoint_dir", str(tmp_path / "more")]
