@@ -8,12 +8,16 @@
 | what are our arrays called in files for others? | `names.py` |
 | how is a folder of Hugging Face written, LoRA merged? | `hf_write.py`, `outputs.py` |
 | how is what `eqids-to-hf` wrote read back? | `hf_eqids.py` |
+| how is a tree of Orbax found, read and written? | `orbax_folder.py`, `orbax_read.py`, `orbax_msgpack.py`, `orbax_write.py`, `orbax_package.py` |
+| how does a checkpoint of ours in Orbax's layout become one again? | `orbax_eqids.py` |
+| which leaf of a model in Flax is which of our arrays? | `flax_tree.py` |
 | how is a GGUF file read: bytes, sizes (and RoPE scaling), tensors? | `gguf_file.py`, `gguf_config.py`, `gguf_llama.py` |
 | how is the tokenizer of a GGUF file written? | `gguf_tokenizer.py` |
 | how is a published Llama fetched from the hub? | `hub.py` |
 | what does a user read who gives something else? | `diagnosis.py`, `formats.py`, `quantized.py` |
 
-What needs the model of a checkpoint (`eqids-to-hf`, `items`) is in `eqids/export`.
+What needs the model of a checkpoint (`eqids-to-hf`, `eqids-to-orbax`, `items`) is in
+`eqids/export`.
 """  # noqa: E501 (a table)
 
 import importlib

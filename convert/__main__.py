@@ -13,6 +13,8 @@ DESCRIPTION = """Convert weights of others for EqIDs, and of EqIDs for others.
     python -m convert eqids-to-hf runs/shop exported/shop
     python -m convert eqids-to-onnx runs/shop exported/shop-onnx
     python -m convert eqids-to-stablehlo runs/shop exported/shop-jax
+    python -m convert eqids-to-orbax runs/shop exported/shop-orbax
+    python -m convert orbax-to-eqids exported/shop-orbax runs/shop-again
     python -m convert items runs/shop exported/shop-items
     python -m convert push exported/shop ORG/NAME --private
 

@@ -126,11 +126,11 @@ def _lazy_llama(
     used, lazy = set[str](), []
     for axis, leaf in zip(axes, leaves, strict=True):
         row = _row(axis)
-        for key in _keys(row, config):
-            _check(folder, tensors, key, _foreign_shape(row, config))
-        keys = list(_keys(row, config))
+        for key in tensor_keys(row, config):
+            _check(folder, tensors, key, file_shape(row, config))
+        keys = list(tensor_keys(row, config))
         parts = [tensors[key] for key in keys]
-        lazy.append(_lazy_array(row, parts, leaf.shape, np.dtype(dtype)))
+        lazy.append(lazy_array(row, parts, leaf.shape, np.dtype(dtype)))
         used |= set(keys)
     if config.tied and _HEAD in tensors:
         _check_tied(folder, tensors)
@@ -170,7 +170,7 @@ def _check_finite(folder: Path, llama: Llama) -> None:
     rows = map(_row, jax.tree.leaves(words(llama)))
     for row, found in zip(rows, jax.tree.leaves(finite(llama)), strict=True):
         of_keys = np.atleast_1d(np.asarray(found))
-        for key, fine in zip(_keys(row, llama.config), of_keys, strict=True):
+        for key, fine in zip(tensor_keys(row, llama.config), of_keys, strict=True):
             require(bool(fine), f"{folder}: {key} has values that are not finite")
 
 
@@ -179,7 +179,7 @@ def _row(axes: Words) -> TensorRow:
     return next(row for row in ROWS if row.field == field)
 
 
-def _keys(row: TensorRow, config: LlamaConfig) -> Iterator[str]:
+def tensor_keys(row: TensorRow, config: LlamaConfig) -> Iterator[str]:
     """Yields the keys of a field, one for each layer if it is stacked."""
     if "{}" not in row.key:
         yield row.key
@@ -221,7 +221,7 @@ def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
         )
 
 
-def _lazy_array(
+def lazy_array(
     row: TensorRow, parts: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype
 ) -> LazyArray:
     """Returns one field as a lazy array, all its layers.
@@ -276,7 +276,8 @@ def _size(at: slice) -> int:
     return at.stop - at.start
 
 
-def _foreign_shape(row: TensorRow, config: LlamaConfig) -> tuple[int, ...]:
+def file_shape(row: TensorRow, config: LlamaConfig) -> tuple[int, ...]:
+    """Returns the shape of a tensor in the file."""
     sizes: Mapping[str, int] = {
         "vocab": config.vocab,
         "width": config.width,

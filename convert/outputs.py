@@ -142,6 +142,19 @@ class OutputFolder:
         write(self.path / name)
         self.digests[name] = file_sha256(self.path / name)
 
+    def write_folder_with(self, write: Callable[[Path, ReportBytes], None]) -> None:
+        """Writes files by calling a function with the folder.
+
+        Args:
+            write: writes files into the folder, and calls its second argument for every
+                part of a tensor.
+        """
+        write(self.path, lambda n: self._advance(n, self._total))
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path).as_posix()
+            if path.is_file() and name not in self.digests:
+                self.digests[name] = file_sha256(path)
+
     def write_tensors(
         self, name: str, weights: Mapping[str, Weight], dtype: np.dtype | None = None
     ) -> None:
@@ -194,11 +207,21 @@ def output_folder(
     Raises:
         UserError: the folder exists or could not be written; nothing is left then.
     """
-    require(replace or not path.exists(), f"{path} exists already, wanted a new folder")
+    if not replace:
+        check_new(path)
     with new_folder(path, replace) as partial:
         folder = OutputFolder(partial, advance)
         yield folder
         folder.verify()
+
+
+def check_new(path: Path) -> None:
+    """Requires that an output folder does not exist yet.
+
+    Raises:
+        UserError: it exists.
+    """
+    require(not path.exists(), f"{path} exists already, wanted a new folder")
 
 
 def row_ranges(num_rows: int, row_bytes: int, unit: int = 1) -> Iterator[slice]:

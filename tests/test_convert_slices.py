@@ -110,8 +110,8 @@ def account(self, sharding):
 
 hf.aligned, LazyArray.on = lambda num_bytes: Nothing(), account
 tensors = {
-    key: Tensor(key, hf._foreign_shape(row, config))
-    for row in hf.ROWS for key in hf._keys(row, config)
+    key: Tensor(key, hf.file_shape(row, config))
+    for row in hf.ROWS for key in hf.tensor_keys(row, config)
 }
 whole = {key: 2 * math.prod(tensor.shape) for key, tensor in tensors.items()}
 found = {}

@@ -43,7 +43,7 @@ SUB_PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "optax": ("eqids/fit/",),
-    "tensorstore": ("eqids/checkpoints/",),
+    "tensorstore": ("eqids/checkpoints/", "convert/"),
     "ibis": ("eqids/data/",),
     "grain": ("eqids/data/",),
     "starlette": ("eqids/inference/server/",),

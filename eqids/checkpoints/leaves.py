@@ -11,12 +11,13 @@ from jaxtyping import PyTree
 
 from eqids.checkpoints.manifest import ArrayRecord, Manifest
 from eqids.config import require
+from sharding import LazyArray
 
 
 class Stored(NamedTuple):
     """What a checkpoint stores of one leaf."""
 
-    array: jax.Array | np.ndarray
+    array: jax.Array | np.ndarray | LazyArray
     """The values; those past `shape` are padding for a mesh, and are not stored."""
     key: str | None
     """The random generator's name, if the array is the data of random keys."""
@@ -28,7 +29,7 @@ def stored_arrays(tree: PyTree, shapes: PyTree | None = None) -> dict[str, Store
     """Returns what a checkpoint stores of a tree, by the names of its leaves.
 
     Args:
-        tree: jax or NumPy arrays.
+        tree: jax, NumPy or lazy arrays.
         shapes: a tree of the same structure, whose leaves have the stored shapes.
 
     Raises:
@@ -40,11 +41,11 @@ def stored_arrays(tree: PyTree, shapes: PyTree | None = None) -> dict[str, Store
     wanted = jax.tree.leaves(tree if shapes is None else shapes)
     for (route, leaf), like in zip(leaves, wanted, strict=True):
         name = leaf_name(route)
-        if not isinstance(leaf, jax.Array | np.ndarray):
+        if not isinstance(leaf, jax.Array | np.ndarray | LazyArray):
             raise TypeError(f"leaf {name!r} is {leaf!r}, wanted an array")
         if name in arrays:
             raise ValueError(f"two leaves are named {name!r}, wanted one")
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and _is_key(leaf):
             generator = str(jax.random.key_impl(leaf))
             data = jax.random.key_data(leaf)
             arrays[name] = Stored(data, generator, data.shape)
@@ -55,6 +56,10 @@ def stored_arrays(tree: PyTree, shapes: PyTree | None = None) -> dict[str, Store
             )
             arrays[name] = Stored(leaf, None, like.shape)
     return arrays
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def leaf_name(route: Any, prefix: str = "") -> str:

@@ -159,7 +159,8 @@ def save(
 ) -> Path:
     """Saves one step and returns its folder, `directory/step`; see `Saver`.
 
-    Sharded arrays are written shard by shard, without gathering or copying them.
+    Sharded arrays are written shard by shard, without gathering or copying them; lazy
+    arrays are read chunk by chunk.
     """
     with Saver(directory, blocking=True) as saver:
         saver.save(step, tree, meta, shapes)

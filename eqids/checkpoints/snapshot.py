@@ -10,7 +10,7 @@ import numpy as np
 
 from eqids.checkpoints.store import Shard
 from eqids.io.digests import array_bytes
-from sharding import aligned
+from sharding import LazyArray, aligned
 
 _SLICE_BYTES = 16 << 20
 """Bytes that one thread copies at a time."""
@@ -73,6 +73,7 @@ class Staging:
 def _on_host(shard: Shard) -> bool:
     """Returns whether NumPy would share the memory that a step may change."""
     values = shard.values
+    assert not isinstance(values, LazyArray), "only `save` reads lazy arrays"
     if isinstance(values, np.ndarray):
         return True
     return "host" in (values.sharding.memory_kind or "") or any(

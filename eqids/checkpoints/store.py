@@ -27,6 +27,7 @@ from eqids.checkpoints.chunks import Box, chunk_shape, chunks_in, shift, within
 from eqids.checkpoints.leaves import Stored
 from eqids.checkpoints.manifest import ArrayRecord, FileRecord, files_below
 from eqids.io.digests import array_bytes, file_sha256
+from sharding import LazyArray
 
 PARTS = "arrays"
 """The folder of the parts in a checkpoint; a part is named `PROCESS-NUMBER`."""
@@ -79,8 +80,8 @@ class Shard:
     """The array's description, its `chunks` still empty."""
     origin: Box
     """The part of the array that it covers; it may reach past the stored shape."""
-    values: jax.Array | np.ndarray
-    """On one device or in host memory."""
+    values: jax.Array | np.ndarray | LazyArray
+    """On one device, in host memory, or read when they are written."""
 
 
 def shards_of(arrays: Mapping[str, Stored]) -> list[Shard]:
@@ -100,10 +101,13 @@ def shards_of(arrays: Mapping[str, Stored]) -> list[Shard]:
 
 def _chunks_of(shard: Shard) -> Iterator[HostChunk]:
     name, record, origin = shard.name, shard.record, shard.origin
-    values = np.asarray(shard.values)
+    values = shard.values
+    if not isinstance(values, LazyArray):
+        values = np.asarray(values)
     for number, extent in chunks_in(record, within(origin, record.shape)):
         inner = shift(extent, origin)
-        chunk = np.asarray(values[inner], order="C")
+        part = values.read(inner) if isinstance(values, LazyArray) else values[inner]
+        chunk = np.asarray(part, order="C")
         yield HostChunk(name, record, number, extent, chunk)
 
 
@@ -152,12 +156,12 @@ def _emptied(shards: list[Shard]) -> Iterator[Shard]:
 
 
 def _shards(
-    array: jax.Array | np.ndarray,
-) -> Iterator[tuple[Box, jax.Array | np.ndarray]]:
-    local = isinstance(array, np.ndarray) or array.is_fully_addressable
+    array: jax.Array | np.ndarray | LazyArray,
+) -> Iterator[tuple[Box, jax.Array | np.ndarray | LazyArray]]:
+    local = not isinstance(array, jax.Array) or array.is_fully_addressable
     if local and jax.process_index() != 0:
         return
-    if isinstance(array, np.ndarray):
+    if not isinstance(array, jax.Array):
         yield tuple(slice(0, size) for size in array.shape), array
         return
     for shard in array.addressable_shards:

@@ -15,8 +15,8 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Print what a file or folder is: safetensors, a Hugging Face folder, GGUF, a
-    checkpoint, a run or a dataset."""
+    """Print what a file or folder is: safetensors, a Hugging Face folder, GGUF, a tree
+    of Orbax, a checkpoint, a run or a dataset."""
 
     path: Path
     """The file or folder to inspect."""
@@ -198,6 +198,57 @@ class EqidsToOnnxConfig(ProgramsConfig):
             not self.tensorrt or self.k < 3840,
             f"--k is {self.k} with --tensorrt, wanted less than 3840, TensorRT's limit",
         )
+
+
+@dataclass(frozen=True)
+class EqidsToOrbaxConfig(ConversionConfig):
+    """Turn a checkpoint into a tree that Orbax's StandardCheckpointer restores, for
+    code in Flax or plain JAX; orbax-to-eqids turns it back (docs/orbax.md)."""
+
+    optimizer: bool = False
+    """Include the step and the optimizer's state, so that training can go on when the
+    tree is turned back."""
+    with_llama: bool = False
+    """Include a frozen Llama, low-rank changes merged, under `llama` by Hugging Face's
+    names. Otherwise a frozen Llama is not in the tree, as in checkpoints."""
+    llama_path: Path | None = None
+    """Folder of the frozen Llama, if it is no longer where the run found it."""
+
+
+@dataclass(frozen=True)
+class OrbaxToEqidsConfig(ConversionConfig):
+    """Turn a tree of Orbax into a checkpoint: what eqids-to-orbax wrote, or a model in
+    Flax of items, clusters, two adapters and a Llama (docs/orbax.md).
+
+    The flags are for the latter.
+    """
+
+    data_dir: Path | None = None
+    """The dataset folder, with the clusters that the model was trained with."""
+    items: Path | None = None
+    """CSV or Parquet file with a row for each row of the item embeddings, in their
+    order: the item's id, and in the column `cluster` its row of the cluster embeddings.
+    A row without an id is left out."""
+    item_column: str = "item_id"
+    """Column of item ids in --items."""
+    llama_path: Path | None = None
+    """Folder of the Llama: of its weights if the tree has none, otherwise of its
+    config.json."""
+    llama_config: Path | None = None
+    """config.json of the Llama in the tree, instead of --llama_path."""
+    seq_len: int | None = None
+    """Positions of a history that the model reads; by default as for a new run."""
+    rename: tuple[str, ...] = ()
+    """Names of the tree and names of docs/orbax.md, THEIRS=OURS, such as encoder=llama:
+    a leaf or the beginning of several, without `params/`. THEIRS= drops it."""
+
+    def __post_init__(self) -> None:
+        check_flags(self, "seq_len", ONE_OR_MORE)
+        for pair in self.rename:
+            theirs, equals, _ = pair.partition("=")
+            require(
+                bool(theirs and equals), f"--rename is {pair!r}, wanted THEIRS=OURS"
+            )
 
 
 @dataclass(frozen=True)

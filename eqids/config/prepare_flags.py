@@ -10,8 +10,8 @@ from eqids.config.errors import TEXT_WANTED, require
 from eqids.config.flag_fields import grouped
 
 _CLUSTERING = (
-    "clusters", "cluster_vectors", "vector_width", "spherical", "num_clusters",
-    "free_share",
+    "clusters", "cluster_file", "cluster_vectors", "vector_width", "spherical",
+    "num_clusters", "free_share",
 )  # fmt: skip
 """Flags that say how items are clustered."""
 
@@ -77,6 +77,9 @@ class PrepareConfig:
     )
     """What the items of a cluster have in common: near vectors (balanced k-means),
     similar counts, or nothing (random, for comparison)."""
+    cluster_file: Path | None = grouped("catalog and clusters", None)
+    """Clusters of your own: a CSV or Parquet file with the column --item_column and the
+    column `cluster`, whole numbers from 0 on. The clusters may differ in size."""
     cluster_vectors: str = grouped("catalog and clusters", "interactions")
     """Item vectors to cluster by: from interactions (which users used the item in
     training), from words (of its title and text), from text (Llama's encoding, by the
@@ -118,6 +121,7 @@ class PrepareConfig:
         check_flags(self, "seed", SEED)
         check_flags(self, "free_share", SHARE)
         self._check_vectors()
+        self._check_cluster_file()
         if self.catalog is not None:
             self._check_catalog(self.catalog)
         tables = ("csv:", "parquet:")
@@ -161,6 +165,18 @@ class PrepareConfig:
             not path.endswith(".npy") or self.items is not None,
             f"--cluster_vectors {path} needs --items, the file whose rows its rows "
             "belong to",
+        )
+
+    def _check_cluster_file(self) -> None:
+        for name, default in (("clusters", "kmeans"), ("num_clusters", None)):
+            require(
+                self.cluster_file is None or getattr(self, name) == default,
+                f"--{name} and --cluster_file {self.cluster_file} contradict each "
+                "other, wanted one of them",
+            )
+        require(
+            self.cluster_file is None or self.cluster_file.is_file(),
+            f"--cluster_file {self.cluster_file} is not a file that exists",
         )
 
     def _check_catalog(self, catalog: Path) -> None:

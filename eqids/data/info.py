@@ -92,8 +92,9 @@ class Counts:
 class ClustersInfo:
     """How items were put into clusters."""
 
-    method: Literal["kmeans", "popularity", "random"]
-    """What items of one cluster have in common: vectors, popularity or nothing."""
+    method: Literal["kmeans", "popularity", "random", "file"]
+    """What items of one cluster have in common: vectors, popularity or nothing; or that
+    a file of the user's says so."""
     vector_width: int
     """Size of the item vectors."""
     seed: int

@@ -115,7 +115,8 @@ def _placed(
 ) -> tuple[Clustered, pa.Table, Lineage | None]:
     """The slots of items, the rows of `items.parquet`, and the catalog's versions."""
     if old is None:
-        report(f"clustering {len(found.items):,} items ({config.clusters})")
+        how = config.cluster_file or config.clusters
+        report(f"clustering {len(found.items):,} items ({how})")
         catalog = make_catalog(found, split, config, report, encode)
         items = found.items.append_column("slot", pa.array(catalog.slot))
         return catalog, items.append_column("count", pa.array(catalog.count)), None

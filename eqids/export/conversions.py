@@ -13,16 +13,19 @@ from eqids.config import (
     ConversionConfig,
     EqidsToHfConfig,
     EqidsToOnnxConfig,
+    EqidsToOrbaxConfig,
     EqidsToStablehloConfig,
     GgufToHfConfig,
     HfToHfConfig,
     InspectConfig,
     ItemsConfig,
+    OrbaxToEqidsConfig,
     PushConfig,
 )
 from eqids.export.export_hf import eqids_to_hf
 from eqids.export.export_items import export_items
 from eqids.export.export_onnx import eqids_to_onnx
+from eqids.export.export_orbax import eqids_to_orbax, orbax_to_eqids
 from eqids.export.export_stablehlo import eqids_to_stablehlo
 from eqids.export.inspecting import inspect
 from eqids.export.model_card import UNKNOWN
@@ -100,6 +103,10 @@ def _convert(config: ConversionConfig, advance: Progress) -> Mapping[str, str]:
             return eqids_to_onnx(config, advance)
         case EqidsToStablehloConfig():
             return eqids_to_stablehlo(config, advance)
+        case EqidsToOrbaxConfig():
+            return eqids_to_orbax(config, advance)
+        case OrbaxToEqidsConfig():
+            return orbax_to_eqids(config, advance)
         case _:
             assert isinstance(config, ItemsConfig)
             return export_items(config, advance)

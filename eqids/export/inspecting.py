@@ -18,6 +18,9 @@ from convert.hf_eqids import TENSORS_FILE, is_pair, read_pair
 from convert.hf_files import shard_paths
 from convert.hf_llama import check_llama
 from convert.json_file import read_object
+from convert.orbax_eqids import is_export
+from convert.orbax_folder import holds_trees
+from convert.orbax_read import OrbaxTree
 from eqids.checkpoints import best_step, read_manifest, steps
 from eqids.checkpoints.manifest import MANIFEST
 from eqids.config import (
@@ -34,7 +37,7 @@ from eqids.config import (
 from eqids.data.info import INFO_FILE, read_info
 
 _FLOATS = re.compile(r"(b?float|b?f|q)\d", re.IGNORECASE)
-_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+_LAYER = re.compile(r"(?<=[./])\d+(?=[./])")
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ def _safetensors(path: Path) -> tuple[list[_Tensor], dict[str, Any]]:
 def _folder(path: Path) -> _Found:
     if (path / MANIFEST).is_file():
         return _checkpoint(path, "EqIDs checkpoint")
+    if holds_trees(path):
+        return _orbax(path)
     if steps(path):
         best = best_step(path) or steps(path)[-1]
         return _checkpoint(path / str(best), f"EqIDs run, its best step is {best}")
@@ -178,6 +183,18 @@ def _checkpoint(path: Path, kind: str) -> _Found:
         "base": meta.get("base"),
     }
     return _Found(kind, tensors, sizes.llama, facts)
+
+
+def _orbax(path: Path) -> _Found:
+    tree = OrbaxTree(path)
+    tensors = [
+        _Tensor(
+            name, one.dtype.name, one.shape, math.prod(one.shape) * one.dtype.itemsize
+        )
+        for name, one in tree.leaves.items()
+    ]
+    ours = "EqIDs checkpoint as a " if is_export(path) else ""
+    return _Found(f"{ours}tree of Orbax", tensors, facts={"folder": str(tree.folder)})
 
 
 def _dataset(path: Path) -> _Found:

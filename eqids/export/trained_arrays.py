@@ -51,6 +51,22 @@ class TrainedArrays:
             for tensor in tensors_of(name.removeprefix(PARAMS), record.shape)
         }
 
+    def by_name(self, *, optimizer: bool) -> dict[str, Weight]:
+        """Returns the arrays as the checkpoint names them.
+
+        Args:
+            optimizer: whether to include what is no weight: step and optimizer.
+        """
+        return {
+            name: Weight(
+                record.shape,
+                np.dtype(record.dtype),
+                partial(self._parts, name, Tensor(name, record.shape)),
+            )
+            for name, record in self._records.items()
+            if optimizer or name.startswith(PARAMS)
+        }
+
     def _parts(self, name: str, tensor: Tensor) -> Iterator[np.ndarray]:
         """Yields an array, or its layer that a tensor holds, a row of chunks a time."""
         record, first, axis = self._records[name], whole(self._records[name]), 0

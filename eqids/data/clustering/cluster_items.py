@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from eqids.config import PrepareConfig, require
 from eqids.data.clustering.cluster_sizes import assign, default_num_clusters, place
+from eqids.data.clustering.given_clusters import given_clusters
 from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
 from eqids.data.clustering.own_vectors import own_vectors
 from eqids.data.clustering.quality import balance, consecutive_share, random_share
@@ -66,25 +67,19 @@ def make_catalog(
         encode: makes vectors of texts, for --cluster_vectors text.
 
     Raises:
-        UserError: the user's vectors are invalid.
+        UserError: the user's vectors or clusters are invalid.
     """
     start = time.perf_counter()
     users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
     training = split.in_training(found.offsets)
     users, item = users[training], found.item[training]
-    num_items = len(found.items)
-    num_clusters = config.num_clusters or default_num_clusters(num_items)
     vectors = _vectors(found, users, item, config, report, encode)
-    count = np.bincount(item, minlength=num_items)
-    with _reported_steps(num_items, num_clusters, vectors.shape[1], report) as step:
-        cluster = assign(
-            config.clusters, vectors, count, num_clusters, config.seed,
-            config.spherical, step,
-        )  # fmt: skip
+    count = np.bincount(item, minlength=len(found.items))
+    cluster, num_clusters = _clusters(found, vectors, count, config, report)
     slot, cluster_size = place(cluster, num_clusters, config.free_share)
     sizes = np.bincount(cluster, minlength=num_clusters)
     info = ClustersInfo(
-        method=config.clusters,
+        method="file" if config.cluster_file else config.clusters,
         vector_width=vectors.shape[1],
         seed=config.seed,
         **balance(sizes, cluster_size),
@@ -95,6 +90,27 @@ def make_catalog(
         seconds=round(time.perf_counter() - start, 1),
     )
     return Clustered(slot, count, vectors, num_clusters, cluster_size, info)
+
+
+def _clusters(
+    found: Interactions,
+    vectors: Float32[np.ndarray, "item vector_width"],
+    count: Int64[np.ndarray, " item"],
+    config: PrepareConfig,
+    report: Callable[[str], None],
+) -> tuple[np.ndarray, int]:
+    """Returns the cluster of every item, and the number of clusters."""
+    num_items = len(found.items)
+    if config.cluster_file is not None:
+        ids = found.items["item"]
+        return given_clusters(config.cluster_file, config.item_column, ids)
+    num_clusters = config.num_clusters or default_num_clusters(num_items)
+    with _reported_steps(num_items, num_clusters, vectors.shape[1], report) as step:
+        cluster = assign(
+            config.clusters, vectors, count, num_clusters, config.seed,
+            config.spherical, step,
+        )  # fmt: skip
+    return cluster, num_clusters
 
 
 def _vectors(
