@@ -50,12 +50,31 @@ class EvaluateConfig(OpenConfig):
     """Evaluate only this many users, always the same ones; by default all."""
     json: Path | None = None
     """Write the result to this file as JSON."""
+    per_user: Path | None = None
+    """Write the ranks of every user's target to this Parquet file, the baselines'
+    beside."""
+    recommendations: Path | None = None
+    """In place of a model, evaluate the lists of another system, by the same protocol:
+    a Parquet or CSV file with the columns user, item and, if its rows are not in the
+    order of the lists, rank. It needs --data_dir."""
     processes: ProcessesConfig = ProcessesConfig()
     """How the processes of a run find one another."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_flags(self, "eval_users", ONE_OR_MORE)
+        if self.recommendations is None:
+            super().__post_init__()
+            return
+        require(
+            self.checkpoint is None and self.init_from is None,
+            f"--recommendations {self.recommendations} is evaluated without a model, "
+            "wanted neither --checkpoint nor --init_from",
+        )
+        require(
+            self.data_dir is not None,
+            f"--recommendations {self.recommendations} needs --data_dir, the dataset "
+            "with the targets",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,6 +137,17 @@ class Dataset:
             )
         return slots
 
+    def find_users(self, users: Iterable[Any]) -> np.ndarray:
+        """Returns the rows of user ids of any spelling; see `eqids.data.ids`.
+
+        Args:
+            users: ids of any type.
+
+        Returns:
+            int64 [user], -1 for users that the dataset does not hold.
+        """
+        return self._users_by_id.find(users)
+
     def find_user(self, user: Hashable) -> tuple[int, Any]:
         """Returns the row of a user id of any spelling, and the id as it is spelled in
         the dataset; -1 for other users, see `Ids.find_one`."""

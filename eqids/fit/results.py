@@ -3,6 +3,7 @@ table."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eqids.config import to_json
@@ -21,6 +22,9 @@ RESULT_FILE = "result.json"
 REQUEST_TIME = "request_time"
 """A field of the protocol of models that know when each target was requested. Their
 results are comparable only with one another."""
+
+LISTS = "recommendations"
+"""A field of the protocol of lists that another system made: their file."""
 
 MODEL = "eqids"
 """The model's name beside those of the baselines."""
@@ -44,27 +48,29 @@ class Validated:
 def full_result(
     dataset: Dataset,
     split: Split,
-    model: Evaluation,
-    step: int,
+    model: Evaluation | Mapping[str, Any],
+    step: int | None,
     validated: Validated | None,
     report: Callable[[str], None],
     request_time: bool = False,
+    lists: Path | None = None,
 ) -> dict[str, Any]:
     """Returns a model's metrics with the baselines' and the protocol beside them.
 
     Args:
         dataset: the dataset that the model was evaluated on.
         split: the split that has the targets.
-        model: the model's metrics, from `eqids.fit.evaluation.evaluate`.
-        step: the checkpoint's step.
+        model: the model's metrics, from `eqids.fit.evaluation.evaluate`, or those of
+            given lists.
+        step: the checkpoint's step, or None for given lists.
         validated: what is known of these weights on validation, if `split` is `test`.
         report: receives messages about what takes long.
         request_time: whether the model knew when each target was requested.
+        lists: the file of given lists.
     """
-    if split == "valid":
+    if split == "valid" and "ndcg@10" in model["filtered"]:
         validated = Validated(dataset, model["filtered"]["ndcg@10"])
-    reasons = {name: why_left_out(name, dataset) for name in BASELINES}
-    left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    left_out = reasons_left_out(dataset)
     wanted: list[tuple[Dataset, Split]] = [(dataset, split)]
     if validated is not None and split == "test":
         wanted.append((validated.dataset, "valid"))
@@ -91,8 +97,16 @@ def full_result(
             "filtered": "items of the history are not ranked; a target among them "
             "counts as missed",
             **({REQUEST_TIME: True} if request_time else {}),
+            **({} if lists is None else {LISTS: str(lists)}),
         },
     }
+
+
+def reasons_left_out(dataset: Dataset) -> dict[str, str]:
+    """Returns why baselines are left out, for those for which a dataset is too
+    large."""
+    reasons = {name: why_left_out(name, dataset) for name in BASELINES}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _on_validation(
@@ -111,10 +125,11 @@ def _on_validation(
 def table(result: Mapping[str, Any]) -> str:
     """Returns a result as a table, in lines to print."""
     rows = {one.label: result.get(name) for name, one in BASELINES.items()}
-    rows["EqIDs"] = result
+    lists = result["protocol"].get(LISTS)
+    rows["EqIDs" if lists is None else "given lists"] = result
+    of = f"step {result['step']}" if lists is None else f"the lists of {lists}"
     lines = [
-        f"{result['split']} split, {result['num_users']:,} users, full catalog, step "
-        f"{result['step']}"
+        f"{result['split']} split, {result['num_users']:,} users, full catalog, {of}"
     ]
     if result["protocol"].get(REQUEST_TIME):
         lines.append("EqIDs knows when each target was requested (--request_time)")
@@ -122,17 +137,22 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(f"{label:16}" + "".join(f"{name:>11}" for name in _SHOWN))
         for name, values in rows.items():
             if values is not None:
-                cells = "".join(f"{values[side][metric]:11.4f}" for metric in _SHOWN)
+                cells = "".join(_cell(values[side].get(name)) for name in _SHOWN)
                 lines.append(f"  {name:14}{cells}")
-    lines.append(
-        f"negative log-likelihood {result['nll']:.4f}; "
-        f"{100 * result['seen_target_share']:.1f}% of targets were seen before"
-    )
+    if lists is None:
+        lines.append(
+            f"negative log-likelihood {result['nll']:.4f}; "
+            f"{100 * result['seen_target_share']:.1f}% of targets were seen before"
+        )
     for name, reason in result["left_out"].items():
         lines.append(f"no baseline {BASELINES[name].label}: {reason}")
     if result["behind"]:
         lines.append(_behind(result))
     return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-':>11}" if value is None else f"{value:11.4f}"
 
 
 def _behind(result: Mapping[str, Any]) -> str:
