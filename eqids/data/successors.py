@@ -18,7 +18,7 @@ MOST_SUCCESSORS = 128
 """Most successors of an item in a table, the heaviest. On validation of ML-100K, ML-1M
 and Amazon Beauty, no larger number has a better NDCG@10 (docs/counts.md)."""
 
-_EVENTS = 2**19
+_EVENTS = 2**16
 """Events whose transitions are counted at a time."""
 _UNIT = math.lcm(*range(1, MARKOV_ORDER + 1))
 """Weights are whole numbers in this unit, so that their sums are exact in any order."""

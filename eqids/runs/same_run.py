@@ -34,8 +34,8 @@ def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
         if name == "--num_steps" and was < now[name]:
             raise UserError(
                 f"{path} is of a run of {was} steps, and --num_steps is {now[name]}; "
-                "wanted the same, or more steps in a new folder: --continue_from "
-                f"{path.parent} --more_steps {now[name] - was}"
+                "wanted the same, another --checkpoint_dir, or more steps in a new "
+                f"folder: --continue_from {path.parent} --more_steps {now[name] - was}"
             )
         raise UserError(
             f"{path} was made with {name} {_apart(was, now[name])}, this run has "
