@@ -22,7 +22,7 @@ from pages import (
     title_of,
     titles,
 )
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from web_servers import Served
 
 from eqids.data import Dataset
@@ -212,6 +212,24 @@ def test_a_reload_is_followed(
         assert titles(answer(page)) == expected(both[1], [1])[0]
     finally:
         served.post("/v1/reload", {"checkpoint": str(run)})
+
+
+def test_a_late_answer_keeps_the_option_that_an_arrow_key_chose(page: Page) -> None:
+    late: list[Route] = []
+    page.route(lambda url: "q=amber" in url, lambda route: late.append(route))
+    page.locator("#search").fill("ambe")
+    expect(page.get_by_role("option")).to_have_count(3)
+    page.locator("#search").press_sequentially("r")
+    page.keyboard.press("ArrowDown")
+    chosen = page.locator("[aria-selected=true]")
+    text = chosen.text_content()
+    while not late:
+        page.wait_for_timeout(10)
+    chosen.evaluate("(option) => option.dataset.old = 1")
+    late[0].continue_()
+    expect(page.locator("[data-old]")).to_have_count(0)
+    assert chosen.text_content() == text
+    page.keyboard.press("Escape")
 
 
 def test_all_of_it_works_by_keyboard(page: Page, recommender: Recommender) -> None:

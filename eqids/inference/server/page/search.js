@@ -10,6 +10,7 @@ export function searchField(input, list, { onChoose, onError }) {
   let pending = null;
 
   function show(found) {
+    const chosen = items[active]?.item;
     items = found;
     const rows = items.map((item, i) => {
       const count = `${item.count.toLocaleString()} events`;
@@ -23,7 +24,8 @@ export function searchField(input, list, { onChoose, onError }) {
     const none = make("li", { className: "none" }, "No title has these words.");
     list.replaceChildren(...(rows.length ? rows : [none]));
     open(true);
-    move(-1);
+    // The answer to the last letter may come after the first arrow key.
+    move(items.findIndex(({ item }) => item === chosen));
   }
 
   function open(wanted) {
@@ -64,7 +66,11 @@ export function searchField(input, list, { onChoose, onError }) {
     }
   }
 
-  input.oninput = () => (input.value.trim() ? find() : close());
+  input.oninput = () => {
+    move(-1);
+    if (input.value.trim()) find();
+    else close();
+  };
   input.onblur = close;
   input.onkeydown = (event) => {
     const last = items.length - 1;
