@@ -120,6 +120,7 @@ def test_a_run_that_is_continued_is_one_that_was_longer(
     assert config.continues.checkpoint == tmp_path / "a" / "20"
 
 
+@pytest.mark.long
 def test_newer_data_and_items_continue_a_finished_run(
     dataset: Dataset, finished: Path, tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
