@@ -1,6 +1,7 @@
 """Times the server under load, beside the same model called in full batches."""
 
 import dataclasses
+import gc
 import json
 import tempfile
 import threading
@@ -75,6 +76,9 @@ def measure_case(options: ServeOptions, name: str) -> Measured:
         case = {"items": model.dataset.info.num_items, "k": options.k}
         rows = _bare(case, bare, asks, options) + appends(case, model, options)
         load = _Load(case, model.dataset, asks, options, run.absolute())
+        # The pauses of this process would count as the server's.
+        gc.collect()
+        gc.freeze()
         filters = Path(folder) / "filters.json"
         filters.write_text(json.dumps({FILTER: load.listed()}))
         caches = ["--answer_cache_mb", "0", "--cache_mb", "0"]

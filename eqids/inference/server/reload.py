@@ -6,6 +6,7 @@ from pathlib import Path
 from eqids.checkpoints import resolve
 from eqids.config import UserError
 from eqids.inference.server.bodies import ReloadAnswer, ReloadRequest
+from eqids.inference.server.garbage import collect_and_freeze
 from eqids.inference.server.http_errors import HttpError, expect
 from eqids.inference.server.open_served import OpenReport, open_beside
 from eqids.inference.server.service import Service
@@ -65,6 +66,7 @@ async def _replace_served(
     engine.replace(after.served)
     service.catalog = after
     service.record_dataset()
+    await asyncio.to_thread(collect_and_freeze)
     return ReloadAnswer(after.model, before.model)
 
 

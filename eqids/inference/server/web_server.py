@@ -16,6 +16,7 @@ from eqids.inference.server.api_keys import read_keys
 from eqids.inference.server.application import Application
 from eqids.inference.server.connections import http_server
 from eqids.inference.server.filter_file import watch_filters
+from eqids.inference.server.garbage import collect_and_freeze
 from eqids.inference.server.listening import bound_socket, load_certificate, url_of
 from eqids.inference.server.open_served import OpenReport, open_beside, open_first
 from eqids.inference.server.reload import watch
@@ -120,6 +121,7 @@ async def _work(service: Service, url: str, output: ServerOutput) -> None:
     service.engine = InferenceEngine(catalog.served, options)
     service.catalog = catalog
     service.record_dataset()
+    collect_and_freeze()
     output.say(
         f"ready at {url} after {time.monotonic() - started:.1f} s: serves "
         f"{catalog.model.checkpoint}, {len(catalog.names):,} items"
