@@ -73,24 +73,24 @@ def _of_model(config: EvaluateConfig) -> "_Measured":
         dataset = of_some_users(opened.dataset, config.eval_users)
         ranked = rank_users(opened.model, dataset, split, ranker)
         metrics = evaluation(opened.model, split, ranked)
-    request_time = opened.model.config.request_time
-    score = opened.step, opened.validated
-    return (
+    result = partial(
+        full_result,
         dataset,
-        ranked,
-        partial(full_result, dataset, split, metrics, *score, say, request_time),
+        split,
+        metrics,
+        step=opened.step,
+        validated=opened.validated,
+        report=say,
+        request_time=opened.model.config.request_time,
     )
+    return dataset, ranked, result
 
 
 def _of_lists(config: EvaluateConfig) -> "_Measured":
     from eqids.data import open_dataset
+    from eqids.data.raw.recommended_lists import read_lists
     from eqids.fit.evaluation import of_some_users
-    from eqids.fit.given_lists import (
-        evaluate_lists,
-        lists_notes,
-        ranks_in_lists,
-        read_lists,
-    )
+    from eqids.fit.given_lists import evaluate_lists, lists_notes, ranks_in_lists
     from eqids.fit.results import full_result
 
     assert config.recommendations is not None and config.data_dir is not None
@@ -101,12 +101,17 @@ def _of_lists(config: EvaluateConfig) -> "_Measured":
     metrics = evaluate_lists(lists, dataset, split, ranked)
     for note in lists_notes(metrics):
         say(note)
-    none = None, None
-    return (
+    result = partial(
+        full_result,
         dataset,
-        ranked,
-        partial(full_result, dataset, split, metrics, *none, say, lists=lists.path),
+        split,
+        metrics,
+        step=None,
+        validated=None,
+        report=say,
+        lists=lists.path,
     )
+    return dataset, ranked, result
 
 
 def _write_per_user(

@@ -55,7 +55,7 @@ class TrainedArrays:
         """Returns the arrays as the checkpoint names them.
 
         Args:
-            optimizer: whether to include what is no weight: step and optimizer.
+            optimizer: whether to include the step and the state of the optimizer.
         """
         return {
             name: Weight(
