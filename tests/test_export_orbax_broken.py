@@ -1,8 +1,6 @@
-"""Broken trees of Orbax: each refused in a sentence, and nothing written."""
+"""Broken models in Flax: each refused in a sentence, and nothing written."""
 
 import dataclasses
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,132 +11,9 @@ import orbax.checkpoint as ocp
 import pytest
 from flax_trees import FlaxModel, flax_model, nested, write_config
 from orbax.checkpoint import msgpack_utils
-from runs import refused, save_noisy
+from orbax_damage import Damage, change_json, cut, flip, refuses
 
-from convert import __main__ as command
-from eqids.config import TrainConfig
 from eqids.data import Dataset
-
-INFO = "eqids_orbax.json"
-Damage = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def export(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What eqids-to-orbax wrote."""
-    folder = tmp_path_factory.mktemp("orbax")
-    flags = TrainConfig(data_dir=dataset.path, item_width=8, adapter="linear")
-    save_noisy(folder / "run", flags, dataset)
-    command.main(["eqids-to-orbax", str(folder / "run"), str(folder / "tree")])
-    return folder / "tree"
-
-
-def _data(tree: Path) -> Path:
-    (file,) = (tree / "d").iterdir()
-    return file
-
-
-def _flip(path: Path, at: int = -100) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 4
-    path.write_bytes(data)
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _signed(change: Callable[[dict[str, Any]], object]) -> Damage:
-    """Changes the description, and signs it as if it had been written so."""
-
-    def damage(tree: Path) -> None:
-        about = json.loads((tree / INFO).read_text())
-        change(about)
-        (tree / INFO).write_text(json.dumps(about))
-        digest = hashlib.sha256((tree / INFO).read_bytes()).hexdigest()
-        (tree / f"{INFO}.sha256").write_text(f"{digest}  {INFO}\n")
-
-    return damage
-
-
-def _json(name: str, change: Callable[[dict[str, Any]], object]) -> Damage:
-    def damage(tree: Path) -> None:
-        values = json.loads((tree / name).read_text())
-        change(values)
-        (tree / name).write_text(json.dumps(values))
-
-    return damage
-
-
-def _also_signed(name: str, change: Callable[[dict[str, Any]], object]) -> Damage:
-    """Changes a file of Orbax, and writes its new hash into the description."""
-
-    def damage(tree: Path) -> None:
-        _json(name, change)(tree)
-        digest = hashlib.sha256((tree / name).read_bytes()).hexdigest()
-        _signed(lambda about: about["files"].update({name: digest}))(tree)
-
-    return damage
-
-
-GAP = "('params', 'gap_table')"
-OURS: Mapping[str, tuple[Damage, str]] = {
-    "no description": (lambda t: (t / INFO).unlink(), f"has no {INFO}"),
-    "no guard": (lambda t: (t / f"{INFO}.sha256").unlink(), "no eqids_orbax.json.sha"),
-    "description flipped": (lambda t: _flip(t / INFO), "their SHA-256 differ"),
-    "description cut": (lambda t: _cut(t / INFO), "their SHA-256 differ"),
-    "version": (_signed(lambda a: a.update(format_version=2)), "wanted 1"),
-    "no files": (_signed(lambda a: a.pop("files")), "files is None, wanted dict"),
-    "path above": (
-        _signed(lambda a: a["files"].update({"../run/4/manifest.json": "0"})),
-        "names the file ../run/4/manifest.json, wanted files inside",
-    ),
-    "absolute path": (
-        _signed(lambda a: a["files"].update({"/etc/passwd": "0"})),
-        "names the file /etc/passwd, wanted files inside",
-    ),
-    "data flipped": (lambda t: _flip(_data(t)), "its SHA-256 differs"),
-    "data cut": (lambda t: _cut(_data(t)), "its SHA-256 differs"),
-    "data lost": (lambda t: _data(t).unlink(), "has no file d/"),
-    "database lost": (lambda t: (t / "manifest.ocdbt").unlink(), "no file manifest.o"),
-    "structure lost": (lambda t: (t / "_METADATA").unlink(), "has no file _METADATA"),
-    "other shape": (
-        _signed(lambda a: a["arrays"]["params/gap_table"].update(shape=[9, 9])),
-        "array params/gap_table is",
-    ),
-    "array lost": (
-        _also_signed("_METADATA", lambda m: m["tree_metadata"].pop(GAP)),
-        "array params/gap_table is None",
-    ),
-    "never committed": (
-        _also_signed(
-            "_CHECKPOINT_METADATA", lambda m: m.update(commit_timestamp_nsecs=None)
-        ),
-        "has no commit_timestamp_nsecs: a save was killed",
-    ),
-}  # fmt: skip
-"""What is done to an export of ours, and what the command says of it."""
-
-
-@pytest.mark.parametrize("case", OURS)
-def test_broken_exports_are_refused(
-    case: str, export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(export, tmp_path / "tree")
-    damage, says = OURS[case]
-    damage(tmp_path / "tree")
-    words = ["orbax-to-eqids", str(tmp_path / "tree"), str(tmp_path / "run")]
-    _refuses(words, says, tmp_path, capsys)
-
-
-def _refuses(
-    words: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = sorted(folder.rglob("*"))
-    said = refused(command.main, words, capsys)
-    assert says in said, said
-    assert said.count("\n") == 1, said
-    assert sorted(folder.rglob("*")) == before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +51,7 @@ def _bias(tree: Path) -> Path:
 
 
 def _array(change: Callable[[dict[str, Any]], object]) -> Damage:
-    return lambda tree: _json(".zarray", change)(_bias(tree))
+    return lambda tree: change_json(".zarray", change)(_bias(tree))
 
 
 def _renamed(key: str) -> Damage:
@@ -184,7 +59,7 @@ def _renamed(key: str) -> Damage:
         row = values["tree_metadata"]["('input_adapter', 'bias')"]
         row["key_metadata"][1]["key"] = key
 
-    return _json("_METADATA", change)
+    return change_json("_METADATA", change)
 
 
 def _msgpack(value: Any) -> Damage:
@@ -213,10 +88,10 @@ def _stepped(tree: Path) -> None:
 
 FOLDERS: Mapping[str, tuple[Damage, str]] = {
     "structure lost": (lambda t: (t / "_METADATA").unlink(), "no checkpoint of Orbax"),
-    "structure cut": (lambda t: _cut(t / "_METADATA"), "_METADATA is not JSON"),
-    "no tree": (_json("_METADATA", lambda m: m.clear()), "has no tree_metadata"),
+    "structure cut": (lambda t: cut(t / "_METADATA"), "_METADATA is not JSON"),
+    "no tree": (change_json("_METADATA", lambda m: m.clear()), "has no tree_metadata"),
     "a row without keys": (
-        _json("_METADATA", lambda m: m["tree_metadata"].update({"('x',)": {}})),
+        change_json("_METADATA", lambda m: m["tree_metadata"].update({"('x',)": {}})),
         "('x',) has no key_metadata",
     ),
     "a name above": (_renamed(".."), "wanted names without slashes"),
@@ -227,7 +102,7 @@ FOLDERS: Mapping[str, tuple[Damage, str]] = {
         lambda t: (_bias(t) / ".zarray").unlink(), "leaf input_adapter/bias cannot",
     ),
     "chunk lost": (lambda t: (_bias(t) / "0").unlink(), "leaf input_adapter/bias can"),
-    "chunk cut": (lambda t: _cut(_bias(t) / "0"), "leaf input_adapter/bias cannot"),
+    "chunk cut": (lambda t: cut(_bias(t) / "0"), "leaf input_adapter/bias cannot"),
     "a huge shape": (
         _array(lambda z: z.update(shape=[10**12], chunks=[10**12])), "said to have 4,0",
     ),
@@ -237,14 +112,14 @@ FOLDERS: Mapping[str, tuple[Damage, str]] = {
     "msgpack of text": (_msgpack({"a": "b"}), "leaf a is a text, wanted numbers"),
     "msgpack of no tree": (_msgpack(np.ones(3)), "holds no tree"),
     "msgpack cut": (
-        lambda t: (_msgpack({"a": np.ones(99)})(t), _cut(t / "checkpoint")),
+        lambda t: (_msgpack({"a": np.ones(99)})(t), cut(t / "checkpoint")),
         "it is not whole msgpack",
     ),
 }  # fmt: skip
 """What is done to the older layout, and what the command says."""
 DATABASE: Mapping[str, tuple[Damage, str]] = {
-    "database cut": (lambda t: _cut(t / "manifest.ocdbt"), "cannot be read"),
-    "database flipped": (lambda t: _flip(t / "manifest.ocdbt", 40), "cannot be read"),
+    "database cut": (lambda t: cut(t / "manifest.ocdbt"), "cannot be read"),
+    "database flipped": (lambda t: flip(t / "manifest.ocdbt", 40), "cannot be read"),
     "parts never merged": (_unmerged, "no manifest.ocdbt: a save was killed"),
     "structure never written": (
         lambda t: (t / "_METADATA").unlink(), "no _METADATA: a save was killed",
@@ -268,7 +143,7 @@ def test_broken_trees_are_refused(
         shutil.copytree(trees.folder / layout, tree)
         damage(tree)
         words = ["orbax-to-eqids", str(tree), str(tmp_path / "run"), *trees.words]
-        _refuses(words, says, tmp_path, capsys)
+        refuses(words, says, tmp_path, capsys)
 
 
 def test_a_save_that_was_killed_is_refused(
@@ -278,7 +153,7 @@ def test_a_save_that_was_killed_is_refused(
         shutil.copytree(trees.folder / "database", tmp_path / name / "default")
         for given in (tmp_path, tmp_path / name, tmp_path / name / "default"):
             words = ["orbax-to-eqids", str(given), str(tmp_path / "run")]
-            _refuses([*words, *trees.words], "a save was killed", tmp_path, capsys)
+            refuses([*words, *trees.words], "a save was killed", tmp_path, capsys)
         shutil.rmtree(tmp_path / name)
 
 
@@ -347,7 +222,7 @@ def test_leaves_that_do_not_fit_are_named(
     for case, (change, says) in LEAVES.items():
         tree = trees.saved(change(trees.model.leaves), tmp_path / case)
         words = ["orbax-to-eqids", str(tree), str(tmp_path / "run"), *trees.words]
-        _refuses(words, says, tmp_path, capsys)
+        refuses(words, says, tmp_path, capsys)
 
 
 ITEMS: Mapping[str, tuple[Callable[[list[str]], list[str]], str]] = {
@@ -401,7 +276,7 @@ def test_items_that_do_not_fit_are_named(
             str(tmp_path / "run"),
         ]
         words += [*trees.words[:3], str(tmp_path / "items.csv"), *trees.words[4:]]
-        _refuses(words, says, tmp_path, capsys)
+        refuses(words, says, tmp_path, capsys)
 
 
 def test_flags_that_a_tree_needs_are_named(
@@ -419,4 +294,4 @@ def test_flags_that_a_tree_needs_are_named(
         ),
         ([*trees.words, "--rename", "llama=lm"], "holds no leaf of a Llama"),
     ):
-        _refuses([*words, *flags], says, tmp_path, capsys)
+        refuses([*words, *flags], says, tmp_path, capsys)
