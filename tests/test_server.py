@@ -45,6 +45,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"k": 3, "allow": ["item 1", "item 2", "item 3", "item 9", "no item"]},
     {"k": 20, "deny": ["item 4", "item 5", "no item"]},
     {"k": 4, "allow": [f"item {i}" for i in range(9)], "deny": ["item 2"]},
+    {"k": 20, "deny": [f"item {i % 9}" for i in range(600)]},
 ]
 
 

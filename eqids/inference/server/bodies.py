@@ -2,9 +2,19 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 ItemId = int | float | str
+UnreadIds = Annotated[
+    Raw | UnsetType,
+    Meta(
+        extra_json_schema={
+            "type": ["array", "null"],
+            "items": {"type": ["integer", "number", "string"]},
+        }
+    ),
+]
+"""Ids of items as the bytes of their JSON, which `SentLists` reads."""
 UserId = int | float | str
 Seconds = Annotated[
     int, Meta(ge=-(2**62), le=2**62, description="Unix time in seconds.")
@@ -41,8 +51,8 @@ class RecommendRequest(HistoryFields, frozen=True, kw_only=True):
     k: Count = 10
     keep_seen: bool = False
     explain: bool = False
-    allow: list[ItemId] | None = None
-    deny: list[ItemId] | None = None
+    allow: UnreadIds = UNSET
+    deny: UnreadIds = UNSET
     filter: str | None = None
 
 

@@ -59,8 +59,15 @@ async def read_body(
         ) from None
 
 
-def decode(body: bytes, decoder: "msgspec.json.Decoder[Taken]") -> Taken:
-    """Returns the value of a JSON body.
+def decode(
+    body: bytes, decoder: "msgspec.json.Decoder[Taken]", field: str = ""
+) -> Taken:
+    """Returns the value of a JSON body, or of a field of it.
+
+    Args:
+        body: the JSON.
+        decoder: of its type.
+        field: the field's name.
 
     Raises:
         HttpError: 400 with the field, and what was wanted.
@@ -68,9 +75,9 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[Taken]") -> Taken:
     try:
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
-        raise HttpError(400, _sentence(str(error), "the body")) from None
+        raise HttpError(400, _sentence(str(error), field)) from None
     except RecursionError:
-        raise HttpError(400, "the body is nested too deeply") from None
+        raise HttpError(400, f"{field or 'the body'} is nested too deeply") from None
 
 
 def convert_parameters(given: Mapping[str, str], kind: type[Taken]) -> Taken:
@@ -82,16 +89,22 @@ def convert_parameters(given: Mapping[str, str], kind: type[Taken]) -> Taken:
     try:
         return msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise HttpError(400, _sentence(str(error), "the query")) from None
+        raise HttpError(400, _sentence(str(error), "", "the query")) from None
 
 
-def _sentence(said: str, whole: str) -> str:
-    """Returns msgspec's message as a sentence that begins with the field."""
+def _sentence(said: str, field: str, whole: str = "the body") -> str:
+    """Returns msgspec's message as a sentence that begins with the field.
+
+    Args:
+        said: the message.
+        field: the field that was read, or nothing for all of them.
+        whole: what all of them are called.
+    """
     match = _WHERE.fullmatch(said)
     assert match is not None
-    what, where = match[1].replace("`", ""), match[2] or whole
+    what, where = match[1].replace("`", ""), field + (match[2] or "") or whole
     if "UTF-8" in what or "utf-8" in what:
-        return f"{whole} is not UTF-8"
+        return f"{field or whole} is not UTF-8"
     return f"{where}: {what[:1].lower()}{what[1:]}"
 
 

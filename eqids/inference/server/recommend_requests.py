@@ -1,8 +1,12 @@
 """Answers `POST /v1/recommend` and `POST /v1/score`."""
 
 import asyncio
+import functools
 import math
+import operator
 from collections.abc import Sequence
+
+from msgspec import UNSET
 
 from eqids.data.ids import shown
 from eqids.inference.engine.inference_engine import InferenceEngine
@@ -30,6 +34,10 @@ from eqids.inference.server.user_histories import requested_history
 
 _MANY = 5_000
 """More ids than this are looked up in another thread, so that others need not wait."""
+_ID_BYTES = 7
+"""Bytes of an id in a list that is not read yet, about."""
+_LISTED = 512
+"""A longer list of items to leave out becomes a filter, which equal lists share."""
 
 
 async def recommend(
@@ -129,8 +137,10 @@ async def _results(
 
 
 def _num_ids(asked: RecommendRequest) -> int:
-    lists = (asked.history, asked.allow, asked.deny)
-    return sum(len(one) for one in lists if one is not None)
+    """Returns about how many ids have to be looked up."""
+    lists = (asked.allow, asked.deny)
+    unread = sum(len(memoryview(one)) for one in lists if one is not UNSET)
+    return len(asked.history or ()) + unread // _ID_BYTES
 
 
 def _query(
@@ -140,43 +150,51 @@ def _query(
     most = service.config.max_k
     expect(asked.k <= most, 400, f"{where}k is {asked.k}, wanted 1 to {most} (--max_k)")
     history, num_unknown = requested_history(catalog, service.events, asked, where)
-    allow, unknown_allowed = _allowed(catalog, asked, where)
-    deny, unknown_denied = None, 0
-    if asked.deny:
-        slots = catalog.names.find(asked.deny)
-        unknown_denied = int((slots < 0).sum())
-        deny = slots[slots >= 0]
-    k = min(asked.k, catalog.served.shapes.ks[-1])
-    query = Query(history, k, not asked.keep_seen, allow, deny)
-    left_out = LeftOut(num_unknown, unknown_allowed, unknown_denied)
-    return query, None if left_out == LeftOut() else left_out
-
-
-def _allowed(
-    catalog: ServedCatalog, asked: RecommendRequest, where: str
-) -> tuple[SlotFilter | None, int]:
-    """Returns the only items that may be recommended, and how many ids are unknown."""
-    found, unknown = None, 0
-    if asked.filter is not None:
-        found = catalog.served.filters.get(asked.filter)
-        names = ", ".join(map(shown, catalog.served.filters)) or "none, see --filters"
+    filters = [_named_filter(catalog, asked.filter, where)]
+    allow = catalog.lists.read(asked.allow, f"{where}allow")
+    if allow is not None:
         expect(
-            found is not None,
-            404,
-            f"{where}filter {shown(asked.filter)} is unknown, the filters are {names}",
-        )
-    if asked.allow is not None:
-        slots = catalog.names.find(asked.allow)
-        unknown = int((slots < 0).sum())
-        allowed = SlotFilter.of(slots, catalog.served.dataset.item_valid)
-        expect(
-            bool(allowed.allowed.any()),
+            bool(allow.allowed.allowed.any()),
             400,
             f"{where}allow names no item that can be recommended, wanted at least one "
             "that the catalog holds and that is not retired",
         )
-        found = allowed if found is None else found & allowed
-    return found, unknown
+        filters.append(allow.allowed)
+    deny, slots = catalog.lists.read(asked.deny, f"{where}deny"), None
+    if deny is not None and len(deny.slots) > _LISTED:
+        filters.append(deny.others)
+    elif deny is not None:
+        slots = deny.slots
+    k = min(asked.k, catalog.served.shapes.ks[-1])
+    query = Query(history, k, not asked.keep_seen, _all_of(filters), slots)
+    left_out = LeftOut(
+        num_unknown,
+        0 if allow is None else allow.num_unknown,
+        0 if deny is None else deny.num_unknown,
+    )
+    return query, None if left_out == LeftOut() else left_out
+
+
+def _named_filter(
+    catalog: ServedCatalog, name: str | None, where: str
+) -> SlotFilter | None:
+    """Returns a filter of `--filters`; None for no name."""
+    if name is None:
+        return None
+    filters = catalog.served.filters
+    names = ", ".join(map(shown, filters)) or "none, see --filters"
+    expect(
+        name in filters,
+        404,
+        f"{where}filter {shown(name)} is unknown, the filters are {names}",
+    )
+    return filters[name]
+
+
+def _all_of(filters: Sequence[SlotFilter | None]) -> SlotFilter | None:
+    """Returns what all filters allow; None if there are none."""
+    given = [one for one in filters if one is not None]
+    return functools.reduce(operator.and_, given) if given else None
 
 
 def _items(

@@ -9,6 +9,7 @@ from eqids.cli.printing import one_line
 from eqids.inference.engine.served_model import ServedModel
 from eqids.inference.server.bodies import MapAnswer, ModelName, UserId
 from eqids.inference.server.item_names import ItemNames, json_id
+from eqids.inference.server.sent_lists import SentLists
 from eqids.inference.server.shared_result import SharedResult
 
 
@@ -22,6 +23,8 @@ class ServedCatalog:
     """The items of its catalog."""
     model: ModelName
     """What answers call it."""
+    lists: SentLists
+    """Reads the lists of requests."""
     directions: SharedResult[np.ndarray] = field(default_factory=SharedResult)
     """See `item_directions.py`."""
     map: SharedResult[MapAnswer] = field(default_factory=SharedResult)
@@ -43,7 +46,9 @@ class ServedCatalog:
         )
         # The first look-up would read the file.
         served.dataset.find_user("")
-        return ServedCatalog(served, ItemNames(served.dataset), name)
+        names = ItemNames(served.dataset)
+        lists = SentLists(names, served.dataset.item_valid)
+        return ServedCatalog(served, names, name, lists)
 
     def find_user(self, user: UserId) -> tuple[int, str | int | None]:
         """Returns a user's row in the dataset, -1 for others, and the id of events;
