@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 ItemId = int | float | str
-UnreadIds = Annotated[
+RawIds = Annotated[
     Raw | UnsetType,
     Meta(
         extra_json_schema={
@@ -51,8 +51,8 @@ class RecommendRequest(HistoryFields, frozen=True, kw_only=True):
     k: Count = 10
     keep_seen: bool = False
     explain: bool = False
-    allow: UnreadIds = UNSET
-    deny: UnreadIds = UNSET
+    allow: RawIds = UNSET
+    deny: RawIds = UNSET
     filter: str | None = None
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int32
 from msgspec import UNSET
 
 from eqids.inference.engine.values import SlotFilter
-from eqids.inference.server.bodies import ItemId, UnreadIds
+from eqids.inference.server.bodies import ItemId, RawIds
 from eqids.inference.server.decode_bodies import decode
 from eqids.inference.server.item_names import ItemNames
 
@@ -68,7 +68,7 @@ class SentLists:
         self._kept: OrderedDict[bytes, SentList] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, given: UnreadIds, field: str) -> SentList | None:
+    def read(self, given: RawIds, field: str) -> SentList | None:
         """Returns a list; None if there is none.
 
         Args:
