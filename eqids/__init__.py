@@ -61,8 +61,10 @@ def load(
             tokenizer is missing or another one.
     """
     # Imported here, so that preparing data does not pay for importing JAX.
+    from eqids.cli import reported
     from eqids.inference import load_recommender
 
-    return load_recommender.load(
-        checkpoint, data_dir, llama_path, tokenizer, compilation_cache
-    )
+    with reported(None, False, depth=1):
+        return load_recommender.load(
+            checkpoint, data_dir, llama_path, tokenizer, compilation_cache
+        )

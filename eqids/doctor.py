@@ -7,7 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqids.cli import check_output, parse, run_as_process, say_above_bars, waiting
+from eqids.cli import (
+    LOADING,
+    check_output,
+    parse,
+    run_as_process,
+    say_above_bars,
+    waiting,
+)
 from eqids.config import DoctorConfig
 from eqids.io.atomic import write_json
 
@@ -44,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _findings(config: DoctorConfig) -> Iterator["Finding"]:
-    from eqids.diagnosis import installed_packages, machine
+    with waiting(LOADING):
+        from eqids.diagnosis import installed_packages, machine
 
     yield from installed_packages.check_packages()
     yield from machine.check_devices()

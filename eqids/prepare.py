@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqids.cli import (
+    LOADING,
     config_of,
     make_callable,
     parse,
@@ -43,6 +44,7 @@ from eqids.cli import (
     say,
     say_above_bars,
     shell_word,
+    waiting,
 )
 from eqids.config import PrepareConfig, require
 
@@ -56,11 +58,11 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads flags, prepares the dataset and prints its numbers."""
     config = parse(PrepareConfig, argv, "eqids.prepare", __doc__)
-    # Imported here, so that --help and a mistyped flag do not wait for pandas.
-    from eqids.data.summary import summary
-
     start = time.perf_counter()
     dataset = _prepared(config)
+    # Imported late, here and below: --help and a mistyped flag do not wait for pandas.
+    from eqids.data.summary import summary
+
     say(summary(dataset))
     say(f"done in {time.perf_counter() - start:.1f} s; next:")
     say(f"  python -m {_next_command(config, dataset)}")
@@ -125,8 +127,9 @@ def _prepared(
     recorded_source: str | None = None,
 ) -> "Dataset":
     """Prepares a dataset; the command and the function share it."""
-    from eqids.data.preparation import prepare
-    from eqids.data.raw.collected_events import after_recorded_dataset
+    with waiting(LOADING):
+        from eqids.data.preparation import prepare
+        from eqids.data.raw.collected_events import after_recorded_dataset
 
     config = after_recorded_dataset(config)
     llama_path = config.llama_path

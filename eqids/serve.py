@@ -4,7 +4,15 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from eqids.cli import parse, run_as_process, say, warn
+from eqids.cli import (
+    LOADING,
+    Counted,
+    parse,
+    run_as_process,
+    say,
+    waiting,
+    warn,
+)
 from eqids.config import ServeConfig, require
 
 DESCRIPTION = """Answer requests for recommendations over HTTP.
@@ -30,17 +38,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"eqids.serve needs {', '.join(missing)}: pip install 'eqids[serve]'",
     )
     # Imported here: --help and a mistyped flag do not wait for jax.
-    from tqdm import tqdm
+    with waiting(LOADING):
+        from eqids.inference.server.web_server import ServerOutput, serve
 
-    from eqids.inference.server.web_server import ServerOutput, serve
-
-    with tqdm(unit="program", desc="compiles", disable=None) as bar:
+    with Counted("compiling all that requests may need", 0, "programs") as counted:
 
         def compiled(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-            if done == of:
-                bar.close()
+            counted.advance(done - counted.done, of)
 
         serve(config, ServerOutput(_say_now, warn, compiled, _log))
 

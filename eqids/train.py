@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from eqids.cli import (
+    LOADING,
     config_of,
     make_callable,
     parse,
     reported,
     run_as_process,
     say,
+    waiting,
 )
 from eqids.config import (
     ML_100K,
@@ -145,8 +147,9 @@ def _joined(
 ) -> TrainConfig:
     """Joins the run's processes; returns its flags with those that it takes over."""
     # Imported late, here and below: --help and a mistyped flag do not wait for jax.
-    from eqids.runs.taken_over_flags import flags_taken_over
-    from sharding import initialize
+    with waiting(LOADING):
+        from eqids.runs.taken_over_flags import flags_taken_over
+        from sharding import initialize
 
     initialize(**dataclasses.asdict(flags.processes))
     return flags_taken_over(flags, parse_over, say)

@@ -19,6 +19,7 @@ from eqids.cli.printing import (
     warn as warn,
 )
 from eqids.cli.progress import (
+    LOADING as LOADING,
     Counted as Counted,
     bars_are_shown as bars_are_shown,
     first_call_announced as first_call_announced,

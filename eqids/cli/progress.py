@@ -19,6 +19,8 @@ from eqids.cli.printing import processes_in_use, receiver, say_above_bars
 
 SILENT_SECONDS = 2.0
 """Waits that take no longer are not reported."""
+LOADING = "loading JAX and other libraries"
+"""What commands do first."""
 _RARER = 3
 """Lines without a terminal come after 2, 6, 18, 54, … seconds."""
 
@@ -104,30 +106,38 @@ def first_call_announced(
 class Counted:
     """Counts what is done of a known number; a context manager.
 
-    It shows a bar on a terminal. Elsewhere it prints a line with the time that is left
-    after two seconds, and then ever more rarely.
+    It shows a bar on a terminal until all is done. Elsewhere it prints a line with the
+    time that is left after two seconds, and then ever more rarely.
+
+    Attributes:
+        done: how many are done.
     """
 
     def __init__(
         self,
         what: str,
         total: int,
-        unit: str,
+        unit: str = "",
         now: Callable[[], float] = time.monotonic,
     ):
         """Starts the count.
 
         Args:
             what: what happens, `evaluating on valid`.
-            total: how many there are.
-            unit: what is counted, `users`.
+            total: how many there are; 0 if that is unknown, or `advance` says it.
+            unit: what is counted, `users`, or nothing for bytes.
             now: a clock, in seconds.
         """
         self._what, self._total, self._unit, self._now = what, total, unit, now
-        self._done, self._start = 0, now()
+        self.done, self._start = 0, now()
         self._due = SILENT_SECONDS
         self._bar = progress_bar(
-            desc=what, total=total, unit=f" {unit}", leave=False, delay=SILENT_SECONDS
+            desc=what,
+            total=total or None,
+            unit=f" {unit}" if unit else "B",
+            unit_scale=not unit,
+            leave=False,
+            delay=SILENT_SECONDS,
         )
 
     def __enter__(self) -> "Counted":
@@ -138,19 +148,26 @@ class Counted:
 
     def update(self, number: int = 1) -> None:
         """Counts that so many more are done."""
-        self._done += number
+        self.done += number
         self._bar.update(number)
+        if self.done >= self._total > 0:
+            self._bar.close()
         seconds = self._now() - self._start
-        if not self._bar.disable or seconds < self._due or self._done >= self._total:
+        if not self._bar.disable or seconds < self._due or self.done >= self._total:
             return
         while self._due <= seconds:
             self._due *= _RARER
-        left = seconds / self._done * (self._total - self._done)
-        say_above_bars(
-            f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, about "
-            f"{shown_seconds(left)} left",
-            error=True,
-        )
+        left = seconds / self.done * (self._total - self.done)
+        counts = f"{self.done:,} of {self._total:,} {self._unit}"
+        if not self._unit:
+            counts = f"{self.done / 1e6:,.0f} of {self._total / 1e6:,.0f} MB"
+        said = f"{self._what}: {counts}, about {shown_seconds(left)} left"
+        say_above_bars(said, error=True)
+
+    def advance(self, number: int, total: int) -> None:
+        """Counts that so many more are done, of a total that is known only now."""
+        self._bar.total = self._total = total
+        self.update(number)
 
 
 def shown_seconds(seconds: float) -> str:

@@ -134,7 +134,9 @@ def _one(flag: Flag, value: Any) -> Any:
 
 
 @contextmanager
-def reported(report: Callable[[str], None] | None, progress: bool) -> Iterator[None]:
+def reported(
+    report: Callable[[str], None] | None, progress: bool, depth: int = 2
+) -> Iterator[None]:
     """Sends the messages of a call to a function, and shows bars if that is wanted.
 
     Without a function messages are dropped, but warnings become Python's warnings
@@ -143,6 +145,8 @@ def reported(report: Callable[[str], None] | None, progress: bool) -> Iterator[N
     Args:
         report: receives each message.
         progress: whether to show progress bars on stderr.
+        depth: calls between the user's line and this function: of a callable module
+            two, and of a function one.
     """
     found: list[str] = []
 
@@ -153,5 +157,5 @@ def reported(report: Callable[[str], None] | None, progress: bool) -> Iterator[N
     with messages_to(keep if report is None else report, progress):
         yield
     for message in found:
-        # Past this file and the command, whose module is called: the caller's line.
-        warnings.warn(message, stacklevel=5)
+        # This generator and contextlib come before those calls.
+        warnings.warn(message, stacklevel=3 + depth)

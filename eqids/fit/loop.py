@@ -5,6 +5,7 @@ from collections.abc import Callable
 from signal import Signals
 from typing import NamedTuple
 
+from eqids.cli import waiting
 from eqids.config import Stopped
 from eqids.fit.evaluation import Evaluation
 from eqids.fit.log import Log
@@ -69,7 +70,8 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
                 run.checkpoints.save(done, state, validation, clock.seconds)
                 signals.saved()
             if last:
-                saver.wait()
+                with waiting(f"writing the checkpoint of step {done}"):
+                    saver.wait()
                 break
     if signals.signal is not None:
         raise _stopped(signals.signal, done)

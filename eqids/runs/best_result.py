@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eqids.cli import say, warn
+from eqids.cli import say, waiting, warn
 from eqids.config import Continued
 from eqids.data import Dataset
 from eqids.fit.evaluation import of_some_users
@@ -44,7 +44,8 @@ def report_best(run: Run, dataset: Dataset) -> dict[str, Any] | None:
     Raises:
         UserError: all steps are damaged.
     """
-    step, params = run.checkpoints.restore_best(warn)
+    with waiting("restoring the best step"):
+        step, params = run.checkpoints.restore_best(warn)
     flags, continues = run.config.flags, run.config.continues
     split, users = flags.result_split, of_some_users(dataset, flags.test_users)
     metrics, result = run.evaluate(params, split, users), None
