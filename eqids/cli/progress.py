@@ -19,7 +19,7 @@ from eqids.cli.printing import processes_in_use, receiver, say_above_bars
 
 SILENT_SECONDS = 2.0
 """Waits that take no longer are not reported."""
-LOADING = "loading JAX and other libraries"
+LOADING = "loading libraries"
 """What commands do first."""
 _RARER = 3
 """Lines without a terminal come after 2, 6, 18, 54, … seconds."""
