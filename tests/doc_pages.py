@@ -15,7 +15,7 @@ PAGES = sorted(
 
 _MARK = re.compile(
     r"^(?P<indent> *)<!-- runs(?P<long>: long)?(?:\n(?P<setup>.*?))? ?-->\n\n"
-    r"(?P<block>(?: *```(?:python|bash)\n.*?\n *```|(?:(?P=indent)    .*\n|\n)+))",
+    r"(?P<block>(?: *```(?:python|bash)\n.*?\n *```|(?:(?P=indent)    [^\n]*\n|\n)+))",
     re.S | re.M,
 )
 
