@@ -105,8 +105,8 @@ def prepare_dataset(
     # Imported here, so that `import eqids` does not wait for pandas.
     from eqids.data.raw.frames import FRAME, frame_files, is_table, renamed
 
-    given = {"source": source, "data_dir": data_dir, "items": items, **flags}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {"source": source, "data_dir": data_dir, "items": items}
+    given = {name: value for name, value in given.items() if value is not None} | flags
     with reported(report, progress), frame_files() as files:
         for name, prefix in (("source", "parquet:"), ("items", "")):
             if is_table(given.get(name)):

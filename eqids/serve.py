@@ -26,6 +26,7 @@ A request has a user of the dataset or a history, and gets the answer of
 docs/serving.md has all endpoints, and GET /openapi.json describes them.
 """
 
+_COMPILING = "compiling all that requests may need"
 _NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 
 
@@ -41,12 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     with waiting(LOADING):
         from eqids.inference.server.web_server import ServerOutput, serve
 
-    with Counted("compiling all that requests may need", 0, "programs") as counted:
+    counted = Counted(_COMPILING, 0, "programs")
 
-        def compiled(done: int, of: int) -> None:
-            counted.advance(done - counted.done, of)
+    def compiled(done: int, of: int) -> None:
+        nonlocal counted
+        if done < counted.done:  # those of the model of --compare
+            counted = Counted(_COMPILING, of, "programs")
+        counted.advance(done - counted.done, of)
 
-        serve(config, ServerOutput(_say_now, warn, compiled, _log))
+    serve(config, ServerOutput(_say_now, warn, compiled, _log))
 
 
 def _say_now(text: str) -> None:

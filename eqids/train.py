@@ -126,8 +126,8 @@ def train_model(
         Stopped: a signal asked to stop; the last state is saved.
     """
     folder = getattr(data_dir, "path", data_dir)
-    given = {"data_dir": folder, "checkpoint_dir": checkpoint_dir, **flags}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {"data_dir": folder, "checkpoint_dir": checkpoint_dir}
+    given = {name: value for name, value in given.items() if value is not None} | flags
 
     def over(defaults: Mapping[str, Any]) -> TrainConfig:
         return config_of(TrainConfig, config, given, "eqids.train", defaults)

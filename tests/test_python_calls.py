@@ -87,6 +87,16 @@ def test_tables_of_any_library_are_read(prepared: Dataset, tmp_path: Path) -> No
         np.testing.assert_array_equal(made.times, prepared.times)
 
 
+def test_none_is_a_value_of_flags_that_have_it(tmp_path: Path) -> None:
+    """Without times the order of rows is that of events."""
+    frame, columns = plays(6)[["listener", "track"]], {**COLUMNS, "time_column": None}
+    made = eqids.prepare(frame, tmp_path / "d", **columns)
+    assert made.times is None
+    first = frame["track"].iloc[: made.offsets[1]].tolist()
+    items = made.items().set_index("slot")["item"]
+    assert items.loc[made.history(0)].tolist() == first
+
+
 def test_what_is_wrong_with_a_frame_is_said_of_its_argument(
     tmp_path: Path, tracks: pd.DataFrame
 ) -> None:
