@@ -6,7 +6,7 @@ from convert.gguf_llama import gguf_to_hf
 from convert.hf_write import hf_to_hf
 from convert.hub_upload import CARD, check_push, push_pair
 from convert.outputs import FLOATS, Progress
-from eqids.cli import Counted, check_output, say, say_above_bars
+from eqids.cli import Counted, check_output, say, say_above_bars, waiting
 from eqids.config import (
     ConversionConfig,
     EqidsToHfConfig,
@@ -52,7 +52,8 @@ def _write(config: ConversionConfig) -> None:
         push = PushConfig(config.output, config.push_to, config.private)
         check_push(push)
     with Counted(f"writing {config.output.name}", 0) as counted:
-        digests = _convert(config, counted.advance)
+        with waiting(f"converting {config.input}"):
+            digests = _convert(config, counted.advance)
     for name, digest in sorted(digests.items()):
         say(f"{digest}  {config.output / name}")
     if isinstance(config, EqidsToHfConfig) and config.license is None:
