@@ -68,6 +68,7 @@ def test_a_frame_makes_the_dataset_of_its_file(
     info = json.loads((tmp_path / "d" / "dataset.json").read_text())
     assert prepared.info.dataset_hash == info["dataset_hash"]
     assert prepared.info.source == "DataFrame"
+    assert repr(prepared).endswith("plays: 30 users, 20 items, 240 events)")
     assert prepared.items()["title"].tolist() == [
         f"Track {item}" for item in prepared.items()["item"]
     ]

@@ -69,13 +69,18 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def _watch(what: str, ended: threading.Event) -> None:
-    if ended.wait(SILENT_SECONDS):
-        return
-    if not bars_are_shown():
-        say_above_bars(f"{what} …", error=True)
-        return
-    with tqdm(desc=what, bar_format="{desc} … {elapsed}", leave=False) as bar:
-        bar.start_t -= SILENT_SECONDS
+    with progress_bar(
+        desc=what,
+        bar_format="{desc} … {elapsed}",
+        leave=False,
+        delay=SILENT_SECONDS,
+    ) as bar:
+        if ended.wait(SILENT_SECONDS):
+            return
+        if bar.disable:
+            say_above_bars(f"{what} …", error=True)
+            return
+        bar.refresh()
         while not ended.wait(1):
             bar.refresh()
 
