@@ -52,15 +52,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _findings(config: DoctorConfig) -> Iterator["Finding"]:
     with waiting(LOADING):
-        from eqids.diagnosis import installed_packages, machine
+        from eqids.diagnosis import installed_packages, machine_checks
 
     yield from installed_packages.check_packages()
-    yield from machine.check_devices()
-    yield machine.check_memory()
-    yield machine.check_threads()
-    yield machine.check_cache()
-    yield machine.check_here()
-    yield machine.check_hub(config.online)
+    yield from machine_checks.check_devices()
+    yield machine_checks.check_memory()
+    yield machine_checks.check_threads()
+    yield machine_checks.check_cache()
+    yield machine_checks.check_here()
+    yield machine_checks.check_hub(config.online)
     if config.seconds:
         yield _training(config.seconds)
 

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from pytest import CaptureFixture, MonkeyPatch
 
 from eqids import doctor
-from eqids.diagnosis import installed_packages, machine
+from eqids.diagnosis import installed_packages, machine_checks as machine
 from eqids.diagnosis.findings import Finding, conclusion
 from eqids.diagnosis.short_training import check_training, training_finding
 from sharding.compiled.machines import GIB

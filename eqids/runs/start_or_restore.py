@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eqids.checkpoints import Saver, latest_step, read_manifest, restore_sound
-from eqids.cli import first_call_announced, say, waiting, warn
+from eqids.cli import say, waiting, warn
 from eqids.config import ModelConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
@@ -79,7 +79,7 @@ def start_or_restore(
     batches = TrainingBatches(dataset, _batch_config(config), tokens)
     run = Run(
         config=config,
-        step=first_call_announced(make_step(step), "compiling the train step"),
+        step=make_step(step),
         key=run_keys(config.flags.seed)[1],
         frozen=frozen,
         prefix=prefix,
