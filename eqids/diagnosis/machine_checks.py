@@ -152,9 +152,8 @@ def check_hub(online: bool) -> Finding:
     try:
         return Finding("hub", "ok", f"the hub knows you as {whoami()['name']}")
     except Exception as error:  # the HTTP client's own errors differ by its version
-        said = (
-            f"the hub does not accept the token: {str(error).strip().splitlines()[0]}"
-        )
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = f"the hub does not accept the token: {first}"
         return Finding("hub", "mend", said, login)
 
 
