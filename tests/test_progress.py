@@ -10,6 +10,12 @@ from eqids.cli import Counted, first_call_announced, messages_to, progress, wait
 from eqids.cli.progress import shown_seconds
 
 
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch: MonkeyPatch) -> None:
+    """The waits of which nothing is said are those of commands, not of tests."""
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 2.0)
+
+
 def test_short_waits_say_nothing_and_long_ones_a_line(
     monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
