@@ -20,7 +20,7 @@ def listening(
     style = (track // 10) % len(STYLES)
     rows = []
     for listener in range(num_listeners):
-        favourite = np.flatnonzero(style == rng.integers(len(STYLES)))
+        favourite = np.flatnonzero(style == rng.choice(np.unique(style)))
         now = rng.choice(favourite)
         for play in range(num_plays):
             rows.append((f"listener {listener}", now, _START + play * _HOUR))

@@ -20,7 +20,8 @@ def run_example(path: Path, *words: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, str(path), *words],
         cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES), "PYTHONWARNINGS": "error::UserWarning"},
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES),
+             "PYTHONWARNINGS": "error::UserWarning"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
