@@ -243,17 +243,18 @@ def test_words_need_texts() -> None:
 def test_a_bar_that_does_not_move_is_closed(
     method: Any, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from eqids.cli import progress
     from eqids.data.clustering import cluster_items
 
     bars = []
 
-    class Bar(cluster_items.tqdm):  # type: ignore[misc]
+    class Bar(progress.tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any):
             super().__init__(*args, **{**options, "disable": False})
             bars.append(self)
 
     monkeypatch.setattr(cluster_items, "_LARGE", 20)
-    monkeypatch.setattr(cluster_items, "tqdm", Bar)
+    monkeypatch.setattr(progress, "tqdm", Bar)
     item, offsets = _random_events()
     found = Interactions(
         pa.chunked_array([np.arange(30)]), pa.table({"item": np.arange(20)}),
