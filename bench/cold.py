@@ -23,7 +23,6 @@ import numpy as np
 import convert
 from bench.cold_options import ColdOptions, ColdStart
 from bench.withheld_items import TEXT_WIDTH, Withheld, withheld_events, withhold
-from eqids import train
 from eqids.cli import parse, run_as_process, say
 from eqids.config import TrainConfig
 from eqids.data import open_dataset
@@ -33,6 +32,7 @@ from eqids.inference.open import open_checkpoint
 from eqids.io.atomic import write_json
 from eqids.model import EqIDs
 from eqids.runs.text_vectors import text_start, texts_to_read
+from eqids.train import main as train
 from sharding import placement
 
 _FLAGS: Mapping[ColdStart, tuple[str, ...]] = types.MappingProxyType(
@@ -67,7 +67,7 @@ def train_and_rank(
     """Trains a run, and ranks the withheld and the used items with its best step."""
     folder = options.folder / ("random" if start == "copy" else start)
     if start != "copy":
-        train.main(
+        train(
             [*_llama_flags(start, options), *_FLAGS[start],
              "--data_dir", str(withheld.rest.path), "--checkpoint_dir", str(folder),
              *shlex.split(options.train)]

@@ -2,15 +2,32 @@
 
 import eqids
 
-recommender = eqids.load("runs/ml-100k-nano-all-seed0")
+dataset = eqids.prepare(plays, "data/plays", items=tracks)
+run = eqids.train(dataset)
+recommender = eqids.load(run.checkpoint_dir)
 recommender.recommend([[50, 181, 172]], k=10)
+
+`prepare` and `train` are the modules of the commands `python -m eqids.prepare` and
+`python -m eqids.train`, which can be called; see `eqids.cli.make_callable`.
 """
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eqids.inference.recommender import Recommender
+    from eqids.prepare import prepare_dataset as prepare
+    from eqids.train import train_model as train
+
+__all__ = ["load", "prepare", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the commands that are functions when they are used first."""
+    if name in ("prepare", "train"):
+        return importlib.import_module(f"eqids.{name}")
+    raise AttributeError(f"module 'eqids' has no attribute {name!r}")
 
 
 def load(
@@ -44,8 +61,10 @@ def load(
             tokenizer is missing or another one.
     """
     # Imported here, so that preparing data does not pay for importing JAX.
+    from eqids.cli import reported
     from eqids.inference import load_recommender
 
-    return load_recommender.load(
-        checkpoint, data_dir, llama_path, tokenizer, compilation_cache
-    )
+    with reported(None, False, depth=1):
+        return load_recommender.load(
+            checkpoint, data_dir, llama_path, tokenizer, compilation_cache
+        )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eqids.cli import parse_command, run_as_process, say
+from eqids.cli import LOADING, parse_command, run_as_process, say, waiting
 from eqids.cli.commands import COMMANDS
 from eqids.config import AddConfig, ChangeConfig, ShowConfig
 
@@ -57,8 +57,9 @@ def _change_and_migrate(
     config: ChangeConfig, dataset: "Dataset", planned: "PlannedChange"
 ) -> None:
     # Imported here: a command without a checkpoint does not wait for jax.
-    from eqids.migrate.measured_migration import MeasuredMigration
-    from eqids.migrate.migration_plan import plan_migration
+    with waiting(LOADING):
+        from eqids.migrate.measured_migration import MeasuredMigration
+        from eqids.migrate.migration_plan import plan_migration
 
     assert config.checkpoint is not None
     plan = plan_migration(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqids.cli import parse_command, run_as_process, say
+from eqids.cli import Counted, parse_command, run_as_process, say
 from eqids.cli.commands import COMMANDS
 from eqids.config import (
     ExportConfig,
@@ -123,26 +123,17 @@ def _export(path: Path, output: Path) -> None:
         path: the checkpoint, DIR/STEP, or DIR for a run's best.
         output: the file to write, OUT.safetensors.
     """
-    from tqdm import tqdm
-
     from eqids.checkpoints import resolve
     from eqids.export.trained_arrays import export_trained
 
     path = resolve(path)
-    with tqdm(desc="export", unit="B", unit_scale=True, disable=None) as bar:
-
-        def advance(num_bytes: int, total: int) -> None:
-            bar.total = total
-            bar.update(num_bytes)
-
-        export_trained(path, output, advance)
+    with Counted(f"writing {output.name}", 0) as counted:
+        export_trained(path, output, counted.advance)
     say(f"{path} written to {output} ({_size(output.stat().st_size)})")
 
 
 def _problems(path: Path) -> list[str]:
     """Returns what is wrong with a checkpoint, and shows progress meanwhile."""
-    from tqdm import tqdm
-
     from eqids.checkpoints import read_manifest, verify
     from eqids.checkpoints.listing import verified_bytes
 
@@ -151,8 +142,8 @@ def _problems(path: Path) -> list[str]:
     except UserError as error:
         return [str(error)]
     total, name = verified_bytes(manifest), f"step {manifest.step}"
-    with tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=None) as bar:
-        return verify(path, bar.update)
+    with Counted(f"verifying {name}", total) as counted:
+        return verify(path, counted.update)
 
 
 def _warn_of_others(directory: Path) -> None:

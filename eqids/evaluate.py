@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from eqids.cli import check_output, parse, run_as_process, say
+from eqids.cli import LOADING, check_output, parse, run_as_process, say, waiting
 from eqids.config import EvaluateConfig
 from eqids.io.atomic import write_json
 
@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output(config.json, "--json")
     check_output(config.per_user, "--per_user")
     # Imported here: --help and a mistyped flag do not wait for jax.
-    from eqids.fit.results import table
-    from sharding import barrier, initialize, is_first
+    with waiting(LOADING):
+        from eqids.fit.results import table
+        from sharding import barrier, initialize, is_first
 
     initialize(**dataclasses.asdict(config.processes))
     measured = _of_model if config.recommendations is None else _of_lists

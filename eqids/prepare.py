@@ -24,46 +24,117 @@ dataset that `python -m eqids.serve --events served.sqlite` served, and adds the
 that the server collected. Users and items keep your ids; each
 history is split into training, validation and test events, and items are clustered by
 who used them. Then train with `python -m eqids.train --data_dir DIR`.
+
+From Python, `eqids.prepare(frame, "data/plays", items=tracks)` does the same with
+DataFrames; arguments have the names of the flags.
 """
 
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from eqids.cli import parse, run_as_process, say, shell_word, visible
-from eqids.config import PrepareConfig
+from eqids.cli import (
+    LOADING,
+    config_of,
+    make_callable,
+    parse,
+    reported,
+    run_as_process,
+    say,
+    say_above_bars,
+    shell_word,
+    waiting,
+)
+from eqids.config import PrepareConfig, require
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from eqids.data import Dataset
     from eqids.data.clustering.cluster_items import TextEncoder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads flags, prepares the dataset and prints its numbers."""
     config = parse(PrepareConfig, argv, "eqids.prepare", __doc__)
-    # Imported here, so that --help and a mistyped flag do not wait for pandas.
-    from eqids.data.preparation import prepare
-    from eqids.data.raw.collected_events import after_recorded_dataset
+    start = time.perf_counter()
+    dataset = _prepared(config)
+    # Imported late, here and below: --help and a mistyped flag do not wait for pandas.
     from eqids.data.summary import summary
 
-    start = time.perf_counter()
+    say(summary(dataset))
+    say(f"done in {time.perf_counter() - start:.1f} s; next:")
+    say(f"  python -m {_next_command(config, dataset)}")
+
+
+def prepare_dataset(
+    source: Any = None,
+    data_dir: Path | str | None = None,
+    items: Any = None,
+    *,
+    config: PrepareConfig | None = None,
+    report: Callable[[str], None] | None = None,
+    progress: bool = False,
+    **flags: Any,
+) -> "Dataset":
+    """Makes a dataset folder, as `python -m eqids.prepare` does; it is `eqids.prepare`.
+
+        eqids.prepare(plays, "data/plays", items=tracks, user_column="listener")
+
+    Args:
+        source: the interactions: a DataFrame, a pyarrow table or any other table with
+            the Arrow interface, a row each in the order in which they happened, with
+            the columns of `user_column`, `item_column` and `time_column`; or a source
+            of the command, such as "csv:plays.csv".
+        data_dir: the dataset folder to write.
+        items: titles and texts of items, as a table or as the path of a file.
+        config: flags, where the arguments give none.
+        report: receives the messages that the command prints. By default they are
+            dropped, and warnings become Python's warnings.
+        progress: whether to show progress bars.
+        flags: flags of the command by name, see `eqids.config.PrepareConfig`.
+
+    Returns:
+        The dataset, opened. `path` is its folder, `info` has its facts, `items()` and
+        `users()` are DataFrames.
+
+    Raises:
+        UserError: a flag or the data is invalid; the message names the first fault.
+    """
+    # Imported here, so that `import eqids` does not wait for pandas.
+    from eqids.data.raw.frames import FRAME, frame_files, is_table, renamed
+
+    given = {"source": source, "data_dir": data_dir, "items": items}
+    given = {name: value for name, value in given.items() if value is not None} | flags
+    with reported(report, progress), frame_files() as files:
+        for name, prefix in (("source", "parquet:"), ("items", "")):
+            if is_table(given.get(name)):
+                given[name] = f"{prefix}{files.write(name, given[name])}"
+        found = config_of(PrepareConfig, config, given, "eqids.prepare")
+        if not is_table(source):
+            return _prepared(found, renamed(say_above_bars, files))
+        require(
+            found.data_dir is not None,
+            "eqids.prepare of a DataFrame needs data_dir, the dataset folder to write",
+        )
+        return _prepared(found, renamed(say_above_bars, files), FRAME)
+
+
+def _prepared(
+    config: PrepareConfig,
+    report: Callable[[str], None] = say_above_bars,
+    recorded_source: str | None = None,
+) -> "Dataset":
+    """Prepares a dataset; the command and the function share it."""
+    with waiting(LOADING):
+        from eqids.data.preparation import prepare
+        from eqids.data.raw.collected_events import after_recorded_dataset
+
     config = after_recorded_dataset(config)
     llama_path = config.llama_path
     encode = None if llama_path is None else _text_encoder(llama_path)
-    dataset = prepare(config, _report, encode)
-    say(summary(dataset))
-    say(f"done in {time.perf_counter() - start:.1f} s; next:")
-    say(f"  python -m {_next_command(config)}")
-
-
-def _report(message: str) -> None:
-    """Prints a message above a progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(visible(message), sys.stdout)
+    return prepare(config, report, encode, recorded_source)
 
 
 def _text_encoder(llama_path: Path) -> "TextEncoder":
@@ -86,10 +157,14 @@ def _text_encoder(llama_path: Path) -> "TextEncoder":
     return encode
 
 
-def _next_command(config: PrepareConfig) -> str:
+def _next_command(config: PrepareConfig, dataset: "Dataset") -> str:
     """Returns the command that trains, or continues a run of the catalog."""
-    other = "" if config.catalog is None else " --continue_from RUN"
-    return f"eqids.train{other} --data_dir {shell_word(str(config.folder))}"
+    continues = config.catalog is not None or config.source.startswith("events:")
+    other = " --continue_from RUN" if continues else ""
+    return f"eqids.train{other} --data_dir {shell_word(str(dataset.path))}"
+
+
+make_callable(__name__, prepare_dataset)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from eqids.cli import check_output, one_line, parse, run_as_process, say, warn
+from eqids.cli import (
+    LOADING,
+    Counted,
+    check_output,
+    one_line,
+    parse,
+    run_as_process,
+    say,
+    waiting,
+    warn,
+)
 from eqids.config import RecommendConfig, UserError
 
 if TYPE_CHECKING:
@@ -34,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not config.to_folder:
         check_output(config.output, "--output", config.overwrite)
     # Imported here: --help and a mistyped flag do not wait for jax.
-    from eqids.inference.compilation_cache import keep_compiled_programs
-    from eqids.inference.open import open_model
-    from eqids.inference.recommender import Recommender
-    from sharding import placement
+    with waiting(LOADING):
+        from eqids.inference.compilation_cache import keep_compiled_programs
+        from eqids.inference.open import open_model
+        from eqids.inference.recommender import Recommender
+        from sharding import placement
 
     if not config.no_compilation_cache:
         keep_compiled_programs()
@@ -54,8 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _recommend(recommender: "Recommender", config: RecommendConfig) -> None:
     """Prints recommendations or scores, or writes recommendations to a file."""
-    from tqdm import tqdm
-
     from eqids.inference.allowed_items import allowed_by_files
     from eqids.inference.write_recommendations import write_recommendations
 
@@ -72,12 +81,18 @@ def _recommend(recommender: "Recommender", config: RecommendConfig) -> None:
     parts = recommender.search(histories, config.k, filter_seen=seen, allowed=allowed)
     notes = _notes(histories, left_out)
     if config.output is None:
-        for part in parts:
+        with waiting("compiling what answers, kept for the next time"):
+            found = list(parts)
+        for part in found:
             say(listing(part) or "no item is left to recommend, see --keep_seen")
         for note in notes:
             warn(note)
         return
-    found = list(tqdm(parts, unit="chunk", disable=None))
+    found = []
+    with Counted("recommending", len(histories), "users") as counted:
+        for part in parts:
+            found.append(part)
+            counted.update(part["user"].nunique())
     rows, users = write_recommendations(config.output, found), len(histories)
     what = f"{rows:,} recommendations for {users:,} users in {config.output}"
     say(one_line("; ".join([what, *notes])))

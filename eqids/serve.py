@@ -4,7 +4,15 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from eqids.cli import parse, run_as_process, say, warn
+from eqids.cli import (
+    LOADING,
+    Counted,
+    parse,
+    run_as_process,
+    say,
+    waiting,
+    warn,
+)
 from eqids.config import ServeConfig, require
 
 DESCRIPTION = """Answer requests for recommendations over HTTP.
@@ -18,6 +26,7 @@ A request has a user of the dataset or a history, and gets the answer of
 docs/serving.md has all endpoints, and GET /openapi.json describes them.
 """
 
+_COMPILING = "compiling all that requests may need"
 _NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 
 
@@ -30,19 +39,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"eqids.serve needs {', '.join(missing)}: pip install 'eqids[serve]'",
     )
     # Imported here: --help and a mistyped flag do not wait for jax.
-    from tqdm import tqdm
+    with waiting(LOADING):
+        from eqids.inference.server.web_server import ServerOutput, serve
 
-    from eqids.inference.server.web_server import ServerOutput, serve
+    counted = Counted(_COMPILING, 0, "programs")
 
-    with tqdm(unit="program", desc="compiles", disable=None) as bar:
+    def compiled(done: int, of: int) -> None:
+        nonlocal counted
+        if done < counted.done:  # those of the model of --compare
+            counted = Counted(_COMPILING, of, "programs")
+        counted.advance(done - counted.done, of)
 
-        def compiled(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-            if done == of:
-                bar.close()
-
-        serve(config, ServerOutput(_say_now, warn, compiled, _log))
+    serve(config, ServerOutput(_say_now, warn, compiled, _log))
 
 
 def _say_now(text: str) -> None:

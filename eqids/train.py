@@ -1,11 +1,32 @@
 """Train: `python -m eqids.train`."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from eqids.cli import parse, run_as_process, say
-from eqids.config import ML_100K, NANO_RECIPE, Strategy, TrainConfig, recipe_for
+from eqids.cli import (
+    LOADING,
+    config_of,
+    make_callable,
+    parse,
+    reported,
+    run_as_process,
+    say,
+    waiting,
+)
+from eqids.config import (
+    ML_100K,
+    NANO_RECIPE,
+    Strategy,
+    TrainConfig,
+    recipe_for,
+    require,
+)
+
+if TYPE_CHECKING:
+    from eqids.data import Dataset
+    from eqids.runs.best_result import TrainedRun
 
 DESCRIPTION = """Train a recommender: item vectors and texts through a Llama.
 
@@ -47,6 +68,9 @@ A run from a folder that python -m convert eqids-to-hf wrote, with any --train:
 
     python -m eqids.train --init_from exported/mine --train all \\
         --checkpoint_dir runs/more
+
+From Python, eqids.train(data_dir="data/mine", num_steps=1000) does the same; arguments
+have the names of the flags.
 """
 
 
@@ -57,39 +81,109 @@ def main(argv: Sequence[str] | None = None) -> None:
     def parse_over(defaults: Mapping[str, Any]) -> TrainConfig:
         return parse(TrainConfig, argv, "eqids.train", description, defaults)
 
-    flags = parse_over({})
+    flags = _joined(parse_over({}), parse_over)
+    if flags.estimate_memory_only:
+        say(_memory(flags))
+        return
+    trained = _trained(flags)
+    if not trained.finished:
+        say(f"stopped at step {trained.step}; the same command goes on")
+
+
+def train_model(
+    data_dir: "Path | str | Dataset | None" = None,
+    checkpoint_dir: Path | str | None = None,
+    *,
+    config: TrainConfig | None = None,
+    report: Callable[[str], None] | None = None,
+    progress: bool = False,
+    **flags: Any,
+) -> "TrainedRun":
+    """Trains a recommender, as `python -m eqids.train` does; it is `eqids.train`.
+
+        run = eqids.train("data/plays", max_minutes=10)
+        eqids.load(run.checkpoint_dir).recommend([[50, 181, 172]])
+
+    The same call resumes a run that was stopped, as the same command does. Ctrl-C saves
+    the run and raises `eqids.config.Stopped`. It has to be called in the main thread,
+    where Python handles signals.
+
+    Args:
+        data_dir: the dataset, or its folder. By default MovieLens-100K is fetched.
+        checkpoint_dir: the folder of the run, by default below `runs/`.
+        config: flags, where the arguments give none.
+        report: receives the messages that the command prints. By default they are
+            dropped, and warnings become Python's warnings.
+        progress: whether to show progress bars.
+        flags: flags of the command by name, see `eqids.config.TrainConfig`.
+
+    Returns:
+        The run's folder, its last step and its result.
+
+    Raises:
+        UserError: a flag is invalid, the dataset does not exist, or the loss is not
+            finite.
+        Stopped: a signal asked to stop; the last state is saved.
+    """
+    folder = getattr(data_dir, "path", data_dir)
+    given = {"data_dir": folder, "checkpoint_dir": checkpoint_dir}
+    given = {name: value for name, value in given.items() if value is not None} | flags
+
+    def over(defaults: Mapping[str, Any]) -> TrainConfig:
+        return config_of(TrainConfig, config, given, "eqids.train", defaults)
+
+    with reported(report, progress):
+        found = _joined(over({}), over)
+        require(
+            not found.estimate_memory_only,
+            "eqids.train trains, and estimate_memory_only is given; wanted "
+            "python -m eqids.train --estimate_memory_only",
+        )
+        return _trained(found)
+
+
+def _joined(
+    flags: TrainConfig, parse_over: Callable[[Mapping[str, Any]], TrainConfig]
+) -> TrainConfig:
+    """Joins the run's processes; returns its flags with those that it takes over."""
     # Imported late, here and below: --help and a mistyped flag do not wait for jax.
-    from eqids.runs.taken_over_flags import flags_taken_over
-    from sharding import initialize
+    with waiting(LOADING):
+        from eqids.runs.taken_over_flags import flags_taken_over
+        from sharding import initialize
 
     initialize(**dataclasses.asdict(flags.processes))
-    _train(flags_taken_over(flags, parse_over, say))
+    return flags_taken_over(flags, parse_over, say)
 
 
-def _train(flags: TrainConfig) -> None:
+def _memory(flags: TrainConfig) -> str:
+    """Returns the memory that a step needs on a device, as text."""
+    from eqids.planning.abstract import job_of_run
+    from eqids.planning.layout_presets import estimated_placement
+    from eqids.planning.memory_report import memory_report
+    from eqids.runs.inputs import complete_inputs, open_inputs
+
+    put = estimated_placement(flags.layout)
+    inputs, sizes = complete_inputs(open_inputs(flags))
+    job = job_of_run(inputs.config, sizes, inputs.prefix_length)
+    return memory_report(job, put, flags.hardware)
+
+
+def _trained(flags: TrainConfig) -> "TrainedRun":
+    """Trains and evaluates; the command and the function share it."""
     from eqids.fit.loop import train
     from eqids.migrate.continued_run import begin_continued
     from eqids.planning.abstract import job_of_run
-    from eqids.planning.layout_presets import estimated_placement, placement_of
+    from eqids.planning.layout_presets import placement_of
     from eqids.planning.memory_check import available_bytes, check_fits
-    from eqids.planning.memory_report import memory_report
-    from eqids.runs.best_result import report_best
+    from eqids.runs.best_result import TrainedRun, report_best
     from eqids.runs.inputs import complete_inputs, open_inputs
     from eqids.runs.run_folder import locked_folder
     from eqids.runs.start_or_restore import start_or_restore
 
-    if flags.estimate_memory_only:
-        put = estimated_placement(flags.layout)
-    else:
-        put = placement_of(flags.layout)
-    if flags.continue_from is not None and not flags.estimate_memory_only:
+    put = placement_of(flags.layout)
+    if flags.continue_from is not None:
         flags = begin_continued(flags, say)
     inputs = open_inputs(flags)
-    if flags.estimate_memory_only:
-        inputs, sizes = complete_inputs(inputs)
-        job = job_of_run(inputs.config, sizes, inputs.prefix_length)
-        say(memory_report(job, put, flags.hardware))
-        return
     with put.active(), locked_folder(inputs.config) as saver:
         inputs, sizes = complete_inputs(inputs)
         job = job_of_run(inputs.config, sizes, inputs.prefix_length)
@@ -97,10 +191,9 @@ def _train(flags: TrainConfig) -> None:
         run, state = start_or_restore(inputs, sizes, put, saver)
         trained = train(run, state)
         del state  # or there would be two in memory
-        if not trained.finished:
-            say(f"stopped at step {trained.step}; the same command goes on")
-        else:
-            report_best(run, inputs.dataset)
+        result = report_best(run, inputs.dataset) if trained.finished else None
+    folder = inputs.config.checkpoint_dir
+    return TrainedRun(folder, trained.step, trained.finished, result)
 
 
 def _recipes() -> str:
@@ -116,6 +209,9 @@ def _recipes() -> str:
         values = dataclasses.asdict(recipe).items()
         lines += [f"    {name}: " + ", ".join(f"{n} {v}" for n, v in values)]
     return "\n".join(lines)
+
+
+make_callable(__name__, train_model)
 
 
 if __name__ == "__main__":

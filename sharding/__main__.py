@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from eqids.cli import parse_command, run
+from eqids.cli import LOADING, parse_command, run, waiting
 from eqids.cli.commands import COMMANDS
 from eqids.config import ProveConfig
 
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fake_devices()
     # Imported here: the package sharding must not import eqids, and --help does not
     # wait for jax.
-    from eqids.planning.answers import give_answer
+    with waiting(LOADING):
+        from eqids.planning.answers import give_answer
 
     give_answer(config)
 

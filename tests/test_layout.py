@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("convert",),
     ("eqids.runs",),
     ("eqids.planning", "eqids.inference"),
-    ("eqids.migrate", "eqids.export"),
+    ("eqids.migrate", "eqids.export", "eqids.diagnosis"),
     ("commands",),
     ("bench",),
 )
@@ -54,7 +54,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "transformers": (),
     "jax": ("sharding/", "eqids/model/", "eqids/checkpoints/", "eqids/fit/", "convert/",
             "eqids/runs/", "eqids/planning/", "eqids/inference/", "eqids/migrate/",
-            "eqids/export/", "eqids/cli/"),
+            "eqids/export/", "eqids/diagnosis/", "eqids/cli/"),
 }  # fmt: skip
 """Libraries, and the folders that may import them; bench may import any."""
 

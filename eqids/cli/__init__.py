@@ -10,9 +10,24 @@ from eqids.cli.parsing import (
     parse_command as parse_command,
 )
 from eqids.cli.printing import (
+    messages_to as messages_to,
     one_line as one_line,
     say as say,
+    say_above_bars as say_above_bars,
     shell_word as shell_word,
     visible as visible,
     warn as warn,
+)
+from eqids.cli.progress import (
+    LOADING as LOADING,
+    Counted as Counted,
+    bars_are_shown as bars_are_shown,
+    first_call_announced as first_call_announced,
+    progress_bar as progress_bar,
+    waiting as waiting,
+)
+from eqids.cli.python_calls import (
+    config_of as config_of,
+    make_callable as make_callable,
+    reported as reported,
 )

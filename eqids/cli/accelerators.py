@@ -31,7 +31,7 @@ def choose_platform(config: Any) -> None:
     plugins = [name for name in _CUDA if _installed(f"jax_plugins.xla_{name}")]
     if not plugins or "jax" in sys.modules:
         return
-    if _undecided() and not _nvidia_device() and not _other_accelerators():
+    if _undecided() and not nvidia_device() and not _other_accelerators():
         os.environ["JAX_PLATFORMS"] = "cpu"
     if os.environ.get("JAX_PLATFORMS") == "cpu" and not _compiles_for_gpu(config):
         for name in plugins:
@@ -63,7 +63,8 @@ def _hide(name: str) -> None:
     sys.modules[plugin.__name__] = plugin
 
 
-def _nvidia_device() -> bool:
+def nvidia_device() -> bool:
+    """Returns whether the machine has an NVIDIA GPU with its driver."""
     return any(glob.glob(pattern) for pattern in _NVIDIA_DEVICES)
 
 

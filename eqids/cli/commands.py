@@ -7,6 +7,7 @@ from typing import Any
 
 from eqids.config import (
     AddConfig,
+    DoctorConfig,
     EqidsToHfConfig,
     EqidsToOnnxConfig,
     EqidsToOrbaxConfig,
@@ -88,6 +89,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
                 "export": ExportConfig,
             },
             positional=True,
+        ),
+        "eqids.doctor": Command(
+            "checks this machine and installation", {"": DoctorConfig}
         ),
         "convert": Command(
             "inspects and converts weights",

@@ -1,11 +1,50 @@
-"""Printing of users' texts, such as titles, ids and file names."""
+"""Printing of users' texts, such as titles, ids and file names.
+
+Commands print. Where Python code calls what a command does, `messages_to` sends the
+same messages to a function of the caller's, or nowhere.
+"""
 
 import shlex
 import sys
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """What gets the messages of a call from Python code."""
+
+    report: Callable[[str], None]
+    """Receives each message; warnings begin with `warning: `."""
+    bars: bool
+    """Whether progress bars are shown."""
+
+
+_RECEIVER: ContextVar[Receiver | None] = ContextVar("receiver", default=None)
+
+
+@contextmanager
+def messages_to(report: Callable[[str], None], bars: bool = False) -> Iterator[None]:
+    """Sends what a command would print to a function; see `Receiver`.
+
+    Threads that are started inside need `contextvars.copy_context` for that.
+    """
+    before = _RECEIVER.set(Receiver(report, bars))
+    try:
+        yield
+    finally:
+        _RECEIVER.reset(before)
+
+
+def receiver() -> Receiver | None:
+    """Returns what gets messages, or None where they are printed."""
+    return _RECEIVER.get()
 
 
 def one_line(text: str) -> str:
@@ -52,16 +91,36 @@ def _spelled(char: str) -> str:
 
 def say(text: str) -> None:
     """Prints a text without control characters; only a run's first process prints."""
-    processes = processes_in_use()
-    if processes is None or processes.is_first():
-        print(visible(text))
+    _print(text, print)
+
+
+def say_above_bars(text: str, error: bool = False) -> None:
+    """Prints a text like `say`, above progress bars and at once.
+
+    Args:
+        text: the text.
+        error: print to stderr, which holds no results.
+    """
+
+    def write(shown: str) -> None:
+        stream = sys.stderr if error else sys.stdout
+        tqdm.write(shown, file=stream)
+        stream.flush()
+
+    _print(text, write)
 
 
 def warn(text: str) -> None:
     """Prints a warning beside a progress bar; only a run's first process prints."""
+    say_above_bars(f"warning: {text}", error=True)
+
+
+def _print(text: str, write: Callable[[str], None]) -> None:
+    """Gives a text without control characters to its receiver, or else to `write`."""
     processes = processes_in_use()
     if processes is None or processes.is_first():
-        tqdm.write(f"warning: {visible(text)}", file=sys.stderr)
+        found = receiver()
+        (write if found is None else found.report)(visible(text))
 
 
 def processes_in_use() -> Any:

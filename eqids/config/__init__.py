@@ -53,6 +53,7 @@ from eqids.config.convert_flags import (
     PushConfig as PushConfig,
 )
 from eqids.config.distributed import ProcessesConfig as ProcessesConfig
+from eqids.config.doctor_flags import DoctorConfig as DoctorConfig
 from eqids.config.errors import (
     Stopped as Stopped,
     UserError as UserError,

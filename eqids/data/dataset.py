@@ -59,6 +59,14 @@ class Dataset:
     stored_successors: Successors | None
     """The folder's table of successors; see `successors`."""
 
+    def __repr__(self) -> str:
+        """Returns one line, for notebooks."""
+        info = self.info
+        return (
+            f"Dataset({self.path}: {info.num_users:,} users, {info.num_items:,} items, "
+            f"{info.num_events:,} events)"
+        )
+
     @property
     def num_users(self) -> int:
         """Number of users."""

@@ -30,6 +30,7 @@ def prepare(
     config: PrepareConfig,
     report: Callable[[str], None],
     encode: TextEncoder | None = None,
+    recorded_source: str | None = None,
 ) -> Dataset:
     """Reads a source, splits it, clusters its items and writes a dataset folder.
 
@@ -37,6 +38,7 @@ def prepare(
         config: what to read and how.
         report: receives a message for each step.
         encode: makes vectors of texts, for --cluster_vectors text.
+        recorded_source: what `dataset.json` says of the source, by default --source.
 
     Returns:
         The dataset, opened from the folder.
@@ -63,6 +65,7 @@ def prepare(
     catalog, items, lineage = _placed(config, found, split, old, report, encode)
     info = replace(
         _info(config, found, split, catalog),
+        source=recorded_source or config.source,
         num_items=items.num_rows,
         catalog_version=1 if lineage is None else lineage.version,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eqids.cli import waiting
 from eqids.config import require
 from eqids.data.catalog.lineage import Lineage, check_lineage, lineage_of
 from eqids.data.checks import (
@@ -54,6 +55,11 @@ def open_dataset(path: Path) -> Dataset:
         f"{path} does not exist, wanted a dataset folder, see --data_dir; to make "
         f"one: python -m eqids.prepare --data_dir {path} --source SOURCE",
     )
+    with waiting(f"checking {path}"):
+        return _checked(path)
+
+
+def _checked(path: Path) -> Dataset:
     for name in (INFO_FILE, *DATA_FILES):
         _require_file(path, name)
     info = read_info(path / INFO_FILE)

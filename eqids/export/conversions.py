@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 
-from tqdm import tqdm
-
 from convert.gguf_llama import gguf_to_hf
 from convert.hf_write import hf_to_hf
 from convert.hub_upload import CARD, check_push, push_pair
 from convert.outputs import FLOATS, Progress
-from eqids.cli import check_output, say
+from eqids.cli import Counted, check_output, say, say_above_bars, waiting
 from eqids.config import (
     ConversionConfig,
     EqidsToHfConfig,
@@ -53,13 +51,9 @@ def _write(config: ConversionConfig) -> None:
     if isinstance(config, EqidsToHfConfig) and config.push_to is not None:
         push = PushConfig(config.output, config.push_to, config.private)
         check_push(push)
-    with tqdm(unit="B", unit_scale=True, desc=config.output.name, disable=None) as bar:
-
-        def advance(num_bytes: int, total: int) -> None:
-            bar.total = total
-            bar.update(num_bytes)
-
-        digests = _convert(config, advance)
+    with Counted(f"writing {config.output.name}", 0) as counted:
+        with waiting(f"converting {config.input}"):
+            digests = _convert(config, counted.advance)
     for name, digest in sorted(digests.items()):
         say(f"{digest}  {config.output / name}")
     if isinstance(config, EqidsToHfConfig) and config.license is None:
@@ -86,7 +80,7 @@ def _convert(config: ConversionConfig, advance: Progress) -> Mapping[str, str]:
                 dtype=FLOATS[config.dtype],
                 max_shard_bytes=config.max_shard_bytes,
                 advance=advance,
-                report=tqdm.write,
+                report=say_above_bars,
             )
         case HfToHfConfig():
             return hf_to_hf(

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
+from eqids.cli import Counted, waiting
 from eqids.data import Dataset
 from eqids.fit.baselines import Scorer, markov, popularity
 from eqids.fit.ease import ease
-from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks
+from eqids.fit.evaluation import MOST_USERS, Chunk, Split, chunks, targets_of
 from eqids.fit.item_knn import item_knn
 from eqids.fit.rank_cache import ranks_key, read_ranks, write_ranks
 from eqids.fit.ranking import metrics, ranks_of_scores
@@ -93,23 +94,26 @@ def baseline_ranks(
 
     @functools.cache
     def scorer() -> Scorer:
+        what = f"computing the baseline {baseline.label}"
         if baseline.pairwise:
-            report(f"computing the baseline {baseline.label}, once for this dataset")
-        return baseline.scorer(wanted[0][0])
+            report(f"{what}, once for this dataset")
+            return baseline.scorer(wanted[0][0])
+        with waiting(what):
+            return baseline.scorer(wanted[0][0])
 
     found = []
     for dataset, split in wanted:
         key = ranks_key(name, dataset, split)
         ranks = read_ranks(key)
         if ranks is None:
-            ranks = ranks_by(scorer(), dataset, split)
+            ranks = ranks_by(scorer(), dataset, split, f"ranking by {baseline.label}")
             write_ranks(key, ranks)
         found.append(ranks)
     return found
 
 
 def ranks_by(
-    scorer: Scorer, dataset: Dataset, split: Split
+    scorer: Scorer, dataset: Dataset, split: Split, what: str = "ranking"
 ) -> Float32[np.ndarray, "user 2"]:
     """Returns the ranks of a split's targets by a baseline's scores.
 
@@ -117,6 +121,7 @@ def ranks_by(
         scorer: the baseline.
         dataset: the dataset with the histories and the targets.
         split: `valid` or `test`; at test the history includes the validation item.
+        what: what happens, for messages.
     """
     rank = jax.jit(ranks_of_scores)
 
@@ -125,7 +130,11 @@ def ranks_by(
         return np.asarray(found)[: chunk.num_users]
 
     most = min(MOST_USERS, max(1, _SCORES // dataset.num_slots))
-    parts = [ranked(chunk) for chunk in chunks(dataset, split, most=most)]
+    parts, (users, _) = list[np.ndarray](), targets_of(dataset, split)
+    with Counted(what, len(users), "users") as counted:
+        for chunk in chunks(dataset, split, most=most):
+            parts.append(ranked(chunk))
+            counted.update(chunk.num_users)
     return np.concatenate(parts)
 
 

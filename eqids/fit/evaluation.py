@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from eqids.cli import Counted, first_call_announced
 from eqids.config import require
 from eqids.data import Dataset
 from eqids.data.batches.tokens import ItemTokens
@@ -265,7 +266,8 @@ def make_ranker(
         query, recent = queries(model, put(histories), prefix)
         return ChunkQueries(query, recent, put(targets))
 
-    return Ranker(queries_of, jax.jit(_ranks))
+    what = "compiling the evaluation, once a run"
+    return Ranker(first_call_announced(queries_of, what), jax.jit(_ranks))
 
 
 class _Histories(eqx.Module):
@@ -302,8 +304,11 @@ def rank_users(
     Returns:
         float64, a row for each user of `targets_of`, in its order.
     """
-    found = chunks(dataset, split, jax.device_count())
-    parts = [ranker(model, chunk) for chunk in found]
+    parts, (users, _) = list[np.ndarray](), targets_of(dataset, split)
+    with Counted(f"evaluating on {split}", len(users), "users") as counted:
+        for chunk in chunks(dataset, split, jax.device_count()):
+            parts.append(ranker(model, chunk))
+            counted.update(chunk.num_users)
     return np.concatenate(parts).astype(np.float64)
 
 

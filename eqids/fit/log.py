@@ -4,7 +4,6 @@ In a run of several processes only the first prints and writes; all check the me
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,8 +12,8 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from eqids.cli import bars_are_shown, progress_bar, say_above_bars
 from eqids.config import UserError, require
 from eqids.fit.evaluation import Evaluation
 from eqids.fit.step import Metrics
@@ -56,10 +55,8 @@ class Log:
         self._folder, self._pending = folder, list[Metrics]()
         self._newest = newest
         self._since = time.perf_counter()
-        self._terminal = first and sys.stderr.isatty()
-        self._bar = tqdm(
-            total=stop, initial=start, unit="step", disable=not self._terminal
-        )
+        self._terminal = bars_are_shown()
+        self._bar = progress_bar(total=stop, initial=start, unit="step")
 
     def __enter__(self) -> "Log":
         return self
@@ -161,10 +158,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the bar, in the first process."""
-        if self._file is None:
-            return
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        say_above_bars(text)
 
 
 def _open(folder: Path) -> TextIO:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from signal import Signals
 from typing import NamedTuple
 
+from eqids.cli import first_call_announced, waiting
 from eqids.config import Stopped
 from eqids.fit.evaluation import Evaluation
 from eqids.fit.log import Log
@@ -47,10 +48,10 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
     frozen = run.frozen if run.cold is None else run.cold.without_unused(run.frozen)
     batches = run.batches.iterate(done, config.stop_at)
     log = Log(saver.directory, done, config.stop_at, flags.tensorboard, saver.newest)
-    finished = False
+    finished, step = False, first_call_announced(run.step, "compiling the train step")
     with log, StopSignals(flags.save_minutes, clock) as signals:
         for batch, active in batches:
-            state, metrics = run.step(state, frozen, batch, run.key, active, run.prefix)
+            state, metrics = step(state, frozen, batch, run.key, active, run.prefix)
             done += 1
             log.add(metrics)
             if done % flags.log_every == 0:
@@ -69,7 +70,8 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
                 run.checkpoints.save(done, state, validation, clock.seconds)
                 signals.saved()
             if last:
-                saver.wait()
+                with waiting(f"writing the checkpoint of step {done}"):
+                    saver.wait()
                 break
     if signals.signal is not None:
         raise _stopped(signals.signal, done)

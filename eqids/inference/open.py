@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from convert.hf_eqids import check_pair, is_pair, load_pair, read_pair
 from eqids.checkpoints import read_manifest, resolve, restore
+from eqids.cli import waiting
 from eqids.config import OpenConfig, RunConfig, from_json
 from eqids.data import Dataset
 from eqids.data.batches.item_texts import TOKENIZER_FILE
@@ -140,7 +141,8 @@ def open_checkpoint(
     def params(like: EqIDs, shapes: EqIDs) -> EqIDs:
         return restore(path, like, "params", shapes)
 
-    model = assemble(path, manifest.meta, params, dataset, llama_path, put)
+    with waiting(f"loading {path}"):
+        model = assemble(path, manifest.meta, params, dataset, llama_path, put)
     dtype = jnp.dtype(config.dtype)
     prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
     score = _score(manifest.meta, dataset)
@@ -177,7 +179,8 @@ def open_pair(
     def params(like: EqIDs, shapes: EqIDs) -> EqIDs:
         return load_pair(pair, shapes, put)
 
-    model = assemble(folder, pair.meta, params, dataset, None, put, "all")
+    with waiting(f"loading {folder}"):
+        model = assemble(folder, pair.meta, params, dataset, None, put, "all")
     dtype = jnp.dtype(config.dtype)
     prefix, tokens = prompt_computed(model.llama, tokens, config.strategy, dtype)
     score = _score(pair.meta, dataset)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from eqids.cli import say
+from eqids.cli import say, waiting
 from eqids.config import (
     ListConfig,
     MachineConfig,
@@ -39,7 +39,8 @@ def _answer(config: ListConfig | MachineConfig) -> Answer:
     if isinstance(config, ShowLayoutConfig):
         return show_answer(config)
     if isinstance(config, PlanConfig):
-        return plan_answer(config)
+        with waiting("comparing layouts"):
+            return plan_answer(config)
     if isinstance(config, ProveConfig):
         return prove_answer(config)
     return estimate_answer(config)

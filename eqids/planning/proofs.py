@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from eqids.cli import waiting
 from eqids.config import ProveConfig, UserError, require
 from eqids.io.atomic import write_json
 from eqids.planning.abstract import abstract_run
@@ -38,7 +39,8 @@ def proved(preset: LayoutPreset, item_width: int | None = None) -> Proof:
     with put.active():
         run = abstract_run(job, put)
         machine = hardware(preset.hardware)
-        proof = prove(run.step, run.args, machine, preset.num_hosts)
+        with waiting(f"compiling the train step for {preset.hardware}"):
+            proof = prove(run.step, run.args, machine, preset.num_hosts)
     return dataclasses.replace(proof, capacity_bytes=preset.capacity_bytes)
 
 

@@ -1,6 +1,11 @@
 """The result of a run: its best checkpoint, evaluated on the split of its flags."""
 
-from eqids.cli import say, warn
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eqids.cli import say, waiting, warn
 from eqids.config import Continued
 from eqids.data import Dataset
 from eqids.fit.evaluation import of_some_users
@@ -11,20 +16,39 @@ from eqids.runs.messages import next_command
 from sharding import barrier, is_first
 
 
-def report_best(run: Run, dataset: Dataset) -> None:
+@dataclass(frozen=True)
+class TrainedRun:
+    """What training left, as `eqids.train` returns it."""
+
+    checkpoint_dir: Path
+    """The folder of the run: `eqids.load` opens its best step."""
+    step: int
+    """The last step, which is saved."""
+    finished: bool
+    """Whether the run has ended, and not only stopped at `stop_at`."""
+    result: Mapping[str, Any] | None
+    """The content of `result.json`: metrics of the best step beside the baselines';
+    None if the run has not ended, or in another process than the first."""
+
+
+def report_best(run: Run, dataset: Dataset) -> dict[str, Any] | None:
     """Prints and writes the result of a run; all processes call it.
 
     Args:
         run: the run, whose last step is saved.
         dataset: the run's dataset, with all users.
 
+    Returns:
+        The result, in the first process; None in others.
+
     Raises:
         UserError: all steps are damaged.
     """
-    step, params = run.checkpoints.restore_best(warn)
+    with waiting("restoring the best step"):
+        step, params = run.checkpoints.restore_best(warn)
     flags, continues = run.config.flags, run.config.continues
     split, users = flags.result_split, of_some_users(dataset, flags.test_users)
-    metrics = run.evaluate(params, split, users)
+    metrics, result = run.evaluate(params, split, users), None
     if is_first():
         folder = run.checkpoints.saver.directory
         score = run.checkpoints.score(step)
@@ -38,6 +62,7 @@ def report_best(run: Run, dataset: Dataset) -> None:
             say(_change(continues, score))
         say(next_command(folder, dataset))
     barrier("the result is written")
+    return result
 
 
 def _change(continues: Continued, score: float) -> str:

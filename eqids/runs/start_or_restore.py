@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eqids.checkpoints import Saver, latest_step, read_manifest, restore_sound
-from eqids.cli import say, warn
+from eqids.cli import say, waiting, warn
 from eqids.config import ModelConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
@@ -140,7 +140,10 @@ def _new_state(
         encodings = encoder.encodings(dataset, dtype, put, say_once)
         features = text_features(encodings, sizes)
         config = dataclasses.replace(config, text_encoder=encoder.source)
-    model = initial_model(sizes, dataset, llama, key, flags.init_items, text, features)
+    with waiting("making the first weights"):
+        model = initial_model(
+            sizes, dataset, llama, key, flags.init_items, text, features
+        )
     optimizer = make_optimizer(step)
     stored = stored_shapes(model, config.strategy, optimizer)
     params, frozen = split(put(model), config.strategy, dtype)
@@ -211,7 +214,8 @@ def _resume(folder: Path, checkpoints: RunCheckpoints) -> State:
     path = folder / str(latest_step(folder))
     check_same(path, read_manifest(path).meta, checkpoints.meta(None, 0.0))
     like, stored = checkpoints.like, checkpoints.stored
-    _, state = restore_sound(folder, latest_step, like, stored, warn)
+    with waiting(f"restoring {path}"):
+        _, state = restore_sound(folder, latest_step, like, stored, warn)
     return state
 
 

@@ -11,15 +11,15 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 from sklearn.covariance import ledoit_wolf_shrinkage
-from tqdm import tqdm
 
+from eqids.cli import Counted
 from eqids.config import LlamaConfig, TrainConfig
 from eqids.data import Dataset
 from eqids.data.batches.item_texts import tokenizer_file, tokens_of
 from eqids.data.batches.tokens import ItemTokens
 from eqids.model import Llama
 from eqids.runs.run_tokens import check_vocab
-from sharding import Placement, is_first, replicated
+from sharding import Placement, replicated
 
 DEPTH = 1 / 3
 """Share of Llama's blocks that encode texts. Of SmolLM2's 30 blocks, the states after
@@ -113,10 +113,7 @@ def text_vectors(
     """
     vectors = np.zeros((len(tokens.length), llama.config.width), np.float32)
     num_texts = int(np.count_nonzero(tokens.length))
-    hidden = None if is_first() else True
-    with tqdm(
-        total=num_texts, desc="reading texts", unit="item", disable=hidden
-    ) as bar:
+    with Counted("reading texts", num_texts, "items") as bar:
         for slots, texts in _batches(tokens):
             rows = np.asarray(_pooled(llama, put(texts), len(tokens.prompt), dtype))
             vectors[slots] = rows[: len(slots)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
-from tqdm import tqdm
 
+from eqids.cli import Counted
 from eqids.config import PrepareConfig, require
 from eqids.data.clustering.cluster_sizes import assign, default_num_clusters, place
 from eqids.data.clustering.given_clusters import given_clusters
@@ -147,17 +147,11 @@ def _vectors(
 def _reported_steps(
     num_items: int, num_clusters: int, width: int, report: Callable[[str], None]
 ) -> Iterator[Callable[[int], None]]:
-    """Reports memory, then each step: as a bar on a terminal, otherwise as text."""
+    """Reports memory, and counts the steps."""
     if num_items < _LARGE:
         yield lambda step: None
         return
     report(f"clusters need {kmeans_bytes(num_items, width) / 1e9:.1f} GB")
     steps = num_steps(num_clusters)
-    with tqdm(total=steps, unit="step", leave=False, disable=None) as bar:
-
-        def report_step(step: int) -> None:
-            bar.update()
-            if bar.disable:
-                report(f"clustering: {step} of {steps} steps")
-
-        yield report_step
+    with Counted("clustering", steps, "steps") as counted:
+        yield lambda step: counted.update()

@@ -13,8 +13,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
+from eqids.cli import Counted
 from eqids.config import UserError, require
 from eqids.io.atomic import new_file
 from eqids.io.cache_folder import cache_folder
@@ -92,13 +91,11 @@ def _download(url: str, path: Path, name: str) -> None:
     try:
         with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
             size = int(answer.headers.get("Content-Length") or 0)
-            bar = tqdm(
-                total=size or None, unit="B", unit_scale=True, desc=name, disable=None
-            )
+            bar = Counted(f"downloading {name}", size)
             with path.open("wb") as file, bar:
                 while block := answer.read(_BLOCK):
                     file.write(block)
-                    bar.update(len(block))
+                    bar.advance(len(block), size)
                 got = file.tell()
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
