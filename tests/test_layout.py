@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("convert",),
     ("eqids.runs",),
     ("eqids.planning", "eqids.inference"),
-    ("eqids.migrate", "eqids.export"),
+    ("eqids.migrate", "eqids.export", "eqids.reporting"),
     ("commands",),
     ("bench",),
 )

@@ -63,7 +63,7 @@ def candidate_notes(lists: GivenLists, dataset: Dataset, split: Split) -> list[s
     without = ~np.isin(users, lists.user)
     missed = sum(
         goal not in lists.of(user)
-        for user, goal in zip(users[~without], target[~without], strict=True)
+        for user, goal in zip(users[~without].tolist(), target[~without], strict=True)
     )
     counts = {
         "users of the file are not in the dataset, and left out": (

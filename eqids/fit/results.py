@@ -23,6 +23,9 @@ from eqids.fit.evaluation import Evaluation, Split
 RESULT_FILE = "result.json"
 """A run's result on the split of --result_split, in its folder."""
 
+REPORT_FILE = "report.html"
+"""What the report of a run is called, in its folder."""
+
 REQUEST_TIME = "request_time"
 """A field of the protocol of models that know when each target was requested. Their
 results are comparable only with one another."""

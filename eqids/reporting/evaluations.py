@@ -47,8 +47,6 @@ from eqids.inference.open import Opened, open_model
 from eqids.reporting.list_results import lists_as_pass, with_list_metrics
 from sharding import Placement, placement
 
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
@@ -76,7 +74,9 @@ class Evaluated:
     found: UserPass | None = None
     ranks_of: RanksOf = baseline_ranks
 
-    def counted(self, report: Report) -> Mapping[str, Float[np.ndarray, "user 2"]]:
+    def counted(
+        self, report: Callable[[str], None]
+    ) -> Mapping[str, Float[np.ndarray, "user 2"]]:
         """Returns the ranks of each baseline for which the dataset is not too large.
 
         Args:
@@ -90,7 +90,9 @@ class Evaluated:
         }
 
 
-def evaluations(config: EvaluateConfig, report: Report) -> list[Evaluated]:
+def evaluations(
+    config: EvaluateConfig, report: Callable[[str], None]
+) -> list[Evaluated]:
     """Returns the evaluations that flags ask of a model or of given lists.
 
     Args:
@@ -127,7 +129,9 @@ def evaluations(config: EvaluateConfig, report: Report) -> list[Evaluated]:
     return found
 
 
-def result_of(one: Evaluated, config: EvaluateConfig, report: Report) -> dict[str, Any]:
+def result_of(
+    one: Evaluated, config: EvaluateConfig, report: Callable[[str], None]
+) -> dict[str, Any]:
     """Returns the result of an evaluation, with baselines and what flags add.
 
     Args:
@@ -193,7 +197,7 @@ def _among_candidates(
     dataset: Dataset,
     split: Split,
     ranker: Ranker,
-    report: Report,
+    report: Callable[[str], None],
 ) -> "partial[Evaluated]":
     assert config.candidates is not None
     lists = read_lists(config.candidates, dataset)
@@ -206,7 +210,9 @@ def _among_candidates(
     return partial(Evaluated, listed, split, ranked, metrics, ranks_of=ranks_of)
 
 
-def _of_lists(config: EvaluateConfig, report: Report) -> Iterator[Evaluated]:
+def _of_lists(
+    config: EvaluateConfig, report: Callable[[str], None]
+) -> Iterator[Evaluated]:
     assert config.recommendations is not None and config.data_dir is not None
     folder = open_dataset(config.data_dir)
     lists = read_lists(config.recommendations, folder)
@@ -226,7 +232,7 @@ def _baseline_among_candidates(
     lists: GivenLists,
     name: str,
     wanted: Sequence[tuple[Dataset, Split]],
-    report: Report,
+    report: Callable[[str], None],
 ) -> list[Float[np.ndarray, "user 2"]]:
     """As `baseline_ranks`, among candidates and without a cache."""
     scorer = BASELINES[name].scorer(wanted[0][0])

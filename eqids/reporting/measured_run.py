@@ -33,8 +33,6 @@ MOST_POINTS = 3_000
 _CLUSTERS = 24
 """Clusters that are made for the map of a catalog that has one."""
 
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True, eq=False)
 class ItemMap:
@@ -78,7 +76,7 @@ class MeasuredRun:
 
 
 def measured_runs(
-    config: ReportConfig, report: Report
+    config: ReportConfig, report: Callable[[str], None]
 ) -> list[tuple[MeasuredRun, Dataset]]:
     """Returns the runs of a report, each with the dataset that it was measured on.
 
@@ -93,7 +91,7 @@ def measured_runs(
 
 
 def _measured(
-    named: Path, config: ReportConfig, report: Report
+    named: Path, config: ReportConfig, report: Callable[[str], None]
 ) -> tuple[MeasuredRun, Dataset]:
     path = resolve(named, "RUN")
     manifest = read_manifest(path)

@@ -22,8 +22,6 @@ from eqids.reporting.bootstrap import Bootstrap
 from eqids.reporting.list_results import baseline_lists
 from eqids.reporting.measured_run import MeasuredRun, measured_runs
 
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True, eq=False)
 class System:
@@ -81,7 +79,7 @@ class ReportData:
         return [one for one in self.systems if one.run is None]
 
 
-def report_data(config: ReportConfig, report: Report) -> ReportData:
+def report_data(config: ReportConfig, report: Callable[[str], None]) -> ReportData:
     """Returns the data of a report.
 
     Args:
@@ -157,7 +155,9 @@ def _labels(runs: Sequence[MeasuredRun]) -> list[str]:
     return [f"{run.path} ({number})" for number, run in enumerate(runs, start=1)]
 
 
-def _likelihoods(dataset: Dataset, split: Split, report: Report) -> CountLikelihoods:
+def _likelihoods(
+    dataset: Dataset, split: Split, report: Callable[[str], None]
+) -> CountLikelihoods:
     """Those of `count_likelihoods`, from the cache or computed."""
     key = ranks_key("likelihoods", dataset, split)
     path = cache_folder() / "lists" / f"{key}.safetensors"

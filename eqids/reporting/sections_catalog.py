@@ -4,7 +4,15 @@ import numpy as np
 
 from eqids.fit.list_metrics import LIST_METRICS, list_metrics
 from eqids.reporting.charts import Series, line_chart, point_chart
-from eqids.reporting.html_parts import element, figure, legend, note, section, table
+from eqids.reporting.html_parts import (
+    element,
+    facts,
+    figure,
+    legend,
+    note,
+    section,
+    table,
+)
 from eqids.reporting.item_titles import ItemTitles
 from eqids.reporting.kinds import kinds_of, legend_names
 from eqids.reporting.report_data import ReportData
@@ -30,11 +38,11 @@ def catalog(data: ReportData) -> str:
         figure(_bias(data), "Popularity bias: share of recommendations by popularity"),
         figure(_exposure(data), "Inequality: share of recommendations by exposure"),
     ]
-    meaning = "; ".join(f"{name}: {LIST_METRICS[name]}" for name in _NAMES)
+    meaning = {name.capitalize(): LIST_METRICS[name] for name in _NAMES}
+    names = [("what users took next", "t0"), *legend_names(data.systems)]
     return section(
-        "catalog", "What is recommended", note(f"{meaning[0].upper()}{meaning[1:]}."),
-        legend(legend_names(data.systems)),
-        element("div", *figures, class_="charts"), numbers,
+        "catalog", "What is recommended", legend(names),
+        element("div", *figures, class_="charts"), numbers, facts(meaning),
     )  # fmt: skip
 
 
@@ -60,13 +68,13 @@ def _bias(data: ReportData) -> str:
     series = [Series("what users took next", "t0", xs, share(data.target), dots=True)]
     for one, kind in zip(data.systems, kinds_of(data.systems), strict=True):
         ys = share(one.lists.slots[:, :_K].reshape(-1))
-        series.append(Series(one.label, kind, xs, ys, dots=True))
+        series.append(Series(one.label, kind, xs, ys))
     about = "Share of the most popular tenth of the items: " + ", ".join(
         f"{one.label} {one.ys[0]:.2f}" for one in series
     )
     return line_chart(
-        series, "tenths of the catalog, the most popular first (%); dotted: targets",
-        "share", about=about, x_ticks=xs,
+        series, "items, the most popular first (%)", "share of each tenth", about=about,
+        x_ticks=xs,
     )  # fmt: skip
 
 

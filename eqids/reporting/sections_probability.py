@@ -21,31 +21,17 @@ def calibration(data: ReportData) -> str:
     """Returns the section of reliability diagrams, calibration errors and NLL."""
     figures, rows = [], []
     for k in _KS:
-        series = []
-        for one, kind in zip(data.runs, kinds_of(data.runs), strict=True):
-            assert one.run is not None
-            confidence, hits = list_confidence(one.run.found.unfiltered, data.target, k)
-            found = reliability(confidence, hits)
-            series.append(_series(one.label, kind, found))
-            rows.append([one.label, str(k), f"{confidence.mean():.4f}",
-                         f"{hits.mean():.4f}", f"{found.error:.4f}",
-                         f"{calibrated_error(confidence):.4f}",
-                         verdict(found)])  # fmt: skip
-        of = "the most probable item" if k == 1 else f"the {k} most probable items"
-        about = f"Reliability of the probability of {of}: " + "; ".join(
-            f"{row[0]}: predicted {row[2]}, observed {row[3]}, error {row[4]}"
-            for row in rows if row[1] == str(k)
-        )  # fmt: skip
-        chart = line_chart(
-            series, "predicted probability", "observed frequency", about=about,
-            square=True,
-        )  # fmt: skip
-        among = "" if k == 1 else "among "
-        figures.append(figure(chart, f"The next item is {among}{of}"))
-    header = ["", "K", "predicted", "observed", "ECE", "ECE if calibrated", ""]
-    errors = table(
-        header, rows, "Expected calibration error, 15 bins of equally many users"
-    )
+        picture, errors = _diagram(data, k)
+        of = (
+            "the most probable item" if k == 1 else f"among the {k} most probable items"
+        )
+        figures.append(figure(picture, f"The next item is {of}"))
+        rows += errors
+    numbers = table(
+        ["", "K", "predicted", "observed", "ECE", "ECE if calibrated", "reading"], rows,
+        "Expected calibration error, 15 bins of equally many users",
+        kinds_of(data.runs) * len(_KS),
+    )  # fmt: skip
     said = (
         "The probabilities are exact and sum to 1 over the catalog, so what the K most "
         "probable items have together can be compared with how often the next item is "
@@ -59,8 +45,32 @@ def calibration(data: ReportData) -> str:
         parts.append(legend(legend_names(data.runs)))
     return section(
         "calibration", "Calibration", *parts,
-        element("div", *figures, class_="charts"), errors, _likelihoods(data),
+        element("div", *figures, class_="charts"), numbers, _likelihoods(data),
     )  # fmt: skip
+
+
+def _diagram(data: ReportData, k: int) -> tuple[str, list[list[str]]]:
+    """The reliability diagram of the first K items, and a table's row for each run."""
+    series, rows = [], []
+    for one, kind in zip(data.runs, kinds_of(data.runs), strict=True):
+        assert one.run is not None
+        confidence, hits = list_confidence(one.run.found.unfiltered, data.target, k)
+        found = reliability(confidence, hits)
+        series.append(_series(one.label, kind, found))
+        numbers = (
+            confidence.mean(),
+            hits.mean(),
+            found.error,
+            calibrated_error(confidence),
+        )
+        rows.append([one.label, str(k), *map("{:.4f}".format, numbers), verdict(found)])
+    about = f"Reliability of the first {k}: " + "; ".join(
+        f"{row[0]} predicts {row[2]}, observed {row[3]}, error {row[4]}" for row in rows
+    )
+    chart = line_chart(
+        series, "predicted probability", "observed frequency", about=about, square=True
+    )
+    return chart, rows
 
 
 def verdict(found: Reliability) -> str:
