@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from eqids.reporting.bootstrap import Interval
-from eqids.reporting.svg import Frame, element, escaped, label, number, ticks
+from eqids.reporting.svg import Frame, Number, element, escaped, label, number, ticks
 
 _DOT = 3.5
 _ROW = 17
@@ -30,10 +30,10 @@ class Series:
 
     label: str
     kind: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-    lows: Sequence[float] = ()
-    highs: Sequence[float] = ()
+    xs: Sequence[Number]
+    ys: Sequence[Number]
+    lows: Sequence[Number] = ()
+    highs: Sequence[Number] = ()
     dots: bool = False
 
 
@@ -60,7 +60,7 @@ def line_chart(
     log_x: bool = False,
     zero: bool = True,
     square: bool = False,
-    x_ticks: Sequence[float] = (),
+    x_ticks: Sequence[Number] = (),
 ) -> str:
     """Returns a chart of lines.
 
@@ -141,7 +141,7 @@ def interval_chart(
     return frame.picture(*parts, about=about)
 
 
-def _interval(frame: Frame, y: float, name: str, kind: str, one: Interval) -> str:
+def _interval(frame: Frame, y: Number, name: str, kind: str, one: Interval) -> str:
     said = element(
         "title",
         f"{escaped(name)}: {one.mean:.4f}, 95% {one.low:.4f} to {one.high:.4f}, "
@@ -161,7 +161,7 @@ def point_chart(
     position: Int[np.ndarray, "point 2"],
     group: Int[np.ndarray, " point"],
     names: Sequence[str],
-    sizes: Sequence[float],
+    sizes: Sequence[Number],
     *,
     about: str,
 ) -> str:

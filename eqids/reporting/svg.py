@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from eqids.cli.printing import one_line
 
+Number = float | int
+"""A place or a value in a picture."""
+
 
 def escaped(text: object) -> str:
     """Returns a text of a user's as HTML or SVG, in quotes or outside, on one line."""
@@ -37,7 +40,9 @@ def _value(value: object) -> str:
     return escaped(value)
 
 
-def label(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
+def label(
+    x: Number, y: Number, text: str, anchor: str = "start", kind: str = ""
+) -> str:
     """Returns a text in a picture.
 
     Args:
@@ -66,8 +71,8 @@ class Frame:
         log_x: whether the x axis is logarithmic; its numbers are above 0.
     """
 
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
+    x_range: tuple[Number, Number]
+    y_range: tuple[Number, Number]
     width: int = 460
     height: int = 280
     left: int = 50
@@ -76,7 +81,7 @@ class Frame:
     right: int = 14
     top: int = 12
 
-    def x(self, value: float) -> float:
+    def x(self, value: Number) -> float:
         """Returns the place of a number on the x axis."""
         low, high = self.x_range
         if self.log_x:
@@ -84,22 +89,22 @@ class Frame:
         share = (value - low) / ((high - low) or 1.0)
         return self.left + share * (self.width - self.left - self.right)
 
-    def y(self, value: float) -> float:
+    def y(self, value: Number) -> float:
         """Returns the place of a number on the y axis."""
         low, high = self.y_range
         share = (value - low) / ((high - low) or 1.0)
         bottom = self.height - self.bottom
         return bottom - share * (bottom - self.top)
 
-    def path(self, xs: Sequence[float], ys: Sequence[float]) -> str:
+    def path(self, xs: Sequence[Number], ys: Sequence[Number]) -> str:
         """Returns the points of a line for the attribute `points`."""
         pairs = zip(xs, ys, strict=True)
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in pairs)
 
     def axes(
         self,
-        x_ticks: Sequence[float],
-        y_ticks: Sequence[float],
+        x_ticks: Sequence[Number],
+        y_ticks: Sequence[Number],
         x_title: str,
         y_title: str,
     ) -> str:
@@ -140,7 +145,7 @@ class Frame:
         )  # fmt: skip
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
+def ticks(low: Number, high: Number, most: int = 6) -> list[float]:
     """Returns round numbers that divide a range, both ends included.
 
     Args:
@@ -156,7 +161,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(step * place, 12) for place in range(first, last + 1)]
 
 
-def number(value: float) -> str:
+def number(value: Number) -> str:
     """Returns a number as axes show it: 1,500, 0.05, 1e-06."""
     if value == 0:
         return "0"
