@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt16
 
 from eqids.reporting.bootstrap import Interval
 from eqids.reporting.svg import Frame, Number, element, escaped, label, number, ticks
@@ -158,7 +158,7 @@ def _cut(text: str) -> str:
 
 
 def point_chart(
-    position: Int[np.ndarray, "point 2"],
+    position: UInt16[np.ndarray, "point 2"],
     group: Int[np.ndarray, " point"],
     names: Sequence[str],
     sizes: Sequence[Number],

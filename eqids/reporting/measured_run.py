@@ -67,7 +67,7 @@ class MeasuredRun:
     config: RunConfig
     found: UserPass
     map: ItemMap
-    curves: tuple[Mapping[str, float], ...]
+    curves: tuple[Mapping[str, float | int], ...]
 
     @property
     def request_time(self) -> bool:
@@ -177,7 +177,7 @@ def _item_map(opened: Opened) -> ItemMap:
     return ItemMap(shown, position, cluster.astype(np.int32))
 
 
-def _curves(folder: Path) -> tuple[Mapping[str, float], ...]:
+def _curves(folder: Path) -> tuple[Mapping[str, float | int], ...]:
     """The lines of metrics.jsonl; one that is no JSON was cut off by a kill."""
     path, found = folder / METRICS_FILE, []
     if not path.is_file():
