@@ -1,6 +1,9 @@
 """The report of runs: its numbers, its markup, what it refuses, and it in Chromium."""
 
+import html
 import re
+import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from pytest import CaptureFixture
 from runs import refused
 
 from eqids import report
-from eqids.config import ReportConfig
+from eqids.cli.command_line import read
+from eqids.config import ReportConfig, TrainConfig
 from eqids.data import Dataset
+from eqids.data.facts import facts_of
 from eqids.fit.evaluation import target_slots, targets_of
 from eqids.fit.ranking import metrics
 from eqids.reporting.bootstrap import Bootstrap
@@ -24,6 +29,8 @@ from eqids.reporting.report_page import report_page
 from eqids.reporting.sections_accuracy import ndcg_intervals
 from eqids.reporting.slices import divisions
 from eqids.reporting.svg import Frame, element, ticks
+from eqids.reporting.train_command import train_command
+from eqids.runs.recipe import resolved
 
 pytest_plugins = ["page_fixtures"]
 
@@ -275,3 +282,23 @@ def test_the_page_works_by_keyboard(browser: Browser, file: Path) -> None:
     boxes = page.locator(".wide")
     assert all(one.get_attribute("tabindex") == "0" for one in boxes.all())
     page.context.close()
+
+
+def test_the_commands_train_the_same_run_again(films: Dataset, text: str) -> None:
+    """What the report prints parses to the flags that the run recorded."""
+    flags = TrainConfig(data_dir=films.path, item_width=8, seq_len=16, seed=1)
+    more = replace(flags, tied_items=False, num_steps=7, learning_rate=1e-4)
+    for given in (flags, replace(more, checkpoint_dir=Path("runs/with space"))):
+        config = resolved(given, facts_of(films))
+        words = shlex.split(train_command(config))
+        assert words[:3] == ["python", "-m", "eqids.train"]
+        assert read(TrainConfig, words[3:], "python -m eqids.train") == given
+    assert "python -m eqids.train --data_dir" in text
+    report_command = next(
+        html.unescape(line)
+        for line in text.split("\n")
+        if "python -m eqids.report" in line
+    )
+    words = shlex.split(report_command.partition("python -m ")[2])
+    config = read(ReportConfig, words[1:], words[0], positional=True)
+    assert len(config.run) == 2 and config.user_columns is not None

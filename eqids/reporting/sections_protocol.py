@@ -6,9 +6,11 @@ from eqids.cli import shell_word
 from eqids.config import to_json
 from eqids.data.raw.times import date
 from eqids.reporting.html_parts import command, facts, note, section
+from eqids.reporting.measured_run import MeasuredRun
 from eqids.reporting.report_data import ReportData
 from eqids.reporting.sections_accuracy import ndcg_intervals
 from eqids.reporting.svg import element, escaped
+from eqids.reporting.train_command import train_command
 
 
 def summary(data: ReportData) -> str:
@@ -56,6 +58,7 @@ def protocol(data: ReportData) -> str:
         + " ".join(shell_word(str(one.run.path)) for one in data.runs if one.run)
         + f" --output {shell_word(str(data.config.output))}{_flags(data)}"
     ]
+    commands += [train_command(one.run.config) for one in data.runs if one.run]
     commands += [
         f"python -m eqids.evaluate --checkpoint {shell_word(str(one.run.path))} "
         f"--split {data.split} --metrics all"
@@ -74,13 +77,11 @@ def protocol(data: ReportData) -> str:
     )  # fmt: skip
 
 
-def _settings(run: object) -> dict[str, str]:
-    config = run.config  # type: ignore[attr-defined]
-    flags = config.flags
+def _settings(run: MeasuredRun) -> dict[str, str]:
+    config, flags = run.config, run.config.flags
     recipe = ", ".join(f"{k} {v}" for k, v in to_json(config.recipe).items())
-    llama = flags.llama_path or flags.llama_size
     return {
-        "Llama": str(llama),
+        "Llama": str(flags.llama_path or flags.llama_size or "chosen by the data"),
         "trains": config.strategy,
         "seed": str(flags.seed),
         "recipe": recipe,
