@@ -54,7 +54,9 @@ def with_list_metrics(
         more = list_metrics(lists.slots, target, facts, of_lists, cutoffs)
         if CALIBRATION in names and lists.log_probs is not None:
             more |= calibration_metrics(lists, target, cutoffs)
-        added[side] = {**result[side], **more}
+        # A mean over nobody is not a number, and JSON has none.
+        known = {name: value for name, value in more.items() if not np.isnan(value)}
+        added[side] = {**result[side], **known}
     left_out = reasons_left_out(dataset)
     for name in BASELINES:
         if name not in left_out and of_lists:
@@ -146,19 +148,19 @@ def list_table(result: Mapping[str, Any], names: Sequence[str], k: int = 10) -> 
         names: the metrics that flags ask for.
         k: the cutoff that is shown.
     """
-    shown = [name for name in _SHOWN if name in names]
+    shown = {name: max(10, len(name) + 2) for name in _SHOWN if name in names}
     rows = {one.label: result.get(name) for name, one in BASELINES.items()}
     rows["EqIDs" if result["step"] is not None else "given lists"] = result
     lines = []
     if shown:
-        width = 11 if len(shown) < 7 else 10
-        header = f"{'lists, seen out':16}" + "".join(f"{n:>{width + 1}}" for n in shown)
-        lines.append(f"{header}   (at {k})")
+        title = f"top {k}, seen out"
+        head = "".join(f"{name:>{width}}" for name, width in shown.items())
+        lines.append(f"{title:16}{head}")
         for label, one in rows.items():
             if one is not None:
-                values = [one["filtered"].get(f"{name}@{k}") for name in shown]
-                cells = "".join(_cell(value, width + 1) for value in values)
-                lines.append(f"  {label:14}{cells}")
+                found = one["filtered"]
+                cells = (_cell(found.get(f"{n}@{k}"), w) for n, w in shown.items())
+                lines.append(f"  {label:14}{''.join(cells)}")
     if CALIBRATION in names and f"ece@{k}" in result["unfiltered"]:
         own = result["unfiltered"]
         lines.append(

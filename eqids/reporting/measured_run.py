@@ -75,41 +75,67 @@ class MeasuredRun:
         return self.config.flags.request_time
 
 
-def measured_runs(
-    config: ReportConfig, report: Callable[[str], None]
-) -> list[tuple[MeasuredRun, Dataset]]:
-    """Returns the runs of a report, each with the dataset that it was measured on.
+@dataclass(frozen=True, eq=False)
+class FoundRun:
+    """A run before it is measured.
+
+    Attributes:
+        path: the checkpoint, DIR/STEP.
+        step: its step.
+        config: of the run.
+        dataset: its dataset, with the targets of the users to evaluate.
+    """
+
+    path: Path
+    step: int
+    config: RunConfig
+    dataset: Dataset
+
+
+def find_run(named: Path, config: ReportConfig) -> FoundRun:
+    """Returns a run with its dataset; the model is not opened.
 
     Args:
+        named: a checkpoint, or a run's folder.
         config: the flags.
-        report: receives messages about what takes long.
 
     Raises:
-        UserError: a checkpoint or its dataset cannot be opened.
+        UserError: the checkpoint or its dataset cannot be opened.
     """
-    return [_measured(path, config, report) for path in config.run]
-
-
-def _measured(
-    named: Path, config: ReportConfig, report: Callable[[str], None]
-) -> tuple[MeasuredRun, Dataset]:
     path = resolve(named, "RUN")
     manifest = read_manifest(path)
     run = from_json(RunConfig, manifest.meta["config"], f"{path}: config")
     whole = dataset_of(path, run, config.data_dir)
     check_catalog(path, manifest.meta, whole)
     dataset = of_some_users(whole, config.eval_users)
-    source = {"key": _key(path, dataset, config.split)}
+    return FoundRun(path, manifest.step, run, dataset)
+
+
+def measure(
+    run: FoundRun, config: ReportConfig, report: Callable[[str], None]
+) -> MeasuredRun:
+    """Returns a run with its pass over the users, from the cache or computed now.
+
+    Args:
+        run: from `find_run`.
+        config: the flags.
+        report: receives messages about what takes long.
+
+    Raises:
+        UserError: the checkpoint cannot be opened.
+    """
+    source = {"key": _key(run.path, run.dataset, config.split)}
     file = cache_folder() / "passes" / f"{source['key']}.safetensors"
     arrays = read_arrays(file, source)
     if arrays is None:
-        report(f"evaluating {path} on {config.split}, once: the result is kept")
-        arrays = _arrays(path, config, dataset)
+        report(f"evaluating {run.path} on {config.split}, once: the result is kept")
+        arrays = _arrays(run.path, config, run.dataset)
         file.parent.mkdir(exist_ok=True)
         write_arrays(file, arrays, source, report, "it will be evaluated again")
+    curves = _curves(run.path.parent)
     return MeasuredRun(
-        path, manifest.step, run, _pass(arrays), _map(arrays), _curves(path.parent)
-    ), dataset
+        run.path, run.step, run.config, _pass(arrays), _map(arrays), curves
+    )
 
 
 def _key(path: Path, dataset: Dataset, split: Split) -> str:

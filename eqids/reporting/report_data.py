@@ -20,7 +20,7 @@ from eqids.io.cache_folder import cache_folder
 from eqids.io.cached_arrays import read_arrays, write_arrays
 from eqids.reporting.bootstrap import Bootstrap
 from eqids.reporting.list_results import baseline_lists
-from eqids.reporting.measured_run import MeasuredRun, measured_runs
+from eqids.reporting.measured_run import FoundRun, MeasuredRun, find_run, measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +90,9 @@ def report_data(config: ReportConfig, report: Callable[[str], None]) -> ReportDa
         UserError: a run cannot be opened, or two runs have different datasets or
             protocols, so that no table may have both.
     """
-    found = measured_runs(config, report)
+    found = [find_run(path, config) for path in config.run]
     _check_comparable(found)
-    runs, dataset = [run for run, _ in found], found[0][1]
+    runs, dataset = [measure(run, config, report) for run in found], found[0].dataset
     left_out = reasons_left_out(dataset)
     labels = _labels(runs)
     systems = [
@@ -119,18 +119,19 @@ def report_data(config: ReportConfig, report: Callable[[str], None]) -> ReportDa
     )
 
 
-def _check_comparable(found: Sequence[tuple[MeasuredRun, Dataset]]) -> None:
-    """Refuses runs that were measured differently."""
-    first, dataset = found[0]
-    for other, of_other in found[1:]:
+def _check_comparable(found: Sequence[FoundRun]) -> None:
+    """Refuses runs that would be measured differently, before any is."""
+    first = found[0]
+    for other in found[1:]:
         require(
-            of_other.info.dataset_hash == dataset.info.dataset_hash,
-            f"{first.path} is of the dataset {_dataset(dataset)} and {other.path} of "
-            f"{_dataset(of_other)}: results of different data or protocols are never "
-            "put beside each other, wanted one report for each",
+            other.dataset.info.dataset_hash == first.dataset.info.dataset_hash,
+            f"{first.path} is of the dataset {_dataset(first.dataset)} and "
+            f"{other.path} of {_dataset(other.dataset)}: results of different data or "
+            "protocols are never put beside each other, wanted one report for each",
         )
+        known = [run.config.flags.request_time for run in (first, other)]
         require(
-            other.request_time == first.request_time,
+            known[0] == known[1],
             f"of {first.path} and {other.path} one knows when each target was "
             "requested (--request_time) and the other does not: their protocols "
             "differ, wanted one report for each",
