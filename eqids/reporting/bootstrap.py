@@ -65,8 +65,11 @@ class Bootstrap:
         total = weight.sum(axis=1, dtype=np.float64)
         sampled = self._sums(weight, values)[total > 0] / total[total > 0, None]
         low, high = np.quantile(sampled, _LEVEL, axis=0)
-        columns = zip(values.mean(axis=0), low, high, strict=True)
-        return [Interval(*map(float, one), len(values)) for one in columns]
+        mean = values.mean(axis=0)
+        return [
+            Interval(float(mean[at]), float(low[at]), float(high[at]), len(values))
+            for at in range(len(mean))
+        ]
 
     @staticmethod
     def _sums(
