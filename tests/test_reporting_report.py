@@ -296,7 +296,7 @@ def test_the_page_works_by_keyboard(browser: Browser, file: Path) -> None:
 
 def test_the_commands_train_the_same_run_again(films: Dataset, text: str) -> None:
     """What the report prints parses to the flags that the run recorded."""
-    flags = TrainConfig(data_dir=films.path, item_width=8, seq_len=16, seed=1)
+    flags = replace(flags_of(films, seed=1), llama_size="nano")
     more = replace(flags, tied_items=False, num_steps=7, learning_rate=1e-4)
     for flagged in (flags, replace(more, checkpoint_dir=Path("runs/with space"))):
         config = resolved(flagged, facts_of(films))

@@ -124,7 +124,7 @@ def interval_chart(
     most = max(len(row.dots) for row in rows)
     step = max(_ROW + 4, 10 * most + 8)
     height = step * len(rows) + 54
-    left = 14 + min(150, int(6.6 * max(len(row.label) for row in rows)))
+    left = 14 + min(190, int(8 * max(len(_cut(row.label)) for row in rows)))
     frame = Frame((across[0], across[-1]), (0.0, 1.0), height=height, left=left)
     parts = [frame.axes(across, (), x_title, "")]
     if across[0] < 0 < across[-1]:
