@@ -1,21 +1,11 @@
 """Evaluate: `python -m eqids.evaluate`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 from eqids.cli import LOADING, check_output, parse, run_as_process, say, waiting
 from eqids.config import EvaluateConfig
 from eqids.io.atomic import write_json
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from eqids.data import Dataset
-
-    _Measured = tuple[Dataset, np.ndarray, Callable[[], Mapping[str, Any]]]
-    """The dataset with the targets, their ranks, and what makes the result."""
 
 DESCRIPTION = """Rank every target of a split in the full catalog.
 
@@ -26,6 +16,16 @@ one of them is better on validation. For example:
     python -m eqids.evaluate --checkpoint runs/ml-100k-nano-all-seed0
     python -m eqids.evaluate --checkpoint runs/mine/600 --split valid --json valid.json
     python -m eqids.evaluate --init_from exported/mine
+
+More metrics of the recommended lists, and calibration of the probabilities:
+
+    python -m eqids.evaluate --checkpoint runs/mine --metrics all
+
+From several times on, with cold and warm users apart (data prepared with
+--split temporal):
+
+    python -m eqids.evaluate --checkpoint runs/mine --split temporal \\
+        --cut_times 2024-05-01 2024-06-01
 
 Lists that another system recommends, by the same protocol; and ranks of every user, to
 test differences:
@@ -42,94 +42,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output(config.per_user, "--per_user")
     # Imported here: --help and a mistyped flag do not wait for jax.
     with waiting(LOADING):
-        from eqids.fit.results import table
+        from eqids.fit.user_results import write_user_results
+        from eqids.reporting.evaluations import evaluations, result_of
+        from eqids.reporting.list_results import result_text
         from sharding import barrier, initialize, is_first
 
     initialize(**dataclasses.asdict(config.processes))
-    measured = _of_model if config.recommendations is None else _of_lists
-    dataset, ranked, counted = measured(config)
+    found = evaluations(config, say)
     if is_first():
-        result = counted()
-        say(table(result))
+        results = [result_of(one, config, say) for one in found]
+        for result in results:
+            say(result_text(result, config.metric_names))
         if config.json is not None:
-            write_json(config.json, result)
+            temporal = {"split": config.split, "cuts": results}
+            write_json(
+                config.json, temporal if config.split == "temporal" else results[0]
+            )
             say(f"written to {config.json}")
         if config.per_user is not None:
-            _write_per_user(config, dataset, ranked)
+            (one,) = found
+            write_user_results(
+                config.per_user, one.dataset, one.split, one.ranked, one.counted(say)
+            )
             say(f"written to {config.per_user}")
     barrier("the result is written")
-
-
-def _of_model(config: EvaluateConfig) -> "_Measured":
-    from eqids.fit.evaluation import evaluation, make_ranker, of_some_users, rank_users
-    from eqids.fit.results import full_result
-    from eqids.inference.open import open_model
-    from sharding import placement
-
-    put, split = placement("data"), config.split
-    with put.active():
-        opened = open_model(config, put)
-        seq_len = opened.config.recipe.seq_len
-        ranker = make_ranker(seq_len, opened.dtype, put, opened.tokens, opened.prefix)
-        dataset = of_some_users(opened.dataset, config.eval_users)
-        ranked = rank_users(opened.model, dataset, split, ranker)
-        metrics = evaluation(opened.model, split, ranked)
-    result = partial(
-        full_result,
-        dataset,
-        split,
-        metrics,
-        step=opened.step,
-        validated=opened.validated,
-        report=say,
-        request_time=opened.model.config.request_time,
-    )
-    return dataset, ranked, result
-
-
-def _of_lists(config: EvaluateConfig) -> "_Measured":
-    from eqids.data import open_dataset
-    from eqids.data.raw.recommended_lists import read_lists
-    from eqids.fit.evaluation import of_some_users
-    from eqids.fit.given_lists import evaluate_lists, lists_notes, ranks_in_lists
-    from eqids.fit.results import full_result
-
-    assert config.recommendations is not None and config.data_dir is not None
-    whole, split = open_dataset(config.data_dir), config.split
-    lists = read_lists(config.recommendations, whole)
-    dataset = of_some_users(whole, config.eval_users)
-    ranked = ranks_in_lists(lists, dataset, split)
-    metrics = evaluate_lists(lists, dataset, split, ranked)
-    for note in lists_notes(metrics):
-        say(note)
-    result = partial(
-        full_result,
-        dataset,
-        split,
-        metrics,
-        step=None,
-        validated=None,
-        report=say,
-        lists=lists.path,
-    )
-    return dataset, ranked, result
-
-
-def _write_per_user(
-    config: EvaluateConfig, dataset: "Dataset", ranked: "np.ndarray"
-) -> None:
-    from eqids.fit.baseline_ranks import BASELINES, baseline_ranks
-    from eqids.fit.results import reasons_left_out
-    from eqids.fit.user_results import write_user_results
-
-    assert config.per_user is not None
-    names = BASELINES.keys() - reasons_left_out(dataset).keys()
-    counted = {
-        name: baseline_ranks(name, [(dataset, config.split)], say)[0]
-        for name in BASELINES
-        if name in names
-    }
-    write_user_results(config.per_user, dataset, config.split, ranked, counted)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("convert",),
     ("eqids.runs",),
     ("eqids.planning", "eqids.inference"),
-    ("eqids.migrate", "eqids.export", "eqids.diagnosis"),
+    (
+        "eqids.migrate", "eqids.export", "eqids.reporting", "eqids.diagnosis",
+        "eqids.spark",
+    ),  # fmt: skip
     ("commands",),
     ("bench",),
 )

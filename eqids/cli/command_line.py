@@ -200,10 +200,11 @@ def _check_once(words: _Words) -> None:
 def _check_complete(words: _Words) -> None:
     """Assigns positional values, and refuses values that are missing or too many."""
     places = words.positional
-    if len(words.places) > len(places):
+    several = bool(places) and places[-1].several
+    if len(words.places) > len(places) and not several:
         _refuse_stray(words, words.places[len(places)])
-    for flag, word in zip(places, words.places, strict=False):
-        words.given[flag.field] = [[word]]
+    for at, (flag, word) in enumerate(zip(places, words.places, strict=False)):
+        words.given[flag.field] = [words.places[at:] if flag.several else [word]]
     missing = [
         flag.name for flag in words.flags.values()
         if flag.required and flag.field not in words.given

@@ -30,6 +30,7 @@ from eqids.config import (
     PushConfig,
     RebalanceConfig,
     RecommendConfig,
+    ReportConfig,
     RetireConfig,
     ServeConfig,
     ShowConfig,
@@ -64,6 +65,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "eqids.train": Command("trains a recommender", {"": TrainConfig}),
         "eqids.evaluate": Command(
             "measures a model on a dataset", {"": EvaluateConfig}
+        ),
+        "eqids.report": Command(
+            "draws a report of runs: one HTML file", {"": ReportConfig}, positional=True
         ),
         "eqids.recommend": Command("recommends items", {"": RecommendConfig}),
         "eqids.serve": Command(

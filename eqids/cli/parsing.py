@@ -18,6 +18,8 @@ def parse(
     module: str,
     description: str,
     defaults: Mapping[str, Any] | None = None,
+    *,
+    positional: bool = False,
 ) -> Settings:
     """Reads flags into a config, before any slow import.
 
@@ -27,13 +29,14 @@ def parse(
         module: what the user typed after `python -m`.
         description: the first text of `--help`.
         defaults: defaults of flags by name, in place of the class's.
+        positional: whether required fields are positional.
 
     Raises:
         UserError: a flag is unknown, repeated or contradictory, or a value is wrong.
     """
     command, words = f"python -m {module}", _words(argv)
-    _answer_questions({"": kind}, words, command, description, False)
-    config = read(kind, words, command, defaults=defaults)
+    _answer_questions({"": kind}, words, command, description, positional)
+    config = read(kind, words, command, positional=positional, defaults=defaults)
     choose_platform(config)
     return config
 

@@ -59,6 +59,11 @@ from eqids.config.errors import (
     UserError as UserError,
     require as require,
 )
+from eqids.config.evaluation_flags import (
+    EvaluateConfig as EvaluateConfig,
+    Metric as Metric,
+    ReportConfig as ReportConfig,
+)
 from eqids.config.flag_fields import (
     GROUPS as GROUPS,
     group_of as group_of,
@@ -67,7 +72,6 @@ from eqids.config.flag_fields import (
     on_unless as on_unless,
 )
 from eqids.config.inference_flags import (
-    EvaluateConfig as EvaluateConfig,
     OpenConfig as OpenConfig,
     RecommendConfig as RecommendConfig,
 )

@@ -1,11 +1,10 @@
-"""The flags of `python -m eqids.evaluate` and `python -m eqids.recommend`."""
+"""The flags that open a model, and those of `python -m eqids.recommend`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from eqids.config.bounds import ONE_OR_MORE, check_flags
-from eqids.config.distributed import ProcessesConfig
 from eqids.config.errors import require
 
 _RESULTS = (".csv", ".csv.gz", ".csv.zst", ".parquet", ".pq")
@@ -37,43 +36,6 @@ class OpenConfig:
             self.init_from is None or self.llama_path is None,
             f"--init_from {self.init_from} has a Llama of its own, wanted no "
             "--llama_path",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(OpenConfig):
-    """The flags of `python -m eqids.evaluate`."""
-
-    split: Literal["valid", "test"] = "test"
-    """The split whose targets are ranked."""
-    eval_users: int | None = None
-    """Evaluate only this many users, always the same ones; by default all."""
-    json: Path | None = None
-    """Write the result to this file as JSON."""
-    per_user: Path | None = None
-    """Write the ranks of every user's target to this Parquet file, the baselines'
-    beside."""
-    recommendations: Path | None = None
-    """In place of a model, evaluate the lists of another system, by the same protocol:
-    a Parquet or CSV file with the columns user, item and, if its rows are not in the
-    order of the lists, rank. It needs --data_dir."""
-    processes: ProcessesConfig = ProcessesConfig()
-    """How the processes of a run find one another."""
-
-    def __post_init__(self) -> None:
-        check_flags(self, "eval_users", ONE_OR_MORE)
-        if self.recommendations is None:
-            super().__post_init__()
-            return
-        require(
-            self.checkpoint is None and self.init_from is None,
-            f"--recommendations {self.recommendations} is evaluated without a model, "
-            "wanted neither --checkpoint nor --init_from",
-        )
-        require(
-            self.data_dir is not None,
-            f"--recommendations {self.recommendations} needs --data_dir, the dataset "
-            "with the targets",
         )
 
 

@@ -28,18 +28,26 @@ def markov(dataset: Dataset) -> Scorer:
     rows of the last `MARKOV_ORDER` items, with weight 1 / distance. Items that never
     followed are ordered by popularity.
     """
-    follows = _normalised_transitions(dataset)
-    prior = popularity_prior(dataset)
+    weights, prior = successor_weights(dataset), popularity_prior(dataset)
+    return lambda chunk: (weights(chunk).toarray() + prior).astype(np.float32)
 
-    def score(chunk: Chunk) -> np.ndarray:
+
+def successor_weights(dataset: Dataset) -> Callable[[Chunk], sp.csr_matrix]:
+    """Returns what weighs the successors of the last items of histories, see `markov`.
+
+    It returns float64 [user, slot], sparse; 0 for items that never followed.
+    """
+    follows = _normalised_transitions(dataset)
+
+    def weigh(chunk: Chunk) -> sp.csr_matrix:
         recent = sp.lil_matrix((len(chunk.histories), dataset.num_slots))
         for row, history in enumerate(chunk.histories):
             newest_first = history[: -MARKOV_ORDER - 1 : -1]
             for distance, slot in enumerate(newest_first, start=1):
                 recent[row, slot] += 1.0 / distance
-        return ((recent.tocsr() @ follows).toarray() + prior).astype(np.float32)
+        return recent.tocsr() @ follows
 
-    return score
+    return weigh
 
 
 def popularity_prior(dataset: Dataset) -> Float[np.ndarray, " slot"]:

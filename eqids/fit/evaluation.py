@@ -107,6 +107,12 @@ def targets_of(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return users, position[users]
 
 
+def target_slots(dataset: Dataset, split: Split) -> Int[np.ndarray, " user"]:
+    """Returns the item of each target; users as `targets_of` has them."""
+    users, positions = targets_of(dataset, split)
+    return dataset.slots[dataset.offsets[users] + positions]
+
+
 def of_users(dataset: Dataset, users: Bool[np.ndarray, " user"]) -> Dataset:
     """Returns the dataset with the targets of these users only."""
     valid, test = (

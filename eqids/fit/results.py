@@ -1,13 +1,17 @@
 """Results: metrics of a model and of baselines with the protocol, as values or a
 table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
+
 from eqids.config import to_json
 from eqids.data import Dataset
+from eqids.data.raw.times import date
 from eqids.fit.baseline_ranks import (
     BASELINES,
     baseline_metrics,
@@ -19,6 +23,9 @@ from eqids.fit.evaluation import Evaluation, Split
 RESULT_FILE = "result.json"
 """A run's result on the split of --result_split, in its folder."""
 
+REPORT_FILE = "report.html"
+"""What the report of a run is called, in its folder."""
+
 REQUEST_TIME = "request_time"
 """A field of the protocol of models that know when each target was requested. Their
 results are comparable only with one another."""
@@ -26,10 +33,58 @@ results are comparable only with one another."""
 LISTS = "recommendations"
 """A field of the protocol of lists that another system made: their file."""
 
+CANDIDATES = "candidates"
+"""A field of the protocol: what is ranked, the full catalog or given candidates."""
+
+CUT_TIME = "cut_time"
+"""A field of the protocol of an evaluation from a given time on, in unix seconds."""
+
 MODEL = "eqids"
 """The model's name beside those of the baselines."""
 
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
+
+
+RanksOf = Callable[
+    [str, Sequence[tuple[Dataset, Split]], Callable[[str], None]],
+    list[Float32[np.ndarray, "user 2"]],
+]
+"""Returns the ranks of a baseline, see `baseline_ranks`."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What an evaluation differs in from that of a model on the full catalog.
+
+    Attributes:
+        request_time: the model knew when each target was requested.
+        lists: the file of lists that were evaluated in place of a model.
+        candidates: the file of the only items that were ranked for each user.
+        cut_time: unix time before which histories end and from which targets are.
+    """
+
+    request_time: bool = False
+    lists: Path | None = None
+    candidates: Path | None = None
+    cut_time: int | None = None
+
+    def protocol(self) -> dict[str, Any]:
+        """Returns the fields of the protocol that it changes or adds."""
+        found: dict[str, Any] = {}
+        if self.request_time:
+            found[REQUEST_TIME] = True
+        if self.lists is not None:
+            found[LISTS] = str(self.lists)
+        if self.candidates is not None:
+            found[CANDIDATES] = (
+                f"those of {self.candidates}, not the full catalog: not comparable "
+                "with results on it"
+            )
+        if self.cut_time is not None:
+            found[CUT_TIME] = self.cut_time
+            found["split"] = "temporal"
+            found["history_at_test"] = "all events before the cut time"
+        return found
 
 
 @dataclass(frozen=True)
@@ -45,6 +100,9 @@ class Validated:
     ndcg: float
 
 
+_PLAIN = Variation()
+
+
 def full_result(
     dataset: Dataset,
     split: Split,
@@ -52,8 +110,8 @@ def full_result(
     step: int | None,
     validated: Validated | None,
     report: Callable[[str], None],
-    request_time: bool = False,
-    lists: Path | None = None,
+    variation: Variation = _PLAIN,
+    ranks_of: RanksOf = baseline_ranks,
 ) -> dict[str, Any]:
     """Returns a model's metrics with the baselines' and the protocol beside them.
 
@@ -65,8 +123,8 @@ def full_result(
         step: the checkpoint's step, or None for given lists.
         validated: what is known of these weights on validation, if `split` is `test`.
         report: receives messages about what takes long.
-        request_time: whether the model knew when each target was requested.
-        lists: the file of given lists.
+        variation: what the evaluation differs in from a plain one.
+        ranks_of: returns the ranks of a baseline.
     """
     if split == "valid" and "ndcg@10" in model["filtered"]:
         validated = Validated(dataset, model["filtered"]["ndcg@10"])
@@ -75,7 +133,7 @@ def full_result(
     if validated is not None and split == "test":
         wanted.append((validated.dataset, "valid"))
     counted = {
-        name: list(map(baseline_metrics, baseline_ranks(name, wanted, report)))
+        name: list(map(baseline_metrics, ranks_of(name, wanted, report)))
         for name in BASELINES
         if name not in left_out
     }
@@ -92,12 +150,11 @@ def full_result(
             "source": dataset.info.source,
             "dataset_hash": dataset.info.dataset_hash,
             "catalog_id": dataset.info.catalog_id,
-            "candidates": "full catalog",
+            CANDIDATES: "full catalog",
             "tied_scores": "rank = 1 + items strictly above + half of the ties",
             "filtered": "items of the history are not ranked; a target among them "
             "counts as missed",
-            **({REQUEST_TIME: True} if request_time else {}),
-            **({} if lists is None else {LISTS: str(lists)}),
+            **variation.protocol(),
         },
     }
 
@@ -128,9 +185,12 @@ def table(result: Mapping[str, Any]) -> str:
     lists = result["protocol"].get(LISTS)
     rows["EqIDs" if lists is None else "given lists"] = result
     of = f"step {result['step']}" if lists is None else f"the lists of {lists}"
-    lines = [
-        f"{result['split']} split, {result['num_users']:,} users, full catalog, {of}"
-    ]
+    ranked = result["protocol"][CANDIDATES]
+    lines = [f"{result['split']} split, {result['num_users']:,} users, {ranked}, {of}"]
+    if CUT_TIME in result["protocol"]:
+        lines.append(
+            f"from {date(result['protocol'][CUT_TIME])} on, by what was before"
+        )
     if result["protocol"].get(REQUEST_TIME):
         lines.append("EqIDs knows when each target was requested (--request_time)")
     for side, label in (("filtered", "seen filtered"), ("unfiltered", "seen kept")):

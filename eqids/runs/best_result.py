@@ -9,7 +9,7 @@ from eqids.cli import say, waiting, warn
 from eqids.config import Continued
 from eqids.data import Dataset
 from eqids.fit.evaluation import of_some_users
-from eqids.fit.results import RESULT_FILE, Validated, full_result, table
+from eqids.fit.results import RESULT_FILE, Validated, Variation, full_result, table
 from eqids.fit.run import Run
 from eqids.io.atomic import write_json
 from eqids.runs.messages import next_command
@@ -53,9 +53,8 @@ def report_best(run: Run, dataset: Dataset) -> dict[str, Any] | None:
         folder = run.checkpoints.saver.directory
         score = run.checkpoints.score(step)
         validated = None if score is None else Validated(run.dataset, score)
-        result = full_result(
-            users, split, metrics, step, validated, say, flags.request_time
-        )
+        variation = Variation(request_time=flags.request_time)
+        result = full_result(users, split, metrics, step, validated, say, variation)
         write_json(folder / RESULT_FILE, result)
         say(table(result))
         if continues is not None and score is not None:

@@ -7,7 +7,7 @@ import jax
 from eqids.cli import shell_word
 from eqids.config import LlamaConfig, RunConfig, recipe_text
 from eqids.data import Dataset
-from eqids.fit.results import RESULT_FILE
+from eqids.fit.results import REPORT_FILE, RESULT_FILE
 from eqids.fit.step import State
 from eqids.runs.inputs import RunInputs
 
@@ -67,9 +67,11 @@ def _llama(config: RunConfig, llama: LlamaConfig) -> str:
 
 
 def next_command(folder: Path, dataset: Dataset) -> str:
-    """Returns where a run's result is, and the command to type next."""
+    """Returns where a run's result is, and the commands to type next."""
     user = shell_word(str(dataset.users()["user"].iloc[0]))
     return (
-        f"result in {folder / RESULT_FILE}; now ask for recommendations:\n"
-        f"  python -m eqids.recommend --checkpoint {folder} --user {user}"
+        f"result in {folder / RESULT_FILE}; now ask for recommendations, or draw a "
+        "report with pictures:\n"
+        f"  python -m eqids.recommend --checkpoint {folder} --user {user}\n"
+        f"  python -m eqids.report {folder} --output {folder / REPORT_FILE}"
     )

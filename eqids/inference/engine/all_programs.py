@@ -12,7 +12,6 @@ from eqids.config import MARKOV_ORDER
 from eqids.data.batches.host_batch import HostBatch
 from eqids.inference.engine.compiled_programs import (
     continued_vectors,
-    log_probs,
     most_probable,
     query_vectors,
     with_pages,
@@ -20,6 +19,7 @@ from eqids.inference.engine.compiled_programs import (
 from eqids.inference.engine.shapes import Shapes
 from eqids.inference.open import Opened
 from eqids.model import PrefixCache
+from eqids.model.item_log_probs import log_probs
 from eqids.model.similar import nearest_items
 
 SCORED = 128

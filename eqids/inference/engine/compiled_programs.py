@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from eqids.inference.engine.shapes import PAGE
 from eqids.model import Batch, EqIDs, PrefixCache, recent_items
 from eqids.model.continued import continued_queries
-from eqids.model.scores import log_probs_of_slots
 from eqids.model.search import top_k
 
 
@@ -137,30 +136,6 @@ def most_probable(
         model.softmax, query, k, exclude=exclude, allowed=allowed, mixture=mixture
     )
     return found.slots, found.log_probs
-
-
-def log_probs(
-    model: EqIDs,
-    query: Float[Array, "batch item_width"],
-    recent: Int[Array, "batch recent"],
-    slot: Int[Array, " some"],
-) -> Float[Array, "batch some"]:
-    """Returns the log-probabilities of the same items for all queries.
-
-    Args:
-        model: the model; counts are mixed in.
-        query: from `query_vectors`.
-        recent: from `query_vectors`.
-        slot: slots of the items.
-    """
-    found = log_probs_of_slots(model.softmax, query, slot)
-    mixture = model.mixture(query, recent)
-    if mixture is None:
-        return found
-    slots = jnp.broadcast_to(slot, found.shape)
-    raised = jax.vmap(mixture.raised_one, in_axes=1, out_axes=1)(found, slots)
-    valid = model.softmax.valid.reshape(-1)[slot]
-    return jnp.where(valid, raised + mixture.log_rest[:, None], -jnp.inf)
 
 
 class Programs:

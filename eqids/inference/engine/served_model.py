@@ -19,7 +19,6 @@ from eqids.inference.engine.all_programs import SCORED, ProgramShape, all_progra
 from eqids.inference.engine.batching import BatchPlan, plan
 from eqids.inference.engine.compiled_programs import (
     Programs,
-    log_probs,
     most_probable,
     query_vectors,
     sizes_of,
@@ -42,6 +41,7 @@ from eqids.inference.engine.values import (
 )
 from eqids.inference.histories import History
 from eqids.inference.open import Opened
+from eqids.model.item_log_probs import log_probs
 from eqids.model.similar import nearest_items
 from sharding import ONE_DEVICE, Placement
 

@@ -1,0 +1,107 @@
+"""Parts of a page: tables, figures, legends, lists of facts."""
+
+from collections.abc import Mapping, Sequence
+
+from eqids.reporting.svg import element, escaped
+
+
+def section(key: str, title: str, *content: str) -> str:
+    """Returns a section of the page.
+
+    Args:
+        key: its address on the page.
+        title: its heading.
+        content: markup.
+    """
+    heading = element("h2", escaped(title), id=f"{key}-title")
+    return element("section", heading, *content, id=key, aria_labelledby=f"{key}-title")
+
+
+def note(text: str) -> str:
+    """Returns a paragraph that explains something; the text is escaped here."""
+    return element("p", escaped(text), class_="note")
+
+
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str,
+    kinds: Sequence[str] = (),
+) -> str:
+    """Returns a table whose first column names the rows.
+
+    Args:
+        header: names of the columns.
+        rows: cells, not escaped yet.
+        caption: what the table shows.
+        kinds: the class of each row that colours the mark before its name.
+    """
+    head = element("tr", *(element("th", escaped(one), scope="col") for one in header))
+    body = []
+    for place, row in enumerate(rows):
+        kind = kinds[place] if place < len(kinds) else ""
+        name = (swatch(kind) if kind else "") + escaped(row[0])
+        cells = (f"<td>{escaped(one)}</td>" for one in row[1:])
+        body.append(element("tr", element("th", name, scope="row"), *cells))
+    whole = element(
+        "table",
+        element("caption", escaped(caption)),
+        element("thead", head),
+        element("tbody", *body),
+    )
+    # A wide table scrolls in its own box, which the keyboard can reach.
+    return element(
+        "div", whole, class_="wide", tabindex=0, role="region", aria_label=caption
+    )
+
+
+def figure(picture: str, caption: str, numbers: str = "") -> str:
+    """Returns a picture with its caption, and the numbers that it was drawn from.
+
+    Args:
+        picture: SVG.
+        caption: not escaped yet.
+        numbers: a table, shown on request.
+    """
+    more = details("Numbers", numbers) if numbers else ""
+    return element("figure", element("figcaption", escaped(caption)), picture, more)
+
+
+def details(title: str, *content: str) -> str:
+    """Returns what is shown on request."""
+    return element("details", element("summary", escaped(title)), *content)
+
+
+def swatch(kind: str) -> str:
+    """Returns the mark of a system: its colour, and its dashes."""
+    line = element("line", x1=1, x2=21, y1=5, y2=5, class_="line")
+    dot = element("circle", cx=11, cy=5, r=3.5, class_="dot")
+    return element(
+        "svg", element("g", line, dot, class_=kind), viewBox="0 0 22 10",
+        class_="swatch", aria_hidden="true",
+    )  # fmt: skip
+
+
+def legend(names: Sequence[tuple[str, str]]) -> str:
+    """Returns a legend.
+
+    Args:
+        names: label and class of each system.
+    """
+    items = (element("li", swatch(kind), escaped(one)) for one, kind in names)
+    return element("ul", *items, class_="legend")
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """Returns names and their values as a list."""
+    rows = (
+        element("dt", escaped(name)) + f"<dd>{escaped(value)}</dd>"
+        for name, value in pairs.items()
+    )
+    return element("dl", *rows)
+
+
+def command(text: str) -> str:
+    """Returns a command to copy."""
+    lines = "\n".join(escaped(line) for line in text.split("\n"))
+    return element("pre", element("code", lines), tabindex=0)

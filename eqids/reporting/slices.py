@@ -1,0 +1,147 @@
+"""Groups of users and of targets, by which a report divides its metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from eqids.config import require
+from eqids.data import Dataset
+from eqids.data.raw.id_files import read_table
+from eqids.fit.evaluation import Split, target_slots, targets_of
+
+MOST_GROUPS = 12
+"""Most groups of a column of the user's; rarer values are one group."""
+_PARTS = 5
+"""Groups of a number, of about equally many users."""
+_DAY = 86_400
+_GAPS = (
+    ("same second", 0),
+    ("under 1 minute", 60),
+    ("under 1 hour", 3_600),
+    ("under 1 day", _DAY),
+    ("under 1 week", 7 * _DAY),
+    ("under 30 days", 30 * _DAY),
+    ("30 days or more", None),
+)
+"""Names of gaps, with the seconds that each ends before; the first is 0 alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class UserGroup:
+    """Some users of a split: its name, and whether each user is a member."""
+
+    name: str
+    members: Bool[np.ndarray, " user"]
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """A division of the users of a split.
+
+    Attributes:
+        title: what divides them.
+        groups: the groups, each with a member; users whose value is unknown are in
+            none.
+    """
+
+    title: str
+    groups: Sequence[UserGroup]
+
+
+def divisions(
+    dataset: Dataset, split: Split, user_columns: Path | None = None
+) -> list[Division]:
+    """Returns all divisions of the users of a split that have two groups or more.
+
+    Args:
+        dataset: the dataset with the histories and the targets.
+        split: the split that has the targets.
+        user_columns: a file with a column user, and others to divide by.
+
+    Raises:
+        UserError: the file is wrong.
+    """
+    users, positions = targets_of(dataset, split)
+    target = target_slots(dataset, split)
+    counts = dataset.item_counts.reshape(-1)[target]
+    found = [
+        _by_number("Events in the history", positions),
+        _by_number("Training events of the target", counts),
+    ]
+    if dataset.times is not None:
+        events = dataset.offsets[users] + positions
+        now = dataset.times[events]
+        age = (now - _first_times(dataset)[target]) / _DAY
+        found.append(_by_number("Days since the target's first event", age))
+        found.append(_by_gap(now - dataset.times[events - 1]))
+    if user_columns is not None:
+        found += _by_columns(user_columns, dataset, users)
+    return [one for one in found if len(one.groups) > 1]
+
+
+def _first_times(dataset: Dataset) -> Int[np.ndarray, " slot"]:
+    assert dataset.times is not None
+    first = np.full(dataset.num_slots, np.iinfo(np.int64).max)
+    np.minimum.at(first, dataset.slots, dataset.times)
+    return first
+
+
+def _by_number(title: str, values: Float[np.ndarray, " user"] | np.ndarray) -> Division:
+    """Groups of about equally many users; equal values are in one group."""
+    quantiles = np.quantile(values, np.linspace(0, 1, _PARTS + 1)[1:-1])
+    edges = np.unique(np.floor(quantiles))
+    part = np.searchsorted(edges, values, side="left")
+    groups = []
+    for number in np.unique(part):
+        members = part == number
+        low, high = (int(np.floor(f(values[members]))) for f in (np.min, np.max))
+        name = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        groups.append(UserGroup(name, members))
+    return Division(title, groups)
+
+
+def _by_gap(gap: Int[np.ndarray, " user"]) -> Division:
+    groups, start = [], -1
+    for name, end in _GAPS:
+        below = gap == 0 if end == 0 else np.full(len(gap), True)
+        if end:
+            below = gap < end
+        members = below & (gap >= start)
+        start = max(1, end or 0)
+        if members.any():
+            groups.append(UserGroup(name, members))
+    return Division("Time since the last event", groups)
+
+
+def _by_columns(
+    path: Path, dataset: Dataset, users: Int[np.ndarray, " user"]
+) -> list[Division]:
+    """A division by each column of a file."""
+    frame = read_table(path)
+    names = [str(name) for name in frame.columns if name != "user"]
+    require(
+        "user" in frame.columns and len(names) > 0,
+        f"--user_columns {path} has the columns {', '.join(map(str, frame.columns))}, "
+        "wanted user and others to divide users by",
+    )
+    rows = dataset.find_users(frame["user"])
+    require(
+        bool(np.isin(rows, users).any()),
+        f"--user_columns {path}: none of its {len(frame):,} users is evaluated in "
+        f"{dataset.path}",
+    )
+    found = []
+    for name in names:
+        values = dict(zip(rows.tolist(), frame[name].astype(str), strict=True))
+        own = np.array([values.get(user, "") for user in users.tolist()], object)
+        kinds, counts = np.unique(own[own != ""].astype(str), return_counts=True)
+        frequent = kinds[np.argsort(-counts, kind="stable")][:MOST_GROUPS]
+        groups = [UserGroup(str(kind), own == kind) for kind in sorted(frequent)]
+        rest = ~np.isin(own, frequent) & (own != "")
+        if rest.any():
+            groups.append(UserGroup("all others", rest))
+        found.append(Division(name, groups))
+    return found
