@@ -23,7 +23,6 @@ from bench.contender import (
 )
 from bench.record import OURS, CaseNumbers, Curve, ResultRow, Section, find, ratio
 from bench.search_options import TopkOptions
-from bench.trained import trained_head
 from eqids.checkpoints import resolve
 from eqids.model import HierarchicalSoftmax
 
@@ -76,6 +75,8 @@ def _cases(options: TopkOptions) -> list[TopkCase | Path]:
 def measure_case(options: TopkOptions, catalog: TopkCase | Path) -> Measured:
     """Measures one catalog in this process."""
     if isinstance(catalog, Path):
+        from bench.trained import trained_head
+
         head, hidden = trained_head(catalog, options.data_dir, BATCHES[0])
         hiddens = [hidden]
     else:
