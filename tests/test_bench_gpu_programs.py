@@ -12,7 +12,8 @@ from _pytest.mark import ParameterSet
 
 from bench.flops import Amount, train_flops
 from bench.gpu.device_step import preset_of_case
-from bench.gpu.gpu_cases import PARTS, AttentionCase, CatalogCase, StepCase
+from bench.gpu.gpu_cases import AttentionCase, CatalogCase, StepCase
+from bench.gpu.gpu_parts import PARTS
 from bench.gpu.head_part import catalog_shape
 from bench.gpu.kernels_part import KERNELS, with_gradients
 from bench.head_ours import gradients

@@ -2,7 +2,8 @@
 
 | question | file |
 |---|---|
-| which parts exist, what does each measure, how long may it take? | `gpu_cases.py` |
+| which parts exist, what does each measure, how long may it take? | `gpu_parts.py` |
+| what are the sizes of a case? | `gpu_cases.py` |
 | what are the flags? | `gpu_options.py` |
 | how do parts share the time, and where do results go? | `run_parts.py` |
 | what runs a part? | `part_process.py`, a process of its own |

@@ -6,7 +6,7 @@ dtype from the numbers of its entries, so that a process's peak memory is the st
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -53,7 +53,9 @@ def job_of(case: StepCase, platform: GpuPlatform) -> Job:
 
     Only whether it is a GPU matters: the program is the same for every card.
     """
-    return preset_job(preset_of_case(case, "cpu" if platform == "cpu" else "h100-80gb"))
+    hardware: HardwareName = "cpu" if platform == "cpu" else "h100-80gb"
+    job = preset_job(preset_of_case(case, hardware))
+    return replace(job, step=replace(job.step, unroll=case.unroll))
 
 
 @dataclass(frozen=True)

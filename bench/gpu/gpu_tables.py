@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.gpu.gpu_cases import PARTS
+from bench.gpu.gpu_parts import PARTS
 from bench.result_tables import aligned
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.gpu_cases import PARTS, GpuCase, GpuPlatform
+from bench.gpu.gpu_cases import GpuCase, GpuPlatform
+from bench.gpu.gpu_parts import PARTS
 from bench.gpu.part_context import GpuRow, LeftOutError, PartContext
 from bench.gpu.running_out import ran_out
 from eqids.cli import run_as_process

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import machine
-from bench.gpu.gpu_cases import PARTS, GpuPlatform
+from bench.gpu.gpu_cases import GpuPlatform
 from bench.gpu.gpu_options import GpuOptions
+from bench.gpu.gpu_parts import PARTS
 from bench.gpu.part_process import PartTask
 from eqids.config import Stopped, UserError, require, to_json
 from eqids.io.atomic import write_json
