@@ -19,9 +19,9 @@ from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
 from bench import __main__ as command
-from bench.gpu import card, kernels_part, profile_part, run_parts, wheels
+from bench.gpu import card, head_part, kernels_part, profile_part, run_parts, wheels
 from bench.gpu.device_step import job_of, made, predicted, preset_of_case
-from bench.gpu.gpu_cases import AttentionCase, StepCase
+from bench.gpu.gpu_cases import AttentionCase, CatalogCase, StepCase
 from bench.gpu.gpu_options import GpuOptions, PartName
 from bench.gpu.gpu_parts import PARTS
 from bench.gpu.gpu_tables import part_text
@@ -254,6 +254,15 @@ def test_the_reference_of_attention_is_numpys() -> None:
     ours = kernels_part.with_gradients(arrays, mask, "xla")
     for one, other in zip(ours, found, strict=True):
         assert 0 < kernels_part.relative(one, other) < 0.01
+
+
+def test_torch_finds_the_items_that_ours_finds() -> None:
+    """Also with an empty cluster and a last one that is not full."""
+    head = head_part.device_head(CatalogCase(30_000, 8), 0)
+    assert int(head.valid.any(axis=1).sum()) < len(head.valid)
+    assert int(head.valid.sum()) == 30_000
+    query = jax.random.normal(jax.random.key(0), (3, 8))
+    assert head_part.torch_top_k(head, query, 10).facts == {"same": 1.0}
 
 
 def test_weights_made_on_the_device_are_of_the_steps_shapes_and_spread() -> None:

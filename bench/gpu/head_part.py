@@ -150,11 +150,14 @@ def torch_top_k(
         for x in (head.table, head.bias, head.cluster_table, head.cluster_bias,
                   head.valid, query)
     )  # fmt: skip
+    used = valid.any(-1)
 
     def best() -> Any:
         logits = torch.einsum("qw,crw->qcr", queries, table) + bias
         logits = logits.masked_fill(~valid, -torch.inf).log_softmax(-1)
-        own = (queries @ clusters.T + cluster_bias).log_softmax(-1)
+        logits = logits.masked_fill(~valid, -torch.inf)  # an empty cluster is NaN
+        own = (queries @ clusters.T + cluster_bias).masked_fill(~used, -torch.inf)
+        own = own.log_softmax(-1)
         return torch.topk((logits + own[..., None]).flatten(1), k)
 
     def run() -> None:

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bench.clock import Spread, alternate
 from bench.gpu.card import device_bytes
@@ -39,13 +39,16 @@ def measure(case: PeerCase, context: PartContext) -> Iterator[GpuRow]:
     windows = random_windows(slots, one.batch_size, one.seq_len, context.seed)
     batches = one_in_a_row(windows, one.batch_size)
     ours = DeviceStep(step, batches, context.seed)
-    runs = {OURS: ours.run}
+    runs: dict[str, Callable[[], None]] = {OURS: ours.run}
     config, peer_batches = step.job.step, tensors(batches, device=device)
     for name, compiler in ((EAGER, None), (COMPILED, case.compiler)):
         peer = TorchRecommender(model, slots, one.train, config.dtype, device)
         runs[name] = _Turn(
             TorchStep(peer, config.recipe, config.grad_clip, compiler), peer_batches
         )
+    # torch compiles in its first step, which must not count as the warm-up's time.
+    for run in runs.values():
+        run()
     timings = alternate(runs, _REPETITIONS, context.budget(0.2, _SECONDS), settle=True)
     for name, timing in timings.items():
         spread = Spread.of(timing.wall)

@@ -25,6 +25,11 @@ from eqids.model.rope import rope_tables
 from eqids.planning.abstract import AbstractRun, Job
 from sharding import gathered, lookup
 
+_OF_TOKENS = 0.25
+"""Share of the gathered token embeddings and of their gradient that XLA holds while the
+blocks' backward pass needs most (between 0 and a half in the layouts of
+docs/layouts.md)."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -73,7 +78,7 @@ class Memory:
         """
         softmax = self.activations + self.head
         backward = self.block_gradients + self.activations + self.working
-        backward += self.tokens // 2
+        backward += int(_OF_TOKENS * self.tokens)
         return (
             self.sums
             + self.blocks
