@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from bench.gpu.gpu_options import GpuOptions
 from bench.machine import busy_cores, pin, use_huge_pages
 from bench.options import AllOptions, CompareOptions, Options
 from bench.plot import check_plotting, save
@@ -23,6 +24,7 @@ DESCRIPTION = """Measure EqIDs beside its peers, in one run, on this machine.
     python -m bench topk --checkpoint runs/mine
     python -m bench checkpoint --size 2 --folder /scratch
     python -m bench quality --seeds 0 1 2 --setting 'wide=--item_width 128'
+    python -m bench gpu --minutes 25 --json gpu.json
     python -m bench compare before.json after.json
 
 Peers that are not installed are left out, with a note: pip install 'eqids[peers]'.
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _measure_all(options)
     elif isinstance(options, QualityOptions):
         _quality(options, sys.argv[1:] if argv is None else argv)
+    elif isinstance(options, GpuOptions):
+        _gpu(options)
     else:
         _measure(options)
 
@@ -115,6 +119,21 @@ def _quality(options: QualityOptions, words: Sequence[str]) -> None:
         )
     require(
         not found.failed, f"{len(found.failed)} runs ended with an error, see above"
+    )
+
+
+def _gpu(options: GpuOptions) -> None:
+    from bench.gpu.gpu_tables import part_text
+    from bench.gpu.run_parts import measure_parts
+
+    whole = measure_parts(options, lambda name, result: say(part_text(name, result)))
+    if options.json is not None:
+        say(f"written to {options.json}")
+    parts = whole["gpu"]["parts"].items()
+    failed = [name for name, one in parts if one["status"] in ("failed", "stopped")]
+    require(
+        not failed,
+        f"{', '.join(failed)} ended with an error, see above; the other parts did not",
     )
 
 

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from bench.machine import peak_bytes
 from eqids.cli import parse, run_as_process
 from eqids.config import ONE_OR_MORE, check_flags
-from eqids.data.clustering.cluster_sizes import assign, default_num_clusters
+from eqids.data.clustering.cluster_sizes import assign
 from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
+from eqids.data.clustering.num_clusters import default_num_clusters
 from eqids.data.clustering.quality import balance
 from eqids.io.atomic import write_json
 

@@ -25,7 +25,7 @@ from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import StepConfig, make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
-from eqids.runs.new_model import run_keys
+from eqids.runs.run_keys import run_keys
 
 ITEMS, WITH_TEXT = "batches", "batches with text"
 LOADED, READY = "steps, loaded beside", "steps, batches in memory"

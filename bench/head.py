@@ -21,7 +21,7 @@ from bench.machine import free_bytes
 from bench.record import OURS, Curve, ResultRow, Section, find, ratio
 from bench.step_options import HeadOptions
 from bench.train_torch import has_torch
-from eqids.data.clustering.cluster_sizes import default_num_clusters
+from eqids.data.clustering.num_clusters import default_num_clusters
 
 MEANINGS = {
     "ratio_1m": "time of the chunked full softmax / ours, 1 million x 64",

@@ -14,6 +14,7 @@ from eqids.fit.sparse import apply_updates, lazy_adam
 from eqids.model import HierarchicalSoftmax
 
 STEP, UPDATE = "forward + backward", "with update"
+DENSE = "with update, dense"
 LEARNING_RATE = 1e-3
 
 
@@ -52,7 +53,7 @@ class HierarchicalContenders:
     def step(self) -> Contender:
         """The loss and its gradients; of the table, those of the active clusters."""
         args = self.head, self.active, self.hidden, self.slot
-        program = compiled(_gradients, *args)
+        program = compiled(gradients, *args)
 
         def run() -> None:
             # `update` may have donated and replaced the head.
@@ -77,6 +78,22 @@ class HierarchicalContenders:
 
         return Contender(OURS, UPDATE, run, program, dict(self._facts))
 
+    def dense_update(self) -> Contender:
+        """The same with gradients of whole tables, and dense Adam on all of them."""
+        optimizer = optax.adam(LEARNING_RATE)
+        state = jax.jit(optimizer.init)(_trained(self.head))
+        args = self.head, state, self.hidden, self.slot
+        program = compiled(_dense_update, *args, donate=(0, 1))
+
+        def run() -> None:
+            nonlocal state
+            self.head, state, to_hidden = program.call(
+                self.head, state, self.hidden, self.slot
+            )
+            jax.block_until_ready((self.head, state, to_hidden))
+
+        return Contender(OURS, DENSE, run, program)
+
 
 TableAndBias = tuple[Array, Array]
 States = tuple[optax.OptState, optax.OptState]
@@ -88,7 +105,7 @@ def _parts(head: HierarchicalSoftmax) -> tuple[TableAndBias, TableAndBias]:
     return (head.table, head.bias), (head.cluster_table, head.cluster_bias)
 
 
-def _gradients(
+def gradients(
     head: HierarchicalSoftmax, cluster: Array, hidden: Array, slot: Array
 ) -> tuple[Array, TableAndBias, TableAndBias, Array]:
     """Returns the loss, and the gradients of item tables, clusters and queries."""
@@ -113,7 +130,7 @@ def _update(
     hidden: Array,
     slot: Array,
 ) -> tuple[HierarchicalSoftmax, States, Array]:
-    _, blocks, grads, to_hidden = _gradients(head, active, hidden, slot)
+    _, blocks, grads, to_hidden = gradients(head, active, hidden, slot)
     tables, clusters = _parts(head)
     sparse, dense = state
     updates, sparse = lazy_adam().update(blocks, sparse, active=active)
@@ -121,5 +138,23 @@ def _update(
     tables = apply_updates(tables, updates, active)
     changes, dense = optax.adam(LEARNING_RATE).update(grads, dense)
     clusters = optax.apply_updates(clusters, changes)
-    head = eqx.tree_at(lambda h: sum(_parts(h), ()), head, (*tables, *clusters))
+    head = eqx.tree_at(_trained, head, (*tables, *clusters))
     return head, (sparse, dense), to_hidden
+
+
+def _trained(head: HierarchicalSoftmax) -> tuple[Array, ...]:
+    return sum(_parts(head), ())
+
+
+def _dense_update(
+    head: HierarchicalSoftmax, state: optax.OptState, hidden: Array, slot: Array
+) -> tuple[HierarchicalSoftmax, optax.OptState, Array]:
+    @eqx.filter_value_and_grad
+    def loss(given: tuple[tuple[Array, ...], Array]) -> Array:
+        trained, hidden = given
+        return eqx.tree_at(_trained, head, trained).loss(hidden, slot)
+
+    _, (grads, to_hidden) = loss((_trained(head), hidden))
+    changes, state = optax.adam(LEARNING_RATE).update(grads, state)
+    trained = optax.apply_updates(_trained(head), changes)
+    return eqx.tree_at(_trained, head, trained), state, to_hidden

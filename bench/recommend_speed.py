@@ -21,8 +21,9 @@ from eqids.data import Dataset
 from eqids.data.facts import facts_of
 from eqids.inference.open import Opened, open_checkpoint
 from eqids.inference.recommender import History, Recommender
-from eqids.runs.new_model import initial_model, model_config, run_keys
+from eqids.runs.new_model import initial_model, model_config
 from eqids.runs.recipe import resolved
+from eqids.runs.run_keys import run_keys
 from sharding import placement
 
 FIRST, AGAIN, MANY = "one user, the first time", "one user", "many users"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from bench.gpu.gpu_options import GpuOptions
 from bench.options import AllOptions, CompareOptions, Options
 from bench.quality_options import QualityOptions
 from bench.search_options import RecommendOptions, TopkOptions
@@ -47,7 +48,12 @@ SECTIONS: Mapping[str, SectionEntry] = MappingProxyType(
 """Every section, by its name on the command line."""
 
 OTHER_COMMANDS: Mapping[str, type[Any]] = MappingProxyType(
-    {"quality": QualityOptions, "all": AllOptions, "compare": CompareOptions}
+    {
+        "quality": QualityOptions,
+        "gpu": GpuOptions,
+        "all": AllOptions,
+        "compare": CompareOptions,
+    }
 )
-"""Commands that are no sections, with their flags: they time no rows, and `all` leaves
-`quality` out, because its runs take hours."""
+"""Commands that are no sections, with their flags. `all` leaves out `quality`, whose
+runs take hours, and `gpu`, which has parts of its own."""

@@ -23,7 +23,6 @@ from bench.contender import (
 )
 from bench.record import OURS, CaseNumbers, Curve, ResultRow, Section, find, ratio
 from bench.search_options import TopkOptions
-from bench.trained import trained_head
 from eqids.checkpoints import resolve
 from eqids.model import HierarchicalSoftmax
 
@@ -76,6 +75,8 @@ def _cases(options: TopkOptions) -> list[TopkCase | Path]:
 def measure_case(options: TopkOptions, catalog: TopkCase | Path) -> Measured:
     """Measures one catalog in this process."""
     if isinstance(catalog, Path):
+        from bench.trained import trained_head
+
         head, hidden = trained_head(catalog, options.data_dir, BATCHES[0])
         hiddens = [hidden]
     else:
@@ -88,7 +89,7 @@ def measure_case(options: TopkOptions, catalog: TopkCase | Path) -> Measured:
     index, rows = _faiss_index(head), list[ResultRow]()
     for batch in BATCHES:
         for k in KS[:1] if options.quick else KS:
-            search = _Search(head, index, hiddens[0][:batch], k)
+            search = TopkContenders(head, index, hiddens[0][:batch], k)
             for hidden in hiddens:
                 contenders = search.contenders(hidden[:batch])
                 case = _case(head, hidden[:batch], k)
@@ -96,7 +97,7 @@ def measure_case(options: TopkOptions, catalog: TopkCase | Path) -> Measured:
     return rows, []
 
 
-class _Search:
+class TopkContenders:
     """All ways to find the best k items for a batch of queries, compiled once."""
 
     def __init__(
@@ -106,11 +107,21 @@ class _Search:
         hidden: Float[Array, "query item_width"],
         k: int,
     ):
+        """Compiles them.
+
+        Args:
+            head: the catalog.
+            index: from `_faiss_index`, or None.
+            hidden: queries of the shape to search.
+            k: number of items.
+        """
         self.head, self.index, self.k = head, index, k
         self.ours = compiled(lambda head, q: head.top_k(q, k), head, hidden)
         self.full = compiled(lambda head, q: _full_top_k(head, q, k), head, hidden)
 
     def contenders(self, hidden: Float[Array, "query item_width"]) -> list[Contender]:
+        """Returns ours, full scoring and, with an index, faiss; they take no queries
+        but these."""
         found = self.ours.call(self.head, hidden)
         expected = self.full.call(self.head, hidden)
         same = [

@@ -14,7 +14,7 @@ from eqids.data.batches.host_batch import HostBatch
 from eqids.fit import make_optimizer, make_step, split, start
 from eqids.model import Batch, EqIDs
 from eqids.planning.abstract import Job
-from eqids.runs.new_model import run_keys
+from eqids.runs.run_keys import run_keys
 
 
 class OurTrainStep:

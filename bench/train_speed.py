@@ -9,14 +9,7 @@ from collections.abc import Sequence
 
 import jax
 
-from bench.bench_datasets import (
-    Window,
-    one_in_a_row,
-    opened,
-    packed_batches,
-    random_windows,
-    windows_of,
-)
+from bench.bench_datasets import opened, packed_batches, windows_of
 from bench.contender import Contender, Measured, measure_each, race
 from bench.flops import Amount
 from bench.machine import free_bytes
@@ -30,11 +23,12 @@ from bench.train_torch import (
     has_transformers,
     tensors,
 )
+from bench.windows import Window, one_in_a_row, random_windows
 from bench.workload import Workload, workloads_of
 from eqids.config import require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig
-from eqids.data.clustering.cluster_sizes import default_num_clusters
+from eqids.data.clustering.num_clusters import default_num_clusters
 from eqids.planning.abstract import Job
 from eqids.planning.memory_check import needed
 from sharding import placement

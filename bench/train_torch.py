@@ -56,7 +56,12 @@ class TorchRecommender:
     """
 
     def __init__(
-        self, sizes: ModelConfig, num_items: int, strategy: Strategy, dtype: str
+        self,
+        sizes: ModelConfig,
+        num_items: int,
+        strategy: Strategy,
+        dtype: str,
+        device: str = "cpu",
     ):
         """Starts from random weights.
 
@@ -65,8 +70,17 @@ class TorchRecommender:
             num_items: number of items in the catalog.
             strategy: what trains.
             dtype: compute dtype of Llama.
+            device: torch's name of the device.
         """
         torch = self._torch = torch_with_threads()
+        self._device = device
+        with torch.device(device):
+            self._make(sizes, num_items, strategy, dtype)
+
+    def _make(
+        self, sizes: ModelConfig, num_items: int, strategy: Strategy, dtype: str
+    ) -> None:
+        torch = self._torch
         nn = torch.nn
         self.llama = _llama(sizes.llama)
         width, item_width = sizes.llama.width, sizes.item_width
@@ -107,8 +121,8 @@ class TorchRecommender:
         Args:
             batch: see `tensors`.
         """
-        torch = self._torch
-        with torch.autocast("cpu", torch.bfloat16, self._dtype == torch.bfloat16):
+        torch, half = self._torch, self._dtype == self._torch.bfloat16
+        with torch.autocast(self._device, torch.bfloat16, half):
             entered = self.enter(self.items(batch.items)) + self.gaps(batch.gap)
             entered = entered.to(self._dtype)
             hidden = self.llama(inputs_embeds=entered, use_cache=False)[0]
@@ -132,8 +146,25 @@ class TorchRecommender:
 class TorchStep:
     """A train step: loss, gradients, clipping, and AdamW on trained parameters."""
 
-    def __init__(self, model: TorchRecommender, recipe: Recipe, grad_clip: float):
+    def __init__(
+        self,
+        model: TorchRecommender,
+        recipe: Recipe,
+        grad_clip: float,
+        compiler: str | None = None,
+    ):
+        """Starts at step 0.
+
+        Args:
+            model: what trains.
+            recipe: learning rate and weight decay.
+            grad_clip: largest norm of the gradient.
+            compiler: a backend of `torch.compile` for the loss; by default none.
+        """
         self._torch, self._model = torch_with_threads(), model
+        self._loss = model.loss
+        if compiler is not None:
+            self._loss = self._torch.compile(model.loss, backend=compiler)
         self._clip = grad_clip
         self._optimizer = self._torch.optim.AdamW(
             model.parameters, recipe.learning_rate, (0.9, 0.98),
@@ -143,7 +174,7 @@ class TorchStep:
     def __call__(self, batch: TorchBatch) -> float:
         """Updates the model, and returns its loss from before."""
         self._optimizer.zero_grad()
-        loss = self._model.loss(batch)
+        loss = self._loss(batch)
         loss.backward()
         self._torch.nn.utils.clip_grad_norm_(self._model.parameters, self._clip)
         self._optimizer.step()
@@ -151,24 +182,30 @@ class TorchStep:
 
 
 def tensors(
-    batches: Sequence[HostBatch], number: np.ndarray | None = None
+    batches: Sequence[HostBatch],
+    number: np.ndarray | None = None,
+    device: str = "cpu",
 ) -> list[TorchBatch]:
     """Returns batches as `TorchRecommender` takes them.
 
     Args:
         batches: one history in a row.
         number: int [slot], the number of the item there; by default the slot itself.
+        device: torch's name of the device.
     """
     torch = torch_with_threads()
 
     def numbered(slot: np.ndarray) -> np.ndarray:
         return slot if number is None else np.where(slot >= 0, number[slot], -1)
 
+    def placed(array: np.ndarray) -> Any:
+        return torch.from_numpy(array).long().to(device)
+
     return [
         TorchBatch(
-            torch.from_numpy(np.maximum(numbered(batch.items), 0)).long(),
-            torch.from_numpy(batch.gap).long(),
-            torch.from_numpy(numbered(batch.target)).long(),
+            placed(np.maximum(numbered(batch.items), 0)),
+            placed(batch.gap),
+            placed(numbered(batch.target)),
         )
         for batch in batches
     ]

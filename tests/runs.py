@@ -18,8 +18,9 @@ from eqids.data.facts import facts_of
 from eqids.fit.gate import with_gate
 from eqids.fit.step import split
 from eqids.runs.checkpoint_meta import run_meta
-from eqids.runs.new_model import initial_model, model_config, run_keys
+from eqids.runs.new_model import initial_model, model_config
 from eqids.runs.recipe import resolved
+from eqids.runs.run_keys import run_keys
 
 Command = Callable[[list[str]], None]
 

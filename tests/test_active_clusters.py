@@ -9,11 +9,8 @@ from hypothesis import given, strategies as st
 from eqids.config import NANO_RECIPE
 from eqids.data import Dataset
 from eqids.data.batches.host_batch import HostBatch
-from eqids.fit.active_clusters import (
-    ClusterLists,
-    choose_item_optimizer,
-    cluster_lists,
-)
+from eqids.fit.active_clusters import ClusterLists
+from eqids.fit.dataset_clusters import choose_item_optimizer, cluster_lists
 
 
 @given(st.integers(0, 2**31 - 1), st.sampled_from([1, 2, 4]), st.integers(1, 9))

@@ -12,13 +12,12 @@ from hypothesis import given, settings, strategies as st
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.event_gaps import NUM_GAPS, gap_buckets
 from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.packing import PackingPlan, pack
 from eqids.data.batches.training_batches import (
-    NUM_GAPS,
     BatchConfig,
     TrainingBatches,
-    gap_buckets,
     query_batch,
 )
 from eqids.model import Batch

@@ -16,16 +16,11 @@ from pytest import CaptureFixture, MonkeyPatch
 from runs import refused
 
 from bench import __main__ as command, train_speed as train
-from bench.bench_datasets import (
-    Window,
-    one_in_a_row,
-    packed_batches,
-    random_windows,
-    windows_of,
-)
+from bench.bench_datasets import packed_batches, windows_of
 from bench.flops import Amount, train_flops
 from bench.matmuls import flops_of
 from bench.train_torch import TorchRecommender, TorchStep, tensors
+from bench.windows import Window, one_in_a_row, random_windows
 from eqids.config import (
     LLAMA_PRESETS,
     NANO_RECIPE,

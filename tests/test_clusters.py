@@ -15,10 +15,10 @@ from eqids.config import PrepareConfig, UserError
 from eqids.data.clustering.cluster_items import Clustered, make_catalog
 from eqids.data.clustering.cluster_sizes import (
     assign,
-    default_num_clusters,
     place,
     shared_numbers,
 )
+from eqids.data.clustering.num_clusters import default_num_clusters
 from eqids.data.clustering.quality import balance, consecutive_share, random_share
 from eqids.data.clustering.vectors import item_vectors
 from eqids.data.info import Counts

@@ -20,7 +20,7 @@ from eqids.fit.optimizer import decays, make_optimizer, make_schedule
 from eqids.fit.step import State, make_step, split, start
 from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
-from eqids.runs.new_model import run_keys
+from eqids.runs.run_keys import run_keys
 
 
 @dataclasses.dataclass(frozen=True)

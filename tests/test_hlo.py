@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from jax import Array
 
 from sharding.compiled.hlo import HloCounts, count
+from sharding.compiled.hlo_costs import instruction_costs
 from sharding.compiled.hlo_text import HloShape, Instruction, replica_groups
 
 
@@ -249,3 +250,29 @@ def test_sizes_of_types() -> None:
 def test_text_of_something_else_is_an_error() -> None:
     with pytest.raises(ValueError, match="no ENTRY computation"):
         count("module @jit_f {}")
+
+
+def test_the_costs_of_instructions_add_up_to_the_counts() -> None:
+    """And they say what copies, casts and multiplies, in which dtypes."""
+
+    def function(x: Array, weights: Array) -> Array:
+        def once(x: Array, w: Array) -> tuple[Array, None]:
+            return jnp.tanh((x.astype(jnp.bfloat16) @ w).astype(jnp.float32)), None
+
+        return jax.lax.scan(once, x, weights)[0].T
+
+    x = jax.ShapeDtypeStruct((16, 64), jnp.float32)
+    weights = jax.ShapeDtypeStruct((5, 64, 64), jnp.bfloat16)
+    text = jax.jit(function).lower(x, weights).compile().as_text()
+    costs, counts = instruction_costs(text), count(text)
+    assert sum(cost.flops for cost in costs) == counts.flops == 5 * 2 * 16 * 64 * 64
+    assert sum(cost.bytes for cost in costs) == counts.memory_bytes
+    assert [cost.bytes for cost in costs] == sorted(
+        (cost.bytes for cost in costs), reverse=True
+    )
+    (product,) = (cost for cost in costs if cost.flops)
+    assert product.times == 5 and product.product_dtypes <= {"bf16", "f32"}
+    assert any(("bf16", "f32") in cost.casts for cost in costs)
+    moves = [cost for cost in costs if cost.moves_only]
+    assert any(cost.shapes[0].sizes == (64, 16) for cost in moves)
+    assert not any(cost.flops for cost in moves)

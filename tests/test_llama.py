@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -247,7 +248,7 @@ def test_rope_scaling_and_sizes_refuse_nonsense() -> None:
         LlamaConfig(8, 1, 1, 1, 3, 1, 1)
 
 
-@pytest.mark.parametrize("kept", ["nothing", "products", "all"])
+@pytest.mark.parametrize("kept", get_args(Kept))
 def test_what_is_kept_for_the_backward_pass_changes_no_gradient(kept: Kept) -> None:
     config = LlamaConfig(16, 1, 4, 2, 4, 24, 11)
     stacked = LlamaBlock(config, key=jax.random.key(0))
@@ -269,19 +270,21 @@ def test_what_is_kept_for_the_backward_pass_changes_no_gradient(kept: Kept) -> N
         assert_close(ours, theirs, "gradient")
 
 
-def test_recomputing_blocks_changes_no_gradient() -> None:
+@pytest.mark.parametrize("how", ["remat", "unroll"])
+def test_how_blocks_are_compiled_changes_no_gradient(how: str) -> None:
     config = LlamaConfig(16, 2, 4, 2, 4, 24, 11)
     llama = Llama(config, key=jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 5, 16))
     segment, position = jnp.ones((2, 5), int), jnp.arange(5)[None].repeat(2, 0)
 
-    def gradients(remat: bool) -> list[jax.Array]:
+    def gradients(**how: bool) -> list[jax.Array]:
         def loss(llama: Llama) -> jax.Array:
-            return jnp.sum(llama.hidden(x, segment, position, remat=remat) ** 3)
+            return jnp.sum(llama.hidden(x, segment, position, **how) ** 3)
 
+        assert ("unroll=2" in str(jax.make_jaxpr(loss)(llama))) == ("unroll" in how)
         return jax.tree.leaves(jax.grad(loss)(llama))
 
-    for ours, theirs in zip(gradients(True), gradients(False), strict=True):
+    for ours, theirs in zip(gradients(**{how: True}), gradients(), strict=True):
         assert_close(ours, theirs, "gradient")
 
 

@@ -115,7 +115,8 @@ from eqids.runs.recipe import resolved
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.evaluation import evaluate, make_ranker
 from eqids.fit.optimizer import make_optimizer
-from eqids.runs.new_model import initial_model, model_config, run_keys
+from eqids.runs.new_model import initial_model, model_config
+from eqids.runs.run_keys import run_keys
 from eqids.checkpoints import restore, save
 from eqids.fit.step import make_step, split, start, stored_shapes
 from eqids.fit.step_config import StepConfig

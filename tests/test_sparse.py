@@ -18,13 +18,14 @@ from eqids.config import NANO_RECIPE, Recipe
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit import sparse
-from eqids.fit.active_clusters import ClusterLists, cluster_lists
+from eqids.fit.active_clusters import ClusterLists
+from eqids.fit.dataset_clusters import cluster_lists
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.sparse import apply_updates, lazy_adam, rowwise_adagrad
 from eqids.fit.step import make_step, split, start
 from eqids.fit.step_config import StepConfig
 from eqids.model import Batch, EqIDs
-from eqids.runs.new_model import run_keys
+from eqids.runs.run_keys import run_keys
 
 CLUSTERS, ROOM, WIDTH, CAPACITY, STEPS = 6, 3, 2, 4, 7
 
@@ -252,10 +253,11 @@ from conftest import make_dataset
 from eqids.config import LLAMA_PRESETS, NANO_RECIPE, ModelConfig
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
 from eqids.fit.optimizer import make_optimizer
-from eqids.runs.new_model import initial_model, run_keys
+from eqids.runs.new_model import initial_model
+from eqids.runs.run_keys import run_keys
 from eqids.fit.step import make_step, split, start
 from eqids.fit.step_config import StepConfig
-from eqids.fit.active_clusters import cluster_lists
+from eqids.fit.dataset_clusters import cluster_lists
 from eqids.model import Batch, EqIDs
 from sharding import Placement, beside, make_mesh, named_layout, num_shards
 

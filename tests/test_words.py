@@ -12,13 +12,13 @@ from models import FLOAT32, NOWHERE, TINY, tiny_model
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches.event_gaps import gap_buckets
 from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.tokens import ItemTokens, tokens_by_slot
 from eqids.data.batches.training_batches import (
     BatchConfig,
     TrainingBatches,
-    gap_buckets,
     last_positions,
     query_batch,
 )

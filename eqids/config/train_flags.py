@@ -209,6 +209,9 @@ class TrainConfig:
     CPU, bfloat16 applies to frozen weights and to products with them."""
     remat: bool = grouped("devices", False)
     """Recompute Llama's blocks in the backward pass: less memory, more time."""
+    unroll_layers: bool = grouped("devices", False)
+    """Compile Llama's blocks one by one instead of as a loop. A GPU then does not copy
+    each block's weights before it uses them; compiling takes much longer."""
     layout: str = grouped("devices", "data")
     """How the devices share the work: the batch (data), the weights too (fsdp), heads
     and feed-forward as well (tensor), a mesh DATAxFSDPxTENSOR such as 2x4x1, a named

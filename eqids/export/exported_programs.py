@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float, Int
 
-from eqids.data.batches.training_batches import NUM_GAPS
+from eqids.data.batches.event_gaps import NUM_GAPS
 from eqids.inference.engine.compiled_programs import most_probable, query_vectors
 from eqids.inference.open import Opened
 from eqids.model import EqIDs, PrefixCache

@@ -1,12 +1,34 @@
 """Training and evaluation: which weights train, the step, the loop, metrics."""
 
-from eqids.fit.evaluation import evaluate as evaluate, make_ranker as make_ranker
-from eqids.fit.optimizer import make_optimizer as make_optimizer
-from eqids.fit.step import (
-    State as State,
-    make_step as make_step,
-    split as split,
-    start as start,
-)
-from eqids.fit.step_config import StepConfig as StepConfig
-from eqids.fit.strategy import trainable as trainable
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eqids.fit.evaluation import evaluate as evaluate, make_ranker as make_ranker
+    from eqids.fit.optimizer import make_optimizer as make_optimizer
+    from eqids.fit.step import (
+        State as State,
+        make_step as make_step,
+        split as split,
+        start as start,
+    )
+    from eqids.fit.step_config import StepConfig as StepConfig
+    from eqids.fit.strategy import trainable as trainable
+else:
+    _FILES = {
+        "evaluate": "evaluation",
+        "make_ranker": "evaluation",
+        "make_optimizer": "optimizer",
+        "State": "step",
+        "make_step": "step",
+        "split": "step",
+        "start": "step",
+        "StepConfig": "step_config",
+        "trainable": "strategy",
+    }
+
+    def __getattr__(name: str) -> Any:
+        """Imports a name on first use: a step needs nothing that opens datasets."""
+        if name not in _FILES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"eqids.fit.{_FILES[name]}"), name)

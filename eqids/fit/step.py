@@ -169,6 +169,7 @@ def _loss(
         part,
         dtype=jnp.dtype(config.activations),
         remat=config.remat,
+        unroll=config.unroll,
         kernel=config.kernel,
         key=key,
         active=handles,

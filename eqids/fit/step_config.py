@@ -21,6 +21,8 @@ class StepConfig:
     """Dtype of activations between products, see `activations_of`."""
     remat: bool = False
     """Whether Llama's blocks are recomputed in the backward pass."""
+    unroll: bool = False
+    """Whether Llama's blocks are compiled one by one instead of as a loop."""
     kernel: Kernel = "xla"
     """The kernel of the attention."""
     accumulate: int = 1

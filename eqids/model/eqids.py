@@ -178,6 +178,7 @@ class EqIDs(eqx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
+        unroll: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
         active: ActiveClusters | None = None,
@@ -189,6 +190,7 @@ class EqIDs(eqx.Module):
             batch: histories.
             dtype: the dtype of activations.
             remat: recompute Llama's blocks in the backward pass.
+            unroll: compile Llama's blocks one by one, see `Llama.hidden`.
             kernel: the kernel of the attention.
             key: randomness of the dropout; without it nothing is dropped.
             active: handles that take the gradient of input items, see `handles`.
@@ -202,8 +204,8 @@ class EqIDs(eqx.Module):
         items = self.item_vectors(slot, dtype, active, hides)
         x = dropout(self.embed(batch, items), rate, k1)
         x = self.llama.hidden(
-            x, batch.segment, batch.position, rate=rate, remat=remat, kernel=kernel,
-            key=k2, prefix=prefix,
+            x, batch.segment, batch.position, rate=rate, remat=remat, unroll=unroll,
+            kernel=kernel, key=k2, prefix=prefix,
         )  # fmt: skip
         query = self.output_adapter(dropout(x, rate, k3))
         return query if self.skip is None else self.skip(query, items, slot)
@@ -275,6 +277,7 @@ class EqIDs(eqx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
+        unroll: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
         active: ActiveClusters | None = None,
@@ -290,8 +293,8 @@ class EqIDs(eqx.Module):
         alone: the query's learned columns are zeros there.
         """
         query = self.queries(
-            batch, dtype=dtype, remat=remat, kernel=kernel, key=key, active=active,
-            prefix=prefix,
+            batch, dtype=dtype, remat=remat, unroll=unroll, kernel=kernel, key=key,
+            active=active, prefix=prefix,
         )  # fmt: skip
         if key is not None:
             hides = jax.random.fold_in(key, _HIDDEN_TARGETS)

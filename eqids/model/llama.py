@@ -177,6 +177,7 @@ class Llama(eqx.Module):
         *,
         rate: float = 0.0,
         remat: bool = False,
+        unroll: bool = False,
         kernel: Kernel = "xla",
         key: PRNGKeyArray | None = None,
         prefix: PrefixCache | None = None,
@@ -191,6 +192,8 @@ class Llama(eqx.Module):
             rate: share of each branch that is dropped, if `key` is given.
             remat: recompute blocks in the backward pass instead of keeping their
                 activations.
+            unroll: compile blocks one by one instead of as a loop. In a loop, XLA for
+                GPUs copies the weights of each block before it uses them.
             kernel: the kernel of the attention.
             key: randomness of the dropout.
             prefix: the keys and values of the tokens that every segment begins with.
@@ -214,7 +217,8 @@ class Llama(eqx.Module):
 
         body = checkpointed(body, kept_with(remat, kernel == "cudnn"))
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
-        x, _ = jax.lax.scan(body, embeddings, (self.blocks, keys, prefix))
+        layers = self.blocks, keys, prefix
+        x, _ = jax.lax.scan(body, embeddings, layers, unroll=unroll)
         return rms_norm(x, self.norm, self.config.norm_eps)
 
     def prefix_cache(

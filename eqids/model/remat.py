@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 _PRODUCT = "product"
 """The name of results of matrix products, which a policy may keep."""
 
-Kept = Literal["nothing", "products", "all"]
+Kept = Literal["nothing", "products", "products and attention", "all"]
 """What a block keeps for its backward pass besides its inputs."""
 
 Inputs = ParamSpec("Inputs")
@@ -31,8 +31,8 @@ def kept_with(remat: bool, fused_attention: bool) -> Kept:
 
     If blocks keep the products, the rest is recomputed quickly. The scores of the
     attention are a product too, but are recomputed because they are large. A fused
-    kernel does not return these scores, and XLA cannot fuse its result into other
-    operations, so with it blocks keep everything.
+    kernel returns no scores but a number for each of their rows, which is kept with its
+    result: running it again would take longer than reading them.
 
     Args:
         remat: recompute whole blocks.
@@ -40,7 +40,7 @@ def kept_with(remat: bool, fused_attention: bool) -> Kept:
     """
     if remat:
         return "nothing"
-    return "all" if fused_attention else "products"
+    return "products and attention" if fused_attention else "products"
 
 
 def checkpointed(
@@ -52,9 +52,13 @@ def checkpointed(
         body: computes one block; `jax.lax.scan` runs it.
         kept: what blocks keep instead of recomputing it.
     """
+    products = jax.checkpoint_policies.save_only_these_names(_PRODUCT)
     policies: dict[Kept, Callable[..., bool] | None] = {
         "nothing": None,
-        "products": jax.checkpoint_policies.save_only_these_names(_PRODUCT),
+        "products": products,
+        "products and attention": jax.checkpoint_policies.save_from_both_policies(
+            products, _fused_attention
+        ),
         "all": _all_but_weights,
     }
     return jax.checkpoint(body, policy=policies[kept], prevent_cse=False)
@@ -67,3 +71,8 @@ def _all_but_weights(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -
     cheap to recompute. A named result is kept already as the product that it names.
     """
     return primitive.name not in ("reshard", "convert_element_type", "name")
+
+
+def _fused_attention(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:
+    """A policy for `jax.checkpoint`: keeps what cuDNN's forward kernel returns."""
+    return primitive.name.startswith("dot_product_attention")

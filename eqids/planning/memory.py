@@ -7,6 +7,7 @@ compiler reports in docs/layouts.md.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,14 +20,15 @@ from eqids.fit.strategy import item_tables
 from eqids.model import Batch
 from eqids.model.attention import AttentionContext, attention
 from eqids.model.levels import LARGE_PIECE, PIECE
-from eqids.model.remat import Kept, checkpointed, kept_with
+from eqids.model.remat import Kept, checkpointed, kept_with, named_product
 from eqids.model.rope import rope_tables
 from eqids.planning.abstract import AbstractRun, Job
 from sharding import gathered, lookup
 
-_OF_ALL = 0.75
-"""Share of a block's residuals that XLA keeps for the backward pass. It recomputes the
-rest inside fusions (mean of the layouts in docs/layouts.md)."""
+_OF_TOKENS = 0.25
+"""Share of the gathered token embeddings and of their gradient that XLA holds while the
+blocks' backward pass needs most (between 0 and a half in the layouts of
+docs/layouts.md)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Memory:
         """
         softmax = self.activations + self.head
         backward = self.block_gradients + self.activations + self.working
-        backward += self.tokens // 2
+        backward += int(_OF_TOKENS * self.tokens)
         return (
             self.sums
             + self.blocks
@@ -99,8 +101,6 @@ def estimate(job: Job, run: AbstractRun) -> Memory:
     params, tables = run.state.params, item_tables(run.state.params)
     dense = eqx.filter(params, jax.tree.map(lambda table: not table, tables))
     kept, inside, weights = _block(job, run)
-    if _kept(job) != "products":
-        kept = int(_OF_ALL * kept)
     blocks = _bytes(eqx.filter(params, tables))
     if run.active is not None:
         own = _bytes(run.active) // run.active.dtype.itemsize
@@ -170,8 +170,11 @@ def _residuals(
     """Bytes that one block's vjp closes over, without the arguments of all blocks."""
 
     # cuDNN's kernel can be traced on a GPU only. Like it, a checkpointed attention
-    # keeps its inputs for the backward pass and none of its scores.
-    attend = attention if job.step.kernel == "xla" else jax.checkpoint(attention)
+    # keeps its result for the backward pass and none of its scores.
+    def fused(*args: Any) -> Array:
+        return named_product(jax.checkpoint(attention)(*args))
+
+    attend = attention if job.step.kernel == "xla" else fused
 
     def pullback(
         trained: PyTree, x: Array, frozen: PyTree, mask: Array, rope: PyTree, key: Array

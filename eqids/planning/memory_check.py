@@ -12,8 +12,8 @@ from sharding import LayoutError, Placement, abstract_mesh, mesh_shapes, named_l
 from sharding.compiled.machines import GIB, HARDWARE
 
 _CERTAIN = 0.9
-"""Share of the estimate above which a run is refused. Estimates are at most 8% too high
-(docs/layouts.md), so that whatever might fit is tried."""
+"""Share of the estimate above which a run is refused. Estimates of programs that fill a
+card are at most 8% too high (docs/layouts.md), so that whatever might fit is tried."""
 
 
 def needed(job: Job, put: Placement) -> Memory:

@@ -15,7 +15,7 @@ from eqids.config import (
     preset_recipe,
     require,
 )
-from eqids.data.clustering.cluster_sizes import default_num_clusters
+from eqids.data.clustering.num_clusters import default_num_clusters
 from eqids.fit.step_config import StepConfig, activations_of
 from eqids.model.attention import cudnn_attends
 from eqids.planning.abstract import Job

@@ -15,8 +15,9 @@ from eqids.fit.step import split
 from eqids.fit.strategy import stored
 from eqids.model import EqIDs
 from eqids.runs.frozen_llama import frozen_llama
-from eqids.runs.new_model import counts_of, initial_model, run_keys, sizes_for
+from eqids.runs.new_model import counts_of, initial_model, sizes_for
 from eqids.runs.recorded_folders import llama_of_run
+from eqids.runs.run_keys import run_keys
 from eqids.runs.same_sizes import other_sizes
 from sharding import Placement
 

@@ -21,7 +21,7 @@ from eqids.data import Dataset, open_dataset
 from eqids.data.batches.tokens import ItemTokens
 from eqids.data.facts import facts_of
 from eqids.data.preparation import prepare
-from eqids.fit.active_clusters import choose_item_optimizer
+from eqids.fit.dataset_clusters import choose_item_optimizer
 from eqids.runs.new_model import model_config
 from eqids.runs.pretrained_llama import llama_sizes, with_llama_path
 from eqids.runs.recipe import (

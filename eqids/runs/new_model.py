@@ -2,21 +2,14 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from eqids.config import InitItems, LlamaConfig, ModelConfig, RunConfig, require
 from eqids.data import Dataset
-from eqids.data.batches.training_batches import NUM_GAPS
+from eqids.data.batches.event_gaps import NUM_GAPS
 from eqids.model import EqIDs, Llama, SuccessorCounts, TextFeatures
-
-
-def run_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """Returns the key of a run's first weights and the key of its steps."""
-    first, steps = jax.random.split(jax.random.key(seed))
-    return first, steps
 
 
 def model_config(

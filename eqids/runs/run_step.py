@@ -36,6 +36,7 @@ def step_config(config: RunConfig, llama: LlamaConfig) -> StepConfig:
         dtype=dtype,
         activations=activations_of(dtype, on_cpu),
         remat=flags.remat,
+        unroll=flags.unroll_layers,
         kernel=kernel if flags.attention == "auto" else flags.attention,
         accumulate=flags.accumulate,
         item_optimizer=flags.item_optimizer,

@@ -16,8 +16,8 @@ from eqids.cli import say, waiting, warn
 from eqids.config import ModelConfig, RunConfig, require
 from eqids.data import Dataset
 from eqids.data.batches.training_batches import BatchConfig, TrainingBatches
-from eqids.fit.active_clusters import cluster_lists
 from eqids.fit.cold_start import ColdItems
+from eqids.fit.dataset_clusters import cluster_lists
 from eqids.fit.evaluation import make_ranker, of_some_users
 from eqids.fit.optimizer import make_optimizer
 from eqids.fit.placed_batches import PlacedBatches
@@ -39,8 +39,9 @@ from eqids.runs.checkpoint_meta import run_meta
 from eqids.runs.inputs import RunInputs
 from eqids.runs.loaded_weights import load_pair_weights, load_weights
 from eqids.runs.messages import first_lines
-from eqids.runs.new_model import initial_model, run_keys
+from eqids.runs.new_model import initial_model
 from eqids.runs.pretrained_llama import load_pretrained
+from eqids.runs.run_keys import run_keys
 from eqids.runs.run_step import step_config
 from eqids.runs.run_tokens import prompt_computed, say_once
 from eqids.runs.same_run import check_same

@@ -154,7 +154,7 @@ class _Counter:
         called = self.called(ins, fused)
         own = HloCounts(
             self.program.num_devices,
-            flops=_flops(ins, here),
+            flops=product_flops(ins, here),
             memory_bytes=0 if fused else memory_bytes(ins, here, self.program),
             collectives=_collectives(ins, here, self.program.num_devices),
             custom_calls=Counter(_targets(ins)),
@@ -223,7 +223,7 @@ def _targets(ins: Instruction) -> list[str]:
     return re.findall(r'custom_call_target="([^"]+)"', ins.attributes)
 
 
-def _flops(ins: Instruction, here: Computation) -> int:
+def product_flops(ins: Instruction, here: Computation) -> int:
     """FLOPs of a product, also of one that a library computes."""
     targets = _targets(ins)
     if ins.operation == "dot":

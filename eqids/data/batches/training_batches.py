@@ -3,41 +3,47 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-import grain
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 
 from eqids.config import require
+from eqids.data.batches.event_gaps import gap_buckets
 from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.packing import EpochPlan, PackingPlan
 from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.tokens import ItemTokens, LaidOut, lay_out, num_newest
-from eqids.data.dataset import Dataset
-
-NUM_GAPS = 36
-"""Buckets of the time between two events: unknown, zero, and 34 powers of two."""
 
 
-def gap_buckets(
-    times: Int64[np.ndarray, " event"] | None, length: int
-) -> Int32[np.ndarray, " event"]:
-    """Returns the bucket of the time between each event and the one before it.
+@runtime_checkable
+class TrainingEvents(Protocol):
+    """What batches need of a `Dataset`, whose fields these are."""
 
-    Args:
-        times: in seconds, not descending; or none.
-        length: number of events.
+    @property
+    def path(self) -> Path:
+        """The folder, for messages."""
 
-    Returns:
-        0 for the first event and for unknown times, 1 for equal times, and otherwise
-        2 + floor(log2(seconds)).
-    """
-    gaps = np.zeros(length, np.int32)
-    if times is not None:
-        seconds = np.diff(times)
-        _, exponent = np.frexp(seconds.astype(np.float64))
-        gaps[1:] = np.minimum(1 + exponent, NUM_GAPS - 1)
-    return gaps
+    @property
+    def slots(self) -> Int32[np.ndarray, " event"]:
+        """The items of all histories, users one after the other."""
+
+    @property
+    def times(self) -> Int64[np.ndarray, " event"] | None:
+        """Seconds, or none."""
+
+    @property
+    def offsets(self) -> Int64[np.ndarray, " bound"]:
+        """Where each history starts and ends."""
+
+    @property
+    def train_length(self) -> Int[np.ndarray, " user"]:
+        """How many of the first events of each history are for training."""
+
+    @property
+    def item_valid(self) -> Bool[np.ndarray, "cluster place"]:
+        """Places of items that may be targets."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,10 @@ class TrainingBatches:
     """The endless, seekable stream of training batches."""
 
     def __init__(
-        self, dataset: Dataset, config: BatchConfig, tokens: ItemTokens | None = None
+        self,
+        dataset: TrainingEvents,
+        config: BatchConfig,
+        tokens: ItemTokens | None = None,
     ):
         """Plans the epochs.
 
@@ -122,6 +131,8 @@ class TrainingBatches:
             stop: one past the last.
             rows: the rows to make of each batch.
         """
+        import grain  # only iteration needs it
+
         make = functools.partial(self.batch, rows=rows)
         batches = grain.MapDataset.range(start, stop).map(make)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
@@ -206,7 +217,7 @@ def last_positions(batch: HostBatch) -> Int32[np.ndarray, " batch"]:
 
 
 def _planned(
-    dataset: Dataset, config: BatchConfig, tokens: ItemTokens
+    dataset: TrainingEvents, config: BatchConfig, tokens: ItemTokens
 ) -> TokenPackingPlan:
     tied = np.zeros(len(dataset.slots), np.bool_)
     if dataset.times is not None and config.shuffle_ties:

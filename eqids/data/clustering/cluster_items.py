@@ -11,9 +11,10 @@ from jaxtyping import Float32, Int32, Int64
 
 from eqids.cli import Counted
 from eqids.config import PrepareConfig, require
-from eqids.data.clustering.cluster_sizes import assign, default_num_clusters, place
+from eqids.data.clustering.cluster_sizes import assign, place
 from eqids.data.clustering.given_clusters import given_clusters
 from eqids.data.clustering.kmeans import kmeans_bytes, num_steps
+from eqids.data.clustering.num_clusters import default_num_clusters
 from eqids.data.clustering.own_vectors import own_vectors
 from eqids.data.clustering.quality import balance, consecutive_share, random_share
 from eqids.data.clustering.vectors import item_vectors, item_vectors_bytes, word_vectors

@@ -1,0 +1,103 @@
+"""The first losses of a recipe on this device, against float32 on a CPU."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.gpu.device_step import job_of
+from bench.gpu.gpu_cases import ParityCase
+from bench.gpu.made_histories import made_batches
+from bench.gpu.part_context import GpuRow, PartContext
+from eqids.data.batches.host_batch import HostBatch
+from eqids.fit import State, make_optimizer, make_step, split, start
+from eqids.model import Batch, EqIDs
+from eqids.planning.abstract import Job
+from eqids.runs.run_keys import run_keys
+
+
+def measure(case: ParityCase, context: PartContext) -> Iterator[GpuRow]:
+    """Yields how far the losses of each way to compute are from the reference's."""
+    job, valid, batches = parity_job(case, context)
+    cpu, device = jax.devices("cpu")[0], jax.devices()[0]
+    wanted = losses(_in(job, "float32", "xla"), valid, batches, context.seed, cpu)
+    yield GpuRow(
+        f"float32 on the CPU, {case}", {"first": wanted[0], "last": wanted[-1]}
+    )
+    ways = [("float32", "xla"), ("bfloat16", "xla")]
+    ways += [("bfloat16", "cudnn")] if context.on_gpu else []
+    for dtype, kernel in ways:
+        here = _in(job, dtype, kernel)
+        got = losses(here, valid, batches, context.seed, device, exact=dtype[0] == "f")
+        off = np.abs(np.array(got) / np.array(wanted) - 1)
+        yield GpuRow(
+            f"{dtype}, {kernel}, {case}",
+            {"first": got[0], "last": got[-1], "off at first": float(off[0]),
+             "off at most": float(off.max())},
+        )  # fmt: skip
+
+
+def parity_job(
+    case: ParityCase, context: PartContext
+) -> tuple[Job, np.ndarray, Sequence[HostBatch]]:
+    """Returns a run's job, the places that hold an item, and batches."""
+    job = job_of(case.step, context.platform)
+    # As in a run with default flags, which plans for hardware leave out.
+    job = dataclasses.replace(job, model=dataclasses.replace(job.model, skip=True))
+    places = job.model.num_clusters, job.model.cluster_size
+    valid = np.arange(places[0] * places[1]).reshape(places) < case.step.num_items
+    return job, valid, made_batches(case.step, job.model, case.num_steps, context.seed)
+
+
+def losses(
+    job: Job,
+    valid: np.ndarray,
+    batches: Sequence[HostBatch],
+    seed: int,
+    device: Any,
+    *,
+    exact: bool = False,
+) -> list[float]:
+    """Returns the losses of a run's first steps on one device.
+
+    Args:
+        job: the model and its step; item tables have a dense optimizer.
+        valid: the places that hold an item.
+        batches: of one step each.
+        seed: of the weights and of dropout, which all devices draw alike.
+        device: computes everything.
+        exact: multiply in float32 where a GPU would round to TF32.
+    """
+    config, (first, key) = job.step, run_keys(seed)
+    full: AbstractContextManager[Any] = nullcontext()
+    if exact:
+        full = jax.default_matmul_precision("highest")
+    with jax.default_device(device), full:
+        # One program, which compiles faster than one for each operation.
+        state, frozen = jax.jit(partial(_first, job, valid))(first)
+        step = make_step(config)
+        found = []
+        for batch in batches:
+            state, metrics = step(state, frozen, Batch.of(batch), key)
+            found.append(metrics.loss)
+        return [float(loss) for loss in found]
+
+
+def _first(job: Job, valid: np.ndarray, key: Any) -> tuple[State, EqIDs]:
+    """The state and the frozen weights that a run starts from."""
+    model = EqIDs(job.model, valid=valid, key=key)
+    params, frozen = split(model, job.step.strategy, jnp.dtype(job.step.dtype))
+    return start(params, make_optimizer(job.step)), frozen
+
+
+def _in(job: Job, dtype: str, kernel: Any) -> Job:
+    """The job with another dtype and kernel."""
+    step = dataclasses.replace(
+        job.step, dtype=dtype, activations=dtype, kernel=kernel, item_optimizer="dense"
+    )
+    return dataclasses.replace(job, step=step)
