@@ -93,7 +93,7 @@ def _read(
         out[...] = part[outer].reshape(shape)[within]
         return [partial(all_finite, out)]
     flat, size = out.reshape(-1), out.size // max(1, _size(rows))
-    checks = []
+    checks: list[Callable[[], bool]] = []
     for some in part.jobs(rows):
         first = (some.start - rows.start) * size
         target = flat[first : first + _size(some) * size]
