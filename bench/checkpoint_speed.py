@@ -12,14 +12,21 @@ from bench.checkpoint_ways import (
     BEGIN,
     COPY,
     COPY_COLD,
+    KEPT,
     ORBAX,
     RAW,
+    READ,
+    READ_COLD,
     RESTORE,
     SAVE,
+    SAVE_STEP,
+    STEP,
     VERIFY,
+    VERIFY_WARM,
     WARM,
     OrbaxCheckpoints,
     OurCheckpoints,
+    Steps,
     Way,
     can_forget,
     copying,
@@ -48,11 +55,16 @@ MEANINGS = {
     "save_share": "speed of a save / of copying its files, which are in memory",
     "restore_share": "speed of restoring / of copying the files, both from the disk",
     "restore_warm_share": "the same, with files in memory",
+    "verify_ratio": "time to verify files from the disk / to read them",
+    "verify_warm_ratio": "the same, with files in memory",
     "peak_ratio": "host memory of a save, or of one beside training if that takes "
     "more, / bytes saved",
     "peak_ratio_restore": "host memory of restoring, the arrays included / their bytes",
     "orbax_save_ratio": "time of Orbax / ours, to save",
-    "orbax_blocking_ratio": "the same, for the time that a step waits",
+    "orbax_blocking_ratio": "the same, for the time until a save has begun",
+    "orbax_kept_ratio": "the same, where no step follows that donates the arrays",
+    "orbax_step_ratio": "what a save adds to itself and the next step, which donates "
+    "the arrays: Orbax / ours",
     "orbax_restore_ratio": "the same, to restore from the disk",
     "orbax_restore_warm_ratio": "the same, to restore from memory",
     "orbax_peak_ratio": "peak_ratio of Orbax",
@@ -86,7 +98,7 @@ def measure(options: CheckpointOptions) -> Section:
         f"{near} has {free / 1e9:.1f} GB left, wanted {need / 1e9:.1f}, see --folder "
         "and --size",
     )
-    need, free = 6 * options.num_bytes, free_bytes()
+    need, free = 7 * options.num_bytes, free_bytes()
     require(
         free >= need,
         f"{free / 1e9:.1f} GB of memory are free, wanted {need / 1e9:.1f}, see --size",
@@ -113,10 +125,11 @@ def measure_case(options: CheckpointOptions, case: CheckpointCase) -> Measured:
     """Measures in this process, which has not used jax yet."""
     tree = random_tree(options.num_bytes, options.devices, options.seed)
     clock = Stoppable()
-    ours = OurCheckpoints(case.folder, tree, clock)
+    steps = Steps(tree)
+    ours = OurCheckpoints(case.folder, tree, clock, steps)
     used: list[OurCheckpoints | OrbaxCheckpoints] = [ours]
     if case.orbax and (case.alone is None or case.alone[0] == ORBAX):
-        used.append(OrbaxCheckpoints(case.folder, tree, clock))
+        used.append(OrbaxCheckpoints(case.folder, tree, clock, steps))
     ways = {(way.name, way.work): way for one in used for way in one.ways()}
     try:
         if case.alone is not None:
@@ -124,7 +137,7 @@ def measure_case(options: CheckpointOptions, case: CheckpointCase) -> Measured:
             if case.alone[1] == SAVE:
                 _ = used[-1].kept  # for the process that restores alone
             return [row], []
-        for way in copying(ours.kept, case.folder, clock):
+        for way in (steps.way(), *copying(ours.kept, case.folder, clock)):
             ways[way.name, way.work] = way
         runs = {", ".join(label): way.run for label, way in ways.items()}
         timings = alternate(
@@ -173,15 +186,26 @@ def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
         shares = [row.facts["memory"] for row in found if row and "memory" in row.facts]
         return max(shares, default=None)
 
+    def added(name: str) -> float | None:
+        both, step = at(name, SAVE_STEP), at(RAW, STEP)
+        if both is None or step is None:
+            return None
+        return max(both.seconds.median - step.seconds.median, 1e-9)
+
+    ours, orbax = added(OURS), added(ORBAX)
     return {
         "blocking_share": ratio(at(OURS, BEGIN), at(OURS, SAVE)),
         "save_share": ratio(at(RAW, COPY), at(OURS, SAVE)),
         "restore_share": ratio(at(RAW, COPY_COLD), at(OURS, RESTORE)),
         "restore_warm_share": ratio(at(RAW, COPY), at(OURS, WARM)),
+        "verify_ratio": ratio(at(OURS, VERIFY), at(RAW, READ_COLD)),
+        "verify_warm_ratio": ratio(at(OURS, VERIFY_WARM), at(RAW, READ)),
         "peak_ratio": memory(OURS, SAVE, BEGIN),
         "peak_ratio_restore": memory(OURS, RESTORE),
         "orbax_save_ratio": ratio(at(ORBAX, SAVE), at(OURS, SAVE)),
         "orbax_blocking_ratio": ratio(at(ORBAX, BEGIN), at(OURS, BEGIN)),
+        "orbax_kept_ratio": ratio(at(ORBAX, BEGIN), at(OURS, KEPT)),
+        "orbax_step_ratio": orbax / ours if orbax and ours else None,
         "orbax_restore_ratio": ratio(at(ORBAX, RESTORE), at(OURS, RESTORE)),
         "orbax_restore_warm_ratio": ratio(at(ORBAX, WARM), at(OURS, WARM)),
         "orbax_peak_ratio": memory(ORBAX, SAVE, BEGIN),
@@ -195,14 +219,14 @@ def _notes() -> list[str]:
         "written. In turns, the memory of the copy is reused.",
         f"{FIRST}: in its own process; memory: over the bytes saved, beyond what the "
         "process held before.",
-        "EqIDs computes a SHA-256 of every chunk and of every file that it saves, and "
-        "checks that of every chunk that it restores; Orbax computes none.",
+        "EqIDs computes a digest of every byte that it saves, and checks those of all "
+        "that it restores; Orbax computes none.",
+        f"{SAVE_STEP}: the step negates the arrays and donates them, so that a copy "
+        f"made inside the step counts as well; {KEPT}: as a run's last save.",
     ]
-    cold = (
-        f"{RESTORE}, {VERIFY} and {COPY_COLD} read files that were dropped from memory"
-    )
+    cold = f"{RESTORE}, {VERIFY}, {READ_COLD} and {COPY_COLD} read files that were"
     if can_forget():
-        notes.append(f"{cold} before; {WARM} and {COPY} read files that are in it.")
+        notes.append(f"{cold} dropped from memory; the others, files in it.")
     else:
         notes.append("All files are read from memory: this system cannot drop them.")
     if not has_orbax():

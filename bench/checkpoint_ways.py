@@ -6,20 +6,28 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bench.clock import Stoppable
+from bench.machine import num_cores
 from bench.record import OURS
 from eqids.checkpoints import Saver, restore, save, verify
 
 ORBAX, RAW = "Orbax", "file copy"
-SAVE, BEGIN, RESTORE, WARM = "save", "begin a save", "restore", "restore, warm"
-VERIFY, COPY, COPY_COLD = "verify", "copy", "copy, cold"
+SAVE, BEGIN, KEPT = "save", "begin a save", "begin a save, no step follows"
+STEP, SAVE_STEP = "a step", "begin a save, then a step"
+RESTORE, WARM = "restore", "restore, warm"
+VERIFY, VERIFY_WARM = "verify", "verify, warm"
+COPY, COPY_COLD = "copy", "copy, cold"
+READ, READ_COLD = "read", "read, cold"
 
 NamedArrays = dict[str, jax.Array]
 
@@ -60,11 +68,37 @@ class Way:
     run: Callable[[], None]
 
 
+class Steps:
+    """A state that steps change in place, as a train step does: they donate it."""
+
+    def __init__(self, tree: NamedArrays) -> None:
+        self._tree = tree
+        self._step = jax.jit(
+            lambda tree: {name: -x for name, x in tree.items()}, donate_argnums=0
+        )
+
+    @cached_property
+    def state(self) -> NamedArrays:
+        """The state, at first a copy of the tree."""
+        return jax.block_until_ready(jax.tree.map(jnp.copy, self._tree))
+
+    def step(self) -> None:
+        """Waits for one step."""
+        self.__dict__["state"] = jax.block_until_ready(self._step(self.state))
+
+    def way(self) -> Way:
+        """Returns a step without a save."""
+        return Way(RAW, STEP, self.step)
+
+
 class OurCheckpoints:
     """Checkpoints of EqIDs."""
 
-    def __init__(self, folder: Path, tree: NamedArrays, clock: Stoppable) -> None:
+    def __init__(
+        self, folder: Path, tree: NamedArrays, clock: Stoppable, steps: Steps
+    ) -> None:
         self._folder, self._tree, self._clock = folder, tree, clock
+        self._steps = steps
         self._like = _like(tree)
         self._step = 0
         self._saver: Saver | None = None
@@ -80,9 +114,12 @@ class OurCheckpoints:
         return [
             Way(OURS, SAVE, self._save),
             Way(OURS, BEGIN, self._begin),
+            Way(OURS, KEPT, lambda: self._begin(keep=True)),
+            Way(OURS, SAVE_STEP, lambda: self._begin(steps=self._steps)),
             Way(OURS, RESTORE, lambda: self._restore(cold=True)),
             Way(OURS, WARM, lambda: self._restore(cold=False)),
-            Way(OURS, VERIFY, self._verify),
+            Way(OURS, VERIFY, lambda: self._verify(cold=True)),
+            Way(OURS, VERIFY_WARM, lambda: self._verify(cold=False)),
         ]
 
     def close(self) -> None:
@@ -95,11 +132,14 @@ class OurCheckpoints:
         with self._clock.stopped():
             shutil.rmtree(path)
 
-    def _begin(self) -> None:
+    def _begin(self, *, keep: bool = False, steps: Steps | None = None) -> None:
         if self._saver is None:
             self._saver = Saver(self._folder / "begun")
         step = self._next()
-        self._saver.save(step, self._tree, {})
+        tree = self._tree if steps is None else steps.state
+        self._saver.save(step, tree, {}, keep=keep)
+        if steps is not None:
+            steps.step()
         with self._clock.stopped():
             self._saver.wait()
             shutil.rmtree(self._folder / "begun" / str(step))
@@ -116,9 +156,9 @@ class OurCheckpoints:
         with self._clock.stopped():
             _compare(got, self._tree)
 
-    def _verify(self) -> None:
+    def _verify(self, cold: bool) -> None:
         with self._clock.stopped():
-            ready(self.kept, cold=True)
+            ready(self.kept, cold)
         problems = verify(self.kept)
         assert not problems, problems
 
@@ -126,9 +166,12 @@ class OurCheckpoints:
 class OrbaxCheckpoints:
     """Checkpoints of Orbax, with its defaults."""
 
-    def __init__(self, folder: Path, tree: NamedArrays, clock: Stoppable) -> None:
+    def __init__(
+        self, folder: Path, tree: NamedArrays, clock: Stoppable, steps: Steps
+    ) -> None:
         orbax = importlib.import_module("orbax.checkpoint")
         self._folder, self._tree, self._clock = folder.absolute(), tree, clock
+        self._steps = steps
         self._saver = orbax.StandardCheckpointer()
         self._like = _like(tree)
 
@@ -137,6 +180,7 @@ class OrbaxCheckpoints:
         return [
             Way(ORBAX, SAVE, lambda: self._save(waits=True)),
             Way(ORBAX, BEGIN, lambda: self._save(waits=False)),
+            Way(ORBAX, SAVE_STEP, lambda: self._save(waits=False, steps=self._steps)),
             Way(ORBAX, RESTORE, lambda: self._restore(cold=True)),
             Way(ORBAX, WARM, lambda: self._restore(cold=False)),
         ]
@@ -145,9 +189,11 @@ class OrbaxCheckpoints:
         """Ends saves in the background."""
         self._saver.close()
 
-    def _save(self, waits: bool) -> None:
+    def _save(self, waits: bool, steps: Steps | None = None) -> None:
         path = self._folder / "orbax-saved"
-        self._saver.save(path, self._tree)
+        self._saver.save(path, self._tree if steps is None else steps.state)
+        if steps is not None:
+            steps.step()
         if waits:
             self._saver.wait_until_finished()
         with self._clock.stopped():
@@ -174,8 +220,14 @@ class OrbaxCheckpoints:
 
 
 def copying(source: Path, folder: Path, clock: Stoppable) -> list[Way]:
-    """Returns ways to copy the files of a checkpoint and sync them to the disk."""
+    """Returns ways to copy the files of a checkpoint and sync them to the disk, and to
+    read them without keeping them."""
     target = folder / "copied"
+
+    def read(cold: bool) -> None:
+        with clock.stopped():
+            ready(source, cold)
+        read_all(source)
 
     def copy(cold: bool) -> None:
         with clock.stopped():
@@ -189,6 +241,8 @@ def copying(source: Path, folder: Path, clock: Stoppable) -> list[Way]:
     return [
         Way(RAW, COPY, lambda: copy(cold=False)),
         Way(RAW, COPY_COLD, lambda: copy(cold=True)),
+        Way(RAW, READ, lambda: read(cold=False)),
+        Way(RAW, READ_COLD, lambda: read(cold=True)),
     ]
 
 
@@ -206,14 +260,26 @@ def can_forget() -> bool:
     return hasattr(os, "posix_fadvise")
 
 
+def read_all(folder: Path) -> None:
+    """Reads the files of a folder on all cores, and keeps nothing."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(num_cores()) as pool:
+        list(pool.map(_read, files))
+
+
+def _read(path: Path) -> None:
+    block = bytearray(1 << 20)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(block):
+            pass
+
+
 def ready(folder: Path, cold: bool) -> None:
     """Brings the files of a folder into memory or, if `cold`, drops them from it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         if not cold:
-            with path.open("rb") as file:
-                while file.read(1 << 20):
-                    pass
+            _read(path)
         elif can_forget():
             _with(path, os.fsync)
             _with(path, lambda f: os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED))

@@ -40,12 +40,15 @@ from eqids.config import LLAMA_PRESETS, LlamaConfig, require
 TORCH = "safetensors.torch"
 LOAD, READ, READ_COPY = "load", "read", "read, then copy"
 MAP, MAP_COPY = "load_file", "load_file, then copy"
+"""The copy converts to the dtype that ours loads."""
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 MEANINGS = {
     "copy_ratio": "time to read the files and copy what was read / ours",
     "read_ratio": "time to read the files into fresh memory / ours",
-    "torch_ratio": "time of load_file and a copy of its tensors / ours",
+    "torch_ratio": "time of load_file and a copy of its tensors, in the same dtype / "
+    "ours",
+    "torch_first_ratio": "the same, the first time in a process",
     "anonymous_ratio": "peak memory of loading, weights included and mapped files left "
     "out / bytes of the weights",
 }
@@ -53,13 +56,13 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class LoadCase:
-    """What a process measures: ours alone and once, or all in turns."""
+    """What a process measures: one contender alone and once, or all in turns."""
 
     folder: Path
-    alone: bool
+    alone: str | None
 
     def __str__(self) -> str:
-        return f"{OURS}, {FIRST}" if self.alone else "all in turns"
+        return f"{self.alone}, {FIRST}" if self.alone else "all in turns"
 
 
 def measure(options: LoadOptions) -> Section:
@@ -72,7 +75,8 @@ def measure(options: LoadOptions) -> Section:
             _check_space(near, config)
             folder = Path(name) / "llama"
             write_random(config, folder, options.seed)
-        cases = [LoadCase(folder, alone) for alone in (True, False)]
+        alone = [OURS, TORCH, None] if has_torch() else [OURS, None]
+        cases = [LoadCase(folder, one) for one in alone]
         rows, notes = measure_each(measure_case, options, cases)
     return Section(
         "load",
@@ -115,25 +119,14 @@ def measure_case(options: LoadOptions, case: LoadCase) -> Measured:
         with clock.stopped():
             del llama
 
-    if case.alone:
-        before = anonymous_bytes()
-        with _watched() as most:
-            wall, cpu = clock()
-            llama = jax.block_until_ready(load_llama(case.folder, dtype))
-            wall_end, cpu_end = clock()
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(llama))
-        timing = Timing((wall_end - wall,), (cpu_end - cpu,))
-        row = _row(OURS, f"{LOAD}, {FIRST}", timing, paths)
-        if before is None:
-            return [row], []
-        share = (most[0] - before) / size
-        return [replace(row, facts={**row.facts, "memory": share})], []
+    if case.alone is not None:
+        return [_once(case, dtype, paths, clock)], []
     ways = {(OURS, LOAD): ours}
     ways |= {(RAW, READ): lambda: _read(paths, clock, copies=False)}
     ways |= {(RAW, READ_COPY): lambda: _read(paths, clock, copies=True)}
     if has_torch():
-        ways |= {(TORCH, MAP): lambda: _map(paths, clock, copies=False)}
-        ways |= {(TORCH, MAP_COPY): lambda: _map(paths, clock, copies=True)}
+        ways |= {(TORCH, MAP): lambda: _map(paths, clock, None)}
+        ways |= {(TORCH, MAP_COPY): lambda: _map(paths, clock, dtype)}
     runs = {", ".join(label): way for label, way in ways.items()}
     timings = alternate(
         runs, options.most_repetitions, options.most_seconds, clock=clock
@@ -142,6 +135,29 @@ def measure_case(options: LoadOptions, case: LoadCase) -> Measured:
         _row(*label, timings[name], paths)
         for name, label in zip(runs, ways, strict=True)
     ], []
+
+
+def _once(
+    case: LoadCase, dtype: str, paths: Sequence[Path], clock: Stoppable
+) -> ResultRow:
+    """Loads once, and watches the memory of ours."""
+    llama, before = None, anonymous_bytes()
+    with _watched() as most:
+        wall, cpu = clock()
+        if case.alone == TORCH:
+            _map(paths, clock, dtype)
+        else:
+            llama = jax.block_until_ready(load_llama(case.folder, dtype))
+        wall_end, cpu_end = clock()
+    timing = Timing((wall_end - wall,), (cpu_end - cpu,))
+    if llama is None:
+        return _row(TORCH, f"{MAP_COPY}, {FIRST}", timing, paths)
+    row = _row(OURS, f"{LOAD}, {FIRST}", timing, paths)
+    if before is None:
+        return row
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(llama))
+    share = (most[0] - before) / size
+    return replace(row, facts={**row.facts, "memory": share})
 
 
 def _read(paths: Sequence[Path], clock: Stoppable, copies: bool) -> None:
@@ -158,13 +174,24 @@ def _read(paths: Sequence[Path], clock: Stoppable, copies: bool) -> None:
         del held, data, view
 
 
-def _map(paths: Sequence[Path], clock: Stoppable, copies: bool) -> None:
-    """Loads with safetensors.torch, whose tensors stay mapped until they are copied."""
-    load_file: Any = importlib.import_module("safetensors.torch").load_file
+def _map(paths: Sequence[Path], clock: Stoppable, dtype: str | None) -> None:
+    """Loads with safetensors.torch, whose tensors stay mapped until they are copied.
+
+    Args:
+        paths: the files.
+        clock: stopped while memory is freed.
+        dtype: the dtype of copies; None for no copies.
+    """
+    with clock.stopped():
+        torch: Any = importlib.import_module("torch")
+        load_file: Any = importlib.import_module("safetensors.torch").load_file
     held = []
     for path in paths:
         found = load_file(path)
-        held.append({k: v.clone() for k, v in found.items()} if copies else found)
+        if dtype is not None:
+            kind = getattr(torch, dtype)
+            found = {k: v.to(kind, copy=True) for k, v in found.items()}
+        held.append(found)
     with clock.stopped():
         del held, found
 
@@ -216,10 +243,12 @@ def _row(name: str, work: str, timing: Timing, paths: Sequence[Path]) -> ResultR
 def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
     ours = find(rows, OURS, LOAD)
     first = find(rows, OURS, f"{LOAD}, {FIRST}")
+    torch_first = find(rows, TORCH, f"{MAP_COPY}, {FIRST}")
     return {
         "copy_ratio": ratio(find(rows, RAW, READ_COPY), ours),
         "read_ratio": ratio(find(rows, RAW, READ), ours),
         "torch_ratio": ratio(find(rows, TORCH, MAP_COPY), ours),
+        "torch_first_ratio": ratio(torch_first, first),
         "anonymous_ratio": None if first is None else first.facts.get("memory"),
     }
 

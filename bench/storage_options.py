@@ -103,7 +103,7 @@ class CheckpointOptions(Options):
     """Pin the process to this many cores; by default all it may use."""
     size: float = 2.0
     """Gigabytes to save (0.05 with --quick). The disk needs four times as much, memory
-    six times."""
+    seven times."""
     devices: int = 8
     """Fake CPU devices to shard the arrays over; of accelerators, all are used."""
     folder: Path | None = None

@@ -4,7 +4,7 @@
 |---|---|
 | how is config.json read and written: sizes, RoPE scaling, norms? | `hf_config.py` |
 | which tensor of Hugging Face is which of our arrays? | `hf_llama.py` (`ROWS`) |
-| how is a folder of safetensors loaded? | `hf_llama.py`, `hf_files.py` |
+| how is a folder of safetensors loaded? | `hf_llama.py`, `hf_files.py`, `lazy_field.py`, `stored_tensor.py` |
 | what are our arrays called in files for others? | `names.py` |
 | how is a folder of Hugging Face written, LoRA merged? | `hf_write.py`, `outputs.py` |
 | how is what `eqids-to-hf` wrote read back? | `hf_eqids.py` |

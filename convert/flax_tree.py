@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from convert.hf_llama import ROWS, TensorRow, file_shape, lazy_array, tensor_keys
+from convert.hf_llama import ROWS, file_shape, tensor_keys
+from convert.lazy_field import TensorRow, lazy_array
 from convert.orbax_read import OrbaxTree
 from convert.outputs import row_ranges
 from eqids.config import LlamaConfig, require

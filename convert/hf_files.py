@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from convert.diagnosis import INDEX, SINGLE, check_folder, check_weights
 from convert.json_file import read_object
+from convert.stored_tensor import StoredTensor, first_bytes
 from eqids.config import UserError, require
 from eqids.io.digests import combined_sha256, file_sha256
 from sharding import exchange
@@ -80,8 +81,8 @@ def fingerprint(folder: Path) -> str:
 
 
 @contextmanager
-def tensors(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """Opens a folder's tensors as safetensors' slices, which read what is indexed.
+def tensors(folder: Path) -> Iterator[Mapping[str, StoredTensor]]:
+    """Opens a folder's tensors, which read what is indexed.
 
     Args:
         folder: a Hugging Face folder, with one file of weights or shards.
@@ -94,15 +95,15 @@ def tensors(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 
 @contextmanager
-def safetensors_slices(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
-    """Opens the tensors of files as slices, which read what is indexed.
+def safetensors_slices(paths: Sequence[Path]) -> Iterator[Mapping[str, StoredTensor]]:
+    """Opens the tensors of files, which read what is indexed.
 
     The files are memory-mapped; opening them reads only their headers.
 
     Raises:
         UserError: a file is missing or broken, or two files hold the same tensor.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, StoredTensor] = {}
     with ExitStack() as stack:
         for path in paths:
             try:
@@ -111,7 +112,8 @@ def safetensors_slices(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
                 raise UserError(
                     f"{path} is not whole safetensors: {error}; download it again"
                 ) from error
+            starts = first_bytes(path)
             for key in file.keys():  # noqa: SIM118 (not a mapping)
                 require(key not in found, f"{path}: {key} is in another shard as well")
-                found[key] = file.get_slice(key)
+                found[key] = StoredTensor(path, key, starts[key], file.get_slice(key))
         yield found

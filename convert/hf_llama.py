@@ -1,16 +1,15 @@
 """Load a Hugging Face folder of safetensors as a `Llama`.
 
 Weights keep Hugging Face's order of axes, so that loading is a copy: each process
-reads the part of a stacked array that its devices hold, layer by layer from
-memory-mapped files, and casts it while reading.
+reads the part of a stacked array that its devices hold. Several threads read whole rows
+of tensors straight to their place, and cast and check them while they are in a cache.
+The result never shares memory with a mapped file, which somebody might cut short or
+write over while the model is in use.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,25 +21,13 @@ from convert.diagnosis import CONFIG
 from convert.finite import finite
 from convert.hf_config import read_config
 from convert.hf_files import tensors
+from convert.lazy_field import TensorRow, lazy_array
 from convert.outputs import row_ranges
 from convert.quantized import check_dtypes
+from convert.stored_tensor import StoredTensor
 from eqids.config import LlamaConfig, require
 from eqids.model import Llama
-from sharding import LazyArray, Placement, Slices, Words, aligned, words
-
-
-@dataclass(frozen=True)
-class TensorRow:
-    """One kind of tensor: its key in the file, our field, and its axes in the file.
-
-    A key with `{}` means one tensor for each layer. Axes joined by `*` are one axis in
-    the file and several in our field.
-    """
-
-    key: str
-    field: str
-    axes: tuple[str, ...]
-
+from sharding import Placement, Words, words
 
 _LAYER = "model.layers.{}."
 ROWS = (
@@ -90,10 +77,11 @@ def load_llama(
     """
     folder = Path(path)
     config = read_config(folder)
+    infinite = set[str]()
     with tensors(folder) as found:
-        llama = _lazy_llama(folder, found, config, dtype)
+        llama = _lazy_llama(folder, found, config, dtype, infinite)
         llama = put(llama if head else llama.headless())
-    _check_finite(folder, llama)
+    _check_finite(folder, llama, infinite)
     return llama
 
 
@@ -107,14 +95,26 @@ def check_llama(folder: Path) -> LlamaConfig:
     """
     config = read_config(folder)
     with tensors(folder) as found:
-        _lazy_llama(folder, found, config, jnp.float32)
+        _lazy_llama(folder, found, config, jnp.float32, None)
     return config
 
 
 def _lazy_llama(
-    folder: Path, tensors: Mapping[str, Any], config: LlamaConfig, dtype: DTypeLike
+    folder: Path,
+    tensors: Mapping[str, StoredTensor],
+    config: LlamaConfig,
+    dtype: DTypeLike,
+    infinite: set[str] | None,
 ) -> Llama:
-    """Returns a Llama of lazy arrays, after checking keys, shapes and dtypes."""
+    """Returns a Llama of lazy arrays, after checking keys, shapes and dtypes.
+
+    Args:
+        folder: the folder.
+        tensors: its tensors.
+        config: its config.
+        dtype: what weights are cast to.
+        infinite: receives the keys of tensors that are found not to be finite.
+    """
     check_dtypes(
         folder,
         {k: t.get_dtype() for k, t in tensors.items() if not k.endswith(_IGNORED)},
@@ -130,7 +130,7 @@ def _lazy_llama(
             _check(folder, tensors, key, file_shape(row, config))
         keys = list(tensor_keys(row, config))
         parts = [tensors[key] for key in keys]
-        lazy.append(lazy_array(row, parts, leaf.shape, np.dtype(dtype)))
+        lazy.append(lazy_array(row, parts, leaf.shape, np.dtype(dtype), infinite))
         used |= set(keys)
     if config.tied and _HEAD in tensors:
         _check_tied(folder, tensors)
@@ -145,7 +145,9 @@ def _lazy_llama(
     return jax.tree.unflatten(treedef, lazy)
 
 
-def _check_whole(folder: Path, tensors: Mapping[str, Any], config: LlamaConfig) -> None:
+def _check_whole(
+    folder: Path, tensors: Mapping[str, StoredTensor], config: LlamaConfig
+) -> None:
     """Requires that no tensor is an adapter's, and the config's number of layers."""
     of_peft = [k for k in sorted(tensors) if k.startswith("base_model.") or _LORA in k]
     require(
@@ -165,8 +167,24 @@ def _check_whole(folder: Path, tensors: Mapping[str, Any], config: LlamaConfig) 
     )
 
 
-def _check_finite(folder: Path, llama: Llama) -> None:
-    """Requires that all weights are finite after the cast."""
+def _check_finite(folder: Path, llama: Llama, infinite: set[str]) -> None:
+    """Requires that all weights are finite after the cast.
+
+    Args:
+        folder: the folder.
+        llama: the weights.
+        infinite: keys of those that are not, as this process has read them.
+    """
+    if jax.process_count() == 1:
+        keys = (
+            key
+            for axes in jax.tree.leaves(words(llama))
+            for key in tensor_keys(_row(axes), llama.config)
+        )
+        first = next((key for key in keys if key in infinite), None)
+        require(first is None, f"{folder}: {first} has values that are not finite")
+        return
+    # No process has read all weights, and all must raise.
     rows = map(_row, jax.tree.leaves(words(llama)))
     for row, found in zip(rows, jax.tree.leaves(finite(llama)), strict=True):
         of_keys = np.atleast_1d(np.asarray(found))
@@ -189,7 +207,7 @@ def tensor_keys(row: TensorRow, config: LlamaConfig) -> Iterator[str]:
 
 
 def _check(
-    folder: Path, tensors: Mapping[str, Any], key: str, wanted: tuple[int, ...]
+    folder: Path, tensors: Mapping[str, StoredTensor], key: str, wanted: tuple[int, ...]
 ) -> None:
     untied = "; if the head is the embedding, set tie_word_embeddings to true"
     require(
@@ -204,7 +222,7 @@ def _check(
     )
 
 
-def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
+def _check_tied(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
     """Requires that the stored head of a tied Llama equals the embedding.
 
     transformers does not tie the two if they differ.
@@ -219,61 +237,6 @@ def _check_tied(folder: Path, tensors: Mapping[str, Any]) -> None:
             f"values than {_EMBEDDING}; set tie_word_embeddings to false to keep both, "
             "as transformers reads them",
         )
-
-
-def lazy_array(
-    row: TensorRow, parts: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype
-) -> LazyArray:
-    """Returns one field as a lazy array, all its layers.
-
-    Args:
-        row: the axes of the field's tensors.
-        parts: the tensors, one for each layer if the field is stacked.
-        shape: of the field.
-        dtype: what the values are cast to.
-    """
-    stacked = "{}" in row.key
-    sizes = shape[1:] if stacked else shape
-
-    def read(box: Slices) -> np.ndarray:
-        layers, inner = (box[0], box[1:]) if stacked else (slice(0, 1), box)
-        outer, shape, within = _in_file(row, inner, sizes)
-        into = [_size(at) for at in (layers, *inner)]
-        out = aligned(math.prod(into) * dtype.itemsize).view(dtype).reshape(into)
-        for number, part in enumerate(parts[layers]):
-            out[number] = part[outer].reshape(shape)[within]
-        return out if stacked else out[0]
-
-    return LazyArray(shape, dtype, read)
-
-
-def _in_file(
-    row: TensorRow, box: Slices, sizes: tuple[int, ...]
-) -> tuple[Slices, tuple[int, ...], Slices]:
-    """Returns which box of a tensor to read for a box of our field.
-
-    If several of our axes are one axis in the file, the first is cut in the file and
-    the others after reading.
-
-    Returns:
-        The box in the file, its shape in our axes, and our box within it.
-    """
-    outer: list[slice] = []
-    shape: list[int] = []
-    within: list[slice] = []
-    first = 0
-    for axis in row.axes:
-        last = first + len(axis.split("*"))
-        unit = math.prod(sizes[first + 1 : last])
-        outer.append(slice(box[first].start * unit, box[first].stop * unit))
-        shape += [_size(box[first]), *sizes[first + 1 : last]]
-        within += [slice(None), *box[first + 1 : last]]
-        first = last
-    return tuple(outer), tuple(shape), tuple(within)
-
-
-def _size(at: slice) -> int:
-    return at.stop - at.start
 
 
 def file_shape(row: TensorRow, config: LlamaConfig) -> tuple[int, ...]:

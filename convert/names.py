@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from convert.hf_llama import ROWS, TensorRow
+from convert.hf_llama import ROWS
+from convert.lazy_field import TensorRow
 
 _LLAMA = "llama/"
 _BLOCKS = "blocks/"

@@ -95,6 +95,8 @@ def corruption_sweep(
         # Several parts, and chunks outside of OCDBT's nodes, also in a run this small.
         patch.setattr(chunks, "_CHUNK_BYTES", 32 << 10)
         patch.setattr(store, "_PART_BYTES", 512 << 10)
+        # Some chunks are read with tensorstore, and some without.
+        patch.setattr(store, "_ALONE_BYTES", 24 << 10)
         _train(data, run, "--stop_at", str(_STEPS[-1]))
         _train(data, whole)
         for number in range(num_corruptions):

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Lock
 
 import jax
 import numpy as np
 
 import convert.hf_llama
 from convert.hf_files import tensors
+from convert.outputs import DTYPES
+from convert.stored_tensor import StoredTensor
 from eqids.model import Llama
 
 FIELDS = {
@@ -32,30 +34,33 @@ class Reads:
     largest = 0
 
 
-class Counted:
-    """A slice of safetensors that counts what is read of it."""
-
-    def __init__(self, inner: Any, reads: Reads):
-        self._inner, self._reads = inner, reads
-        self.get_shape, self.get_dtype = inner.get_shape, inner.get_dtype
-
-    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
-        part = self._inner[box]
-        self._reads.total += part.nbytes
-        self._reads.largest = max(self._reads.largest, part.nbytes)
-        return part
-
-
 def count_reads() -> Reads:
-    """Counts every read of weights from now on."""
-    reads = Reads()
+    """Counts every read of weights from now on: by safetensors, and of whole rows."""
+    reads, lock = Reads(), Lock()
+
+    def add(num_bytes: int) -> None:
+        with lock:  # several threads read
+            reads.total += num_bytes
+            reads.largest = max(reads.largest, num_bytes)
+
+    class Counted(StoredTensor):
+        def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+            part = super().__getitem__(box)
+            add(part.nbytes)
+            return part
+
+        def fill(self, rows: slice, out: np.ndarray) -> bool:
+            itemsize = DTYPES[self.get_dtype()].itemsize
+            assert self.num_values(rows) == out.size
+            add(out.size * itemsize)
+            return super().fill(rows, out)
 
     @contextmanager
-    def counted(folder: Path) -> Iterator[Mapping[str, Counted]]:
+    def counted(folder: Path) -> Iterator[Mapping[str, StoredTensor]]:
         with tensors(folder) as found:
-            yield {key: Counted(value, reads) for key, value in found.items()}
+            yield {key: Counted(**vars(one)) for key, one in found.items()}
 
-    convert.hf_llama.tensors = counted  # type: ignore[assignment]
+    convert.hf_llama.tensors = counted
     return reads
 
 

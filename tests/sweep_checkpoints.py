@@ -50,9 +50,10 @@ folders are synced before a step gets its name).
 
 ## Corruptions
 
-Each case damages one thing in a checkpoint whose arrays are stored in several parts. It
-counts as detected if both `verify` and `restore` refuse the checkpoint and name the
-step and the array or file. OCDBT's data files hold nodes (its index) and chunks of
+Each case damages one thing in a checkpoint whose arrays are stored in several parts,
+and are read partly with tensorstore and partly without. It counts as detected if both
+`verify` and `restore` refuse the checkpoint and name the step and the array or file.
+OCDBT's data files hold nodes (its index) and chunks of
 values. "another step's" means that the file was replaced by the same file of another
 checkpoint, which nearly always has the same size.
 

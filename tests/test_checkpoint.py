@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import blake3
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +26,10 @@ from eqids.checkpoints import (
     store,
     verify,
 )
+from eqids.checkpoints.listing import verified_bytes
 from eqids.checkpoints.manifest import ArrayRecord
 from eqids.checkpoints.store import Shard
+from eqids.config import UserError
 
 DTYPES = ["float32", "float16", "bfloat16", "int32", "uint32", "int8", "bool"]
 
@@ -72,7 +75,7 @@ def test_round_trip_of_many_chunks_and_parts(
     tree = small_tree()
     path = save(tmp_path, 3, tree, {"seed": 4})
     manifest = read_manifest(path)
-    assert len({part for a in manifest.arrays.values() for part, _ in a.chunks}) > 2
+    assert len({part for a in manifest.arrays.values() for part, *_ in a.chunks}) > 2
     assert len(manifest.arrays["params/wide"].chunks) > 2
     assert manifest.meta == {"seed": 4}
     assert_same(restore(path, tree), tree)
@@ -86,18 +89,15 @@ def test_round_trip_of_ten_thousand_leaves(tmp_path: Path) -> None:
     assert_same(restore(save(tmp_path, 1, tree, {}), tree), tree)
 
 
-def test_large_chunks_are_hashed_once_and_files_still_have_their_own_digest(
+def _blake3(data: bytes) -> str:
+    return f"blake3:{blake3.blake3(data).hexdigest()}"
+
+
+def test_the_digests_of_chunks_and_files_cover_every_byte_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "_CHUNK_BYTES", 64 << 10)
     monkeypatch.setattr(store, "_ALONE_BYTES", 32 << 10)
-    hashed, hash_file = list[int](), store.file_sha256
-
-    def spy(path: Path) -> str:
-        hashed.append(path.stat().st_size)
-        return hash_file(path)
-
-    monkeypatch.setattr(store, "file_sha256", spy)
     tree = {
         "noise": np.random.default_rng(0).random((300, 100)),
         "zero": jnp.zeros((128, 129)),
@@ -105,15 +105,74 @@ def test_large_chunks_are_hashed_once_and_files_still_have_their_own_digest(
         "small": np.arange(3),
     }
     path = save(tmp_path, 1, tree, {})
-    assert sum(hashed) < 30_000
-    files = read_manifest(path).files
-    assert sum(file.size for file in files.values()) > 400_000
-    for name, file in files.items():
-        assert hashlib.sha256((path / name).read_bytes()).hexdigest() == file.sha256
+    manifest = read_manifest(path)
+    inside = dict[str, str]()
+    for name, record in manifest.arrays.items():
+        boxes = chunks.chunks_in(record, chunks.whole(record))
+        for (_, box), chunk in zip(boxes, record.chunks, strict=True):
+            values = np.asarray(tree[name])[box].tobytes()
+            assert chunk.digest == _blake3(values)
+            if chunk.file is not None:
+                inside[f"arrays/{chunk.part}/{chunk.file}"] = chunk.digest
+    assert len(inside) == 4 + 2 + 2
+    rest = 0
+    for name, file in manifest.files.items():
+        content = (path / name).read_bytes()
+        assert file.size == len(content) and (file.start > 0) == (name in inside)
+        assert file.digest == _blake3(content[file.start :])
+        if name in inside:
+            assert _blake3(content[: file.start]) == inside[name]
+        rest += file.size - file.start
+    assert rest < 30_000
     assert_same(restore(path, tree), tree)
+    read = list[int]()
+    assert verify(path, read.append) == []
+    assert sum(read) == rest + sum(leaf.nbytes for leaf in tree.values())
 
 
-def test_a_chunk_that_is_padded_inside_is_hashed_with_its_file(
+def _as_version_1(path: Path, tree: Any) -> None:
+    """Rewrites the manifest of a checkpoint as EqIDs 0.2 wrote it: SHA-256 only."""
+    values = json.loads((path / "manifest.json").read_text())
+    for name, row in values["arrays"].items():
+        record = read_manifest(path).arrays[name]
+        boxes = chunks.chunks_in(record, chunks.whole(record))
+        for (number, box), chunk in zip(boxes, row["chunks"], strict=True):
+            raw = np.asarray(tree[name])[box].tobytes()
+            row["chunks"][number] = [chunk[0], hashlib.sha256(raw).hexdigest()]
+    for name, row in values["files"].items():
+        content = (path / name).read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        values["files"][name] = {"size": row["size"], "sha256": sha256}
+    text = json.dumps({**values, "format_version": 1})
+    (path / "manifest.json").write_text(text)
+    guard = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
+    (path / "manifest.json.sha256").write_text(guard)
+
+
+def test_checkpoints_of_version_1_verify_and_restore_beside_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(monkeypatch)
+    tree = {"large": jnp.arange(900.0), "small": jnp.arange(7)}
+    old, new = (save(tmp_path, step, tree, {}) for step in (1, 2))
+    _as_version_1(old, tree)
+    for path, version in ((old, 1), (new, 2)):
+        assert read_manifest(path).format_version == version
+        read = list[int]()
+        assert verify(path, read.append) == []
+        assert sum(read) == verified_bytes(read_manifest(path))
+        assert_same(restore(path, tree), tree)
+    (file,) = (p for p in old.glob("arrays/*/d/*") if p.stat().st_size > 1000)
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    (said,) = [text for text in verify(old) if "array 'large'" in text]
+    assert said.startswith(f"step 1 of {tmp_path}: array 'large' cannot be read")
+    with pytest.raises(UserError, match=f"file .*{file.name} is damaged"):
+        restore(old, tree)
+
+
+def test_a_chunk_that_is_padded_inside_is_not_read_without_tensorstore(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its edges are zeros, as the padding is."""
@@ -126,8 +185,10 @@ def test_a_chunk_that_is_padded_inside_is_hashed_with_its_file(
     whole = tuple(slice(0, size) for size in record.shape)
     written = store.write_parts(tmp_path, [Shard("x", record, whole, values)])
     assert len(written.chunks) == 5
+    padded = [written.chunks["x", n].file is None for n in range(5)]
+    assert padded == [False] * 4 + [True]
     for name, file in written.files.items():
-        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == file.sha256
+        assert _blake3((tmp_path / name).read_bytes()[file.start :]) == file.digest
 
 
 def test_numpy_arrays_come_back_as_numpy(tmp_path: Path) -> None:
@@ -253,7 +314,7 @@ def test_two_processes_write_one_checkpoint(tmp_path: Path) -> None:
         _, error = job.communicate(timeout=60)
         assert job.returncode == 0, error[-3000:]
     path = tmp_path / "5"
-    parts = [part for part, _ in read_manifest(path).arrays["w"].chunks]
+    parts = [chunk.part for chunk in read_manifest(path).arrays["w"].chunks]
     assert parts == ["0-0", "1-0"]
     assert verify(path) == []
     host = np.arange(48, dtype=np.float32).reshape(8, 6)

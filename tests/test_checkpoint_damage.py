@@ -117,11 +117,11 @@ def test_another_tree_is_refused(
 
 def test_another_format_version_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1, {}, {})
-    text = (path / "manifest.json").read_text().replace('_version": 1', '_version": 9')
+    text = (path / "manifest.json").read_text().replace('_version": 2', '_version": 9')
     (path / "manifest.json").write_text(text)
     guard = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
     (path / "manifest.json.sha256").write_text(guard)
-    with pytest.raises(UserError, match="has format_version 9, wanted 1"):
+    with pytest.raises(UserError, match="has format_version 9, wanted 2 or lower"):
         restore(path, {})
 
 

@@ -75,6 +75,7 @@ from collections import Counter
 from pathlib import Path
 import jax
 import convert.hf_llama as hf
+from convert import lazy_field
 from eqids.config import LLAMA_PRESETS
 from sharding import LazyArray, placement
 
@@ -108,7 +109,7 @@ def account(self, sharding):
             held[device] += 2 * math.prod(stop - start for start, stop in box)
     return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
 
-hf.aligned, LazyArray.on = lambda num_bytes: Nothing(), account
+lazy_field.aligned, LazyArray.on = lambda num_bytes: Nothing(), account
 tensors = {
     key: Tensor(key, hf.file_shape(row, config))
     for row in hf.ROWS for key in hf.tensor_keys(row, config)
@@ -118,7 +119,7 @@ found = {}
 for name in ("1x8x1", "1x2x4", "1x1x8"):
     read, held, largest, put = Counter(), Counter(), [], placement(name)
     with put.active():
-        put(hf._lazy_llama(Path("8b"), tensors, config, "bfloat16"))
+        put(hf._lazy_llama(Path("8b"), tensors, config, "bfloat16", None))
     found[name] = {
         "once": read == whole, "bytes": sum(read.values()),
         "held": [held[device] for device in jax.devices()], "largest": max(largest),

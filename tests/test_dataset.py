@@ -157,12 +157,12 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as said:
         open_dataset(path)
     assert str(said.value) == (
-        f"{path}/dataset.json: format_version is 2, wanted 3; make the dataset anew "
+        f"{path}/dataset.json: format_version is 2, wanted 4; make the dataset anew "
         "with the flags it was made with: python -m eqids.prepare --source "
         f"csv:plays.csv --data_dir '{path}' --overwrite"
     )
     (path / "words-0123456789ab.safetensors").touch()
-    assert _write(path, overwrite=True).info.format_version == 3
+    assert _write(path, overwrite=True).info.format_version == 4
     assert not list(path.glob("words-*"))
 
 

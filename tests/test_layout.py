@@ -47,6 +47,7 @@ SUB_PACKAGES: Mapping[str, tuple[str, ...]] = {
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "optax": ("eqids/fit/",),
     "tensorstore": ("eqids/checkpoints/", "convert/"),
+    "blake3": ("eqids/io/",),
     "ibis": ("eqids/data/",),
     "grain": ("eqids/data/",),
     "starlette": ("eqids/inference/server/",),

@@ -211,13 +211,13 @@ def test_another_format_version_is_refused_and_not_taken_for_damage(
 ) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     manifest = run / "40" / "manifest.json"
-    text = manifest.read_text().replace('_version": 1', f'_version": {version}')
+    text = manifest.read_text().replace('_version": 2', f'_version": {version}')
     manifest.write_text(text)
     guard = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
     (run / "40" / "manifest.json.sha256").write_text(guard)
     said = refused(train.main, small(dataset.path, run), capsys)
     assert (
-        f"step 40 of {run}: manifest.json has format_version {version}, wanted 1"
+        f"step 40 of {run}: manifest.json has format_version {version}, wanted 2"
         in said
     )
     assert (steps(run), damaged(run)) == ([20, 40], [])

@@ -26,6 +26,7 @@ from eqids.checkpoints import (
     restore_sound,
     save,
     saver,
+    snapshot,
     steps,
     verify,
 )
@@ -73,6 +74,32 @@ def test_a_save_holds_what_was_there_when_it_was_called(
     assert_same(
         restore(tmp_path / "2", want), {**want, "updated": jnp.arange(900.0) * 2}
     )
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_save_that_keeps_arrays_copies_none(
+    keep: bool, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    tiny(monkeypatch)
+    gate, copied = Gate(monkeypatch), list[int]()
+    copy = snapshot.Staging.copy
+
+    def spy(staging: snapshot.Staging, shards: Any) -> Any:
+        copied.append(len(shards))
+        return copy(staging, shards)
+
+    monkeypatch.setattr(snapshot.Staging, "copy", spy)
+    double = jax.jit(lambda x: x * 2, donate_argnums=0)
+    values = jnp.arange(900.0)
+    where = values.unsafe_buffer_pointer()
+    with Saver(tmp_path) as saving:
+        saving.save(1, {"w": values}, {}, keep=keep)
+        # A step that donates all the same must not write into what is being saved.
+        doubled = double(values).block_until_ready()
+        assert (doubled.unsafe_buffer_pointer() == where) != keep
+        gate.open()
+    assert copied == ([] if keep else [1])
+    assert_same(restore(tmp_path / "1", {"w": doubled}), {"w": jnp.arange(900.0)})
 
 
 def test_failures_are_reported_and_the_next_save_is_tried(

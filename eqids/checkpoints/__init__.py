@@ -11,7 +11,7 @@ A save uses, in this order:
 
 `saver.py` runs these in a background thread; `lock.py` allows one run per folder. A
 restore uses `restore_plan.py`, which says which part of which array each device needs,
-and `reader.py`, which reads it and compares every chunk with its SHA-256. `recovery.py`
+and `reader.py`, which reads it and compares every chunk with its digest. `recovery.py`
 sets damaged steps aside and restores an older one. `listing.py` has the values that
 `python -m eqids.checkpoint` shows.
 """

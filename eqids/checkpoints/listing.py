@@ -71,5 +71,5 @@ def is_step(path: Path) -> bool:
 
 def verified_bytes(manifest: Manifest) -> int:
     """Returns how many bytes `verify` reads of a checkpoint."""
-    files = sum(file.size for file in manifest.files.values())
+    files = sum(file.size - file.start for file in manifest.files.values())
     return files + sum(record.num_bytes for record in manifest.arrays.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from eqids.checkpoints.manifest import FileRecord
+from eqids.checkpoints.manifest import ChunkRecord, FileRecord
 from eqids.checkpoints.store import Written
 from eqids.config import UserError, require
 from sharding import exchange
@@ -77,12 +77,12 @@ def collect_written(folder: Path, written: Written) -> Written:
 
 def _to_json(written: Written) -> str:
     chunks = [[*chunk, *stored] for chunk, stored in written.chunks.items()]
-    files = {name: [row.size, row.sha256] for name, row in written.files.items()}
+    files = {n: [f.size, f.digest, f.start] for n, f in written.files.items()}
     return json.dumps({"chunks": chunks, "files": files})
 
 
 def _from_json(text: str) -> Written:
     values = json.loads(text)
-    chunks = {(name, n): (part, sha) for name, n, part, sha in values["chunks"]}
+    chunks = {(name, n): ChunkRecord(*row) for name, n, *row in values["chunks"]}
     files = {name: FileRecord(*row) for name, row in values["files"].items()}
     return Written(chunks, files)

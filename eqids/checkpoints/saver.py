@@ -1,5 +1,11 @@
-"""Saves in the background: training waits for a copy to host memory, not for the
-disk."""
+"""Saves in the background: training waits for a copy to host memory, not for the disk.
+
+A train step donates its state, so a state that is saved must be copied first. On a CPU
+the alternative is a step that does not donate: it writes a state into fresh memory,
+whose first use takes longer than the copy into memory that the saver keeps. (A saver
+that only holds a reference makes XLA copy the state inside the next step.) The copy is
+left out where no step follows.
+"""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +19,7 @@ from eqids.checkpoints.leaves import stored_arrays
 from eqids.checkpoints.lock import Lock
 from eqids.checkpoints.multiprocess import all_or_none
 from eqids.checkpoints.retention import Retention, latest_step, prune
-from eqids.checkpoints.snapshot import Staging
+from eqids.checkpoints.snapshot import Staging, held
 from eqids.checkpoints.step_folder import check_absent, write_step
 from eqids.checkpoints.store import describe, shards_of
 from eqids.config import UserError
@@ -82,6 +88,8 @@ class Saver:
         tree: PyTree,
         meta: Mapping[str, Any],
         shapes: PyTree | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         """Waits for the save before it, copies the arrays and starts writing them.
 
@@ -92,6 +100,9 @@ class Saver:
             meta: JSON values to record with them; see `Manifest.meta`.
             shapes: a tree of the same structure, whose leaves have the shapes to
                 store, if arrays are padded for a mesh.
+            keep: write the arrays themselves, without a copy: they are neither changed
+                nor donated until the save has ended. (XLA's CPU client copies what is
+                donated meanwhile, because NumPy holds it, and so keeps it unchanged.)
 
         Raises:
             UserError: the step exists already.
@@ -103,7 +114,9 @@ class Saver:
         arrays = stored_arrays(tree, shapes)
         records = {name: describe(stored) for name, stored in arrays.items()}
         shards = shards_of(arrays)
-        if not self._blocking:
+        if keep:
+            shards = held(shards)
+        elif not self._blocking:
             shards = self._staging.copy(shards)
 
         def write() -> None:

@@ -70,6 +70,16 @@ class Staging:
         ]
 
 
+def held(shards: Sequence[Shard]) -> list[Shard]:
+    """Returns shards whose values on the host are held as NumPy arrays, not copied."""
+    return [
+        dataclasses.replace(shard, values=np.asarray(shard.values))
+        if _on_host(shard)
+        else shard
+        for shard in shards
+    ]
+
+
 def _on_host(shard: Shard) -> bool:
     """Returns whether NumPy would share the memory that a step may change."""
     values = shard.values

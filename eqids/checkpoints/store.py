@@ -1,15 +1,17 @@
-"""Stores arrays with tensorstore, with a SHA-256 for every chunk.
+"""Stores arrays with tensorstore, with a digest for every chunk.
 
 An array is a zarr3 array cut into chunks that never cross a shard, so that a process
 writes and reads whole chunks. Chunks are collected into *parts*: OCDBT databases of
 about 32 MiB, each written by one atomic transaction. Parts bound the host memory of
 a save, because a transaction holds what it writes until it commits. They also hold
-no unused bytes: every byte of a part belongs to a chunk, whose SHA-256 is in the
-manifest, or to an OCDBT node, which holds its own CRC-32C. Reading the arrays
-therefore detects any flipped bit without a second pass over the files.
+no unused bytes: every byte of a part belongs to a chunk, whose digest is in the
+manifest, or to an OCDBT node, which holds its own CRC-32C. A chunk of some MiB has a
+part of its own, whose data file begins with the chunk's values. The manifest says so,
+and `reader.py` reads such values straight into an array, without tensorstore, and
+compares the few other bytes of the part with the file's digest. Either way reading the
+arrays detects any flipped bit, and no byte is read or hashed twice.
 """
 
-import hashlib
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,16 +27,20 @@ from jaxtyping import Shaped
 
 from eqids.checkpoints.chunks import Box, chunk_shape, chunks_in, shift, within
 from eqids.checkpoints.leaves import Stored
-from eqids.checkpoints.manifest import ArrayRecord, FileRecord, files_below
-from eqids.io.digests import array_bytes, file_sha256
+from eqids.checkpoints.manifest import (
+    ArrayRecord,
+    ChunkRecord,
+    FileRecord,
+    files_below,
+)
+from eqids.io.digests import array_bytes, digest, file_digest
 from sharding import LazyArray
 
 PARTS = "arrays"
 """The folder of the parts in a checkpoint; a part is named `PROCESS-NUMBER`."""
 
 _PART_BYTES = 32 << 20
-# A larger chunk has a part of its own, whose file begins with the chunk's values. The
-# file's SHA-256 continues the chunk's, so every byte is hashed once.
+# A larger chunk has a part of its own, whose file begins with the chunk's values.
 _ALONE_BYTES = 4 << 20
 _NUM_PARTS_AT_ONCE = 4
 """Parts written at a time: some are hashed while others wait for the disk."""
@@ -115,8 +121,8 @@ def _chunks_of(shard: Shard) -> Iterator[HostChunk]:
 class Written:
     """The records of what was written, for the manifest."""
 
-    chunks: dict[tuple[str, int], tuple[str, str]]
-    """(array, chunk number) -> (part, SHA-256 of the values)."""
+    chunks: dict[tuple[str, int], ChunkRecord]
+    """By array and chunk number."""
     files: dict[str, FileRecord]
     """Files by their path in the checkpoint folder."""
 
@@ -189,11 +195,6 @@ def _batches(chunks: Iterable[HostChunk]) -> Iterator[list[HostChunk]]:
         yield batch
 
 
-def sha256(values: Shaped[np.ndarray, "..."]) -> str:
-    """Returns the SHA-256 of an array's values in C order."""
-    return hashlib.sha256(array_bytes(values)).hexdigest()
-
-
 def _write_part(
     folder: Path, part: str, batch: list[HostChunk], context: ts.Context
 ) -> Written:
@@ -211,46 +212,46 @@ def _write_part(
             chunk.values, can_reference_source_data_indefinitely=True
         ).result()
     commit = transaction.commit_async()
-    digests = [hashlib.sha256(array_bytes(chunk.values)) for chunk in batch]
+    digests = [digest(array_bytes(chunk.values)) for chunk in batch]
     commit.result()
-    first = batch[0]
-    # A chunk at an edge is stored padded. Padding inside it would be hashed as well.
-    contiguous = first.values.shape[1:] == first.record.chunk[1:]
-    hashed = (first.values, digests[0]) if len(batch) == 1 and contiguous else None
+    files = files_below(target)
+    direct = _begins_with(batch[0], files) if len(batch) == 1 else None
     return Written(
         {
-            (chunk.name, chunk.number): (part, digest.hexdigest())
-            for chunk, digest in zip(batch, digests, strict=True)
+            (chunk.name, chunk.number): ChunkRecord(part, found, direct)
+            for chunk, found in zip(batch, digests, strict=True)
         },
         {
-            f"{PARTS}/{part}/{name}": FileRecord(
-                path.stat().st_size, _part_file_sha256(path, hashed)
+            f"{PARTS}/{part}/{name}": _file_record(
+                path, batch[0].values.nbytes if name == direct else 0
             )
-            for name, path in files_below(target).items()
+            for name, path in files.items()
         },
     )
 
 
-def _part_file_sha256(
-    path: Path, hashed: tuple[Shaped[np.ndarray, "..."], Any] | None
-) -> str:
-    """Returns the SHA-256 of a file whose first bytes may have been hashed already.
+def _file_record(path: Path, start: int) -> FileRecord:
+    return FileRecord(path.stat().st_size, file_digest(path, start=start), start)
 
-    Args:
-        path: the file.
-        hashed: values that the file may begin with, and their SHA-256.
+
+def _begins_with(chunk: HostChunk, files: Mapping[str, Path]) -> str | None:
+    """Returns the name of the file that begins with the values of a chunk.
+
+    A chunk at an edge is stored padded: padding after the values is no obstacle,
+    padding inside is. First and last bytes are compared; the digest of the values
+    covers all of them whenever they are read.
     """
-    if hashed is None:
-        return file_sha256(path)
-    values, digest = array_bytes(hashed[0]), hashed[1].copy()
+    values = array_bytes(chunk.values)
+    if chunk.values.shape[1:] != chunk.record.chunk[1:] or len(values) < _ALONE_BYTES:
+        return None
     edge = min(_EDGE_BYTES, len(values))
-    with path.open("rb") as file:
-        first = file.read(edge)
-        file.seek(len(values) - edge)
-        if first != values[:edge] or file.read(edge) != values[len(values) - edge :]:
-            return file_sha256(path)
-        digest.update(file.read())
-    return digest.hexdigest()
+    for name, path in files.items():
+        with path.open("rb") as file:
+            first = file.read(edge)
+            file.seek(len(values) - edge)
+            if first == values[:edge] and file.read(edge) == values[-edge:]:
+                return name
+    return None
 
 
 def array_spec(folder: Path, name: str, record: ArrayRecord) -> dict[str, Any]:

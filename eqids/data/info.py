@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from eqids.config import TimeUnit, UserError, from_json, require, to_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+_READABLE = (3, FORMAT_VERSION)  # 3 has SHA-256 only
 INFO_FILE = "dataset.json"
 _NO_HASH = "0" * 64
 
@@ -166,7 +167,7 @@ class DatasetInfo:
     dataset_hash: str = ""
     """Hash of the histories, targets, protocol and catalog."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of every other file."""
+    """Digest of every other file, see eqids/io/digests.py."""
     format_version: int = FORMAT_VERSION
     """Version of this layout of files."""
 
@@ -192,7 +193,7 @@ def read_info(path: Path) -> DatasetInfo:
     require(isinstance(values, dict), f"{path} is not a JSON object: prepare it again")
     version = values.get("format_version")
     require(
-        version == FORMAT_VERSION,
+        version in _READABLE,
         f"{path}: format_version is {version!r}, wanted {FORMAT_VERSION}; make the "
         f"dataset anew with the flags it was made with: {_command(path, values)}",
     )

@@ -36,7 +36,7 @@ from eqids.data.files import (
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, read_info
 from eqids.data.successors import Successors
-from eqids.io.digests import file_sha256
+from eqids.io.digests import file_digest
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -68,11 +68,12 @@ def _checked(path: Path) -> Dataset:
         names = (*names, SUCCESSORS_FILE)
     for name in names:
         _require_file(path, name)
-        found = file_sha256(path / name)
+        said = info.files.get(name)
+        found = file_digest(path / name, said)
         require(
-            found == info.files.get(name),
-            f"{path / name} was changed after it was written (its sha256 is {found}, "
-            f"wanted {info.files.get(name)}): prepare the dataset again",
+            found == said,
+            f"{path / name} was changed after it was written (its digest is {found}, "
+            f"wanted {said}): prepare the dataset again",
         )
     return _load(path, info)
 

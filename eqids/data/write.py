@@ -35,7 +35,7 @@ from eqids.data.files import (
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
 from eqids.data.read import open_dataset
 from eqids.io.atomic import new_folder, sync
-from eqids.io.digests import file_sha256
+from eqids.io.digests import file_digest
 
 
 def write_dataset(
@@ -100,7 +100,7 @@ def _write_files(
     catalog = catalog_id(items, info)
     content = _dataset_hash(info, catalog, histories, users)
     names = data_files(info.catalog_version)
-    files = {name: file_sha256(folder / name) for name in names}
+    files = {name: file_digest(folder / name) for name in names}
     info = with_hashes(info, catalog, content, files)
     (folder / INFO_FILE).write_text(render_info(info), encoding="utf-8")
 
@@ -212,7 +212,7 @@ def _add_successors(dataset: Dataset) -> None:
     """Writes the table of successors into a dataset's folder, and its hash."""
     folder, info = dataset.path, dataset.info
     save_file(dict(vars(dataset.successors)), folder / SUCCESSORS_FILE)
-    found = {SUCCESSORS_FILE: file_sha256(folder / SUCCESSORS_FILE)}
+    found = {SUCCESSORS_FILE: file_digest(folder / SUCCESSORS_FILE)}
     info = replace(info, files={**info.files, **found})
     (folder / INFO_FILE).write_text(render_info(info), encoding="utf-8")
 

@@ -67,7 +67,7 @@ def train(run: Run, state: State, now: Callable[[], float] = time.monotonic) -> 
             if last or better or signals.save or done % config.save_every == 0:
                 log.flush(done)  # which refuses weights that are not finite
                 state = run.with_cold_items(state)
-                run.checkpoints.save(done, state, validation, clock.seconds)
+                run.checkpoints.save(done, state, validation, clock.seconds, keep=last)
                 signals.saved()
             if last:
                 with waiting(f"writing the checkpoint of step {done}"):

@@ -33,7 +33,13 @@ class RunCheckpoints:
     text: EqIDs
 
     def save(
-        self, step: int, state: State, validation: Evaluation | None, seconds: float
+        self,
+        step: int,
+        state: State,
+        validation: Evaluation | None,
+        seconds: float,
+        *,
+        keep: bool = False,
     ) -> None:
         """Saves a state.
 
@@ -42,9 +48,10 @@ class RunCheckpoints:
             state: the state.
             validation: the evaluation of its weights, if any.
             seconds: how long the run has trained.
+            keep: no step follows that donates the state, so it is not copied.
         """
-        whole = with_text(state, self.text)
-        self.saver.save(step, whole, self.meta(validation, seconds), self.stored)
+        whole, meta = with_text(state, self.text), self.meta(validation, seconds)
+        self.saver.save(step, whole, meta, self.stored, keep=keep)
 
     def seconds(self, step: int) -> float:
         """Returns how long a run had trained at a saved step; 0 at step 0."""

@@ -1,1 +1,1 @@
-"""Files for every package: SHA-256 digests, atomic writes, and arrays as caches."""
+"""Files for every package: digests, parallel reads, atomic writes, arrays as caches."""

@@ -3,47 +3,19 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from eqids.config import require
+from eqids.data.batches.drawn_windows import Windows, events_of, windows_of
 from eqids.data.batches.event_gaps import gap_buckets
 from eqids.data.batches.host_batch import HostBatch
-from eqids.data.batches.packing import EpochPlan, PackingPlan
+from eqids.data.batches.packing import PackingPlan
 from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.tokens import ItemTokens, LaidOut, lay_out, num_newest
-
-
-@runtime_checkable
-class TrainingEvents(Protocol):
-    """What batches need of a `Dataset`, whose fields these are."""
-
-    @property
-    def path(self) -> Path:
-        """The folder, for messages."""
-
-    @property
-    def slots(self) -> Int32[np.ndarray, " event"]:
-        """The items of all histories, users one after the other."""
-
-    @property
-    def times(self) -> Int64[np.ndarray, " event"] | None:
-        """Seconds, or none."""
-
-    @property
-    def offsets(self) -> Int64[np.ndarray, " bound"]:
-        """Where each history starts and ends."""
-
-    @property
-    def train_length(self) -> Int[np.ndarray, " user"]:
-        """How many of the first events of each history are for training."""
-
-    @property
-    def item_valid(self) -> Bool[np.ndarray, "cluster place"]:
-        """Places of items that may be targets."""
+from eqids.data.batches.training_events import TrainingEvents
 
 
 @dataclass(frozen=True)
@@ -117,8 +89,9 @@ class TrainingBatches:
         size = self.config.batch_size
         own = range(size)[rows]
         out = HostBatch.empty(len(own), self.config.seq_len, self.config.request_time)
-        for at, row in enumerate(own):
-            self._fill_row(out, at, k * size + row)
+        located = [self.plan.locate(k * size + row) for row in own]
+        if located:
+            self._fill(out, windows_of(located, self._epoch, self._dataset.offsets))
         return out
 
     def iterate(
@@ -138,37 +111,38 @@ class TrainingBatches:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         return iter(batches.to_iter_dataset(options))
 
-    def _fill_row(self, out: HostBatch, at: int, index: int) -> None:
-        """Writes one row of the endless stream into row `at` of a batch."""
-        epoch, row = self.plan.locate(index)
-        plan = self._epoch(epoch)
-        rng = np.random.default_rng((self.config.seed, epoch, row, 1))
-        windows = range(plan.row_start[row], plan.row_start[row + 1])
-        for segment, window in enumerate(windows, start=1):
-            laid, targets, requests = self._window(plan, window, rng)
-            first = int(plan.offset[window])
-            _write(out, at, first, laid, requests, segment)
-            out.target[at, first + laid.ends] = targets
-
-    def _window(
-        self, plan: EpochPlan, window: int, rng: np.random.Generator
-    ) -> tuple[LaidOut, Int32[np.ndarray, " event"], Int32[np.ndarray, " event"]]:
-        """One window as positions, what each event predicts, and its request's gap."""
-        user, length = plan.user[window], int(plan.length[window])
-        first = self._dataset.offsets[user] + plan.start[window]
-        events = slice(first, first + length + 1)
-        slots, times = self._dataset.slots[events], None
-        if self._dataset.times is not None:
-            times = self._dataset.times[events]
-            if self.config.shuffle_ties:
-                slots = slots[np.lexsort((rng.random(length + 1), times))]
-            if rng.random() < self.config.gap_dropout:
-                times = None
-        gaps = gap_buckets(times, length + 1)
+    def _fill(self, out: HostBatch, windows: Windows) -> None:
+        """Writes windows into the rows of an empty batch."""
+        config = self.config
+        events = events_of(
+            self._dataset,
+            windows,
+            config.seed,
+            shuffle_ties=config.shuffle_ties,
+            gap_dropout=config.gap_dropout,
+        )
+        slots, gaps = events.slots, events.gaps
+        # Each event but a window's last is an input, each but its first a target.
         # Retired items remain inputs, but are no targets.
-        targets = np.where(self._valid[slots[1:]], slots[1:], np.int32(-1))
-        # The next item is requested when it is used.
-        return lay_out(slots[:-1], gaps[:-1], self._tokens), targets, gaps[1:]
+        follows = np.ones(len(slots), np.bool_)
+        follows[events.end - 1 - windows.length] = False
+        precedes = np.append(follows[1:], False)
+        targets = np.where(self._valid[slots], slots, np.int32(-1))[follows]
+        inputs = WindowInputs(slots[precedes], gaps[precedes], targets, gaps[follows])
+        if self._tokens is None:
+            _write_all(out, windows, inputs)
+        else:
+            _write_each(out, windows, inputs, self._tokens)
+
+
+class WindowInputs(NamedTuple):
+    """The inputs of windows, one window after the other."""
+
+    slots: Int32[np.ndarray, " input"]
+    gaps: Int32[np.ndarray, " input"]
+    targets: Int32[np.ndarray, " input"]
+    requests: Int32[np.ndarray, " input"]
+    """Gaps of the next events: an item is requested when it is used."""
 
 
 def query_batch(
@@ -225,6 +199,37 @@ def _planned(
     size = 1 + tokens.length[dataset.slots]
     events = Events(dataset.offsets, dataset.train_length, size, tied)
     return TokenPackingPlan(events, len(tokens.prompt), config.seq_len, config.seed)
+
+
+def _write_all(out: HostBatch, windows: Windows, inputs: WindowInputs) -> None:
+    """Writes windows without text, all at once."""
+    length = windows.length
+    begin = np.cumsum(length) - length
+    position = np.arange(len(inputs.slots)) - np.repeat(begin, length)
+    first = windows.at * out.items.shape[1] + windows.offset
+    at = np.repeat(first, length) + position
+    out.items.reshape(-1)[at] = inputs.slots
+    out.gap.reshape(-1)[at] = inputs.gaps
+    out.segment.reshape(-1)[at] = np.repeat(windows.segment, length)
+    out.position.reshape(-1)[at] = position
+    out.target.reshape(-1)[at] = inputs.targets
+    if out.request_gap is not None:
+        out.request_gap.reshape(-1)[at] = inputs.requests
+
+
+def _write_each(
+    out: HostBatch, windows: Windows, inputs: WindowInputs, tokens: ItemTokens
+) -> None:
+    """Writes windows with text, one after the other."""
+    end = 0
+    for row, segment, length, offset in zip(
+        windows.at, windows.segment, windows.length, windows.offset, strict=True
+    ):
+        some = slice(end, end + int(length))
+        laid = lay_out(inputs.slots[some], inputs.gaps[some], tokens)
+        first, end = int(offset), some.stop
+        _write(out, int(row), first, laid, inputs.requests[some], int(segment))
+        out.target[int(row), first + laid.ends] = inputs.targets[some]
 
 
 def _write(
