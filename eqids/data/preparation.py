@@ -16,7 +16,7 @@ from eqids.data.dataset import Dataset
 from eqids.data.ids import shown
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.raw.collected_events import continued_info, with_protocol_of
-from eqids.data.raw.engine import engine
+from eqids.data.raw.event_engine import event_engine
 from eqids.data.raw.interactions import Interactions, read_interactions
 from eqids.data.raw.item_rows import read_ids
 from eqids.data.raw.sources import open_source
@@ -232,7 +232,7 @@ def _as_clustered(extended: ExtendedCatalog) -> Clustered:
 
 
 def _read(config: PrepareConfig, report: Callable[[str], None]) -> Interactions:
-    with engine() as reader:
+    with event_engine(config) as reader:
         source = open_source(reader, config, report)
         return read_interactions(reader, source, config, report)
 
