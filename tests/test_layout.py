@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("convert",),
     ("eqids.runs",),
     ("eqids.planning", "eqids.inference"),
-    ("eqids.migrate", "eqids.export"),
+    ("eqids.migrate", "eqids.export", "eqids.spark"),
     ("commands",),
     ("bench",),
 )
@@ -46,6 +46,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "tensorstore": ("eqids/checkpoints/", "convert/"),
     "ibis": ("eqids/data/",),
     "grain": ("eqids/data/",),
+    "pyspark": ("eqids/data/raw/", "eqids/spark/"),
     "starlette": ("eqids/inference/server/",),
     "uvicorn": ("eqids/inference/server/",),
     "msgspec": ("eqids/inference/server/",),

@@ -6,7 +6,6 @@ Spark takes long to start, so all tests of this file share one session.
 import contextlib
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +25,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17"),
     pytest.mark.filterwarnings("default"),
 ]
-
-FRUGAL = {
-    "spark.master": "local[2]",
-    "spark.driver.memory": "1g",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.host": "127.0.0.1",
-    "spark.ui.enabled": "false",
-    "spark.log.level": "OFF",
-    "spark.ui.showConsoleProgress": "false",
-    "spark.sql.shuffle.partitions": "3",
-    # Small data: interpreting a plan is faster than compiling it.
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-}
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[Any]:
-    from pyspark.sql import SparkSession
-
-    builder = SparkSession.builder
-    for name, value in FRUGAL.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    yield session
-    session.stop()
 
 
 def made(folder: Path, engine: str, source: str, **flags: Any) -> tuple[Dataset, list]:

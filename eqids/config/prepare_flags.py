@@ -26,6 +26,10 @@ class PrepareConfig:
     for the events that python -m eqids.serve --events PATH collected, after those of
     the dataset that it served. parquet:PATH may be a folder of files; table:NAME is a
     table of Spark (--engine spark)."""
+    append: str | None = grouped("source", None)
+    """New events that continue those of the dataset --catalog, in place of --source and
+    written like it. The old source is not read again. The new dataset is what all
+    events at once, with --source and --catalog, would make."""
     data_dir: Path | None = grouped("source", None)
     """The dataset folder to write, by default data/ and the source's name. It must not
     exist, unless --overwrite is given."""
@@ -136,6 +140,7 @@ class PrepareConfig:
         names = "min_user_interactions min_item_interactions vector_width num_clusters"
         check_flags(self, f"{names} core", ONE_OR_MORE)
         self._check_core()
+        self._check_append()
         self._check_spark()
         check_flags(self, "seed", SEED)
         check_flags(self, "free_share", SHARE)
@@ -177,6 +182,32 @@ class PrepareConfig:
             )
             if self.core is not None:
                 object.__setattr__(self, name, self.core)
+
+    def _check_append(self) -> None:
+        if self.append is None:
+            return
+        require(
+            self.catalog is not None,
+            f"--append {self.append} needs --catalog DIR, the --data_dir of the "
+            "dataset whose events it continues",
+        )
+        default = PrepareConfig.source
+        require(
+            self.source in (default, self.append),
+            f"--source {self.source} and --append {self.append} contradict each other, "
+            "wanted --append alone",
+        )
+        require(
+            not self.append.startswith("events:"),
+            f"--append {self.append}: wanted --source {self.append}, which appends too",
+        )
+        least = max(self.min_user_interactions, self.min_item_interactions)
+        require(
+            least == 1 and self.order_column is None,
+            "--append knows no filters by numbers of interactions and no "
+            "--order_column: prepare all events at once, with --source and --catalog",
+        )
+        object.__setattr__(self, "source", self.append)
 
     def _check_spark(self) -> None:
         for name in ("spark_master", "spark_conf", "spark_dir"):

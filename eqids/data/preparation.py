@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import PrepareConfig, UserError
+from eqids.data.catalog.appended_events import appended, check_appendable
 from eqids.data.catalog.existing import ExtendedCatalog, in_catalog, shorter_histories
 from eqids.data.catalog.lineage import Lineage
 from eqids.data.clustering.cluster_items import Clustered, TextEncoder, make_catalog
@@ -52,8 +53,10 @@ def prepare(
         config = _with_template(config, old, report)
         if continues:
             config = with_protocol_of(old.info, config)
+        if config.append is not None:
+            check_appendable(old)
     report(f"reading {config.source}")
-    found = _read(config, report)
+    found = _read(config, report, old if config.append is not None else None)
     _check_titles(config, found, report)
     report(f"splitting {len(found.item):,} events ({config.split})")
     if config.split == "temporal":
@@ -70,6 +73,8 @@ def prepare(
         info = replace(info, texts=old.info.texts)
     if old is not None and continues:
         info = continued_info(old.info, info)
+    if old is not None and config.append is not None:
+        info = replace(info, time_unit=old.info.time_unit)
     report(f"writing {config.folder}")
     return write_dataset(
         config.folder,
@@ -231,10 +236,19 @@ def _as_clustered(extended: ExtendedCatalog) -> Clustered:
     )
 
 
-def _read(config: PrepareConfig, report: Callable[[str], None]) -> Interactions:
+def _read(
+    config: PrepareConfig, report: Callable[[str], None], before: Dataset | None
+) -> Interactions:
+    """The events of --source, after those of a dataset if one is given."""
     with event_engine(config) as reader:
         source = open_source(reader, config, report)
-        return read_interactions(reader, source, config, report)
+        if before is None:
+            return read_interactions(reader, source, config, report)
+        # All events together say how ties are ordered.
+        source = replace(source, keeps_ties=True)
+        new = read_interactions(reader, source, config, report)
+        report(f"merging {len(new.item):,} events with those of {before.path}")
+        return appended(before, new, reader.folder)
 
 
 def _info(

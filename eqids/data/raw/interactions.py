@@ -20,16 +20,13 @@ from eqids.data.raw.event_tables import EventTables
 from eqids.data.raw.item_rows import ItemRows, distinct_items
 from eqids.data.raw.ordered_events import (
     OrderedEvents,
+    is_sorted_by_id,
     ordered,
     read_parts,
     renumber,
     sort_key,
 )
 from eqids.data.raw.sources import Source
-
-_ID_ORDER = 0.9
-_FEWEST_TIES = 10
-"""Fewest ties that distinguish an order by id from chance."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,9 @@ def read_interactions(
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    users = _ids(engine, users, source.kinds.get("user"))
-    items = _ids(engine, items, source.kinds.get("item"))
+    kinds = source.kinds or typed.table.schema()
+    users = _ids(engine, users, kinds["user"])
+    items = _ids(engine, items, kinds["item"])
     sizes = num_events, _count(users), _count(items)
 
     def read(seed: int | None) -> OrderedEvents:
@@ -159,7 +157,7 @@ def _count(table: ir.Table) -> int:
     return int(table.count().to_pyarrow().as_py())
 
 
-def _ids(engine: Engine, numbered: ir.Table, kind: Any | None) -> ir.Table:
+def _ids(engine: Engine, numbered: ir.Table, kind: Any) -> ir.Table:
     """Ids and their numbers as a table of DuckDB, of the type that DuckDB reads."""
     if numbered.get_backend().name == "duckdb":
         return numbered
@@ -167,7 +165,7 @@ def _ids(engine: Engine, numbered: ir.Table, kind: Any | None) -> ir.Table:
     # Ibis 12 creates Arrow tables with SQL that DuckDB 2 does not support.
     engine.con.con.register(name, engine.tables.whole(numbered))
     table = engine.con.table(name)
-    return table if kind is None else table.mutate(id=table["id"].cast(kind))
+    return table.mutate(id=table["id"].cast(kind))
 
 
 def _frequent(tables: EventTables, events: ir.Table, config: PrepareConfig) -> ir.Table:
@@ -209,7 +207,7 @@ def _sorted_by_id(
     found: OrderedEvents, what: str, report: Callable[[str], None]
 ) -> bool:
     """Whether the file seems to be sorted by id, so that a hash has to order ties."""
-    by_id = found.tied >= _FEWEST_TIES and found.ascending > _ID_ORDER * found.tied
+    by_id = is_sorted_by_id(found.tied, found.ascending)
     if by_id:
         report(
             f"warning: of {found.tied:,} neighbouring events of one user and {what} "

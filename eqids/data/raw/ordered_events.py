@@ -15,6 +15,9 @@ from eqids.config import TimeUnit
 from eqids.data.raw.columns import seconds
 
 _PRIME = 2**31 - 1
+_ID_ORDER = 0.9
+_FEWEST_TIES = 10
+"""Fewest ties that distinguish an order by id from chance."""
 _MAPPED_BYTES = 1 << 26
 """Arrays from this size on are on disk, and the system keeps what is used in memory."""
 
@@ -65,7 +68,8 @@ def ordered(
         columns["key"] = events[key]
         order.append(events[key])
         if seed is not None:
-            order.append(_hash(events["user"], events["item"], seed))
+            numbers = (events[name].cast("int64") for name in ("user", "item"))
+            order.append(_hash(*numbers, seed))
     order.append(events["row"] if by_row else events["item"])
     return events.order_by(order).select(**columns)
 
@@ -77,8 +81,8 @@ def _hash(user: Any, item: Any, seed: int) -> Any:
     It is a product of affine hashes modulo a prime, which every engine can compute.
     """
     a, b, c, d = (int(x) for x in np.random.default_rng(seed).integers(1, _PRIME, 4))
-    of_user = (user.cast("int64") * a + b) % (_PRIME - 1) + 1
-    of_item = (item.cast("int64") * c + d) % _PRIME
+    of_user = (user * a + b) % (_PRIME - 1) + 1
+    of_item = (item * c + d) % _PRIME
     return (of_user * of_item) % _PRIME
 
 
@@ -100,8 +104,8 @@ def read_parts(
         num_items: items, with events or without.
         folder: where files of large arrays are.
     """
-    items = _array(num_events, np.int32, folder)
-    times = _array(num_events, np.int64, folder) if "time" in names else None
+    items = event_array(num_events, np.int32, folder)
+    times = event_array(num_events, np.int64, folder) if "time" in names else None
     per_user = np.zeros(num_users, np.int64)
     has_events = np.zeros(num_items, np.bool_)
     at, tied, ascending = 0, 0, 0
@@ -142,13 +146,78 @@ def _column(part: pa.RecordBatch, name: str) -> np.ndarray:
     return part.column(name).to_numpy(zero_copy_only=False)
 
 
-def _array(size: int, dtype: type, folder: Path) -> Shaped[np.ndarray, " event"]:
-    """An array; a large one is in a file, which is removed when nothing uses it."""
+def event_array(size: int, dtype: type, folder: Path) -> Shaped[np.ndarray, " event"]:
+    """Returns an array to fill; a large one is in a file, which is removed when nothing
+    uses it.
+
+    Args:
+        size: number of events.
+        dtype: of the values.
+        folder: where the file is.
+    """
     if size * np.dtype(dtype).itemsize < _MAPPED_BYTES:
         return np.empty(size, dtype)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(size * np.dtype(dtype).itemsize)
         return np.asarray(np.memmap(file, dtype, "r+", shape=(size,)))
+
+
+def is_sorted_by_id(tied: int, ascending: int) -> bool:
+    """Returns whether a file seems to be sorted by id, so that a hash has to order its
+    ties.
+
+    Args:
+        tied: neighbouring events of one user with equal times or ranks.
+        ascending: those of these whose items ascend.
+    """
+    return tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
+
+
+def num_ties(
+    offsets: Int64[np.ndarray, " bound"],
+    time: Int64[np.ndarray, " event"],
+    item: Int32[np.ndarray, " event"],
+) -> tuple[int, int]:
+    """Returns the number of neighbours with equal times, and of those of them whose
+    items ascend.
+
+    Args:
+        offsets: where each history starts and ends.
+        time: of events.
+        item: of events.
+    """
+    tied = _tied(offsets, time)
+    return int(tied.sum()), int((tied & (item[1:] > item[:-1])).sum())
+
+
+def in_hash_order(
+    offsets: Int64[np.ndarray, " bound"],
+    time: Int64[np.ndarray, " event"],
+    item: Int32[np.ndarray, " event"],
+    seed: int,
+) -> None:
+    """Orders the items of tied events by the hash of `ordered`, in place.
+
+    Args:
+        offsets: where each history starts and ends.
+        time: of events.
+        item: of events; the numbers of all items.
+        seed: of the hash.
+    """
+    tied = _tied(offsets, time)
+    before, after = np.append(False, tied), np.append(tied, False)
+    some = np.flatnonzero(before | after)
+    group = np.cumsum(~before[some])
+    user = np.searchsorted(offsets, some, side="right") - 1
+    order = np.lexsort((_hash(user, item[some].astype(np.int64), seed), group))
+    item[some] = item[some[order]]
+
+
+def _tied(offsets: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """bool [event - 1]: whether the next event is the same user's, at the same time."""
+    tied = time[1:] == time[:-1]
+    tied[offsets[1:-1] - 1] = False
+    return tied
 
 
 def renumber(item: np.ndarray, number: np.ndarray) -> None:

@@ -60,7 +60,8 @@ class Source:
     has_order: bool = True
     """Whether the rows have an order, which a file's have and a database's have not."""
     kinds: Mapping[str, Any] = field(default_factory=dict)
-    """Ibis types of user and item, where the dataset keeps the file's types."""
+    """Types of user and item in the file, where an engine reads them as others; Ibis
+    types."""
 
 
 def open_source(
@@ -111,14 +112,15 @@ def _from_parquet(engine: Engine, config: PrepareConfig, path: Path) -> Source:
     table = parquet(engine, path)
     columns = _columns_of(config, table)
     source = _events(path, table, columns, spelled=False)
-    kinds = {name: source.events[name].type() for name in ("user", "item")}
     moments = [source.events[name] for name in _COMPARED if name in columns]
     # Engines differ in which texts are times: DuckDB reads those.
     if not any(column.type().is_string() for column in moments):
         named = {n: (columns[n], source.events[n].type()) for n in columns}
         found = engine.tables.read_parquet(table.parts, named, "row")
-        source = source if found is None else replace(source, events=found)
-    return replace(source, kinds=kinds)
+        if found is not None:
+            kinds = {name: source.events[name].type() for name in ("user", "item")}
+            return replace(source, events=found, kinds=kinds)
+    return source
 
 
 def _from_table(engine: Engine, config: PrepareConfig, name: Path) -> Source:

@@ -105,7 +105,13 @@ class SparkTables(EventTables):
         folder = self._new()
         if table.get_backend().name == "duckdb":
             folder.mkdir()
-            self._duckdb.to_parquet(table, folder / "part.parquet")
+            # Texts of UUIDs and of times to the nanosecond are in the order of these.
+            other = {
+                name: table[name].cast("string")
+                for name, kind in table.schema().items()
+                if _spark_type(kind) is None
+            }
+            self._duckdb.to_parquet(table.mutate(**other), folder / "part.parquet")
         else:
             self._frame(table).write.parquet(str(folder))
         return self._opened(folder)
