@@ -59,7 +59,7 @@ def plays(ids: str, seed: int, sorted_ties: bool = False) -> pa.Table:
     names: dict[str, Any] = {
         "int": lambda x: pa.array(x * 7 - 50, pa.int32()),
         "unsigned": lambda x: pa.array(x.astype(np.uint64) + 2**63, pa.uint64()),
-        "text": lambda x: pa.array([f"Ä{n:x}" for n in x.tolist()]),
+        "text": lambda x: pa.array([f"Ä{n:04x}" for n in x.tolist()]),
         "uuid": lambda x: pa.array(
             [uuid.UUID(int=n * 2**70 + 5).bytes for n in x.tolist()], pa.uuid()
         ),

@@ -20,6 +20,7 @@ from eqids.data.raw.collected_events import continued_info, with_protocol_of
 from eqids.data.raw.event_engine import event_engine
 from eqids.data.raw.interactions import Interactions, read_interactions
 from eqids.data.raw.item_rows import read_ids
+from eqids.data.raw.ordered_events import renumber
 from eqids.data.raw.sources import open_source
 from eqids.data.raw.splits import SplitPositions, leave_one_out, temporal
 from eqids.data.raw.template import field
@@ -209,7 +210,9 @@ def _add_command(config: PrepareConfig) -> str:
 
 
 def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
-    histories = {"slots": catalog.slot[found.item], "offsets": found.offsets}
+    # In place, because there may be more events than memory holds.
+    renumber(found.item, catalog.slot)
+    histories = {"slots": found.item, "offsets": found.offsets}
     return histories if found.time is None else {**histories, "times": found.time}
 
 

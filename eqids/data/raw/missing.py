@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from eqids.config import UserError
@@ -278,5 +279,13 @@ def stamp(column: Any) -> Any:
         moment = column.try_cast(kind)
     else:
         moment = column.cast(kind)
+    if column.get_backend().name == "pyspark":
+        # Spark's seconds have no fractions.
+        return unix_micros(moment) / 1e6
     # Ibis calls the seconds int32, DuckDB gives a double with fractions.
     return moment.epoch_seconds().cast("float64")
+
+
+@ibis.udf.scalar.builtin(signature=((dt.Timestamp(timezone="UTC"),), dt.int64))
+def unix_micros(moment: Any) -> Any:
+    """Returns the microseconds since 1970 of a timestamp, on Spark."""
