@@ -68,8 +68,8 @@ def ordered(
         columns["key"] = events[key]
         order.append(events[key])
         if seed is not None:
-            numbers = (events[name].cast("int64") for name in ("user", "item"))
-            order.append(_hash(*numbers, seed))
+            user, item = (events[name].cast("int64") for name in ("user", "item"))
+            order.append(_hash(user, item, seed))
     order.append(events["row"] if by_row else events["item"])
     return events.order_by(order).select(**columns)
 

@@ -113,12 +113,11 @@ def spark_errors(source: str) -> Iterator[None]:
     except Exception as error:
         if not is_spark_error(error):
             raise
-        said = str(error)
-        file = re.search(r"while reading file (?:file:/*)?(/?\S+?)\.?\s", said)
-        where = source if file is None else "/" + file[1].lstrip("/")
-        raise UserError(
-            f"{where} cannot be read by Spark: {complaint(error)}"
-        ) from None
+        file = re.search(r"while reading file (?:file:/*)?(/?\S+?)\.?\s", str(error))
+        where = f"{source}: Spark stopped"
+        if file is not None:
+            where = f"/{file[1].lstrip('/')} cannot be read by Spark"
+        raise UserError(f"{where}: {complaint(error)}") from None
 
 
 def complaint(error: BaseException) -> str:
