@@ -26,7 +26,7 @@ SUCCESSORS_FILE = "successors.safetensors"
 
 MAPPED_BYTES = 1 << 28
 """Histories from this size on stay on disk."""
-_DTYPES = {"I32": np.int32, "I64": np.int64}
+_DTYPES = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64)}
 
 USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
 USER_COLUMNS = ("user", *USER_NUMBERS)
@@ -98,9 +98,9 @@ def read_events(path: Path) -> dict[str, np.ndarray]:
     for name in names:
         said = header[name]
         start, stop = (8 + length + at for at in said["data_offsets"])
-        kind = _DTYPES.get(said["dtype"])
-        require(kind is not None, f"{path}: {name} is {said['dtype']}, wanted integers")
-        arrays[name] = data[start:stop].view(kind).reshape(said["shape"])
+        kind = said["dtype"]
+        require(kind in _DTYPES, f"{path}: {name} is {kind}, wanted integers")
+        arrays[name] = data[start:stop].view(_DTYPES[kind]).reshape(said["shape"])
     return arrays
 
 

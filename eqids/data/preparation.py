@@ -49,10 +49,9 @@ def prepare(
     check_target(config.folder, config.overwrite)
     check_vectors(config)
     old = None if config.catalog is None else open_dataset(config.catalog)
-    continues = old is not None and config.source.startswith("events:")
     if old is not None:
         config = _with_template(config, old, report)
-        if continues:
+        if config.source.startswith("events:"):
             config = with_protocol_of(old.info, config)
         if config.append is not None:
             check_appendable(old)
@@ -70,12 +69,8 @@ def prepare(
         num_items=items.num_rows,
         catalog_version=1 if lineage is None else lineage.version,
     )
-    if old is not None and info.texts is None:
-        info = replace(info, texts=old.info.texts)
-    if old is not None and continues:
-        info = continued_info(old.info, info)
-    if old is not None and config.append is not None:
-        info = replace(info, time_unit=old.info.time_unit)
+    if old is not None:
+        info = _continued(config, old.info, info)
     report(f"writing {config.folder}")
     return write_dataset(
         config.folder,
@@ -87,6 +82,19 @@ def prepare(
         overwrite=config.overwrite,
         lineage=lineage,
     )
+
+
+def _continued(
+    config: PrepareConfig, old: DatasetInfo, info: DatasetInfo
+) -> DatasetInfo:
+    """Records what a dataset has from the one whose catalog it keeps."""
+    if info.texts is None:
+        info = replace(info, texts=old.texts)
+    if config.source.startswith("events:"):
+        return continued_info(old, info)
+    if config.append is not None:
+        return replace(info, time_unit=old.time_unit)
+    return info
 
 
 def _with_template(

@@ -219,12 +219,13 @@ def _counts(old: Counts, new: Counts, num_dropped: int) -> Counts:
 
 def _in_order_of_ties(found: Interactions, old: Dataset) -> Interactions:
     """Counts ties, and orders them by the rule that holds for all events together."""
-    assert found.time is not None
-    tied, ascending = num_ties(found.offsets, found.time, found.item)
+    time = found.time
+    assert time is not None
+    tied, ascending = num_ties(found.offsets, time, found.item)
     counts = replace(found.counts, tied_neighbours=tied, ascending_ties=ascending)
     found = replace(found, counts=counts)
     was_hashed = old.info.protocol.ties == "seeded_hash"
     if not (was_hashed or is_sorted_by_id(tied, ascending)):
         return found
-    in_hash_order(found.offsets, found.time, found.item, old.info.protocol.seed)
+    in_hash_order(found.offsets, time, found.item, old.info.protocol.seed)
     return replace(found, ties="seeded_hash")
