@@ -280,8 +280,8 @@ def stamp(column: Any) -> Any:
     else:
         moment = column.cast(kind)
     if column.get_backend().name == "pyspark":
-        # Spark's seconds have no fractions.
-        return unix_micros(moment) / 1e6
+        # Spark's seconds have no fractions, and an integer / 1e6 would be a decimal.
+        return unix_micros(moment).cast("float64") / 1e6
     # Ibis calls the seconds int32, DuckDB gives a double with fractions.
     return moment.epoch_seconds().cast("float64")
 
