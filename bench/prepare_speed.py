@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -172,8 +173,8 @@ def _on_spark(config: PrepareConfig, options: PrepareSpeedOptions) -> Contender:
         from pyspark import SparkContext
 
         _whole(settings)
-        process = SparkContext._gateway.proc.pid
-        status = Path(f"/proc/{process}/status").read_text()
+        gateway: Any = SparkContext._gateway
+        status = Path(f"/proc/{gateway.proc.pid}/status").read_text()
         facts["driver GB"] = 1024 * int(status.split("VmHWM:")[1].split()[0]) / 1e9
 
     return Contender(SPARK, WHOLE, run, facts=facts)

@@ -26,7 +26,10 @@ SUCCESSORS_FILE = "successors.safetensors"
 
 MAPPED_BYTES = 1 << 28
 """Histories from this size on stay on disk."""
-_DTYPES = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64)}
+_DTYPES: Mapping[str, np.dtype] = {
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+}
 
 USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
 USER_COLUMNS = ("user", *USER_NUMBERS)

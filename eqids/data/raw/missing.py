@@ -281,11 +281,15 @@ def stamp(column: Any) -> Any:
         moment = column.cast(kind)
     if column.get_backend().name == "pyspark":
         # Spark's seconds have no fractions, and an integer / 1e6 would be a decimal.
-        return unix_micros(moment).cast("float64") / 1e6
+        return _unix_micros(moment).cast("float64") / 1e6
     # Ibis calls the seconds int32, DuckDB gives a double with fractions.
     return moment.epoch_seconds().cast("float64")
 
 
-@ibis.udf.scalar.builtin(signature=((dt.Timestamp(timezone="UTC"),), dt.int64))
-def unix_micros(moment: Any) -> Any:
-    """Returns the microseconds since 1970 of a timestamp, on Spark."""
+def _micros(moment: Any) -> Any:
+    """The microseconds since 1970 of a timestamp, a function of Spark."""
+
+
+_unix_micros = ibis.udf.scalar.builtin(
+    _micros, name="unix_micros", signature=((dt.Timestamp(timezone="UTC"),), dt.int64)
+)
