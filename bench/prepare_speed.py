@@ -3,11 +3,13 @@
 Users are ragged, items follow Zipf's law, and some times tie.
 """
 
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,13 +28,15 @@ from eqids.data.raw.sources import open_source
 from eqids.data.raw.splits import leave_one_out
 
 WHOLE, HISTORIES = "dataset folder", "histories"
-PANDAS = "pandas"
+PANDAS, SPARK = "pandas", "EqIDs on Spark"
 
 MEANINGS = {
     "rows_per_second": "events that become a dataset folder in a second, the largest "
     "case: with item vectors, counts of successors, hashes and checks",
     "histories_per_second": "events that become ordered histories in a second",
     "pandas_ratio": "time of pandas / ours for the histories, the largest case of both",
+    "spark_rows_per_second": "the same on Spark in these cores, its start included",
+    "spark_driver_gb": "peak memory of Spark's JVM, which is driver and worker here",
     "peak_gb": "peak memory of the process that makes the dataset folder, in GB",
 }
 _ROWS = 10**6
@@ -41,7 +45,15 @@ _ROWS = 10**6
 
 def measure(options: PrepareSpeedOptions) -> Section:
     """Returns the timings of every number of events."""
-    cases = [(n, work) for n in options.measured for work in (WHOLE, HISTORIES)]
+    works = [WHOLE, HISTORIES]
+    if importlib.util.find_spec("pyspark") and shutil.which("java"):
+        works.append(SPARK)
+    cases = [
+        (n, work)
+        for n in options.measured
+        for work in works
+        if work != SPARK or n <= options.most_spark
+    ]
     rows, notes = measure_each(measure_case, options, cases)
     return Section("prepare", _keys(rows), MEANINGS, rows, notes, _curve(rows))
 
@@ -56,6 +68,8 @@ def measure_case(options: PrepareSpeedOptions, case: tuple[int, str]) -> Measure
             source=f"parquet:{folder}/events.parquet", data_dir=folder / "data"
         )
         contenders = [Contender(OURS, WHOLE, lambda: _whole(config))]
+        if work == SPARK:
+            contenders = [_on_spark(config, options)]
         if work == HISTORIES:
             contenders = _with_pandas(config, folder, num_events <= options.most_pandas)
         sizes = {"events": num_events, "users": users, "items": items}
@@ -150,6 +164,22 @@ def _with_pandas(config: PrepareConfig, folder: Path, both: bool) -> list[Conten
     return [ours, Contender(PANDAS, HISTORIES, peer)]
 
 
+def _on_spark(config: PrepareConfig, options: PrepareSpeedOptions) -> Contender:
+    """The whole folder on Spark in this process's cores, and the memory of its JVM."""
+    settings = replace(config, engine="spark", spark_master=f"local[{options.cores}]")
+    facts: dict[str, float] = {}
+
+    def run() -> None:
+        from pyspark import SparkContext
+
+        _whole(settings)
+        gateway: Any = SparkContext._gateway
+        status = Path(f"/proc/{gateway.proc.pid}/status").read_text()
+        facts["driver GB"] = 1024 * int(status.split("VmHWM:")[1].split()[0]) / 1e9
+
+    return Contender(SPARK, WHOLE, run, facts=facts)
+
+
 def _whole(config: PrepareConfig) -> None:
     if config.data_dir is not None:
         shutil.rmtree(config.data_dir, ignore_errors=True)
@@ -161,11 +191,13 @@ def _silent(message: str) -> None:
 
 
 def _with_rate(row: ResultRow) -> ResultRow:
-    return replace(row, facts={"events/s": row.units / row.seconds.median})
+    rate = {"events/s": row.units / row.seconds.median}
+    return replace(row, facts={**row.facts, **rate})
 
 
 def _keys(rows: list[ResultRow]) -> dict[str, float | None]:
-    whole = [row for row in rows if row.work == WHOLE]
+    whole = [row for row in rows if (row.name, row.work) == (OURS, WHOLE)]
+    spark = [row for row in rows if row.name == SPARK]
     ours = [row for row in rows if (row.name, row.work) == (OURS, HISTORIES)]
     peers = [row for row in rows if row.name == PANDAS]
     same = None if not peers else find(rows, OURS, HISTORIES, **peers[-1].case)
@@ -174,6 +206,8 @@ def _keys(rows: list[ResultRow]) -> dict[str, float | None]:
         "rows_per_second": 1 / whole[-1].each,
         "histories_per_second": 1 / ours[-1].each,
         "pandas_ratio": ratio(peers[-1] if peers else None, same),
+        "spark_rows_per_second": 1 / spark[-1].each if spark else None,
+        "spark_driver_gb": spark[-1].facts["driver GB"] if spark else None,
         "peak_gb": None if peak is None else peak / 1e9,
     }
 

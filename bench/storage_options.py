@@ -41,8 +41,9 @@ class LoadOptions(Options):
 class PrepareSpeedOptions(Options):
     """Time the preparation of a dataset from generated events, beside pandas.
 
-    Pandas makes the ordered and split histories alone, and so does one row of ours; the
-    other makes the whole dataset folder.
+    Pandas makes the ordered and split histories alone, and so does one row of ours;
+    others make the whole dataset folder, on DuckDB and, where pyspark and Java are
+    installed, on Spark.
     """
 
     cores: int = grouped("measurement", factory=num_cores)
@@ -54,13 +55,15 @@ class PrepareSpeedOptions(Options):
     most_pandas: int = 10_000_000
     """Largest number of events for pandas, which holds all of them in memory several
     times."""
+    most_spark: int = 10_000_000
+    """Largest number of events for Spark, in this machine's cores (1 leaves it out)."""
     folder: Path | None = None
     """An existing folder for the generated events and the datasets, which are deleted;
     by default that of temporary files."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flags(self, "events most_pandas", ONE_OR_MORE)
+        check_flags(self, "events most_pandas most_spark", ONE_OR_MORE)
         require_folder("--folder", self.folder)
 
     @property

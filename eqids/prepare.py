@@ -13,17 +13,23 @@
     python -m eqids.prepare --source csv:today.csv --data_dir data/today \\
         --catalog data/plays
 
+    python -m eqids.prepare --append csv:new.csv --data_dir data/tomorrow \\
+        --catalog data/today
+
+    python -m eqids.prepare --engine spark --source parquet:plays --data_dir data/plays
+
     python -m eqids.prepare --source events:served.sqlite --data_dir data/next
 
 The first command fetches MovieLens-100K into data/ml-100k. --text is a template of the
 text that Llama reads beside an item, by columns of the items. --cluster_vectors text
 clusters items by a Llama's hidden states of that text. --catalog keeps the slots that
 items have in yesterday's dataset, so that its checkpoints can be trained further:
-today.csv must hold all events, yesterday's too. The last command does the same with the
-dataset that `python -m eqids.serve --events served.sqlite` served, and adds the events
-that the server collected. Users and items keep your ids; each
-history is split into training, validation and test events, and items are clustered by
-who used them. Then train with `python -m eqids.train --data_dir DIR`.
+today.csv must hold all events, yesterday's too. --append takes the old events from the
+dataset instead. --engine spark prepares on a cluster of Spark. The last command
+continues the dataset that `python -m eqids.serve --events served.sqlite` served, and
+adds the events that the server collected. Users and items keep your ids; each history
+is split into training, validation and test events, and items are clustered by who used
+them. Then train with `python -m eqids.train --data_dir DIR`.
 
 From Python, `eqids.prepare(frame, "data/plays", items=tracks)` does the same with
 DataFrames; arguments have the names of the flags.

@@ -50,6 +50,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "blake3": ("eqids/io/",),
     "ibis": ("eqids/data/",),
     "grain": ("eqids/data/",),
+    "pyspark": ("eqids/data/raw/", "eqids/spark/"),
     "starlette": ("eqids/inference/server/",),
     "uvicorn": ("eqids/inference/server/",),
     "msgspec": ("eqids/inference/server/",),

@@ -21,6 +21,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "server": "Where the server listens, and what it reads and writes.",
         "limits": "What requests may cost.",
         "measurement": "How times are taken, and where results go.",
+        "engine": "What reads and sorts the events.",
         "expert": "Rarely needed.",
     }
 )

@@ -24,7 +24,12 @@ class PrepareConfig:
     """Where interactions come from: ml-100k, ml-1m, ml-20m (downloaded; ml-1m:PATH for
     a local zip or folder), csv:PATH, parquet:PATH, recbole:PATH.inter, or events:PATH
     for the events that python -m eqids.serve --events PATH collected, after those of
-    the dataset that it served."""
+    the dataset that it served. parquet:PATH may be a folder of files; table:NAME is a
+    table of Spark (--engine spark)."""
+    append: str | None = grouped("source", None)
+    """New events that continue those of the dataset --catalog, in place of --source and
+    written like it. The old source is not read again. The new dataset is what all
+    events at once, with --source and --catalog, would make."""
     data_dir: Path | None = grouped("source", None)
     """The dataset folder to write, by default data/ and the source's name. It must not
     exist, unless --overwrite is given."""
@@ -68,6 +73,9 @@ class PrepareConfig:
     """Drop users with fewer interactions (repeated with the next until stable)."""
     min_item_interactions: int = grouped("source", 1)
     """Drop items with fewer interactions."""
+    core: int | None = grouped("source", None)
+    """Keep the K-core: drop users and items with fewer interactions than this, until
+    none is left. Short for --min_user_interactions and --min_item_interactions."""
     split: Literal["leave_one_out", "temporal"] = grouped("source", "leave_one_out")
     """How events are split. leave_one_out: each user's last item is for the test, the
     one before it for validation. temporal: by two global times, at 80% and 90% of the
@@ -107,6 +115,19 @@ class PrepareConfig:
     )
     """What to do with items that --catalog does not hold. append: give each a free
     place near the items that it was used next to. refuse: end with an error."""
+    engine: Literal["duckdb", "spark"] = grouped("engine", "duckdb")
+    """What reads, filters and sorts the events. duckdb: this machine, on its disk where
+    its memory is too small. spark: a cluster of Apache Spark (pip install
+    'eqids[spark]', Java 17). Both write the same dataset, to the byte."""
+    spark_master: str | None = grouped("engine", None)
+    """Spark's cluster, such as spark://HOST:7077, yarn, k8s://URL or local[8]. By
+    default what spark-submit or SPARK_HOME says, otherwise this machine, local[*]."""
+    spark_conf: tuple[str, ...] = grouped("engine", ())
+    """Settings of Spark, each KEY=VALUE, such as spark.executor.memory=16g."""
+    spark_dir: Path | None = grouped("engine", None)
+    """Folder for Spark's intermediate tables, which this machine and all of Spark's
+    workers reach by the same path. By default a temporary folder, if Spark is local.
+    Everything in it that this command makes is removed."""
     vector_width: int = grouped("expert", 64)
     """Size of vectors from interactions, words or text (truncated SVD)."""
     spherical: bool = grouped("expert", False)
@@ -117,14 +138,17 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         names = "min_user_interactions min_item_interactions vector_width num_clusters"
-        check_flags(self, names, ONE_OR_MORE)
+        check_flags(self, f"{names} core", ONE_OR_MORE)
+        self._check_core()
+        self._check_append()
+        self._check_spark()
         check_flags(self, "seed", SEED)
         check_flags(self, "free_share", SHARE)
         self._check_vectors()
         self._check_cluster_file()
         if self.catalog is not None:
             self._check_catalog(self.catalog)
-        tables = ("csv:", "parquet:")
+        tables = ("csv:", "parquet:", "table:")
         require(
             self.order_column is None or self.source.startswith((*tables, "recbole:")),
             f"--order_column is {self.order_column!r}, and --source {self.source} has "
@@ -147,6 +171,60 @@ class PrepareConfig:
             "--text needs --items, the file whose columns it names",
         )
         require(self.text != "", TEXT_WANTED)
+
+    def _check_core(self) -> None:
+        for name in ("min_user_interactions", "min_item_interactions"):
+            least = getattr(self, name)
+            require(
+                self.core is None or least in (1, self.core),
+                f"--core {self.core} and --{name} {least} contradict each other, "
+                "wanted one of them",
+            )
+            if self.core is not None:
+                object.__setattr__(self, name, self.core)
+
+    def _check_append(self) -> None:
+        if self.append is None:
+            return
+        require(
+            self.catalog is not None,
+            f"--append {self.append} needs --catalog DIR, the --data_dir of the "
+            "dataset whose events it continues",
+        )
+        default = PrepareConfig.source
+        require(
+            self.source in (default, self.append),
+            f"--source {self.source} and --append {self.append} contradict each other, "
+            "wanted --append alone",
+        )
+        require(
+            not self.append.startswith("events:"),
+            f"--append {self.append}: wanted --source {self.append}, which appends too",
+        )
+        least = max(self.min_user_interactions, self.min_item_interactions)
+        require(
+            least == 1 and self.order_column is None,
+            "--append knows no filters by numbers of interactions and no "
+            "--order_column: prepare all events at once, with --source and --catalog",
+        )
+        object.__setattr__(self, "source", self.append)
+
+    def _check_spark(self) -> None:
+        for name in ("spark_master", "spark_conf", "spark_dir"):
+            require(
+                self.engine == "spark" or not getattr(self, name),
+                f"--{name} is for --engine spark, and --engine is {self.engine}",
+            )
+        local = self.spark_master is None or self.spark_master.startswith("local")
+        require(
+            self.engine == "duckdb" or local or self.spark_dir is not None,
+            f"--spark_master {self.spark_master} needs --spark_dir DIR, a folder that "
+            "this machine and Spark's workers reach by the same path",
+        )
+        require(
+            self.engine == "spark" or not self.source.startswith("table:"),
+            f"--source {self.source} is a table of Spark, wanted --engine spark too",
+        )
 
     def _check_vectors(self) -> None:
         path = self.cluster_vectors

@@ -16,6 +16,9 @@ from eqids.data.files import (
     USERS_FILE,
 )
 
+_CHUNK = 1 << 24
+"""Events that are checked at a time."""
+
 
 def check_catalog(
     path: Path,
@@ -80,29 +83,50 @@ def check_histories(path: Path, dataset: Dataset) -> None:
         and bool((np.diff(offsets) > 0).all()),
         f"{file}: offsets do not rise from 0 to {len(slots)}",
     )
-    num_slots = dataset.item_valid.size
+    holds_item = (dataset.item_valid | dataset.retired).reshape(-1)
+    # In chunks, because the arrays may be larger than memory.
+    for start in range(0, len(slots), _CHUNK):
+        _check_slots(file, slots, start, holds_item)
+        if dataset.times is not None:
+            _check_order(file, dataset.times, start, offsets)
+
+
+def _check_slots(
+    file: Path, slots: np.ndarray, start: int, holds_item: np.ndarray
+) -> None:
+    """Requires that the slots of a chunk of events are places that hold an item."""
+    chunk, num_slots = slots[start : start + _CHUNK], len(holds_item)
     _all_rows(
-        (slots >= 0) & (slots < num_slots),
+        (chunk >= 0) & (chunk < num_slots),
         file,
         lambda row: f"slot is {slots[row]}, wanted 0 to {num_slots - 1}",
+        start,
     )
     _all_rows(
-        (dataset.item_valid | dataset.retired).reshape(-1)[slots],
+        holds_item[chunk],
         file,
         lambda row: f"slot {slots[row]} is a place that holds no item",
+        start,
     )
-    if dataset.times is not None:
-        times = dataset.times
-        in_order = np.diff(times, prepend=times[:1]) >= 0
-        in_order[offsets[:-1]] = True
-        _all_rows(
-            in_order,
-            file,
-            lambda row: (
-                f"time {times[row]} is before that of the row above, in one "
-                "user's history"
-            ),
-        )
+
+
+def _check_order(
+    file: Path, times: np.ndarray, start: int, offsets: np.ndarray
+) -> None:
+    """Requires that the times of a chunk of events never fall inside a history."""
+    chunk = times[start : start + _CHUNK]
+    before = times[start - 1] if start else chunk[0]
+    in_order = np.diff(chunk, prepend=before) >= 0
+    first, last = np.searchsorted(offsets, (start, start + len(chunk)))
+    in_order[offsets[first:last] - start] = True
+    _all_rows(
+        in_order,
+        file,
+        lambda row: (
+            f"time {times[row]} is before that of the row above, in one user's history"
+        ),
+        start,
+    )
 
 
 def check_targets(
@@ -174,7 +198,9 @@ def _check_positions(
     )
 
 
-def _all_rows(holds: np.ndarray, file: Path, say: Callable[[int], str]) -> None:
+def _all_rows(
+    holds: np.ndarray, file: Path, say: Callable[[int], str], start: int = 0
+) -> None:
     if not holds.all():
-        row = int(np.argmin(holds))
+        row = start + int(np.argmin(holds))
         raise UserError(f"{file}, row {row}: {say(row)}; prepare the dataset again")

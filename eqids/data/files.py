@@ -1,5 +1,6 @@
 """The files of a dataset folder: their names, columns, arrays and hashes."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from eqids.config import UserError, require
@@ -22,6 +23,13 @@ LINEAGE_FILE = "lineage.safetensors"
 """This file exists only if the catalog has changed since it was prepared."""
 SUCCESSORS_FILE = "successors.safetensors"
 """Datasets that were written before version 0.3 lack this file."""
+
+MAPPED_BYTES = 1 << 28
+"""Histories from this size on stay on disk."""
+_DTYPES: Mapping[str, np.dtype] = {
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+}
 
 USER_NUMBERS = ("offset", "length", "train_length", "valid_at", "test_at")
 USER_COLUMNS = ("user", *USER_NUMBERS)
@@ -70,6 +78,35 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a safetensors file: {error}") from None
 
 
+def read_events(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of the histories, by name.
+
+    Those of a large file stay on disk: the system reads what is used, into memory that
+    it gives to others when they need some.
+
+    Raises:
+        UserError: it is no safetensors file.
+    """
+    if path.stat().st_size < MAPPED_BYTES:
+        return read_tensors(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys())
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}") from None
+    data = np.asarray(np.memmap(path, np.uint8, "r"))
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8 : 8 + length].tobytes())
+    arrays = {}
+    for name in names:
+        said = header[name]
+        start, stop = (8 + length + at for at in said["data_offsets"])
+        kind = said["dtype"]
+        require(kind in _DTYPES, f"{path}: {name} is {kind}, wanted integers")
+        arrays[name] = data[start:stop].view(_DTYPES[kind]).reshape(said["shape"])
+    return arrays
+
+
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Returns the table of a Parquet file of any name.
 
@@ -84,9 +121,10 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Writes a Parquet file of any name."""
+    """Writes a Parquet file of any name; equal rows make equal bytes."""
     with path.open("wb") as file:
-        pq.write_table(table, file)
+        # Pages of a file end where the chunks of a table do.
+        pq.write_table(table.combine_chunks(), file)
 
 
 def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:

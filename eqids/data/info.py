@@ -117,7 +117,8 @@ class ClustersInfo:
     spherical: bool = False
     """Whether vectors were compared by direction only."""
     seconds: float | None = None
-    """Time for vectors and clusters."""
+    """Time for vectors and clusters, of datasets before version 0.3. It is no longer
+    recorded, because the same events make the same folder, to the byte."""
 
 
 @dataclass(frozen=True)

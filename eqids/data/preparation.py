@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from eqids.config import PrepareConfig, UserError
+from eqids.data.catalog.appended_events import appended, check_appendable
 from eqids.data.catalog.existing import ExtendedCatalog, in_catalog, shorter_histories
 from eqids.data.catalog.lineage import Lineage
 from eqids.data.clustering.cluster_items import Clustered, TextEncoder, make_catalog
@@ -16,9 +17,10 @@ from eqids.data.dataset import Dataset
 from eqids.data.ids import shown
 from eqids.data.info import Counts, DatasetInfo, Protocol
 from eqids.data.raw.collected_events import continued_info, with_protocol_of
-from eqids.data.raw.engine import engine
+from eqids.data.raw.event_engine import event_engine
 from eqids.data.raw.interactions import Interactions, read_interactions
 from eqids.data.raw.item_rows import read_ids
+from eqids.data.raw.ordered_events import renumber
 from eqids.data.raw.sources import open_source
 from eqids.data.raw.splits import SplitPositions, leave_one_out, temporal
 from eqids.data.raw.template import field
@@ -49,13 +51,14 @@ def prepare(
     check_target(config.folder, config.overwrite)
     check_vectors(config)
     old = None if config.catalog is None else open_dataset(config.catalog)
-    continues = old is not None and config.source.startswith("events:")
     if old is not None:
         config = _with_template(config, old, report)
-        if continues:
+        if config.source.startswith("events:"):
             config = with_protocol_of(old.info, config)
+        if config.append is not None:
+            check_appendable(old)
     report(f"reading {config.source}")
-    found = _read(config, report)
+    found = _read(config, report, old if config.append is not None else None)
     _check_titles(config, found, report)
     report(f"splitting {len(found.item):,} events ({config.split})")
     if config.split == "temporal":
@@ -69,10 +72,8 @@ def prepare(
         num_items=items.num_rows,
         catalog_version=1 if lineage is None else lineage.version,
     )
-    if old is not None and info.texts is None:
-        info = replace(info, texts=old.info.texts)
-    if old is not None and continues:
-        info = continued_info(old.info, info)
+    if old is not None:
+        info = _continued(config, old.info, info)
     report(f"writing {config.folder}")
     return write_dataset(
         config.folder,
@@ -84,6 +85,19 @@ def prepare(
         overwrite=config.overwrite,
         lineage=lineage,
     )
+
+
+def _continued(
+    config: PrepareConfig, old: DatasetInfo, info: DatasetInfo
+) -> DatasetInfo:
+    """Records what a dataset has from the one whose catalog it keeps."""
+    if info.texts is None:
+        info = replace(info, texts=old.texts)
+    if config.source.startswith("events:"):
+        return continued_info(old, info)
+    if config.append is not None:
+        return replace(info, time_unit=old.time_unit)
+    return info
 
 
 def _with_template(
@@ -207,7 +221,9 @@ def _add_command(config: PrepareConfig) -> str:
 
 
 def _histories(found: Interactions, catalog: Clustered) -> dict[str, np.ndarray]:
-    histories = {"slots": catalog.slot[found.item], "offsets": found.offsets}
+    # In place, because there may be more events than memory holds.
+    renumber(found.item, catalog.slot)
+    histories = {"slots": found.item, "offsets": found.offsets}
     return histories if found.time is None else {**histories, "times": found.time}
 
 
@@ -234,10 +250,19 @@ def _as_clustered(extended: ExtendedCatalog) -> Clustered:
     )
 
 
-def _read(config: PrepareConfig, report: Callable[[str], None]) -> Interactions:
-    with engine() as reader:
+def _read(
+    config: PrepareConfig, report: Callable[[str], None], before: Dataset | None
+) -> Interactions:
+    """The events of --source, after those of a dataset if one is given."""
+    with event_engine(config) as reader:
         source = open_source(reader, config, report)
-        return read_interactions(reader, source, config, report)
+        if before is None:
+            return read_interactions(reader, source, config, report)
+        # All events together say how ties are ordered.
+        source = replace(source, keeps_ties=True)
+        new = read_interactions(reader, source, config, report)
+        report(f"merging {len(new.item):,} events with those of {before.path}")
+        return appended(before, new, reader.folder)
 
 
 def _info(

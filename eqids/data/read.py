@@ -31,6 +31,7 @@ from eqids.data.files import (
     USERS_FILE,
     data_files,
     read_array,
+    read_events,
     read_numbers,
     read_tensors,
 )
@@ -89,7 +90,7 @@ def _require_file(path: Path, name: str) -> None:
 def _load(path: Path, info: DatasetInfo) -> Dataset:
     users, places = (info.num_users,), (info.num_clusters, info.cluster_size)
     vectors = (*places, info.clusters.vector_width)
-    events = read_tensors(path / HISTORIES_FILE)
+    events = read_events(path / HISTORIES_FILE)
     clusters = read_tensors(path / CLUSTERS_FILE)
     targets = read_numbers(
         path / USERS_FILE, USER_COLUMNS, USER_NUMBERS, info.num_users

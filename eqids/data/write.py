@@ -35,7 +35,7 @@ from eqids.data.files import (
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
 from eqids.data.read import open_dataset
 from eqids.io.atomic import new_folder, sync
-from eqids.io.digests import file_digest
+from eqids.io.digests import array_bytes, file_digest
 
 
 def write_dataset(
@@ -171,7 +171,7 @@ def _dataset_hash(
     digest.update(json.dumps(to_json(info.protocol), sort_keys=True).encode())
     for name in sorted(histories):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(histories[name]).tobytes())
+        digest.update(array_bytes(histories[name]))
     for name in USER_COLUMNS[1:]:
         digest.update(np.ascontiguousarray(users[name].to_numpy()).tobytes())
     return digest.hexdigest()

@@ -105,6 +105,24 @@ def open_path(
     return open_checkpoint(path, data_dir, llama_path, put, tokenizer)
 
 
+def dataset_of_path(path: Path, data_dir: Path | None) -> Dataset:
+    """Opens the dataset of a checkpoint, a run or a pair, and none of its weights.
+
+    Args:
+        path: see `open_path`.
+        data_dir: see `open_checkpoint`.
+
+    Raises:
+        UserError: there is no such model, or its dataset is missing.
+    """
+    if is_pair(path):
+        return dataset_of(path, read_pair(path).config, data_dir)
+    step = resolve(path)
+    meta = read_manifest(step).meta
+    config = from_json(RunConfig, meta["config"], f"{step}: config")
+    return dataset_of(step, config, data_dir)
+
+
 def open_checkpoint(
     checkpoint: Path,
     data_dir: Path | None,

@@ -1,7 +1,6 @@
 """Puts the items of training events into clusters: vectors, clusters, places."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,6 @@ def make_catalog(
     Raises:
         UserError: the user's vectors or clusters are invalid.
     """
-    start = time.perf_counter()
     users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
     training = split.in_training(found.offsets)
     users, item = users[training], found.item[training]
@@ -88,7 +86,6 @@ def make_catalog(
         random_share=random_share(sizes, item, users),
         vectors=config.cluster_vectors,
         spherical=config.spherical,
-        seconds=round(time.perf_counter() - start, 1),
     )
     return Clustered(slot, count, vectors, num_clusters, cluster_size, info)
 

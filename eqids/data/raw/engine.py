@@ -12,6 +12,7 @@ import duckdb
 import ibis
 
 from eqids.config import UserError, require
+from eqids.data.raw.event_tables import DuckDBTables, EventTables
 
 _OWN_FAULTS = (
     duckdb.BinderException,
@@ -26,12 +27,14 @@ LONGEST_COMPLAINT = 500
 
 @dataclass(frozen=True)
 class Engine:
-    """A connection that reads files."""
+    """A connection that reads files, and what holds the events."""
 
     con: Any
     """An Ibis connection to DuckDB."""
     folder: Path
     """An empty folder for links, unpacked files and data larger than memory."""
+    tables: EventTables
+    """Tables as large as the events: on DuckDB, or on Spark."""
 
 
 @contextlib.contextmanager
@@ -53,7 +56,7 @@ def engine() -> Iterator[Engine]:
             # Parquet's statistics leave NaN out: DuckDB 2.0 takes from them that a
             # column has none, and isnan() for false.
             con.raw_sql("SET disabled_optimizers = 'statistics_propagation'")
-            yield Engine(con, Path(folder))
+            yield Engine(con, Path(folder), DuckDBTables(con))
         finally:
             con.disconnect()
 

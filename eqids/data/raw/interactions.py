@@ -14,15 +14,19 @@ import pyarrow.compute as pc
 from eqids.config import PrepareConfig, TimeUnit, UserError, require
 from eqids.data.ids import Ids
 from eqids.data.info import Counts, TextsInfo
-from eqids.data.raw.columns import TypedEvents, seconds, typed_events
+from eqids.data.raw.columns import TypedEvents, typed_events
 from eqids.data.raw.engine import Engine, reading
+from eqids.data.raw.event_tables import EventTables
 from eqids.data.raw.item_rows import ItemRows, distinct_items
+from eqids.data.raw.ordered_events import (
+    OrderedEvents,
+    is_sorted_by_id,
+    ordered,
+    read_parts,
+    renumber,
+    sort_key,
+)
 from eqids.data.raw.sources import Source
-
-_PRIME = 2**31 - 1
-_ID_ORDER = 0.9
-_FEWEST_TIES = 10
-"""Fewest ties that distinguish an order by id from chance."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,10 @@ def read_interactions(
     """Reads, filters and orders interactions, in the database.
 
     Up to the flat, sorted table, all steps are Ibis expressions without ordered
-    collections, so that other engines could run them.
+    collections and without windows over all events, so that DuckDB and Spark run them.
 
     Args:
-        engine: DuckDB, which keeps the order of files.
+        engine: what reads files, and what holds the events.
         source: the file.
         config: filters, seed, and what missing values and times mean.
         report: receives warnings.
@@ -71,49 +75,61 @@ def read_interactions(
     Raises:
         UserError: a cell is invalid, or the filters leave no event.
     """
-    con, typed = engine.con, typed_events(source, config, report)
-    events, users, items, counts = _numbered_events(con, source, typed, config)
+    tables, typed = engine.tables, typed_events(source, config, report)
+    events, users, items, counts = _numbered_events(tables, source, typed, config)
     if {"when", "rank"} <= set(events.columns):
         _require_one_order(source, events, users)
-    core = _frequent(con, events, config)
-    counts = replace(counts, rare_dropped=_count(events) - _count(core))
+    core = _frequent(tables, events, config)
+    num_events = _count(core)
+    counts = replace(counts, rare_dropped=_count(events) - num_events)
     require(
-        _count(core) > 0,
+        num_events > 0,
         f"{source.file}: no user and item have --min_user_interactions "
         f"{config.min_user_interactions} and --min_item_interactions "
         f"{config.min_item_interactions}",
     )
-    table = _ordered(core, typed.unit, None)
-    counts, hashed = _ties_counted(
-        _sort_key(core), table, counts, report, source.keeps_ties
-    )
-    if hashed:
-        table = _ordered(core, typed.unit, config.seed)
-    user_table = users.order_by("number").to_pyarrow()
+    kinds = source.kinds or typed.table.schema()
+    users = _ids(engine, users, kinds["user"])
+    items = _ids(engine, items, kinds["item"])
+    sizes = num_events, _count(users), _count(items)
+
+    def read(seed: int | None) -> OrderedEvents:
+        table = ordered(core, typed.unit, seed, source.has_order)
+        return read_parts(tables.parts(table), table.columns, *sizes, engine.folder)
+
+    found = read(None if source.has_order else config.seed)
+    if (key := sort_key(core)) is not None:
+        ties = {"tied_neighbours": found.tied, "ascending_ties": found.ascending}
+        counts = replace(counts, **ties)
+    hashed = not source.has_order
+    if key is not None and source.has_order and not source.keeps_ties:
+        hashed = _sorted_by_id(found, "time" if key == "when" else "rank", report)
+        found = read(config.seed) if hashed else found
+    user_ids = users.order_by("number").to_pyarrow()["id"]
     titles = source.items
     with reading(source.file if titles is None else titles.file):
-        named, counts = _titled(con, items, titles, counts)
+        named, counts = _titled(engine.con, items, titles, counts)
         item_table = named.order_by("number").to_pyarrow()
-    found = _compact(table, user_table, item_table, hashed, counts)
-    found = replace(found, time_unit=typed.unit)
+    done = _compact(found, user_ids, item_table, hashed, counts)
+    done = replace(done, time_unit=typed.unit)
     if titles is None:
-        return found
-    return replace(found, items_file=titles.file, texts=titles.texts)
+        return done
+    return replace(done, items_file=titles.file, texts=titles.texts)
 
 
 def _numbered_events(
-    con: Any, source: Source, typed: TypedEvents, config: PrepareConfig
+    tables: EventTables, source: Source, typed: TypedEvents, config: PrepareConfig
 ) -> tuple[ir.Table, ir.Table, ir.Table, Counts]:
     """Events with numbers instead of ids and without duplicates, and the ids."""
     with reading(source.file):
-        raw = con.create_table("raw", typed.table, temp=True)
+        raw = tables.stored(typed.table)
     rated = _count(raw)
     require(
         rated > 0, f"{source.file}: no rating reaches --min_rating {config.min_rating}"
     )
-    users, items = _numbered(con, raw, "user"), _numbered(con, raw, "item")
-    named = users.select(user="id", user_number="number")
-    joined = raw.join(named, "user")
+    users = tables.numbered(raw.select(id=raw["user"]).distinct())
+    items = tables.numbered(raw.select(id=raw["item"]).distinct())
+    joined = raw.join(users.select(user="id", user_number="number"), "user")
     joined = joined.join(items.select(item="id", item_number="number"), "item")
     columns = {"user": joined["user_number"], "item": joined["item_number"]}
     moments = {n: joined[n] for n in ("when", "rank") if n in raw.columns}
@@ -126,8 +142,8 @@ def _numbered_events(
             name: events[name].min() for name in events.columns if name not in same
         }
         events = events.group_by(same).aggregate(**least)
-    events = con.create_table("events", events, temp=True)
-    con.raw_sql("DROP TABLE raw")
+    events = tables.stored(events)
+    tables.drop(raw)
     counts = Counts(
         typed.num_rows,
         missing_dropped=typed.num_missing,
@@ -141,34 +157,33 @@ def _count(table: ir.Table) -> int:
     return int(table.count().to_pyarrow().as_py())
 
 
-def _numbered(con: Any, raw: ir.Table, name: str) -> ir.Table:
-    """The distinct ids of a column, numbered in their order."""
-    ids = raw.select(id=raw[name]).distinct()
-    number = ibis.row_number().over(order_by=ids["id"]).cast("int32")
-    return con.create_table(f"{name}s", ids.mutate(number=number), temp=True)
+def _ids(engine: Engine, numbered: ir.Table, kind: Any) -> ir.Table:
+    """Ids and their numbers as a table of DuckDB, of the type that DuckDB reads."""
+    if numbered.get_backend().name == "duckdb":
+        return numbered
+    name = ibis.util.gen_name("ids")
+    # Ibis 12 creates Arrow tables with SQL that DuckDB 2 does not support.
+    engine.con.con.register(name, engine.tables.whole(numbered))
+    table = engine.con.table(name)
+    return table.mutate(id=table["id"].cast(kind))
 
 
-def _frequent(con: Any, events: ir.Table, config: PrepareConfig) -> ir.Table:
+def _frequent(tables: EventTables, events: ir.Table, config: PrepareConfig) -> ir.Table:
     """The largest set in which every user and item has enough events (the k-core)."""
     least = {"user": config.min_user_interactions, "item": config.min_item_interactions}
     least = {name: number for name, number in least.items() if number > 1}
     before: int | None = None
-    stored: str | None = None
-    while least and _count(events) != before:
-        before = _count(events)
+    kept, num_kept = events, _count(events) if least else 0
+    while least and num_kept != before:
+        before = num_kept
         for column, number in least.items():
-            sized = events.mutate(size=events.count().over(group_by=column))
-            kept = sized.filter(sized["size"] >= number).drop("size")
-            last, stored = stored, ibis.util.gen_name("kept")
-            events = con.create_table(stored, kept, temp=True)
-            if last is not None:
-                con.raw_sql(f"DROP TABLE {last}")
-    return events
-
-
-def _sort_key(events: ir.Table) -> str | None:
-    """The column that orders a user's events, or none if the file's order does."""
-    return next((name for name in ("rank", "when") if name in events.columns), None)
+            sizes = kept.group_by(column).aggregate(size=kept.count())
+            enough = sizes.filter(sizes["size"] >= number)
+            last, kept = kept, tables.stored(kept.semi_join(enough, column))
+            if last is not events:
+                tables.drop(last)
+        num_kept = _count(kept)
+    return kept
 
 
 def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> None:
@@ -188,64 +203,18 @@ def _require_one_order(source: Source, events: ir.Table, users: ir.Table) -> Non
     )
 
 
-def _ties_counted(
-    key: str | None,
-    table: pa.Table,
-    counts: Counts,
-    report: Callable[[str], None],
-    kept: bool,
-) -> tuple[Counts, bool]:
-    """Counts ties, and decides whether a hash orders them: the file may be sorted by
-    id, unless it keeps ties."""
-    if key is None:
-        return counts, False
-    tied, ascending = _ties(table)
-    by_id = tied >= _FEWEST_TIES and ascending > _ID_ORDER * tied
-    hashed = by_id and not kept
-    if hashed:
+def _sorted_by_id(
+    found: OrderedEvents, what: str, report: Callable[[str], None]
+) -> bool:
+    """Whether the file seems to be sorted by id, so that a hash has to order ties."""
+    by_id = is_sorted_by_id(found.tied, found.ascending)
+    if by_id:
         report(
-            f"warning: of {tied:,} neighbouring events of one user and "
-            f"{'time' if key == 'when' else 'rank'} {ascending / tied:.0%} ascend by "
-            "item, so the file is sorted by id: a seeded hash breaks ties"
+            f"warning: of {found.tied:,} neighbouring events of one user and {what} "
+            f"{found.ascending / found.tied:.0%} ascend by item, so the file is sorted "
+            "by id: a seeded hash breaks ties"
         )
-    return replace(counts, tied_neighbours=tied, ascending_ties=ascending), hashed
-
-
-def _ties(table: pa.Table) -> tuple[int, int]:
-    """Neighbours with equal user and equal time or rank, and those of them that ascend
-    by id, in events whose ties are in the file's order."""
-    user, item = table["user"].to_numpy(), table["item"].to_numpy()
-    key = table["key"]
-    same = pc.equal(key.slice(1), key.slice(0, max(len(key) - 1, 0))).to_numpy()
-    tied = same & (user[1:] == user[:-1])
-    return int(tied.sum()), int((tied & (item[1:] > item[:-1])).sum())
-
-
-def _ordered(events: ir.Table, unit: TimeUnit | None, seed: int | None) -> pa.Table:
-    """user, item and, if any, time in seconds and the key that sorts a user's events:
-    by user, time or rank and, in ties, the file's order or a hash."""
-    order, key = [events["user"]], _sort_key(events)
-    columns = {"user": events["user"], "item": events["item"]}
-    if unit is not None:
-        columns["time"] = seconds(events["when"], unit)
-    if key is not None:
-        columns["key"] = events[key]
-        order.append(events[key])
-        if seed is not None:
-            order.append(_hash(events["user"], events["item"], seed))
-    return events.order_by([*order, events["row"]]).select(**columns).to_pyarrow()
-
-
-def _hash(user: Any, item: Any, seed: int) -> Any:
-    """A pseudo-random number per (user, item), so that each user has another order of
-    items.
-
-    It is a product of affine hashes modulo a prime, which every engine can compute.
-    """
-    a, b, c, d = (int(x) for x in np.random.default_rng(seed).integers(1, _PRIME, 4))
-    of_user = (user.cast("int64") * a + b) % (_PRIME - 1) + 1
-    of_item = (item.cast("int64") * c + d) % _PRIME
-    return (of_user * of_item) % _PRIME
+    return by_id
 
 
 def _titled(
@@ -275,26 +244,25 @@ def _titled(
 
 
 def _compact(
-    table: pa.Table,
-    users: pa.Table,
+    found: OrderedEvents,
+    user_ids: pa.ChunkedArray,
     items: pa.Table,
     hashed: bool,
     counts: Counts,
 ) -> Interactions:
     """Leaves out users and items without events after the filters."""
-    user, item = table["user"].to_numpy(), table["item"].to_numpy()
-    per_user = np.bincount(user, minlength=len(users))
-    has_events = np.bincount(item, minlength=len(items)) > 0
-    renumbered = (np.cumsum(has_events) - 1).astype(np.int32)
+    per_user, has_events = found.per_user, found.has_events
+    if not has_events.all():
+        renumber(found.item, (np.cumsum(has_events) - 1).astype(np.int32))
     named = items.filter(pa.array(has_events))
     in_file, titled = (int(pc.sum(named[n]).as_py() or 0) for n in ("named", "titled"))
     return Interactions(
-        user_ids=users["id"].filter(pa.array(per_user > 0)),
+        user_ids=user_ids.filter(pa.array(per_user > 0)),
         items=named.select(["id", "title", "text"]).rename_columns(
             ["item", "title", "text"]
         ),
-        item=renumbered[item],
-        time=table["time"].to_numpy() if "time" in table.column_names else None,
+        item=found.item,
+        time=found.time,
         offsets=np.concatenate([[0], np.cumsum(per_user[per_user > 0])]).astype(
             np.int64
         ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from eqids.config import UserError
@@ -278,5 +279,17 @@ def stamp(column: Any) -> Any:
         moment = column.try_cast(kind)
     else:
         moment = column.cast(kind)
+    if column.get_backend().name == "pyspark":
+        # Spark's seconds have no fractions, and an integer / 1e6 would be a decimal.
+        return _unix_micros(moment).cast("float64") / 1e6
     # Ibis calls the seconds int32, DuckDB gives a double with fractions.
     return moment.epoch_seconds().cast("float64")
+
+
+def _micros(moment: Any) -> Any:
+    """The microseconds since 1970 of a timestamp, a function of Spark."""
+
+
+_unix_micros = ibis.udf.scalar.builtin(
+    _micros, name="unix_micros", signature=((dt.Timestamp(timezone="UTC"),), dt.int64)
+)

@@ -83,6 +83,34 @@ def is_parquet(path: Path) -> bool:
     return _begins(path, PARQUET) or path.suffix.lower() in (".parquet", ".pq")
 
 
+def parquet_files(path: Path) -> list[Path]:
+    """Returns the Parquet files that a path names, in the order of their rows.
+
+    Args:
+        path: a file; or a folder, whose files of names that end in .parquet or .pq are
+            taken, those of folders in it too, in the order of their paths. Names that
+            begin with a dot or an underline are ignored.
+
+    Raises:
+        UserError: it is no file, or a folder without Parquet files.
+    """
+    if not path.is_dir():
+        require_file(path)
+        return [path]
+    inside = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+    kept = [
+        file
+        for file in inside
+        if file.suffix.lower() in (".parquet", ".pq")
+        and not any(part.startswith((".", "_")) for part in file.parts)
+    ]
+    require(bool(kept), f"{path} is a folder without files *.parquet or *.pq")
+    files = [path / file for file in sorted(kept, key=lambda file: file.parts)]
+    for file in files:
+        require_file(file)
+    return files
+
+
 def linked(path: Path, folder: Path) -> Path:
     """Returns a link to a file, with a name that DuckDB takes literally.
 

@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from eqids.data.raw.collected_events import joined_events
 from eqids.data.raw.engine import Engine
 from eqids.data.raw.fetch import fetch_movielens, unpack
 from eqids.data.raw.item_rows import ItemRows, item_rows, require_column, with_year
+from eqids.data.raw.spark_tables import SparkTables, require_readable
 from eqids.data.raw.tables import (
     FileTable,
     atomic,
@@ -24,13 +25,14 @@ from eqids.data.raw.tables import (
     table_of_file,
     with_header,
 )
-from eqids.data.raw.template import cell_of, field, text_of
+from eqids.data.raw.template import cell_of, field as field_of, text_of
 from eqids.data.read import open_dataset
 
 _GENRES = (
     "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
     "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
 ).split()
+_COMPARED = ("time", "order", "rating")
 _RATED = ("user_id", "item_id", "rating", "timestamp")
 _FILM = TextsInfo("{title} ({year}), {genres}", year_in_title=True)
 """The default template of texts of films."""
@@ -55,6 +57,11 @@ class Source:
     keeps_ties: bool = False
     """Whether events with equal times happened in the order of the rows, even if their
     ids ascend."""
+    has_order: bool = True
+    """Whether the rows have an order, which a file's have and a database's have not."""
+    kinds: Mapping[str, Any] = field(default_factory=dict)
+    """Types of user and item in the file, where an engine reads them as others; Ibis
+    types."""
 
 
 def open_source(
@@ -103,7 +110,38 @@ def _from_csv(engine: Engine, config: PrepareConfig, path: Path) -> Source:
 
 def _from_parquet(engine: Engine, config: PrepareConfig, path: Path) -> Source:
     table = parquet(engine, path)
-    return _events(path, table, _columns_of(config, table), spelled=False)
+    columns = _columns_of(config, table)
+    source = _events(path, table, columns, spelled=False)
+    moments = [source.events[name] for name in _COMPARED if name in columns]
+    # Engines differ in which texts are times: DuckDB reads those.
+    if not any(column.type().is_string() for column in moments):
+        named = {n: (columns[n], source.events[n].type()) for n in columns}
+        found = engine.tables.read_parquet(table.parts, named, "row")
+        if found is not None:
+            kinds = {name: source.events[name].type() for name in ("user", "item")}
+            return replace(source, events=found, kinds=kinds)
+    return source
+
+
+def _from_table(engine: Engine, config: PrepareConfig, name: Path) -> Source:
+    """A table of Spark's catalogs, whose rows have no order."""
+    tables = engine.tables
+    assert isinstance(tables, SparkTables), "the flags were checked"
+    spelled = config.source.partition(":")[2]
+    names, opened = tables.read_table(spelled)
+    table = FileTable(Path(spelled), names, opened)
+    columns = _columns_of(config, table)
+    require(
+        "time" in columns or "order" in columns,
+        f"table {spelled} has no order of rows, wanted --time_column or --order_column",
+    )
+    chosen = {}
+    for one, column in columns.items():
+        _require_column(table, column, f"--{one}_column")
+        require_readable(spelled, column, table[column].type(), one in _COMPARED)
+        chosen[one] = table[column]
+    events = tables.with_rows(table.table.select(**chosen), "row")
+    return Source(Path(spelled), columns, events, spelled=False, has_order=False)
 
 
 def _from_recbole(engine: Engine, config: PrepareConfig, path: Path) -> Source:
@@ -138,6 +176,7 @@ _FILES: Mapping[str, Callable[[Engine, PrepareConfig, Path], Source]] = {
     "csv": _from_csv,
     "parquet": _from_parquet,
     "recbole": _from_recbole,
+    "table": _from_table,
 }
 
 
@@ -260,7 +299,7 @@ def _titles(engine: Engine, config: PrepareConfig) -> ItemRows:
     table = table_of_file(engine, path, [config.item_column, config.title_column])
     require_column(table, config.item_column)
     _require_column(table, config.title_column, "--title_column")
-    template = config.text or field(config.title_column)
+    template = config.text or field_of(config.title_column)
     texts = TextsInfo(template, config.title_column, null_values=config.null_values)
     cells = Cells(table, config.null_values)
     title = cell_of(path, config.title_column, cells[config.title_column])

@@ -8,6 +8,7 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from eqids.config import UserError, check_content, require
 from eqids.data.raw.engine import LONGEST_COMPLAINT, Engine, reading
-from eqids.data.raw.raw_files import is_parquet, linked, text_file
+from eqids.data.raw.raw_files import is_parquet, linked, parquet_files, text_file
 
 ROW = "eqids_row"
 """Column that numbers the rows in the file's order, from 0."""
@@ -44,6 +45,8 @@ class FileTable(Mapping[str, Any]):
     """The columns, in the file's order, and `ROW`."""
     inexact: Mapping[int, str] = field(default_factory=dict)
     """Types, by position, of columns that the engine reads inexactly."""
+    parts: tuple[Path, ...] = ()
+    """The Parquet files, in the order of their rows."""
 
     def __getitem__(self, name: str) -> Any:
         """Returns a column.
@@ -168,33 +171,65 @@ def atomic(engine: Engine, path: Path) -> FileTable:
 
 
 def parquet(engine: Engine, path: Path) -> FileTable:
-    """Opens a Parquet file.
+    """Opens a Parquet file, or a folder of such files as one table.
+
+    Args:
+        engine: what reads it.
+        path: a file; or a folder, see `parquet_files`.
 
     Raises:
-        UserError: the file is no complete Parquet file, or has no columns.
+        UserError: a file is no complete Parquet file, or has no columns; or two files
+            have different columns.
     """
-    link = linked(path, engine.folder)
-    check_content(path, binary=True)
-    try:
-        schema = pq.read_schema(link)
-    except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split()).replace(str(link), "the file")
-        raise UserError(
-            f"{path} cannot be read: it is no complete Parquet file "
-            f"({said[:LONGEST_COMPLAINT]})"
-        ) from None
-    names = schema.names
-    require(bool(names), f"{path} has no columns")
+    files = parquet_files(path)
+    footers = [_footer(file) for file in files]
+    schema = footers[0].schema.to_arrow_schema()
+    for file, footer in zip(files, footers, strict=True):
+        _require_schema(file, footer.schema.to_arrow_schema(), files[0], schema)
     inexact = {
         place: str(kind)
         for place, kind in enumerate(schema.types)
         if pa.types.is_decimal256(kind) or pa.types.is_duration(kind)
     }
-    columns = ", ".join(f"c{n}" for n in range(len(names)))
-    source = f"read_parquet({_sql(str(link))}, hive_partitioning = false)"
+    columns = ", ".join(f"c{n}" for n in range(len(schema.names)))
+    links = ", ".join(_sql(str(linked(file, engine.folder))) for file in files)
+    source = f"read_parquet([{links}], hive_partitioning = false)"
+    sizes = [0, *(footer.num_rows for footer in footers[:-1])]
+    starts = ", ".join(map(str, accumulate(sizes)))
+    row = f"[{starts}][CAST(file_index + 1 AS BIGINT)] + file_row_number"
     # The alias of all columns prevents a clash with a user's column of this name.
-    select = f"SELECT file_row_number AS {ROW}, * FROM {source} AS t({columns})"
-    return replace(_viewed(engine, path, names, select), inexact=inexact)
+    select = f"SELECT {row} AS {ROW}, * FROM {source} AS t({columns})"
+    table = _viewed(engine, path, schema.names, select)
+    return replace(table, inexact=inexact, parts=tuple(files))
+
+
+def _footer(path: Path) -> pq.FileMetaData:
+    check_content(path, binary=True)
+    try:
+        # Opened here, because pyarrow takes names such as `file:x` for URLs.
+        with path.open("rb") as file:
+            footer = pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"{path} cannot be read: it is no complete Parquet file "
+            f"({said[:LONGEST_COMPLAINT]})"
+        ) from None
+    require(footer.num_columns > 0, f"{path} has no columns")
+    return footer
+
+
+def _require_schema(file: Path, schema: pa.Schema, first: Path, of: pa.Schema) -> None:
+    """Requires that the files of a folder agree in columns and types."""
+    one, other = (
+        ", ".join(f"{each.name} {each.type}" for each in table)
+        for table in (schema, of)
+    )
+    require(
+        one == other,
+        f"{file} has the columns {one}, and {first} has {other}; wanted the same in "
+        "all files",
+    )
 
 
 def table_of_file(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
