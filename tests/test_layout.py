@@ -21,7 +21,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("eqids.runs",),
     ("eqids.planning", "eqids.inference"),
     (
-        "eqids.migrate", "eqids.export", "eqids.reporting", "eqids.diagnosis",
+        "eqids.migrate",
+        "eqids.export",
+        "eqids.reporting",
+        "eqids.diagnosis",
         "eqids.spark",
     ),  # fmt: skip
     ("commands",),
