@@ -89,11 +89,11 @@ def test_a_frozen_llama_reads_texts(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_large_catalog_has_clusters(tmp_path: Path) -> None:
-    """The example's command, with a twentieth of its items."""
+    """The example's command, with a tenth of its items."""
     printed = run_example(
-        EXAMPLES / "million_items.py", str(tmp_path), "50000", "3", folder=tmp_path
+        EXAMPLES / "million_items.py", str(tmp_path), "100000", "3", folder=tmp_path
     )
-    clusters = re.search(r"50,000 items, ([\d,]+) clusters", printed)
+    clusters = re.search(r"100,000 items, ([\d,]+) clusters", printed)
     assert clusters is not None and int(clusters[1].replace(",", "")) > 100
     assert "lazy_adam updates item tables" in printed
 
