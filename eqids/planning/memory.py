@@ -25,10 +25,9 @@ from eqids.model.rope import rope_tables
 from eqids.planning.abstract import AbstractRun, Job
 from sharding import gathered, lookup
 
-_OF_TOKENS = 0.25
-"""Share of the gathered token embeddings and of their gradient that XLA holds while the
-blocks' backward pass needs most (between 0 and a half in the layouts of
-docs/layouts.md)."""
+_HELD = 0.5
+"""Share of the gathered token embeddings that counts at the last two moments below: XLA
+has freed them by then in some of the layouts of docs/layouts.md, and not in others."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,10 @@ class Memory:
         """
         softmax = self.activations + self.head
         backward = self.block_gradients + self.activations + self.working
-        backward += int(_OF_TOKENS * self.tokens)
-        return (
-            self.sums
-            + self.blocks
-            + max(softmax, backward, self.gradients + self.tokens)
-        )
+        table = self.tokens // 2
+        backward += int(_HELD * table)
+        end = self.gradients + table + int(_HELD * table)
+        return self.sums + self.blocks + max(softmax, backward, end)
 
     @property
     def peak(self) -> int:
