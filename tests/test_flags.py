@@ -205,10 +205,15 @@ def test_numbers_are_numbers() -> None:
 
 @each_command
 def test_words_too_many_and_too_few(typed: Typed) -> None:
-    places = [f.name for f in flags_of(typed.kind, typed.positional) if f.positional]
-    said = typed.refusal(*needed(typed), "stray")
-    assert said.startswith("'stray' ")
-    assert (" ".join(places) or "--FLAG stray") in said
+    flags = [f for f in flags_of(typed.kind, typed.positional) if f.positional]
+    places = [f.name for f in flags]
+    if flags and flags[-1].several:
+        found = read(typed.kind, [*needed(typed), "more"], "it", positional=True)
+        assert [str(one) for one in getattr(found, flags[-1].field)][-1] == "more"
+    else:
+        said = typed.refusal(*needed(typed), "stray")
+        assert said.startswith("'stray' ")
+        assert (" ".join(places) or "--FLAG stray") in said
     if needed(typed):
         required = [
             f.name for f in flags_of(typed.kind, typed.positional) if f.required

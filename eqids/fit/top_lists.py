@@ -104,7 +104,9 @@ def pass_over_users(
         ranker: from `make_ranker`.
         lister: from `make_lister`.
     """
-    ranked, slots, log_probs = [], [], []
+    ranked: list[np.ndarray] = []
+    slots: list[np.ndarray] = []
+    log_probs: list[np.ndarray] = []
     for chunk in chunks(dataset, split, jax.device_count()):
         asked = ranker.queries_of(model, chunk)
         ranked.append(np.asarray(ranker.ranks(model, asked))[: chunk.num_users])
@@ -137,11 +139,9 @@ def lists_by(
             scores[row, history] = -np.inf
         values, slots = map(np.asarray, best(scores))
         found = np.where(values > -np.inf, slots, -1)[: chunk.num_users]
-        parts.append(np.pad(found, [(0, 0), (0, k - found.shape[1])], **_PADDING))
+        width = [(0, 0), (0, k - found.shape[1])]
+        parts.append(np.pad(found, width, constant_values=-1))
     return TopLists(np.concatenate(parts).astype(np.int32))
-
-
-_PADDING = {"constant_values": -1}
 
 
 def _seen(chunk: Chunk) -> Int32[np.ndarray, "batch seen"]:

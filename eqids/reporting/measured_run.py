@@ -163,14 +163,17 @@ def _arrays(
         )
         shown = _item_map(opened)
     lists = {"filtered": found.filtered, "unfiltered": found.unfiltered}
+    arrays: dict[str, np.ndarray] = {}
+    for name, one in lists.items():
+        assert one.log_probs is not None
+        arrays |= {f"{name}_slots": one.slots, f"{name}_log_probs": one.log_probs}
     return {
         "ranked": found.ranked,
-        **{f"{name}_slots": one.slots for name, one in lists.items()},
-        **{f"{name}_log_probs": one.log_probs for name, one in lists.items()},
+        **arrays,
         "map_slots": shown.slots,
         "map_position": shown.position,
         "map_cluster": shown.cluster,
-    }  # type: ignore[dict-item]
+    }
 
 
 def _pass(arrays: Mapping[str, np.ndarray]) -> UserPass:

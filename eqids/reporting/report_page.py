@@ -5,7 +5,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from eqids.io.atomic import new_file
-from eqids.reporting.html_parts import element
 from eqids.reporting.item_titles import ItemTitles
 from eqids.reporting.report_data import ReportData
 from eqids.reporting.sections_accuracy import accuracy, slices
@@ -14,7 +13,7 @@ from eqids.reporting.sections_examples import examples
 from eqids.reporting.sections_probability import calibration
 from eqids.reporting.sections_protocol import protocol, summary
 from eqids.reporting.sections_training import training
-from eqids.reporting.svg import escaped
+from eqids.reporting.svg import element, escaped
 
 
 def report_page(data: ReportData) -> str:

@@ -8,7 +8,6 @@ from eqids.reporting.bootstrap import Interval
 from eqids.reporting.charts import IntervalRow, Series, interval_chart, line_chart
 from eqids.reporting.html_parts import (
     details,
-    element,
     figure,
     legend,
     note,
@@ -18,6 +17,7 @@ from eqids.reporting.html_parts import (
 from eqids.reporting.kinds import kinds_of, legend_names
 from eqids.reporting.report_data import ReportData, System, gains
 from eqids.reporting.slices import divisions
+from eqids.reporting.svg import element
 
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
 _KS = tuple(range(1, 51))

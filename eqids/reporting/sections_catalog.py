@@ -5,7 +5,6 @@ import numpy as np
 from eqids.fit.list_metrics import LIST_METRICS, list_metrics
 from eqids.reporting.charts import Series, line_chart, point_chart
 from eqids.reporting.html_parts import (
-    element,
     facts,
     figure,
     legend,
@@ -16,6 +15,7 @@ from eqids.reporting.html_parts import (
 from eqids.reporting.item_titles import ItemTitles
 from eqids.reporting.kinds import kinds_of, legend_names
 from eqids.reporting.report_data import ReportData
+from eqids.reporting.svg import element
 
 _NAMES = ("coverage", "gini", "novelty", "popularity", "diversity", "serendipity")
 _K = 10

@@ -5,11 +5,11 @@ from jaxtyping import Int
 
 from eqids.data.raw.times import date
 from eqids.fit.evaluation import targets_of
-from eqids.reporting.html_parts import details, element, legend, note, section
+from eqids.reporting.html_parts import details, legend, note, section
 from eqids.reporting.item_titles import ItemTitles
 from eqids.reporting.kinds import kinds_of, legend_names
 from eqids.reporting.report_data import ReportData, System
-from eqids.reporting.svg import escaped
+from eqids.reporting.svg import element, escaped
 
 _HISTORY = 10
 """Events of the history that are shown, the newest."""

@@ -9,9 +9,10 @@ from eqids.fit.calibration import (
     reliability,
 )
 from eqids.reporting.charts import Series, line_chart
-from eqids.reporting.html_parts import element, figure, legend, note, section, table
+from eqids.reporting.html_parts import figure, legend, note, section, table
 from eqids.reporting.kinds import kinds_of, legend_names
 from eqids.reporting.report_data import ReportData
+from eqids.reporting.svg import element
 
 _KS = (1, 10)
 _Z = 1.96

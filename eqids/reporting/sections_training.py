@@ -1,9 +1,10 @@
 """The section of a report about training: loss and validation over the steps."""
 
 from eqids.reporting.charts import Series, line_chart
-from eqids.reporting.html_parts import element, figure, legend, note, section
+from eqids.reporting.html_parts import figure, legend, note, section
 from eqids.reporting.kinds import kinds_of, legend_names
 from eqids.reporting.report_data import ReportData, System
+from eqids.reporting.svg import element
 
 MOST_POINTS = 400
 """Most points of a line; longer logs are thinned evenly, the last point kept."""
