@@ -33,7 +33,7 @@ class GpuPart:
     Attributes:
         does: what it measures, in a sentence.
         module: its module in `bench.gpu`, with the function `measure`.
-        share: its share of the time, relative to the others'.
+        shares: by platform, its share of the time, relative to the others'.
         cases: by platform, its cases.
         shares_card: whether another program uses the card too, so that jax must not
             reserve the card's memory.
@@ -41,7 +41,7 @@ class GpuPart:
 
     does: str
     module: str
-    share: float
+    shares: Mapping[GpuPlatform, float]
     cases: Mapping[GpuPlatform, CaseGroups]
     shares_card: bool = False
 
@@ -78,7 +78,7 @@ PARTS: Mapping[str, GpuPart] = MappingProxyType(
         "kernels": GpuPart(
             "attention of each kernel, forward and backward, against float32",
             "kernels_part",
-            1.0,
+            {"gpu": 1.0, "cpu": 0.5},
             {
                 "gpu": (
                     (
@@ -93,7 +93,7 @@ PARTS: Mapping[str, GpuPart] = MappingProxyType(
         "parity": GpuPart(
             "the first losses of two recipes, on this device against float32 on a CPU",
             "parity_part",
-            2.5,
+            {"gpu": 2.5, "cpu": 2.5},
             {
                 "gpu": _apart(ParityCase(_DEFAULT, 20), ParityCase(_TEXT, 20)),
                 "cpu": (
@@ -107,13 +107,13 @@ PARTS: Mapping[str, GpuPart] = MappingProxyType(
         "train": GpuPart(
             "train steps: speed, share of the peak, memory beside what was predicted",
             "train_part",
-            8.0,
+            {"gpu": 8.0, "cpu": 2.5},
             {"gpu": _apart(*STEPS), "cpu": (_TOY_STEPS,)},
         ),
         "peers": GpuPart(
             "the frozen step beside transformers and torch, in turns",
             "peers_part",
-            4.0,
+            {"gpu": 4.0, "cpu": 2.5},
             {
                 "gpu": _apart(
                     PeerCase(StepCase("1b", "heads", 32, 64, 1_682)),
@@ -127,7 +127,7 @@ PARTS: Mapping[str, GpuPart] = MappingProxyType(
         "head": GpuPart(
             "the softmax of large catalogs, and exact top-k in them",
             "head_part",
-            3.0,
+            {"gpu": 3.0, "cpu": 1.5},
             {
                 "gpu": _apart(
                     CatalogCase(1_000_000, 384),
@@ -141,7 +141,7 @@ PARTS: Mapping[str, GpuPart] = MappingProxyType(
         "storage": GpuPart(
             "loading a Llama, saving while training, resuming",
             "storage_part",
-            3.0,
+            {"gpu": 3.0, "cpu": 1.0},
             {
                 "gpu": _apart(
                     LoadedCase("1b"),
@@ -155,7 +155,7 @@ PARTS: Mapping[str, GpuPart] = MappingProxyType(
         "serve": GpuPart(
             "the server under load beside the bare model, prefixes kept or not",
             "served_part",
-            3.0,
+            {"gpu": 3.0, "cpu": 4.5},
             {
                 "gpu": ((ServedCase("smollm2-135m", 10_000, (1, 4, 16, 64), 4.0),),),
                 "cpu": ((ServedCase("nano", 200, (1, 4), 0.5),),),
@@ -165,7 +165,7 @@ PARTS: Mapping[str, GpuPart] = MappingProxyType(
         "profile": GpuPart(
             "one train step by kind of kernel",
             "profile_part",
-            1.0,
+            {"gpu": 1.0, "cpu": 1.0},
             {"gpu": ((StepCase("1b", "heads", 32, 64),),), "cpu": ((_TOY,),)},
         ),
     }

@@ -18,7 +18,8 @@ def part_text(name: str, result: Mapping[str, Any]) -> str:
     device = environment.get("device", "no device")
     lines = [
         f"== {name}: {PARTS[name].does}",
-        f"   {result['status']}, {result['seconds']:.0f} s, {device}",
+        f"   {result['status']}, {result['seconds']:.0f} s, of processors "
+        f"{result['cpu_seconds']:.0f} s, {device}",
         *_tables(result["rows"]),
     ]
     lines += [f"  left out: {case}: {why}" for case, why in result["left_out"]]

@@ -8,6 +8,7 @@ import dataclasses
 import glob
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from eqids.io.atomic import write_json
 
 PartStatus = Literal["measured", "failed", "stopped", "left out", "not run"]
 PartResult = dict[str, Any]
-"""JSON values: status, seconds, rows, errors, left_out, environment, commit."""
+"""JSON values: status, seconds, cpu_seconds, rows, errors, left_out, environment,
+commit."""
 
 _NVIDIA = "/dev/nvidia[0-9]*", "/dev/dxg", "/dev/nvhost*"
 _GRACE = 1.3
@@ -71,9 +73,9 @@ def measure_parts(
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         for at, name in enumerate(todo):
-            shares = sum(PARTS[later].share for later in todo[at:])
+            shares = [PARTS[one].shares[options.platform] for one in todo[at:]]
             left = end - time.monotonic()
-            seconds = left * PARTS[name].share / shares
+            seconds = left * shares[0] / sum(shares)
             parts[name] = _part(options, name, seconds, min(left, _GRACE * seconds))
             whole["gpu"]["parts"] = {one: parts[one] for one in PARTS if one in parts}
             if options.json is not None:
@@ -121,12 +123,13 @@ def _begun(options: GpuOptions) -> dict[str, Any]:
 def _part(options: GpuOptions, name: str, seconds: float, most: float) -> PartResult:
     """The result of a part, of all its processes."""
     result: PartResult = {
-        "status": "not run", "seconds": 0.0, "rows": [], "errors": [], "left_out": [],
-        "environment": None, "commit": machine.commit(),
+        "status": "not run", "seconds": 0.0, "cpu_seconds": 0.0,
+        "rows": [], "errors": [], "left_out": [], "environment": None,
+        "commit": machine.commit(),
     }  # fmt: skip
     if seconds < _LEAST:
         return result
-    start = time.monotonic()
+    start, before = time.monotonic(), _cpu_seconds()
     groups = PARTS[name].cases[options.platform]
     for group, cases in enumerate(groups):
         spent = time.monotonic() - start
@@ -143,8 +146,15 @@ def _part(options: GpuOptions, name: str, seconds: float, most: float) -> PartRe
             )  # fmt: skip
             _add(result, *_run(task, most - spent))
     result["seconds"] = time.monotonic() - start
+    result["cpu_seconds"] = _cpu_seconds() - before
     result["status"] = _status(result)
     return result
+
+
+def _cpu_seconds() -> float:
+    """The processor time of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _status(result: PartResult) -> PartStatus:
