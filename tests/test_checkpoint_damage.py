@@ -72,8 +72,8 @@ def test_no_byte_of_a_part_is_unguarded(
     tiny(monkeypatch)
     tree = {"a": jnp.arange(float(size))}
     path = save(tmp_path, 1, tree, {})
-    (chunk,) = read_manifest(path).arrays["a"].chunks
-    assert (chunk.file is not None) is (size == 251)
+    begins = any(file.start > 0 for file in read_manifest(path).files.values())
+    assert begins is (size == 251)
     start = random.randrange(3)
     for file in (path / "arrays").rglob("*"):
         whole = file.read_bytes() if file.is_file() else b""

@@ -9,7 +9,7 @@ It holds (here of a run of 900 steps, shortened):
        "params/llama/blocks/wq": {
          "shape": [2, 2, 32, 64], "dtype": "float32",
          "chunk": [2, 2, 32, 64],         the shape of one chunk
-         "chunks": [["0-0", "blake3:693ff9…", "d/4e70…"]],   see `ChunkRecord`
+         "chunks": [["0-0", "blake3:693…"]], each chunk's part, and digest of its values
          "key": null},                    of random keys: the generator's name
        …},
      "files": {                           every other file of the folder
@@ -67,9 +67,6 @@ class ChunkRecord(NamedTuple):
     """The part that holds it; see store.py."""
     digest: str
     """Of its values, in C order and little endian; see eqids/io/digests.py."""
-    file: str | None = None
-    """The file of the part that begins with these values, if there is one; it can be
-    read without tensorstore."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +99,8 @@ class FileRecord:
     digest: str
     """Of its content from byte `start` on; see eqids/io/digests.py."""
     start: int = 0
-    """How many bytes at its beginning are the values of a chunk, whose own digest
-    covers them."""
+    """How many bytes at its beginning are the values of the only chunk of its part,
+    whose own digest covers them; they can be read without tensorstore."""
 
 
 @dataclass(frozen=True)

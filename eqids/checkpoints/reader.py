@@ -174,9 +174,9 @@ class Reader:
         target: Shaped[np.ndarray, "..."],
     ) -> None:
         """Reads a chunk into an array of its size, and compares its digest."""
-        if chunk.file is not None and target.flags.c_contiguous:
-            into = target.reshape(-1).view(np.uint8)
-            path = self._path / PARTS / chunk.part / chunk.file
+        file = self._direct.get(chunk.part)
+        if file is not None and target.flags.c_contiguous:
+            into, path = target.reshape(-1).view(np.uint8), self._path / file
             self._directly(name, chunk, lambda look: read_into(path, 0, into, look))
             return
         try:
@@ -189,11 +189,12 @@ class Reader:
     def _compare(self, name: str, record: ArrayRecord, number: int, extent: Box) -> int:
         """Reads a chunk without keeping it; returns its size."""
         chunk, shape = record.chunks[number], [cut.stop - cut.start for cut in extent]
-        if chunk.file is None:
+        file = self._direct.get(chunk.part)
+        if file is None:
             values = _aligned(record, tuple(shape))
             self._fill(name, chunk, extent, values)
             return values.nbytes
-        path = self._path / PARTS / chunk.part / chunk.file
+        path = self._path / file
         num_bytes = int(np.prod(shape)) * jax.numpy.dtype(record.dtype).itemsize
         self._directly(name, chunk, lambda look: scan(path, 0, num_bytes, look))
         return num_bytes
@@ -225,10 +226,9 @@ class Reader:
     def _check(self, name: str, chunk: ChunkRecord, found: str) -> None:
         if found == chunk.digest:
             return
+        file = self._direct.get(chunk.part)
         reason = "its digest differs from the manifest's"
-        if chunk.file is not None:
-            reason = damaged_file(f"{PARTS}/{chunk.part}/{chunk.file}")
-        raise self._damage(name, chunk.part, reason)
+        raise self._damage(name, chunk.part, damaged_file(file) if file else reason)
 
     @cached_property
     def _files_by_part(self) -> Mapping[str, Mapping[str, FileRecord]]:
@@ -238,6 +238,17 @@ class Reader:
             if folder == PARTS:
                 found.setdefault(rest.partition("/")[0], {})[name] = record
         return found
+
+    @cached_property
+    def _direct(self) -> Mapping[str, str]:
+        """The file of each part that begins with the values of the part's only
+        chunk."""
+        return {
+            part: name
+            for part, files in self._files_by_part.items()
+            for name, record in files.items()
+            if record.start > 0
+        }
 
     @cached_property
     def _context(self) -> ts.Context:

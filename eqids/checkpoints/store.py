@@ -218,7 +218,7 @@ def _write_part(
     direct = _begins_with(batch[0], files) if len(batch) == 1 else None
     return Written(
         {
-            (chunk.name, chunk.number): ChunkRecord(part, found, direct)
+            (chunk.name, chunk.number): ChunkRecord(part, found)
             for chunk, found in zip(batch, digests, strict=True)
         },
         {
