@@ -296,7 +296,13 @@ def test_help_says_what_a_flag_against_a_default_does(typed: Typed) -> None:
 def test_every_flag_of_long_commands_has_a_group() -> None:
     groups = {
         TrainConfig: "model data optimisation checkpoints devices expert".split(),
-        PrepareConfig: ["source", "columns", "catalog and clusters", "expert"],
+        PrepareConfig: [
+            "source",
+            "columns",
+            "catalog and clusters",
+            "engine",
+            "expert",
+        ],  # fmt: skip
     }
     for kind, names in groups.items():
         found = {flag.field: group_of(flag.declared) for flag in flags_of(kind)}
