@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from eqids.cli import check_output, parse, run_as_process, say
-from eqids.config import ReportConfig
+from eqids.cli import LOADING, check_output, parse, run_as_process, say, waiting
+from eqids.config import ReportConfig, require
 
 DESCRIPTION = """Draw a report of one run, or of several beside each other.
 
@@ -25,9 +25,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates what has not been evaluated yet, and writes the page."""
     config = parse(ReportConfig, argv, "eqids.report", DESCRIPTION, positional=True)
     check_output(config.output, "--output")
+    for path in config.run:
+        require(
+            path.is_dir(),
+            f"{path}: no such folder, wanted a run's DIR or a checkpoint DIR/STEP",
+        )
     # Imported here: --help and a mistyped flag do not wait for jax.
-    from eqids.reporting.report_data import report_data
-    from eqids.reporting.report_page import write_report
+    with waiting(LOADING):
+        from eqids.reporting.report_data import report_data
+        from eqids.reporting.report_page import write_report
 
     size = write_report(report_data(config, say), config.output)
     say(f"written to {config.output} ({size / 1e6:.1f} MB): open it in a browser")
