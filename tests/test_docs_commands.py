@@ -35,7 +35,7 @@ def refusal(typed: str) -> str | None:
     command = COMMANDS[module]
     try:
         if list(command.kinds) == [""]:
-            read(command.kinds[""], words, module)
+            read(command.kinds[""], words, module, positional=command.positional)
         else:
             read_command(command.kinds, words, module, positional=command.positional)
     except UserError as error:

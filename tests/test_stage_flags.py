@@ -69,6 +69,7 @@ TABLE: dict[str, tuple[Any, Any, Any]] = {
     "id_dropout": (0.4, 0.2, 0.1),
     "item_optimizer": ("dense", "adagrad", "auto"),
     "remat": (True, False, False),
+    "unroll_layers": (True, False, False),
     "attention": ("xla", "cudnn", "auto"),
     "layout": ("fsdp", "tensor", "data"),
     "log_every": (3, 4, 50),
