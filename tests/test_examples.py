@@ -102,4 +102,4 @@ def test_a_large_catalog_has_clusters(tmp_path: Path) -> None:
 def test_feedback_becomes_training_data(tmp_path: Path) -> None:
     printed = run_example(EXAMPLES / "feedback_loop.py", folder=tmp_path)
     assert "100 users became 101" in printed
-    assert printed.count("after ") == 2
+    assert "after one track: [" in printed and "after five tracks: [" in printed
