@@ -31,8 +31,12 @@ _DISCONNECT_WITHIN_S = 30
 
 
 def is_first() -> bool:
-    """Returns whether this is process 0, which prints and writes for all."""
-    return jax.process_index() == 0
+    """Returns whether this is process 0, which prints and writes for all.
+
+    A process that has not joined a run is. Asking jax for its index would start its
+    devices, after which no process can join.
+    """
+    return distributed.global_state.process_id == 0
 
 
 def meet(mesh: Mesh) -> None:
