@@ -20,8 +20,9 @@ What needs the model of a checkpoint (`eqids-to-hf`, `eqids-to-orbax`, `items`) 
 `eqids/export`.
 """  # noqa: E501 (a table)
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eqids.io.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from convert.hf_config import (
@@ -40,9 +41,5 @@ else:
         "load_llama": "hf_llama",
         "save_llama": "hf_write",
     }
-
-    def __getattr__(name: str) -> Any:
-        """Imports a name on first use: --help does not wait for jax."""
-        if name not in _FILES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"convert.{_FILES[name]}"), name)
+    # --help does not wait for jax.
+    __getattr__ = lazy_names(__name__, _FILES)

@@ -1,7 +1,8 @@
 """Raw interactions to a dataset folder, and the folder to batches."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eqids.io.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from eqids.data.dataset import Dataset as Dataset
@@ -23,9 +24,5 @@ else:
         "open_dataset": "read",
         "write_dataset": "write",
     }
-
-    def __getattr__(name: str) -> Any:
-        """Imports a name on first use: batches need neither pandas nor pyarrow."""
-        if name not in _FILES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"eqids.data.{_FILES[name]}"), name)
+    # Batches need neither pandas nor pyarrow.
+    __getattr__ = lazy_names(__name__, _FILES)

@@ -1,7 +1,8 @@
 """Training and evaluation: which weights train, the step, the loop, metrics."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eqids.io.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from eqids.fit.evaluation import evaluate as evaluate, make_ranker as make_ranker
@@ -26,9 +27,5 @@ else:
         "StepConfig": "step_config",
         "trainable": "strategy",
     }
-
-    def __getattr__(name: str) -> Any:
-        """Imports a name on first use: a step needs nothing that opens datasets."""
-        if name not in _FILES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"eqids.fit.{_FILES[name]}"), name)
+    # A step needs nothing that opens datasets.
+    __getattr__ = lazy_names(__name__, _FILES)

@@ -30,7 +30,12 @@ def report_page(data: ReportData) -> str:
         accuracy(data), training(data), slices(data), calibration(data), catalog(data),
         item_map(data, titles), examples(data, titles), protocol(data),
     ]  # fmt: skip
-    style = (files("eqids.reporting") / "report.css").read_text(encoding="utf-8")
+    # The colours are those of the server's page.
+    sheets = (
+        files("eqids.inference.server") / "page" / "palette.css",
+        files("eqids.reporting") / "report.css",
+    )
+    style = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
     names = ", ".join(one.label for one in data.runs)
     body = [
         '<a class="skip" href="#accuracy">Skip to the results</a>',
