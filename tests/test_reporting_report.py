@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page
 from pytest import CaptureFixture
 from runs import refused, save_noisy
 
+from bench.paired_bootstrap import paired_bootstrap
 from eqids import report
 from eqids.cli.command_line import read
 from eqids.config import ReportConfig, TrainConfig
@@ -143,6 +144,15 @@ def test_intervals_are_those_of_the_normal_distribution() -> None:
     # Paired: a difference that every user has has no spread, though both means have.
     (found,) = bootstrap.means(values[:, :1] - (values[:, :1] - 0.25))
     assert found.low == pytest.approx(0.25, abs=1e-4) == found.high
+
+
+def test_intervals_are_those_of_drawing_users_one_sample_after_another() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random((2, 300))
+    loop = paired_bootstrap(ours, theirs, seed=3, draws=200)
+    (found,) = Bootstrap(300, 3, draws=200).means((ours - theirs)[:, None])
+    for name in ("mean", "low", "high"):
+        assert getattr(found, name) == pytest.approx(getattr(loop, name), abs=1e-6)
 
 
 def test_intervals_of_runs_hold_their_means(data: ReportData) -> None:

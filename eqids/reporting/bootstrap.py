@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float64, UInt8
 
 DRAWS = 1_000
 """Samples of users."""
+_TOGETHER = 64
+"""Samples that are averaged at once; all of them take a byte a user."""
 _LEVEL = (0.025, 0.975)
 
 
@@ -42,8 +44,9 @@ class Bootstrap:
             draws: number of samples.
         """
         rng = np.random.default_rng(seed)
-        self._weight = np.empty((draws, num_users), np.float32)
-        for row in self._weight:
+        # How often each user is drawn: a number above 255 is as good as impossible.
+        self._times = np.empty((draws, num_users), np.uint8)
+        for row in self._times:
             drawn = rng.integers(0, num_users, num_users)
             row[:] = np.bincount(drawn, minlength=num_users)
 
@@ -59,11 +62,14 @@ class Bootstrap:
             members: the users of the mean, by default all. A sample without any of
                 them is left out.
         """
-        weight = self._weight
-        if members is not None:
-            weight, values = weight[:, members], values[members]
-        total = weight.sum(axis=1, dtype=np.float64)
-        sampled = self._sums(weight, values)[total > 0] / total[total > 0, None]
+        chosen = slice(None) if members is None else np.flatnonzero(members)
+        values = values[chosen]
+        sums = [
+            self._sums(self._times[at : at + _TOGETHER, chosen], values)
+            for at in range(0, len(self._times), _TOGETHER)
+        ]
+        total, summed = map(np.concatenate, zip(*sums, strict=True))
+        sampled = summed[total > 0] / total[total > 0, None]
         low, high = np.quantile(sampled, _LEVEL, axis=0)
         mean = values.mean(axis=0)
         return [
@@ -73,7 +79,10 @@ class Bootstrap:
 
     @staticmethod
     def _sums(
-        weight: Float32[np.ndarray, "draw user"],
+        times: UInt8[np.ndarray, "draw user"],
         values: Float[np.ndarray, "user system"],
-    ) -> Float64[np.ndarray, "draw system"]:
-        return (weight @ values.astype(np.float32)).astype(np.float64)
+    ) -> tuple[Float64[np.ndarray, " draw"], Float64[np.ndarray, "draw system"]]:
+        """How many users some samples have, and the sums of their values."""
+        weight = times.astype(np.float32)
+        summed = weight @ values.astype(np.float32)
+        return weight.sum(axis=1, dtype=np.float64), summed.astype(np.float64)
