@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eqids.cli import LOADING, parse_command, run_as_process, waiting
+from eqids.cli import loading, parse_command, run_as_process
 from eqids.cli.commands import COMMANDS
 
 DESCRIPTION = """Convert weights of others for EqIDs, and of EqIDs for others.
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     # Late, and from a higher level: commands below read their flags before they import
     # what answers them.
-    with waiting(LOADING):
+    with loading():
         from eqids.export.conversions import run_conversion
 
     run_conversion(config)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eqids.cli import LOADING, parse_command, run_as_process, say, waiting
+from eqids.cli import loading, parse_command, run_as_process, say
 from eqids.cli.commands import COMMANDS
 from eqids.config import AddConfig, ChangeConfig, ShowConfig
 
@@ -57,7 +57,7 @@ def _change_and_migrate(
     config: ChangeConfig, dataset: "Dataset", planned: "PlannedChange"
 ) -> None:
     # Imported here: a command without a checkpoint does not wait for jax.
-    with waiting(LOADING):
+    with loading():
         from eqids.migrate.measured_migration import MeasuredMigration
         from eqids.migrate.migration_plan import plan_migration
 

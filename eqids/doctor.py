@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eqids.cli import (
-    LOADING,
     check_output,
+    loading,
     parse,
     run_as_process,
     say_above_bars,
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _findings(config: DoctorConfig) -> Iterator["Finding"]:
-    with waiting(LOADING):
+    with loading():
         from eqids.diagnosis import installed_packages, machine_checks
 
     yield from installed_packages.check_packages()

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from eqids.cli import LOADING, check_output, parse, run_as_process, say, waiting
+from eqids.cli import check_output, loading, parse, run_as_process, say
 from eqids.config import EvaluateConfig
 from eqids.io.atomic import write_json
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output(config.json, "--json")
     check_output(config.per_user, "--per_user")
     # Imported here: --help and a mistyped flag do not wait for jax.
-    with waiting(LOADING):
+    with loading():
         from eqids.fit.user_results import write_user_results
         from eqids.reporting.evaluations import evaluations, result_of
         from eqids.reporting.list_results import result_text

@@ -41,8 +41,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqids.cli import (
-    LOADING,
     config_of,
+    loading,
     make_callable,
     parse,
     reported,
@@ -50,7 +50,6 @@ from eqids.cli import (
     say,
     say_above_bars,
     shell_word,
-    waiting,
 )
 from eqids.config import PrepareConfig, require
 
@@ -133,7 +132,7 @@ def _prepared(
     recorded_source: str | None = None,
 ) -> "Dataset":
     """Prepares a dataset; the command and the function share it."""
-    with waiting(LOADING):
+    with loading():
         from eqids.data.preparation import prepare
         from eqids.data.raw.collected_events import after_recorded_dataset
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eqids.cli import (
-    LOADING,
     Counted,
     check_output,
+    loading,
     one_line,
     parse,
     run_as_process,
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not config.to_folder:
         check_output(config.output, "--output", config.overwrite)
     # Imported here: --help and a mistyped flag do not wait for jax.
-    with waiting(LOADING):
+    with loading():
         from eqids.inference.compilation_cache import keep_compiled_programs
         from eqids.inference.open import open_model
         from eqids.inference.recommender import Recommender

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eqids.cli import LOADING, check_output, parse, run_as_process, say, waiting
+from eqids.cli import check_output, loading, parse, run_as_process, say
 from eqids.config import ReportConfig, require
 
 DESCRIPTION = """Draw a report of one run, or of several beside each other.
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{path}: no such folder, wanted a run's DIR or a checkpoint DIR/STEP",
         )
     # Imported here: --help and a mistyped flag do not wait for jax.
-    with waiting(LOADING):
+    with loading():
         from eqids.reporting.report_data import report_data
         from eqids.reporting.report_page import write_report
 

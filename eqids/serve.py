@@ -5,12 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from eqids.cli import (
-    LOADING,
     Counted,
+    loading,
     parse,
     run_as_process,
     say,
-    waiting,
     warn,
 )
 from eqids.config import ServeConfig, require
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"eqids.serve needs {', '.join(missing)}: pip install 'eqids[serve]'",
     )
     # Imported here: --help and a mistyped flag do not wait for jax.
-    with waiting(LOADING):
+    with loading():
         from eqids.inference.server.web_server import ServerOutput, serve
 
     counted = Counted(_COMPILING, 0, "programs")

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from eqids.cli import (
-    LOADING,
     config_of,
+    loading,
     make_callable,
     parse,
     reported,
     run_as_process,
     say,
-    waiting,
 )
 from eqids.config import (
     ML_100K,
@@ -147,7 +146,7 @@ def _joined(
 ) -> TrainConfig:
     """Joins the run's processes; returns its flags with those that it takes over."""
     # Imported late, here and below: --help and a mistyped flag do not wait for jax.
-    with waiting(LOADING):
+    with loading():
         from eqids.runs.taken_over_flags import flags_taken_over
         from sharding import initialize
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from eqids.cli import LOADING, parse_command, run, waiting
+from eqids.cli import loading, parse_command, run
 from eqids.cli.commands import COMMANDS
 from eqids.config import ProveConfig
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fake_devices()
     # Imported here: the package sharding must not import eqids, and --help does not
     # wait for jax.
-    with waiting(LOADING):
+    with loading():
         from eqids.planning.answers import give_answer
 
     give_answer(config)

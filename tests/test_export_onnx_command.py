@@ -190,7 +190,7 @@ def test_an_export_holds_less_than_a_layer(
 ) -> None:
     """By the bytes that Python and NumPy allocate; files are mapped, not read."""
     monkeypatch.setattr(outputs, "PART_BYTES", 1 << 16)
-    monkeypatch.setattr(digests, "_BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(digests, "BLOCK_BYTES", 1 << 16)
     sizes = dataclasses.replace(TINY, width=128, num_layers=6, ffn=2048)
     save_llama(Llama(sizes, key=jax.random.key(0)), tmp_path / "llama")
     flags = TrainConfig(

@@ -6,7 +6,14 @@ import time
 import pytest
 from pytest import CaptureFixture, MonkeyPatch
 
-from eqids.cli import Counted, first_call_announced, messages_to, progress, waiting
+from eqids.cli import (
+    Counted,
+    first_call_announced,
+    loading,
+    messages_to,
+    progress,
+    waiting,
+)
 from eqids.cli.progress import shown_seconds
 
 
@@ -27,6 +34,20 @@ def test_short_waits_say_nothing_and_long_ones_a_line(
         time.sleep(0.2)
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "compiling …\n")
+
+
+def test_a_log_gets_no_line_before_processes_meet(
+    monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    """Each of a run's processes would write it."""
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.01)
+    with loading():
+        time.sleep(0.2)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with loading():
+        time.sleep(0.2)
+    assert "loading libraries … 00:00" in capsys.readouterr().err
 
 
 def test_only_the_first_call_is_announced(

@@ -19,10 +19,10 @@ from eqids.cli.printing import (
     warn as warn,
 )
 from eqids.cli.progress import (
-    LOADING as LOADING,
     Counted as Counted,
     bars_are_shown as bars_are_shown,
     first_call_announced as first_call_announced,
+    loading as loading,
     progress_bar as progress_bar,
     waiting as waiting,
 )

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from tqdm import tqdm
@@ -19,8 +19,6 @@ from eqids.cli.printing import processes_in_use, receiver, say_above_bars
 
 SILENT_SECONDS = 2.0
 """Waits that take no longer are not reported."""
-LOADING = "loading libraries"
-"""What commands do first."""
 _RARER = 3
 """Lines without a terminal come after 2, 6, 18, 54, … seconds."""
 
@@ -46,19 +44,28 @@ def progress_bar(**given: Any) -> "tqdm[Any]":
     return tqdm(**given, disable=not bars_are_shown())
 
 
+def loading() -> AbstractContextManager[None]:
+    """Says on a terminal that libraries are loaded, which commands do first.
+
+    A log gets no line: a run's processes have not met yet, and the first alone prints.
+    """
+    return waiting("loading libraries", logged=False)
+
+
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str, *, logged: bool = True) -> Iterator[None]:
     """Says what is waited for, once that has taken two seconds.
 
     It is for waits without a known end. On a terminal it shows the elapsed time.
 
     Args:
         what: what happens, `compiling the train step`.
+        logged: whether it is said without a terminal, too.
     """
     ended = threading.Event()
     context = contextvars.copy_context()
     thread = threading.Thread(
-        target=context.run, args=(_watch, what, ended), daemon=True
+        target=context.run, args=(_watch, what, ended, logged), daemon=True
     )
     thread.start()
     try:
@@ -68,7 +75,7 @@ def waiting(what: str) -> Iterator[None]:
         thread.join()
 
 
-def _watch(what: str, ended: threading.Event) -> None:
+def _watch(what: str, ended: threading.Event, logged: bool) -> None:
     with progress_bar(
         desc=what,
         bar_format="{desc} … {elapsed}",
@@ -78,7 +85,8 @@ def _watch(what: str, ended: threading.Event) -> None:
         if ended.wait(SILENT_SECONDS):
             return
         if bar.disable:
-            say_above_bars(f"{what} …", error=True)
+            if logged:
+                say_above_bars(f"{what} …", error=True)
             return
         bar.refresh()
         while not ended.wait(1):
