@@ -191,7 +191,7 @@ def test_an_export_holds_less_than_a_layer(
     """By the bytes that Python and NumPy allocate; files are mapped, not read."""
     monkeypatch.setattr(outputs, "PART_BYTES", 1 << 16)
     monkeypatch.setattr(digests, "BLOCK_BYTES", 1 << 16)
-    sizes = dataclasses.replace(TINY, width=128, num_layers=6, ffn=2048)
+    sizes = dataclasses.replace(TINY, width=128, num_layers=6, ffn=4096)
     save_llama(Llama(sizes, key=jax.random.key(0)), tmp_path / "llama")
     flags = TrainConfig(
         data_dir=dataset.path, item_width=8, adapter="linear", train=train,
@@ -199,7 +199,7 @@ def test_an_export_holds_less_than_a_layer(
     )  # fmt: skip
     save_noisy(tmp_path / "run", flags, dataset)
     config = EqidsToOnnxConfig(tmp_path / "run", tmp_path / "out", verify=0)
-    layer = 4 * 128 * (3 * 2048 + 2 * 2 * 8 + 2 * 8 + 2)
+    layer = 4 * 128 * (3 * 4096 + 2 * 2 * 8 + 2 * 8 + 2)
     eqids_to_onnx(config)  # imports what it needs
     with stored_model(config) as stored:
         tracemalloc.start()
