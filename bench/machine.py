@@ -1,6 +1,7 @@
 """The machine of a measurement, and the memory of a process."""
 
 import importlib.metadata
+import mmap
 import os
 import platform
 import re
@@ -127,6 +128,18 @@ def _busy_ticks() -> int | None:
 def free_bytes() -> int:
     """Returns the memory that a new process can use without swapping."""
     return _kib("/proc/meminfo", "MemAvailable") or 2**62
+
+
+def take_pages(num_bytes: int) -> None:
+    """Touches so much memory and gives it back to the system.
+
+    A virtual machine returns unused memory to its host after some seconds, and getting
+    it back takes several times as long as clearing it. After this, who allocates next
+    does not pay for that.
+    """
+    with mmap.mmap(-1, num_bytes) as memory:
+        for start in range(0, num_bytes, mmap.PAGESIZE):
+            memory[start] = 1
 
 
 def reset_peak() -> None:

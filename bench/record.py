@@ -118,6 +118,29 @@ class Section:
         return {**self.keys, "notes": list(self.notes), "rows": rows}
 
 
+def joined(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Returns rows with the repetitions of all that have the same name and work.
+
+    The first of them stays, with the largest of each fact.
+    """
+    found: dict[tuple[str, str], ResultRow] = {}
+    for row in rows:
+        before = found.get((row.name, row.work))
+        if before is not None:
+            timing = Timing(
+                before.timing.wall + row.timing.wall,
+                before.timing.cpu + row.timing.cpu,
+            )
+            names = before.facts.keys() | row.facts.keys()
+            facts = {
+                name: max(one.facts[name] for one in (before, row) if name in one.facts)
+                for name in sorted(names)
+            }
+            row = dataclasses.replace(before, timing=timing, facts=facts)
+        found[row.name, row.work] = row
+    return list(found.values())
+
+
 def find(
     rows: Sequence[ResultRow], name: str, work: str, **case: float
 ) -> ResultRow | None:
