@@ -53,6 +53,15 @@ class LoadResult:
     latencies: Sequence[float]
     failed: int
 
+    @classmethod
+    def of_parts(cls, parts: "Sequence[LoadResult]") -> "LoadResult":
+        """Returns loads that came one after the other as one."""
+        return cls(
+            sum(part.seconds for part in parts),
+            sorted(itertools.chain(*(part.latencies for part in parts))),
+            sum(part.failed for part in parts),
+        )
+
     @property
     def rate(self) -> float:
         """Good answers a second."""
