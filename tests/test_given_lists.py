@@ -12,7 +12,9 @@ from runs import refused
 
 import eqids
 from eqids import evaluate
+from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.raw.id_files import read_table
 from eqids.fit.evaluation import targets_of
 from eqids.fit.ranking import user_metrics
 
@@ -37,6 +39,19 @@ def top(dataset: Dataset, finished: Path) -> pd.DataFrame:
     recommender = eqids.load(finished, compilation_cache=False)
     frame = recommender.recommend(pd.concat(parts), k=27, filter_seen=False)
     return frame[["user", "item", "rank"]]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_tables_of_ids_may_have_any_delimiter(delimiter: str, tmp_path: Path) -> None:
+    wanted = pd.DataFrame(
+        {"name": ["é b", ""], "user": ["007", "a,b;c"], "x": ["", "NA"]}
+    )
+    path = tmp_path / "table.csv"
+    wanted.to_csv(path, index=False, sep=delimiter)
+    found = read_table(path, ["user"])
+    assert found.to_dict("list") == wanted.to_dict("list")
+    with pytest.raises(UserError, match="no column 'item', .* it has name, user, x"):
+        read_table(path, ["user", "item"])
 
 
 def test_targets_have_the_ranks_of_the_model_in_its_lists(
@@ -138,7 +153,7 @@ def test_wrong_lists_are_one_sentence(
     assert "row 2: column 'item' is empty" in refusal(f"user,item\n{user},a\n{user},\n")
     assert "rank is 'x', wanted a number" in refusal(f"user,item,rank\n{user},a,x\n")
     assert "none of its 1 users is in" in refusal("user,item\nnobody,item 1\n")
-    assert "cannot be read" in refusal("")
+    assert "lists.csv is empty" in refusal("")
     said = refused(evaluate.main, ["--recommendations", "x.csv"], capsys)
     assert "needs --data_dir" in said
     more = ["--checkpoint", "runs/x", "--data_dir", "d"]

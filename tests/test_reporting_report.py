@@ -214,7 +214,7 @@ def test_what_cannot_be_compared_is_refused(
     assert "--output" in said and "cannot be written" in said
     (tmp_path / "users.csv").write_text("name,plan\na,b\n")
     wrong = ("--user_columns", str(tmp_path / "users.csv"))
-    assert "wanted user and others" in refusal(str(run), *wrong)
+    assert "no column 'user', wanted user; it has name" in refusal(str(run), *wrong)
     (tmp_path / "users.csv").write_text("user,plan\na,b\n")
     assert "none of its 1 users is evaluated" in refusal(str(run), *wrong)
 

@@ -261,3 +261,40 @@ def test_bad_orders_are_explained(
     source = f"csv:{write_csv(tmp_path / 'a', rows, names)}"
     with pytest.raises(UserError, match=message):
         prepared(tmp_path, source, **{"order_column": "position", **settings_})
+
+
+@pytest.mark.parametrize(
+    ("form", "written"),
+    [("%d.%m.%Y", "05.01.2024"), ("%m/%d/%y %I:%M %p", "01/05/24 06:30 PM"),
+     ("%d %b %Y", "5 Jan 2024")],
+)  # fmt: skip
+def test_times_of_a_given_form_are_those_of_python(
+    form: str, written: str, tmp_path: Path
+) -> None:
+    later = dt.datetime(2024, 2, 17).strftime(form)
+    last = dt.datetime(2024, 3, 1).strftime(form)
+    rows = [("a", 1, later), ("a", 2, written), ("a", 3, last)]
+    rows += [("b", n, written) for n in (1, 2, 3)]
+    path = write_csv(tmp_path / "plays.csv", rows)
+    dataset = prepared(tmp_path, f"csv:{path}", time_format=form)
+    histories = item_histories(dataset)
+    assert histories["a"] == [2, 1, 3]
+    expected = dt.datetime.strptime(written, form).replace(tzinfo=dt.UTC)
+    assert dataset.times is not None
+    assert int(dataset.times.min()) == int(expected.timestamp())
+
+
+def test_times_of_another_form_are_refused(tmp_path: Path) -> None:
+    rows = [("a", 1, "05.01.2024"), ("a", 2, "05/01/2024"), ("a", 3, "06.01.2024")]
+    path = write_csv(tmp_path / "plays.csv", rows)
+    wanted = r"'05/01/2024' in row 2, wanted a time like 31.12.2024 \(--time_format"
+    with pytest.raises(UserError, match=wanted):
+        prepared(tmp_path, f"csv:{path}", time_format="%d.%m.%Y")
+    with pytest.raises(UserError, match="in row 1, .*; --time_format reads others"):
+        prepared(tmp_path, f"csv:{path}")
+    with pytest.raises(UserError, match="wanted a form with a year, a month and a day"):
+        prepared(tmp_path, f"csv:{path}", time_format="dd.mm.yyyy")
+    numbers = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({n: [1, 2] for n in HEADER}), numbers)
+    with pytest.raises(UserError, match="'timestamp' of .* is int64, wanted text"):
+        prepared(tmp_path, f"parquet:{numbers}", time_format="%d.%m.%Y")

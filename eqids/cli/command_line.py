@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from eqids.cli.flags import Flag, build, flags_of
@@ -227,7 +228,10 @@ def _refuse_stray(words: _Words, word: str) -> NoReturn:
         raise UserError(
             f"{word!r} is one word too many, wanted {words.command} {wanted}"
         )
+    name = "data_dir" if (Path(word) / "dataset.json").exists() else "checkpoint"
+    known = any(flag.field == name for flag in words.flags.values())
+    meant = f"--{name}" if known and Path(word).is_dir() else "--FLAG"
     raise UserError(
-        f"{word!r} belongs to no flag, wanted --FLAG {word}, or quotes around a value "
+        f"{word!r} belongs to no flag, wanted {meant} {word}, or quotes around a value "
         f"with spaces; {words.command} --help lists the flags"
     )

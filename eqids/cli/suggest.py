@@ -33,6 +33,8 @@ def answer(spelled: str, command: str, flags: Sequence[Flag]) -> str:
             return f"{start}, wanted the value without a flag: {command} {places}"
     if meant is not None:
         return start + _clause(meant)
+    if near is not None and _singular(near) == _singular(name):
+        return f"{start}; did you mean {near}?"
     for other, others in _flags_by_command().items():
         if f"--{name}" in others:
             return f"{start}, but python -m {other} has --{name}"
@@ -87,6 +89,10 @@ def _typed(flag: Flag) -> str:
 
 def _plain(spelled: str) -> str:
     return spelled.lstrip("-").replace("-", "_").lower()
+
+
+def _singular(text: str) -> str:
+    return _letters(text).removesuffix("s")
 
 
 def _letters(text: str) -> str:

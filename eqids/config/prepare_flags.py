@@ -1,5 +1,6 @@
 """The flags of `python -m eqids.prepare`: a field each, with its group and its help."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,9 @@ class PrepareConfig:
     time_unit: TimeUnit | None = grouped("columns", None)
     """Unit of times that are numbers. By default seconds, unless all times would then
     be before 1971 or after 2100 and another unit fits."""
+    time_format: str | None = grouped("columns", None)
+    """Form of times that are text, such as %d.%m.%Y or '%m/%d/%Y %H:%M'. By default
+    2024-05-01 12:30:00 and its like (duckdb only)."""
     order_column: str | None = grouped("columns", None)
     """Column that orders a user's events (numbers, dates or timestamps), for data
     whose times are missing or too coarse to order events. Times are then optional."""
@@ -142,6 +146,7 @@ class PrepareConfig:
         self._check_core()
         self._check_append()
         self._check_spark()
+        self._check_time_format()
         check_flags(self, "seed", SEED)
         check_flags(self, "free_share", SHARE)
         self._check_vectors()
@@ -224,6 +229,23 @@ class PrepareConfig:
         require(
             self.engine == "spark" or not self.source.startswith("table:"),
             f"--source {self.source} is a table of Spark, wanted --engine spark too",
+        )
+
+    def _check_time_format(self) -> None:
+        form = self.time_format
+        if form is None:
+            return
+        found = set(re.findall("%(.?)", form))
+        day = "j" in found or ("d" in found and bool(found & set("mbB")))
+        require(
+            found <= set("dmyYbBjHIMSfp%") and bool(found & set("yY")) and day,
+            f"--time_format is {form!r}, wanted a form with a year, a month and a day, "
+            "such as '%d.%m.%Y' or '%m/%d/%y %I:%M %p'",
+        )
+        require(
+            self.engine == "duckdb",
+            f"--time_format {form} is for --engine duckdb; with spark, convert the "
+            "column before, such as by to_timestamp",
         )
 
     def _check_vectors(self) -> None:

@@ -17,8 +17,8 @@ def summary(dataset: Dataset) -> str:
         f"{counts.items_untrained:,} in no training event)",
         "events": f"{info.num_events:,} of {counts.rows_read:,} rows, density "
         f"{density:.2%} ({counts.missing_dropped:,} without a value, "
-        f"{counts.rated_lower:,} rated lower, {counts.duplicates_dropped:,} "
-        f"duplicates, {counts.rare_dropped:,} rare)",
+        f"{counts.rated_lower:,} rated lower, {counts.duplicates_dropped:,} with the "
+        f"user, item and time of another, {counts.rare_dropped:,} rare)",
         "times": _times(dataset),
         "ties": f"{counts.tied_neighbours:,} neighbours with equal times, ordered by "
         f"{_TIES[info.protocol.ties]}",

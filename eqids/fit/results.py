@@ -159,6 +159,10 @@ def full_result(
     }
 
 
+_MANY_SEEN = 0.1
+"""Share of targets that were seen before from which on a table explains it."""
+
+
 def reasons_left_out(dataset: Dataset) -> dict[str, str]:
     """Returns why baselines are left out, for those for which a dataset is too
     large."""
@@ -200,15 +204,38 @@ def table(result: Mapping[str, Any]) -> str:
                 cells = "".join(_cell(values[side].get(name)) for name in _SHOWN)
                 lines.append(f"  {name:14}{cells}")
     if lists is None:
-        lines.append(
-            f"negative log-likelihood {result['nll']:.4f}; "
-            f"{100 * result['seen_target_share']:.1f}% of targets were seen before"
-        )
+        lines.append(f"negative log-likelihood {result['nll']:.4f}")
+        lines.append(_seen(result))
     for name, reason in result["left_out"].items():
         lines.append(f"no baseline {BASELINES[name].label}: {reason}")
     if result["behind"]:
         lines.append(_behind(result))
     return "\n".join(lines)
+
+
+def _seen(result: Mapping[str, Any]) -> str:
+    """Says how many targets were seen before, and what that means if they are many."""
+    share = result["seen_target_share"]
+    line = f"{100 * share:.1f}% of targets were seen before"
+    if share <= _MANY_SEEN:
+        return line
+    line += (
+        ": they count as missed where seen items are filtered; if people take items "
+        "again, go by 'seen kept', and recommend with --keep_seen"
+    )
+    scores = {
+        name: result[name]["unfiltered"]["ndcg@10"]
+        for name in BASELINES
+        if result.get(name) is not None
+    }
+    own = result["unfiltered"]["ndcg@10"]
+    better = sorted((-score, name) for name, score in scores.items() if score > own)
+    if not better:
+        return line
+    named = [f"{BASELINES[name].label} {_short(-score)}" for score, name in better]
+    return (
+        f"{line}\nbehind counting there: {', '.join(named)}, this model {_short(own)}"
+    )
 
 
 def _cell(value: float | None) -> str:

@@ -120,12 +120,12 @@ def _by_columns(
     path: Path, dataset: Dataset, users: Int[np.ndarray, " user"]
 ) -> list[Division]:
     """A division by each column of a file."""
-    frame = read_table(path)
+    frame = read_table(path, ("user",))
     names = [str(name) for name in frame.columns if name != "user"]
     require(
-        "user" in frame.columns and len(names) > 0,
-        f"--user_columns {path} has the columns {', '.join(map(str, frame.columns))}, "
-        "wanted user and others to divide users by",
+        len(names) > 0,
+        f"--user_columns {path} has the column user alone, wanted others to divide "
+        "users by",
     )
     rows = dataset.find_users(frame["user"])
     require(

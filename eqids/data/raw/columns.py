@@ -1,5 +1,6 @@
 """Checks the columns of a source, ids, times and ratings, and gives them types."""
 
+import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -19,6 +20,7 @@ from eqids.data.raw.missing import (
     survey,
 )
 from eqids.data.raw.sources import Source
+from eqids.data.raw.time_format import with_standard_times
 from eqids.data.raw.times import (
     FORMATS,
     SECONDS,
@@ -27,6 +29,7 @@ from eqids.data.raw.times import (
     spells_date,
 )
 
+_EXAMPLE = datetime.datetime(2024, 12, 31, 17, 30)
 _ORDER_WANTED = "wanted numbers, dates or timestamps"
 
 
@@ -63,6 +66,8 @@ def typed_events(
             the first.
     """
     require_id_types(source)
+    if config.time_format is not None:
+        source = with_standard_times(source, config.time_format)
     names = [name for name in source.columns if name != "rating"]
     if config.min_rating is not None:
         _require_rating(source)
@@ -199,7 +204,11 @@ def _times(
     report: Callable[[str], None],
 ) -> tuple[Any, TimeUnit]:
     """The expression of times and their unit."""
-    when, numeric = moments_of(source, "time", found, TIMES_WANTED)
+    form = config.time_format
+    wanted = TIMES_WANTED + "; --time_format reads others, such as %d.%m.%Y"
+    if form is not None:
+        wanted = f"wanted a time like {_EXAMPLE.strftime(form)} (--time_format {form})"
+    when, numeric = moments_of(source, "time", found, wanted)
     column = f"{source.file}: column {source.columns['time']!r}"
     if not numeric:
         require(

@@ -1,6 +1,6 @@
 """Reads files of item ids."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,28 +29,45 @@ def read_id_file(path: Path) -> pd.Series:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         ids = [line.strip() for line in lines]
         return pd.Series([one for one in ids if one], dtype=object)
-    table = read_table(path)
-    require(
-        _COLUMN in table.columns,
-        f"{path} has no column {_COLUMN!r}, the columns are "
-        f"{', '.join(map(str, table.columns))}",
-    )
-    return table[_COLUMN]
+    return read_table(path, [_COLUMN])[_COLUMN]
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     """Reads a table of ids that fits into memory; CSV as text, empty cells included.
 
     Args:
-        path: a Parquet file, or otherwise a CSV file with a header.
+        path: a Parquet file; or a CSV file with a header, whose fields are separated by
+            a comma, a semicolon, a tab or what else `prepare` reads.
+        wanted: columns that it must have.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or lacks a column.
     """
-    with _reading(path):
-        if is_parquet(path):
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    if is_parquet(path):
+        with _reading(path):
+            frame = pd.read_parquet(path)
+    else:
+        frame = _read_csv(path, wanted)
+    for name in wanted:
+        require(
+            name in frame.columns,
+            f"{path} has no column {name!r}, wanted {' and '.join(wanted)}; it has "
+            f"{', '.join(map(str, frame.columns))}",
+        )
+    return frame
+
+
+def _read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+    # Imported here: programs that only run models work without ibis.
+    from eqids.data.raw.engine import engine, reading
+    from eqids.data.raw.tables import ROW, with_header
+
+    with engine() as reader:
+        table = with_header(reader, path, wanted)
+        with reading(path):
+            found = table.table.order_by(ROW).drop(ROW).to_pyarrow()
+        frame: pd.DataFrame = found.rename_columns(list(table.columns)).to_pandas()
+    return frame.fillna("")
 
 
 @contextmanager

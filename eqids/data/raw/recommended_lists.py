@@ -57,13 +57,7 @@ def read_lists(path: Path, dataset: Dataset) -> GivenLists:
         UserError: the file cannot be read, lacks a column, has a missing value or a
             rank that is no number, or none of its users is in the dataset.
     """
-    frame = read_table(path)
-    for name in ("user", "item"):
-        require(
-            name in frame.columns,
-            f"{path} has no column {name!r}, wanted user, item and, if rows are in no "
-            "order, rank",
-        )
+    frame = read_table(path, ("user", "item"))
     for name in {"user", "item", "rank"} & set(frame.columns):
         missing = np.flatnonzero((frame[name].isna() | (frame[name] == "")).to_numpy())
         if len(missing):
