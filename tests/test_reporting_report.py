@@ -1,6 +1,7 @@
 """The report of runs: its numbers, its markup, what it refuses, and it in Chromium."""
 
 import html
+import itertools
 import re
 import shlex
 from dataclasses import replace
@@ -25,11 +26,12 @@ from eqids.data.facts import facts_of
 from eqids.fit.evaluation import target_slots, targets_of
 from eqids.fit.ranking import metrics
 from eqids.reporting.bootstrap import Bootstrap
+from eqids.reporting.charts import Series, line_chart
 from eqids.reporting.report_data import ReportData, report_data
 from eqids.reporting.report_page import report_page
 from eqids.reporting.sections_accuracy import ndcg_intervals
 from eqids.reporting.slices import divisions
-from eqids.reporting.svg import Frame, element, ticks
+from eqids.reporting.svg import Frame, element, text_width, ticks
 from eqids.reporting.train_command import train_command
 from eqids.runs.recipe import resolved
 
@@ -237,6 +239,24 @@ def test_pictures_are_escaped_and_to_scale() -> None:
     assert frame.x(10) == pytest.approx((frame.x(1) + frame.x(100)) / 2)
     assert frame.y(1) == pytest.approx((frame.y(0) + frame.y(2)) / 2)
     assert frame.y(2) < frame.y(0) and frame.x(1) == frame.left
+
+
+@pytest.mark.parametrize("most", [3e-9, 0.07, 19_700, 3e7])
+def test_numbers_of_an_axis_overlap_neither_its_title_nor_each_other(
+    most: float,
+) -> None:
+    one = Series("run", "r0", [0, most], [0, most])
+    picture = line_chart([one], "step", "targets/s", about="")
+    found = re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(end|middle)">(.*?)<', picture
+    )
+    down = [(float(x), text) for x, _, anchor, text in found if anchor == "end"]
+    across = [(float(x), text) for x, _, anchor, text in found if anchor == "middle"]
+    # The title ends 16 pixels from the left.
+    assert len(down) > 2 and all(x - text_width(text) >= 17 for x, text in down)
+    ends = [(x - text_width(t) / 2, x + text_width(t) / 2) for x, t in across]
+    assert len(ends) > 1 and ends[-1][1] <= 460
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(ends))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,18 @@ import numpy as np
 from jaxtyping import Int, UInt16
 
 from eqids.reporting.bootstrap import Interval
-from eqids.reporting.svg import Frame, Number, element, escaped, label, number, ticks
+from eqids.reporting.svg import (
+    Frame,
+    Number,
+    element,
+    escaped,
+    label,
+    number,
+    space_left,
+    text_width,
+    thinned,
+    ticks,
+)
 
 _DOT = 3.5
 _ROW = 17
@@ -83,9 +94,12 @@ def line_chart(
     if not square and not x_ticks and across[-1] > max(xs):
         across = across[:-1]
     x_range = (min(xs), max(xs)) if not square else (y_ticks[0], y_ticks[-1])
-    frame = Frame(x_range, (y_ticks[0], y_ticks[-1]), log_x=log_x)
     shown = [tick for tick in across if x_range[0] <= tick <= x_range[1]]
-    parts = [frame.axes(shown, y_ticks, x_title, y_title)]
+    frame = Frame(
+        x_range, (y_ticks[0], y_ticks[-1]), log_x=log_x, left=space_left(y_ticks),
+        right=max(14, round(text_width(number(shown[-1])) / 2) + 1),
+    )  # fmt: skip
+    parts = [frame.axes(thinned(shown, frame), y_ticks, x_title, y_title)]
     if square:
         ends = frame.path(x_range, x_range)
         parts.append(element("polyline", points=ends, class_="diagonal"))
@@ -126,7 +140,7 @@ def interval_chart(
     height = step * len(rows) + 54
     left = 14 + min(190, int(8 * max(len(_cut(row.label)) for row in rows)))
     frame = Frame((across[0], across[-1]), (0.0, 1.0), height=height, left=left)
-    parts = [frame.axes(across, (), x_title, "")]
+    parts = [frame.axes(thinned(across, frame), (), x_title, "")]
     if across[0] < 0 < across[-1]:
         x = frame.x(0.0)
         bottom = height - frame.bottom
