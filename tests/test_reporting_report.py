@@ -30,7 +30,7 @@ from eqids.reporting.charts import Series, line_chart
 from eqids.reporting.report_data import ReportData, report_data
 from eqids.reporting.report_page import report_page
 from eqids.reporting.sections_accuracy import ndcg_intervals
-from eqids.reporting.slices import divisions
+from eqids.reporting.slices import NO_VALUE, divisions, unit_of
 from eqids.reporting.svg import Frame, element, text_width, ticks
 from eqids.reporting.train_command import train_command
 from eqids.runs.recipe import resolved
@@ -190,6 +190,63 @@ def test_divisions_hold_every_user_once(films: Dataset, columns: Path) -> None:
         np.testing.assert_array_equal(one.members, plans[users] == one.name)
 
 
+def test_users_without_a_value_are_a_group(films: Dataset, tmp_path: Path) -> None:
+    users, _ = targets_of(films, "test")
+    names = films.users()["user"][users].tolist()
+    plans = np.resize(["paid", "", "trial"], len(names)).astype(object)
+    absent = {names[0], names[4]}
+    frame = pd.DataFrame({"user": names, "plan": plans, "joined": "2022"})
+    frame = frame[~frame["user"].isin(absent)]
+    frame.to_csv(tmp_path / "u.csv", index=False)
+    frame["plan"] = frame["plan"].replace("", None)
+    frame.to_parquet(tmp_path / "u.parquet")
+    none = np.array([n in absent for n in names]) | (plans == "")
+    for file in ("u.csv", "u.parquet"):
+        groups = {one.title: one.groups for one in
+                  divisions(films, "test", tmp_path / file)}  # fmt: skip
+        assert [one.name for one in groups["plan"]] == ["paid", "trial", NO_VALUE]
+        np.testing.assert_array_equal(groups["plan"][-1].members, none)
+        assert [one.name for one in groups["joined"]] == ["2022", NO_VALUE]
+
+
+def test_a_column_of_one_value_and_the_seen_targets_are_named(
+    run: Path, films: Dataset, tmp_path: Path
+) -> None:
+    pd.DataFrame({"user": films.users()["user"], "joined": "2022"}).to_csv(
+        tmp_path / "u.csv", index=False
+    )
+    config = ReportConfig(run=(run,), user_columns=tmp_path / "u.csv", examples=0)
+    data = report_data(config, lambda text: None)
+    text = report_page(data)
+    assert re.search(r"all users are in one group: [^<]*joined \(2022\)\.<", text)
+    users, positions = targets_of(films, "test")
+    seen = [
+        films.history(user)[at] in films.history(user)[:at]
+        for user, at in zip(users.tolist(), positions, strict=True)
+    ]
+    np.testing.assert_array_equal(data.target_seen, seen)
+    share = f"{100 * np.mean(seen):.0f}%"
+    assert f"; {share} of the targets are items that the user had before" in text
+    assert f"<dd>{sum(seen)} of {len(users)} ({share})</dd>" in text
+    # Each group says how many users it has, and how many of their targets were seen.
+    for one in divisions(films, "test")[0].groups:
+        own = np.array(seen)[one.members]
+        said = f"{len(own)} users, {100 * own.mean():.0f}% seen"
+        assert f">{one.name}</text>" in text and f">{said}</text>" in text
+    assert ("recommend with --keep_seen" in text) == (np.mean(seen) > 0.1)
+
+
+@pytest.mark.parametrize(
+    ("unit", "seconds"),
+    [("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)],
+)
+def test_gaps_of_nothing_are_named_after_the_unit_of_times(
+    unit: str, seconds: int
+) -> None:
+    times = seconds * (19_000 + np.array([0, 1, 5, 7, 7, 11, 30]))
+    assert unit_of(times) == unit
+
+
 def test_what_cannot_be_compared_is_refused(
     run: Path, films: Dataset, dataset: Dataset, tmp_path: Path,
     capsys: CaptureFixture[str],
@@ -339,6 +396,6 @@ def test_the_commands_train_the_same_run_again(films: Dataset, text: str) -> Non
         for line in text.split("\n")
         if "python -m eqids.report" in line
     )
-    words = shlex.split(report_command.partition("python -m ")[2])
+    words = shlex.split(report_command.rpartition("python -m ")[2])
     config = read(ReportConfig, words[1:], words[0], positional=True)
     assert len(config.run) == 2 and config.user_columns is not None

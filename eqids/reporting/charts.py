@@ -55,11 +55,13 @@ class IntervalRow:
     Attributes:
         label: what is left of it.
         dots: the interval of each system with the class that colours it.
+        detail: what is below the label, such as a number of users.
     """
 
     label: str
     dots: Sequence[tuple[str, str, Interval]]
     """Label, class and interval of each system."""
+    detail: str = ""
 
 
 def line_chart(
@@ -136,9 +138,11 @@ def interval_chart(
     low, high = min(values), max(values)
     across = ticks(min(0.0, low) if zero else low, max(0.0, high) if zero else high, 5)
     most = max(len(row.dots) for row in rows)
-    step = max(_ROW + 4, 10 * most + 8)
+    least = 2 * _ROW + 4 if any(row.detail for row in rows) else _ROW + 4
+    step = max(least, 10 * most + 8)
     height = step * len(rows) + 54
-    left = 14 + min(190, int(8 * max(len(_cut(row.label)) for row in rows)))
+    words = [text for row in rows for text in (_cut(row.label), row.detail)]
+    left = 14 + min(190, int(8 * max(map(len, words))))
     frame = Frame((across[0], across[-1]), (0.0, 1.0), height=height, left=left)
     parts = [frame.axes(thinned(across, frame), (), x_title, "")]
     if across[0] < 0 < across[-1]:
@@ -148,7 +152,10 @@ def interval_chart(
                              class_="zero"))  # fmt: skip
     for place, row in enumerate(rows):
         middle = frame.top + step * (place + 0.5)
-        parts.append(label(left - 8, middle + 4, _cut(row.label), "end"))
+        up = _ROW / 2 if row.detail else 0
+        parts.append(label(left - 8, middle + 4 - up, _cut(row.label), "end", "axis"))
+        if row.detail:
+            parts.append(label(left - 8, middle + 4 + up, row.detail, "end"))
         for at, dot in enumerate(row.dots):
             y = middle + 10 * (at - (len(row.dots) - 1) / 2)
             parts.append(_interval(frame, y, *dot))
