@@ -27,6 +27,7 @@ from eqids.fit.evaluation import target_slots, targets_of
 from eqids.fit.ranking import metrics
 from eqids.reporting.bootstrap import Bootstrap
 from eqids.reporting.charts import Series, line_chart
+from eqids.reporting.html_parts import column
 from eqids.reporting.report_data import ReportData, report_data
 from eqids.reporting.report_page import report_page
 from eqids.reporting.sections_accuracy import ndcg_intervals
@@ -296,6 +297,14 @@ def test_pictures_are_escaped_and_to_scale() -> None:
     assert frame.x(10) == pytest.approx((frame.x(1) + frame.x(100)) / 2)
     assert frame.y(1) == pytest.approx((frame.y(0) + frame.y(2)) / 2)
     assert frame.y(2) < frame.y(0) and frame.x(1) == frame.left
+
+
+def test_numbers_of_a_column_have_one_format() -> None:
+    assert column([0.1234567, 7.288e-05, 0.0, 1.0]) == [
+        "0.123", "< 0.001", "0.000", "1.000",
+    ]  # fmt: skip
+    assert column([-2e-5, 12.345]) == ["> -0.01", "12.35"]
+    assert column([12_345.67, 0.6]) == ["12,345.7", "0.6"]
 
 
 @pytest.mark.parametrize("most", [3e-9, 0.07, 19_700, 3e7])

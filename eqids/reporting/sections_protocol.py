@@ -13,6 +13,13 @@ from eqids.reporting.sections_slices import percent
 from eqids.reporting.svg import element, escaped
 from eqids.reporting.train_command import train_command
 
+_REPEATED = (
+    "The command to train has every flag whose recorded value is not the default, "
+    "those that were chosen from the data or the device among them: a run does not "
+    "record which of them were given. A dataset records its source and its protocol, "
+    "which are above, and not the command that prepared it."
+)
+
 
 def summary(data: ReportData) -> str:
     """Returns what a reader should know first, in sentences."""
@@ -78,7 +85,7 @@ def protocol(data: ReportData) -> str:
     return section(
         "protocol", "Protocol, and how to repeat it",
         note("Results are comparable only if all of this is equal."), facts(found),
-        command("\n".join(commands)), *settings,
+        command("\n".join(commands)), note(_REPEATED), *settings,
     )  # fmt: skip
 
 
