@@ -26,7 +26,7 @@ from eqids.data.facts import facts_of
 from eqids.fit.evaluation import target_slots, targets_of
 from eqids.fit.ranking import metrics
 from eqids.reporting.bootstrap import Bootstrap
-from eqids.reporting.charts import Series, line_chart
+from eqids.reporting.charts import Series, line_chart, point_chart
 from eqids.reporting.html_parts import column
 from eqids.reporting.report_data import ReportData, report_data
 from eqids.reporting.report_page import report_page
@@ -138,12 +138,12 @@ def test_intervals_are_those_of_the_normal_distribution() -> None:
     bootstrap = Bootstrap(2_000, seed=1)
     for part in (None, members):
         own = values if part is None else values[part]
-        for found, column in zip(bootstrap.means(values, part), own.T, strict=True):
-            error = 1.96 * column.std() / np.sqrt(len(column))
-            assert found.mean == pytest.approx(column.mean(), abs=1e-5)
-            assert found.low == pytest.approx(column.mean() - error, abs=0.2 * error)
-            assert found.high == pytest.approx(column.mean() + error, abs=0.2 * error)
-            assert found.num == len(column)
+        for found, mine in zip(bootstrap.means(values, part), own.T, strict=True):
+            error = 1.96 * mine.std() / np.sqrt(len(mine))
+            assert found.mean == pytest.approx(mine.mean(), abs=1e-5)
+            assert found.low == pytest.approx(mine.mean() - error, abs=0.2 * error)
+            assert found.high == pytest.approx(mine.mean() + error, abs=0.2 * error)
+            assert found.num == len(mine)
     # Paired: a difference that every user has has no spread, though both means have.
     (found,) = bootstrap.means(values[:, :1] - (values[:, :1] - 0.25))
     assert found.low == pytest.approx(0.25, abs=1e-4) == found.high
@@ -303,6 +303,7 @@ def test_numbers_of_a_column_have_one_format() -> None:
     assert column([0.1234567, 7.288e-05, 0.0, 1.0]) == [
         "0.123", "< 0.001", "0.000", "1.000",
     ]  # fmt: skip
+    assert column([0.00915, 7.288e-05]) == ["0.0092", "0.0001"]
     assert column([-2e-5, 12.345]) == ["> -0.01", "12.35"]
     assert column([12_345.67, 0.6]) == ["12,345.7", "0.6"]
 
@@ -323,6 +324,31 @@ def test_numbers_of_an_axis_overlap_neither_its_title_nor_each_other(
     ends = [(x - text_width(t) / 2, x + text_width(t) / 2) for x, t in across]
     assert len(ends) > 1 and ends[-1][1] <= 460
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize("tall", [0.05, 0.6, 3.0])
+def test_a_map_names_its_largest_groups_without_overlap(tall: float) -> None:
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(0.2, 0.8, (12, 2))
+    group = np.repeat(np.arange(12), np.arange(12, 0, -1))
+    places = centre[group] + 0.02 * rng.standard_normal((len(group), 2))
+    places *= np.array([1, tall]) / max(1, tall)
+    position = np.rint(65_535 * places.clip(0, 1)).astype(np.uint16)
+    names = [f"Item {at} of {one} <b>" for at, one in enumerate(group)]
+    picture = point_chart(position, group, names, [2.0] * len(group), about="map")
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>(.*?)</text>', picture)
+    first = [html.escape(names[np.flatnonzero(group == one)[0]]) for one in range(8)]
+    assert 2 <= len(found) <= 8 and {text for *_, text in found} <= set(first)
+    boxes = [(float(x), float(y), text_width(html.unescape(t))) for x, y, t in found]
+    for one, other in itertools.combinations(boxes, 2):
+        apart = abs(one[0] - other[0]) >= (one[2] + other[2]) / 2 - 0.1
+        assert apart or abs(one[1] - other[1]) >= 19.9
+    # Both axes have one scale, and the points fill the picture's width or height.
+    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', picture)
+    shown = np.ptp(np.array(dots, float), axis=0)
+    spans = np.ptp(position.astype(float), axis=0)
+    assert shown[0] / spans[0] == pytest.approx(shown[1] / spans[1], rel=0.02)
+    assert shown[0] == pytest.approx(968, abs=1) or tall > 1
 
 
 @pytest.fixture(scope="module")

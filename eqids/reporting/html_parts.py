@@ -64,7 +64,9 @@ def column(values: Sequence[float]) -> list[str]:
         values: the numbers.
     """
     largest = max(map(abs, values), default=0.0)
-    decimals = 1 if largest >= 100 else 2 if largest >= 10 else 3
+    decimals = next(
+        (num for num, least in ((1, 100), (2, 10), (3, 0.1)) if largest >= least), 4
+    )
     smallest = 10.0**-decimals
     return [
         f"{'<' if value > 0 else '> -'} {smallest:.{decimals}f}".replace("- ", "-")

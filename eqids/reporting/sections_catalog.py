@@ -115,7 +115,9 @@ def item_map(data: ReportData, titles: ItemTitles) -> str:
     said = (
         f"The {len(names):,} most popular of {data.facts.num_items:,} items by the "
         f"first two principal components of their vectors in {run.label}. A colour is "
-        f"{colour}; larger points have more training events. Rest the pointer on one "
-        "for its title."
+        f"{colour}; larger points have more training events. The largest clusters "
+        "have the title of their most popular item. Rest the pointer on a point for "
+        "its title."
     )
-    return section("map", "Map of the catalog", note(said), figure(picture, ""))
+    whole = element("figure", picture, class_="whole")
+    return section("map", "Map of the catalog", note(said), whole)
