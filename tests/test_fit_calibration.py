@@ -10,6 +10,7 @@ from eqids.fit.calibration import (
     calibrated_error,
     calibration_metrics,
     list_confidence,
+    num_bins,
     reliability,
 )
 from eqids.fit.count_likelihood import count_likelihoods
@@ -50,6 +51,16 @@ def test_reliability_is_that_of_a_loop() -> None:
         error += size / 100 * abs(mean - share)
     assert found.error == pytest.approx(error)
     assert found.overconfidence == pytest.approx(confidence.mean() - happened.mean())
+
+
+@pytest.mark.parametrize(
+    ("num", "wanted"), [(3, 5), (249, 5), (295, 5), (400, 8), (749, 14), (20_000, 15)]
+)
+def test_bins_hold_fifty_users_where_there_are_enough(num: int, wanted: int) -> None:
+    assert num_bins(num) == wanted
+    found = reliability(np.linspace(0, 1, num), np.arange(num) % 2 == 0)
+    assert found.num.sum() == num and len(found.num) == min(num, wanted)
+    assert found.num.min() >= 50 or wanted == 5
 
 
 def test_true_probabilities_have_the_error_of_a_calibrated_model() -> None:

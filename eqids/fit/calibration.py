@@ -13,8 +13,10 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from eqids.fit.top_lists import TopLists
 
-BINS = 15
-"""Most bins of a reliability diagram, as in Guo et al."""
+_FEWEST, _MOST = 5, 15
+"""Bins of a reliability diagram; 15 as in Guo et al."""
+_USERS = 50
+"""Least users of a bin, where there are enough for the fewest bins."""
 _DRAWS = 200
 """Simulations of a calibrated model."""
 
@@ -45,20 +47,31 @@ class Reliability:
         return float(self.num @ (self.confidence - self.frequency) / self.num.sum())
 
 
+def num_bins(num_users: int) -> int:
+    """Returns the number of bins of a reliability diagram, from 5 to 15.
+
+    Each has at least 50 users, from 250 users on.
+
+    Args:
+        num_users: users who are divided among the bins.
+    """
+    return min(max(num_users // _USERS, _FEWEST), _MOST)
+
+
 def reliability(
     confidence: Float[np.ndarray, " user"],
     happened: Bool[np.ndarray, " user"],
-    bins: int = BINS,
+    bins: int | None = None,
 ) -> Reliability:
     """Returns the reliability of predictions, in bins of equally many users.
 
     Args:
         confidence: predicted probabilities of an event.
         happened: whether it happened.
-        bins: most bins; each has at least one user.
+        bins: most bins, by default `num_bins`; each has at least one user.
     """
     order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
+    parts = np.array_split(order, min(bins or num_bins(len(order)), len(order)))
     return Reliability(
         np.array([confidence[part].mean(dtype=np.float64) for part in parts]),
         np.array([happened[part].mean() for part in parts]),
@@ -83,7 +96,7 @@ def list_confidence(
 
 
 def calibrated_error(
-    confidence: Float[np.ndarray, " user"], bins: int = BINS, seed: int = 0
+    confidence: Float[np.ndarray, " user"], bins: int | None = None, seed: int = 0
 ) -> float:
     """Returns the calibration error that a calibrated model has on so few users.
 
@@ -97,7 +110,7 @@ def calibrated_error(
     """
     rng = np.random.default_rng(seed)
     ordered = np.sort(confidence).astype(np.float64)
-    num = min(bins, len(ordered))
+    num = min(bins or num_bins(len(ordered)), len(ordered))
     sizes = np.array([len(part) for part in np.array_split(ordered, num)])
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     mean = np.add.reduceat(ordered, starts)

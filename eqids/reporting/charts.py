@@ -7,11 +7,28 @@ import numpy as np
 from jaxtyping import Int, UInt16
 
 from eqids.reporting.bootstrap import Interval
-from eqids.reporting.svg import Frame, Number, element, escaped, label, number, ticks
+from eqids.reporting.svg import (
+    Frame,
+    Number,
+    element,
+    escaped,
+    label,
+    number,
+    space_left,
+    text_width,
+    thinned,
+    ticks,
+)
 
 _DOT = 3.5
 _ROW = 17
 """Height of a row of intervals."""
+_MAP_WIDTH, _MARGIN = 1_000, 16
+"""Of a map."""
+_MOST_LABELS = 8
+"""Most groups of a map that are named."""
+_SHIFTS = (-9, 20, -29, 40, -49, 60)
+"""How far the base line of a name may be from its point, in the order of trial."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +61,13 @@ class IntervalRow:
     Attributes:
         label: what is left of it.
         dots: the interval of each system with the class that colours it.
+        detail: what is below the label, such as a number of users.
     """
 
     label: str
     dots: Sequence[tuple[str, str, Interval]]
     """Label, class and interval of each system."""
+    detail: str = ""
 
 
 def line_chart(
@@ -83,9 +102,12 @@ def line_chart(
     if not square and not x_ticks and across[-1] > max(xs):
         across = across[:-1]
     x_range = (min(xs), max(xs)) if not square else (y_ticks[0], y_ticks[-1])
-    frame = Frame(x_range, (y_ticks[0], y_ticks[-1]), log_x=log_x)
     shown = [tick for tick in across if x_range[0] <= tick <= x_range[1]]
-    parts = [frame.axes(shown, y_ticks, x_title, y_title)]
+    frame = Frame(
+        x_range, (y_ticks[0], y_ticks[-1]), log_x=log_x, left=space_left(y_ticks),
+        right=max(14, round(text_width(number(shown[-1])) / 2) + 1),
+    )  # fmt: skip
+    parts = [frame.axes(thinned(shown, frame), y_ticks, x_title, y_title)]
     if square:
         ends = frame.path(x_range, x_range)
         parts.append(element("polyline", points=ends, class_="diagonal"))
@@ -122,11 +144,13 @@ def interval_chart(
     low, high = min(values), max(values)
     across = ticks(min(0.0, low) if zero else low, max(0.0, high) if zero else high, 5)
     most = max(len(row.dots) for row in rows)
-    step = max(_ROW + 4, 10 * most + 8)
+    least = 2 * _ROW + 4 if any(row.detail for row in rows) else _ROW + 4
+    step = max(least, 10 * most + 8)
     height = step * len(rows) + 54
-    left = 14 + min(190, int(8 * max(len(_cut(row.label)) for row in rows)))
+    words = [text for row in rows for text in (_cut(row.label), row.detail)]
+    left = 14 + min(190, int(8 * max(map(len, words))))
     frame = Frame((across[0], across[-1]), (0.0, 1.0), height=height, left=left)
-    parts = [frame.axes(across, (), x_title, "")]
+    parts = [frame.axes(thinned(across, frame), (), x_title, "")]
     if across[0] < 0 < across[-1]:
         x = frame.x(0.0)
         bottom = height - frame.bottom
@@ -134,7 +158,10 @@ def interval_chart(
                              class_="zero"))  # fmt: skip
     for place, row in enumerate(rows):
         middle = frame.top + step * (place + 0.5)
-        parts.append(label(left - 8, middle + 4, _cut(row.label), "end"))
+        up = _ROW / 2 if row.detail else 0
+        parts.append(label(left - 8, middle + 4 - up, _cut(row.label), "end", "axis"))
+        if row.detail:
+            parts.append(label(left - 8, middle + 4 + up, row.detail, "end"))
         for at, dot in enumerate(row.dots):
             y = middle + 10 * (at - (len(row.dots) - 1) / 2)
             parts.append(_interval(frame, y, *dot))
@@ -165,19 +192,16 @@ def point_chart(
     *,
     about: str,
 ) -> str:
-    """Returns points on a square map.
+    """Returns points on a map whose axes have the same scale, as wide as a page.
 
     Args:
-        position: from 0 to 65535, x to the right and y up.
+        position: from 0 to 65535, x to the right and y up; the most popular first.
         group: of each point; groups differ in colour.
         names: what each point is called.
         sizes: radius of each.
         about: what the chart shows, for those who do not see it.
     """
-    frame = Frame(
-        (0, 65535), (0, 65535), width=640, height=640, left=12, right=12, top=12,
-        bottom=12,
-    )  # fmt: skip
+    frame = _map_frame(position)
     # The golden angle gives neighbouring groups different hues.
     groups: dict[int, list[str]] = {}
     for (x, y), one, name, size in zip(
@@ -190,4 +214,64 @@ def point_chart(
         element("g", *circles, style=f"--h:{137.5 * number_ % 360:.0f}")
         for number_, circles in sorted(groups.items())
     ]
-    return frame.picture(element("g", *parts, class_="points"), about=about)
+    labels = _map_labels(frame, position, group, names)
+    return frame.picture(
+        element("g", *parts, class_="points"),
+        element("g", *labels, class_="labels", aria_hidden="true"),
+        about=about,
+    )
+
+
+def _map_frame(position: UInt16[np.ndarray, "point 2"]) -> Frame:
+    """A picture of the points' own height, or wider points on the least height."""
+    low, high = position.min(axis=0), position.max(axis=0)
+    span = np.maximum(high.astype(float) - low, 1.0)
+    inner = _MAP_WIDTH - 2 * _MARGIN
+    height = int(np.clip(inner * span[1] / span[0], _MAP_WIDTH / 3, _MAP_WIDTH))
+    # The same scale on both axes: the range of one of them is wider than its points.
+    scale = min(inner / span[0], height / span[1])
+    half = np.array([inner, height]) / scale / 2
+    middle = (low.astype(float) + high) / 2
+    x_low, y_low = (middle - half).tolist()
+    x_high, y_high = (middle + half).tolist()
+    return Frame(
+        (x_low, x_high), (y_low, y_high), width=_MAP_WIDTH,
+        height=height + 2 * _MARGIN, left=_MARGIN, right=_MARGIN, top=_MARGIN,
+        bottom=_MARGIN,
+    )  # fmt: skip
+
+
+def _map_labels(
+    frame: Frame,
+    position: UInt16[np.ndarray, "point 2"],
+    group: Int[np.ndarray, " point"],
+    names: Sequence[str],
+) -> list[str]:
+    """Names of the largest groups, beside their first points; no two overlap."""
+    found, taken = list[str](), list[tuple[float, float, float, float]]()
+    kinds, counts = np.unique(group, return_counts=True)
+    for kind in kinds[np.argsort(-counts, kind="stable")][:_MOST_LABELS]:
+        members = np.flatnonzero(group == kind)
+        text = _cut(names[members[0]])
+        half = text_width(text) / 2
+        x, y = position[members[0]].tolist()
+        middle = min(max(frame.x(x), half), frame.width - half)
+        for shift in _SHIFTS:
+            base = frame.y(y) + shift
+            box = (middle - half, base - 14, middle + half, base + 6)
+            inside = box[1] >= 0 and box[3] <= frame.height
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                found.append(label(middle, base, text, "middle"))
+                break
+    return found
+
+
+def _overlap(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> bool:
+    """Whether two boxes share a point; each is left, top, right and bottom."""
+    return (
+        one[0] < other[2] and other[0] < one[2]
+        and one[1] < other[3] and other[1] < one[3]
+    )  # fmt: skip

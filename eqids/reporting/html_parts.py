@@ -55,6 +55,27 @@ def table(
     )
 
 
+def column(values: Sequence[float]) -> list[str]:
+    """Returns the numbers of a column with the same number of decimals.
+
+    A number that would be shown as 0 is shown as below the smallest one.
+
+    Args:
+        values: the numbers.
+    """
+    largest = max(map(abs, values), default=0.0)
+    decimals = next(
+        (num for num, least in ((1, 100), (2, 10), (3, 0.1)) if largest >= least), 4
+    )
+    smallest = 10.0**-decimals
+    return [
+        f"{'<' if value > 0 else '> -'} {smallest:.{decimals}f}".replace("- ", "-")
+        if 0 < abs(value) < smallest / 2
+        else f"{value:,.{decimals}f}"
+        for value in values
+    ]
+
+
 def figure(picture: str, caption: str, numbers: str = "") -> str:
     """Returns a picture with its caption, and the numbers that it was drawn from.
 
@@ -74,10 +95,11 @@ def details(title: str, *content: str) -> str:
 
 def swatch(kind: str) -> str:
     """Returns the mark of a system: its colour, and its dashes."""
-    line = element("line", x1=1, x2=21, y1=5, y2=5, class_="line")
-    dot = element("circle", cx=11, cy=5, r=3.5, class_="dot")
+    # The dot is beside the line: on it, it would hide the dashes.
+    line = element("line", x1=0, x2=38, y1=5, y2=5, class_="line")
+    dot = element("circle", cx=44, cy=5, r=3.5, class_="dot")
     return element(
-        "svg", element("g", line, dot, class_=kind), viewBox="0 0 22 10",
+        "svg", element("g", line, dot, class_=kind), viewBox="0 0 48 10",
         class_="swatch", aria_hidden="true",
     )  # fmt: skip
 

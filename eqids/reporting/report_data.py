@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from eqids.config import ReportConfig, require, to_json
 from eqids.data import Dataset
@@ -67,6 +67,11 @@ class ReportData:
     facts: CatalogFacts
     bootstrap: Bootstrap
     left_out: Mapping[str, str]
+
+    @property
+    def target_seen(self) -> Bool[np.ndarray, " user"]:
+        """Whether each target is in its history, so that it is filtered as seen."""
+        return np.isinf(self.systems[0].ranks[:, 0])
 
     @property
     def runs(self) -> list[System]:

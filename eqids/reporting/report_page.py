@@ -7,11 +7,12 @@ from pathlib import Path
 from eqids.io.atomic import new_file
 from eqids.reporting.item_titles import ItemTitles
 from eqids.reporting.report_data import ReportData
-from eqids.reporting.sections_accuracy import accuracy, slices
+from eqids.reporting.sections_accuracy import accuracy
 from eqids.reporting.sections_catalog import catalog, item_map
 from eqids.reporting.sections_examples import examples
 from eqids.reporting.sections_probability import calibration
 from eqids.reporting.sections_protocol import protocol, summary
+from eqids.reporting.sections_slices import slices
 from eqids.reporting.sections_training import training
 from eqids.reporting.svg import element, escaped
 

@@ -1,4 +1,4 @@
-"""Sections of a report: metrics at K, paired differences, and slices."""
+"""The section of a report about accuracy: metrics at K and paired differences."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,8 +15,7 @@ from eqids.reporting.html_parts import (
     table,
 )
 from eqids.reporting.kinds import kinds_of, legend_names
-from eqids.reporting.report_data import ReportData, System, gains
-from eqids.reporting.slices import divisions
+from eqids.reporting.report_data import ReportData, gains
 from eqids.reporting.svg import element
 
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
@@ -89,7 +88,7 @@ def _metric_table(data: ReportData, side: int) -> str:
         intervals = data.bootstrap.means(
             np.stack([found[name] for name in _SHOWN], axis=1)
         )
-        rows.append([one.label, *(_spelled(interval) for interval in intervals)])
+        rows.append([one.label, *(spelled(interval) for interval in intervals)])
     seen = "left out" if side == 0 else "kept"
     return table(
         ["", *(name.replace("recall", "Recall").replace("ndcg", "NDCG")
@@ -100,7 +99,8 @@ def _metric_table(data: ReportData, side: int) -> str:
     )  # fmt: skip
 
 
-def _spelled(one: Interval) -> str:
+def spelled(one: Interval) -> str:
+    """Returns a mean with its interval."""
     return f"{one.mean:.4f} ({one.low:.3f} to {one.high:.3f})"
 
 
@@ -131,45 +131,3 @@ def _differences(data: ReportData) -> str:
     ]
     said = ", ".join(f"{r.label} {r.dots[0][2].mean:+.4f}" for r in rows)
     return interval_chart(rows, "difference of NDCG@10", about=f"Differences: {said}")
-
-
-def slices(data: ReportData) -> str:
-    """Returns the section of NDCG@10 by groups of users and of targets."""
-    best = max(data.baselines, key=_score, default=None)
-    shown = [*data.runs, *([best] if best is not None else [])]
-    kinds = dict(zip(_labels(data), kinds_of(data.systems), strict=True))
-    values = np.stack([gains(one.ranks, 10) for one in shown], axis=1)
-    figures = []
-    for one in divisions(data.dataset, data.split, data.config.user_columns):
-        rows, cells = [], []
-        for group in one.groups:
-            intervals = data.bootstrap.means(values, group.members)
-            dots = [
-                (system.label, kinds[system.label], interval)
-                for system, interval in zip(shown, intervals, strict=True)
-            ]
-            rows.append(IntervalRow(group.name, dots))
-            num = f"{intervals[0].num:,}"
-            cells.append([group.name, num, *map(_spelled, intervals)])
-        numbers = table(
-            [one.title, "users", *(system.label for system in shown)], cells,
-            f"NDCG@10 by: {one.title}",
-        )  # fmt: skip
-        about = f"NDCG@10 by {one.title}: " + ", ".join(
-            f"{row.label} {row.dots[0][2].mean:.3f}" for row in rows
-        )
-        picture = interval_chart(rows, "NDCG@10", about=about)
-        figures.append(figure(picture, one.title, numbers))
-    said = (
-        "The same users and targets in groups, items of the history left out. Groups "
-        "of a number hold about equally many users. Wide intervals mean few users."
-    )
-    return section(
-        "slices", "For whom it works", note(said),
-        legend([(system.label, kinds[system.label]) for system in shown]),
-        element("div", *figures, class_="charts"),
-    )  # fmt: skip
-
-
-def _score(one: System) -> float:
-    return float(gains(one.ranks, 10).mean())

@@ -5,6 +5,7 @@ import numpy as np
 from eqids.fit.list_metrics import LIST_METRICS, list_metrics
 from eqids.reporting.charts import Series, line_chart, point_chart
 from eqids.reporting.html_parts import (
+    column,
     facts,
     figure,
     legend,
@@ -25,10 +26,14 @@ _PARTS = 10
 
 def catalog(data: ReportData) -> str:
     """Returns the section of metrics of lists."""
-    rows = []
-    for one in data.systems:
-        found = list_metrics(one.lists.slots, data.target, data.facts, _NAMES, [_K])
-        rows.append([one.label, *(_cell(found[f"{n}@{_K}"]) for n in _NAMES)])
+    found = [
+        list_metrics(one.lists.slots, data.target, data.facts, _NAMES, [_K])
+        for one in data.systems
+    ]
+    columns = [column([one[f"{name}@{_K}"] for one in found]) for name in _NAMES]
+    rows = [
+        [one.label, *cells] for one, *cells in zip(data.systems, *columns, strict=True)
+    ]
     numbers = table(
         ["", *(f"{name.capitalize()}@{_K}" for name in _NAMES)], rows,
         "Metrics of the recommended lists, seen items left out",
@@ -44,10 +49,6 @@ def catalog(data: ReportData) -> str:
         "catalog", "What is recommended", legend(names),
         element("div", *figures, class_="charts"), numbers, facts(meaning),
     )  # fmt: skip
-
-
-def _cell(value: float) -> str:
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _bias(data: ReportData) -> str:
@@ -114,7 +115,9 @@ def item_map(data: ReportData, titles: ItemTitles) -> str:
     said = (
         f"The {len(names):,} most popular of {data.facts.num_items:,} items by the "
         f"first two principal components of their vectors in {run.label}. A colour is "
-        f"{colour}; larger points have more training events. Rest the pointer on one "
-        "for its title."
+        f"{colour}; larger points have more training events. The largest clusters "
+        "have the title of their most popular item. Rest the pointer on a point for "
+        "its title."
     )
-    return section("map", "Map of the catalog", note(said), figure(picture, ""))
+    whole = element("figure", picture, class_="whole")
+    return section("map", "Map of the catalog", note(said), whole)

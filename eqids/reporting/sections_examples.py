@@ -98,7 +98,7 @@ def _list(one: System, titles: ItemTitles, row: int, target: int) -> list[str]:
         found.append(
             element(
                 "li", element("span", escaped(titles.of(slot)), mark),
-                element("small", f"{100 * share:.2f}%"),
+                element("small", "< 0.01%" if share < 5e-5 else f"{share:.2%}"),
                 element("span", bar, class_="bar", aria_hidden="true"),
                 class_="hit" if hit else None,
             )

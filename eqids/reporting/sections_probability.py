@@ -6,6 +6,7 @@ from eqids.fit.calibration import (
     Reliability,
     calibrated_error,
     list_confidence,
+    num_bins,
     reliability,
 )
 from eqids.reporting.charts import Series, line_chart
@@ -20,7 +21,7 @@ _Z = 1.96
 
 def calibration(data: ReportData) -> str:
     """Returns the section of reliability diagrams, calibration errors and NLL."""
-    figures, rows = [], []
+    figures, rows, bins = [], [], num_bins(len(data.users))
     for k in _KS:
         picture, errors = _diagram(data, k)
         of = (
@@ -30,7 +31,7 @@ def calibration(data: ReportData) -> str:
         rows += errors
     numbers = table(
         ["", "K", "predicted", "observed", "ECE", "ECE if calibrated", "reading"], rows,
-        "Expected calibration error, 15 bins of equally many users",
+        f"Expected calibration error, {bins} bins of equally many users",
         kinds_of(data.runs) * len(_KS),
     )  # fmt: skip
     said = (

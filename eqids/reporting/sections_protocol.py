@@ -9,8 +9,16 @@ from eqids.reporting.html_parts import command, facts, note, section
 from eqids.reporting.measured_run import MeasuredRun
 from eqids.reporting.report_data import ReportData
 from eqids.reporting.sections_accuracy import ndcg_intervals
+from eqids.reporting.sections_slices import percent
 from eqids.reporting.svg import element, escaped
 from eqids.reporting.train_command import train_command
+
+_REPEATED = (
+    "The command to train has every flag whose recorded value is not the default, "
+    "those that were chosen from the data or the device among them: a run does not "
+    "record which of them were given. A dataset records its source and its protocol, "
+    "which are above, and not the command that prepared it."
+)
 
 
 def summary(data: ReportData) -> str:
@@ -25,11 +33,13 @@ def summary(data: ReportData) -> str:
     counted = list(zip(data.baselines, intervals[len(own) :], strict=True))
     if counted:
         best, mean = max(counted, key=lambda one: one[1].mean)
-        said.append(f"best that counts: {best.label}, {mean.mean:.4f}")
+        said.append(f"best of the counting baselines: {best.label}, {mean.mean:.4f}")
     info = data.dataset.info
     about = (
         f"{data.split} split, {len(data.users):,} users, {info.num_items:,} items, "
-        f"{info.num_events:,} events"
+        f"{info.num_events:,} events; {percent(data.target_seen.mean())} of the "
+        "targets are items that the user had before, and count as missed where seen "
+        "items are filtered"
     )
     lines = [element("p", escaped(about), class_="note")]
     lines += [element("p", escaped(one), class_="lead") for one in said]
@@ -45,6 +55,8 @@ def protocol(data: ReportData) -> str:
         "ranked": "the full catalog; rank = 1 + items strictly above + half the ties",
         "seen items": "of the history are left out, and a target among them is missed, "
         "unless said otherwise",
+        "targets seen before": f"{data.target_seen.sum():,} of {len(data.users):,} "
+        f"({percent(data.target_seen.mean())})",
         "source": info.source,
         "dataset": f"{data.dataset.path}, hash {info.dataset_hash}",
         "catalog": info.catalog_id,
@@ -73,7 +85,7 @@ def protocol(data: ReportData) -> str:
     return section(
         "protocol", "Protocol, and how to repeat it",
         note("Results are comparable only if all of this is equal."), facts(found),
-        command("\n".join(commands)), *settings,
+        command("\n".join(commands)), note(_REPEATED), *settings,
     )  # fmt: skip
 
 

@@ -14,11 +14,16 @@ from eqids.fit.evaluation import Split, target_slots, targets_of
 
 MOST_GROUPS = 12
 """Most groups of a column of the user's; rarer values are one group."""
+NO_VALUE = "(none)"
+"""The group of users who are not in the user's file, or whose cell is empty."""
 _PARTS = 5
 """Groups of a number, of about equally many users."""
 _DAY = 86_400
+_UNITS = (("day", _DAY), ("hour", 3_600), ("minute", 60), ("second", 1))
+"""What times may be whole numbers of, in seconds."""
+_TOGETHER = 1 << 20
+"""Times that are compared at once."""
 _GAPS = (
-    ("same second", 0),
     ("under 1 minute", 60),
     ("under 1 hour", 3_600),
     ("under 1 day", _DAY),
@@ -26,7 +31,7 @@ _GAPS = (
     ("under 30 days", 30 * _DAY),
     ("30 days or more", None),
 )
-"""Names of gaps, with the seconds that each ends before; the first is 0 alone."""
+"""Names of gaps, above 0, with the seconds that each ends before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +48,7 @@ class Division:
 
     Attributes:
         title: what divides them.
-        groups: the groups, each with a member; users whose value is unknown are in
-            none.
+        groups: the groups, each with a member; every user is in one of them.
     """
 
     title: str
@@ -54,7 +58,7 @@ class Division:
 def divisions(
     dataset: Dataset, split: Split, user_columns: Path | None = None
 ) -> list[Division]:
-    """Returns all divisions of the users of a split that have two groups or more.
+    """Returns all divisions of the users of a split; some may have a single group.
 
     Args:
         dataset: the dataset with the histories and the targets.
@@ -76,10 +80,25 @@ def divisions(
         now = dataset.times[events]
         age = (now - _first_times(dataset)[target]) / _DAY
         found.append(_by_number("Days since the target's first event", age))
-        found.append(_by_gap(now - dataset.times[events - 1]))
+        gap = now - dataset.times[events - 1]
+        found.append(_by_gap(gap, unit_of(dataset.times)))
     if user_columns is not None:
         found += _by_columns(user_columns, dataset, users)
-    return [one for one in found if len(one.groups) > 1]
+    return found
+
+
+def unit_of(times: Int[np.ndarray, " event"]) -> str:
+    """Returns the longest unit that all times are whole numbers of: day to second.
+
+    Args:
+        times: unix seconds.
+    """
+    common = 0
+    for at in range(0, len(times), _TOGETHER):
+        common = int(np.gcd.reduce(times[at : at + _TOGETHER], initial=common))
+        if common % 60:
+            break
+    return next(name for name, seconds in _UNITS if common % seconds == 0)
 
 
 def _first_times(dataset: Dataset) -> Int[np.ndarray, " slot"]:
@@ -103,16 +122,13 @@ def _by_number(title: str, values: Float[np.ndarray, " user"] | np.ndarray) -> D
     return Division(title, groups)
 
 
-def _by_gap(gap: Int[np.ndarray, " user"]) -> Division:
-    groups, start = [], -1
+def _by_gap(gap: Int[np.ndarray, " user"], unit: str) -> Division:
+    groups, start = [UserGroup(f"same {unit}", gap == 0)], 1
     for name, end in _GAPS:
-        below = gap == 0 if end == 0 else np.full(len(gap), True)
-        if end:
-            below = gap < end
-        members = below & (gap >= start)
-        start = max(1, end or 0)
-        if members.any():
-            groups.append(UserGroup(name, members))
+        below = np.full(len(gap), True) if end is None else gap < end
+        groups.append(UserGroup(name, below & (gap >= start)))
+        start = end or start
+    groups = [one for one in groups if one.members.any()]
     return Division("Time since the last event", groups)
 
 
@@ -135,13 +151,15 @@ def _by_columns(
     )
     found = []
     for name in names:
-        values = dict(zip(rows.tolist(), frame[name].astype(str), strict=True))
+        cells = frame[name].astype(str).str.strip().mask(frame[name].isna(), "")
+        values = dict(zip(rows.tolist(), cells, strict=True))
         own = np.array([values.get(user, "") for user in users.tolist()], object)
-        kinds, counts = np.unique(own[own != ""].astype(str), return_counts=True)
+        own[own == ""] = NO_VALUE
+        kinds, counts = np.unique(own[own != NO_VALUE].astype(str), return_counts=True)
         frequent = kinds[np.argsort(-counts, kind="stable")][:MOST_GROUPS]
         groups = [UserGroup(str(kind), own == kind) for kind in sorted(frequent)]
-        rest = ~np.isin(own, frequent) & (own != "")
-        if rest.any():
-            groups.append(UserGroup("all others", rest))
-        found.append(Division(name, groups))
+        rest = ~np.isin(own, [*frequent, NO_VALUE])
+        groups.append(UserGroup("all others", rest))
+        groups.append(UserGroup(NO_VALUE, own == NO_VALUE))
+        found.append(Division(name, [one for one in groups if one.members.any()]))
     return found

@@ -9,6 +9,10 @@ from eqids.cli.printing import one_line
 
 Number = float | int
 """A place or a value in a picture."""
+_NARROW, _WIDE = 5.0, 9.0
+"""Most width of narrow letters and of others, at 14 pixels."""
+_TITLE = 24
+"""Space for the title of the y axis, which is left of its numbers."""
 
 
 def escaped(text: object) -> str:
@@ -55,6 +59,17 @@ def label(
     return element(
         "text", escaped(text), x=x, y=y, text_anchor=anchor, class_=kind or None
     )
+
+
+def text_width(text: str) -> float:
+    """Returns an upper estimate of how wide a text in a picture is.
+
+    It is for the larger letters of phones, and for fonts with wide digits.
+
+    Args:
+        text: on one line.
+    """
+    return sum(_NARROW if letter in ".,:;'|il -" else _WIDE for letter in text)
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,33 @@ class Frame:
             "svg", *content, viewBox=f"0 0 {self.width} {self.height}", role="img",
             aria_label=about, xmlns="http://www.w3.org/2000/svg",
         )  # fmt: skip
+
+
+def space_left(y_ticks: Sequence[Number], least: int = 50) -> int:
+    """Returns the space for the title of the y axis beside the longest of its numbers.
+
+    Args:
+        y_ticks: the numbers.
+        least: the least space, so that most pictures of a page have their axes alike.
+    """
+    longest = max((text_width(number(tick)) for tick in y_ticks), default=0)
+    return max(least, math.ceil(_TITLE + longest))
+
+
+def thinned(x_ticks: Sequence[Number], frame: "Frame") -> list[Number]:
+    """Returns the numbers of an x axis of which no two overlap; the first is kept.
+
+    Args:
+        x_ticks: the numbers, ascending.
+        frame: maps them to places.
+    """
+    found, end = list[Number](), -math.inf
+    for tick in x_ticks:
+        half = text_width(number(tick)) / 2
+        if frame.x(tick) - half >= end:
+            found.append(tick)
+            end = frame.x(tick) + half
+    return found
 
 
 def ticks(low: Number, high: Number, most: int = 6) -> list[float]:
