@@ -274,9 +274,11 @@ def test_what_cannot_be_compared_is_refused(
     assert "--output" in said and "cannot be written" in said
     (tmp_path / "users.csv").write_text("name,plan\na,b\n")
     wrong = ("--user_columns", str(tmp_path / "users.csv"))
-    assert "no column 'user', wanted user; it has name" in refusal(str(run), *wrong)
+    assert "column name is a user who is evaluated" in refusal(str(run), *wrong)
     (tmp_path / "users.csv").write_text("user,plan\na,b\n")
-    assert "none of its 1 users is evaluated" in refusal(str(run), *wrong)
+    assert "none of the 1 values of its column user" in refusal(str(run), *wrong)
+    (tmp_path / "users.csv").write_text("customer\na\n")
+    assert "has the column customer alone" in refusal(str(run), *wrong)
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(4, 8))

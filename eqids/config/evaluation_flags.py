@@ -131,8 +131,9 @@ class ReportConfig:
     eval_users: int | None = None
     """Evaluate only this many users, always the same ones; by default all."""
     user_columns: Path | None = None
-    """Divide users by columns of yours too: a Parquet or CSV file with the column user,
-    and others such as country or plan, whose values are the groups."""
+    """Divide users by columns of yours too: a Parquet or CSV file with the column user
+    (or with users in its first one), and others such as country or plan, whose values
+    are the groups."""
     examples: int = 20
     """Number of users to show with their history and recommendations; 0 for none."""
     seed: int = 0

@@ -21,6 +21,7 @@ from eqids.io.cached_arrays import read_arrays, write_arrays
 from eqids.reporting.bootstrap import Bootstrap
 from eqids.reporting.list_results import baseline_lists
 from eqids.reporting.measured_run import FoundRun, MeasuredRun, find_run, measure
+from eqids.reporting.slices import Division, divisions
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,7 @@ class ReportData:
         facts: about the items.
         bootstrap: samples of users.
         left_out: why baselines are missing, by their names.
+        divisions: the users in groups.
     """
 
     config: ReportConfig
@@ -67,6 +69,7 @@ class ReportData:
     facts: CatalogFacts
     bootstrap: Bootstrap
     left_out: Mapping[str, str]
+    divisions: Sequence[Division]
 
     @property
     def target_seen(self) -> Bool[np.ndarray, " user"]:
@@ -97,7 +100,9 @@ def report_data(config: ReportConfig, report: Callable[[str], None]) -> ReportDa
     """
     found = [find_run(path, config) for path in config.run]
     _check_comparable(found)
-    runs, dataset = [measure(run, config, report) for run in found], found[0].dataset
+    dataset = found[0].dataset
+    groups = divisions(dataset, config.split, config.user_columns)
+    runs = [measure(run, config, report) for run in found]
     left_out = reasons_left_out(dataset)
     labels = _labels(runs)
     systems = [
@@ -121,6 +126,7 @@ def report_data(config: ReportConfig, report: Callable[[str], None]) -> ReportDa
         facts=CatalogFacts.of(dataset),
         bootstrap=Bootstrap(len(users), config.seed),
         left_out=left_out,
+        divisions=groups,
     )
 
 

@@ -9,7 +9,7 @@ from eqids.reporting.html_parts import figure, legend, note, section, table
 from eqids.reporting.kinds import kinds_of
 from eqids.reporting.report_data import ReportData, System, gains
 from eqids.reporting.sections_accuracy import spelled
-from eqids.reporting.slices import Division, divisions
+from eqids.reporting.slices import Division
 from eqids.reporting.svg import element
 
 _MUCH = 0.1
@@ -24,15 +24,14 @@ def slices(data: ReportData) -> str:
     shown = [*data.runs, *([best] if best is not None else [])]
     labels = [one.label for one in data.systems]
     kinds = dict(zip(labels, kinds_of(data.systems), strict=True))
-    found = divisions(data.dataset, data.split, data.config.user_columns)
-    drawn = [one for one in found if len(one.groups) > 1]
+    drawn = [one for one in data.divisions if len(one.groups) > 1]
     said = (
         "The same users and targets in groups, items of the history left out. Groups "
         "of a number hold about equally many users. Wide intervals mean few users."
     )
     return section(
         "slices", "For whom it works", note(said), *map(note, _seen(data, drawn)),
-        *map(note, _not_drawn(found)),
+        *map(note, _not_drawn(data.divisions)),
         legend([(system.label, kinds[system.label]) for system in shown]),
         element("div", *(_figure(data, one, shown, kinds) for one in drawn),
                 class_="charts"),

@@ -136,18 +136,19 @@ def _by_columns(
     path: Path, dataset: Dataset, users: Int[np.ndarray, " user"]
 ) -> list[Division]:
     """A division by each column of a file."""
-    frame = read_table(path, ("user",))
-    names = [str(name) for name in frame.columns if name != "user"]
+    frame = read_table(path)
+    key = "user" if "user" in frame.columns else frame.columns[0]
+    names = [str(name) for name in frame.columns if name != key]
     require(
         len(names) > 0,
-        f"--user_columns {path} has the column user alone, wanted others to divide "
+        f"--user_columns {path} has the column {key} alone, wanted others to divide "
         "users by",
     )
-    rows = dataset.find_users(frame["user"])
+    rows = dataset.find_users(frame[key])
     require(
         bool(np.isin(rows, users).any()),
-        f"--user_columns {path}: none of its {len(frame):,} users is evaluated in "
-        f"{dataset.path}",
+        f"--user_columns {path}: none of the {len(frame):,} values of its column "
+        f"{key} is a user who is evaluated in {dataset.path}",
     )
     found = []
     for name in names:

@@ -32,7 +32,7 @@ def read_id_file(path: Path) -> pd.Series:
     return read_table(path, [_COLUMN])[_COLUMN]
 
 
-def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, wanted: Sequence[str] = ()) -> pd.DataFrame:
     """Reads a table of ids that fits into memory; CSV as text, empty cells included.
 
     Args:
