@@ -239,6 +239,8 @@ def test_bad_tables_are_explained_and_leave_nothing(
         ("recbole:{}/a", b"user_id\titem_id\n", "header of name:type"),
         ("mysql:{}/a", b"", "--source is .* wanted ml-100k, ml-1m"),
         ("csv:", b"", "--source is 'csv:', wanted"),
+        ("{}/a", b"", "--source is .*, wanted csv:.*/a$"),
+        ("{}", None, "--source is .*, wanted parquet:"),
         ("ml-1m:{}/none", None, "none does not exist"),
         ("ml-1m:{}", None, r"does not hold ratings\.dat with movies\.dat"),
         ("ml-20m:{}/a", b"no zip", "is not a whole zip file"),

@@ -88,7 +88,7 @@ def open_source(
     else:
         require(
             kind in _FILES and bool(path),
-            f"--source is {config.source!r}, wanted {_kinds()}",
+            f"--source is {config.source!r}, wanted {_meant(config.source)}",
         )
         source = _FILES[kind](engine, own, Path(path))
     if config.items is not None:
@@ -180,8 +180,13 @@ _FILES: Mapping[str, Callable[[Engine, PrepareConfig, Path], Source]] = {
 }
 
 
-def _kinds() -> str:
-    """What --source may be, for messages."""
+def _meant(source: str) -> str:
+    """What --source may be, for messages; for a path, with its kind."""
+    path = Path(source)
+    if path.exists():
+        ends = {".inter": "recbole", ".parquet": "parquet", ".sqlite": "events"}
+        kind = "parquet" if path.is_dir() else ends.get(path.suffix, "csv")
+        return f"{kind}:{source}"
     files = [f"{kind}:PATH" for kind in (*_FILES, "events")]
     return ", ".join([*_MOVIELENS, *files[:-1]]) + f" or {files[-1]}"
 
