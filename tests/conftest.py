@@ -56,7 +56,10 @@ gc.freeze()
 gc.set_threshold(20_000, 20, 20)
 
 settings.register_profile(
-    "eqids", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "eqids",
+    deadline=None,
+    max_examples=50,  # of the default, 100, half: each run has new ones
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("eqids")
 
