@@ -37,10 +37,13 @@ def summary(data: ReportData) -> str:
     info = data.dataset.info
     about = (
         f"{data.split} split, {len(data.users):,} users, {info.num_items:,} items, "
-        f"{info.num_events:,} events; {percent(data.target_seen.mean())} of the "
-        "targets are items that the user had before, and count as missed where seen "
-        "items are filtered"
+        f"{info.num_events:,} events"
     )
+    if data.target_seen.any():
+        about += (
+            f"; {percent(data.target_seen.mean())} of the targets are items that the "
+            "user had before, and count as missed where seen items are filtered"
+        )
     lines = [element("p", escaped(about), class_="note")]
     lines += [element("p", escaped(one), class_="lead") for one in said]
     return element("div", *lines, class_="summary")
