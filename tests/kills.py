@@ -102,7 +102,7 @@ def running(
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Starts a run's processes; they are killed long before their schedule ends."""
     flags = ["--num_steps", "100000", "--save_every", str(SAVE_EVERY)]
-    flags += ["--eval_every", "50", "--log_every", "1", *more]
+    flags += ["--eval_every", "50", "--early_stop", "0", "--log_every", "1", *more]
     tokens = ["-m", "eqids.train", *small(data, run, *flags)]
     env = {"JAX_ENABLE_COMPILATION_CACHE": "1"}
     peers: Sequence[Sequence[str]] = [[]]
