@@ -131,7 +131,7 @@ def free_bytes() -> int:
 
 
 def take_pages(num_bytes: int) -> None:
-    """Touches so much memory and gives it back to the system.
+    """Uses so much memory, and gives it back to the system.
 
     A virtual machine returns unused memory to its host after some seconds, and getting
     it back takes several times as long as clearing it. After this, who allocates next

@@ -1,5 +1,6 @@
 """Reads files of item ids."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 
 from eqids.config import UserError, require
-from eqids.data.raw.raw_files import is_parquet
+from eqids.data.raw.csv_header import header_of
+from eqids.data.raw.raw_files import is_parquet, text_file
 
 _COLUMN = "item"
 """The column of a table."""
@@ -58,16 +60,14 @@ def read_table(path: Path, wanted: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
-    # Imported here: programs that only run models work without ibis.
-    from eqids.data.raw.engine import engine, reading
-    from eqids.data.raw.tables import ROW, with_header
-
-    with engine() as reader:
-        table = with_header(reader, path, wanted)
-        with reading(path):
-            found = table.table.order_by(ROW).drop(ROW).to_pyarrow()
-        frame: pd.DataFrame = found.rename_columns(list(table.columns)).to_pandas()
-    return frame.fillna("")
+    with tempfile.TemporaryDirectory() as folder:
+        text = text_file(path, Path(folder))
+        delimiter, _ = header_of(path, text, wanted)
+        with _reading(path):
+            return pd.read_csv(
+                text, sep=delimiter, dtype=str, keep_default_na=False,
+                encoding="utf-8-sig", engine="c" if len(delimiter) == 1 else "python",
+            )  # fmt: skip
 
 
 @contextmanager

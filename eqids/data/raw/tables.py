@@ -4,7 +4,6 @@ Nothing is guessed: names are literal, columns are read by position, and no read
 columns of its own.
 """
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,15 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eqids.config import UserError, check_content, require
+from eqids.data.raw.csv_header import LONGEST_HEADER, first_line, header_of
 from eqids.data.raw.engine import LONGEST_COMPLAINT, Engine, reading
 from eqids.data.raw.raw_files import is_parquet, linked, parquet_files, text_file
 
 ROW = "eqids_row"
 """Column that numbers the rows in the file's order, from 0."""
-
-_DELIMITERS = (",", "\t", ";", "|", "::", " ")
-_LONGEST_HEADER = 1 << 20
-"""Most characters of a line of column names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,17 +146,14 @@ def with_header(engine: Engine, path: Path, wanted: Sequence[str]) -> FileTable:
             them.
     """
     text = text_file(path, engine.folder)
-    splits = {one: _header(path, text, one) for one in _DELIMITERS}
-    telling = [d for d, names in splits.items() if set(wanted) <= set(names)]
-    delimiter = telling[0] if telling else max(splits, key=lambda d: len(splits[d]))
-    names = splits[delimiter]
+    delimiter, names = header_of(path, text, wanted)
     return delimited(engine, path, delimiter, names, header=True, text=text)
 
 
 def atomic(engine: Engine, path: Path) -> FileTable:
     """Opens a RecBole atomic file: tab-separated, with a header of `name:type`."""
     text = text_file(path, engine.folder)
-    fields = _first_line(path, text).rstrip("\r\n").split("\t")
+    fields = first_line(path, text).rstrip("\r\n").split("\t")
     require(
         all(":" in field for field in fields),
         f"{path} starts with {fields[0]!r}, wanted RecBole's header of name:type "
@@ -260,7 +253,7 @@ def _line_end(text: Path, quote: str) -> str:
     reads no rows.
     """
     with text.open("rb") as file:
-        begin = file.read(_LONGEST_HEADER)
+        begin = file.read(LONGEST_HEADER)
     if quote:
         begin = re.sub(rb'"[^"]*"', b"", begin)
     found = re.search(rb"\r\n|\n|\r", begin)
@@ -270,37 +263,3 @@ def _line_end(text: Path, quote: str) -> str:
 
 def _sql(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _header(path: Path, text: Path, delimiter: str) -> list[str]:
-    """The fields of the first line; a quoted name may contain a line end."""
-    line = _first_line(path, text)
-    if len(delimiter) > 1:
-        return line.rstrip("\r\n").split(delimiter)
-    with text.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            return next(csv.reader(file, delimiter=delimiter))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{path} has no line of column names: {error}") from None
-
-
-def _first_line(path: Path, text: Path) -> str:
-    with text.open(encoding="utf-8-sig") as file:
-        try:
-            line = file.readline(_LONGEST_HEADER)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path} is not UTF-8 text ({error}); save it as UTF-8"
-            ) from None
-    require(bool(line.strip()), f"{path} is empty, wanted a line of column names")
-    require(
-        not line.lower().startswith("sep=") or len(line.strip()) > 5,
-        f"{path} begins with {line.strip()!r}, a line for Excel; wanted column names "
-        "in the first line: delete the one above them",
-    )
-    require(
-        len(line) < _LONGEST_HEADER,
-        f"{path} has a first line of over {_LONGEST_HEADER:,} characters, wanted one "
-        "of column names",
-    )
-    return line
