@@ -145,6 +145,7 @@ def _once(
 ) -> ResultRow:
     """Loads once, and watches the memory of ours."""
     if case.alone == TORCH:
+        # While it is imported, the memory taken below would go back to the host.
         importlib.import_module("safetensors.torch")
     size = sum(path.stat().st_size for path in paths)
     take_pages(size // BFLOAT16.itemsize * np.dtype(dtype).itemsize)

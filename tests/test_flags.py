@@ -19,10 +19,8 @@ from eqids.cli.command_line import read
 from eqids.cli.flags import Flag, flags_of
 from eqids.config import (
     GROUPS,
-    EvaluateConfig,
     ExportConfig,
     PrepareConfig,
-    ReportConfig,
     TrainConfig,
     UserError,
     group_of,
@@ -268,20 +266,6 @@ def test_a_mistake_ends_with_code_2_and_one_line() -> None:
     assert said.getvalue() == (
         "error: --lr is not a flag of python -m eqids.train, wanted --learning_rate\n"
     )
-
-
-def test_a_folder_without_a_flag_gets_the_flag_that_is_meant(tmp_path: Path) -> None:
-    for words, wanted in (
-        ([str(tmp_path)], f"wanted --checkpoint {tmp_path}"),
-        (["step"], "wanted --FLAG step"),
-    ):
-        with pytest.raises(UserError, match=wanted):
-            parse(EvaluateConfig, words, "eqids.evaluate", "")
-    (tmp_path / "dataset.json").touch()
-    with pytest.raises(UserError, match=f"wanted --data_dir {tmp_path}"):
-        parse(EvaluateConfig, [str(tmp_path)], "eqids.evaluate", "")
-    with pytest.raises(UserError, match="did you mean --user_columns"):
-        parse(ReportConfig, ["--user_column", "x"], "eqids.report", "", positional=True)
 
 
 SWITCHED_OFF = {

@@ -294,6 +294,9 @@ def test_times_of_another_form_are_refused(tmp_path: Path) -> None:
         prepared(tmp_path, f"csv:{path}")
     with pytest.raises(UserError, match="wanted a form with a year, a month and a day"):
         prepared(tmp_path, f"csv:{path}", time_format="dd.mm.yyyy")
+    spelled = write_csv(tmp_path / "n.csv", [("a", n, n) for n in (1, 2, 3)])
+    with pytest.raises(UserError, match="holds numbers, wanted a time like 31.12.2024"):
+        prepared(tmp_path, f"csv:{spelled}", time_format="%d.%m.%Y")
     numbers = tmp_path / "numbers.parquet"
     pq.write_table(pa.table({n: [1, 2] for n in HEADER}), numbers)
     with pytest.raises(UserError, match="'timestamp' of .* is int64, wanted text"):

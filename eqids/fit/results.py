@@ -42,6 +42,8 @@ CUT_TIME = "cut_time"
 MODEL = "eqids"
 """The model's name beside those of the baselines."""
 
+_MANY_SEEN = 0.1
+"""A table explains seen targets if they are more than this share."""
 _SHOWN = ("recall@10", "ndcg@10", "mrr@10", "recall@50", "ndcg@50")
 
 
@@ -157,10 +159,6 @@ def full_result(
             **variation.protocol(),
         },
     }
-
-
-_MANY_SEEN = 0.1
-"""Share of targets that were seen before from which on a table explains it."""
 
 
 def reasons_left_out(dataset: Dataset) -> dict[str, str]:

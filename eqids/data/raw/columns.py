@@ -30,6 +30,7 @@ from eqids.data.raw.times import (
 )
 
 _EXAMPLE = datetime.datetime(2024, 12, 31, 17, 30)
+"""A time that messages show in the form of --time_format."""
 _ORDER_WANTED = "wanted numbers, dates or timestamps"
 
 
@@ -210,6 +211,7 @@ def _times(
         wanted = f"wanted a time like {_EXAMPLE.strftime(form)} (--time_format {form})"
     when, numeric = moments_of(source, "time", found, wanted)
     column = f"{source.file}: column {source.columns['time']!r}"
+    require(form is None or not numeric, f"{column} holds numbers, {wanted}")
     if not numeric:
         require(
             config.time_unit is None,

@@ -23,7 +23,8 @@ _try_strptime = ibis.udf.scalar.builtin(
 def with_standard_times(source: Source, form: str) -> Source:
     """Returns a source whose times are text like 2024-12-31 00:00:00.
 
-    Text of another form stays as it is, and is refused where times are read.
+    Text of another form stays as it is, and is refused where times are read, unless it
+    is standard already.
 
     Args:
         source: the columns as the file has them.
