@@ -1,6 +1,6 @@
 """Reads interactions in the order in which they happened, as flat arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -77,9 +77,17 @@ def read_interactions(
     """
     tables, typed = engine.tables, typed_events(source, config, report)
     events, users, items, counts = _numbered_events(tables, source, typed, config)
-    if {"when", "rank"} <= set(events.columns):
+    least = _least_counts(config)
+    # Reading rows in order finds repeats as well; but only after the filters, and not
+    # if another column than the time orders them.
+    both = {"when", "rank"} <= set(events.columns)
+    distinct = bool(least) or both
+    if distinct:
+        events, num_repeated = _without_repeats(tables, events)
+        counts = replace(counts, duplicates_dropped=num_repeated)
+    if both:
         _require_one_order(source, events, users)
-    core = _frequent(tables, events, config)
+    core = _frequent(tables, events, least)
     num_events = _count(core)
     counts = replace(counts, rare_dropped=_count(events) - num_events)
     require(
@@ -95,12 +103,17 @@ def read_interactions(
 
     def read(seed: int | None) -> OrderedEvents:
         table = ordered(core, typed.unit, seed, source.has_order)
-        return read_parts(tables.parts(table), table.columns, *sizes, engine.folder)
+        names = table.columns
+        return read_parts(tables.parts(table), names, *sizes, engine.folder, distinct)
 
     found = read(None if source.has_order else config.seed)
     if (key := sort_key(core)) is not None:
-        ties = {"tied_neighbours": found.tied, "ascending_ties": found.ascending}
-        counts = replace(counts, **ties)
+        counts = replace(
+            counts,
+            duplicates_dropped=counts.duplicates_dropped + found.num_repeated,
+            tied_neighbours=found.tied,
+            ascending_ties=found.ascending,
+        )
     hashed = not source.has_order
     if key is not None and source.has_order and not source.keeps_ties:
         hashed = _sorted_by_id(found, "time" if key == "when" else "rank", report)
@@ -120,7 +133,7 @@ def read_interactions(
 def _numbered_events(
     tables: EventTables, source: Source, typed: TypedEvents, config: PrepareConfig
 ) -> tuple[ir.Table, ir.Table, ir.Table, Counts]:
-    """Events with numbers instead of ids and without duplicates, and the ids."""
+    """Events with numbers instead of ids, and the ids."""
     with reading(source.file):
         raw = tables.stored(typed.table)
     rated = _count(raw)
@@ -133,24 +146,28 @@ def _numbered_events(
     joined = joined.join(items.select(item="id", item_number="number"), "item")
     columns = {"user": joined["user_number"], "item": joined["item_number"]}
     moments = {n: joined[n] for n in ("when", "rank") if n in raw.columns}
-    events = joined.select(**columns, **moments, row=joined["row"])
-    if moments:
-        # Of events with equal user, item and time, the first is kept, whatever their
-        # ranks.
-        same = [*columns, next(iter(moments))]
-        least = {
-            name: events[name].min() for name in events.columns if name not in same
-        }
-        events = events.group_by(same).aggregate(**least)
-    events = tables.stored(events)
+    events = tables.stored(joined.select(**columns, **moments, row=joined["row"]))
     tables.drop(raw)
     counts = Counts(
         typed.num_rows,
         missing_dropped=typed.num_missing,
         rated_lower=typed.num_rows - typed.num_missing - rated,
-        duplicates_dropped=rated - _count(events),
     )
     return events, users, items, counts
+
+
+def _without_repeats(tables: EventTables, events: ir.Table) -> tuple[ir.Table, int]:
+    """Keeps the first of events with equal user, item and time, or rank without times,
+    and returns how many others there are."""
+    moments = [name for name in ("when", "rank") if name in events.columns]
+    if not moments:
+        return events, 0
+    same = ["user", "item", moments[0]]
+    first = {name: events[name].min() for name in events.columns if name not in same}
+    found = tables.stored(events.group_by(same).aggregate(**first))
+    num_repeated = _count(events) - _count(found)
+    tables.drop(events)
+    return found, num_repeated
 
 
 def _count(table: ir.Table) -> int:
@@ -168,10 +185,16 @@ def _ids(engine: Engine, numbered: ir.Table, kind: Any) -> ir.Table:
     return table.mutate(id=table["id"].cast(kind))
 
 
-def _frequent(tables: EventTables, events: ir.Table, config: PrepareConfig) -> ir.Table:
-    """The largest set in which every user and item has enough events (the k-core)."""
+def _least_counts(config: PrepareConfig) -> Mapping[str, int]:
+    """Fewest events of a user and of an item, where a filter wants more than one."""
     least = {"user": config.min_user_interactions, "item": config.min_item_interactions}
-    least = {name: number for name, number in least.items() if number > 1}
+    return {name: number for name, number in least.items() if number > 1}
+
+
+def _frequent(
+    tables: EventTables, events: ir.Table, least: Mapping[str, int]
+) -> ir.Table:
+    """The largest set in which every user and item has enough events (the k-core)."""
     before: int | None = None
     kept, num_kept = events, _count(events) if least else 0
     while least and num_kept != before:

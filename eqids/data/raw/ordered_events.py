@@ -1,7 +1,7 @@
 """Orders events by user and time, and reads them in parts into arrays on disk."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class OrderedEvents:
     """Number of events of each user."""
     has_events: Bool[np.ndarray, " item"]
     """Whether each item has an event."""
+    num_repeated: int
+    """Rows that were left out, because a row before has their user, item and key."""
     tied: int
     """Neighbouring events of one user with equal times or ranks."""
     ascending: int
@@ -58,14 +60,17 @@ def ordered(
         by_row: whether rows have an order; otherwise equal hashes are ordered by item.
 
     Returns:
-        user, item and, if any, time in seconds and the key that sorts a user's events.
+        user, item and, if any, time in seconds and the key that sorts a user's events,
+        unless it is the time.
     """
     order, key = [events["user"]], sort_key(events)
     columns = {"user": events["user"], "item": events["item"]}
     if unit is not None:
         columns["time"] = seconds(events["when"], unit)
     if key is not None:
-        columns["key"] = events[key]
+        whole_seconds = unit == "seconds" and events["when"].type().is_integer()
+        if key != "when" or not whole_seconds:
+            columns["key"] = events[key]
         order.append(events[key])
         if seed is not None:
             user, item = (events[name].cast("int64") for name in ("user", "item"))
@@ -89,57 +94,105 @@ def _hash(user: Any, item: Any, seed: int) -> Any:
 def read_parts(
     parts: Iterable[pa.RecordBatch],
     names: Sequence[str],
-    num_events: int,
+    num_rows: int,
     num_users: int,
     num_items: int,
     folder: Path,
+    distinct: bool,
 ) -> OrderedEvents:
     """Reads the rows of `ordered`, in their order, a part at a time.
 
     Args:
         parts: the rows.
         names: the columns.
-        num_events: number of all rows.
+        num_rows: number of all rows.
         num_users: users, with events or without.
         num_items: items, with events or without.
         folder: where files of large arrays are.
+        distinct: whether to keep all rows; otherwise of rows with equal user, item and
+            key only the first.
     """
-    items = event_array(num_events, np.int32, folder)
-    times = event_array(num_events, np.int64, folder) if "time" in names else None
+    items = event_array(num_rows, np.int32, folder)
+    times = event_array(num_rows, np.int64, folder) if "time" in names else None
     per_user = np.zeros(num_users, np.int64)
     has_events = np.zeros(num_items, np.bool_)
-    at, tied, ascending = 0, 0, 0
-    last: dict[str, np.ndarray] = {}
-    for part in parts:
-        rows = {n: _column(part, n) for n in part.schema.names}
+    at, read, tied, ascending = 0, 0, 0, 0
+    key = next((name for name in ("key", "time") if name in names), None)
+    for rows in map(_columns, parts) if key is None else _in_whole_groups(parts, key):
+        read += len(rows["user"])
+        if key is not None:
+            rows = rows if distinct else _without_repeats(rows, key)
+            ties = _ties(rows, key)
+            same = ties & (rows["item"][1:] > rows["item"][:-1])
+            tied, ascending = tied + int(ties.sum()), ascending + int(same.sum())
         user, item = rows["user"], rows["item"]
-        if not len(user):
-            continue
         items[at : at + len(item)] = item
         if times is not None:
             times[at : at + len(item)] = rows["time"]
-        counted = np.bincount(user - user[0])
-        per_user[user[0] : user[0] + len(counted)] += counted
+        if len(user):
+            counted = np.bincount(user - user[0])
+            per_user[user[0] : user[0] + len(counted)] += counted
         has_events[item] = True
-        if "key" in rows:
-            # The last row of the part before has its neighbour in this one.
-            joined = {n: np.append(last.get(n, rows[n][:0]), rows[n]) for n in _TIED}
-            found = _ties(**joined)
-            tied, ascending = tied + found[0], ascending + found[1]
-            last = {name: rows[name][-1:] for name in _TIED}
         at += len(item)
-    assert at == num_events, f"{at} events, wanted {num_events}"
-    return OrderedEvents(items, times, per_user, has_events, tied, ascending)
+    assert read == num_rows, f"{read} rows, wanted {num_rows}"
+    times = None if times is None else times[:at]
+    return OrderedEvents(
+        items[:at], times, per_user, has_events, read - at, tied, ascending
+    )
 
 
-_TIED = ("user", "key", "item")
+_Rows = Mapping[str, np.ndarray]
+"""Columns of some rows of `ordered`."""
 
 
-def _ties(user: np.ndarray, key: np.ndarray, item: np.ndarray) -> tuple[int, int]:
-    """Neighbours with equal user and equal time or rank, and those of them that ascend
-    by item."""
-    tied = (user[1:] == user[:-1]) & (key[1:] == key[:-1])
-    return int(tied.sum()), int((tied & (item[1:] > item[:-1])).sum())
+def _in_whole_groups(parts: Iterable[pa.RecordBatch], key: str) -> Iterator[_Rows]:
+    """Cuts rows where the user or the key changes, and nowhere else."""
+    rest: _Rows | None = None
+    for part in parts:
+        rows = _columns(part)
+        if rest is not None:
+            rows = {name: np.append(rest[name], rows[name]) for name in rows}
+        changes = np.flatnonzero(~_ties(rows, key))
+        cut = changes[-1] + 1 if len(changes) else 0
+        rest = {name: column[cut:] for name, column in rows.items()}
+        yield {name: column[:cut] for name, column in rows.items()}
+    if rest is not None:
+        yield rest
+
+
+def _without_repeats(rows: _Rows, key: str) -> _Rows:
+    """Drops rows if a row before has the same user, key and item."""
+    some, group = _groups(_ties(rows, key))
+    # Sorted by group and item, and in them by row.
+    order = np.lexsort((rows["item"][some], group))
+    item, group = rows["item"][some[order]], group[order]
+    repeats = (item[1:] == item[:-1]) & (group[1:] == group[:-1])
+    if not repeats.any():
+        return rows
+    kept = np.ones(len(rows["user"]), np.bool_)
+    kept[some[order[1:][repeats]]] = False
+    return {name: column[kept] for name, column in rows.items()}
+
+
+def _ties(rows: _Rows, key: str) -> np.ndarray:
+    """bool [row - 1]: whether the next row has the same user and key."""
+    user, moment = rows["user"], rows[key]
+    return (user[1:] == user[:-1]) & (moment[1:] == moment[:-1])
+
+
+def _groups(ties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are tied with a neighbour, and the number of each one's group.
+
+    Args:
+        ties: bool [row - 1]: whether the next row is tied with a row.
+    """
+    before, after = np.append(False, ties), np.append(ties, False)
+    some = np.flatnonzero(before | after)
+    return some, np.cumsum(~before[some])
+
+
+def _columns(part: pa.RecordBatch) -> _Rows:
+    return {name: _column(part, name) for name in part.schema.names}
 
 
 def _column(part: pa.RecordBatch, name: str) -> np.ndarray:
@@ -204,10 +257,7 @@ def in_hash_order(
         item: of events; the numbers of all items.
         seed: of the hash.
     """
-    tied = _tied(offsets, time)
-    before, after = np.append(False, tied), np.append(tied, False)
-    some = np.flatnonzero(before | after)
-    group = np.cumsum(~before[some])
+    some, group = _groups(_tied(offsets, time))
     user = np.searchsorted(offsets, some, side="right") - 1
     order = np.lexsort((_hash(user, item[some].astype(np.int64), seed), group))
     item[some] = item[some[order]]
