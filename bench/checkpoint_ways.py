@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.clock import Stoppable
-from bench.machine import num_cores
 from bench.record import OURS
 from eqids.checkpoints import Saver, restore, save, verify
+from eqids.io.cores import num_cores
 
 ORBAX, RAW = "Orbax", "file copy"
 SAVE, BEGIN, KEPT = "save", "begin a save", "begin a save, no step follows"

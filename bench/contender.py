@@ -17,10 +17,11 @@ import jax
 from tqdm import tqdm
 
 from bench.clock import alternate
-from bench.machine import num_cores, peak_bytes, reset_peak
+from bench.machine import peak_bytes, reset_peak
 from bench.options import Options
 from bench.record import CaseNumbers, ResultRow
 from eqids.config import UserError, require
+from eqids.io.cores import num_cores
 
 Chosen = TypeVar("Chosen", bound=Options)
 Which = TypeVar("Which")

@@ -46,13 +46,6 @@ def use_huge_pages() -> None:
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 
-def num_cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def describe() -> dict[str, Any]:
     """Returns the CPU, the cores this process may use, memory, and settings."""
     allowed = hasattr(os, "sched_getaffinity") and sorted(os.sched_getaffinity(0))

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.machine import num_cores
 from eqids.cli import check_output
 from eqids.config import ABOVE_ZERO, ONE_OR_MORE, SEED, check_flags, grouped, require
+from eqids.io.cores import num_cores
 
 SplitName = Literal["valid", "test"]
 

@@ -15,6 +15,7 @@ from bench.quality_settings import Setting, flags_of_run
 from eqids.checkpoints import best_step, latest_step, read_manifest
 from eqids.config import from_json, to_json
 from eqids.io.atomic import write_json
+from eqids.io.cores import num_cores
 
 _RECORD, _SESSIONS, _LOG = "run.json", "sessions.json", "train.log"
 
@@ -177,7 +178,7 @@ def _recorded(
         best_step=best,
         parameters=sum(math.prod(row.shape) for row in params),
         cpu=found["cpu"],
-        cores=machine.num_cores(),
+        cores=num_cores(),
         versions=tuple(" ".join(pair) for pair in machine.versions().items()),
     )
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.machine import num_cores
 from bench.options import Options
 from eqids.config import ONE_OR_MORE, check_flags, grouped
+from eqids.io.cores import num_cores
 
 
 @dataclass(frozen=True)

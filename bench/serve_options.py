@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.machine import num_cores
 from bench.options import Options
 from eqids.config import ABOVE_ZERO, ONE_OR_MORE, check_flags, grouped, require
+from eqids.io.cores import num_cores
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.machine import num_cores
 from bench.options import Options
 from eqids.config import (
     ABOVE_ZERO,
@@ -17,6 +16,7 @@ from eqids.config import (
     on_unless,
     require,
 )
+from eqids.io.cores import num_cores
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.machine import num_cores
 from bench.options import Options, require_folder
 from eqids.config import ABOVE_ZERO, ONE_OR_MORE, Dtype, LlamaSize, check_flags, grouped
+from eqids.io.cores import num_cores
 
 
 @dataclass(frozen=True)

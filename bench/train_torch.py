@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.machine import num_cores
 from eqids.config import LlamaConfig, ModelConfig, Recipe, Strategy
 from eqids.data.batches.host_batch import HostBatch
+from eqids.io.cores import num_cores
 
 _MODULES = {
     "q": "self_attn.q_proj",

@@ -103,7 +103,7 @@ def test_the_number_of_cores_does_not_change_the_result(
     sizes, weights = _sizes(1000, 20), np.ones(1000, np.float32)
     found = []
     for cores in (1, 4):
-        monkeypatch.setattr(kmeans, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(kmeans, "num_cores", lambda cores=cores: cores)
         found.append(balanced_kmeans(vectors, sizes, weights, seed=0))
     np.testing.assert_array_equal(*found)
 

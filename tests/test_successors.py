@@ -1,12 +1,14 @@
 """The counts of successors against loops over histories."""
 
 import dataclasses
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from eqids.config import MARKOV_ORDER, UserError
-from eqids.data import Dataset, open_dataset
+from eqids.data import Dataset, open_dataset, successors
 from eqids.data.files import SUCCESSORS_FILE
 from eqids.data.info import INFO_FILE, read_info, render_info
 from eqids.data.successors import Successors, transitions
@@ -21,6 +23,38 @@ def counted(dataset: Dataset) -> np.ndarray:
             for distance, later in enumerate(history[i + 1 : i + 1 + MARKOV_ORDER], 1):
                 counts[slot, later] += 1 / distance
     return counts
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=12),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.integers(1, 40),
+)
+def test_counts_do_not_depend_on_how_events_are_cut(
+    histories: list[tuple[int, int]], num_slots: int, pairs: int, events: int
+) -> None:
+    """Histories of any length, of which some are not for training, against a loop."""
+    length = np.array([length for length, _ in histories])
+    train_length = np.minimum(length, [most for _, most in histories]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    slots = np.random.default_rng(0).integers(0, num_slots, offsets[-1], np.int32)
+    expected = np.zeros((num_slots, num_slots))
+    for start, number in zip(offsets, train_length, strict=False):
+        for i in range(number):
+            for distance in range(1, min(MARKOV_ORDER, number - 1 - i) + 1):
+                expected[slots[start + i], slots[start + i + distance]] += 1 / distance
+    with (
+        patch.object(successors, "_PAIRS", pairs),
+        patch.object(successors, "_EVENTS", events),
+    ):
+        found = transitions(slots, offsets, train_length, num_slots)
+        kept = Successors.of(slots, offsets, train_length, num_slots, most=2)
+    np.testing.assert_allclose(found.toarray(), expected, rtol=1e-12)
+    heaviest = -np.sort(-expected, axis=1)[:, :2]
+    np.testing.assert_allclose(
+        -np.sort(-as_dense(kept, num_slots), axis=1)[:, :2], heaviest, rtol=1e-6
+    )
 
 
 def as_dense(found: Successors, num_slots: int) -> np.ndarray:
@@ -58,10 +92,9 @@ def test_no_target_is_in_the_counts(dataset: Dataset) -> None:
 
 def test_the_heaviest_successors_are_kept(dataset: Dataset) -> None:
     counts = counted(dataset)
-    full = transitions(
-        dataset.slots, dataset.offsets, dataset.train_length, dataset.num_slots
-    )
-    kept = as_dense(Successors.of(full, most=4), dataset.num_slots)
+    events = dataset.slots, dataset.offsets, dataset.train_length
+    found = Successors.of(*events, dataset.num_slots, most=4)
+    kept = as_dense(found, dataset.num_slots)
     for row, own in zip(kept, counts, strict=True):
         order = np.lexsort((np.arange(len(own)), -own.astype(np.float32)))[:4]
         expected = np.zeros_like(own)

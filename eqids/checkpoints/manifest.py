@@ -47,8 +47,8 @@ import jax.numpy as jnp
 
 from eqids.config import UserError, require
 from eqids.config.upgrade import upgrade_meta
+from eqids.io.cores import num_cores
 from eqids.io.digests import ReportBytes, file_digest
-from eqids.io.reading import num_cores
 
 FORMAT_VERSION = 2
 _READABLE = (1, FORMAT_VERSION)

@@ -30,8 +30,9 @@ from eqids.checkpoints.manifest import (
 )
 from eqids.checkpoints.store import PARTS, array_spec
 from eqids.config import UserError
+from eqids.io.cores import num_cores
 from eqids.io.digests import Hasher, ReportBytes, array_bytes, digest, file_digest
-from eqids.io.reading import num_cores, read_into, scan
+from eqids.io.reading import read_into, scan
 from sharding import aligned
 
 _AHEAD_BYTES = 256 << 20

@@ -14,7 +14,7 @@ from eqids.data.catalog.lineage import Lineage
 from eqids.data.files import ITEMS_FILE, USERS_FILE, read_parquet
 from eqids.data.ids import Ids, shown
 from eqids.data.info import DatasetInfo
-from eqids.data.successors import Successors, transitions
+from eqids.data.successors import Successors
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +85,9 @@ class Dataset:
         """
         if self.stored_successors is not None:
             return self.stored_successors
-        counts = transitions(
+        return Successors.of(
             self.slots, self.offsets, self.train_length, self.num_slots
         )
-        return Successors.of(counts)
 
     def history(self, user: int) -> np.ndarray:
         """Returns the slots of one user, int32 [event], oldest first (a view)."""

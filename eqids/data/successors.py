@@ -6,22 +6,34 @@ counted, so that no count holds a target of validation or of test.
 """
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int8, Int32, Int64
 
 from eqids.config import MARKOV_ORDER
+from eqids.io.cores import num_cores
+
+_Kept = TypeVar("_Kept")
 
 MOST_SUCCESSORS = 128
 """Most successors of an item in a table, the heaviest. On validation of ML-100K, ML-1M
 and Amazon Beauty, no larger number has a better NDCG@10 (docs/counts.md)."""
 
-_EVENTS = 2**16
-"""Events whose transitions are counted at a time."""
+_EVENTS = 2**18
+"""Events, or pairs of them, that are looked at together."""
+_PAIRS = 2**26
+"""Pairs of events that are counted at a time, by all threads together; their memory is
+some 30 bytes a pair."""
 _UNIT = math.lcm(*range(1, MARKOV_ORDER + 1))
 """Weights are whole numbers in this unit, so that their sums are exact in any order."""
+_BITS = _UNIT.bit_length()
+"""Bits of a weight."""
 
 
 def transitions(
@@ -33,7 +45,7 @@ def transitions(
     """Returns transition weights between slots in the training events.
 
     Args:
-        slots: the items of all histories, users one after the other; at least one.
+        slots: the items of all histories, users one after the other.
         offsets: where each history starts and ends.
         train_length: how many of the first events of each history are for training.
         num_slots: places of the catalog.
@@ -41,40 +53,106 @@ def transitions(
     Returns:
         float64 `[slot, slot]`, sparse, columns ascending; rows are not normalised.
     """
-    parts: list[sp.csr_matrix] = []
-    shape = num_slots, num_slots
-    for first in range(0, len(slots), _EVENTS):
-        last = min(first + _EVENTS + MARKOV_ORDER, len(slots))
-        event = np.arange(first, last)
-        user = np.searchsorted(offsets, event, side="right") - 1
-        training = event - offsets[user] < train_length[user]
-        event, user = event[training], user[training]
-        part = _after(slots, event, user, first + _EVENTS, shape)
-        # Parts of similar size are added, so that a large sum is not computed again for
-        # each part.
-        while parts and parts[-1].nnz <= part.nnz:
-            part = part + parts.pop()
-        parts.append(part)
-    return sum(parts[1:], start=parts[0]) / _UNIT
+    events = _TrainingEvents.of(slots, offsets, train_length, num_slots)
+    return sp.vstack(events.counted(lambda rows: rows), "csr")
 
 
-def _after(
-    slots: Int32[np.ndarray, " event"],
-    event: Int64[np.ndarray, " some"],
-    user: Int64[np.ndarray, " some"],
-    stop: int,
-    shape: tuple[int, int],
-) -> sp.csr_matrix:
-    """Transition weights, times `_UNIT`, after those of some training events that
-    precede `stop`."""
-    weights, before, after = [], [], []
-    for distance in range(1, MARKOV_ORDER + 1):
-        same = (user[distance:] == user[:-distance]) & (event[:-distance] < stop)
-        before.append(slots[event[:-distance][same]])
-        after.append(slots[event[distance:][same]])
-        weights.append(np.full(len(before[-1]), _UNIT // distance))
-    pairs = np.concatenate(before), np.concatenate(after)
-    return sp.csr_matrix((np.concatenate(weights), pairs), shape=shape)
+@dataclass(frozen=True, eq=False)
+class _TrainingEvents:
+    """Events, and how many of those that follow are counted as successors.
+
+    Attributes:
+        slots: of all events.
+        ahead: training events of the same history among the next `MARKOV_ORDER`; 0 for
+            other than training events.
+        num_pairs: successors of each slot's events.
+    """
+
+    slots: Int32[np.ndarray, " event"]
+    ahead: Int8[np.ndarray, " event"]
+    num_pairs: Int64[np.ndarray, " slot"]
+
+    @staticmethod
+    def of(
+        slots: Int32[np.ndarray, " event"],
+        offsets: Int64[np.ndarray, " user_plus_one"],
+        train_length: Int32[np.ndarray, " user"],
+        num_slots: int,
+    ) -> "_TrainingEvents":
+        """Finds the training events; see `transitions`."""
+        start, stop = offsets[:-1], offsets[:-1] + train_length
+        change = np.zeros(len(slots) + 1, np.int8)
+        np.add.at(change, start, MARKOV_ORDER)
+        np.subtract.at(change, stop, MARKOV_ORDER)
+        ahead = np.cumsum(change[:-1], dtype=np.int8)
+        for left in range(MARKOV_ORDER):
+            event = stop - 1 - left
+            ahead[event[event >= start]] = left
+        num_pairs = np.zeros(num_slots, np.int64)
+        for first in range(0, len(slots), _EVENTS):
+            some = slice(first, first + _EVENTS)
+            found = np.bincount(slots[some], ahead[some], num_slots)
+            num_pairs += found.astype(np.int64)
+        return _TrainingEvents(slots, ahead, num_pairs)
+
+    def counted(self, keep: Callable[[sp.csr_matrix], _Kept]) -> list[_Kept]:
+        """Counts the successors of some slots at a time, in threads.
+
+        Args:
+            keep: makes of the rows of some slots, float64 `[some, slot]`, what is
+                returned of them.
+        """
+        total = np.cumsum(self.num_pairs)
+        most, bounds = min(_PAIRS, int(total[-1])) // num_cores() + 1, [0]
+        while bounds[-1] < len(total):
+            before = total[bounds[-1]] - self.num_pairs[bounds[-1]]
+            last = int(np.searchsorted(total, before + most, side="right"))
+            bounds.append(max(last, bounds[-1] + 1))
+        with ThreadPoolExecutor(num_cores()) as pool:
+            found = pool.map(lambda ends: keep(self._rows(*ends)), pairwise(bounds))
+            return list(found)
+
+    def _rows(self, first: int, last: int) -> sp.csr_matrix:
+        """Weights of the successors of the slots from `first` to before `last`."""
+        num_slots = len(self.num_pairs)
+        # A pair's row, column and weight in one number: sorting is fast for numbers.
+        row_bits = _BITS + (num_slots - 1).bit_length()
+        pairs = np.empty(self.num_pairs[first:last].sum(), np.int64)
+        at = 0
+        for start in range(0, len(self.slots), _EVENTS):
+            here = self.slots[start : start + _EVENTS]
+            ahead = self.ahead[start : start + _EVENTS]
+            event = np.flatnonzero((here >= first) & (here < last) & (ahead > 0))
+            row, ahead = (
+                (here[event] - first).astype(np.int64) << row_bits,
+                ahead[event],
+            )
+            for distance in range(1, MARKOV_ORDER + 1):
+                some = ahead >= distance
+                column = self.slots[start + event[some] + distance].astype(np.int64)
+                pair = row[some] | column << _BITS | _UNIT // distance
+                pairs[at : at + len(pair)] = pair
+                at += len(pair)
+        assert at == len(pairs)
+        pairs.sort()
+        heads = _first_of_each(pairs)
+        column = (pairs[heads] & ((1 << row_bits) - 1)) >> _BITS
+        rows = np.arange(last - first + 1) << row_bits
+        ends = np.searchsorted(heads, np.searchsorted(pairs, rows))
+        pairs &= (1 << _BITS) - 1
+        weight = np.add.reduceat(pairs, heads) / _UNIT
+        shape = last - first, num_slots
+        return sp.csr_matrix((weight, column, ends), shape=shape)
+
+
+def _first_of_each(pairs: Int64[np.ndarray, " pair"]) -> Int64[np.ndarray, " head"]:
+    """Where, in sorted numbers, those of other rows and columns begin."""
+    heads = [np.arange(min(1, len(pairs)))]
+    for start in range(0, len(pairs), _EVENTS):
+        some = pairs[start : start + _EVENTS + 1]
+        differs = (some[1:] ^ some[:-1]) >> _BITS
+        heads.append(start + 1 + np.flatnonzero(differs))
+    return np.concatenate(heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,26 +185,30 @@ class Successors:
     weights: Float32[np.ndarray, " pair"]
 
     @staticmethod
-    def of(counts: sp.csr_matrix, most: int = MOST_SUCCESSORS) -> "Successors":
-        """Returns the heaviest successors of every item; equal ones by slot.
+    def of(
+        slots: Int32[np.ndarray, " event"],
+        offsets: Int64[np.ndarray, " user_plus_one"],
+        train_length: Int32[np.ndarray, " user"],
+        num_slots: int,
+        most: int = MOST_SUCCESSORS,
+    ) -> "Successors":
+        """Counts the training events, and returns the heaviest successors of each slot;
+        equal ones by slot.
 
         Args:
-            counts: from `transitions`.
+            slots: the items of all histories, users one after the other.
+            offsets: where each history starts and ends.
+            train_length: how many of the first events of each history are for training.
+            num_slots: places of the catalog.
             most: most successors of an item.
         """
-        row = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-        weight = counts.data.astype(np.float32)
-        # Bits of floats that are not negative are in the order of their values.
-        rank = np.iinfo(np.int32).max - weight.view(np.int32)
-        order = np.argsort((row << 31) | rank, kind="stable")
-        place = np.arange(len(row)) - counts.indptr[row]
-        order = order[place < most]
-        lengths = np.minimum(np.diff(counts.indptr), most)
-        return Successors(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            counts.indices[order].astype(np.int32),
-            weight[order],
+        events = _TrainingEvents.of(slots, offsets, train_length, num_slots)
+        parts = events.counted(lambda rows: _heaviest(rows, most))
+        lengths, kept, weights = (
+            np.concatenate(each) for each in zip(*parts, strict=True)
         )
+        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Successors(ends, kept, weights)
 
     @property
     def width(self) -> int:
@@ -153,3 +235,20 @@ class Successors:
             slot.reshape(*valid.shape, -1),
             weight.reshape(*valid.shape, -1),
         )
+
+
+def _heaviest(
+    counts: sp.csr_matrix, most: int
+) -> tuple[
+    Int64[np.ndarray, " row"], Int32[np.ndarray, " pair"], Float32[np.ndarray, " pair"]
+]:
+    """The number of successors of each row, and the slots and weights of all rows."""
+    row = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    weight = counts.data.astype(np.float32)
+    # Bits of floats that are not negative are in the order of their values.
+    rank = np.iinfo(np.int32).max - weight.view(np.int32)
+    order = np.argsort((row << 31) | rank, kind="stable")
+    place = np.arange(len(row)) - counts.indptr[row]
+    order = order[place < most]
+    lengths = np.minimum(np.diff(counts.indptr), most).astype(np.int64)
+    return lengths, counts.indices[order].astype(np.int32), weight[order]

@@ -15,15 +15,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from eqids.io.cores import num_cores
 from eqids.io.digests import BLOCK_BYTES
 
 Look = Callable[[UInt8[np.ndarray, " byte"]], object]
 """Receives each block after it was read, in order."""
-
-
-def num_cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 @cache

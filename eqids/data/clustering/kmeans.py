@@ -7,13 +7,14 @@ clusters are joined and cut again, several times. Time grows as items log cluste
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from eqids.io.cores import num_cores
 
 _SAMPLE = 8192
 """Items in the sample from which the two centroids of a larger part are found."""
@@ -54,7 +55,7 @@ def balanced_kmeans(
     parts = _Parts(vectors, sizes, weights, seed, spherical)
     # Threads share the parts. BLAS's own threads would wait for each other in small
     # products.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(_cores()) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_cores()) as pool:
         for step in range(num_steps(len(sizes))):
             if step < _levels(len(sizes)):
                 parts.bisect(pool)
@@ -82,17 +83,11 @@ def kmeans_bytes(num_items: int, width: int) -> int:
     # The items and their new order, int64; positions along the axis; weights.
     order = num_items * (8 + 2 * 8 + 4 + 4)
     # Of a thread: copied rows, or distances with their order.
-    return vectors + order + _cores() * max(8 * width * _CHUNK, 20 * _DISTANCES)
+    return vectors + order + num_cores() * max(8 * width * _CHUNK, 20 * _DISTANCES)
 
 
 def _levels(num_clusters: int) -> int:
     return math.ceil(math.log2(num_clusters))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 class _Parts:
