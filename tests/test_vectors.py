@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eqids.config import PrepareConfig, UserError
+from eqids.data.clustering import singular_vectors, vectors as vectors_module
 from eqids.data.clustering.own_vectors import check_vectors, own_vectors
 from eqids.data.clustering.vectors import item_vectors, item_vectors_bytes, word_vectors
 
@@ -25,7 +26,7 @@ def _planted(num_groups: int = 4, per_group: int = 8) -> tuple[np.ndarray, np.nd
 
 def test_vectors_span_what_a_full_svd_spans() -> None:
     rng = np.random.default_rng(1)
-    users, items = np.divmod(rng.choice(60 * 25, 400, replace=False), 25)
+    users, items = np.divmod(np.sort(rng.choice(60 * 25, 400, replace=False)), 25)
     matrix = np.zeros((60, 25))
     matrix[users, items] = 1
     matrix /= np.maximum(np.sqrt((matrix**2).sum(1, keepdims=True)), 1e-9)
@@ -48,6 +49,22 @@ def test_vectors_hold_the_largest_singular_values() -> None:
     np.testing.assert_allclose(found, values[:4], rtol=1e-3)
 
 
+def test_vectors_do_not_depend_on_cores_and_leave_events_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(2)
+    users = np.sort(rng.integers(0, 300, 4_000))
+    items = rng.integers(0, 200, 4_000)
+    monkeypatch.setattr(vectors_module, "_USERS", 128)
+    monkeypatch.setattr(singular_vectors, "_CHUNK", 64)
+    found, before = [], items.copy()
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(singular_vectors, "num_cores", lambda cores=cores: cores)
+        found.append(item_vectors(users, items, 300, 200, 32, seed=0))
+    assert np.array_equal(items, before)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
 def test_items_without_events_have_zero_vectors_and_width_is_padded() -> None:
     vectors = item_vectors(np.array([0, 0, 1]), np.array([0, 2, 2]), 2, 4, 8, seed=0)
     assert vectors.shape == (4, 8) and vectors.dtype == np.float32
@@ -58,7 +75,7 @@ def test_items_without_events_have_zero_vectors_and_width_is_padded() -> None:
 def test_memory_of_vectors_is_about_as_stated() -> None:
     num_users, num_items, num_events, width = 3_000, 30_000, 60_000, 16
     rng = np.random.default_rng(0)
-    users = rng.integers(0, num_users, num_events)
+    users = np.sort(rng.integers(0, num_users, num_events))
     items = rng.integers(0, num_items, num_events)
     tracemalloc.start()
     vectors = item_vectors(users, items, num_users, num_items, width, seed=0)

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.sparse
+import scipy.sparse as sp
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-from sklearn.utils.extmath import randomized_svd
 
-_ITERATIONS = 6
-_OVERSAMPLES = 10
+from eqids.data.clustering.singular_vectors import OVERSAMPLES, right_singular_vectors
+
+_USERS = 2**17
+"""Users whose rows are one part of the matrix."""
 _WORDS = 2**18
 """Number of columns that words are hashed to."""
 
@@ -28,7 +29,7 @@ def item_vectors(
     not dominate.
 
     Args:
-        users: int [event], rows of training events.
+        users: int [event], rows of training events, ascending.
         items: int [event], columns of training events.
         num_users: rows of the matrix.
         num_items: columns of the matrix.
@@ -38,17 +39,28 @@ def item_vectors(
     Returns:
         float32 [item, width]; zeros for items that occur in no event.
     """
-    ones = np.ones(len(users), np.float32)
-    shape = (num_users, num_items)
-    matrix = scipy.sparse.csr_matrix((ones, (users, items)), shape)
-    length = np.sqrt(np.asarray(matrix.power(2).sum(axis=1))).reshape(-1)
-    scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
-    matrix = (scipy.sparse.diags(scale) @ matrix).tocsr().astype(np.float32)
-    vectors = _right_vectors(matrix, width, seed)
-    vectors[np.bincount(items, minlength=num_items) == 0] = 0
+    bounds = np.searchsorted(users, np.arange(num_users + 1))
+    parts = [
+        _unit_rows(items, bounds[first : first + _USERS + 1], num_items)
+        for first in range(0, num_users, _USERS)
+    ]
+    vectors = right_singular_vectors(parts, width, seed)
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.sqrt(np.where(norm > 0, norm, 1))
     return vectors
+
+
+def _unit_rows(items: np.ndarray, bounds: np.ndarray, num_items: int) -> sp.csr_matrix:
+    """Counts of items in the events of some users, divided by the norm of each row."""
+    used = items[bounds[0] : bounds[-1]].copy()  # it will be sorted
+    ones, shape = np.ones(len(used), np.float32), (len(bounds) - 1, num_items)
+    rows = sp.csr_matrix((ones, used, bounds - bounds[0]), shape)
+    rows.sum_duplicates()
+    events = np.diff(rows.indptr)
+    of = np.repeat(np.arange(len(events)), events)
+    length = np.sqrt(np.bincount(of, rows.data**2, len(events)))
+    rows.data /= np.repeat(length, events).astype(np.float32)
+    return rows
 
 
 def item_vectors_bytes(
@@ -62,7 +74,9 @@ def item_vectors_bytes(
         num_events: training events.
         width: singular vectors to keep.
     """
-    return 12 * (width + _OVERSAMPLES) * (num_users + num_items) + 24 * num_events
+    vectors = 4 * (width + OVERSAMPLES)
+    of_part = min(num_users, _USERS) * vectors
+    return 7 * num_items * vectors + of_part + 8 * (2 * num_users + num_events)
 
 
 def word_vectors(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
@@ -87,22 +101,4 @@ def word_vectors(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
     matrix = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
     used = np.flatnonzero(np.bincount(matrix.indices, minlength=_WORDS))
     words = matrix.tocsc()[:, used].T.tocsr().astype(np.float32)
-    return _right_vectors(words, width, seed)
-
-
-def _right_vectors(
-    matrix: scipy.sparse.csr_matrix, width: int, seed: int
-) -> np.ndarray:
-    """Right singular vectors times singular values, float32 [column, width]."""
-    vectors = np.zeros((matrix.shape[1], width), np.float32)
-    rank = min(width, *matrix.shape)
-    if rank and matrix.nnz:
-        _, values, rows = randomized_svd(
-            matrix,
-            rank,
-            n_oversamples=_OVERSAMPLES,
-            n_iter=_ITERATIONS,
-            random_state=seed,
-        )
-        np.multiply(rows.T, values, out=vectors[:, :rank])
-    return vectors
+    return right_singular_vectors([words], width, seed)
