@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float32, Int8, Int32, Int64
 
 from eqids.config import MARKOV_ORDER
+from eqids.data.training import in_training
 from eqids.io.cores import num_cores
 
 _Kept = TypeVar("_Kept")
@@ -81,10 +82,7 @@ class _TrainingEvents:
     ) -> "_TrainingEvents":
         """Finds the training events; see `transitions`."""
         start, stop = offsets[:-1], offsets[:-1] + train_length
-        change = np.zeros(len(slots) + 1, np.int8)
-        np.add.at(change, start, MARKOV_ORDER)
-        np.subtract.at(change, stop, MARKOV_ORDER)
-        ahead = np.cumsum(change[:-1], dtype=np.int8)
+        ahead = MARKOV_ORDER * in_training(offsets, train_length).view(np.int8)
         for left in range(MARKOV_ORDER):
             event = stop - 1 - left
             ahead[event[event >= start]] = left

@@ -86,9 +86,8 @@ def in_catalog(
             f"item {ids[new].tolist()[0]!r} is not in the catalog of {old.path}{more}; "
             "add what is missing with --unknown_items append"
         )
-    users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
-    training = split.in_training(found.offsets)
-    users, item = users[training], found.item[training]
+    users = split.training_users()
+    item = found.item[split.in_training(found.offsets)]
     together = _together(users, item, rows, new, len(before.items))
     catalog, change = before.add(
         ids[new],

@@ -69,9 +69,8 @@ def make_catalog(
     Raises:
         UserError: the user's vectors or clusters are invalid.
     """
-    users = np.repeat(np.arange(len(found.user_ids)), np.diff(found.offsets))
-    training = split.in_training(found.offsets)
-    users, item = users[training], found.item[training]
+    users = split.training_users()
+    item = found.item[split.in_training(found.offsets)]
     vectors = _vectors(found, users, item, config, report, encode)
     count = np.bincount(item, minlength=len(found.items))
     cluster, num_clusters = _clusters(found, vectors, count, config, report)

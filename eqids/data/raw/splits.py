@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from eqids.config import UserError, require
+from eqids.data.training import in_training
 
 _VALID_QUANTILE = 0.8
 _TEST_QUANTILE = 0.9
@@ -30,8 +31,12 @@ class SplitPositions:
         self, offsets: Int64[np.ndarray, " bound"]
     ) -> Bool[np.ndarray, " event"]:
         """Returns whether each event is for training."""
-        position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-        return position < np.repeat(self.train_length, np.diff(offsets))
+        return in_training(offsets, self.train_length)
+
+    def training_users(self) -> Int32[np.ndarray, " event"]:
+        """Returns the number of the user of each training event."""
+        users = np.arange(len(self.train_length), dtype=np.int32)
+        return np.repeat(users, self.train_length)
 
 
 def leave_one_out(offsets: np.ndarray) -> SplitPositions:
