@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from eqids.config import MARKOV_ORDER, UserError
-from eqids.data import Dataset, open_dataset, successors
+from eqids.data import Dataset, open_dataset, transitions as counting
 from eqids.data.files import SUCCESSORS_FILE
 from eqids.data.info import INFO_FILE, read_info, render_info
-from eqids.data.successors import Successors, transitions
+from eqids.data.successors import Successors
+from eqids.data.transitions import transitions
 
 
 def counted(dataset: Dataset) -> np.ndarray:
@@ -32,7 +33,7 @@ def counted(dataset: Dataset) -> np.ndarray:
     st.integers(1, 40),
 )
 def test_counts_do_not_depend_on_how_events_are_cut(
-    histories: list[tuple[int, int]], num_slots: int, pairs: int, events: int
+    histories: list[tuple[int, int]], num_slots: int, pairs: int, chunk: int
 ) -> None:
     """Histories of any length, of which some are not for training, against a loop."""
     length = np.array([length for length, _ in histories])
@@ -45,8 +46,8 @@ def test_counts_do_not_depend_on_how_events_are_cut(
             for distance in range(1, min(MARKOV_ORDER, number - 1 - i) + 1):
                 expected[slots[start + i], slots[start + i + distance]] += 1 / distance
     with (
-        patch.object(successors, "_PAIRS", pairs),
-        patch.object(successors, "_EVENTS", events),
+        patch.object(counting, "_PAIRS", pairs),
+        patch.object(counting, "_CHUNK", chunk),
     ):
         found = transitions(slots, offsets, train_length, num_slots)
         kept = Successors.of(slots, offsets, train_length, num_slots, most=2)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from eqids.config import MARKOV_ORDER
 from eqids.data import Dataset
-from eqids.data.successors import transitions
+from eqids.data.transitions import transitions
 from eqids.fit.evaluation import Chunk
 
 Scorer = Callable[[Chunk], Float[np.ndarray, "user slot"]]
