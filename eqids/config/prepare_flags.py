@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from eqids.config.bounds import ONE_OR_MORE, SEED, SHARE, check_flags
+from eqids.config.bounds import ABOVE_ZERO, ONE_OR_MORE, SEED, SHARE, check_flags
 from eqids.config.choices import TimeUnit
 from eqids.config.errors import TEXT_WANTED, require
 from eqids.config.flag_fields import grouped
@@ -123,6 +123,9 @@ class PrepareConfig:
     """What reads, filters and sorts the events. duckdb: this machine, on its disk where
     its memory is too small. spark: a cluster of Apache Spark (pip install
     'eqids[spark]', Java 17). Both write the same dataset, to the byte."""
+    memory_gb: float = grouped("engine", 2.0)
+    """Most memory of DuckDB, in GB. What exceeds it goes to a temporary folder
+    (TMPDIR), which takes longer."""
     spark_master: str | None = grouped("engine", None)
     """Spark's cluster, such as spark://HOST:7077, yarn, k8s://URL or local[8]. By
     default what spark-submit or SPARK_HOME says, otherwise this machine, local[*]."""
@@ -147,6 +150,7 @@ class PrepareConfig:
         self._check_append()
         self._check_spark()
         self._check_time_format()
+        check_flags(self, "memory_gb", ABOVE_ZERO)
         check_flags(self, "seed", SEED)
         check_flags(self, "free_share", SHARE)
         self._check_vectors()

@@ -16,8 +16,8 @@ from eqids.data.files import (
     USERS_FILE,
 )
 
-_CHUNK = 1 << 24
-"""Events that are checked at a time."""
+_CHUNK = 1 << 18
+"""Events that are checked at a time: a core's caches hold them."""
 
 
 def check_catalog(
@@ -115,8 +115,9 @@ def _check_order(
 ) -> None:
     """Requires that the times of a chunk of events never fall inside a history."""
     chunk = times[start : start + _CHUNK]
-    before = times[start - 1] if start else chunk[0]
-    in_order = np.diff(chunk, prepend=before) >= 0
+    in_order = np.ones(len(chunk), np.bool_)
+    in_order[0] = start == 0 or chunk[0] >= times[start - 1]
+    np.greater_equal(chunk[1:], chunk[:-1], out=in_order[1:])
     first, last = np.searchsorted(offsets, (start, start + len(chunk)))
     in_order[offsets[first:last] - start] = True
     _all_rows(

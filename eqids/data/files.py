@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from eqids.config import UserError, require
 
@@ -76,6 +76,18 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from None
+
+
+def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays to a safetensors file.
+
+    Raises:
+        OSError: the disk is full, or cannot be written to.
+    """
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def read_events(path: Path) -> dict[str, np.ndarray]:

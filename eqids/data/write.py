@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from safetensors.numpy import save_file
 
 from eqids.config import UserError, require, to_json
 from eqids.data.catalog.lineage import Lineage
@@ -31,6 +30,7 @@ from eqids.data.files import (
     is_cache,
     is_kept_cache,
     write_parquet,
+    write_tensors,
 )
 from eqids.data.info import INFO_FILE, DatasetInfo, render_info, with_hashes
 from eqids.data.read import open_dataset
@@ -70,10 +70,11 @@ def write_dataset(
     with new_folder(path, replace=overwrite) as partial:
         _write_files(partial, info, histories, users, items, item_vectors, lineage)
         _keep_caches(path, partial)
-        _add_successors(open_dataset(partial))
+        dataset = _with_successors(open_dataset(partial))
         _sync_files(partial)
     sync(path.resolve().parent)
-    return open_dataset(path)
+    # All of it was checked; a mapped file is the same under its new name.
+    return replace(dataset, path=Path(path))
 
 
 def _write_files(
@@ -93,10 +94,10 @@ def _write_files(
     users = _user_table(users, histories["offsets"])
     write_parquet(folder / ITEMS_FILE, items.select(ITEM_COLUMNS))
     write_parquet(folder / USERS_FILE, users)
-    save_file(dict(histories), folder / HISTORIES_FILE)
-    save_file(_places(info, items, item_vectors), folder / CLUSTERS_FILE)
+    write_tensors(folder / HISTORIES_FILE, histories)
+    write_tensors(folder / CLUSTERS_FILE, _places(info, items, item_vectors))
     if lineage is not None and info.catalog_version > 1:
-        save_file(lineage.to_arrays(), folder / LINEAGE_FILE)
+        write_tensors(folder / LINEAGE_FILE, lineage.to_arrays())
     catalog = catalog_id(items, info)
     content = _dataset_hash(info, catalog, histories, users)
     names = data_files(info.catalog_version)
@@ -208,13 +209,14 @@ def _places(
     }
 
 
-def _add_successors(dataset: Dataset) -> None:
+def _with_successors(dataset: Dataset) -> Dataset:
     """Writes the table of successors into a dataset's folder, and its hash."""
-    folder, info = dataset.path, dataset.info
-    save_file(dict(vars(dataset.successors)), folder / SUCCESSORS_FILE)
+    folder, info, successors = dataset.path, dataset.info, dataset.successors
+    write_tensors(folder / SUCCESSORS_FILE, vars(successors))
     found = {SUCCESSORS_FILE: file_digest(folder / SUCCESSORS_FILE)}
     info = replace(info, files={**info.files, **found})
     (folder / INFO_FILE).write_text(render_info(info), encoding="utf-8")
+    return replace(dataset, info=info, stored_successors=successors)
 
 
 def _sync_files(folder: Path) -> None:

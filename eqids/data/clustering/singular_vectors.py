@@ -3,7 +3,8 @@
 Subspace iteration from a random start (Halko, Martinsson and Tropp 2011, algorithm
 4.4) on the product of the matrix's transpose with the matrix. A part of its rows goes
 through both factors before the next one does, so that nothing of the size of the rows
-is held beside the matrix.
+is held beside the matrix. Of a large matrix the first iterations see a sample of the
+parts, and the last two see all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from eqids.io.cores import num_cores
 OVERSAMPLES = 10
 """Vectors that are iterated beside the wanted ones."""
 _ITERATIONS = 6
+_SAMPLE = 2**24
+"""Numbers of the matrix that the first iterations see, if they are in several parts."""
 _MOST_THREADS = 16
 """A thread takes some of the vectors; fewer than about four each would not pay."""
 _CHUNK = 2**14
@@ -43,8 +46,10 @@ def right_singular_vectors(
     basis = rng.standard_normal((num_columns, size), np.float32)
     # BLAS's own threads would make sums depend on their number.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(_threads()) as pool:
-        for _ in range(_ITERATIONS):
-            product = _product(parts, basis, pool)
+        for iteration in range(_ITERATIONS):
+            last = iteration == _ITERATIONS - 1
+            seen = parts if last else _sample(parts)
+            product = _product(seen, basis, pool)
             basis = _rotated(product, _whitening(_gram(product, product, pool)), pool)
         product = _product(parts, basis, pool)
         # The matrix is projected on its product with the basis, as in algorithm 5.1.
@@ -56,6 +61,12 @@ def right_singular_vectors(
     peak = found[np.abs(found).argmax(axis=0), np.arange(width)]
     found *= np.where(peak < 0, -1, 1).astype(np.float32)
     return found
+
+
+def _sample(parts: Sequence[sp.csr_matrix]) -> Sequence[sp.csr_matrix]:
+    """Parts at equal distances, at least one, of about `_SAMPLE` numbers in sum."""
+    total = sum(part.nnz for part in parts)
+    return parts[:: max(1, min(len(parts), round(total / _SAMPLE)))]
 
 
 def _threads() -> int:

@@ -39,7 +39,7 @@ def item_vectors(
     Returns:
         float32 [item, width]; zeros for items that occur in no event.
     """
-    bounds = np.searchsorted(users, np.arange(num_users + 1))
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=num_users))])
     parts = [
         _unit_rows(items, bounds[first : first + _USERS + 1], num_items)
         for first in range(0, num_users, _USERS)

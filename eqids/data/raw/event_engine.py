@@ -1,18 +1,20 @@
 """Opens the engine that --engine names."""
 
 import contextlib
+import errno
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import duckdb
 
 from eqids.config import PrepareConfig, UserError
 from eqids.data.raw.engine import Engine, engine
 from eqids.data.raw.spark_session import spark_errors, spark_session
 from eqids.data.raw.spark_tables import SparkTables
 
-_DUCKDB_MEMORY = "1GB"
-"""Most memory of DuckDB beside Spark; what exceeds it goes to a temporary folder."""
+_NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 @contextlib.contextmanager
@@ -23,19 +25,44 @@ def event_engine(config: PrepareConfig) -> Iterator[Engine]:
         config: the engine, and Spark's settings.
 
     Raises:
-        UserError: Spark does not start, or fails; its folder cannot be written.
+        UserError: Spark does not start, or fails; a folder cannot be written; there
+            is too little memory.
     """
-    with engine() as reader:
+    with engine() as reader, _limits(config, reader.folder):
+        reader.con.raw_sql(f"SET memory_limit = '{config.memory_gb}GB'")
         if config.engine == "duckdb":
             yield reader
             return
-        reader.con.raw_sql(f"SET memory_limit = '{_DUCKDB_MEMORY}'")
         with (
             _shared_folder(config.spark_dir) as folder,
             spark_session(config.spark_master, config.spark_conf) as session,
             spark_errors(config.source),
         ):
             yield replace(reader, tables=SparkTables(session, reader.con, folder))
+
+
+@contextlib.contextmanager
+def _limits(config: PrepareConfig, folder: Path) -> Iterator[None]:
+    """Turns errors about too little memory and a full disk into `UserError`s."""
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
+        # Rows that arrive in parts are read by Arrow, whose errors have a text only.
+        said = str(error).splitlines()[0]
+        number = getattr(error, "errno", None)
+        if number in _NO_SPACE or "max_temp_directory_size" in str(error):
+            said = "no space is left"
+        elif "Out of Memory Error" in said:
+            raise UserError(
+                f"{config.source}: --memory_gb {config.memory_gb} is too little for "
+                "this data, wanted more"
+            ) from None
+        elif not isinstance(error, duckdb.IOException):
+            raise
+        raise UserError(
+            f"the folder of temporary files, {folder.parent}, could not be written to "
+            f"({said}); set TMPDIR to another"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Orders events by user and time, and reads them in parts into arrays on disk."""
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,8 +212,17 @@ def event_array(size: int, dtype: type, folder: Path) -> Shaped[np.ndarray, " ev
     if size * np.dtype(dtype).itemsize < _MAPPED_BYTES:
         return np.empty(size, dtype)
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(size * np.dtype(dtype).itemsize)
+        _allocate(file.fileno(), size * np.dtype(dtype).itemsize)
         return np.asarray(np.memmap(file, dtype, "r+", shape=(size,)))
+
+
+def _allocate(file: int, num_bytes: int) -> None:
+    """Makes a file of so many bytes; a full disk is an error here, and not where the
+    mapped file is written to, which would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, num_bytes)
+    else:
+        os.truncate(file, num_bytes)
 
 
 def is_sorted_by_id(tied: int, ascending: int) -> bool:

@@ -69,7 +69,8 @@ def spark_session(master: str | None, settings: Sequence[str]) -> Iterator[Any]:
         yield own
     finally:
         if running is None:
-            session.stop()
+            with contextlib.suppress(OSError):  # its process may have ended
+                session.stop()
 
 
 def _settings(master: str | None, given: Sequence[str]) -> Mapping[str, str]:
@@ -111,6 +112,12 @@ def spark_errors(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        lost = isinstance(error, ConnectionError)
+        if lost or type(error).__name__ == "Py4JNetworkError":
+            raise UserError(
+                f"{source}: Spark's process has ended: it was killed, or had too "
+                "little memory (--spark_conf spark.driver.memory=8g)"
+            ) from None
         if not is_spark_error(error):
             raise
         file = re.search(r"while reading file (?:file:/*)?(/?\S+?)\.?\s", str(error))
