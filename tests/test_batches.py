@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from eqids.config import UserError
 from eqids.data import Dataset
+from eqids.data.batches import packing
 from eqids.data.batches.event_gaps import NUM_GAPS, gap_buckets
 from eqids.data.batches.host_batch import HostBatch
 from eqids.data.batches.packing import PackingPlan, pack
@@ -46,11 +48,22 @@ def test_packed_windows_never_overlap_and_waste_little(
     st.lists(st.integers(0, 60), min_size=1, max_size=40),
     st.integers(1, 25),
     st.integers(0, 5),
+    st.sampled_from([2**16, 10]),
 )
 def test_an_epoch_covers_every_pair_once(
-    lengths: list[int], seq_len: int, epoch: int
+    lengths: list[int], seq_len: int, epoch: int, block_events: int
 ) -> None:
-    plan = PackingPlan(np.array(lengths), seq_len, seed=3)
+    with (
+        patch.object(packing, "_BLOCK_EVENTS", block_events),
+        patch.object(packing, "_GROUP_BLOCKS", 3),
+    ):
+        plan = PackingPlan(np.array(lengths), seq_len, seed=3)
+        _assert_covers_every_pair_once(plan, lengths, epoch)
+
+
+def _assert_covers_every_pair_once(
+    plan: PackingPlan, lengths: list[int], epoch: int
+) -> None:
     drawn = plan.epoch(epoch)
     covered = Counter(
         (int(u), int(s) + i)
@@ -63,6 +76,28 @@ def test_an_epoch_covers_every_pair_once(
     assert plan.num_targets == len(expected)
     assert len(drawn.row_start) == plan.num_rows + 1
     assert drawn.row_start[-1] == len(drawn.user)
+
+
+def test_many_events_are_read_a_group_of_blocks_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A part of an epoch reads few blocks, others in each epoch, but it mixes
+    users of all parts of the file."""
+    monkeypatch.setattr(packing, "_BLOCK_EVENTS", 1_000)
+    monkeypatch.setattr(packing, "_GROUP_BLOCKS", 10)
+    length = np.random.default_rng(0).integers(0, 60, 8_000)
+    block = packing.blocks_of(length)
+    plan = PackingPlan(length, seq_len=25, seed=3)
+    seen = []
+    for epoch in (0, 1):
+        drawn = plan.epoch(epoch)
+        for part in np.array_split(block[drawn.user], 24):
+            seen.append(set(part.tolist()))
+            assert len(seen[-1]) < 0.25 * block.max()
+            assert np.ptp(part) > 0.6 * block.max()
+    assert set().union(*seen) == set(range(block.max() + 1))
+    overlap = [len(a & b) / len(a) for a, b in zip(seen[:24], seen[24:], strict=True)]
+    assert np.mean(overlap) < 0.5
 
 
 def test_batches_depend_on_seed_and_number_only(dataset: Dataset) -> None:

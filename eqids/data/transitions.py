@@ -22,7 +22,7 @@ from eqids.io.cores import num_cores
 
 Kept = TypeVar("Kept")
 
-_CHUNK = 2**18
+_CHUNK = 2**16
 """Events, or pairs of them, that are looked at together."""
 _PAIRS = 2**26
 """Pairs of events that are held at a time, by all threads together; 8 bytes each."""

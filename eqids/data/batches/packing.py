@@ -4,12 +4,21 @@ Which window lengths share a row depends only on the lengths of the histories. S
 packing is done once, every epoch has the same number of rows, and row r of epoch e is
 computed without the rows before it. Each epoch draws where histories are cut, which
 windows of equal length swap places, and the order of the rows.
+
+Many events are shuffled in groups: an epoch draws which blocks of neighbouring users
+make a group, and takes the windows of one group after the other. So memory has to hold
+two groups at a time, and the disk is read a block at a time, not an event at a time.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
+
+_BLOCK_EVENTS = 2**16
+"""Events of neighbouring users that are read together: 0.8 MB."""
+_GROUP_BLOCKS = 2**8
+"""Blocks that are shuffled together: 0.2 GB. Fewer are shuffled as a whole."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ class PackingPlan:
         self._index = np.arange(len(self._user)) - first[self._user]
         is_rest = self._index == full[self._user]
         self._length = np.where(is_rest, rest[self._user], seq_len)
-        self._packed = Packed(self._length, seq_len)
+        block = blocks_of(train_length)[self._user]
+        self._packed = Packed(self._length, seq_len, block)
         self.num_rows = self._packed.num_rows
         self.num_targets = int(pairs.sum())
 
@@ -90,18 +100,30 @@ class PackingPlan:
         return np.where(is_rest, before * self._seq_len, shifted)
 
 
+def blocks_of(train_length: Int[np.ndarray, " user"]) -> Int[np.ndarray, " user"]:
+    """Returns the number of the block that each user's events are in.
+
+    Args:
+        train_length: number of training events.
+    """
+    before = np.cumsum(train_length, dtype=np.int64) - train_length
+    return before // _BLOCK_EVENTS
+
+
 class Packed:
     """Windows packed into rows once; in every epoch, windows of equal length swap
     places."""
 
-    def __init__(self, lengths: np.ndarray, capacity: int):
+    def __init__(self, lengths: np.ndarray, capacity: int, block: np.ndarray):
         """Packs the windows.
 
         Args:
             lengths: int [window], positions of each window, from 1 to `capacity`.
             capacity: positions in a row.
+            block: int [window], the block of each window's events.
         """
         self._lengths = lengths
+        self._block = block if block.max(initial=0) >= _GROUP_BLOCKS else None
         self._row, self._offset = pack(np.sort(lengths)[::-1], capacity)
         self.num_rows = int(self._row.max(initial=-1)) + 1
 
@@ -115,8 +137,16 @@ class Packed:
             first window of each row; int64 [window], the first position of each.
         """
         window = rng.permutation(len(self._lengths))
+        if self._block is not None:
+            group = rng.permutation(self._block.max() + 1) // _GROUP_BLOCKS
+            window = window[np.argsort(group[self._block[window]], kind="stable")]
         window = window[np.argsort(-self._lengths[window], kind="stable")]
         row = rng.permutation(self.num_rows)[self._row]
+        if self._block is not None:
+            # Of the places for windows of one length, the first rows get those of the
+            # first group.
+            places = np.lexsort((row, -self._lengths[window]))
+            window = window[np.argsort(places)]
         order = np.argsort(row, kind="stable")
         counts = np.bincount(row, minlength=self.num_rows)
         row_start = np.concatenate([[0], np.cumsum(counts)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from eqids.data.batches.packing import EpochPlan, Packed
+from eqids.data.batches.packing import EpochPlan, Packed, blocks_of
 
 _WAYS = 4
 """Number of ways to cut the histories."""
@@ -100,7 +100,8 @@ class TokenPackingPlan:
         one = stop == at + 1
         positions = np.where(one, np.minimum(positions, larger), positions)
         start, length = at - events.offsets[user], stop - at
-        return (user, start, length), Packed(prompt + positions, seq_len)
+        block = blocks_of(events.train_length)[user]
+        return (user, start, length), Packed(prompt + positions, seq_len, block)
 
     def _cut(
         self, events: Events, capacity: int, stops: np.ndarray, rng: np.random.Generator

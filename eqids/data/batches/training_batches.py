@@ -12,6 +12,7 @@ from eqids.config import require
 from eqids.data.batches.drawn_windows import Windows, events_of, windows_of
 from eqids.data.batches.event_gaps import gap_buckets
 from eqids.data.batches.host_batch import HostBatch
+from eqids.data.batches.mapped_events import MappedEvents
 from eqids.data.batches.packing import PackingPlan
 from eqids.data.batches.token_packing import Events, TokenPackingPlan
 from eqids.data.batches.tokens import ItemTokens, LaidOut, lay_out, num_newest
@@ -77,6 +78,7 @@ class TrainingBatches:
             "train on",
         )
         self._valid = dataset.item_valid.reshape(-1)
+        self._mapped = MappedEvents((dataset.slots, dataset.times))
         self._epoch = functools.lru_cache(maxsize=2)(self.plan.epoch)
 
     @property
@@ -114,6 +116,7 @@ class TrainingBatches:
     def _fill(self, out: HostBatch, windows: Windows) -> None:
         """Writes windows into the rows of an empty batch."""
         config = self.config
+        self._mapped.ask(windows.first)
         events = events_of(
             self._dataset,
             windows,
