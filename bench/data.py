@@ -5,7 +5,7 @@ The steps are those of a run of nano. RecTools' SASRec is trained as a peer.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -57,16 +57,17 @@ def measure_case(options: DataOptions, which: str) -> Measured:
     case = {"batch": size, "seq": seq_len, "batches": options.num_batches}
     items = TrainingBatches(dataset, config)
     if which == WITH_TEXT:
-        tokens = random_item_tokens(dataset, options.tokens_per_item, options.seed)
-        loaders = {ITEMS: items, WITH_TEXT: TrainingBatches(dataset, config, tokens)}
-        contenders = [
-            _alone(name, loader, options.num_batches)
-            for name, loader in loaders.items()
-        ]
-        note = (
-            f"{dataset.path}; words: the text of every item split at spaces, at most "
-            f"{options.tokens_per_item}, {tokens.length.mean():.1f} on average."
-        )
+        contenders = [_alone(ITEMS, items, options.num_batches)]
+        note = f"{dataset.path}."
+        if options.tokens_per_item:
+            tokens = random_item_tokens(dataset, options.tokens_per_item, options.seed)
+            texts = TrainingBatches(dataset, config, tokens)
+            contenders.append(_alone(WITH_TEXT, texts, options.num_batches))
+            note = (
+                f"{dataset.path}; words: the text of every item split at spaces, at "
+                f"most {options.tokens_per_item}, {tokens.length.mean():.1f} on "
+                "average."
+            )
     else:
         steps = _Steps(dataset, items, options)
         contenders = steps.contenders()
@@ -191,19 +192,18 @@ def _with_rate(row: ResultRow) -> ResultRow:
 
 
 def _keys(rows: Sequence[ResultRow]) -> dict[str, float | None]:
-    found: dict[str, Callable[[str], float]] = {
-        work: row.facts.__getitem__
-        for work in (ITEMS, WITH_TEXT, LOADED)
-        if (row := find(rows, OURS, work)) is not None
-    }
+    items, texts = find(rows, OURS, ITEMS), find(rows, OURS, WITH_TEXT)
     loaded, ready = find(rows, OURS, LOADED), find(rows, OURS, READY)
     peer = find(rows, SASREC, EPOCH)
+    assert items is not None, "batches were not measured"
     assert loaded is not None and ready is not None, "steps were not measured"
     return {
-        "rows_per_second": found[ITEMS]("rows/s"),
-        "targets_per_second": found[ITEMS]("targets/s"),
-        "words_rows_per_second": found[WITH_TEXT]("rows/s"),
-        "words_targets_per_second": found[WITH_TEXT]("targets/s"),
+        "rows_per_second": items.facts["rows/s"],
+        "targets_per_second": items.facts["targets/s"],
+        "words_rows_per_second": None if texts is None else texts.facts["rows/s"],
+        "words_targets_per_second": (
+            None if texts is None else texts.facts["targets/s"]
+        ),
         "waiting_share": loaded.facts["waiting"],
         "loading_share": loaded.seconds.median / ready.seconds.median - 1,
         "programs": loaded.facts["programs"],

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.options import Options, require_folder
-from eqids.config import ABOVE_ZERO, ONE_OR_MORE, Dtype, LlamaSize, check_flags, grouped
+from eqids.config import (
+    ABOVE_ZERO,
+    ONE_OR_MORE,
+    ZERO_OR_MORE,
+    Dtype,
+    LlamaSize,
+    check_flags,
+    grouped,
+)
 from eqids.io.cores import num_cores
 
 
@@ -87,12 +95,12 @@ class DataOptions(Options):
     num_batches: int = 20
     """Batches in one repetition."""
     tokens_per_item: int = 8
-    """Largest number of text tokens of an item."""
+    """Largest number of text tokens of an item; 0 measures no text."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = "batch_size seq_len num_batches tokens_per_item"
-        check_flags(self, names, ONE_OR_MORE)
+        check_flags(self, "batch_size seq_len num_batches", ONE_OR_MORE)
+        check_flags(self, "tokens_per_item", ZERO_OR_MORE)
 
 
 @dataclass(frozen=True)

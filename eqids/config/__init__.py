@@ -9,6 +9,7 @@ from eqids.config.bounds import (
     ONE_OR_MORE as ONE_OR_MORE,
     OPEN_SHARE as OPEN_SHARE,
     SEED as SEED,
+    ZERO_OR_MORE as ZERO_OR_MORE,
     check_flags as check_flags,
 )
 from eqids.config.catalog_flags import (

@@ -48,9 +48,9 @@ class MappedEvents:
             self._recent[block] = None
             for file, start, size in self._mapped:
                 begin = start + block * _BLOCK_EVENTS * size
+                end = min(begin + _BLOCK_EVENTS * size, len(file))
                 begin -= begin % mmap.PAGESIZE
-                length = min((_BLOCK_EVENTS + 1) * size, len(file) - begin)
-                file.madvise(mmap.MADV_WILLNEED, begin, length)
+                file.madvise(mmap.MADV_WILLNEED, begin, end - begin)
         while len(self._recent) > _RECENT:
             del self._recent[next(iter(self._recent))]
 
