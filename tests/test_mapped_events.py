@@ -47,21 +47,23 @@ def test_every_event_is_in_a_block_that_was_asked_for(
         np.testing.assert_array_equal(kept, np.arange(number))
         assert len(file) == len(content)
     events._mapped = [(Advice(file), *rest) for file, *rest in events._mapped]  # type: ignore[misc]
-    first = np.array([5, 999, 1_000, 12_345, 25_299])
-    events.ask(first)
+    first = np.array([5, 998, 1_000, 12_345, 25_290])
+    events.ask(first, first + 3)
     for file, start, size in events._mapped:
         assert len(file.asked) == 4  # type: ignore[attr-defined]
         for event in first:
-            at = start + size * int(event)
+            at = start + size * int(event + 3)
             assert any(a <= at < at + size <= b for a, b in file.asked)  # type: ignore[attr-defined]
-    events.ask(first)  # recently asked for
+    events.ask(first, first)  # recently asked for
     assert all(len(file.asked) == 4 for file, *_ in events._mapped)  # type: ignore[attr-defined]
-    events.ask(np.array([8_000]))
-    events.ask(np.array([0]))  # the oldest of five is forgotten, and asked for again
+    events.ask(np.array([8_000]), np.array([8_001]))
+    events.ask(
+        np.array([0]), np.array([9])
+    )  # the oldest of five is forgotten, and asked for again
     assert all(len(file.asked) == 6 for file, *_ in events._mapped)  # type: ignore[attr-defined]
 
 
 def test_arrays_in_memory_are_left_alone() -> None:
     events = MappedEvents((np.arange(5), None))
     assert not events._mapped
-    events.ask(np.array([3]))
+    events.ask(np.array([3]), np.array([4]))

@@ -111,8 +111,9 @@ class _TrainingEvents:
             event = stop - 1 - left
             ahead[event[event >= start]] = left
         num_pairs = np.zeros(num_slots, np.int64)
-        for first in range(0, len(slots), _CHUNK):
-            some = slice(first, first + _CHUNK)
+        step = max(_CHUNK, num_slots)
+        for first in range(0, len(slots), step):
+            some = slice(first, first + step)
             found = np.bincount(slots[some], ahead[some], num_slots)
             num_pairs += found.astype(np.int64)
         return _TrainingEvents(slots, ahead, num_pairs)

@@ -29,20 +29,22 @@ class MappedEvents:
         """
         found = [_mapped(one) for one in arrays if one is not None]
         self._mapped = [one for one in found if one is not None]
-        for file, *_ in self._mapped:
-            file.madvise(mmap.MADV_RANDOM)
         # The keys of a dict are in the order in which they were added.
         self._recent: dict[int, None] = {}
 
-    def ask(self, first: Int[np.ndarray, " window"]) -> None:
+    def ask(
+        self, first: Int[np.ndarray, " window"], last: Int[np.ndarray, " window"]
+    ) -> None:
         """Begins to read the blocks of some events, unless that was done recently.
 
         Args:
-            first: the first event of each window.
+            first: the first event of each window, which is shorter than a block.
+            last: the last event of each window.
         """
         if not self._mapped:
             return
-        for block in np.unique(first // _BLOCK_EVENTS).tolist():
+        blocks = np.unique(np.concatenate([first, last]) // _BLOCK_EVENTS)
+        for block in blocks.tolist():
             if block in self._recent:
                 continue
             self._recent[block] = None

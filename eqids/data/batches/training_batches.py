@@ -116,7 +116,7 @@ class TrainingBatches:
     def _fill(self, out: HostBatch, windows: Windows) -> None:
         """Writes windows into the rows of an empty batch."""
         config = self.config
-        self._mapped.ask(windows.first)
+        self._mapped.ask(windows.first, windows.first + windows.length)
         events = events_of(
             self._dataset,
             windows,

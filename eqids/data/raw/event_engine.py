@@ -29,7 +29,7 @@ def event_engine(config: PrepareConfig) -> Iterator[Engine]:
             is too little memory.
     """
     with engine() as reader, _limits(config, reader.folder):
-        reader.con.raw_sql(f"SET memory_limit = '{config.memory_gb}GB'")
+        reader.con.raw_sql(f"SET memory_limit = '{1e3 * config.memory_gb:.3f}MB'")
         if config.engine == "duckdb":
             yield reader
             return

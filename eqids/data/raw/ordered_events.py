@@ -1,5 +1,6 @@
 """Orders events by user and time, and reads them in parts into arrays on disk."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -219,10 +220,13 @@ def event_array(size: int, dtype: type, folder: Path) -> Shaped[np.ndarray, " ev
 def _allocate(file: int, num_bytes: int) -> None:
     """Makes a file of so many bytes; a full disk is an error here, and not where the
     mapped file is written to, which would end the process."""
+    os.truncate(file, num_bytes)
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, num_bytes)
-    else:
-        os.truncate(file, num_bytes)
+        try:
+            os.posix_fallocate(file, 0, num_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise  # others: a file system that cannot
 
 
 def is_sorted_by_id(tied: int, ascending: int) -> bool:
