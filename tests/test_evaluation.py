@@ -125,7 +125,7 @@ def test_some_users_are_the_same_ones_each_time(dataset: Dataset, split: Split) 
 def test_baselines_equal_loops_over_training_events(
     events: int, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eqids.data.successors._EVENTS", events)
+    monkeypatch.setattr("eqids.data.transitions._CHUNK", events)
     trained = [dataset.history(u)[:n] for u, n in enumerate(dataset.train_length)]
     counts = np.zeros(dataset.num_slots)
     follows = np.zeros((dataset.num_slots, dataset.num_slots))

@@ -1,4 +1,4 @@
-"""Blocks of mapped histories are asked for before their events are used."""
+"""Blocks of mapped histories are requested before their events are used."""
 
 import mmap
 from pathlib import Path
@@ -13,7 +13,7 @@ from eqids.data.batches.mapped_events import MappedEvents
 
 
 class Advice:
-    """Records what is asked for in place of a mapped file."""
+    """Records what is requested in place of a mapped file."""
 
     def __init__(self, file: mmap.mmap):
         """Has the size of a file."""
@@ -54,12 +54,12 @@ def test_every_event_is_in_a_block_that_was_asked_for(
         for event in first:
             at = start + size * int(event + 3)
             assert any(a <= at < at + size <= b for a, b in file.asked)  # type: ignore[attr-defined]
-    events.ask(first, first)  # recently asked for
+    events.ask(first, first)  # recently requested
     assert all(len(file.asked) == 4 for file, *_ in events._mapped)  # type: ignore[attr-defined]
     events.ask(np.array([8_000]), np.array([8_001]))
     events.ask(
         np.array([0]), np.array([9])
-    )  # the oldest of five is forgotten, and asked for again
+    )  # the oldest of five is forgotten, and requested again
     assert all(len(file.asked) == 6 for file, *_ in events._mapped)  # type: ignore[attr-defined]
 
 

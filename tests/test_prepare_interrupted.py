@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -118,11 +117,8 @@ def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path: Path) -> None:
 def test_a_full_disk_of_spark_is_one_sentence(tmp_path: Path) -> None:
     line = command(events(tmp_path / "e", 200_000), tmp_path)
     line += spark_flags(tmp_path, "local[1]")
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))
-
-    said = one_sentence(started(*line, preexec_fn=limited), tmp_path)
+    limited = ["bash", "-c", 'ulimit -f 1200; exec "$@"', "bash"]
+    said = one_sentence(started(*limited, *line), tmp_path)
     assert re.search("File too large|could not be written|No space", said)
     assert not any((tmp_path / "spark").iterdir())
 

@@ -20,7 +20,7 @@ from eqids.config import MARKOV_ORDER
 from eqids.data.training import in_training
 from eqids.io.cores import num_cores
 
-Kept = TypeVar("Kept")
+RowsMade = TypeVar("RowsMade")
 
 _CHUNK = 2**16
 """Events, or pairs of them, that are looked at together."""
@@ -54,12 +54,12 @@ def transitions(
 
 
 def for_transitions(
-    keep: Callable[[sp.csr_matrix], Kept],
+    keep: Callable[[sp.csr_matrix], RowsMade],
     slots: Int32[np.ndarray, " event"],
     offsets: Int64[np.ndarray, " user_plus_one"],
     train_length: Int32[np.ndarray, " user"],
     num_slots: int,
-) -> list[Kept]:
+) -> list[RowsMade]:
     """Returns what is made of some rows of `transitions` at a time, in threads.
 
     The whole matrix may be larger than memory.
@@ -74,7 +74,7 @@ def for_transitions(
     events = _TrainingEvents.of(slots, offsets, train_length, num_slots)
     most = min(_PAIRS, int(events.num_pairs.sum())) // num_cores() + 1
 
-    def kept(some: tuple[int, int]) -> list[Kept]:
+    def kept(some: tuple[int, int]) -> list[RowsMade]:
         return [keep(rows) for rows in events.rows(*some)]
 
     with ThreadPoolExecutor(num_cores()) as pool:

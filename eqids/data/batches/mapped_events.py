@@ -30,7 +30,7 @@ class MappedEvents:
         found = [_mapped(one) for one in arrays if one is not None]
         self._mapped = [one for one in found if one is not None]
         for file, *_ in self._mapped:
-            # Of what is not asked for in time, one page is read, and not megabytes.
+            # Of what is not requested in time, one page is read, and not megabytes.
             file.madvise(mmap.MADV_RANDOM)
         # The keys of a dict are in the order in which they were added.
         self._recent: dict[int, None] = {}

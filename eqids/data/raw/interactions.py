@@ -78,13 +78,12 @@ def read_interactions(
     tables, typed = engine.tables, typed_events(source, config, report)
     events, users, items, counts = _numbered_events(tables, source, typed, config)
     least = _least_counts(config)
+    both = {"when", "rank"} <= set(events.columns)
     # Reading rows in order finds repeats as well; but only after the filters, and not
     # if another column than the time orders them.
-    both = {"when", "rank"} <= set(events.columns)
     distinct = bool(least) or both
     if distinct:
-        events, num_repeated = _without_repeats(tables, events)
-        counts = replace(counts, duplicates_dropped=num_repeated)
+        events, counts = _without_repeats(tables, events, counts)
     if both:
         _require_one_order(source, events, users)
     core = _frequent(tables, events, least)
@@ -108,12 +107,7 @@ def read_interactions(
 
     found = read(None if source.has_order else config.seed)
     if (key := sort_key(core)) is not None:
-        counts = replace(
-            counts,
-            duplicates_dropped=counts.duplicates_dropped + found.num_repeated,
-            tied_neighbours=found.tied,
-            ascending_ties=found.ascending,
-        )
+        counts = _with_ties(counts, found)
     hashed = not source.has_order
     if key is not None and source.has_order and not source.keeps_ties:
         hashed = _sorted_by_id(found, "time" if key == "when" else "rank", report)
@@ -156,18 +150,30 @@ def _numbered_events(
     return events, users, items, counts
 
 
-def _without_repeats(tables: EventTables, events: ir.Table) -> tuple[ir.Table, int]:
+def _without_repeats(
+    tables: EventTables, events: ir.Table, counts: Counts
+) -> tuple[ir.Table, Counts]:
     """Keeps the first of events with equal user, item and time, or rank without times,
-    and returns how many others there are."""
+    and counts the others."""
     moments = [name for name in ("when", "rank") if name in events.columns]
     if not moments:
-        return events, 0
+        return events, counts
     same = ["user", "item", moments[0]]
     first = {name: events[name].min() for name in events.columns if name not in same}
     found = tables.stored(events.group_by(same).aggregate(**first))
     num_repeated = _count(events) - _count(found)
     tables.drop(events)
-    return found, num_repeated
+    return found, replace(counts, duplicates_dropped=num_repeated)
+
+
+def _with_ties(counts: Counts, found: OrderedEvents) -> Counts:
+    """Adds what was counted while sorted rows were read."""
+    return replace(
+        counts,
+        duplicates_dropped=counts.duplicates_dropped + found.num_repeated,
+        tied_neighbours=found.tied,
+        ascending_ties=found.ascending,
+    )
 
 
 def _count(table: ir.Table) -> int:
