@@ -89,12 +89,7 @@ def read_interactions(
     core = _frequent(tables, events, least)
     num_events = _count(core)
     counts = replace(counts, rare_dropped=_count(events) - num_events)
-    require(
-        num_events > 0,
-        f"{source.file}: no user and item have --min_user_interactions "
-        f"{config.min_user_interactions} and --min_item_interactions "
-        f"{config.min_item_interactions}",
-    )
+    require(num_events > 0, _nothing_left(source, config))
     kinds = source.kinds or typed.table.schema()
     users = _ids(engine, users, kinds["user"])
     items = _ids(engine, items, kinds["item"])
@@ -164,6 +159,14 @@ def _without_repeats(
     num_repeated = _count(events) - _count(found)
     tables.drop(events)
     return found, replace(counts, duplicates_dropped=num_repeated)
+
+
+def _nothing_left(source: Source, config: PrepareConfig) -> str:
+    return (
+        f"{source.file}: no user and item have --min_user_interactions "
+        f"{config.min_user_interactions} and --min_item_interactions "
+        f"{config.min_item_interactions}"
+    )
 
 
 def _with_ties(counts: Counts, found: OrderedEvents) -> Counts:
