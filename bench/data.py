@@ -45,7 +45,7 @@ MEANINGS = {
 
 def measure(options: DataOptions) -> Section:
     """Returns the timings of the loader, alone and beside the step."""
-    rows, notes = measure_each(measure_case, options, [WITH_TEXT, LOADED])
+    rows, notes = measure_each(measure_case, options, [ITEMS, LOADED])
     return Section("data", _keys(rows), MEANINGS, rows, notes, _curve(rows))
 
 
@@ -56,7 +56,7 @@ def measure_case(options: DataOptions, which: str) -> Measured:
     config = BatchConfig(seq_len, size, options.seed)
     case = {"batch": size, "seq": seq_len, "batches": options.num_batches}
     items = TrainingBatches(dataset, config)
-    if which == WITH_TEXT:
+    if which == ITEMS:
         contenders = [_alone(ITEMS, items, options.num_batches)]
         note = f"{dataset.path}."
         if options.tokens_per_item:

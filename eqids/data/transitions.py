@@ -20,7 +20,7 @@ from eqids.config import MARKOV_ORDER
 from eqids.data.training import in_training
 from eqids.io.cores import num_cores
 
-RowsMade = TypeVar("RowsMade")
+Made = TypeVar("Made")
 
 _CHUNK = 2**16
 """Events, or pairs of them, that are looked at together."""
@@ -54,12 +54,12 @@ def transitions(
 
 
 def for_transitions(
-    keep: Callable[[sp.csr_matrix], RowsMade],
+    keep: Callable[[sp.csr_matrix], Made],
     slots: Int32[np.ndarray, " event"],
     offsets: Int64[np.ndarray, " user_plus_one"],
     train_length: Int32[np.ndarray, " user"],
     num_slots: int,
-) -> list[RowsMade]:
+) -> list[Made]:
     """Returns what is made of some rows of `transitions` at a time, in threads.
 
     The whole matrix may be larger than memory.
@@ -74,11 +74,11 @@ def for_transitions(
     events = _TrainingEvents.of(slots, offsets, train_length, num_slots)
     most = min(_PAIRS, int(events.num_pairs.sum())) // num_cores() + 1
 
-    def kept(some: tuple[int, int]) -> list[RowsMade]:
+    def made(some: tuple[int, int]) -> list[Made]:
         return [keep(rows) for rows in events.rows(*some)]
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        parts = pool.map(kept, pairwise(_cuts(events.num_pairs, most)))
+        parts = pool.map(made, pairwise(_cuts(events.num_pairs, most)))
         return [one for part in parts for one in part]
 
 

@@ -15,6 +15,7 @@ from eqids.data.raw.spark_session import spark_errors, spark_session
 from eqids.data.raw.spark_tables import SparkTables
 
 _NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+"""Numbers of the errors of a full disk."""
 
 
 @contextlib.contextmanager
